@@ -1,0 +1,1 @@
+//! Tollgate: a gateway that lets many teams share one paid video-generation account.
