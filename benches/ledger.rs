@@ -1,2 +1,210 @@
-//! Benchmark.
-fn main() {}
+//! The ledger through its public API, against a pool with one statement per request, in the same run.
+//!
+//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
+#![expect(clippy::disallowed_methods, reason = "the reference is a statement of its own, on a clock of its own")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tollgate::clock::Clock;
+use tollgate::credits::{Credits, PriceFactor};
+use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
+use tollgate::ledger::{Applied, Database, Fingerprint, LaneSettings, Ledger, NewHold, Step, Verdict};
+use tollgate::pricing::BookVersion;
+use tollgate::secret::Secret;
+
+const RUN: Duration = Duration::from_secs(4);
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run());
+}
+
+async fn run() {
+    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
+    let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30)).unwrap();
+    database.migrate().await.unwrap();
+    let ledger = Ledger::start(
+        database.clone(),
+        GatewayId::generate(),
+        &LaneSettings::default(),
+        Duration::from_secs(10),
+        Clock,
+    );
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(32).connect(&url).await.unwrap();
+
+    println!("{:<44} {:>10} {:>9} {:>9} {:>7}", "case", "per s", "p50 ms", "p99 ms", "x CTE");
+    let org = funded(&database, 1 << 50).await;
+    let reference = {
+        let pool = pool.clone();
+        measure("one statement per request, pool of 32, 256", 256, None, move |_| {
+            let pool = pool.clone();
+            async move { cte(&pool, org).await }
+        })
+        .await
+    };
+    for callers in [1usize, 32, 256, 1024] {
+        let org = funded(&database, 1 << 50).await;
+        let ledger = ledger.clone();
+        measure(&format!("reserve, one organisation, {callers}"), callers, Some(reference), move |_| {
+            let ledger = ledger.clone();
+            async move { reserve(&ledger, org).await }
+        })
+        .await;
+    }
+    let org = funded(&database, 1 << 50).await;
+    {
+        let ledger = ledger.clone();
+        measure("reserve + run + settle, one organisation, 256", 256, Some(reference), move |_| {
+            let ledger = ledger.clone();
+            async move { whole_life(&ledger, org).await }
+        })
+        .await;
+    }
+    let org = funded(&database, 1 << 50).await;
+    {
+        let ledger = ledger.clone();
+        measure("reserve + settle, one organisation, 256", 256, Some(reference), move |_| {
+            let ledger = ledger.clone();
+            async move { reserve_settle(&ledger, org).await }
+        })
+        .await;
+    }
+    let mut orgs = Vec::new();
+    for _ in 0..1000 {
+        orgs.push(funded(&database, 1 << 40).await);
+    }
+    let orgs = Arc::new(orgs);
+    {
+        let ledger = ledger.clone();
+        measure("reserve, 1,000 organisations mixed, 256", 256, None, move |n| {
+            let (ledger, org) = (ledger.clone(), orgs[(n as usize * 7919) % orgs.len()]);
+            async move { reserve(&ledger, org).await }
+        })
+        .await;
+    }
+    let empty = funded(&database, 1).await;
+    for callers in [256, 1024] {
+        let ledger = ledger.clone();
+        measure(&format!("refusals of an empty organisation, {callers}"), callers, None, move |_| {
+            let ledger = ledger.clone();
+            async move {
+                let verdict = ledger.reserve(new_hold(empty)).await.unwrap();
+                assert!(matches!(verdict, Verdict::Insufficient { .. }));
+            }
+        })
+        .await;
+    }
+    ledger.shut_down().await;
+    let report = database.audit().await.unwrap();
+    println!("audit: {} breaches in {} holds", report.breaches.len(), report.holds);
+    for finding in report.breaches.iter().take(5) {
+        println!("{finding:?}");
+    }
+}
+
+async fn funded(database: &Database, credits: i64) -> OrgId {
+    let org = database.create_org(&GatewayId::generate().to_string()).await.unwrap();
+    database.post_credit(org, Credits::new(credits), "bench", "bench", None).await.unwrap();
+    org
+}
+
+fn new_hold(org: OrgId) -> NewHold {
+    thread_local! { static NAMES: [Arc<str>; 3] = ["pro-text-to-video".into(), "kling-3.0".into(), "main".into()]; }
+    let [task_type, backend, account] = NAMES.with(Clone::clone);
+    NewHold {
+        hold: HoldId::generate(),
+        org,
+        user: UserId::from_uuid(org.as_uuid()),
+        key: None,
+        amount: Credits::new(400),
+        list_price: Credits::new(400),
+        factor: PriceFactor::LIST,
+        book: BookVersion::new(1),
+        task_type,
+        backend,
+        account,
+        fingerprint: Fingerprint::from_bytes(&[7; 32]).unwrap(),
+        idempotency_key: None,
+        refuse_if_in_doubt: true,
+    }
+}
+
+async fn reserve(ledger: &Ledger, org: OrgId) {
+    match ledger.reserve(new_hold(org)).await.unwrap() {
+        // The bench leaves its holds open: forgetting the guard keeps it from releasing them.
+        Verdict::Granted(guard) => std::mem::forget(guard),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn reserve_settle(ledger: &Ledger, org: OrgId) {
+    let Verdict::Granted(mut guard) = ledger.reserve(new_hold(org)).await.unwrap() else { panic!() };
+    let applied = guard.step(Step::Refuse { reason: "bench", possible_loss: Credits::ZERO }).await.unwrap();
+    assert_eq!(applied, Applied::Yes);
+}
+
+async fn whole_life(ledger: &Ledger, org: OrgId) {
+    let Verdict::Granted(mut guard) = ledger.reserve(new_hold(org)).await.unwrap() else { panic!() };
+    let data: Arc<str> = r#"{"task_id":"n75abc123kling3","status":"IN_PROGRESS","consumed_credits":400}"#.into();
+    let run = Step::Run {
+        task: guard.id().to_string().into(),
+        raw: Some(Credits::new(400)),
+        data: data.clone(),
+        answer: data.clone(),
+        poll_in: Duration::from_secs(600),
+    };
+    assert_eq!(guard.step(run).await.unwrap(), Applied::Yes);
+    let settle = Step::Settle { raw: Credits::new(400), charge: Credits::new(400), flag: None, data };
+    assert_eq!(guard.step(settle).await.unwrap(), Applied::Yes);
+}
+
+/// What a simple gateway would do: one statement a request that debits the row and writes the hold.
+async fn cte(pool: &sqlx::PgPool, org: OrgId) {
+    let done = sqlx::query(
+        "with paid as (update org_balance set available = available - 400, held = held + 400, open_tasks = open_tasks + 1 \
+           where org_id = $1 and available >= 400 returning available) \
+         insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, overdraft, \
+           task_type, backend, account, owner, fingerprint, created_at, due_at) \
+         select $1, $2, $1, 400, 400, 10000, 1, available, 0, 'pro-text-to-video', 'kling-3.0', 'main', $1, \
+           decode(repeat('07', 32), 'hex'), now(), now() + interval '30 s' from paid",
+    )
+    .bind(org.as_uuid())
+    .bind(HoldId::generate().as_uuid())
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(done.rows_affected(), 1);
+}
+
+async fn measure<F, R>(name: &str, callers: usize, reference: Option<f64>, call: F) -> f64
+where
+    F: Fn(u64) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = ()> + Send,
+{
+    let started = Instant::now();
+    let counter = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..callers {
+        let (call, counter) = (call.clone(), counter.clone());
+        tasks.spawn(async move {
+            let mut latencies = Vec::new();
+            while started.elapsed() < RUN {
+                let begin = Instant::now();
+                call(counter.fetch_add(1, Ordering::Relaxed)).await;
+                latencies.push(begin.elapsed().as_secs_f64() * 1e3);
+            }
+            latencies
+        });
+    }
+    let mut latencies = tasks.join_all().await.concat();
+    let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    let multiple = reference.map_or(String::new(), |reference| format!("{:.1}", rate / reference));
+    println!("{name:<44} {rate:>10.0} {:>9.2} {:>9.2} {multiple:>7}", at(0.5), at(0.99));
+    rate
+}

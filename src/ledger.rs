@@ -1,0 +1,179 @@
+//! The ledger: balances, holds, entries. All SQL of the crate lives here and below.
+//!
+//! A create reserves its price in a *hold* before anything is sent; the hold then takes *steps* (table `transition`)
+//! until it ends: SETTLED (charged, one `consume` entry), RELEASED (nothing charged) or WRITTEN_OFF (refunded, the
+//! platform's loss). Entries are only ever added. At every instant, per organisation:
+//! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
+//!
+//! Two handles: [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the lanes, which
+//! reserve and step in batches.
+#![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
+
+mod accounts;
+mod audit;
+mod batch;
+mod epochs;
+mod error;
+mod gateways;
+mod hold;
+mod idempotency;
+mod keys;
+mod lanes;
+mod prices;
+mod tasks;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use self::accounts::{Balance, Org, OrgLimits, Posted};
+pub use self::audit::{AuditReport, Finding};
+pub use self::epochs::{EpochListener, Epochs};
+pub use self::error::LedgerError;
+pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
+pub use self::idempotency::Claim;
+pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
+pub use self::lanes::LaneSettings;
+pub use self::prices::BookInfo;
+pub use self::tasks::{OpenHolds, State, Task, TaskFilter};
+
+use self::lanes::Lanes;
+use crate::clock::Clock;
+use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::metrics as m;
+use crate::secret::Secret;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// A pool of connections to the ledger's database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+    options: PgConnectOptions,
+}
+
+impl Database {
+    /// A pool on `url`. Connects when first used; waits at most `acquire_timeout` for a connection.
+    pub fn connect(url: &Secret, max_connections: u32, acquire_timeout: Duration) -> Result<Self, LedgerError> {
+        let options = PgConnectOptions::from_str(url.expose())
+            .map_err(|_| LedgerError::Invalid("the database URL is not of the form postgres://user@host/database".into()))?
+            .application_name("tollgate");
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(acquire_timeout)
+            // A dead connection shows itself by an error soon enough; a ping would double every read's round trips.
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options })
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Brings the schema up to date. Safe while other gateways run, and when several start at once.
+    pub async fn migrate(&self) -> Result<(), LedgerError> {
+        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::VersionMissing(version) => LedgerError::Schema(
+                format!("the database has migration {version}, which this version of tollgate does not know: run a newer one").into(),
+            ),
+            other => LedgerError::Schema(format!("migrating failed: {other}").into()),
+        })
+    }
+
+    /// Whether the schema has everything this version needs; newer migrations are fine, they only add.
+    pub async fn check_schema(&self) -> Result<(), LedgerError> {
+        let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
+            .fetch_all(&self.pool)
+            .await
+        {
+            Ok(applied) => applied,
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+            None => Ok(()),
+            Some(missing) => Err(LedgerError::Schema(
+                format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version).into(),
+            )),
+        }
+    }
+
+    /// Asks the database anything at all.
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Connections in use and idle.
+    pub fn pool_size(&self) -> (u32, usize) {
+        let idle = self.pool.num_idle();
+        (self.pool.size().saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)), idle)
+    }
+}
+
+/// The ledger of a running gateway.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    database: Database,
+    lanes: Lanes,
+    gateway: GatewayId,
+    reserve_timeout: Duration,
+    clock: Clock,
+}
+
+impl Ledger {
+    /// Starts the lanes. `reserve_timeout` bounds a caller's wait for a reservation.
+    pub fn start(
+        database: Database,
+        gateway: GatewayId,
+        settings: &LaneSettings,
+        reserve_timeout: Duration,
+        clock: Clock,
+    ) -> Self {
+        let lanes = Lanes::start(&database.options, gateway, settings, clock);
+        Self { database, lanes, gateway, reserve_timeout, clock }
+    }
+
+    /// The pool, for everything that is not on the paid path.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The run of the gateway that owns this ledger's holds.
+    pub fn gateway(&self) -> GatewayId {
+        self.gateway
+    }
+
+    /// Reserves credits durably, or says why not. An error grants nothing: a grant that comes too late is released.
+    pub async fn reserve(&self, new: NewHold) -> Result<Verdict, LedgerError> {
+        let deadline = self.clock.now() + self.reserve_timeout;
+        let verdict = self.lanes.reserve(new, deadline).await?;
+        if matches!(verdict, Verdict::Granted(_)) {
+            metrics::counter!(m::HOLDS_GRANTED).increment(1);
+        }
+        Ok(verdict)
+    }
+
+    /// Takes a step and waits for it to be durable; it is tried until the database takes it, waited for or not.
+    pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
+        self.lanes.step(org, hold, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+    }
+
+    /// Releases HELD rows of this gateway that nobody works on, and puts those of dead gateways in doubt.
+    pub async fn sweep(&self) -> Result<(), LedgerError> {
+        self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
+        for (org, hold) in self.database.orphaned_holds().await? {
+            self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" }).await?;
+        }
+        Ok(())
+    }
+
+    /// Finishes what is queued, then ends the lanes.
+    pub async fn shut_down(&self) {
+        self.lanes.shut_down().await;
+    }
+}
+

@@ -1,0 +1,171 @@
+//! The two database calls of a lane (migration `0002`): arrays out, verdicts back, one round trip each.
+
+use std::collections::BTreeMap;
+
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::hold::Step;
+use super::lanes::{LaneSettings, ReserveItem, StepItem};
+use crate::credits::Credits;
+use crate::ids::{GatewayId, HoldId, OrgId};
+
+/// The verdict of one item, without its guard.
+pub(super) enum RowVerdict {
+    Granted { available: Credits },
+    Insufficient { available: Credits },
+    TooManyTasks,
+    KeyTaken,
+    InDoubt(HoldId),
+    UnknownOrg,
+    Ended,
+    Corrupt,
+}
+
+/// The organisations of a batch in the order their rows are locked, and each item's place among them (from 1).
+///
+/// The order must be the same for every writer, or two mixed batches deadlock.
+fn lock_order(orgs: impl Iterator<Item = OrgId> + Clone) -> (Vec<Uuid>, Vec<i32>) {
+    let mut places: BTreeMap<OrgId, i32> = orgs.clone().map(|org| (org, 0)).collect();
+    for (place, slot) in (1..).zip(places.values_mut()) {
+        *slot = place;
+    }
+    let positions = orgs.filter_map(|org| places.get(&org).copied()).collect();
+    (places.keys().map(|org| org.as_uuid()).collect(), positions)
+}
+
+pub(super) async fn reserve(
+    connection: &mut PgConnection,
+    owner: GatewayId,
+    settings: &LaneSettings,
+    items: &[ReserveItem],
+    resend: bool,
+) -> Result<Vec<RowVerdict>, sqlx::Error> {
+    let news = || items.iter().map(|item| &item.new);
+    let (orgs, positions) = lock_order(news().map(|new| new.org));
+    let row: (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>) = sqlx::query_as(
+        "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+         $13, $14, $15, $16, $17, $18, $19, $20, null)",
+    )
+    .bind(orgs)
+    .bind(positions)
+    .bind(news().map(|new| new.hold.as_uuid()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.user.as_uuid()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.key.map(|key| key.as_uuid())).collect::<Vec<_>>())
+    .bind(news().map(|new| new.amount.get()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.list_price.get()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.factor.basis_points()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.book.get()).collect::<Vec<_>>())
+    .bind(news().map(|new| &*new.task_type).collect::<Vec<_>>())
+    .bind(news().map(|new| &*new.backend).collect::<Vec<_>>())
+    .bind(news().map(|new| &*new.account).collect::<Vec<_>>())
+    .bind(news().map(|new| new.fingerprint.as_bytes()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.idempotency_key.as_deref()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.idempotency_key.is_some()).collect::<Vec<_>>())
+    .bind(news().map(|new| new.refuse_if_in_doubt).collect::<Vec<_>>())
+    .bind(owner.as_uuid())
+    .bind(settings.max_open_tasks)
+    .bind(i64::try_from(settings.hold_grace.as_millis()).unwrap_or(i64::MAX))
+    .bind(resend)
+    .fetch_one(connection)
+    .await?;
+
+    let (verdicts, available, references) = row;
+    if verdicts.len() != items.len() || available.len() != items.len() || references.len() != items.len() {
+        return Err(sqlx::Error::Protocol("reserve_batch answered another number of items".into()));
+    }
+    let rows = verdicts.into_iter().zip(available).zip(references);
+    Ok(rows.map(|((verdict, available), reference)| row_verdict(verdict, available, reference)).collect())
+}
+
+fn row_verdict(verdict: Option<i32>, available: Option<i64>, reference: Option<Uuid>) -> RowVerdict {
+    match (verdict, available.map(Credits::new), reference.map(HoldId::from_uuid)) {
+        (Some(0), _, _) => RowVerdict::UnknownOrg,
+        (Some(1 | 7), Some(available), _) => RowVerdict::Granted { available },
+        (Some(2), Some(available), _) => RowVerdict::Insufficient { available },
+        (Some(3), _, _) => RowVerdict::TooManyTasks,
+        (Some(4), _, _) => RowVerdict::KeyTaken,
+        (Some(5), _, Some(hold)) => RowVerdict::InDoubt(hold),
+        (Some(6), _, _) => RowVerdict::Ended,
+        _ => RowVerdict::Corrupt,
+    }
+}
+
+/// The columns of one step; what a step does not carry is null.
+#[derive(Default)]
+struct Columns<'a> {
+    task: Option<&'a str>,
+    raw: Option<i64>,
+    charge: Option<i64>,
+    loss: i64,
+    possible: bool,
+    reason: Option<&'a str>,
+    data: Option<&'a str>,
+    answer: Option<&'a str>,
+    due_ms: Option<i64>,
+}
+
+fn columns(step: &Step) -> Columns<'_> {
+    match step {
+        Step::Run { task, raw, data, answer, poll_in } => Columns {
+            task: Some(task),
+            raw: raw.map(Credits::get),
+            data: Some(data),
+            answer: Some(answer),
+            due_ms: i64::try_from(poll_in.as_millis()).ok(),
+            ..Columns::default()
+        },
+        Step::Settle { raw, charge, flag, data } => Columns {
+            raw: Some(raw.get()),
+            charge: Some(charge.get()),
+            reason: *flag,
+            data: Some(data),
+            ..Columns::default()
+        },
+        Step::Fail { loss, data } => Columns {
+            raw: Some(loss.get()),
+            loss: loss.get(),
+            reason: Some("the task failed"),
+            data: Some(data),
+            ..Columns::default()
+        },
+        Step::Refuse { reason, possible_loss } => {
+            Columns { reason: Some(reason), loss: possible_loss.get(), possible: true, ..Columns::default() }
+        }
+        Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
+        Step::Doubt { reason } => Columns { reason: Some(reason), ..Columns::default() },
+        Step::WriteOff { possible_loss } => Columns {
+            reason: Some("in doubt for too long"),
+            loss: possible_loss.get(),
+            possible: true,
+            ..Columns::default()
+        },
+    }
+}
+
+pub(super) async fn transition(connection: &mut PgConnection, items: &[StepItem]) -> Result<Vec<bool>, sqlx::Error> {
+    let (orgs, positions) = lock_order(items.iter().map(|item| item.org));
+    let columns: Vec<Columns<'_>> = items.iter().map(|item| columns(&item.step)).collect();
+    let applied: Vec<bool> = sqlx::query_scalar(
+        "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, null)",
+    )
+    .bind(orgs)
+    .bind(positions)
+    .bind(items.iter().map(|item| item.hold.as_uuid()).collect::<Vec<_>>())
+    .bind(items.iter().map(|item| item.step.kind()).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.task).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.raw).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.charge).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.loss).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.possible).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.reason).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.data).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.answer).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.due_ms).collect::<Vec<_>>())
+    .fetch_one(connection)
+    .await?;
+    if applied.len() != items.len() {
+        return Err(sqlx::Error::Protocol("transition_batch answered another number of items".into()));
+    }
+    Ok(applied)
+}

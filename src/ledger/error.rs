@@ -1,0 +1,66 @@
+//! What can go wrong below, in the ledger's own words.
+
+use std::sync::Arc;
+
+/// A failure of the ledger. None of them moves a credit.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    /// The reservation was not answered in time; if it is granted later it is released at once.
+    #[error("the ledger did not answer in time")]
+    Timeout,
+    /// More requests wait than the ledger queues.
+    #[error("the ledger's queue is full")]
+    QueueFull,
+    /// The gateway is stopping.
+    #[error("the ledger is shutting down")]
+    ShuttingDown,
+    /// The database refused this very item; a defect or a broken row, logged where it happened.
+    #[error("the database refused: {0}")]
+    Refused(Arc<str>),
+    /// The database could not be asked.
+    #[error("database: {0}")]
+    Database(#[from] Arc<sqlx::Error>),
+    /// A row holds what no code of ours would have written.
+    #[error("unreadable row: {0}")]
+    Corrupt(&'static str),
+    /// The schema cannot serve this version.
+    #[error("{0}")]
+    Schema(Arc<str>),
+    /// The caller of an administrative operation asked for something that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+/// What a failed batch allows next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Rolled back for sure, by chance: send it again on the same connection.
+    Retry,
+    /// One of the items is at fault: send them one by one.
+    Item,
+    /// The outcome is unknown or the server cannot be used: reconnect, then send the same ids again.
+    Connection,
+}
+
+pub(super) fn classify(error: &sqlx::Error) -> Failure {
+    let sqlx::Error::Database(database) = error else {
+        return Failure::Connection;
+    };
+    match database.code().as_deref().unwrap_or_default() {
+        // serialization failure, deadlock, lock not available
+        "40001" | "40P01" | "55P03" => Failure::Retry,
+        // data exceptions and broken constraints belong to an item
+        code if code.starts_with("22") || code.starts_with("23") => Failure::Item,
+        _ => Failure::Connection,
+    }
+}
+
+pub(super) fn is_unique_violation(error: &sqlx::Error, index: &str) -> bool {
+    matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("23505") && e.constraint() == Some(index))
+}

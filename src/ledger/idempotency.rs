@@ -1,0 +1,56 @@
+//! Idempotency keys of creates: what an earlier request with the same key came to.
+
+use std::sync::Arc;
+
+use sqlx::Row;
+
+use super::{Database, Fingerprint, LedgerError, State};
+use crate::ids::{HoldId, OrgId};
+
+/// An idempotency key that has been used.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The body it was used with.
+    pub fingerprint: Fingerprint,
+    /// Its hold.
+    pub hold: HoldId,
+    /// Where that stands.
+    pub state: State,
+    /// The stored answer, once there is one.
+    pub answer: Option<Arc<str>>,
+}
+
+impl Database {
+    /// Who used `key` on create, if anybody.
+    pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, LedgerError> {
+        let row = sqlx::query(
+            "select c.fingerprint, c.hold_id, c.answer, h.state from idempotency c \
+             join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
+             where c.org_id = $1 and c.endpoint = 'generate' and c.key = $2",
+        )
+        .bind(org.as_uuid())
+        .bind(key)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Claim {
+            fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?).ok_or(LedgerError::Corrupt("fingerprint"))?,
+            hold: HoldId::from_uuid(row.try_get("hold_id")?),
+            state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+            answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
+        }))
+    }
+
+    /// Forgets keys older than the retention whose task has ended.
+    pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, LedgerError> {
+        let done = sqlx::query(
+            "delete from idempotency c where c.created_at < now() - make_interval(hours => $1) \
+             and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
+                             and h.state in ('HELD', 'RUNNING', 'IN_DOUBT'))",
+        )
+        .bind(hours)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
+    }
+}

@@ -1,0 +1,481 @@
+//! Lanes: each owns a database connection in its own task and takes whatever is waiting, in order of arrival, in one
+//! call. There is no timer: an idle lane serves a lone request at once, a busy one batches by itself.
+//!
+//! An organisation always goes through one lane, so its balance row has one writer per process. Callers talk through
+//! channels: a cancelled request cannot cancel SQL, and nobody checks a connection out of a pool on the paid path.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::batch;
+use super::error::{Failure, LedgerError, classify, is_unique_violation};
+use super::hold::{Applied, HoldGuard, NewHold, Step, Verdict};
+use crate::clock::Clock;
+use crate::credits::Credits;
+use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::metrics as m;
+
+/// Text in one batch of steps, at most (one item alone may exceed it): Postgres refuses messages of 1 GiB.
+const MAX_BATCH_BYTES: usize = 64 << 20;
+
+/// How lanes work.
+#[derive(Debug, Clone)]
+pub struct LaneSettings {
+    /// Number of lanes, each with its own connection.
+    pub lanes: usize,
+    /// Items in one call, at most.
+    pub max_batch: usize,
+    /// Reservations that may wait in one lane.
+    pub queue: usize,
+    /// A database call that takes longer is given up; its connection is dropped and the same ids are sent again.
+    pub call_timeout: Duration,
+    /// A hold that is still HELD after this, and that its gateway does not work on, is swept.
+    pub hold_grace: Duration,
+    /// Unfinished tasks of an organisation that has no cap of its own; 0 is no cap.
+    pub max_open_tasks: i32,
+}
+
+impl Default for LaneSettings {
+    fn default() -> Self {
+        Self {
+            lanes: 4,
+            max_batch: 256,
+            queue: 4096,
+            call_timeout: Duration::from_secs(10),
+            hold_grace: Duration::from_secs(30),
+            max_open_tasks: 0,
+        }
+    }
+}
+
+pub(super) struct ReserveItem {
+    pub(super) new: NewHold,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Verdict, LedgerError>>,
+}
+
+pub(super) struct StepItem {
+    pub(super) org: OrgId,
+    pub(super) hold: HoldId,
+    pub(super) step: Step,
+    reply: oneshot::Sender<Result<Applied, LedgerError>>,
+}
+
+enum Work {
+    Step(StepItem),
+    /// HELD rows of ours that are past their time: those this lane does not work on were never sent.
+    Sweep(Vec<(OrgId, HoldId)>),
+}
+
+#[derive(Debug)]
+struct Lane {
+    reserves: mpsc::Sender<ReserveItem>,
+    // Unbounded on purpose: an end must never be refused. There is at most one in flight for each open hold.
+    work: mpsc::UnboundedSender<Work>,
+}
+
+/// The running lanes; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lanes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    lanes: Vec<Lane>,
+    hasher: RandomState,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Lanes {
+    /// Starts the lanes. They connect when there is something to do, and reconnect by themselves.
+    pub(super) fn start(options: &PgConnectOptions, owner: GatewayId, settings: &LaneSettings, clock: Clock) -> Self {
+        let options = options
+            .clone()
+            .application_name("tollgate-lane")
+            // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
+            .options([
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                ("jit", "off"),
+            ])
+            .disable_statement_logging();
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let mut handles = Vec::new();
+        let mut workers = Vec::new();
+        for _ in 0..settings.lanes.max(1) {
+            let (reserve_sender, reserves) = mpsc::channel(settings.queue.max(1));
+            let (work_sender, work) = mpsc::unbounded_channel();
+            handles.push(Lane { reserves: reserve_sender, work: work_sender });
+            workers.push((reserves, work));
+        }
+        let lanes = Self(Arc::new(Inner { lanes: handles, hasher: RandomState::new(), stop, tasks }));
+        for (reserves, work) in workers {
+            let worker = Worker {
+                options: options.clone(),
+                owner,
+                settings: settings.clone(),
+                clock,
+                // A worker needs the lanes only to make guards; it must not keep its own channels open.
+                lanes: lanes.clone(),
+                connection: None,
+                active: HashSet::new(),
+                reserves,
+                work,
+                steps: VecDeque::new(),
+            };
+            lanes.0.tasks.spawn(worker.run());
+        }
+        lanes.0.tasks.close();
+        lanes
+    }
+
+    fn lane(&self, org: OrgId) -> &Lane {
+        let mut hasher = self.0.hasher.build_hasher();
+        org.hash(&mut hasher);
+        let index = std::hash::Hasher::finish(&hasher) as usize % self.0.lanes.len();
+        &self.0.lanes[index]
+    }
+
+    /// Reserves, or says why not. Gives up waiting at `deadline`; a grant that comes later is released.
+    pub(super) async fn reserve(&self, new: NewHold, deadline: Instant) -> Result<Verdict, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let item = ReserveItem { new, deadline, reply };
+        self.lane(item.new.org).reserves.try_send(item).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LedgerError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => LedgerError::ShuttingDown,
+        })?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) => Err(LedgerError::Timeout),
+            Err(_) => Err(LedgerError::Timeout),
+        }
+    }
+
+    /// Queues a step; it is tried until the database takes it.
+    pub(super) fn step(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        step: Step,
+    ) -> oneshot::Receiver<Result<Applied, LedgerError>> {
+        let (reply, answer) = oneshot::channel();
+        let item = StepItem { org, hold, step, reply };
+        if self.lane(org).work.send(Work::Step(item)).is_err() {
+            tracing::error!(%org, %hold, "a step came after the ledger had shut down; its hold stays as it is");
+        }
+        answer
+    }
+
+    pub(super) fn sweep(&self, candidates: Vec<(OrgId, HoldId)>) {
+        for lane in &self.0.lanes {
+            let mine: Vec<_> =
+                candidates.iter().copied().filter(|(org, _)| std::ptr::eq(self.lane(*org), lane)).collect();
+            if !mine.is_empty() {
+                drop(lane.work.send(Work::Sweep(mine)));
+            }
+        }
+    }
+
+    /// Finishes what is queued, then ends the lanes.
+    pub(super) async fn shut_down(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.wait().await;
+    }
+}
+
+struct Worker {
+    options: PgConnectOptions,
+    owner: GatewayId,
+    settings: LaneSettings,
+    clock: Clock,
+    lanes: Lanes,
+    connection: Option<PgConnection>,
+    /// Holds this process works on and that may be HELD in the database.
+    active: HashSet<HoldId>,
+    reserves: mpsc::Receiver<ReserveItem>,
+    work: mpsc::UnboundedReceiver<Work>,
+    steps: VecDeque<StepItem>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let stop = self.lanes.0.stop.clone();
+        loop {
+            let mut first = None;
+            if self.steps.is_empty() {
+                tokio::select! {
+                    biased;
+                    Some(work) = self.work.recv() => self.take(work),
+                    Some(item) = self.reserves.recv() => first = Some(item),
+                    () = stop.cancelled() => {}
+                }
+            }
+            while self.steps.len() < self.settings.max_batch
+                && let Ok(work) = self.work.try_recv()
+            {
+                self.take(work);
+            }
+            self.step_batch().await;
+
+            let mut batch: Vec<ReserveItem> = first.into_iter().collect();
+            while batch.len() < self.settings.max_batch
+                && let Ok(item) = self.reserves.try_recv()
+            {
+                batch.push(item);
+            }
+            // Refused before it enters a batch, never after.
+            let now = self.clock.now();
+            batch.retain(|item| item.deadline > now && !item.reply.is_closed());
+            let idle = batch.is_empty() && self.steps.is_empty();
+            self.reserve_batch(batch).await;
+            if idle && stop.is_cancelled() && self.work.is_empty() && self.reserves.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Step(item) => self.steps.push_back(item),
+            Work::Sweep(candidates) => {
+                for (org, hold) in candidates {
+                    if !self.active.contains(&hold) {
+                        metrics::counter!(m::HOLDS_SWEPT).increment(1);
+                        let (reply, _) = oneshot::channel();
+                        self.steps.push_back(StepItem { org, hold, step: Step::Abandon, reply });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>) {
+        // Whether an earlier sending of these ids may have been committed.
+        let mut resend = false;
+        self.active.extend(items.iter().map(|item| item.new.hold));
+        let mut attempt = 0;
+        while !items.is_empty() {
+            let started = self.clock.now();
+            let (owner, settings) = (self.owner, self.settings.clone());
+            let result = match self.connect().await {
+                Ok(connection) => {
+                    let call = batch::reserve(connection, owner, &settings, &items, resend);
+                    tokio::time::timeout(settings.call_timeout, call).await
+                }
+                Err(error) => Ok(Err(error)),
+            };
+            let failure = match result {
+                Ok(Ok(verdicts)) => {
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve").record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve").record(items.len() as f64);
+                    for (item, verdict) in items.drain(..).zip(verdicts) {
+                        self.answer(item, verdict);
+                    }
+                    return;
+                }
+                Ok(Err(error)) => {
+                    let failure = classify(&error);
+                    log_failure("reserve", items.len(), &error);
+                    if failure == Failure::Item && items.len() == 1 {
+                        for item in items.drain(..) {
+                            self.active.remove(&item.new.hold);
+                            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+                        }
+                        return;
+                    }
+                    failure
+                }
+                Err(_) => {
+                    tracing::warn!(items = items.len(), "a reserve call was not answered in time; sending it again");
+                    Failure::Connection
+                }
+            };
+            match failure {
+                Failure::Retry => {}
+                Failure::Item => {
+                    for item in items.drain(..) {
+                        Box::pin(self.reserve_batch(vec![item])).await;
+                    }
+                    return;
+                }
+                Failure::Connection => {
+                    // A failed connect sent nothing; a failed call may have been committed.
+                    resend |= self.connection.take().is_some();
+                }
+            }
+            if !resend {
+                let now = self.clock.now();
+                items.retain(|item| item.deadline > now && !item.reply.is_closed());
+            }
+            self.back_off(&mut attempt).await;
+        }
+    }
+
+    fn answer(&mut self, item: ReserveItem, verdict: batch::RowVerdict) {
+        use batch::RowVerdict as Row;
+        let verdict = match verdict {
+            Row::Granted { available } => {
+                let guard = HoldGuard::new(self.lanes.clone(), item.new.org, item.new.hold, available);
+                // If nobody waits any more, the guard comes back, is dropped, and releases the hold.
+                drop(item.reply.send(Ok(Verdict::Granted(guard))));
+                return;
+            }
+            Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
+            Row::TooManyTasks => Ok(Verdict::TooManyTasks),
+            Row::KeyTaken => Ok(Verdict::KeyTaken),
+            Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
+            Row::UnknownOrg => Ok(Verdict::UnknownOrg),
+            Row::Ended => Ok(Verdict::Ended),
+            Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
+        };
+        self.active.remove(&item.new.hold);
+        drop(item.reply.send(verdict));
+    }
+
+    /// One batch of the queued steps. A second step for the same hold waits for the next batch: order is kept.
+    async fn step_batch(&mut self) {
+        let mut seen = HashSet::new();
+        let mut items = Vec::new();
+        let mut later = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(item) = self.steps.pop_front() {
+            bytes += item.step.text_bytes();
+            let fits = items.is_empty() || (items.len() < self.settings.max_batch && bytes <= MAX_BATCH_BYTES);
+            if seen.insert(item.hold) && fits {
+                items.push(item);
+            } else {
+                later.push_back(item);
+            }
+        }
+        self.steps = later;
+        self.take_steps(items).await;
+    }
+
+    async fn take_steps(&mut self, mut items: Vec<StepItem>) {
+        let mut attempt = 0;
+        while !items.is_empty() {
+            let started = self.clock.now();
+            let settings = self.settings.clone();
+            let result = match self.connect().await {
+                Ok(connection) => {
+                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &items)).await
+                }
+                Err(error) => Ok(Err(error)),
+            };
+            let failure = match result {
+                Ok(Ok(applied)) => {
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition").record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition").record(items.len() as f64);
+                    for (item, applied) in items.drain(..).zip(applied) {
+                        self.active.remove(&item.hold);
+                        // A step that was sent twice says No the second time although it was the first that moved
+                        // the hold; callers treat No as "it has happened already".
+                        let applied = if applied { Applied::Yes } else { Applied::No };
+                        count_step(&item.step, applied);
+                        drop(item.reply.send(Ok(applied)));
+                    }
+                    return;
+                }
+                Ok(Err(error)) => {
+                    log_failure("transition", items.len(), &error);
+                    if items.len() == 1 && classify(&error) == Failure::Item {
+                        self.refused(items, &error).await;
+                        return;
+                    }
+                    classify(&error)
+                }
+                Err(_) => {
+                    tracing::warn!(items = items.len(), "a transition call was not answered in time; sending it again");
+                    Failure::Connection
+                }
+            };
+            match failure {
+                Failure::Retry => {}
+                Failure::Item => {
+                    for item in items.drain(..) {
+                        Box::pin(self.take_steps(vec![item])).await;
+                    }
+                    return;
+                }
+                Failure::Connection => self.connection = None,
+            }
+            self.back_off(&mut attempt).await;
+        }
+    }
+
+    /// The database refuses this one step for good.
+    async fn refused(&mut self, items: Vec<StepItem>, error: &sqlx::Error) {
+        for item in items {
+            if is_unique_violation(error, "hold_by_upstream_task") {
+                tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
+                metrics::counter!(m::DUPLICATE_TASKS).increment(1);
+                let doubt = StepItem {
+                    step: Step::Doubt { reason: "the upstream gave this task id to another create" },
+                    reply: oneshot::channel().0,
+                    ..item
+                };
+                Box::pin(self.take_steps(vec![doubt])).await;
+                drop(item.reply.send(Ok(Applied::DuplicateTask)));
+            } else {
+                tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused; the hold stays as it is");
+                drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            let connect = self.options.connect();
+            let connection = tokio::time::timeout(self.settings.call_timeout, connect)
+                .await
+                .map_err(|_| sqlx::Error::PoolTimedOut)??;
+            self.connection = Some(connection);
+        }
+        self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    async fn back_off(&self, attempt: &mut u32) {
+        let ceiling = Duration::from_millis(10 << (*attempt).min(7));
+        *attempt += 1;
+        tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+/// Counted when durable, once for each hold that really moved.
+fn count_step(step: &Step, applied: Applied) {
+    let moved = applied == Applied::Yes;
+    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" }).increment(1);
+    if !moved {
+        return;
+    }
+    let credits = |credits: Credits| u64::try_from(credits.get()).unwrap_or_default();
+    match step {
+        Step::Settle { charge, flag, .. } => {
+            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
+            if flag.is_some() {
+                metrics::counter!(m::FLAGGED_CHARGES).increment(1);
+            }
+        }
+        Step::Fail { loss, .. } => metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss)),
+        Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
+            metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
+        }
+        Step::Run { .. } | Step::Abandon | Step::Doubt { .. } => {}
+    }
+}
+
+fn log_failure(call: &'static str, items: usize, error: &sqlx::Error) {
+    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(1);
+    tracing::warn!(call, items, %error, "a ledger call failed");
+}

@@ -1,0 +1,279 @@
+//! Reading tasks: one for a status, a page for a list, those that are due for the reconciler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Database, LedgerError};
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
+
+/// The state of a hold (contract, "The life of a task").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Reserved; the upstream may have been asked, nothing is recorded yet.
+    Held,
+    /// Accepted upstream.
+    Running,
+    /// Whether the upstream took it is unknown.
+    InDoubt,
+    /// Succeeded and charged.
+    Settled,
+    /// Nothing charged.
+    Released,
+    /// In doubt for too long: the tenant refunded, the platform's loss.
+    WrittenOff,
+}
+
+impl State {
+    /// Its name in the database and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "HELD",
+            Self::Running => "RUNNING",
+            Self::InDoubt => "IN_DOUBT",
+            Self::Settled => "SETTLED",
+            Self::Released => "RELEASED",
+            Self::WrittenOff => "WRITTEN_OFF",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Held, Self::Running, Self::InDoubt, Self::Settled, Self::Released, Self::WrittenOff]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+
+    /// Whether the task has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Settled | Self::Released | Self::WrittenOff)
+    }
+}
+
+/// A task as the ledger knows it.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its hold.
+    pub hold: HoldId,
+    /// Its owner.
+    pub org: OrgId,
+    /// Who created it.
+    pub user: UserId,
+    /// With which key.
+    pub key: Option<KeyId>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Credits held, or that were.
+    pub amount: Credits,
+    /// The list price.
+    pub list_price: Credits,
+    /// The factor it was priced with.
+    pub factor: PriceFactor,
+    /// The vendor's task type.
+    pub task_type: Arc<str>,
+    /// The backend it went to.
+    pub backend: Arc<str>,
+    /// The account it went to.
+    pub account: Arc<str>,
+    /// The upstream's id of it, once known.
+    pub upstream_task: Option<Arc<str>>,
+    /// The upstream's last valid figure.
+    pub raw_consumed: Option<Credits>,
+    /// What the tenant paid.
+    pub charged: Option<Credits>,
+    /// Why it ended or is in doubt.
+    pub reason: Option<String>,
+    /// The upstream's last `data`, verbatim.
+    pub data: Option<Arc<str>>,
+    /// When it was reserved.
+    pub created_at: OffsetDateTime,
+    /// When it ended.
+    pub ended_at: Option<OffsetDateTime>,
+    /// How often the reconciler has asked.
+    pub polls: u32,
+}
+
+const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
+                       account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls";
+
+fn task(row: &PgRow) -> Result<Task, LedgerError> {
+    let factor = PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp"))?;
+    Ok(Task {
+        hold: HoldId::from_uuid(row.try_get("hold_id")?),
+        org: OrgId::from_uuid(row.try_get("org_id")?),
+        user: UserId::from_uuid(row.try_get("user_id")?),
+        key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from_uuid),
+        state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+        amount: Credits::new(row.try_get("amount")?),
+        list_price: Credits::new(row.try_get("list_price")?),
+        factor,
+        task_type: row.try_get::<&str, _>("task_type")?.into(),
+        backend: row.try_get::<&str, _>("backend")?.into(),
+        account: row.try_get::<&str, _>("account")?.into(),
+        upstream_task: row.try_get::<Option<&str>, _>("upstream_task")?.map(Into::into),
+        raw_consumed: row.try_get::<Option<i64>, _>("raw_consumed")?.map(Credits::new),
+        charged: row.try_get::<Option<i64>, _>("charged")?.map(Credits::new),
+        reason: row.try_get("reason")?,
+        data: row.try_get::<Option<&str>, _>("data").ok().flatten().map(Into::into),
+        created_at: row.try_get("created_at")?,
+        ended_at: row.try_get("ended_at")?,
+        polls: row.try_get::<i32, _>("polls")?.try_into().unwrap_or_default(),
+    })
+}
+
+/// Which tasks a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Only of this state.
+    pub state: Option<State>,
+    /// Only of this user.
+    pub user: Option<UserId>,
+    /// Only of this key.
+    pub key: Option<KeyId>,
+    /// Only created at or after this instant.
+    pub since: Option<OffsetDateTime>,
+    /// Only created before this instant.
+    pub until: Option<OffsetDateTime>,
+    /// Only older than this one: the cursor.
+    pub before: Option<HoldId>,
+}
+
+/// How many tasks are open, and what they hold, by state.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenHolds {
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub count: i64,
+    /// Credits they hold.
+    pub credits: Credits,
+}
+
+impl Database {
+    /// The task of `org` with this hold id, with its data.
+    pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, LedgerError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, data from hold where org_id = $1 and hold_id = $2"
+        )))
+        .bind(org.as_uuid())
+        .bind(hold.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        row.as_ref().map(task).transpose()
+    }
+
+    /// The task of `org` that the upstream calls `upstream_task`, with its data.
+    pub async fn task_by_upstream_id(&self, org: OrgId, upstream_task: &str) -> Result<Option<Task>, LedgerError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, data from hold where upstream_task = $2 and org_id = $1 order by created_at limit 1"
+        )))
+        .bind(org.as_uuid())
+        .bind(upstream_task)
+        .fetch_optional(self.pool())
+        .await?;
+        row.as_ref().map(task).transpose()
+    }
+
+    /// The newest tasks of `org` that `filter` lets through, without their data.
+    pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, LedgerError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from hold where org_id = $1 and ($2::text is null or state = $2) \
+             and ($3::uuid is null or user_id = $3) and ($4::uuid is null or key_id = $4) \
+             and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6) \
+             and ($7::uuid is null or hold_id < $7) order by hold_id desc limit $8"
+        )))
+        .bind(org.as_uuid())
+        .bind(filter.state.map(State::as_str))
+        .bind(filter.user.map(UserId::as_uuid))
+        .bind(filter.key.map(KeyId::as_uuid))
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(filter.before.map(HoldId::as_uuid))
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(task).collect()
+    }
+
+    /// Claims RUNNING tasks whose poll is due and moves their next one `again_in` (jittered) away, so that a claimer
+    /// that dies is followed by another. Claims of several gateways never overlap.
+    pub async fn claim_due(&self, limit: u32, again_in: Duration) -> Result<Vec<Task>, LedgerError> {
+        let columns = COLUMNS.split(", ").map(|column| format!("h.{column}")).collect::<Vec<_>>().join(", ");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with due as (select org_id, hold_id from hold where state = 'RUNNING' and due_at <= now() \
+             order by due_at limit $1 for update skip locked) \
+             update hold h set polls = h.polls + 1, \
+             due_at = now() + $2 * (1 + least(h.polls, 9)) * (0.75 + random() / 2) * interval '1 millisecond' \
+             from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {columns}"
+        )))
+        .bind(i64::from(limit))
+        .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(task).collect()
+    }
+
+    /// Seconds by which the oldest due poll is late.
+    pub async fn poll_lag_seconds(&self) -> Result<f64, LedgerError> {
+        let lag: Option<f64> = sqlx::query_scalar(
+            "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(lag.unwrap_or(0.0))
+    }
+
+    /// HELD rows of `owner` that are past their grace.
+    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+            "select org_id, hold_id from hold where state = 'HELD' and due_at < now() and owner = $1 limit 1000",
+        )
+        .bind(owner.as_uuid())
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
+    }
+
+    /// HELD rows of gateways that have been dead for a while: they may have been sent.
+    pub async fn orphaned_holds(&self) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+            "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
+             where h.state = 'HELD' and (g.gateway_id is null or g.alive_until < now()) limit 1000",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
+    }
+
+    /// Remembers the `data` of a poll that ended nothing; a task that has ended meanwhile keeps its own.
+    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), LedgerError> {
+        sqlx::query("update hold set data = $3 where org_id = $1 and hold_id = $2 and state in ('RUNNING', 'IN_DOUBT')")
+            .bind(task.org.as_uuid())
+            .bind(task.hold.as_uuid())
+            .bind(data)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// Unfinished tasks by state, over all organisations.
+    pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+            "select state, count(*), coalesce(sum(amount), 0)::bigint from hold \
+             where state in ('HELD', 'RUNNING', 'IN_DOUBT') group by state",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter()
+            .map(|(state, count, credits)| {
+                let state = State::parse(&state).ok_or(LedgerError::Corrupt("state"))?;
+                Ok(OpenHolds { state, count, credits: Credits::new(credits) })
+            })
+            .collect()
+    }
+}

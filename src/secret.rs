@@ -1,0 +1,43 @@
+//! Secrets that cannot be printed by accident.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// A secret text. `Debug` is blind and there is no `Display`; reading it is a deliberate call.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself: only for the place that must send or hash it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_blind() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "<secret>");
+    }
+}

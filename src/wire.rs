@@ -1,0 +1,266 @@
+//! What callers read: the closed list of codes and the vendor's envelope (contract, section 1).
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
+        /// Every error code a caller can get from us. A vendor's 400 passes through with its own.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// The code's stable text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The HTTP status it always comes with.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body is not what the call takes.
+    InvalidRequest = "INVALID_REQUEST", BAD_REQUEST;
+    /// The task type is not in the price book.
+    InvalidType = "INVALID_TYPE", BAD_REQUEST;
+    /// The prompt is missing, blank or too long.
+    InvalidPrompt = "INVALID_PROMPT", BAD_REQUEST;
+    /// The duration is not a whole number of seconds from 3 to 15.
+    InvalidDuration = "INVALID_DURATION", BAD_REQUEST;
+    /// The aspect ratio is not one of the three.
+    InvalidAspectRatio = "INVALID_ASPECT_RATIO", BAD_REQUEST;
+    /// An image is needed.
+    MissingImage = "MISSING_IMAGE", BAD_REQUEST;
+    /// More than seven reference images.
+    TooManyImages = "TOO_MANY_IMAGES", BAD_REQUEST;
+    /// A video is needed.
+    MissingVideo = "MISSING_VIDEO", BAD_REQUEST;
+    /// No key, or a definite no.
+    InvalidApiKey = "INVALID_API_KEY", UNAUTHORIZED;
+    /// The organisation's balance does not cover the hold.
+    InsufficientCredits = "INSUFFICIENT_CREDITS", PAYMENT_REQUIRED;
+    /// A budget does not cover the hold.
+    BudgetExceeded = "BUDGET_EXCEEDED", PAYMENT_REQUIRED;
+    /// The caller may not do this.
+    Forbidden = "FORBIDDEN", FORBIDDEN;
+    /// The organisation or user is suspended.
+    Suspended = "SUSPENDED", FORBIDDEN;
+    /// The key may not create this type.
+    TypeNotAllowed = "TYPE_NOT_ALLOWED", FORBIDDEN;
+    /// The key may not be used from this address.
+    NetworkNotAllowed = "NETWORK_NOT_ALLOWED", FORBIDDEN;
+    /// No such path.
+    NotFound = "NOT_FOUND", NOT_FOUND;
+    /// No such task of this organisation.
+    TaskNotFound = "TASK_NOT_FOUND", NOT_FOUND;
+    /// The path takes another method.
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED;
+    /// The first request with this idempotency key is still running.
+    RequestInProgress = "REQUEST_IN_PROGRESS", CONFLICT;
+    /// The body is over 16 MiB.
+    BodyTooLarge = "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE;
+    /// The idempotency key was used with another body.
+    IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", UNPROCESSABLE_ENTITY;
+    /// Too many requests.
+    RateLimited = "RATE_LIMITED", TOO_MANY_REQUESTS;
+    /// Too many unfinished tasks.
+    TooManyTasks = "TOO_MANY_TASKS", TOO_MANY_REQUESTS;
+    /// Our defect.
+    InternalError = "INTERNAL_ERROR", INTERNAL_SERVER_ERROR;
+    /// The upstream refused in a way the caller cannot mend.
+    UpstreamError = "UPSTREAM_ERROR", BAD_GATEWAY;
+    /// The upstream cannot be used now.
+    UpstreamUnavailable = "UPSTREAM_UNAVAILABLE", SERVICE_UNAVAILABLE;
+    /// The gateway cannot serve this now.
+    Unavailable = "UNAVAILABLE", SERVICE_UNAVAILABLE;
+    /// Whether the upstream took the task is unknown.
+    OutcomeUnknown = "OUTCOME_UNKNOWN", GATEWAY_TIMEOUT;
+}
+
+/// A success: `{"code":200,"message":"success","data":…}`.
+pub fn success(data: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Success<'a, T> {
+        code: u16,
+        message: &'static str,
+        data: &'a T,
+    }
+    // Our own types and raw JSON: serialising them cannot fail.
+    serde_json::to_string(&Success { code: 200, message: "success", data }).unwrap_or_default()
+}
+
+/// An error: `{"code":…,"error":…,"message":…,"data":…}`.
+pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&serde_json::Value>) -> String {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        code: u16,
+        error: &'a str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<&'a serde_json::Value>,
+    }
+    serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
+}
+
+/// A JSON object as it was written: order, number text and unknown fields kept, values unread.
+#[derive(Debug, Clone)]
+pub struct RawObject(Vec<(String, Box<RawValue>)>);
+
+impl RawObject {
+    /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys all are kept; [`RawObject::has_duplicates`]
+    /// tells.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// Whether a key stands twice, here or in an object within.
+    pub fn has_duplicates(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.0.iter().any(|(key, value)| {
+            !seen.insert(key.as_str())
+                || (value.get().starts_with(['{', '[']) && serde_json::from_str::<UniqueKeys>(value.get()).is_err())
+        })
+    }
+
+    /// The value of `key` as it was written; a `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.get()).filter(|text| *text != "null")
+    }
+
+    /// The value of `key`, if it is a string.
+    pub fn string(&self, key: &str) -> Option<String> {
+        self.get(key).and_then(|text| serde_json::from_str(text).ok())
+    }
+
+    /// Sets `key`, in its place if it is there, else at the end. `value` must be JSON, or nothing changes.
+    pub fn set(&mut self, key: &str, value: String) {
+        let Ok(value) = RawValue::from_string(value) else { return };
+        match self.0.iter_mut().find(|(name, _)| name == key) {
+            Some((_, slot)) => *slot = value,
+            None => self.0.push((key.to_owned(), value)),
+        }
+    }
+
+    /// The object as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for RawObject {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for RawObject {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> serde::de::Visitor<'de> for Fields {
+            type Value = RawObject;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(RawObject(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Accepts any JSON in which no object has a key twice.
+struct UniqueKeys;
+
+impl<'de> serde::Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> serde::de::Visitor<'de> for Any {
+            type Value = UniqueKeys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("JSON without duplicate keys")
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
+                Ok(UniqueKeys)
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
+                while seq.next_element::<UniqueKeys>()?.is_some() {}
+                Ok(UniqueKeys)
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
+                let mut seen = std::collections::HashSet::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    map.next_value::<UniqueKeys>()?;
+                    if !seen.insert(key) {
+                        return Err(serde::de::Error::custom("duplicate key"));
+                    }
+                }
+                Ok(UniqueKeys)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_keep_order_and_number_text() {
+        let text = r#"{"b":1.50,"a":{"x":1E3},"n":null}"#;
+        let mut object = RawObject::parse(text).unwrap();
+        assert_eq!(object.to_json(), text);
+        assert_eq!(object.get("n"), None, "null counts as absent");
+        object.set("n", "5".into());
+        object.set("z", "true".into());
+        assert_eq!(object.to_json(), r#"{"b":1.50,"a":{"x":1E3},"n":5,"z":true}"#);
+    }
+
+    #[test]
+    fn duplicates_are_found_at_any_depth_and_in_any_spelling() {
+        let duplicates = |text| RawObject::parse(text).unwrap().has_duplicates();
+        assert!(duplicates(r#"{"type":1,"typ\u0065":2}"#));
+        assert!(duplicates(r#"{"a":[{"b":1,"b":2}]}"#));
+        assert!(!duplicates(r#"{"a":{"b":1},"b":[1.5,-2,null,true,"x"]}"#));
+        assert!(RawObject::parse("[]").is_none());
+        assert!(RawObject::parse("{\"a\":1} x").is_none());
+    }
+
+    #[test]
+    fn envelopes() {
+        assert_eq!(success(&1), r#"{"code":200,"message":"success","data":1}"#);
+        assert_eq!(
+            failure(StatusCode::PAYMENT_REQUIRED, "INSUFFICIENT_CREDITS", "no", Some(&serde_json::json!({"required": 400}))),
+            r#"{"code":402,"error":"INSUFFICIENT_CREDITS","message":"no","data":{"required":400}}"#
+        );
+    }
+}
