@@ -8,5 +8,6 @@ pub mod ledger;
 pub mod metrics;
 pub mod pricing;
 pub mod secret;
+pub mod simulator;
 pub mod task;
 pub mod wire;

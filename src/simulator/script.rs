@@ -1,0 +1,107 @@
+//! Scripted faults: what `POST /_sim/script` takes.
+//!
+//! A script is one JSON document. Its rules are tried from top to bottom for every create and status call; the
+//! first that matches, is due and has applications left decides what goes wrong.
+
+mod fault;
+mod plan;
+mod rule;
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub(super) use plan::{Canned, Instead, Plan, Replacement};
+use rule::Rule;
+pub(super) use rule::Sight;
+
+/// The script in force. Empty unless somebody posted one.
+#[derive(Default)]
+pub(super) struct Script {
+    active: RwLock<Arc<Active>>,
+}
+
+/// One posted document, ready to be consulted.
+#[derive(Default)]
+pub(super) struct Active {
+    document: Value,
+    pub(super) record: bool,
+    exhausted_accounts: HashSet<String>,
+    rejected_keys: HashSet<String>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    record: bool,
+    #[serde(default)]
+    exhausted_accounts: HashSet<String>,
+    #[serde(default)]
+    rejected_keys: HashSet<String>,
+    // Read one by one, so that a complaint can say which rule it is about.
+    #[serde(default)]
+    rules: Vec<Value>,
+}
+
+impl Script {
+    pub(super) fn active(&self) -> Arc<Active> {
+        Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the script; all counters start again.
+    pub(super) fn set(&self, active: Active) {
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
+    }
+}
+
+impl Active {
+    /// Reads a document; the error is a sentence for whoever wrote it.
+    pub(super) fn read(body: &[u8]) -> Result<Active, String> {
+        let whole: Value =
+            serde_json::from_slice(body).map_err(|error| format!("the script is not JSON: {error}"))?;
+        if !whole.is_object() {
+            // serde would take a list for a struct.
+            return Err("the script is not a JSON object".to_owned());
+        }
+        let document: Document =
+            serde_json::from_value(whole.clone()).map_err(|error| format!("the script: {error}"))?;
+        let rules = document.rules.into_iter().enumerate();
+        Ok(Active {
+            document: whole,
+            record: document.record,
+            exhausted_accounts: document.exhausted_accounts,
+            rejected_keys: document.rejected_keys,
+            rules: rules
+                .map(|(at, rule)| Rule::read(rule).map_err(|error| format!("rules[{at}]{error}")))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The document and how often each of its rules met a call and changed one.
+    pub(super) fn show(&self) -> Value {
+        json!({
+            "script": if self.document.is_null() { json!({}) } else { self.document.clone() },
+            "rules": self.rules.iter().map(Rule::show).collect::<Vec<_>>(),
+        })
+    }
+
+    pub(super) fn is_exhausted(&self, account: &str) -> bool {
+        self.exhausted_accounts.contains(account)
+    }
+
+    pub(super) fn is_rejected(&self, key: &str) -> bool {
+        self.rejected_keys.contains(key)
+    }
+
+    /// What goes wrong with this call; the honest plan if nothing does.
+    pub(super) fn plan(&self, sight: &Sight<'_>) -> &Plan {
+        self.rules.iter().find_map(|rule| rule.applies(sight)).unwrap_or(&plan::HONEST)
+    }
+}
+
+#[cfg(test)]
+mod tests;
