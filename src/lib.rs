@@ -6,6 +6,7 @@ pub mod credits;
 pub mod ids;
 pub mod ledger;
 pub mod metrics;
+pub mod postgres;
 pub mod pricing;
 pub mod secret;
 pub mod simulator;

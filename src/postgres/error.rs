@@ -1,0 +1,186 @@
+//! What can go wrong with the embedded PostgreSQL, each with what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the embedded PostgreSQL could not be started, stopped or found.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// A file operation on one of our own paths failed.
+    #[error("cannot {action} {path}: make sure that this user may do so and that the disk is not full")]
+    Io {
+        /// What was attempted, as a verb phrase.
+        action: &'static str,
+        /// The path it was attempted on.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory, or the cluster in it, belongs to someone else.
+    #[error(
+        "the data directory {path} cannot be used by {user} (it belongs to {owner}): run as {owner}, or choose \
+         another directory"
+    )]
+    NotOurs {
+        /// The path in question.
+        path: PathBuf,
+        /// The user we run PostgreSQL as.
+        user: String,
+        /// The user who owns the path.
+        owner: String,
+    },
+    /// PostgreSQL refuses to run as root, and the user we drop to cannot reach a path.
+    #[error(
+        "PostgreSQL runs as user {user} because we are root, and that user cannot enter {blocked}: choose a \
+         directory outside it, such as /var/lib/tollgate, instead of {path}"
+    )]
+    NotTraversable {
+        /// The path that is needed.
+        path: PathBuf,
+        /// The ancestor that keeps the user out.
+        blocked: PathBuf,
+        /// The user PostgreSQL runs as.
+        user: String,
+    },
+    /// We are root and there is nobody to drop to.
+    #[error(
+        "PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: create one, or run as a normal user"
+    )]
+    NoUser,
+    /// Neither `XDG_DATA_HOME` nor `HOME` says where data belongs.
+    #[error(
+        "there is no home directory to keep data in: set HOME or XDG_DATA_HOME, or name a data directory"
+    )]
+    NoHome,
+    /// The directory for PGDATA holds something that we did not put there.
+    #[error(
+        "{path} is not empty and holds no PostgreSQL cluster: move its content away, or choose another data directory"
+    )]
+    Foreign {
+        /// The directory in question.
+        path: PathBuf,
+    },
+    /// Another process holds the data directory.
+    #[error(
+        "another tollgate process ({owner}) is using {path}: stop it first, or choose another data directory"
+    )]
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+        /// The other process, as it named itself.
+        owner: String,
+    },
+    /// A server that is not our child still runs on the data directory.
+    #[error(
+        "PostgreSQL process {pid} still runs on {path} and did not end: stop it with `kill -INT {pid}` and start again"
+    )]
+    StillRunning {
+        /// PGDATA.
+        path: PathBuf,
+        /// The process.
+        pid: i32,
+    },
+    /// The cluster was made by another major version than the server we found.
+    #[error(
+        "the cluster in {path} was made by PostgreSQL {cluster} but the server found in {bin_dir} is version {server}: \
+         set TOLLGATE_POSTGRES_BIN to the binaries of version {cluster}, or choose another data directory"
+    )]
+    WrongMajor {
+        /// PGDATA.
+        path: PathBuf,
+        /// The major version that made the cluster.
+        cluster: u32,
+        /// The major version of the server that was found.
+        server: u32,
+        /// Where that server is.
+        bin_dir: PathBuf,
+    },
+    /// `TOLLGATE_POSTGRES_BIN` names something unusable.
+    #[error(
+        "TOLLGATE_POSTGRES_BIN names {path}, where {problem}: point it at a directory with `postgres` and `initdb`, version 15 or later"
+    )]
+    BadBinDir {
+        /// What the variable names.
+        path: PathBuf,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// No server was found and none could be obtained.
+    #[error(
+        "no PostgreSQL server (version 15 or later) was found or could be installed ({attempts}): install the package \
+         `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or set DATABASE_URL \
+         to a running server"
+    )]
+    NoBinaries {
+        /// What was tried and how it ended.
+        attempts: String,
+    },
+    /// A socket directory outside our data directory is not safe to use.
+    #[error(
+        "{path} exists but is not a private directory of user {user}: remove it, or choose a shorter data directory path"
+    )]
+    UnsafeSocketDir {
+        /// The directory.
+        path: PathBuf,
+        /// The user who must own it.
+        user: String,
+    },
+    /// The launcher or the program it starts could not be run.
+    #[error("cannot run {program}: make sure that it exists and is executable")]
+    Spawn {
+        /// What was to be run.
+        program: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// initdb ended with an error.
+    #[error("initdb could not create the cluster ({status}): see {log}, which ends with:\n{tail}")]
+    Initdb {
+        /// How it ended.
+        status: String,
+        /// The log file.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// The server ended before it accepted connections.
+    #[error("PostgreSQL ended while starting ({status}): see {log}, which ends with:\n{tail}")]
+    Died {
+        /// How it ended.
+        status: String,
+        /// The log file.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// The server neither became ready nor ended.
+    #[error(
+        "PostgreSQL did not accept connections within {seconds} s and was stopped: see {log}, which ends with:\n{tail}"
+    )]
+    NotReady {
+        /// How long we waited.
+        seconds: u64,
+        /// The log file.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// The server had to be killed; committed data is safe.
+    #[error(
+        "PostgreSQL did not stop within {seconds} s and was killed: nothing committed is lost, the next start recovers it"
+    )]
+    Killed {
+        /// How long we waited.
+        seconds: u64,
+    },
+}
+
+impl PostgresError {
+    /// For `map_err`: wraps a failed file operation with what was attempted on which path.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
