@@ -3,7 +3,10 @@
 //! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
-#![expect(clippy::disallowed_methods, reason = "the reference is a statement of its own, on a clock of its own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the reference is a statement of its own, on a clock of its own"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,7 +152,8 @@ async fn reserve_settle(ledger: &Ledger, org: OrgId) {
 
 async fn whole_life(ledger: &Ledger, org: OrgId) {
     let Verdict::Granted(mut guard) = ledger.reserve(new_hold(org)).await.unwrap() else { panic!() };
-    let data: Arc<str> = r#"{"task_id":"n75abc123kling3","status":"IN_PROGRESS","consumed_credits":400}"#.into();
+    let data: Arc<str> =
+        r#"{"task_id":"n75abc123kling3","status":"IN_PROGRESS","consumed_credits":400}"#.into();
     let run = Step::Run {
         task: guard.id().to_string().into(),
         raw: Some(Credits::new(400)),

@@ -78,7 +78,8 @@ pub struct NewKey {
 impl NewKey {
     /// Makes a key for `env`; nothing if that is not 1 to 12 lower-case letters or digits.
     pub fn generate(env: &str) -> Option<Self> {
-        let random = |len| rand::rng().sample_iter(Alphanumeric).take(len).map(char::from).collect::<String>();
+        let random =
+            |len| rand::rng().sample_iter(Alphanumeric).take(len).map(char::from).collect::<String>();
         let (public_id, secret) = (random(PUBLIC_LEN), random(SECRET_LEN));
         let body = format!("tg_{env}_{public_id}_{secret}");
         let text = Secret::new(format!("{body}{}", checksum_of(&body)));

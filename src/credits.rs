@@ -83,6 +83,10 @@ impl PriceFactor {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "the reference computes in a type that cannot overflow here"
+)]
 mod tests {
     use proptest::prelude::*;
 

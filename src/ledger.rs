@@ -32,6 +32,7 @@ pub use self::accounts::{Balance, Org, OrgLimits, Posted};
 pub use self::audit::{AuditReport, Finding};
 pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
+pub use self::gateways::Lease;
 pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
 pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
@@ -56,9 +57,17 @@ pub struct Database {
 
 impl Database {
     /// A pool on `url`. Connects when first used; waits at most `acquire_timeout` for a connection.
-    pub fn connect(url: &Secret, max_connections: u32, acquire_timeout: Duration) -> Result<Self, LedgerError> {
+    pub fn connect(
+        url: &Secret,
+        max_connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, LedgerError> {
         let options = PgConnectOptions::from_str(url.expose())
-            .map_err(|_| LedgerError::Invalid("the database URL is not of the form postgres://user@host/database".into()))?
+            .map_err(|_| {
+                LedgerError::Invalid(
+                    "the database URL is not of the form postgres://user@host/database".into(),
+                )
+            })?
             .application_name("tollgate");
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
@@ -67,6 +76,23 @@ impl Database {
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options })
+    }
+
+    /// Makes the database `name` on the server of `url`, unless it is there.
+    pub async fn create_database(url: &Secret, name: &str) -> Result<(), LedgerError> {
+        let server = Self::connect(url, 2, Duration::from_secs(10))?;
+        let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(name)
+            .fetch_one(&server.pool)
+            .await?;
+        if !there {
+            let quoted = name.replace('"', "\"\"");
+            sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{quoted}\"")))
+                .execute(&server.pool)
+                .await?;
+        }
+        server.pool.close().await;
+        Ok(())
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -96,7 +122,8 @@ impl Database {
         match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
             None => Ok(()),
             Some(missing) => Err(LedgerError::Schema(
-                format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version).into(),
+                format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version)
+                    .into(),
             )),
         }
     }
@@ -166,7 +193,8 @@ impl Ledger {
     pub async fn sweep(&self) -> Result<(), LedgerError> {
         self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
         for (org, hold) in self.database.orphaned_holds().await? {
-            self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" }).await?;
+            self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" })
+                .await?;
         }
         Ok(())
     }
@@ -176,4 +204,3 @@ impl Ledger {
         self.lanes.shut_down().await;
     }
 }
-

@@ -71,7 +71,9 @@ impl Tariff {
     pub fn list_price(self, seconds: u8, sound: bool) -> Option<Credits> {
         match self {
             Self::Fixed { credits } => Some(credits),
-            Self::Second { credits_with_audio: Some(credits), .. } if sound => credits.checked_mul(seconds.into()),
+            Self::Second { credits_with_audio: Some(credits), .. } if sound => {
+                credits.checked_mul(seconds.into())
+            }
             Self::Second { credits, .. } => credits.checked_mul(seconds.into()),
         }
     }
@@ -123,12 +125,22 @@ pub struct Consumption {
 /// Judges a final figure. `reported` is the upstream's, if it was a valid whole number; `at_create` the valid one of
 /// its create answer. What is absent or absurd (more than a hundred holds) is never taken for 0: the last valid
 /// figure counts, else the hold's list price.
-pub fn consumption(reported: Option<Credits>, at_create: Option<Credits>, list: Credits, factor: PriceFactor) -> Option<Consumption> {
+pub fn consumption(
+    reported: Option<Credits>,
+    at_create: Option<Credits>,
+    list: Credits,
+    factor: PriceFactor,
+) -> Option<Consumption> {
     let ceiling = list.checked_mul(100).unwrap_or(Credits::new(i64::MAX));
     let sane = |figure: &Credits| *figure >= Credits::ZERO && *figure <= ceiling;
     let at_create = at_create.filter(sane);
     let (raw, flag) = match reported.filter(sane) {
-        Some(raw) => (raw, at_create.filter(|first| *first != raw).map(|_| "create and final status report different figures")),
+        Some(raw) => (
+            raw,
+            at_create
+                .filter(|first| *first != raw)
+                .map(|_| "create and final status report different figures"),
+        ),
         None => match at_create {
             Some(raw) => (raw, Some("no valid final figure: the create's counts")),
             None => (list, Some("no valid figure at all: the hold counts")),
@@ -141,7 +153,10 @@ pub fn consumption(reported: Option<Credits>, at_create: Option<Credits>, list: 
 /// Reads a figure the upstream reports: a whole number that is not negative (400.0 is whole); else nothing.
 pub fn whole_figure(text: &str) -> Option<Credits> {
     let (digits, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|b| b == b'0') || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+    if !fraction.bytes().all(|b| b == b'0')
+        || digits.is_empty()
+        || !digits.bytes().all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     digits.parse().ok().map(Credits::new)
@@ -161,7 +176,10 @@ mod tests {
         let flat = Tariff::Second { credits: C(48), credits_with_audio: None };
         assert_eq!(flat.list_price(15, true), Some(C(720)));
         assert_eq!(Tariff::Fixed { credits: C(435) }.list_price(3, true), Some(C(435)));
-        assert_eq!(Tariff::Second { credits: C(i64::MAX), credits_with_audio: None }.list_price(3, true), None);
+        assert_eq!(
+            Tariff::Second { credits: C(i64::MAX), credits_with_audio: None }.list_price(3, true),
+            None
+        );
     }
 
     #[test]

@@ -93,10 +93,15 @@ fn known_type(object: &RawObject, book: &PriceBook) -> Result<(Arc<str>, Tariff)
 fn check_prompt(object: &RawObject) -> Result<(), Invalid> {
     match object.string("prompt") {
         None => invalid(Code::InvalidPrompt, "'prompt' must be a string of 1 to 2000 characters"),
-        Some(prompt) if prompt.trim().is_empty() => invalid(Code::InvalidPrompt, "'prompt' must not be blank"),
+        Some(prompt) if prompt.trim().is_empty() => {
+            invalid(Code::InvalidPrompt, "'prompt' must not be blank")
+        }
         Some(prompt) => match prompt.chars().count() {
             0..=MAX_PROMPT_CHARS => Ok(()),
-            count => invalid(Code::InvalidPrompt, format!("'prompt' has {count} characters; at most 2000 are allowed")),
+            count => invalid(
+                Code::InvalidPrompt,
+                format!("'prompt' has {count} characters; at most 2000 are allowed"),
+            ),
         },
     }
 }
@@ -113,7 +118,10 @@ fn duration(object: &RawObject) -> Result<u8, Invalid> {
         Ok(seconds @ 3..=15) if zeros && digits => Ok(seconds),
         _ => {
             let shown: String = text.chars().take(32).collect();
-            invalid(Code::InvalidDuration, format!("'duration' is {shown}; it must be a whole number from 3 to 15"))
+            invalid(
+                Code::InvalidDuration,
+                format!("'duration' is {shown}; it must be a whole number from 3 to 15"),
+            )
         }
     }
 }
@@ -134,15 +142,24 @@ fn has_text(object: &RawObject, key: &str) -> bool {
 
 fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
     if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
-        let hint = if object.get("image_url").is_some() { "; you sent 'image_url', the field is called 'image'" } else { "" };
+        let hint = if object.get("image_url").is_some() {
+            "; you sent 'image_url', the field is called 'image'"
+        } else {
+            ""
+        };
         return invalid(Code::MissingImage, format!("'image' must be the URL or data URI of an image{hint}"));
     }
     if task_type.ends_with("-reference-to-video") {
-        let images = object.get("images").map(|text| serde_json::from_str::<Vec<String>>(text));
+        let images = object.get("images").map(serde_json::from_str::<Vec<String>>);
         match images {
-            Some(Err(_)) => return invalid(Code::MissingImage, "'images' must be a list of URLs or data URIs"),
+            Some(Err(_)) => {
+                return invalid(Code::MissingImage, "'images' must be a list of URLs or data URIs");
+            }
             Some(Ok(images)) if images.len() > MAX_IMAGES => {
-                return invalid(Code::TooManyImages, format!("'images' has {} entries; at most 7 are allowed", images.len()));
+                return invalid(
+                    Code::TooManyImages,
+                    format!("'images' has {} entries; at most 7 are allowed", images.len()),
+                );
             }
             Some(Ok(images)) if images.iter().any(|image| image.trim().is_empty()) => {
                 return invalid(Code::MissingImage, "'images' has an empty entry");
@@ -229,8 +246,12 @@ mod tests {
         let order = parse(&with("")).unwrap();
         assert_eq!(order.body, r#"{"type":"pro-text-to-video","prompt":"x","duration":5,"sound":true}"#);
         assert_eq!(order.price.hold, Credits::new(400));
-        let order = parse(r#"{"duration":null,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#).unwrap();
-        assert_eq!(order.body, r#"{"duration":5,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#);
+        let order = parse(r#"{"duration":null,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#)
+            .unwrap();
+        assert_eq!(
+            order.body,
+            r#"{"duration":5,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#
+        );
         let edit = r#"{"type":"o3-pro-video-edit","prompt":"x","video":"u","duration":"auto"}"#;
         assert_eq!(parse(edit).unwrap().body, edit, "a fixed price looks at neither duration nor sound");
     }
@@ -240,7 +261,10 @@ mod tests {
         for good in ["5", "\"5\"", "5.0", "15", "3.00", "\"15.0\""] {
             assert_eq!(code(&with(&format!(r#","duration":{good}"#))), "ok", "{good}");
         }
-        for bad in ["2", "16", "5.5", "\"\"", "\"five\"", "-5", "5e0", "true", "[5]", "{}", "1e400", "\"+5\"", "\" 5\"", "255", "256"] {
+        for bad in [
+            "2", "16", "5.5", "\"\"", "\"five\"", "-5", "5e0", "true", "[5]", "{}", "1e400", "\"+5\"",
+            "\" 5\"", "255", "256",
+        ] {
             assert_eq!(code(&with(&format!(r#","duration":{bad}"#))), "INVALID_DURATION", "{bad}");
         }
     }
@@ -275,7 +299,9 @@ mod tests {
         let image = |rest: &str| format!(r#"{{"type":"pro-image-to-video","prompt":"x"{rest}}}"#);
         assert_eq!(code(&image(r#","image":"data:image/png;base64,AA==""#)), "ok");
         assert_eq!(code(&image(r#","image":"""#)), "MISSING_IMAGE");
-        assert!(parse(&image(r#","image_url":"u""#)).unwrap_err().message.contains("the field is called 'image'"));
+        assert!(
+            parse(&image(r#","image_url":"u""#)).unwrap_err().message.contains("the field is called 'image'")
+        );
         let reference = |rest: &str| format!(r#"{{"type":"o3-pro-reference-to-video","prompt":"x"{rest}}}"#);
         assert_eq!(code(&reference(r#","images":["a"]"#)), "ok");
         assert_eq!(code(&reference(r#","video":"a""#)), "ok");

@@ -119,18 +119,28 @@ impl RawObject {
         serde_json::from_str(text).ok()
     }
 
+    /// An object without fields.
+    pub fn empty() -> Self {
+        Self(Vec::new())
+    }
+
     /// Whether a key stands twice, here or in an object within.
     pub fn has_duplicates(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
         self.0.iter().any(|(key, value)| {
             !seen.insert(key.as_str())
-                || (value.get().starts_with(['{', '[']) && serde_json::from_str::<UniqueKeys>(value.get()).is_err())
+                || (value.get().starts_with(['{', '['])
+                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err())
         })
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.get()).filter(|text| *text != "null")
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.get())
+            .filter(|text| *text != "null")
     }
 
     /// The value of `key`, if it is a string.
@@ -259,7 +269,12 @@ mod tests {
     fn envelopes() {
         assert_eq!(success(&1), r#"{"code":200,"message":"success","data":1}"#);
         assert_eq!(
-            failure(StatusCode::PAYMENT_REQUIRED, "INSUFFICIENT_CREDITS", "no", Some(&serde_json::json!({"required": 400}))),
+            failure(
+                StatusCode::PAYMENT_REQUIRED,
+                "INSUFFICIENT_CREDITS",
+                "no",
+                Some(&serde_json::json!({"required": 400}))
+            ),
             r#"{"code":402,"error":"INSUFFICIENT_CREDITS","message":"no","data":{"required":400}}"#
         );
     }

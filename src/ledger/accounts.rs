@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use sqlx::FromRow;
-use sqlx::postgres::PgRow;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::{Database, Fingerprint, LedgerError};
@@ -133,7 +133,9 @@ impl Database {
 
     /// All organisations, oldest first.
     pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
-        Ok(sqlx::query_as("select * from org join org_balance using (org_id) order by org_id").fetch_all(self.pool()).await?)
+        Ok(sqlx::query_as("select * from org join org_balance using (org_id) order by org_id")
+            .fetch_all(self.pool())
+            .await?)
     }
 
     /// One organisation.
@@ -200,6 +202,18 @@ impl Database {
         Ok(user)
     }
 
+    /// The user of `org` with that name.
+    pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, LedgerError> {
+        let user: Option<uuid::Uuid> =
+            sqlx::query_scalar("select user_id from app_user where org_id = $1 and name = $2")
+                .bind(org.as_uuid())
+                .bind(name)
+                .fetch_optional(self.pool())
+                .await?;
+        user.map(UserId::from_uuid)
+            .ok_or_else(|| LedgerError::Invalid(format!("{org} has no user named '{name}'")))
+    }
+
     /// Posts a grant (positive) or an adjustment (any sign). The same `idempotency_key` posts once.
     pub async fn post_credit(
         &self,
@@ -211,24 +225,25 @@ impl Database {
     ) -> Result<Posted, LedgerError> {
         let kind = if amount > Credits::ZERO { "grant" } else { "adjust" };
         let fingerprint = Fingerprint::of(format!("{kind} {amount} {reason}").as_bytes());
-        let (outcome, entry, available): (String, Option<uuid::Uuid>, Option<i64>) =
-            sqlx::query_as("select outcome, entry_id, available from post_credit($1, $2, $3, $4, $5, $6, $7, $8)")
-                .bind(org.as_uuid())
-                .bind(EntryId::generate().as_uuid())
-                .bind(kind)
-                .bind(amount.get())
-                .bind(reason)
-                .bind(actor)
-                .bind(idempotency_key)
-                .bind(fingerprint.as_bytes())
-                .fetch_one(self.pool())
-                .await
-                .map_err(|error| match &error {
-                    sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                        LedgerError::Invalid(format!("{amount} credits more do not fit into a balance"))
-                    }
-                    _ => error.into(),
-                })?;
+        let (outcome, entry, available): (String, Option<uuid::Uuid>, Option<i64>) = sqlx::query_as(
+            "select outcome, entry_id, available from post_credit($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(org.as_uuid())
+        .bind(EntryId::generate().as_uuid())
+        .bind(kind)
+        .bind(amount.get())
+        .bind(reason)
+        .bind(actor)
+        .bind(idempotency_key)
+        .bind(fingerprint.as_bytes())
+        .fetch_one(self.pool())
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
+                LedgerError::Invalid(format!("{amount} credits more do not fit into a balance"))
+            }
+            _ => error.into(),
+        })?;
         let available = Credits::new(available.unwrap_or_default());
         match (outcome.as_str(), entry.map(EntryId::from_uuid)) {
             ("posted", Some(entry_id)) => Ok(Posted { entry_id, replayed: false, available }),
@@ -236,9 +251,9 @@ impl Database {
             ("key_reused", _) => {
                 Err(LedgerError::Invalid("this idempotency key was used for another amount or reason".into()))
             }
-            ("insufficient", _) => {
-                Err(LedgerError::Invalid(format!("only {available} credits are available; {amount} cannot be taken")))
-            }
+            ("insufficient", _) => Err(LedgerError::Invalid(format!(
+                "only {available} credits are available; {amount} cannot be taken"
+            ))),
             ("unknown_org", _) => Err(LedgerError::Invalid(format!("there is no organisation {org}"))),
             _ => Err(LedgerError::Corrupt("outcome of post_credit")),
         }

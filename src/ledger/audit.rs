@@ -30,66 +30,100 @@ pub struct AuditReport {
 
 /// Each query must return no row; a row is a breach, its one column says where and by how much.
 const INVARIANTS: &[(&str, &str)] = &[
-    ("every organisation has a balance, and every balance an organisation",
-     "select coalesce('balance without organisation ' || b.org_id, 'organisation without balance ' || o.org_id) \
-      from org o full join org_balance b using (org_id) where o.org_id is null or b.org_id is null"),
-    ("available + held + consumed = granted",
-     "select format('org %s: %s + %s + %s <> %s', org_id, available, held, consumed, granted) from org_balance \
-      where available::numeric + held + consumed <> granted"),
-    ("held = sum of open holds",
-     "select format('org %s: held %s, open holds %s', b.org_id, b.held, coalesce(h.s, 0)) from org_balance b full join \
+    (
+        "every organisation has a balance, and every balance an organisation",
+        "select coalesce('balance without organisation ' || b.org_id, 'organisation without balance ' || o.org_id) \
+      from org o full join org_balance b using (org_id) where o.org_id is null or b.org_id is null",
+    ),
+    (
+        "available + held + consumed = granted",
+        "select format('org %s: %s + %s + %s <> %s', org_id, available, held, consumed, granted) from org_balance \
+      where available::numeric + held + consumed <> granted",
+    ),
+    (
+        "held = sum of open holds",
+        "select format('org %s: held %s, open holds %s', b.org_id, b.held, coalesce(h.s, 0)) from org_balance b full join \
       (select org_id, sum(amount) as s from hold where state in ('HELD','RUNNING','IN_DOUBT') group by 1) h using (org_id) \
-      where coalesce(b.held, 0) <> coalesce(h.s, 0)"),
-    ("granted and consumed = sums of entries",
-     "select format('org %s: granted %s, entries %s; consumed %s, entries %s', org_id, b.granted, coalesce(e.g, 0), b.consumed, coalesce(e.c, 0)) \
+      where coalesce(b.held, 0) <> coalesce(h.s, 0)",
+    ),
+    (
+        "granted and consumed = sums of entries",
+        "select format('org %s: granted %s, entries %s; consumed %s, entries %s', org_id, b.granted, coalesce(e.g, 0), b.consumed, coalesce(e.c, 0)) \
       from org_balance b full join (select org_id, sum(amount) filter (where kind not in ('consume','correct')) as g, \
       -sum(amount) filter (where kind in ('consume','correct')) as c from entry group by 1) e using (org_id) \
-      where coalesce(b.granted, 0) <> coalesce(e.g, 0) or coalesce(b.consumed, 0) <> coalesce(e.c, 0)"),
-    ("open tasks and tasks in doubt are counted",
-     "select format('org %s: open %s, counted %s; in doubt %s, counted %s', org_id, b.open_tasks, coalesce(h.o, 0), b.in_doubt, coalesce(h.d, 0)) \
+      where coalesce(b.granted, 0) <> coalesce(e.g, 0) or coalesce(b.consumed, 0) <> coalesce(e.c, 0)",
+    ),
+    (
+        "open tasks and tasks in doubt are counted",
+        "select format('org %s: open %s, counted %s; in doubt %s, counted %s', org_id, b.open_tasks, coalesce(h.o, 0), b.in_doubt, coalesce(h.d, 0)) \
       from org_balance b full join (select org_id, count(*) filter (where state in ('HELD','RUNNING')) as o, \
       count(*) filter (where state = 'IN_DOUBT') as d from hold group by 1) h using (org_id) \
-      where coalesce(b.open_tasks, 0) <> coalesce(h.o, 0) or coalesce(b.in_doubt, 0) <> coalesce(h.d, 0)"),
-    ("a settled task has exactly one consume, of what was charged; no other has one",
-     "select format('org %s hold %s: %s, charged %s, consumes %s', h.org_id, h.hold_id, h.state, h.charged, e.amount) \
+      where coalesce(b.open_tasks, 0) <> coalesce(h.o, 0) or coalesce(b.in_doubt, 0) <> coalesce(h.d, 0)",
+    ),
+    (
+        "a settled task has exactly one consume, of what was charged; no other has one",
+        "select format('org %s hold %s: %s, charged %s, consumes %s', h.org_id, h.hold_id, h.state, h.charged, e.amount) \
       from hold h full join (select * from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
-      where (h.state = 'SETTLED') is distinct from (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)"),
-    ("an overrun is what was charged above the hold",
-     "select format('org %s hold %s: hold %s, charged %s, overrun %s', h.org_id, h.hold_id, h.amount, h.charged, e.overrun) \
+      where (h.state = 'SETTLED') is distinct from (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)",
+    ),
+    (
+        "an overrun is what was charged above the hold",
+        "select format('org %s hold %s: hold %s, charged %s, overrun %s', h.org_id, h.hold_id, h.amount, h.charged, e.overrun) \
       from hold h join entry e on e.org_id = h.org_id and e.hold_id = h.hold_id and e.kind = 'consume' \
-      where e.overrun <> greatest(h.charged - h.amount, 0)"),
-    ("no admission took the balance below its overdraft",
-     "select format('org %s hold %s: %s left, overdraft %s', org_id, hold_id, balance_after, overdraft) from hold \
-      where balance_after < -overdraft"),
-    ("a hold is its list price times its factor, rounded up",
-     "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
-      where amount <> ceil(list_price::numeric * factor_bp / 10000)"),
-    ("a charge is what the upstream consumed times the factor, rounded up",
-     "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
-      where state = 'SETTLED' and charged is distinct from ceil(raw_consumed::numeric * factor_bp / 10000)"),
-    ("a written-off task has its loss",
-     "select format('org %s hold %s', h.org_id, h.hold_id) from hold h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
-      and not exists (select from platform_loss l where l.org_id = h.org_id and l.hold_id = h.hold_id)"),
-    ("a correction belongs to a hold",
-     "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e where e.kind = 'correct' \
-      and not exists (select from hold h where h.org_id = e.org_id and h.hold_id = e.hold_id)"),
-    ("an idempotency key points to what it made",
-     "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c where case c.endpoint \
+      where e.overrun <> greatest(h.charged - h.amount, 0)",
+    ),
+    (
+        "no admission took the balance below its overdraft",
+        "select format('org %s hold %s: %s left, overdraft %s', org_id, hold_id, balance_after, overdraft) from hold \
+      where balance_after < -overdraft",
+    ),
+    (
+        "a hold is its list price times its factor, rounded up",
+        "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
+      where amount <> ceil(list_price::numeric * factor_bp / 10000)",
+    ),
+    (
+        "a charge is what the upstream consumed times the factor, rounded up",
+        "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
+      where state = 'SETTLED' and charged is distinct from ceil(raw_consumed::numeric * factor_bp / 10000)",
+    ),
+    (
+        "a written-off task has its loss",
+        "select format('org %s hold %s', h.org_id, h.hold_id) from hold h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
+      and not exists (select from platform_loss l where l.org_id = h.org_id and l.hold_id = h.hold_id)",
+    ),
+    (
+        "a correction belongs to a hold",
+        "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e where e.kind = 'correct' \
+      and not exists (select from hold h where h.org_id = e.org_id and h.hold_id = e.hold_id)",
+    ),
+    (
+        "an idempotency key points to what it made",
+        "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c where case c.endpoint \
       when 'generate' then not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key) \
-      else not exists (select from entry e where e.org_id = c.org_id and e.entry_id = c.hold_id) end"),
-    ("an open hold keeps its idempotency key",
-     "select format('org %s hold %s: key %s', h.org_id, h.hold_id, h.idem_key) from hold h \
+      else not exists (select from entry e where e.org_id = c.org_id and e.entry_id = c.hold_id) end",
+    ),
+    (
+        "an open hold keeps its idempotency key",
+        "select format('org %s hold %s: key %s', h.org_id, h.hold_id, h.idem_key) from hold h \
       where h.idem_key is not null and h.state in ('HELD','RUNNING','IN_DOUBT') and not exists (select from idempotency c \
-      where c.org_id = h.org_id and c.endpoint = 'generate' and c.key = h.idem_key and c.hold_id = h.hold_id)"),
+      where c.org_id = h.org_id and c.endpoint = 'generate' and c.key = h.idem_key and c.hold_id = h.hold_id)",
+    ),
 ];
 
 const WARNINGS: &[(&str, &str)] = &[
-    ("a poll is more than ten minutes late",
-     "select format('org %s hold %s: due %s', org_id, hold_id, due_at) from hold where state = 'RUNNING' and due_at < now() - interval '10 min'"),
-    ("held for more than ten minutes without an answer on record",
-     "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'HELD' and created_at < now() - interval '10 min'"),
-    ("in doubt for more than an hour",
-     "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'IN_DOUBT' and created_at < now() - interval '1 hour'"),
+    (
+        "a poll is more than ten minutes late",
+        "select format('org %s hold %s: due %s', org_id, hold_id, due_at) from hold where state = 'RUNNING' and due_at < now() - interval '10 min'",
+    ),
+    (
+        "held for more than ten minutes without an answer on record",
+        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'HELD' and created_at < now() - interval '10 min'",
+    ),
+    (
+        "in doubt for more than an hour",
+        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'IN_DOUBT' and created_at < now() - interval '1 hour'",
+    ),
 ];
 
 impl Database {
@@ -105,10 +139,11 @@ impl Database {
                 }
             }
         }
-        (report.orgs, report.holds, report.entries) =
-            sqlx::query_as("select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)")
-                .fetch_one(&mut *snapshot)
-                .await?;
+        (report.orgs, report.holds, report.entries) = sqlx::query_as(
+            "select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)",
+        )
+        .fetch_one(&mut *snapshot)
+        .await?;
         snapshot.rollback().await?;
         Ok(report)
     }

@@ -10,6 +10,9 @@ use super::lanes::{LaneSettings, ReserveItem, StepItem};
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 
+/// What `reserve_batch` answers: verdict, available and reference of each item.
+type Verdicts = (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
+
 /// The verdict of one item, without its guard.
 pub(super) enum RowVerdict {
     Granted { available: Credits },
@@ -43,7 +46,7 @@ pub(super) async fn reserve(
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
     let news = || items.iter().map(|item| &item.new);
     let (orgs, positions) = lock_order(news().map(|new| new.org));
-    let row: (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>) = sqlx::query_as(
+    let row: Verdicts = sqlx::query_as(
         "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
          $13, $14, $15, $16, $17, $18, $19, $20, null)",
     )
@@ -143,7 +146,10 @@ fn columns(step: &Step) -> Columns<'_> {
     }
 }
 
-pub(super) async fn transition(connection: &mut PgConnection, items: &[StepItem]) -> Result<Vec<bool>, sqlx::Error> {
+pub(super) async fn transition(
+    connection: &mut PgConnection,
+    items: &[StepItem],
+) -> Result<Vec<bool>, sqlx::Error> {
     let (orgs, positions) = lock_order(items.iter().map(|item| item.org));
     let columns: Vec<Columns<'_>> = items.iter().map(|item| columns(&item.step)).collect();
     let applied: Vec<bool> = sqlx::query_scalar(

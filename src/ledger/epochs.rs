@@ -31,7 +31,8 @@ impl EpochListener {
 impl Database {
     /// The counters now.
     pub async fn epochs(&self) -> Result<Epochs, LedgerError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("select name, value from epoch").fetch_all(self.pool()).await?;
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("select name, value from epoch").fetch_all(self.pool()).await?;
         let value = |name| rows.iter().find(|(n, _)| n == name).map(|(_, value)| *value).unwrap_or_default();
         Ok(Epochs { auth: value("auth"), prices: value("prices") })
     }

@@ -1,8 +1,10 @@
 //! Runs of gateways: a hold names the one that owns it, and the dead are known by their silence.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Database, LedgerError};
+use crate::clock::Clock;
 use crate::ids::GatewayId;
 
 impl Database {
@@ -27,5 +29,48 @@ impl Database {
             .execute(self.pool())
             .await?;
         Ok(())
+    }
+}
+
+/// This gateway's own lease. Without it nothing may be sent upstream: another gateway may already have taken this
+/// one for dead and put its holds in doubt.
+#[derive(Debug)]
+pub struct Lease {
+    database: Database,
+    gateway: GatewayId,
+    length: Duration,
+    clock: Clock,
+    /// When the last renewal that succeeded was begun.
+    renewed: Mutex<Option<Instant>>,
+}
+
+impl Lease {
+    /// A lease that has yet to be taken.
+    pub fn new(database: Database, gateway: GatewayId, length: Duration, clock: Clock) -> Self {
+        Self { database, gateway, length, clock, renewed: Mutex::new(None) }
+    }
+
+    /// Takes or renews it.
+    pub async fn renew(&self) -> Result<(), LedgerError> {
+        let begun = self.clock.now();
+        self.database.renew_lease(self.gateway, self.length).await?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+        Ok(())
+    }
+
+    /// How often to renew it.
+    pub fn interval(&self) -> Duration {
+        self.length / 5
+    }
+
+    /// Whether it surely still holds, with a margin for what is about to be sent.
+    pub fn holds(&self) -> bool {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_some_and(|begun| self.clock.since(begun) < self.length.mul_f64(0.8))
+    }
+
+    /// Gives it back.
+    pub async fn end(&self) -> Result<(), LedgerError> {
+        self.database.end_lease(self.gateway).await
     }
 }

@@ -34,7 +34,8 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
-            fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?).ok_or(LedgerError::Corrupt("fingerprint"))?,
+            fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?)
+                .ok_or(LedgerError::Corrupt("fingerprint"))?,
             hold: HoldId::from_uuid(row.try_get("hold_id")?),
             state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
             answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),

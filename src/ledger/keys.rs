@@ -129,12 +129,20 @@ fn rate(row: &sqlx::postgres::PgRow, column: &str) -> Result<Option<u32>, sqlx::
 
 impl Database {
     /// Makes a key for a user of `org`. Its text is in the answer and nowhere else.
-    pub async fn create_key(&self, org: OrgId, user: UserId, spec: &KeySpec) -> Result<(KeyId, Secret), LedgerError> {
-        let new = NewKey::generate(&spec.env)
-            .ok_or_else(|| LedgerError::Invalid(format!("'{}' is not 1 to 12 lower-case letters or digits", spec.env)))?;
+    pub async fn create_key(
+        &self,
+        org: OrgId,
+        user: UserId,
+        spec: &KeySpec,
+    ) -> Result<(KeyId, Secret), LedgerError> {
+        let new = NewKey::generate(&spec.env).ok_or_else(|| {
+            LedgerError::Invalid(format!("'{}' is not 1 to 12 lower-case letters or digits", spec.env))
+        })?;
         let key = KeyId::generate();
-        let networks =
-            spec.allowed_networks.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let networks = spec
+            .allowed_networks
+            .as_ref()
+            .map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
         let rate = |rate: Option<u32>| rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
         let done = sqlx::query(
             "insert into api_key (key_id, public_id, org_id, user_id, name, secret_sha256, allowed_types, \
@@ -174,7 +182,8 @@ impl Database {
         .fetch_optional(self.pool())
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?).ok_or(LedgerError::Corrupt("secret_sha256"))?;
+        let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
+            .ok_or(LedgerError::Corrupt("secret_sha256"))?;
         let networks = row
             .try_get::<Option<Vec<String>>, _>("allowed_networks")?
             .map(|list| list.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>())
@@ -186,8 +195,12 @@ impl Database {
             key: KeyId::from_uuid(row.try_get("key_id")?),
             role: if row.try_get::<&str, _>("role")? == "admin" { Role::Admin } else { Role::Member },
             suspended: row.try_get("suspended")?,
-            factor: PriceFactor::new(row.try_get("price_factor_bp")?).ok_or(LedgerError::Corrupt("price_factor_bp"))?,
-            key_rates: Rates { create: rate(&row, "create_per_minute")?, status: rate(&row, "status_per_minute")? },
+            factor: PriceFactor::new(row.try_get("price_factor_bp")?)
+                .ok_or(LedgerError::Corrupt("price_factor_bp"))?,
+            key_rates: Rates {
+                create: rate(&row, "create_per_minute")?,
+                status: rate(&row, "status_per_minute")?,
+            },
             org_rates: Rates { create: rate(&row, "org_create")?, status: rate(&row, "org_status")? },
             allowed_types: row.try_get("allowed_types")?,
             allowed_networks: networks,

@@ -96,7 +96,12 @@ struct Inner {
 
 impl Lanes {
     /// Starts the lanes. They connect when there is something to do, and reconnect by themselves.
-    pub(super) fn start(options: &PgConnectOptions, owner: GatewayId, settings: &LaneSettings, clock: Clock) -> Self {
+    pub(super) fn start(
+        options: &PgConnectOptions,
+        owner: GatewayId,
+        settings: &LaneSettings,
+        clock: Clock,
+    ) -> Self {
         let options = options
             .clone()
             .application_name("tollgate-lane")
@@ -277,8 +282,10 @@ impl Worker {
             };
             let failure = match result {
                 Ok(Ok(verdicts)) => {
-                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve").record(self.clock.since(started));
-                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve").record(items.len() as f64);
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
+                        .record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
+                        .record(items.len() as f64);
                     for (item, verdict) in items.drain(..).zip(verdicts) {
                         self.answer(item, verdict);
                     }
@@ -297,7 +304,10 @@ impl Worker {
                     failure
                 }
                 Err(_) => {
-                    tracing::warn!(items = items.len(), "a reserve call was not answered in time; sending it again");
+                    tracing::warn!(
+                        items = items.len(),
+                        "a reserve call was not answered in time; sending it again"
+                    );
                     Failure::Connection
                 }
             };
@@ -351,7 +361,8 @@ impl Worker {
         let mut bytes = 0;
         while let Some(item) = self.steps.pop_front() {
             bytes += item.step.text_bytes();
-            let fits = items.is_empty() || (items.len() < self.settings.max_batch && bytes <= MAX_BATCH_BYTES);
+            let fits =
+                items.is_empty() || (items.len() < self.settings.max_batch && bytes <= MAX_BATCH_BYTES);
             if seen.insert(item.hold) && fits {
                 items.push(item);
             } else {
@@ -375,8 +386,10 @@ impl Worker {
             };
             let failure = match result {
                 Ok(Ok(applied)) => {
-                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition").record(self.clock.since(started));
-                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition").record(items.len() as f64);
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
+                        .record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
+                        .record(items.len() as f64);
                     for (item, applied) in items.drain(..).zip(applied) {
                         self.active.remove(&item.hold);
                         // A step that was sent twice says No the second time although it was the first that moved
@@ -396,7 +409,10 @@ impl Worker {
                     classify(&error)
                 }
                 Err(_) => {
-                    tracing::warn!(items = items.len(), "a transition call was not answered in time; sending it again");
+                    tracing::warn!(
+                        items = items.len(),
+                        "a transition call was not answered in time; sending it again"
+                    );
                     Failure::Connection
                 }
             };
@@ -455,7 +471,8 @@ impl Worker {
 /// Counted when durable, once for each hold that really moved.
 fn count_step(step: &Step, applied: Applied) {
     let moved = applied == Applied::Yes;
-    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" }).increment(1);
+    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" })
+        .increment(1);
     if !moved {
         return;
     }
@@ -467,7 +484,9 @@ fn count_step(step: &Step, applied: Applied) {
                 metrics::counter!(m::FLAGGED_CHARGES).increment(1);
             }
         }
-        Step::Fail { loss, .. } => metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss)),
+        Step::Fail { loss, .. } => {
+            metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss))
+        }
         Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
         }

@@ -72,11 +72,12 @@ impl Database {
             .fetch_optional(self.pool())
             .await?;
         let Some(name) = name else { return Ok(None) };
-        let rows: Vec<PriceRow> =
-            sqlx::query_as("select task_type, unit, credits, credits_with_audio from price where version = $1")
-                .bind(version.get())
-                .fetch_all(self.pool())
-                .await?;
+        let rows: Vec<PriceRow> = sqlx::query_as(
+            "select task_type, unit, credits, credits_with_audio from price where version = $1",
+        )
+        .bind(version.get())
+        .fetch_all(self.pool())
+        .await?;
         let mut prices: BTreeMap<Arc<str>, Tariff> = BTreeMap::new();
         for (task_type, unit, credits, with_audio) in rows {
             let tariff = tariff(&unit, credits, with_audio).ok_or(LedgerError::Corrupt("price.unit"))?;
@@ -86,26 +87,39 @@ impl Database {
     }
 
     /// Adds a draft. Prices must be positive, and what edits a video must have a fixed one.
-    pub async fn import_book(&self, name: &str, prices: &BTreeMap<String, Tariff>) -> Result<BookVersion, LedgerError> {
+    pub async fn import_book(
+        &self,
+        name: &str,
+        prices: &BTreeMap<String, Tariff>,
+    ) -> Result<BookVersion, LedgerError> {
         if prices.is_empty() {
             return Err(LedgerError::Invalid("a price book needs at least one price".into()));
         }
-        let mut columns: (Vec<&str>, Vec<&str>, Vec<i64>, Vec<Option<i64>>) = Default::default();
+        let (mut types, mut units, mut plain, mut with_sound) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (task_type, tariff) in prices {
             let (unit, credits, with_audio) = match *tariff {
                 Tariff::Fixed { credits } => ("fixed", credits, None),
                 Tariff::Second { .. } if is_video_edit(task_type) => {
-                    return Err(LedgerError::Invalid(format!("{task_type}: what edits a video has its length, so its unit must be 'fixed'")));
+                    return Err(LedgerError::Invalid(format!(
+                        "{task_type}: what edits a video has its length, so its unit must be 'fixed'"
+                    )));
                 }
                 Tariff::Second { credits, credits_with_audio } => ("second", credits, credits_with_audio),
             };
-            if [Some(credits), with_audio].into_iter().flatten().any(|price| price <= Credits::ZERO || price.get() > 1_000_000_000) {
-                return Err(LedgerError::Invalid(format!("{task_type}: a price must be from 1 to 1,000,000,000 credits")));
+            if [Some(credits), with_audio]
+                .into_iter()
+                .flatten()
+                .any(|price| price <= Credits::ZERO || price.get() > 1_000_000_000)
+            {
+                return Err(LedgerError::Invalid(format!(
+                    "{task_type}: a price must be from 1 to 1,000,000,000 credits"
+                )));
             }
-            columns.0.push(task_type);
-            columns.1.push(unit);
-            columns.2.push(credits.get());
-            columns.3.push(with_audio.map(Credits::get));
+            types.push(task_type.as_str());
+            units.push(unit);
+            plain.push(credits.get());
+            with_sound.push(with_audio.map(Credits::get));
         }
         let version: i32 = sqlx::query_scalar(
             "with book as (insert into price_book (name) values ($1) returning version), \
@@ -114,22 +128,27 @@ impl Database {
              select version from book",
         )
         .bind(name)
-        .bind(columns.0)
-        .bind(columns.1)
-        .bind(columns.2)
-        .bind(columns.3)
+        .bind(types)
+        .bind(units)
+        .bind(plain)
+        .bind(with_sound)
         .fetch_one(self.pool())
         .await?;
         Ok(BookVersion::new(version))
     }
 
     /// Puts a book in force from `at` on, or from now. Every gateway follows within a second.
-    pub async fn activate_book(&self, version: BookVersion, at: Option<OffsetDateTime>) -> Result<(), LedgerError> {
-        let done = sqlx::query("update price_book set effective_from = coalesce($2, now()) where version = $1")
-            .bind(version.get())
-            .bind(at)
-            .execute(self.pool())
-            .await?;
+    pub async fn activate_book(
+        &self,
+        version: BookVersion,
+        at: Option<OffsetDateTime>,
+    ) -> Result<(), LedgerError> {
+        let done =
+            sqlx::query("update price_book set effective_from = coalesce($2, now()) where version = $1")
+                .bind(version.get())
+                .bind(at)
+                .execute(self.pool())
+                .await?;
         if done.rows_affected() == 0 {
             return Err(LedgerError::Invalid(format!("there is no price book {version}")));
         }

@@ -129,8 +129,8 @@ fn task(row: &PgRow) -> Result<Task, LedgerError> {
 /// Which tasks a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct TaskFilter {
-    /// Only of this state.
-    pub state: Option<State>,
+    /// Only of these states.
+    pub states: Option<Vec<State>>,
     /// Only of this user.
     pub user: Option<UserId>,
     /// Only of this key.
@@ -168,7 +168,11 @@ impl Database {
     }
 
     /// The task of `org` that the upstream calls `upstream_task`, with its data.
-    pub async fn task_by_upstream_id(&self, org: OrgId, upstream_task: &str) -> Result<Option<Task>, LedgerError> {
+    pub async fn task_by_upstream_id(
+        &self,
+        org: OrgId,
+        upstream_task: &str,
+    ) -> Result<Option<Task>, LedgerError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, data from hold where upstream_task = $2 and org_id = $1 order by created_at limit 1"
         )))
@@ -182,13 +186,13 @@ impl Database {
     /// The newest tasks of `org` that `filter` lets through, without their data.
     pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, LedgerError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from hold where org_id = $1 and ($2::text is null or state = $2) \
+            "select {COLUMNS} from hold where org_id = $1 and ($2::text[] is null or state = any($2)) \
              and ($3::uuid is null or user_id = $3) and ($4::uuid is null or key_id = $4) \
              and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6) \
              and ($7::uuid is null or hold_id < $7) order by hold_id desc limit $8"
         )))
         .bind(org.as_uuid())
-        .bind(filter.state.map(State::as_str))
+        .bind(filter.states.as_ref().map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>()))
         .bind(filter.user.map(UserId::as_uuid))
         .bind(filter.key.map(KeyId::as_uuid))
         .bind(filter.since)

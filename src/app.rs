@@ -1,0 +1,255 @@
+//! Builds every part once and runs them; nothing else does.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{Operations, healthz, router};
+use crate::clock::Clock;
+use crate::config::{Config, DatabaseConfig, ms};
+use crate::handlers::Handlers;
+use crate::ids::GatewayId;
+use crate::layers::auth::Keys;
+use crate::layers::forward::Forward;
+use crate::layers::price::Prices;
+use crate::layers::rate_limit::RateLimits;
+use crate::layers::replay::ReplayLayer;
+use crate::layers::reserve::ReserveLayer;
+use crate::ledger::{Database, LaneSettings, Lease, Ledger, LedgerError};
+use crate::metrics as m;
+use crate::poll::Poller;
+use crate::reconciler::{self, Pace, Watcher};
+use crate::secret::Secret;
+use crate::server::{BindError, bind, serve};
+use crate::stack::{Parts, data_plane};
+use crate::upstream::{BadUpstream, Upstream};
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The ledger cannot be used.
+    #[error("the ledger cannot be used: {0}")]
+    Ledger(#[from] LedgerError),
+    /// An upstream is not configured as it should be.
+    #[error(transparent)]
+    Upstream(#[from] BadUpstream),
+    /// Metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+/// A gateway that listens, but does not serve yet.
+pub struct App {
+    config: Config,
+    data_listener: TcpListener,
+    admin_listener: TcpListener,
+    parts: Parts,
+    operations: Operations,
+    ledger: Ledger,
+    lease: Arc<Lease>,
+    poller: Arc<Poller>,
+    watcher: Watcher,
+    keys: Arc<Keys>,
+    /// Creates and polls under way: they outlive their clients, and a stop waits for them.
+    tasks: TaskTracker,
+}
+
+/// The pool that `config` describes.
+pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
+    let url = config.url.clone().unwrap_or_else(|| Secret::new(""));
+    Database::connect(&url, config.max_connections, ms(config.acquire_timeout_ms))
+}
+
+fn recorder() -> Result<PrometheusHandle, StartError> {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
+    let wrong = |error: metrics_exporter_prometheus::BuildError| StartError::Metrics(error.to_string());
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), m::SECONDS_BUCKETS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_items".into()), m::BATCH_BUCKETS)
+        })
+        .map_err(wrong)?
+        .install_recorder()
+        .map_err(wrong)?;
+    m::describe();
+    Ok(RECORDER.get_or_init(|| handle).clone())
+}
+
+impl App {
+    /// Checks the database, binds the listeners and builds every part.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock;
+        let metrics = recorder()?;
+        let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
+        let database = database(&config.database)?;
+        database.check_schema().await?;
+        let data_listener =
+            bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;
+        let admin_listener = bind("the operations listener", config.admin.listen, "admin.listen").await?;
+
+        let gateway = GatewayId::generate();
+        let lease = Arc::new(Lease::new(database.clone(), gateway, ms(config.ledger.lease_ms), clock));
+        lease.renew().await?;
+        let keys = Arc::new(Keys::new(
+            database.clone(),
+            &config.auth,
+            config.limits.failed_logins_per_minute,
+            clock,
+        ));
+        let prices = Arc::new(Prices::default());
+        let mut watcher = Watcher::new(database.clone(), keys.clone(), prices.clone(), clock);
+        watcher.look().await?;
+
+        let lanes = LaneSettings {
+            lanes: config.ledger.lanes,
+            max_batch: config.ledger.max_batch,
+            queue: config.ledger.queue,
+            call_timeout: ms(config.ledger.call_timeout_ms),
+            hold_grace: Duration::from_secs(30),
+            max_open_tasks: i32::try_from(config.limits.max_open_tasks).unwrap_or(i32::MAX),
+        };
+        let ledger =
+            Ledger::start(database.clone(), gateway, &lanes, ms(config.ledger.reserve_timeout_ms), clock);
+        let tasks = TaskTracker::new();
+        let poller = Arc::new(Poller::new(
+            ledger.clone(),
+            upstream.clone(),
+            tasks.clone(),
+            &config.status,
+            &config.reconciler,
+            clock,
+        ));
+        let body_timeout = ms(config.server.body_timeout_ms);
+        let parts = Parts {
+            clock,
+            keys: keys.clone(),
+            limits: Arc::new(RateLimits::new(config.limits)),
+            prices: prices.clone(),
+            replay: ReplayLayer { database: database.clone(), body_timeout },
+            reserve: ReserveLayer { ledger: ledger.clone(), upstream: upstream.clone() },
+            forward: Forward {
+                upstream,
+                poller: poller.clone(),
+                lease: lease.clone(),
+                tasks: tasks.clone(),
+                client_deadline: ms(config.server.create_deadline_ms),
+                first_poll: ms(config.reconciler.interval_ms),
+                clock,
+            },
+            handlers: Handlers {
+                database: database.clone(),
+                poller: poller.clone(),
+                prices: prices.clone(),
+                body_timeout,
+                clock,
+            },
+        };
+        let operations = Operations { database, prices, lease: lease.clone(), metrics };
+        Ok(Self {
+            config,
+            data_listener,
+            admin_listener,
+            parts,
+            operations,
+            ledger,
+            lease,
+            poller,
+            watcher,
+            keys,
+            tasks,
+        })
+    }
+
+    /// Where the data plane listens.
+    pub fn data_address(&self) -> std::io::Result<SocketAddr> {
+        self.data_listener.local_addr()
+    }
+
+    /// Where the operations listener listens.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// Serves until `stop`; then stops accepting, finishes what is in flight, writes what is to be written. False if
+    /// the grace period was too short for that.
+    pub async fn run(self, stop: CancellationToken) -> bool {
+        let Self {
+            config,
+            data_listener,
+            admin_listener,
+            parts,
+            operations,
+            ledger,
+            lease,
+            poller,
+            watcher,
+            keys,
+            tasks,
+        } = self;
+        let header_timeout = ms(config.server.header_timeout_ms);
+        let grace = ms(config.server.shutdown_grace_ms);
+        let pace = Pace {
+            tick: ms(config.reconciler.tick_ms),
+            interval: ms(config.reconciler.interval_ms),
+            concurrency: config.reconciler.concurrency,
+            per_second: config.reconciler.polls_per_second,
+            idempotency_hours: config.ledger.idempotency_hours,
+        };
+        // The lease and the operations listener live on until the last create is recorded.
+        let drained = CancellationToken::new();
+        let background = TaskTracker::new();
+        background.spawn(watcher.run(stop.clone()));
+        background.spawn(reconciler::finish_tasks(
+            poller,
+            ledger.database().clone(),
+            tasks.clone(),
+            pace.clone(),
+            stop.clone(),
+        ));
+        background.spawn(reconciler::sweep(ledger.clone(), keys, pace, stop.clone()));
+        background.spawn(reconciler::renew(lease.clone(), drained.clone()));
+        background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
+
+        let service = Router::new().route("/healthz", get(healthz)).fallback_service(data_plane(parts));
+        let server = serve(data_listener, service, header_timeout, stop.clone());
+        let mut server = std::pin::pin!(server);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = &mut server => {}
+        }
+        tracing::info!("stopping: finishing what is in flight");
+        let in_order = async {
+            server.await;
+            tasks.close();
+            tasks.wait().await;
+            ledger.shut_down().await;
+        };
+        let finished = tokio::time::timeout(grace, in_order).await.is_ok();
+        if !finished {
+            tracing::error!(
+                "the grace period was too short: what is left is taken over by another gateway or the next start"
+            );
+        }
+        drained.cancel();
+        background.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), background.wait()).await;
+        if let Err(error) = lease.end().await {
+            tracing::warn!(%error, "could not give the lease back");
+        }
+        tracing::info!(finished, "stopped");
+        finished
+    }
+}

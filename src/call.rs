@@ -1,0 +1,194 @@
+//! A call on its way through the stack. Each stage has a type of its own, made by the layer of that stage, so that a
+//! missing or swapped layer does not compile.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::ids::HoldId;
+use crate::ledger::{Fingerprint, HoldGuard, Principal};
+use crate::task::Order;
+
+/// A request's body, not yet read.
+pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What the data plane offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `POST /api/generate`
+    Generate,
+    /// `GET /api/status`
+    Status,
+    /// `POST /api/quote`
+    Quote,
+    /// `GET /api/credits`
+    Credits,
+    /// `GET /api/tasks`
+    Tasks,
+}
+
+impl Endpoint {
+    /// Its name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generate => "generate",
+            Self::Status => "status",
+            Self::Quote => "quote",
+            Self::Credits => "credits",
+            Self::Tasks => "tasks",
+        }
+    }
+}
+
+/// A call at stage `S`.
+#[derive(Debug)]
+pub struct Call<S> {
+    /// What is known of it from its head.
+    pub context: Context,
+    /// Its body, until the stage that reads it.
+    pub body: RequestBody,
+    /// What the stages so far have found out.
+    pub stage: S,
+}
+
+impl<S> Call<S> {
+    /// The same call at the next stage.
+    pub fn advance<T>(self, next: impl FnOnce(S) -> T) -> Call<T> {
+        Call { context: self.context, body: self.body, stage: next(self.stage) }
+    }
+}
+
+/// What is known of a call from its head.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Method, for routing.
+    pub method: http::Method,
+    /// Path, duplicate slashes collapsed.
+    pub path: String,
+    /// Query, undecoded.
+    pub query: String,
+    /// The caller's headers.
+    pub headers: HeaderMap,
+    /// The caller's address.
+    pub peer: IpAddr,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// What the stages add to its log event and its answer.
+    pub notes: Notes,
+}
+
+impl Context {
+    /// The value of a query parameter.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+/// What the stages add to a call's one log event and to its answer.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<NoteFields>>);
+
+/// The fields of [`Notes`].
+#[derive(Debug, Default, Clone)]
+pub struct NoteFields {
+    /// Which endpoint, once routed.
+    pub endpoint: Option<Endpoint>,
+    /// Who, once authenticated.
+    pub principal: Option<Arc<Principal>>,
+    /// The hold, once granted.
+    pub hold: Option<HoldId>,
+    /// The error's code, if it ends in one.
+    pub code: Option<String>,
+    /// Headers for the answer.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Notes {
+    /// Adds to them.
+    pub fn add(&self, add: impl FnOnce(&mut NoteFields)) {
+        add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes what was noted.
+    pub fn take(&self) -> NoteFields {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Read, not yet routed.
+#[derive(Debug)]
+pub struct Arrived;
+
+/// The path and method lead somewhere.
+#[derive(Debug)]
+pub struct Routed {
+    /// Where.
+    pub endpoint: Endpoint,
+}
+
+/// The caller is who it says.
+#[derive(Debug)]
+pub struct Authenticated {
+    /// Where it goes.
+    pub endpoint: Endpoint,
+    /// Who it is.
+    pub principal: Arc<Principal>,
+}
+
+/// Within its rate limits.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Where it goes.
+    pub endpoint: Endpoint,
+    /// Who it is.
+    pub principal: Arc<Principal>,
+}
+
+/// A create that is no replay of an earlier one.
+#[derive(Debug)]
+pub struct Fresh {
+    /// Who creates.
+    pub principal: Arc<Principal>,
+    /// The raw body.
+    pub raw: Bytes,
+    /// What identifies the body.
+    pub fingerprint: Fingerprint,
+    /// The caller's idempotency key.
+    pub idempotency_key: Option<Arc<str>>,
+    /// The caller says it knows that the same body is in doubt.
+    pub resend: bool,
+}
+
+/// A valid create with its price.
+#[derive(Debug)]
+pub struct Priced {
+    /// The create as it came.
+    pub fresh: Fresh,
+    /// What goes upstream, and what it costs.
+    pub order: Order,
+}
+
+/// A create whose credits are held. Only the reserve layer makes one: nothing can be forwarded unpaid.
+#[derive(Debug)]
+#[must_use = "a held call that is dropped releases its hold"]
+pub struct Held {
+    order: Order,
+    guard: HoldGuard,
+}
+
+impl Held {
+    pub(crate) fn new(order: Order, guard: HoldGuard) -> Self {
+        Self { order, guard }
+    }
+
+    /// What is to be sent, and the hold that pays for it.
+    pub fn into_parts(self) -> (Order, HoldGuard) {
+        (self.order, self.guard)
+    }
+}

@@ -1,0 +1,213 @@
+//! The command line.
+
+mod admin;
+mod demo;
+mod operate;
+mod output;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::UtcTime;
+
+use crate::app::StartError;
+use crate::config::{Config, ConfigError, DatabaseConfig, Log, LogFormat};
+use crate::ledger::{Database, LedgerError};
+use crate::postgres::PostgresError;
+use crate::postgres::child::{self, ChildArgs};
+use crate::secret::Secret;
+use crate::simulator::SimulatorError;
+
+/// A gateway that lets many teams share one paid video-generation account without losing a credit.
+///
+/// Exit codes: 0 done; 1 it failed, or an audit found a breach; 2 wrong usage or configuration; 3 the database cannot
+/// be used.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything here: gateway, private PostgreSQL, simulated video service, an organisation with a key.
+    Demo(demo::DemoArgs),
+    /// Run a gateway in front of the real video service, on a PostgreSQL of yours.
+    Serve {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Bring the database's schema up to date; safe while gateways run.
+    Migrate(DatabaseArgs),
+    /// Run the simulated video service: for tests, staging and load.
+    Simulate(operate::SimulateArgs),
+    /// Prove the ledger's invariants on a running system.
+    Audit(operate::AuditArgs),
+    /// Work with configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Manage organisations, users, keys, credits and prices, straight on the database.
+    Admin(admin::AdminArgs),
+    /// Become a PostgreSQL process that ends when the gateway ends.
+    #[command(hide = true)]
+    PostgresChild(ChildArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read a configuration file and check every value; nothing is started.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Which database.
+#[derive(Debug, Args)]
+pub struct DatabaseArgs {
+    /// Take the database from this configuration file.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The database, if no configuration file is given.
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    database_url: Option<String>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error(transparent)]
+    Simulator(#[from] SimulatorError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Usage(_) => 2,
+            Self::Ledger(error) | Self::Start(StartError::Ledger(error)) => match error {
+                LedgerError::Invalid(_) => 1,
+                _ => 3,
+            },
+            Self::Postgres(_) => 3,
+            Self::Start(_) | Self::Simulator(_) | Self::Failed(_) => 1,
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::PostgresChild(args) => match child::run(args) {
+                Ok(never) => match never {},
+                Err(error) => Err(CliError::Failed(error.to_string())),
+            },
+            Command::Demo(args) => demo::run(args),
+            Command::Serve { config } => {
+                Config::load(&config).map_err(CliError::from).and_then(operate::serve)
+            }
+            Command::Migrate(args) => block_on(async move {
+                args.database()?.migrate().await?;
+                println!("the schema is up to date");
+                Ok(())
+            }),
+            Command::Simulate(args) => operate::simulate(args),
+            Command::Audit(args) => operate::audit(args),
+            Command::Config(ConfigCommand::Check { config }) => {
+                Config::load(&config).map_err(CliError::from).map(|_| {
+                    println!("{} is a usable configuration", config.display());
+                })
+            }
+            Command::Admin(args) => admin::run(args),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("tollgate: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+}
+
+impl DatabaseArgs {
+    /// The pool; only within the runtime.
+    fn database(&self) -> Result<Database, CliError> {
+        let config = match (&self.config, &self.database_url) {
+            (Some(file), _) => Config::load(file)?.database,
+            (None, Some(url)) => DatabaseConfig::of(Secret::new(url)),
+            (None, None) => {
+                return Err(CliError::Usage(
+                    "which database? Give --config FILE, or set DATABASE_URL".into(),
+                ));
+            }
+        };
+        Ok(crate::app::database(&config)?)
+    }
+}
+
+/// Runs a command's asynchronous part.
+fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(work)
+}
+
+/// Sends events to standard error.
+fn log(log: &Log) {
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let events = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_timer(UtcTime::rfc_3339());
+    // A second subscriber in one process cannot happen here; if it did, the first one stays.
+    drop(match log.format {
+        LogFormat::Json => events.json().flatten_event(true).try_init(),
+        LogFormat::Pretty => events.compact().try_init(),
+    });
+}
+
+/// A token that is cancelled by Ctrl-C or SIGTERM.
+fn stop_signal() -> Result<CancellationToken, CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |error: std::io::Error| CliError::Failed(format!("cannot watch for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    let watch = tokio_util::task::TaskTracker::new();
+    watch.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(token)
+}
+
+fn url_of(address: SocketAddr) -> String {
+    format!("http://{address}")
+}

@@ -1,0 +1,372 @@
+//! `tollgate admin`: organisations, users, keys, credits, prices.
+
+mod prices;
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::output::{json, table};
+use super::{CliError, DatabaseArgs, block_on};
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::{KeyId, OrgId, UserId};
+use crate::ledger::{Database, KeySpec, Org, OrgLimits, Rates};
+
+#[derive(Debug, Args)]
+pub(super) struct AdminArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Organisations: each owns a balance.
+    #[command(subcommand)]
+    Org(OrgCommand),
+    /// Users of an organisation.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// API keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Credits.
+    #[command(subcommand)]
+    Credit(CreditCommand),
+    /// Price books.
+    #[command(subcommand)]
+    Price(prices::PriceCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum OrgCommand {
+    /// Make an organisation.
+    Create {
+        /// Its name, unique.
+        name: String,
+    },
+    /// List all.
+    List,
+    /// Show one.
+    Show {
+        /// Which.
+        org: OrgId,
+    },
+    /// Change what an organisation may do. What is not given stays.
+    Limits {
+        /// Which.
+        org: OrgId,
+        /// Creates a minute: a number, 'default' or 'unlimited'.
+        #[arg(long, value_parser = limit, value_name = "N")]
+        create_per_minute: Option<Limit>,
+        /// Other calls a minute: a number, 'default' or 'unlimited'.
+        #[arg(long, value_parser = limit, value_name = "N")]
+        status_per_minute: Option<Limit>,
+        /// Unfinished tasks at one time: a number, 'default' or 'unlimited'.
+        #[arg(long, value_parser = limit, value_name = "N")]
+        max_open_tasks: Option<Limit>,
+        /// How far below zero new tasks may go.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
+        overdraft: Option<i64>,
+        /// What it pays of the list price, in basis points: 10000 is the list price.
+        #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
+        price_factor: Option<i32>,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limit(Option<i32>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    match text {
+        "default" => Ok(Limit(None)),
+        "unlimited" => Ok(Limit(Some(0))),
+        _ => match text.parse() {
+            Ok(number @ 1..) => Ok(Limit(Some(number))),
+            _ => Err("give a number from 1, 'default' or 'unlimited'".into()),
+        },
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Make a user.
+    Create {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Its name, unique within the organisation.
+        #[arg(long)]
+        name: String,
+        /// What it may see: its own tasks, or all of its organisation.
+        #[arg(long, default_value = "member", value_parser = ["member", "admin"])]
+        role: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make a key. It is shown once.
+    Create {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// For which of its users.
+        #[arg(long)]
+        user: UserId,
+        /// What to call it.
+        #[arg(long, default_value = "default")]
+        name: String,
+        /// The second part of its text.
+        #[arg(long, default_value = "live")]
+        env: String,
+        /// When it ends, such as 2027-01-31T00:00:00Z.
+        #[arg(long, value_parser = instant)]
+        expires: Option<OffsetDateTime>,
+        /// Task types it may create; all if left out.
+        #[arg(long, value_delimiter = ',')]
+        types: Option<Vec<String>>,
+        /// Networks it may be used from, such as 10.0.0.0/8; all if left out.
+        #[arg(long, value_delimiter = ',')]
+        networks: Option<Vec<IpNet>>,
+        /// Creates a minute.
+        #[arg(long, value_name = "N")]
+        create_per_minute: Option<u32>,
+        /// Other calls a minute.
+        #[arg(long, value_name = "N")]
+        status_per_minute: Option<u32>,
+    },
+    /// List an organisation's keys.
+    List {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+    },
+    /// Revoke a key, everywhere within a second.
+    Revoke {
+        /// Which.
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CreditCommand {
+    /// Give credits to an organisation.
+    Grant {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// How many.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        credits: i64,
+        /// Why; kept with the entry.
+        #[arg(long)]
+        reason: String,
+        /// The same key posts once, however often the command is repeated.
+        #[arg(long)]
+        idempotency_key: Option<String>,
+    },
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "give an instant such as 2027-01-31T00:00:00Z".into())
+}
+
+fn text(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Runs one administrative command.
+pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
+    let as_json = args.json;
+    block_on(async move {
+        let database = args.database.database()?;
+        database.check_schema().await?;
+        match args.command {
+            AdminCommand::Org(command) => org(&database, command, as_json).await,
+            AdminCommand::User(UserCommand::Create { org, name, role }) => {
+                let user = database.create_user(org, non_empty(&name, "name")?, &role).await?;
+                if as_json {
+                    json(&json!({ "user_id": user }))
+                } else {
+                    println!("{user}")
+                }
+                Ok(())
+            }
+            AdminCommand::Key(command) => key(&database, command, as_json).await,
+            AdminCommand::Credit(CreditCommand::Grant { org, credits, reason, idempotency_key }) => {
+                let key = idempotency_key.as_deref();
+                if key.is_some_and(|key| {
+                    !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic())
+                }) {
+                    return Err(CliError::Usage(
+                        "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
+                    ));
+                }
+                let reason = non_empty(&reason, "reason")?;
+                let posted = database.post_credit(org, Credits::new(credits), reason, "cli", key).await?;
+                if as_json {
+                    json(&posted);
+                } else {
+                    let again = if posted.replayed { "already granted" } else { "granted" };
+                    println!("{again}: {} ({} available)", posted.entry_id, posted.available);
+                }
+                Ok(())
+            }
+            AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
+        }
+    })
+}
+
+fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() { Err(CliError::Usage(format!("--{what} must not be empty"))) } else { Ok(trimmed) }
+}
+
+async fn org(database: &Database, command: OrgCommand, as_json: bool) -> Result<(), CliError> {
+    match command {
+        OrgCommand::Create { name } => {
+            let org = database.create_org(non_empty(&name, "name")?).await?;
+            if as_json { json(&json!({ "org_id": org })) } else { println!("{org}") }
+        }
+        OrgCommand::List => show_orgs(&database.orgs().await?, as_json),
+        OrgCommand::Show { org } => match database.org(org).await? {
+            Some(found) if as_json => json(&found),
+            Some(found) => show_orgs(&[found], false),
+            None => return Err(CliError::Failed(format!("there is no organisation {org}"))),
+        },
+        OrgCommand::Limits {
+            org,
+            create_per_minute,
+            status_per_minute,
+            max_open_tasks,
+            overdraft,
+            price_factor,
+        } => {
+            let limits = OrgLimits {
+                create_per_minute: create_per_minute.map(|limit| limit.0),
+                status_per_minute: status_per_minute.map(|limit| limit.0),
+                max_open_tasks: max_open_tasks.map(|limit| limit.0),
+                overdraft: overdraft.map(Credits::new),
+                price_factor: price_factor.and_then(PriceFactor::new),
+            };
+            database.set_limits(org, limits).await?;
+            if let Some(found) = database.org(org).await? {
+                if as_json { json(&found) } else { show_orgs(&[found], false) }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show_orgs(orgs: &[Org], as_json: bool) {
+    if as_json {
+        return json(&orgs);
+    }
+    let limit = |limit: Option<i32>| match limit {
+        None => "default".to_owned(),
+        Some(0) => "unlimited".to_owned(),
+        Some(number) => number.to_string(),
+    };
+    let header = [
+        "ORG",
+        "NAME",
+        "STATUS",
+        "AVAILABLE",
+        "HELD",
+        "CONSUMED",
+        "GRANTED",
+        "OVERDRAFT",
+        "FACTOR",
+        "OPEN",
+        "MAX OPEN",
+        "CREATE/MIN",
+        "OTHER/MIN",
+    ];
+    let row = |org: &Org| {
+        let b = org.balance;
+        vec![
+            org.org_id.to_string(),
+            org.name.clone(),
+            org.status.clone(),
+            b.available.to_string(),
+            b.held.to_string(),
+            b.consumed.to_string(),
+            b.granted.to_string(),
+            b.overdraft.to_string(),
+            org.price_factor_bp.basis_points().to_string(),
+            format!("{} (+{} in doubt)", b.open_tasks, b.in_doubt),
+            limit(org.max_open_tasks),
+            limit(org.create_per_minute),
+            limit(org.status_per_minute),
+        ]
+    };
+    table(&header, &orgs.iter().map(row).collect::<Vec<_>>());
+}
+
+async fn key(database: &Database, command: KeyCommand, as_json: bool) -> Result<(), CliError> {
+    match command {
+        KeyCommand::Create {
+            org,
+            user,
+            name,
+            env,
+            expires,
+            types,
+            networks,
+            create_per_minute,
+            status_per_minute,
+        } => {
+            let spec = KeySpec {
+                name,
+                env,
+                expires_at: expires,
+                allowed_types: types,
+                allowed_networks: networks,
+                rates: Rates { create: create_per_minute, status: status_per_minute },
+            };
+            let (key, secret) = database.create_key(org, user, &spec).await?;
+            if as_json {
+                json(&json!({ "key_id": key, "api_key": secret.expose() }));
+            } else {
+                println!("{key}\n{}\nkeep it: it is not shown again", secret.expose());
+            }
+        }
+        KeyCommand::List { org } => {
+            let keys = database.keys(org).await?;
+            if as_json {
+                json(&keys);
+            } else {
+                let optional = |at: Option<OffsetDateTime>| at.map_or_else(|| "-".to_owned(), text);
+                let row = |key: &crate::ledger::KeyInfo| {
+                    vec![
+                        key.key_id.to_string(),
+                        key.public_id.clone(),
+                        key.name.clone(),
+                        key.user_id.to_string(),
+                        text(key.created_at),
+                        optional(key.expires_at),
+                        optional(key.revoked_at),
+                    ]
+                };
+                let header = ["KEY", "PUBLIC ID", "NAME", "USER", "CREATED", "EXPIRES", "REVOKED"];
+                table(&header, &keys.iter().map(row).collect::<Vec<_>>());
+            }
+        }
+        KeyCommand::Revoke { key } => {
+            let first = database.revoke_key(key).await?;
+            if as_json {
+                json(&json!({ "key_id": key, "revoked": true }));
+            } else {
+                println!("{key} {}", if first { "is revoked" } else { "was revoked already" });
+            }
+        }
+    }
+    Ok(())
+}

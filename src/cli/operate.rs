@@ -1,0 +1,106 @@
+//! `serve`, `simulate`, `audit`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{CliError, DatabaseArgs, block_on, log, stop_signal, url_of};
+use crate::app::App;
+use crate::config::{Config, Log, LogFormat};
+use crate::simulator::{Simulator, SimulatorConfig};
+
+/// Serves until a signal.
+pub(super) fn serve(config: Config) -> Result<(), CliError> {
+    log(&config.log);
+    block_on(async move {
+        let stop = stop_signal()?;
+        let app = App::start(config).await?;
+        let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
+        tracing::info!(
+            data = address(app.data_address()),
+            operations = address(app.admin_address()),
+            "serving"
+        );
+        if app.run(stop).await {
+            Ok(())
+        } else {
+            Err(CliError::Failed("stopped before everything in flight was finished".into()))
+        }
+    })
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimulateArgs {
+    /// Where to listen. Whoever reaches it may read its keys and set faults: keep it off public networks.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// A key it accepts, each an account of its own; may be repeated.
+    #[arg(long = "master-key", default_value = "sim-master-key", value_name = "KEY")]
+    master_keys: Vec<String>,
+    /// How long a task takes, in milliseconds.
+    #[arg(long, default_value_t = 8000, value_name = "MS")]
+    task_ms: u64,
+    /// Up to this much longer, by chance.
+    #[arg(long, default_value_t = 4000, value_name = "MS")]
+    jitter_ms: u64,
+    /// Share of tasks that fail, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    fail_ratio: f64,
+    /// Keep the books in this file.
+    #[arg(long, value_name = "FILE")]
+    state_file: Option<PathBuf>,
+}
+
+/// Simulates the vendor until a signal.
+pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
+    if !(0.0..=1.0).contains(&args.fail_ratio) {
+        return Err(CliError::Usage(format!("--fail-ratio is {}; it must be from 0 to 1", args.fail_ratio)));
+    }
+    log(&Log { format: LogFormat::Pretty, level: "info".into() });
+    block_on(async move {
+        let stop = stop_signal()?;
+        let config = SimulatorConfig {
+            master_keys: args.master_keys,
+            task_time: Duration::from_millis(args.task_ms),
+            task_jitter: Duration::from_millis(args.jitter_ms),
+            fail_ratio: args.fail_ratio,
+            state_file: args.state_file,
+            public_url: None,
+        };
+        let simulator = Simulator::bind(args.listen, config).await?;
+        println!("simulating the video service on {}", url_of(simulator.local_addr()));
+        simulator.run(stop.cancelled_owned()).await?;
+        Ok(())
+    })
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// Audits once: one line if all is well, else each offending row.
+pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
+    block_on(async move {
+        let database = args.database.database()?;
+        database.check_schema().await?;
+        let report = database.audit().await?;
+        for warning in &report.warnings {
+            println!("warning: {}: {}", warning.check, warning.detail);
+        }
+        for breach in &report.breaches {
+            println!("BREACH: {}: {}", breach.check, breach.detail);
+        }
+        let seen =
+            format!("{} organisations, {} holds, {} entries", report.orgs, report.holds, report.entries);
+        if report.breaches.is_empty() {
+            println!("audit clean: {seen}, {} warnings", report.warnings.len());
+            Ok(())
+        } else {
+            Err(CliError::Failed(format!("audit found {} breaches in {seen}", report.breaches.len())))
+        }
+    })
+}

@@ -1,0 +1,376 @@
+//! Configuration: defaults, then a TOML file, then the environment (`TOLLGATE_SERVER__LISTEN=…`). Unknown fields are
+//! refused; every error names the field, its value and what would be right.
+
+mod check;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use self::check::ConfigError;
+use crate::secret::Secret;
+
+/// Everything a gateway can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The data plane.
+    #[serde(default)]
+    pub server: Server,
+    /// The operations listener.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Where the ledger is.
+    pub database: DatabaseConfig,
+    /// The vendor.
+    pub upstream: Upstreams,
+    /// How the ledger works.
+    #[serde(default)]
+    pub ledger: LedgerConfig,
+    /// Limits of those who have none of their own.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Answers to status calls.
+    #[serde(default)]
+    pub status: Status,
+    /// Finishing tasks nobody asks for.
+    #[serde(default)]
+    pub reconciler: Reconciler,
+    /// Who may call.
+    #[serde(default)]
+    pub auth: Auth,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The data plane's listener.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address of the data plane.
+    pub listen: SocketAddr,
+    /// How long a client may take to send a request's head.
+    pub header_timeout_ms: u64,
+    /// How long a client may take to send a request's body.
+    pub body_timeout_ms: u64,
+    /// After this a create without an answer from upstream is answered 504; the work goes on.
+    pub create_deadline_ms: u64,
+    /// How long what is in flight may take after SIGTERM.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 60_000,
+            create_deadline_ms: 60_000,
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+/// The operations listener: health, metrics.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Its address; keep it off public networks.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+/// The ledger's Postgres.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `postgres://user:password@host/database`.
+    pub url: Option<Secret>,
+    /// A file that holds the URL, instead.
+    pub url_file: Option<PathBuf>,
+    /// Connections of the pool for everything but reservations.
+    #[serde(default = "ten")]
+    pub max_connections: u32,
+    /// How long to wait for one of them.
+    #[serde(default = "three_seconds")]
+    pub acquire_timeout_ms: u64,
+}
+
+impl DatabaseConfig {
+    /// The database at `url`, everything else by default.
+    pub fn of(url: Secret) -> Self {
+        Self { url: Some(url), url_file: None, max_connections: ten(), acquire_timeout_ms: three_seconds() }
+    }
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn three_seconds() -> u64 {
+    3_000
+}
+
+/// The vendor's two backends; they may be one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstreams {
+    /// Types of the 3.0 family.
+    pub kling_3: UpstreamConfig,
+    /// Types whose name starts with `o3-`; the same as `kling_3` if left out.
+    pub kling_o3: Option<UpstreamConfig>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Where it is, without `/api/…`.
+    pub base_url: Url,
+    /// What the account is called in the ledger.
+    #[serde(default = "main_account")]
+    pub account: String,
+    /// The account's key.
+    pub master_key: Option<Secret>,
+    /// A file that holds the key, instead.
+    pub master_key_file: Option<PathBuf>,
+    /// How long connecting may take, TLS included.
+    #[serde(default = "five_seconds")]
+    pub connect_timeout_ms: u64,
+    /// How long to wait for the answer to a create, with or without its client.
+    #[serde(default = "five_minutes")]
+    pub create_timeout_ms: u64,
+    /// How long to wait for the answer to a status call.
+    #[serde(default = "ten_seconds")]
+    pub status_timeout_ms: u64,
+    /// Idle connections are closed after this; keep it below the vendor's own time.
+    #[serde(default = "fifteen_seconds")]
+    pub idle_timeout_ms: u64,
+    /// How long a create that is refused by a 429 is tried again, at most 10 s.
+    #[serde(default = "ten_seconds")]
+    pub retry_429_ms: u64,
+}
+
+fn main_account() -> String {
+    "main".into()
+}
+fn five_seconds() -> u64 {
+    5_000
+}
+fn ten_seconds() -> u64 {
+    10_000
+}
+fn fifteen_seconds() -> u64 {
+    15_000
+}
+fn five_minutes() -> u64 {
+    300_000
+}
+
+/// How the ledger works.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerConfig {
+    /// Lanes, each with a connection of its own.
+    pub lanes: usize,
+    /// Reservations in one call, at most.
+    pub max_batch: usize,
+    /// Reservations that may wait in one lane.
+    pub queue: usize,
+    /// How long a create waits for its reservation.
+    pub reserve_timeout_ms: u64,
+    /// After this a call to the database is given up and its items are sent again.
+    pub call_timeout_ms: u64,
+    /// A gateway that was silent for this long is taken for dead.
+    pub lease_ms: u64,
+    /// Idempotency keys are kept this long.
+    pub idempotency_hours: u32,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self {
+            lanes: 4,
+            max_batch: 256,
+            queue: 4096,
+            reserve_timeout_ms: 5_000,
+            call_timeout_ms: 10_000,
+            lease_ms: 30_000,
+            idempotency_hours: 72,
+        }
+    }
+}
+
+/// Limits where the organisation, user or key has none of its own. 0 is no limit. They are counted per gateway process.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Creates a minute of one key.
+    pub key_create_per_minute: u32,
+    /// Other calls a minute of one key.
+    pub key_status_per_minute: u32,
+    /// Creates a minute of one user.
+    pub user_create_per_minute: u32,
+    /// Other calls a minute of one user.
+    pub user_status_per_minute: u32,
+    /// Creates a minute of one organisation.
+    pub org_create_per_minute: u32,
+    /// Other calls a minute of one organisation.
+    pub org_status_per_minute: u32,
+    /// Unfinished tasks of one organisation, over all gateways.
+    pub max_open_tasks: u32,
+    /// Wrong keys a minute from one address, before it is told to wait.
+    pub failed_logins_per_minute: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            key_create_per_minute: 0,
+            key_status_per_minute: 0,
+            user_create_per_minute: 0,
+            user_status_per_minute: 0,
+            org_create_per_minute: 600,
+            org_status_per_minute: 12_000,
+            max_open_tasks: 200,
+            failed_logins_per_minute: 60,
+        }
+    }
+}
+
+/// Answers to status calls.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Status {
+    /// A state older than this is asked for upstream.
+    pub min_interval_ms: u64,
+    /// How long a status call waits for that, at most.
+    pub wait_ms: u64,
+    /// Memory for the last states of tasks, about.
+    pub cache_bytes: u64,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { min_interval_ms: 2_000, wait_ms: 2_000, cache_bytes: 128 << 20 }
+    }
+}
+
+/// Finishing tasks nobody asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reconciler {
+    /// Polls to the upstream a second, at most; clients' status calls count.
+    pub polls_per_second: u32,
+    /// Polls at one time, at most.
+    pub concurrency: usize,
+    /// How long after a create the first look is taken; later looks are further apart.
+    pub interval_ms: u64,
+    /// How often due tasks are looked for.
+    pub tick_ms: u64,
+    /// A task that runs longer than this is in doubt.
+    pub max_task_age_hours: u32,
+}
+
+impl Default for Reconciler {
+    fn default() -> Self {
+        Self {
+            polls_per_second: 50,
+            concurrency: 32,
+            interval_ms: 5_000,
+            tick_ms: 500,
+            max_task_age_hours: 24,
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Keys kept in memory.
+    pub cached_keys: u64,
+    /// While the database is away, keys in memory may ask for the status of their tasks for this long.
+    pub stale_max_ms: u64,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { cached_keys: 100_000, stale_max_ms: 300_000 }
+    }
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How.
+    pub format: LogFormat,
+    /// What: a level, or directives such as `info,tollgate::upstream=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, level: "info".into() }
+    }
+}
+
+/// A field in milliseconds as a duration.
+pub fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+impl Config {
+    /// Reads `file` and the environment, and checks every value.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        if !file.is_file() {
+            return Err(ConfigError::Missing(file.to_owned()));
+        }
+        Self::from_figment(Figment::new().merge(Toml::file_exact(file)), &file.display().to_string())
+    }
+
+    /// Reads a TOML text and the environment, and checks every value.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::from_figment(Figment::new().merge(Toml::string(text)), "the configuration")
+    }
+
+    fn from_figment(figment: Figment, source: &str) -> Result<Self, ConfigError> {
+        let defaults = Figment::from(Serialized::default("log", Log::default()));
+        let figment = defaults.merge(figment).merge(Env::prefixed("TOLLGATE_").only_sections().split("__"));
+        let config: Self = figment.extract().map_err(|error| ConfigError::unreadable(source, &error))?;
+        config.check(source)
+    }
+}
+
+/// The environment may set fields of our sections; other `TOLLGATE_…` variables are for other things.
+trait OnlySections {
+    fn only_sections(self) -> Env;
+}
+
+impl OnlySections for Env {
+    fn only_sections(self) -> Env {
+        self.filter(|name| name.as_str().contains("__"))
+    }
+}

@@ -1,0 +1,313 @@
+//! Checks that types alone cannot make.
+
+use std::path::PathBuf;
+
+use super::{Config, UpstreamConfig};
+use crate::secret::Secret;
+
+/// A configuration that cannot be used: where, what, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error("there is no configuration file {0}: give its path with --config")]
+    Missing(PathBuf),
+    /// The file does not have the form it should.
+    #[error("{origin}: {problem}")]
+    Unreadable {
+        /// Which file.
+        origin: String,
+        /// Where in it, what, and what would be right.
+        problem: String,
+    },
+    /// A value cannot be right.
+    #[error("{origin}: {field} is {value}; it must be {right}")]
+    Value {
+        /// Which file.
+        origin: String,
+        /// The field's path.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What would be right.
+        right: &'static str,
+    },
+    /// A file that should hold a secret cannot be read.
+    #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
+    SecretFile {
+        /// Which file.
+        origin: String,
+        /// The field's path.
+        field: &'static str,
+        /// The named file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        reason: std::io::ErrorKind,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn unreadable(origin: &str, error: &figment::Error) -> Self {
+        let problems: Vec<String> = error
+            .clone()
+            .into_iter()
+            .map(|one| {
+                let path = one.path.join(".");
+                let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+                // The kind alone: the full text repeats profile and source, which mean nothing to the reader.
+                format!("{place}{}", one.kind)
+            })
+            .collect();
+        Self::Unreadable { origin: origin.to_owned(), problem: problems.join("; ") }
+    }
+}
+
+impl Config {
+    pub(super) fn check(mut self, origin: &str) -> Result<Self, ConfigError> {
+        let wrong = |field: &'static str, value: String, right: &'static str| {
+            Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+        };
+        let day_ms = 86_400_000;
+        let ranges: [(&'static str, u64, u64, u64, &'static str); 18] = [
+            (
+                "server.header_timeout_ms",
+                self.server.header_timeout_ms,
+                100,
+                day_ms,
+                "from 100 to 86400000 milliseconds",
+            ),
+            (
+                "server.body_timeout_ms",
+                self.server.body_timeout_ms,
+                100,
+                day_ms,
+                "from 100 to 86400000 milliseconds",
+            ),
+            (
+                "server.create_deadline_ms",
+                self.server.create_deadline_ms,
+                100,
+                day_ms,
+                "from 100 to 86400000 milliseconds",
+            ),
+            (
+                "server.shutdown_grace_ms",
+                self.server.shutdown_grace_ms,
+                0,
+                day_ms,
+                "at most 86400000 milliseconds",
+            ),
+            ("database.max_connections", self.database.max_connections.into(), 2, 1_000, "from 2 to 1000"),
+            (
+                "database.acquire_timeout_ms",
+                self.database.acquire_timeout_ms,
+                10,
+                60_000,
+                "from 10 to 60000 milliseconds",
+            ),
+            ("ledger.lanes", self.ledger.lanes as u64, 1, 64, "from 1 to 64"),
+            ("ledger.max_batch", self.ledger.max_batch as u64, 1, 1_024, "from 1 to 1024"),
+            ("ledger.queue", self.ledger.queue as u64, 1, 1_000_000, "from 1 to 1000000"),
+            (
+                "ledger.reserve_timeout_ms",
+                self.ledger.reserve_timeout_ms,
+                10,
+                60_000,
+                "from 10 to 60000 milliseconds",
+            ),
+            (
+                "ledger.call_timeout_ms",
+                self.ledger.call_timeout_ms,
+                100,
+                600_000,
+                "from 100 to 600000 milliseconds",
+            ),
+            ("ledger.lease_ms", self.ledger.lease_ms, 1_000, 600_000, "from 1000 to 600000 milliseconds"),
+            (
+                "ledger.idempotency_hours",
+                self.ledger.idempotency_hours.into(),
+                1,
+                8_760,
+                "from 1 to 8760 hours",
+            ),
+            ("status.wait_ms", self.status.wait_ms, 0, 2_000, "at most 2000 milliseconds"),
+            (
+                "reconciler.polls_per_second",
+                self.reconciler.polls_per_second.into(),
+                1,
+                100_000,
+                "from 1 to 100000",
+            ),
+            ("reconciler.concurrency", self.reconciler.concurrency as u64, 1, 10_000, "from 1 to 10000"),
+            (
+                "reconciler.interval_ms",
+                self.reconciler.interval_ms,
+                10,
+                day_ms,
+                "from 10 to 86400000 milliseconds",
+            ),
+            ("reconciler.tick_ms", self.reconciler.tick_ms, 10, 60_000, "from 10 to 60000 milliseconds"),
+        ];
+        for (field, value, least, most, right) in ranges {
+            if !(least..=most).contains(&value) {
+                return wrong(field, value.to_string(), right);
+            }
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
+            return wrong(
+                "log.level",
+                format!("'{}'", self.log.level),
+                "a level (error, warn, info, debug, trace) or directives",
+            );
+        }
+        let database = &mut self.database;
+        database.url =
+            secret(origin, "database.url", database.url.take(), "database.url_file", &mut database.url_file)?;
+        check_upstream(origin, &mut self.upstream.kling_3)?;
+        if let Some(o3) = &mut self.upstream.kling_o3 {
+            check_upstream(origin, o3)?;
+        }
+        Ok(self)
+    }
+}
+
+fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
+    let wrong = |field: &'static str, value: String, right: &'static str| {
+        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+    };
+    let url = &upstream.base_url;
+    if !matches!(url.scheme(), "http" | "https")
+        || url.host().is_none()
+        || url.query().is_some()
+        || !url.username().is_empty()
+    {
+        return wrong(
+            "upstream.*.base_url",
+            format!("'{url}'"),
+            "an http or https URL without user and query",
+        );
+    }
+    if upstream.account.is_empty() || upstream.account.len() > 64 {
+        return wrong(
+            "upstream.*.account",
+            format!("'{}'", upstream.account),
+            "a name of 1 to 64 characters",
+        );
+    }
+    if upstream.retry_429_ms > 10_000 {
+        return wrong(
+            "upstream.*.retry_429_ms",
+            upstream.retry_429_ms.to_string(),
+            "at most 10000 milliseconds",
+        );
+    }
+    for (field, value) in [
+        ("upstream.*.connect_timeout_ms", upstream.connect_timeout_ms),
+        ("upstream.*.create_timeout_ms", upstream.create_timeout_ms),
+        ("upstream.*.status_timeout_ms", upstream.status_timeout_ms),
+        ("upstream.*.idle_timeout_ms", upstream.idle_timeout_ms),
+    ] {
+        if !(10..=3_600_000).contains(&value) {
+            return wrong(field, value.to_string(), "from 10 to 3600000 milliseconds");
+        }
+    }
+    let key = upstream.master_key.take();
+    upstream.master_key = secret(
+        origin,
+        "upstream.*.master_key",
+        key,
+        "upstream.*.master_key_file",
+        &mut upstream.master_key_file,
+    )?;
+    let text = upstream.master_key.as_ref().map(Secret::expose).unwrap_or_default();
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return wrong("upstream.*.master_key", "not shown".into(), "visible ASCII without spaces");
+    }
+    Ok(())
+}
+
+/// The secret itself or what its file holds; one of the two must be there.
+fn secret(
+    origin: &str,
+    field: &'static str,
+    value: Option<Secret>,
+    file_field: &'static str,
+    file: &mut Option<PathBuf>,
+) -> Result<Option<Secret>, ConfigError> {
+    let secret = match (value, file.take()) {
+        (Some(secret), None) => secret,
+        (None, Some(path)) => match std::fs::read_to_string(&path) {
+            Ok(text) => Secret::new(text.trim()),
+            Err(error) => {
+                return Err(ConfigError::SecretFile {
+                    origin: origin.to_owned(),
+                    field: file_field,
+                    path,
+                    reason: error.kind(),
+                });
+            }
+        },
+        (Some(_), Some(_)) => {
+            return Err(ConfigError::Value {
+                origin: origin.to_owned(),
+                field,
+                value: "given twice".into(),
+                right: "given either here or in a file, not both",
+            });
+        }
+        (None, None) => Secret::new(""),
+    };
+    if secret.is_empty() {
+        return Err(ConfigError::Value {
+            origin: origin.to_owned(),
+            field,
+            value: "missing".into(),
+            right: "set, here, by a file, or in the environment",
+        });
+    }
+    Ok(Some(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"
+        [database]
+        url = "postgres://gw@localhost/tollgate"
+        [upstream.kling_3]
+        base_url = "https://vendor.example"
+        master_key = "sk-test"
+    "#;
+
+    fn problem(more: &str) -> String {
+        Config::from_toml(&format!("{LEAST}\n{more}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_least_configuration_is_enough() {
+        let config = Config::from_toml(LEAST).unwrap();
+        assert_eq!(config.server.listen.port(), 8080);
+        assert!(!format!("{config:?}").contains("sk-test"), "secrets do not show");
+    }
+
+    #[test]
+    fn problems_name_field_value_and_remedy() {
+        for (more, expected) in [
+            ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),
+            ("[server]\nlisten = \"nowhere\"", &["server.listen", "invalid socket address"]),
+            ("[server]\nlistn = \"x\"", &["server", "unknown field", "listn", "listen"]),
+            ("[status]\nmin_interval_ms = \"soon\"", &["status.min_interval_ms", "soon"]),
+            ("[log]\nlevel = \"loud=quiet\"", &["log.level is 'loud=quiet'", "directives"]),
+            (
+                "[upstream.kling_o3]\nbase_url = \"ftp://x\"\nmaster_key = \"k\"",
+                &["base_url is 'ftp://x", "http or https"],
+            ),
+            ("[upstream.kling_o3]\nbase_url = \"http://x\"", &["master_key is missing"]),
+        ] {
+            let problem = problem(more);
+            for part in expected {
+                assert!(problem.contains(part), "{more}: {problem}");
+            }
+        }
+    }
+}

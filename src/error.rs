@@ -1,0 +1,263 @@
+//! The one error of the data plane, and the one place where it becomes an answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::credits::Credits;
+use crate::ids::HoldId;
+use crate::ledger::LedgerError;
+use crate::task::Invalid;
+use crate::wire::{self, Code};
+
+/// An answer of the data plane.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Whose limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// An address that presented wrong keys.
+    Address,
+    /// The key.
+    Key,
+    /// The user.
+    User,
+    /// The organisation.
+    Org,
+}
+
+impl Level {
+    /// Its name on the wire and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Key => "key",
+            Self::User => "user",
+            Self::Org => "organisation",
+        }
+    }
+}
+
+/// Everything that is not a success.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The request is not what the call takes.
+    #[error("{}", .0.message)]
+    Invalid(Invalid),
+    /// No credentials, or wrong ones.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The key may not be used from here.
+    #[error("this API key may not be used from your network")]
+    NetworkNotAllowed,
+    /// Organisation or user is suspended.
+    #[error("your organisation or user is suspended: new tasks are refused, running ones finish")]
+    Suspended,
+    /// The key may not create this type.
+    #[error("this API key may not create tasks of type {0}")]
+    TypeNotAllowed(String),
+    /// No such path.
+    #[error("there is nothing at this path")]
+    NotFound,
+    /// The path takes another method.
+    #[error("this path takes {0}")]
+    MethodNotAllowed(&'static str),
+    /// No such task of the caller's organisation.
+    #[error("no task with this id")]
+    TaskNotFound,
+    /// The body is too large.
+    #[error("the body is larger than 16 MiB")]
+    BodyTooLarge,
+    /// Too many requests.
+    #[error("too many requests for this {}: slow down", .level.as_str())]
+    RateLimited {
+        /// Whose limit.
+        level: Level,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Too many unfinished tasks.
+    #[error("your organisation has as many unfinished tasks as it may: wait for one to finish")]
+    TooManyTasks,
+    /// The balance does not cover the hold.
+    #[error("{required} credits are needed, {available} are available")]
+    InsufficientCredits {
+        /// The hold.
+        required: Credits,
+        /// The balance.
+        available: Credits,
+    },
+    /// The first request with this idempotency key still runs.
+    #[error("a request with this Idempotency-Key is still in progress")]
+    RequestInProgress,
+    /// The idempotency key was used with another body.
+    #[error("this Idempotency-Key was used with another body")]
+    IdempotencyKeyReused,
+    /// The vendor refused the request; its own code and message pass through.
+    #[error("{message}")]
+    RefusedByVendor {
+        /// The vendor's code.
+        error: String,
+        /// The vendor's message.
+        message: String,
+    },
+    /// The vendor refused in a way the caller cannot mend.
+    #[error("{0}")]
+    UpstreamError(&'static str),
+    /// The vendor cannot be used now; nothing is charged.
+    #[error("{0}")]
+    UpstreamUnavailable(&'static str),
+    /// The vendor is busy, and stayed so.
+    #[error("the video service is busy: try again later")]
+    UpstreamBusy {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Whether the vendor took the task is unknown.
+    #[error(
+        "whether this task was started is unknown. Do not simply send it again: its credits stay held until the outcome \
+         is known. Ask GET /api/status?task_id={reference} for it"
+    )]
+    OutcomeUnknown {
+        /// Our reference, usable as task_id.
+        reference: HoldId,
+    },
+    /// The task of this idempotency key was given up and refunded.
+    #[error(
+        "the outcome of this task stayed unknown; it was not charged. Use a new Idempotency-Key to try again"
+    )]
+    WrittenOff {
+        /// Our reference.
+        reference: HoldId,
+    },
+    /// The gateway cannot serve this now; nothing is charged.
+    #[error("the gateway cannot serve this request right now: try again")]
+    Unavailable(#[source] LedgerError),
+    /// Our defect.
+    #[error("an internal error; nothing is charged unless a status call says otherwise")]
+    Internal(&'static str),
+}
+
+impl From<Invalid> for GatewayError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<LedgerError> for GatewayError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Corrupt(what) => Self::Internal(what),
+            LedgerError::Refused(_) => Self::Internal("the database refused an item"),
+            other => Self::Unavailable(other),
+        }
+    }
+}
+
+impl GatewayError {
+    /// An `INVALID_REQUEST` in these words.
+    pub fn invalid_request(message: impl Into<String>) -> Self {
+        Self::Invalid(Invalid { code: Code::InvalidRequest, message: message.into() })
+    }
+
+    /// The stable code; nothing for a vendor's own.
+    pub fn code(&self) -> Option<Code> {
+        Some(match self {
+            Self::Invalid(invalid) => invalid.code,
+            Self::Unauthenticated(_) => Code::InvalidApiKey,
+            Self::NetworkNotAllowed => Code::NetworkNotAllowed,
+            Self::Suspended => Code::Suspended,
+            Self::TypeNotAllowed(_) => Code::TypeNotAllowed,
+            Self::NotFound => Code::NotFound,
+            Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
+            Self::TaskNotFound => Code::TaskNotFound,
+            Self::BodyTooLarge => Code::BodyTooLarge,
+            Self::RateLimited { .. } | Self::UpstreamBusy { .. } => Code::RateLimited,
+            Self::TooManyTasks => Code::TooManyTasks,
+            Self::InsufficientCredits { .. } => Code::InsufficientCredits,
+            Self::RequestInProgress => Code::RequestInProgress,
+            Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
+            Self::RefusedByVendor { .. } => return None,
+            Self::UpstreamError(_) => Code::UpstreamError,
+            Self::UpstreamUnavailable(_) => Code::UpstreamUnavailable,
+            Self::OutcomeUnknown { .. } | Self::WrittenOff { .. } => Code::OutcomeUnknown,
+            Self::Unavailable(_) => Code::Unavailable,
+            Self::Internal(_) => Code::InternalError,
+        })
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.code().map_or(StatusCode::BAD_REQUEST, Code::status)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::UpstreamBusy { retry_after } => Some(*retry_after),
+            // ⚑ one client parks its key for as long as a 402 says
+            Self::InsufficientCredits { .. } => Some(Duration::from_secs(3600)),
+            Self::TooManyTasks => Some(Duration::from_secs(10)),
+            Self::RequestInProgress => Some(Duration::from_secs(2)),
+            Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
+            Self::Unavailable(_) => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    fn data(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::InsufficientCredits { required, available } => {
+                Some(json!({ "required": required, "available": available }))
+            }
+            Self::OutcomeUnknown { reference } => {
+                Some(json!({ "task_id": reference, "charged": "held", "retry_safe": false }))
+            }
+            Self::WrittenOff { reference } => {
+                Some(json!({ "task_id": reference, "charged": "no", "retry_safe": true }))
+            }
+            Self::RateLimited { level, .. } => Some(json!({ "limit": level.as_str() })),
+            _ => None,
+        }
+    }
+
+    /// The answer.
+    pub fn into_answer(self) -> Answer {
+        let status = self.status();
+        let message = self.to_string();
+        let body = match &self {
+            Self::RefusedByVendor { error, .. } => wire::failure(status, error, &message, None),
+            other => {
+                let code = other.code().unwrap_or(Code::InternalError);
+                wire::failure(status, code.as_str(), &message, other.data().as_ref())
+            }
+        };
+        let mut answer = json_answer(status, body);
+        let headers = answer.headers_mut();
+        if let Some(after) = self.retry_after() {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        match self {
+            Self::MethodNotAllowed(allowed) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::Unauthenticated(_) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// An answer with a JSON body.
+pub fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,26 @@
+//! `GET /api/status?task_id=` (contract, section 3).
+
+use http::{HeaderName, StatusCode};
+
+use super::Handlers;
+use crate::call::{Admitted, Call};
+use crate::error::{Answer, GatewayError, json_answer};
+
+pub(super) async fn status(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+    let id = call.context.parameter("task_id").filter(|id| !id.is_empty());
+    let Some(id) = id else {
+        return Err(GatewayError::invalid_request("'task_id' is missing: GET /api/status?task_id=<id>"));
+    };
+    if id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(GatewayError::TaskNotFound);
+    }
+    let view =
+        handlers.poller.view(call.stage.principal.org, &id).await?.ok_or(GatewayError::TaskNotFound)?;
+    call.context.notes.add(|notes| notes.hold = Some(view.task().hold));
+    let mut answer = json_answer(StatusCode::OK, view.body());
+    if !view.is_final() {
+        let seconds = view.age(handlers.clock).as_secs();
+        answer.headers_mut().insert(HeaderName::from_static("x-tollgate-stale-seconds"), seconds.into());
+    }
+    Ok(answer)
+}

@@ -1,0 +1,98 @@
+//! `GET /api/tasks`: newest first, in pages. A member lists its own, an organisation's admin all.
+
+use http::StatusCode;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Handlers;
+use crate::call::{Admitted, Call, Context};
+use crate::error::{Answer, GatewayError, json_answer};
+use crate::ids::HoldId;
+use crate::ledger::{Principal, Role, State, Task, TaskFilter};
+use crate::poll::{shown_credits, word};
+use crate::wire::success;
+
+const DEFAULT_LIMIT: u32 = 20;
+const MAX_LIMIT: u32 = 100;
+
+pub(super) async fn tasks(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+    let principal = &call.stage.principal;
+    let filter = filter(&call.context, principal)?;
+    let limit = match call.context.parameter("limit") {
+        None => DEFAULT_LIMIT,
+        Some(text) => match text.parse() {
+            Ok(limit @ 1..=MAX_LIMIT) => limit,
+            _ => return Err(bad("limit", "a whole number from 1 to 100")),
+        },
+    };
+    // One more than shown tells whether there is another page.
+    let mut page = handlers.database.tasks(principal.org, &filter, limit + 1).await?;
+    let more = page.len() > limit as usize;
+    page.truncate(limit as usize);
+    let cursor = page.last().filter(|_| more).map(|task| task.hold);
+    let data = json!({ "tasks": page.iter().map(row).collect::<Vec<_>>(), "next_cursor": cursor });
+    Ok(json_answer(StatusCode::OK, success(&data)))
+}
+
+fn row(task: &Task) -> serde_json::Value {
+    let instant = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+    json!({
+        "task_id": task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
+        "reference": task.hold,
+        "status": word(task.state),
+        "state": task.state.as_str(),
+        "type": &*task.task_type,
+        "consumed_credits": shown_credits(task),
+        "user_id": task.user,
+        "key_id": task.key,
+        "created_at": instant(task.created_at),
+        "ended_at": task.ended_at.map(instant),
+    })
+}
+
+fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, GatewayError> {
+    let mut filter = TaskFilter::default();
+    if let Some(text) = context.parameter("status") {
+        let states =
+            [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
+        let states: Vec<State> =
+            states.into_iter().filter(|state| word(*state) == text || state.as_str() == text).collect();
+        if states.is_empty() {
+            return Err(bad("status", "IN_PROGRESS, SUCCESS, FAILED or a state of ours"));
+        }
+        filter.states = Some(states);
+    }
+    filter.user = parse(context, "user", "a user id (usr_…)")?;
+    filter.key = parse(context, "key", "a key id (key_…)")?;
+    filter.before = parse::<HoldId>(context, "cursor", "the next_cursor of the page before")?;
+    filter.since = instant(context, "since")?;
+    filter.until = instant(context, "until")?;
+    if principal.role == Role::Member {
+        if filter.user.is_some_and(|user| user != principal.user) {
+            return Err(bad("user", "your own: only an organisation's admin lists the tasks of others"));
+        }
+        filter.user = Some(principal.user);
+    }
+    Ok(filter)
+}
+
+fn parse<T: std::str::FromStr>(
+    context: &Context,
+    name: &str,
+    right: &str,
+) -> Result<Option<T>, GatewayError> {
+    context.parameter(name).map(|text| text.parse().map_err(|_| bad(name, right))).transpose()
+}
+
+fn instant(context: &Context, name: &str) -> Result<Option<OffsetDateTime>, GatewayError> {
+    let parse = |text: String| {
+        OffsetDateTime::parse(&text, &Rfc3339)
+            .map_err(|_| bad(name, "an instant such as 2026-02-05T10:30:00Z"))
+    };
+    context.parameter(name).map(parse).transpose()
+}
+
+fn bad(name: &str, right: &str) -> GatewayError {
+    GatewayError::invalid_request(format!("'{name}' must be {right}"))
+}

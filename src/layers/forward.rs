@@ -1,0 +1,247 @@
+//! The leaf of a create: sends it, learns what became of it, records that, answers. Runs in a task of its own, so
+//! that a departed client cancels nothing (contract, "The life of a task").
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::LayerFuture;
+use crate::call::{Call, Held};
+use crate::clock::Clock;
+use crate::credits::Credits;
+use crate::error::{Answer, GatewayError, json_answer};
+use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
+use crate::metrics as m;
+use crate::poll::Poller;
+use crate::task::Order;
+use crate::upstream::{Backend, CreateOutcome, Upstream};
+use crate::wire::{RawObject, success};
+
+/// How long a client waits for a record that the database does not take.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// The vendor.
+    pub upstream: Arc<Upstream>,
+    /// Ends what the vendor has ended already.
+    pub poller: Arc<Poller>,
+    /// Without it nothing is sent.
+    pub lease: Arc<Lease>,
+    /// Where the work runs.
+    pub tasks: TaskTracker,
+    /// After this the client is told that the outcome is unknown.
+    pub client_deadline: Duration,
+    /// When the reconciler takes its first look.
+    pub first_poll: Duration,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Service<Call<Held>> for Forward {
+    type Response = Answer;
+    type Error = GatewayError;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call<Held>) -> LayerFuture {
+        let (order, guard) = call.stage.into_parts();
+        let (client, answer) = oneshot::channel();
+        let own = self.clock.since(call.context.arrived);
+        let client = Client(Mutex::new(Some(client)));
+        self.tasks.spawn(self.clone().run(order, guard, client, own));
+        // The task answers, or panics: then its guard has put the hold in doubt.
+        Box::pin(async move {
+            answer.await.unwrap_or(Err(GatewayError::Internal("the task of a create panicked")))
+        })
+    }
+}
+
+/// The waiting client: answered once, by whoever comes first.
+struct Client(Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>);
+
+impl Client {
+    fn answer(&self, result: Result<Answer, GatewayError>) {
+        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A client that has left needs no answer.
+            drop(sender.send(result));
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed())
+    }
+}
+
+impl Forward {
+    async fn run(self, order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
+        if !self.lease.holds() {
+            // Another gateway may have taken this one for dead, and put the hold in doubt.
+            tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
+            self.refuse(&mut hold, "never sent: the gateway had lost its lease", Credits::ZERO).await;
+            client.answer(Err(GatewayError::UpstreamUnavailable(
+                "the gateway cannot send this now: try again",
+            )));
+            return;
+        }
+        hold.about_to_send();
+        let backend = self.upstream.for_type(&order.task_type);
+        let mut create = std::pin::pin!(backend.create(order.body.clone(), || client.waits()));
+        let outcome = match tokio::time::timeout(self.client_deadline, &mut create).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, "no answer from upstream yet: the client is told so, the call goes on");
+                self.doubt(&mut hold, "the upstream did not answer in time").await;
+                client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
+                create.await
+            }
+        };
+        let recording = self.clock.now();
+        let result = self.conclude(&mut hold, backend, outcome, &order).await;
+        metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));
+        client.answer(result);
+    }
+
+    /// Records what became of the create; the answer says so.
+    async fn conclude(
+        &self,
+        hold: &mut HoldGuard,
+        backend: &Backend,
+        outcome: CreateOutcome,
+        order: &Order,
+    ) -> Result<Answer, GatewayError> {
+        let nothing = Credits::ZERO;
+        match outcome {
+            CreateOutcome::Accepted { task, raw, data } => {
+                self.record(hold, backend, &task, raw, &data, order).await
+            }
+            CreateOutcome::Refused { error, message } => {
+                self.refuse(hold, "refused by the upstream", nothing).await;
+                Err(GatewayError::RefusedByVendor { error, message })
+            }
+            CreateOutcome::RefusedBare => {
+                self.refuse(hold, "refused by the upstream without a reason", nothing).await;
+                Err(GatewayError::UpstreamError("the video service refused this request without saying why"))
+            }
+            CreateOutcome::KeyRejected => {
+                alarm(backend, "master key rejected");
+                self.refuse(hold, "the upstream rejected the master key", nothing).await;
+                Err(GatewayError::UpstreamUnavailable(
+                    "the video service cannot be used right now; the operator is told",
+                ))
+            }
+            CreateOutcome::Exhausted => {
+                alarm(backend, "account exhausted");
+                self.refuse(hold, "the upstream account is exhausted", nothing).await;
+                Err(GatewayError::UpstreamUnavailable(
+                    "the video service cannot be used right now; the operator is told",
+                ))
+            }
+            CreateOutcome::Busy { retry_after } => {
+                self.refuse(hold, "the upstream is busy", nothing).await;
+                Err(GatewayError::UpstreamBusy { retry_after: retry_after.unwrap_or(Duration::from_secs(5)) })
+            }
+            CreateOutcome::Failed => {
+                tracing::warn!(hold = %hold.id(), backend = %backend.name, credits = %order.price.list_price, "the upstream failed on a create: possible loss");
+                self.refuse(hold, "the upstream failed", order.price.list_price).await;
+                Err(GatewayError::UpstreamError(
+                    "the video service failed on this request; nothing is charged",
+                ))
+            }
+            CreateOutcome::NotSent { reason } => {
+                tracing::warn!(hold = %hold.id(), backend = %backend.name, reason, "a create was not sent");
+                self.refuse(hold, reason, nothing).await;
+                Err(GatewayError::UpstreamUnavailable(
+                    "the video service cannot be reached right now; nothing is charged",
+                ))
+            }
+            CreateOutcome::Unknown { reason } => {
+                tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, reason, "the outcome of a create is unknown");
+                self.doubt(hold, reason).await;
+                Err(GatewayError::OutcomeUnknown { reference: hold.id() })
+            }
+        }
+    }
+
+    /// The id commits before the client gets its answer.
+    async fn record(
+        &self,
+        hold: &mut HoldGuard,
+        backend: &Backend,
+        task: &Arc<str>,
+        raw: Option<Credits>,
+        data: &Arc<str>,
+        order: &Order,
+    ) -> Result<Answer, GatewayError> {
+        let Some(mut object) = RawObject::parse(data) else {
+            return Err(GatewayError::Internal("accepted data that is no object"));
+        };
+        object.set("consumed_credits", order.price.hold.to_string());
+        let answer: Arc<str> = success(&object).into();
+        let run = Step::Run {
+            task: task.clone(),
+            raw,
+            data: data.clone(),
+            answer: answer.clone(),
+            poll_in: self.first_poll,
+        };
+        let recorded = match within(RECORD_TIMEOUT, hold.step(run)).await {
+            Ok(Applied::Yes) => true,
+            // The step may have been sent twice, and the first have done it.
+            Ok(Applied::No) => self.poller.is_recorded(hold.org(), hold.id(), task).await,
+            Ok(Applied::DuplicateTask) => false,
+            Err(error) => {
+                tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
+                false
+            }
+        };
+        if !recorded {
+            return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
+        }
+        // A create that comes back finished is ended like any other.
+        self.poller.conclude_create(hold.org(), hold.id(), data).await;
+        Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
+    }
+
+    async fn refuse(&self, hold: &mut HoldGuard, reason: &'static str, possible_loss: Credits) {
+        let step = hold.step(Step::Refuse { reason, possible_loss });
+        self.settle_in_time(within(RECORD_TIMEOUT, step).await, hold);
+    }
+
+    async fn doubt(&self, hold: &mut HoldGuard, reason: &'static str) {
+        let step = hold.step(Step::Doubt { reason });
+        self.settle_in_time(within(RECORD_TIMEOUT, step).await, hold);
+    }
+
+    /// The lane tries on by itself; the client need not wait for it.
+    fn settle_in_time(&self, result: Result<Applied, LedgerError>, hold: &HoldGuard) {
+        if let Err(error) = result {
+            tracing::warn!(hold = %hold.id(), %error, "the end of a create is not recorded yet; it is tried on");
+        }
+    }
+}
+
+async fn within(
+    limit: Duration,
+    step: impl Future<Output = Result<Applied, LedgerError>>,
+) -> Result<Applied, LedgerError> {
+    tokio::time::timeout(limit, step).await.unwrap_or(Err(LedgerError::Timeout))
+}
+
+fn alarm(backend: &Backend, kind: &'static str) {
+    tracing::error!(backend = %backend.name, account = %backend.account, kind, "the upstream account needs its operator");
+    metrics::counter!(m::UPSTREAM_ALARMS, "backend" => backend.name.clone(), "kind" => kind).increment(1);
+}

@@ -1,0 +1,163 @@
+//! Reads a create's body and looks its idempotency key up, before anything can refuse: a replay must work with an
+//! empty balance, at the task cap, after a price change (contract, "Idempotency").
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyExt;
+use tower::{Layer, Service};
+
+use super::{LayerFuture, Stage};
+use crate::call::{Admitted, Call, Fresh, RequestBody};
+use crate::error::{Answer, GatewayError, json_answer};
+use crate::ledger::{Claim, Database, Fingerprint, State};
+
+/// The largest body that is accepted.
+pub const MAX_BODY: usize = 16 << 20;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct ReplayLayer {
+    /// Where claims are looked up.
+    pub database: Database,
+    /// How long a client may take to send its body.
+    pub body_timeout: Duration,
+}
+
+impl<S> Layer<S> for ReplayLayer {
+    type Service = Replay<S>;
+
+    fn layer(&self, inner: S) -> Replay<S> {
+        Replay { inner, settings: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Replay<S> {
+    inner: S,
+    settings: ReplayLayer,
+}
+
+impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
+    type Response = Answer;
+    type Error = GatewayError;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut call: Call<Admitted>) -> LayerFuture {
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let idempotency_key = idempotency_key(&call.context.headers)?;
+            let resend = call
+                .context
+                .headers
+                .get("x-tollgate-resend")
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
+            let body = std::mem::take(&mut call.body);
+            let raw = read_body(body, settings.body_timeout).await?;
+            let fingerprint = Fingerprint::of(&raw);
+            if let Some(key) = &idempotency_key
+                && let Some(claim) = settings.database.claim(call.stage.principal.org, key).await?
+                && let Some(result) = replay(&claim, fingerprint)
+            {
+                call.context.notes.add(|notes| notes.hold = Some(claim.hold));
+                return result;
+            }
+            let fresh = |stage: Admitted| Fresh {
+                principal: stage.principal,
+                raw,
+                fingerprint,
+                idempotency_key,
+                resend,
+            };
+            inner.call(call.advance(fresh)).await
+        })
+    }
+}
+
+/// What a repeated request is answered; nothing if its key is free again.
+pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<Answer, GatewayError>> {
+    if claim.fingerprint != fingerprint {
+        return Some(Err(GatewayError::IdempotencyKeyReused));
+    }
+    match (claim.state, &claim.answer) {
+        (State::InDoubt, _) => Some(Err(GatewayError::OutcomeUnknown { reference: claim.hold })),
+        (State::WrittenOff, _) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
+        (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
+        (_, Some(stored)) => {
+            let mut answer = json_answer(StatusCode::OK, stored.to_string());
+            answer
+                .headers_mut()
+                .insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
+            Some(Ok(answer))
+        }
+        (State::Released, None) => None,
+        (State::Running | State::Settled, None) => {
+            Some(Err(GatewayError::Internal("a recorded create has no stored answer")))
+        }
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let usable = (1..=255).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic())
+        && values.next().is_none();
+    if usable {
+        Ok(Some(text.into()))
+    } else {
+        Err(GatewayError::invalid_request(
+            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
+        ))
+    }
+}
+
+/// Reads a body of at most [`MAX_BODY`]. A larger one is read on for a while and thrown away: a client that is still
+/// sending would otherwise see a broken connection in place of the 413.
+pub async fn read_body(mut body: RequestBody, timeout: Duration) -> Result<Bytes, GatewayError> {
+    let read = async {
+        let mut chunks = BytesMut::new();
+        let mut first: Option<Bytes> = None;
+        let mut total = 0usize;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| GatewayError::invalid_request("the body broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            total += data.len();
+            if total > 4 * MAX_BODY {
+                break;
+            }
+            if total > MAX_BODY {
+                (first, chunks) = (None, BytesMut::new());
+                continue;
+            }
+            // Most bodies are one frame: no copy then.
+            match first.take() {
+                None if chunks.is_empty() => first = Some(data),
+                None => chunks.extend_from_slice(&data),
+                Some(start) => {
+                    chunks.extend_from_slice(&start);
+                    chunks.extend_from_slice(&data);
+                }
+            }
+        }
+        if total > MAX_BODY {
+            Err(GatewayError::BodyTooLarge)
+        } else {
+            Ok(first.unwrap_or_else(|| chunks.freeze()))
+        }
+    };
+    tokio::time::timeout(timeout, read)
+        .await
+        .unwrap_or_else(|_| Err(GatewayError::invalid_request("the body did not arrive in time")))
+}

@@ -1,0 +1,111 @@
+//! Holds the credits, durably, before anything is sent.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower::{Layer, Service};
+
+use super::replay::replay;
+use super::{LayerFuture, Stage};
+use crate::call::{Call, Held, Priced};
+use crate::error::{Answer, GatewayError};
+use crate::ids::HoldId;
+use crate::ledger::{Ledger, NewHold, Verdict};
+use crate::upstream::Upstream;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct ReserveLayer {
+    /// Where credits are held.
+    pub ledger: Ledger,
+    /// Which account a type is charged to.
+    pub upstream: Arc<Upstream>,
+}
+
+impl<S> Layer<S> for ReserveLayer {
+    type Service = Reserve<S>;
+
+    fn layer(&self, inner: S) -> Reserve<S> {
+        Reserve { inner, parts: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Reserve<S> {
+    inner: S,
+    parts: ReserveLayer,
+}
+
+impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
+    type Response = Answer;
+    type Error = GatewayError;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call<Priced>) -> LayerFuture {
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let parts = self.parts.clone();
+        Box::pin(async move {
+            // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
+            for _ in 0..3 {
+                let new = parts.new_hold(&call.stage);
+                let required = new.amount;
+                match parts.ledger.reserve(new).await? {
+                    Verdict::Granted(guard) => {
+                        call.context.notes.add(|notes| notes.hold = Some(guard.id()));
+                        return inner.call(call.advance(|priced| Held::new(priced.order, guard))).await;
+                    }
+                    Verdict::Insufficient { available } => {
+                        return Err(GatewayError::InsufficientCredits { required, available });
+                    }
+                    Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
+                    Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
+                    Verdict::UnknownOrg => {
+                        return Err(GatewayError::Internal("a key of an organisation without a balance"));
+                    }
+                    Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
+                    Verdict::KeyTaken => {
+                        let fresh = &call.stage.fresh;
+                        if let Some(key) = &fresh.idempotency_key
+                            && let Some(claim) =
+                                parts.ledger.database().claim(fresh.principal.org, key).await?
+                            && let Some(result) = replay(&claim, fresh.fingerprint)
+                        {
+                            call.context.notes.add(|notes| notes.hold = Some(claim.hold));
+                            return result;
+                        }
+                    }
+                }
+            }
+            Err(GatewayError::RequestInProgress)
+        })
+    }
+}
+
+impl ReserveLayer {
+    fn new_hold(&self, priced: &Priced) -> NewHold {
+        let (fresh, order) = (&priced.fresh, &priced.order);
+        let backend = self.upstream.for_type(&order.task_type);
+        NewHold {
+            hold: HoldId::generate(),
+            org: fresh.principal.org,
+            user: fresh.principal.user,
+            key: Some(fresh.principal.key),
+            amount: order.price.hold,
+            list_price: order.price.list_price,
+            factor: order.price.factor,
+            book: order.price.book,
+            task_type: order.task_type.clone(),
+            backend: backend.name.clone(),
+            account: backend.account.clone(),
+            fingerprint: fresh.fingerprint,
+            idempotency_key: fresh.idempotency_key.clone(),
+            refuse_if_in_doubt: fresh.idempotency_key.is_none() && !fresh.resend,
+        }
+    }
+}

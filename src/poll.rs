@@ -1,0 +1,261 @@
+//! Asks the vendor about one task and ends it if the vendor has. Status calls and the reconciler share this: one poll
+//! at a time for each task and process, within one budget.
+
+mod view;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::sync::Cache;
+use tokio_util::task::TaskTracker;
+
+pub use self::view::View;
+pub(crate) use self::view::{shown_credits, word};
+
+use crate::clock::Clock;
+use crate::config::{Reconciler, Status, ms};
+use crate::credits::Credits;
+use crate::ids::{HoldId, OrgId};
+use crate::ledger::{Applied, Database, Ledger, LedgerError, State, Step, Task};
+use crate::pricing::consumption;
+use crate::upstream::{Progress, StatusReport, Upstream, report};
+
+/// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
+const TERMINAL_TTL: Duration = Duration::from_secs(60);
+
+type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Poller {
+    ledger: Ledger,
+    upstream: Arc<Upstream>,
+    tasks: TaskTracker,
+    clock: Clock,
+    min_interval: Duration,
+    wait: Duration,
+    max_age: Duration,
+    budget: DefaultDirectRateLimiter,
+    /// What callers know tasks by (the vendor's id or our reference) to the last known state.
+    views: Cache<(OrgId, Arc<str>), Arc<View>>,
+    flights: Mutex<HashMap<HoldId, Flight>>,
+}
+
+impl Poller {
+    /// A poller with nothing known yet.
+    pub fn new(
+        ledger: Ledger,
+        upstream: Arc<Upstream>,
+        tasks: TaskTracker,
+        status: &Status,
+        reconciler: &Reconciler,
+        clock: Clock,
+    ) -> Self {
+        let per_second = NonZeroU32::new(reconciler.polls_per_second).unwrap_or(NonZeroU32::MIN);
+        Self {
+            ledger,
+            upstream,
+            tasks,
+            clock,
+            min_interval: ms(status.min_interval_ms),
+            wait: ms(status.wait_ms),
+            max_age: Duration::from_secs(u64::from(reconciler.max_task_age_hours) * 3600),
+            budget: RateLimiter::direct(Quota::per_second(per_second)),
+            views: Cache::builder()
+                .max_capacity(status.cache_bytes)
+                .weigher(|_, view: &Arc<View>| view.weight())
+                .time_to_live(TERMINAL_TTL)
+                .build(),
+            flights: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn database(&self) -> &Database {
+        self.ledger.database()
+    }
+
+    /// The last known state of a task of `org`, asked for upstream if that is old and the budget allows. Nothing if
+    /// `org` has no such task.
+    pub async fn view(self: &Arc<Self>, org: OrgId, id: &str) -> Result<Option<Arc<View>>, LedgerError> {
+        let cached = self.views.get(&(org, Arc::from(id)));
+        let known = match cached {
+            Some(view) if self.is_fresh(&view) => return Ok(Some(view)),
+            Some(view) => view,
+            None => match self.load(org, id).await? {
+                Some(view) if self.is_fresh(&view) => return Ok(Some(view)),
+                Some(view) => view,
+                None => return Ok(None),
+            },
+        };
+        // The last known state is an answer in any case: a caller never waits longer than this.
+        let refreshed = tokio::time::timeout(self.wait, self.refresh(known.clone())).await;
+        Ok(Some(refreshed.ok().flatten().unwrap_or(known)))
+    }
+
+    fn is_fresh(&self, view: &View) -> bool {
+        view.is_final() || view.age(self.clock) < self.min_interval
+    }
+
+    async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, LedgerError> {
+        let task = match id.parse::<HoldId>() {
+            Ok(hold) => self.database().task_by_hold(org, hold).await?,
+            Err(_) => self.database().task_by_upstream_id(org, id).await?,
+        };
+        Ok(task.map(|task| self.remember(task, None)))
+    }
+
+    /// Keeps the state of `task`; `asked` is when the vendor last confirmed it.
+    fn remember(&self, task: Task, asked: Option<Instant>) -> Arc<View> {
+        let view = Arc::new(View::new(task, asked));
+        let task = view.task();
+        self.views.insert((task.org, task.hold.to_string().into()), view.clone());
+        if let Some(id) = &task.upstream_task {
+            self.views.insert((task.org, id.clone()), view.clone());
+        }
+        view
+    }
+
+    /// One poll for all who wait for this task. It goes on when they leave.
+    async fn refresh(self: &Arc<Self>, known: Arc<View>) -> Option<Arc<View>> {
+        let hold = known.task().hold;
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            match flights.get(&hold) {
+                Some(flight) => flight.clone(),
+                None => {
+                    if known.task().upstream_task.is_some() && self.budget.check().is_err() {
+                        return None;
+                    }
+                    let poller = self.clone();
+                    let work = self.tasks.spawn(async move {
+                        let view = poller.ask(known).await;
+                        poller.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&hold);
+                        view
+                    });
+                    let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
+                    flights.insert(hold, flight.clone());
+                    flight
+                }
+            }
+        };
+        flight.await
+    }
+
+    /// Polls a task the reconciler has claimed, unless somebody does already.
+    pub async fn poll(self: &Arc<Self>, task: Task) {
+        let known = Arc::new(View::new(task, None));
+        self.refresh(known).await;
+    }
+
+    /// Asks the ledger, then the vendor, then ends what has ended.
+    async fn ask(&self, known: Arc<View>) -> Option<Arc<View>> {
+        let task = known.task();
+        let task = match self.database().task_by_hold(task.org, task.hold).await {
+            Ok(Some(task)) => task,
+            Ok(None) => return None,
+            // The ledger is away, the vendor may not be: what the caller sees needs no ledger unless it ends the task.
+            Err(_) => task.clone(),
+        };
+        let Some(id) = task.upstream_task.clone().filter(|_| !task.state.is_terminal()) else {
+            return Some(self.remember(task, Some(self.clock.now())));
+        };
+        let asked = self.clock.now();
+        match self.upstream.by_name(&task.backend).status(&id).await {
+            Ok(report) => match self.apply(&task, &report).await {
+                Ok(task) => Some(self.remember(task, Some(asked))),
+                Err(error) => {
+                    tracing::warn!(hold = %task.hold, %error, "a task's end is not recorded yet");
+                    None
+                }
+            },
+            Err(error) => {
+                tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
+                self.check_age(&task).await;
+                None
+            }
+        }
+    }
+
+    /// What a report means for the ledger; the answer is the task as it stands then.
+    async fn apply(&self, task: &Task, report: &StatusReport) -> Result<Task, LedgerError> {
+        let step = match report.progress {
+            Progress::Running => {
+                self.check_age(task).await;
+                if task.data.as_deref() != Some(&*report.data) {
+                    self.database().note_progress(task, &report.data).await?;
+                }
+                return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
+            }
+            Progress::Succeeded => {
+                let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
+                    .ok_or(LedgerError::Corrupt("a charge that does not fit"))?;
+                if let Some(flag) = judged.flag {
+                    tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
+                }
+                if judged.raw > task.list_price {
+                    metrics::counter!(crate::metrics::OVERRUNS).increment(1);
+                }
+                Step::Settle {
+                    raw: judged.raw,
+                    charge: judged.charge,
+                    flag: judged.flag,
+                    data: report.data.clone(),
+                }
+            }
+            Progress::Failed => {
+                let loss = report.raw.unwrap_or(Credits::ZERO);
+                if loss > Credits::ZERO {
+                    tracing::warn!(hold = %task.hold, consumed = %loss, "a failed task consumed credits: the platform's loss");
+                }
+                Step::Fail { loss, data: report.data.clone() }
+            }
+        };
+        if self.ledger.step(task.org, task.hold, step).await? == Applied::No {
+            tracing::debug!(hold = %task.hold, "the task had ended already");
+        }
+        self.database()
+            .task_by_hold(task.org, task.hold)
+            .await?
+            .ok_or(LedgerError::Corrupt("a task that vanished"))
+    }
+
+    async fn check_age(&self, task: &Task) {
+        let age = self.clock.wall() - task.created_at;
+        if task.state == State::Running && age > self.max_age {
+            tracing::error!(hold = %task.hold, org = %task.org, "a task runs longer than any should: it is in doubt now");
+            let doubt = Step::Doubt { reason: "ran longer than the maximum age" };
+            if let Err(error) = self.ledger.step(task.org, task.hold, doubt).await {
+                tracing::warn!(hold = %task.hold, %error, "could not put an old task in doubt");
+            }
+        }
+    }
+
+    /// Whether the ledger has `task` on this hold.
+    pub async fn is_recorded(&self, org: OrgId, hold: HoldId, task: &str) -> bool {
+        let row = self.database().task_by_hold(org, hold).await;
+        row.is_ok_and(|row| row.is_some_and(|row| row.upstream_task.as_deref() == Some(task)))
+    }
+
+    /// Ends a task whose create already said how it ended.
+    pub async fn conclude_create(&self, org: OrgId, hold: HoldId, data: &Arc<str>) {
+        let Some((_, progress, raw)) = report(data).filter(|(_, progress, _)| *progress != Progress::Running)
+        else {
+            return;
+        };
+        let result = match self.database().task_by_hold(org, hold).await {
+            Ok(Some(task)) => {
+                self.apply(&task, &StatusReport { progress, raw, data: data.clone() }).await.map(|_| ())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%hold, %error, "a create that came back finished is left to the reconciler");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A task as its owner sees it (contract, section 3): the vendor's `data` verbatim, with what is charged *here*.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::clock::Clock;
+use crate::credits::Credits;
+use crate::ledger::{State, Task};
+use crate::upstream::{Progress, report};
+use crate::wire::{RawObject, success};
+
+/// See the module.
+#[derive(Debug)]
+pub struct View {
+    task: Task,
+    body: Bytes,
+    asked: Option<Instant>,
+}
+
+impl View {
+    /// The state of `task`, last confirmed by the vendor at `asked`.
+    pub(super) fn new(task: Task, asked: Option<Instant>) -> Self {
+        let body = success(&data(&task)).into();
+        Self { task, body, asked }
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// The whole answer.
+    pub fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    /// Bytes it takes in memory, about: the answer and the data it was made from.
+    pub(super) fn weight(&self) -> u32 {
+        u32::try_from(1024 + 2 * self.body.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing will change any more.
+    pub fn is_final(&self) -> bool {
+        self.task.state.is_terminal()
+    }
+
+    /// How long ago the vendor confirmed it.
+    pub fn age(&self, clock: Clock) -> Duration {
+        match self.asked {
+            Some(asked) => clock.since(asked),
+            None => (clock.wall() - self.task.created_at).try_into().unwrap_or_default(),
+        }
+    }
+}
+
+/// The state's word on the wire.
+pub(crate) fn word(state: State) -> &'static str {
+    match state {
+        State::Held | State::Running | State::InDoubt => "IN_PROGRESS",
+        State::Settled => "SUCCESS",
+        State::Released | State::WrittenOff => "FAILED",
+    }
+}
+
+/// What the task costs, as far as is known.
+pub(crate) fn shown_credits(task: &Task) -> Credits {
+    match task.state {
+        State::Held | State::Running | State::InDoubt => task.amount,
+        State::Settled => task.charged.unwrap_or(task.amount),
+        State::Released | State::WrittenOff => Credits::ZERO,
+    }
+}
+
+fn json(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+fn data(task: &Task) -> RawObject {
+    let reported = task.data.as_deref().and_then(report);
+    let known = reported.is_some();
+    let (mut object, progress) = match reported {
+        Some((object, progress, _)) => (object, progress),
+        None => (own(task), Progress::Running),
+    };
+    object.set("consumed_credits", shown_credits(task).to_string());
+    // The vendor's word is shown, unless it says something that our books do not (yet) say.
+    let agrees = match task.state {
+        State::Held | State::Running | State::InDoubt => progress == Progress::Running,
+        State::Settled => progress == Progress::Succeeded,
+        State::Released | State::WrittenOff => progress == Progress::Failed,
+    };
+    if !agrees {
+        object.set("status", json(word(task.state)));
+        if known && !task.state.is_terminal() {
+            object.set("response", "null".into());
+        }
+    }
+    if task.state == State::WrittenOff {
+        object.set("error_message", json("The outcome of this task stayed unknown. It was not charged."));
+    }
+    object
+}
+
+/// What we say of a task the vendor has told nothing about.
+fn own(task: &Task) -> RawObject {
+    let created = task.created_at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+    let message = match task.state {
+        State::Released => task.reason.as_deref().map_or("null".into(), json),
+        State::InDoubt => json("Whether the video service started this task is not known yet."),
+        _ => "null".into(),
+    };
+    let id = task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned);
+    let text = format!(
+        r#"{{"task_id":{},"status":{},"consumed_credits":0,"created_at":{},"response":null,"error_message":{message},"type":{}}}"#,
+        json(&id),
+        json(word(task.state)),
+        json(&created),
+        json(&task.task_type)
+    );
+    RawObject::parse(&text).unwrap_or_else(RawObject::empty)
+}

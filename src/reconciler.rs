@@ -1,0 +1,189 @@
+//! Work nobody waits for: finishing tasks, sweeping holds, renewing the lease, following what operators change.
+//! Each loop ends with `stop`; each failure is logged and tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::layers::auth::Keys;
+use crate::layers::price::Prices;
+use crate::ledger::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError, State};
+use crate::metrics as m;
+use crate::poll::Poller;
+use crate::pricing::BookVersion;
+
+/// How the reconciler works.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// How often due tasks are looked for.
+    pub tick: Duration,
+    /// How far apart polls of one task begin.
+    pub interval: Duration,
+    /// Polls at one time.
+    pub concurrency: usize,
+    /// Polls a second.
+    pub per_second: u32,
+    /// How long idempotency keys are kept.
+    pub idempotency_hours: u32,
+}
+
+/// Waits, or tells that it is time to stop.
+async fn pause(stop: &CancellationToken, time: Duration) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(time) => true,
+    }
+}
+
+/// Polls every RUNNING task until it has ended, whether or not anybody asks for it.
+pub async fn finish_tasks(
+    poller: Arc<Poller>,
+    database: Database,
+    tasks: TaskTracker,
+    pace: Pace,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(pace.concurrency));
+    let per_tick = f64::from(pace.per_second) * pace.tick.as_secs_f64();
+    while pause(&stop, pace.tick.mul_f64(rand::random_range(0.75..1.25))).await {
+        let limit = (per_tick.ceil() as usize).min(slots.available_permits());
+        if limit == 0 {
+            continue;
+        }
+        let due = match database.claim_due(u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for due tasks");
+                continue;
+            }
+        };
+        for task in due {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let poller = poller.clone();
+            tasks.spawn(async move {
+                poller.poll(task).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+/// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open.
+pub async fn sweep(ledger: Ledger, keys: Arc<Keys>, pace: Pace, stop: CancellationToken) {
+    let mut round = 0u32;
+    while pause(&stop, Duration::from_secs(5)).await {
+        keys.tidy();
+        if let Err(error) = ledger.sweep().await {
+            tracing::warn!(%error, "cannot sweep");
+        }
+        let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
+        if round.is_multiple_of(120)
+            && let Err(error) = ledger.database().forget_old_claims(hours).await
+        {
+            tracing::warn!(%error, "cannot forget old idempotency keys");
+        }
+        round = round.wrapping_add(1);
+        if let Err(error) = count(ledger.database()).await {
+            tracing::warn!(%error, "cannot count what is open");
+        }
+    }
+}
+
+async fn count(database: &Database) -> Result<(), LedgerError> {
+    let open = database.open_holds().await?;
+    for state in [State::Held, State::Running, State::InDoubt] {
+        let (count, credits) = open
+            .iter()
+            .find(|holds| holds.state == state)
+            .map_or((0, 0), |holds| (holds.count, holds.credits.get()));
+        metrics::gauge!(m::OPEN_HOLDS, "state" => state.as_str()).set(count as f64);
+        metrics::gauge!(m::HELD_CREDITS, "state" => state.as_str()).set(credits as f64);
+    }
+    metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
+    Ok(())
+}
+
+/// Renews the lease.
+pub async fn renew(lease: Arc<Lease>, stop: CancellationToken) {
+    while pause(&stop, lease.interval()).await {
+        if let Err(error) = lease.renew().await {
+            tracing::warn!(%error, "cannot renew this gateway's lease");
+        }
+    }
+}
+
+/// Follows keys and prices: wakes by notification, looks every second in any case.
+#[derive(Debug)]
+pub struct Watcher {
+    database: Database,
+    keys: Arc<Keys>,
+    prices: Arc<Prices>,
+    clock: Clock,
+    seen: Option<(Epochs, BookVersion)>,
+}
+
+impl Watcher {
+    /// A watcher that has seen nothing yet.
+    pub fn new(database: Database, keys: Arc<Keys>, prices: Arc<Prices>, clock: Clock) -> Self {
+        Self { database, keys, prices, clock, seen: None }
+    }
+
+    /// Looks once.
+    pub async fn look(&mut self) -> Result<(), LedgerError> {
+        let begun = self.clock.now();
+        let epochs = self.database.epochs().await?;
+        if self.seen.is_none_or(|(seen, _)| seen.auth != epochs.auth) {
+            self.keys.invalidate();
+        }
+        self.keys.confirm(begun);
+        // A book may also come into force by the passing of time alone.
+        let active = self.database.active_book_version().await?;
+        let version = active.ok_or_else(|| LedgerError::Schema("no price book is in force".into()))?;
+        if self.seen.is_none_or(|(seen, book)| book != version || seen.prices != epochs.prices) {
+            let book = self
+                .database
+                .book(version)
+                .await?
+                .ok_or(LedgerError::Corrupt("a price book that vanished"))?;
+            metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(version.get()));
+            tracing::info!(%version, name = book.name, types = book.prices.len(), "price book in force");
+            self.prices.set(book);
+        }
+        self.seen = Some((epochs, version));
+        Ok(())
+    }
+
+    /// Looks until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut listener: Option<EpochListener> = None;
+        loop {
+            if listener.is_none() {
+                listener = self
+                    .database
+                    .listen()
+                    .await
+                    .inspect_err(|error| tracing::warn!(%error, "cannot listen for changes"))
+                    .ok();
+            }
+            let woken = async {
+                match &mut listener {
+                    Some(listener) => listener.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                result = woken => if result.is_err() { listener = None },
+            }
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "cannot look for changed keys and prices");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}

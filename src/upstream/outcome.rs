@@ -1,0 +1,269 @@
+//! What the vendor's answers mean (contract, "What a create's upstream answer means"). Pure: bytes in, meaning out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::credits::Credits;
+use crate::pricing::whole_figure;
+use crate::wire::RawObject;
+
+/// What became of a create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// The vendor runs it.
+    Accepted {
+        /// The vendor's id of it.
+        task: Arc<str>,
+        /// What it says it will consume, if that is a valid figure.
+        raw: Option<Credits>,
+        /// Its `data`, verbatim.
+        data: Arc<str>,
+    },
+    /// The vendor refused the request, with its own code and message.
+    Refused {
+        /// The vendor's code.
+        error: String,
+        /// The vendor's message.
+        message: String,
+    },
+    /// Refused without a word of why.
+    RefusedBare,
+    /// Our master key was refused.
+    KeyRejected,
+    /// The shared account is empty.
+    Exhausted,
+    /// Refused for now.
+    Busy {
+        /// When the vendor says to come back.
+        retry_after: Option<Duration>,
+    },
+    /// An enveloped 500: refused, but the vendor may have charged.
+    Failed,
+    /// Nobody knows whether the vendor took it.
+    Unknown {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The vendor has not seen it.
+    NotSent {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl CreateOutcome {
+    /// Its name in metrics and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::Refused { .. } | Self::RefusedBare => "refused",
+            Self::KeyRejected => "key rejected",
+            Self::Exhausted => "account exhausted",
+            Self::Busy { .. } => "busy",
+            Self::Failed => "failed",
+            Self::Unknown { .. } => "unknown",
+            Self::NotSent { .. } => "not sent",
+        }
+    }
+}
+
+/// Where a task stands, in the vendor's words. A word we do not know counts as in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Not finished.
+    Running,
+    /// Finished, with a result.
+    Succeeded,
+    /// Finished, without one.
+    Failed,
+}
+
+/// The vendor's answer about a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusReport {
+    /// Where it stands.
+    pub progress: Progress,
+    /// What it consumed, if that is a valid figure.
+    pub raw: Option<Credits>,
+    /// Its `data`, verbatim.
+    pub data: Arc<str>,
+}
+
+/// The vendor's envelope. Fields of the wrong type count as absent.
+struct Envelope {
+    code: Option<u16>,
+    error: Option<String>,
+    message: Option<String>,
+    data: Option<Box<RawValue>>,
+}
+
+impl Envelope {
+    fn parse(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Raw {
+            code: Option<Box<RawValue>>,
+            error: Option<Box<RawValue>>,
+            message: Option<Box<RawValue>>,
+            data: Option<Box<RawValue>>,
+        }
+        let raw: Raw = serde_json::from_slice(body).ok()?;
+        let text =
+            |value: Option<Box<RawValue>>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
+        let code = raw.code.and_then(|code| code.get().trim_matches('"').parse().ok());
+        Some(Self { code, error: text(raw.error), message: text(raw.message), data: raw.data })
+    }
+
+    /// Whether the vendor itself wrote this, and not something on the way.
+    fn is_vendors(&self) -> bool {
+        self.code.is_some() && (self.error.is_some() || self.message.is_some())
+    }
+}
+
+/// The state and figure within a `data`.
+pub(crate) fn report(data: &str) -> Option<(RawObject, Progress, Option<Credits>)> {
+    let object = RawObject::parse(data)?;
+    let progress = match object.string("status").as_deref() {
+        Some("SUCCESS") => Progress::Succeeded,
+        Some("FAILED") => Progress::Failed,
+        _ => Progress::Running,
+    };
+    let raw = object.get("consumed_credits").and_then(whole_figure);
+    Some((object, progress, raw))
+}
+
+fn task_id(object: &RawObject) -> Option<Arc<str>> {
+    let text = object.get("task_id")?;
+    let id = object.string("task_id").unwrap_or_else(|| text.to_owned());
+    let usable = (1..=255).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_graphic())
+        && !id.starts_with(['{', '[']);
+    usable.then(|| id.into())
+}
+
+/// What an answer to create means.
+pub(super) fn create_outcome(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: &[u8],
+) -> CreateOutcome {
+    let envelope = Envelope::parse(body);
+    if let Some(envelope) = &envelope
+        && envelope.code == Some(200)
+        && let Some(data) = &envelope.data
+        && let Some((object, _, raw)) = report(data.get())
+        && let Some(task) = task_id(&object)
+    {
+        return CreateOutcome::Accepted { task, raw, data: data.get().into() };
+    }
+    if status.is_redirection() {
+        return CreateOutcome::NotSent { reason: "the upstream redirects" };
+    }
+    let enveloped = envelope.as_ref().is_some_and(Envelope::is_vendors);
+    let code = if status.is_success() {
+        match envelope.as_ref().and_then(|envelope| envelope.code) {
+            None => return CreateOutcome::Unknown { reason: "the upstream's answer cannot be read" },
+            Some(200) => return CreateOutcome::Unknown { reason: "the upstream answered without a task id" },
+            Some(code) => code,
+        }
+    } else {
+        status.as_u16()
+    };
+    match code {
+        401 | 403 if enveloped => CreateOutcome::KeyRejected,
+        402 => CreateOutcome::Exhausted,
+        408 => CreateOutcome::Unknown { reason: "the upstream timed out" },
+        429 => CreateOutcome::Busy { retry_after },
+        400..=499 => match envelope.filter(Envelope::is_vendors) {
+            Some(envelope) => CreateOutcome::Refused {
+                error: envelope.error.unwrap_or_else(|| "INVALID_REQUEST".into()),
+                message: envelope.message.unwrap_or_else(|| "refused".into()),
+            },
+            None => CreateOutcome::RefusedBare,
+        },
+        500 if enveloped => CreateOutcome::Failed,
+        _ => CreateOutcome::Unknown { reason: "the upstream failed without saying whether it took the task" },
+    }
+}
+
+/// What an answer to a status call says; nothing if it is not about `task`.
+pub(super) fn status_report(task: &str, body: &[u8]) -> Option<StatusReport> {
+    let envelope = Envelope::parse(body).filter(|envelope| envelope.code == Some(200))?;
+    let data = envelope.data?;
+    let (object, progress, raw) = report(data.get())?;
+    // An answer about another task must not end this one.
+    if task_id(&object).is_some_and(|id| &*id != task) {
+        return None;
+    }
+    Some(StatusReport { progress, raw, data: data.get().into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(status: u16, body: &str) -> &'static str {
+        create_outcome(StatusCode::from_u16(status).unwrap(), None, body.as_bytes()).label()
+    }
+
+    #[test]
+    fn every_row_of_the_table() {
+        let ok = r#"{"code":200,"message":"success","data":{"task_id":"n75a","status":"IN_PROGRESS","consumed_credits":400}}"#;
+        let no = r#"{"code":400,"error":"X","message":"m"}"#;
+        let html = "<html>502</html>";
+        let cases = [
+            (200, ok, "accepted"),
+            (500, ok, "accepted"),
+            (200, r#"{"code":402,"error":"INSUFFICIENT_CREDITS","message":"m"}"#, "account exhausted"),
+            (200, r#"{"code":"402","error":"INSUFFICIENT_CREDITS","message":"m"}"#, "account exhausted"),
+            (200, r#"{"code":429,"message":"m"}"#, "busy"),
+            (200, r#"{"code":500,"message":"m"}"#, "failed"),
+            (200, r#"{"code":401,"message":"m"}"#, "key rejected"),
+            (200, no, "refused"),
+            (400, no, "refused"),
+            (400, html, "refused"),
+            (404, no, "refused"),
+            (413, html, "refused"),
+            (401, r#"{"code":401,"error":"INVALID_API_KEY","message":"m"}"#, "key rejected"),
+            (403, r#"{"code":403,"error":"F","message":"m"}"#, "key rejected"),
+            (403, html, "refused"),
+            (402, html, "account exhausted"),
+            (429, html, "busy"),
+            (500, r#"{"code":500,"error":"INTERNAL_ERROR","message":"m"}"#, "failed"),
+            (500, html, "unknown"),
+            (502, html, "unknown"),
+            (503, r#"{"code":503,"error":"X","message":"m"}"#, "unknown"),
+            (408, no, "unknown"),
+            (200, html, "unknown"),
+            (200, "", "unknown"),
+            (204, "", "unknown"),
+            (200, r#"{"code":200,"data":{}}"#, "unknown"),
+            (200, r#"{"code":200,"data":{"task_id":""}}"#, "unknown"),
+            (200, r#"{"code":200,"data":{"task_id":{"a":1}}}"#, "unknown"),
+            (200, r#"{"code":200,"data":null}"#, "unknown"),
+            (302, html, "not sent"),
+            (304, "", "not sent"),
+        ];
+        for (status, body, expected) in cases {
+            assert_eq!(outcome(status, body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn status_answers() {
+        let body = |data: &str| format!(r#"{{"code":200,"message":"success","data":{data}}}"#);
+        let read = |data: &str| status_report("n75a", body(data).as_bytes());
+        let report =
+            read(r#"{"task_id":"n75a","status":"SUCCESS","consumed_credits":400.0,"response":{"x":[1]}}"#)
+                .unwrap();
+        assert_eq!((report.progress, report.raw), (Progress::Succeeded, Some(Credits::new(400))));
+        assert_eq!(read(r#"{"status":"QUEUED"}"#).unwrap().progress, Progress::Running);
+        assert_eq!(read(r#"{"status":"FAILED","consumed_credits":"x"}"#).unwrap().raw, None);
+        assert!(read(r#"{"task_id":"n75other","status":"SUCCESS"}"#).is_none());
+        assert!(status_report("n75a", br#"{"code":402,"message":"m"}"#).is_none());
+        assert!(status_report("n75a", b"<html>").is_none());
+    }
+}
