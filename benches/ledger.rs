@@ -8,6 +8,9 @@
     reason = "the reference is a statement of its own, on a clock of its own"
 )]
 
+#[path = "support.rs"]
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,12 +25,19 @@ use tollgate::secret::Secret;
 const RUN: Duration = Duration::from_secs(4);
 
 fn main() {
+    let scratch = support::Scratch::new("ledger");
+    let (_cluster, url) = match std::env::var("DATABASE_URL") {
+        Ok(url) => (None, url),
+        Err(_) => {
+            let (cluster, url) = support::postgres(&scratch);
+            (Some(cluster), url)
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run());
+    runtime.block_on(run(url));
 }
 
-async fn run() {
-    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
+async fn run(url: String) {
     let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30)).unwrap();
     database.migrate().await.unwrap();
     let ledger = Ledger::start(
@@ -70,9 +80,9 @@ async fn run() {
     let org = funded(&database, 1 << 50).await;
     {
         let ledger = ledger.clone();
-        measure("reserve + settle, one organisation, 256", 256, Some(reference), move |_| {
+        measure("reserve + release, one organisation, 256", 256, Some(reference), move |_| {
             let ledger = ledger.clone();
-            async move { reserve_settle(&ledger, org).await }
+            async move { reserve_release(&ledger, org).await }
         })
         .await;
     }
@@ -144,7 +154,7 @@ async fn reserve(ledger: &Ledger, org: OrgId) {
     }
 }
 
-async fn reserve_settle(ledger: &Ledger, org: OrgId) {
+async fn reserve_release(ledger: &Ledger, org: OrgId) {
     let Verdict::Granted(mut guard) = ledger.reserve(new_hold(org)).await.unwrap() else { panic!() };
     let applied = guard.step(Step::Refuse { reason: "bench", possible_loss: Credits::ZERO }).await.unwrap();
     assert_eq!(applied, Applied::Yes);
@@ -207,7 +217,7 @@ where
     let mut latencies = tasks.join_all().await.concat();
     let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    let at = |share| support::percentile(&latencies, share);
     let multiple = reference.map_or(String::new(), |reference| format!("{:.1}", rate / reference));
     println!("{name:<44} {rate:>10.0} {:>9.2} {:>9.2} {multiple:>7}", at(0.5), at(0.99));
     rate

@@ -36,7 +36,7 @@ pub fn router(operations: Operations) -> Router {
 }
 
 /// Liveness: the process answers.
-pub async fn healthz() -> &'static str {
+async fn healthz() -> &'static str {
     "ok\n"
 }
 

@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{Operations, healthz, router};
+use crate::admin::{Operations, router};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
 use crate::handlers::Handlers;
@@ -223,8 +221,7 @@ impl App {
         background.spawn(reconciler::renew(lease.clone(), drained.clone()));
         background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
 
-        let service = Router::new().route("/healthz", get(healthz)).fallback_service(data_plane(parts));
-        let server = serve(data_listener, service, header_timeout, stop.clone());
+        let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
         let mut server = std::pin::pin!(server);
         tokio::select! {
             () = stop.cancelled() => {}

@@ -1,4 +1,42 @@
 //! Tollgate: a gateway that lets many teams share one paid video-generation account.
+//!
+//! # Where is what
+//!
+//! A file imports only from lower floors or from its own folder.
+//!
+//! | Floor | Modules | What lives there |
+//! |---|---|---|
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] | newtypes, checked integers, time, secrets, names |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
+//! | 2 settings | [`config`] | defaults, then file, then environment |
+//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
+//! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
+//! | 5 layers | [`poll`] [`layers`] [`handlers`] | one file each |
+//! | 6 assemblies | [`stack`] [`server`] [`admin`] [`reconciler`] | they do not import one another |
+//! | 7 the whole | [`app`] | builds every part, once |
+//! | 8 the command line | [`cli`] | |
+//!
+//! The request's way is one function: [`stack::data_plane`]. A paid create goes through `replay` (was this asked
+//! before?), `price` (is it valid, what does it cost?), `reserve` (hold the credits, durably) and `forward` (send, learn,
+//! record, answer). Each stage has a type of its own ([`call`]), so that none can be left out or swapped.
+//!
+//! A hold then lives in the ledger: HELD → RUNNING → SETTLED or RELEASED, or IN_DOUBT while nobody knows. The table
+//! `transition` (first migration) says what may follow what; [`ledger`] tells how money moves along it. [`poll`] asks the
+//! vendor about one task and ends it; status calls and the [`reconciler`] share it.
+//!
+//! # What must stay true
+//!
+//! Each is an ordinary test (`tests/integration/`):
+//!
+//! - ledger rows are only added (`ledger`, `audit`);
+//! - a hold ends once (`ledger`, `ledger_model`);
+//! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
+//! - no SQL outside [`ledger`] (`architecture`, `clippy.toml`);
+//! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
+//! - no float touches credits (`architecture`, lints in [`credits`] and [`pricing`]);
+//! - the simulator imports nothing of ours (`architecture`);
+//! - only [`app`] builds parts (`architecture`);
+//! - no import goes up a floor (`architecture`).
 
 pub mod admin;
 pub mod api_key;

@@ -16,6 +16,8 @@ use tower::Service;
 
 use crate::layers::trace::Peer;
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A listener that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -64,7 +66,7 @@ where
         + Clone
         + Send
         + 'static,
-    B: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let connections = TaskTracker::new();
     let mut builder = Builder::new(TokioExecutor::new());
@@ -107,7 +109,7 @@ async fn connection<S, B>(
         + Clone
         + Send
         + 'static,
-    B: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     drop(stream.set_nodelay(true));
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {

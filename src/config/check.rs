@@ -291,6 +291,34 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_file_is_usable_and_shows_the_defaults() {
+        let sample = include_str!("../../config/tollgate.toml");
+        let sample =
+            sample.replace("master_key_file = \"/run/secrets/master_key\"", "master_key = \"sk-test\"");
+        let config = Config::from_toml(&sample).unwrap();
+        // Every commented-out line of the sections with defaults, put in force, must change nothing.
+        let is_setting = |line: &str| {
+            line.starts_with("# [") || line.split_once(" = ").is_some_and(|(key, _)| !key[2..].contains(' '))
+        };
+        let mut shown = String::new();
+        let mut skip = false;
+        for line in sample.lines() {
+            let commented = line.starts_with("# ") && is_setting(line);
+            if line.starts_with("# [") {
+                skip = line.starts_with("# [upstream");
+            }
+            if commented && !skip && !line.contains("_file") {
+                shown.push_str(&line[2..]);
+            } else {
+                shown.push_str(line);
+            }
+            shown.push('\n');
+        }
+        let shown = Config::from_toml(&shown).unwrap();
+        assert_eq!(format!("{shown:?}"), format!("{config:?}"));
+    }
+
+    #[test]
     fn problems_name_field_value_and_remedy() {
         for (more, expected) in [
             ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),

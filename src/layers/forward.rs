@@ -55,14 +55,13 @@ impl Service<Call<Held>> for Forward {
 
     fn call(&mut self, call: Call<Held>) -> LayerFuture {
         let (order, guard) = call.stage.into_parts();
+        let reference = guard.id();
         let (client, answer) = oneshot::channel();
         let own = self.clock.since(call.context.arrived);
         let client = Client(Mutex::new(Some(client)));
         self.tasks.spawn(self.clone().run(order, guard, client, own));
         // The task answers, or panics: then its guard has put the hold in doubt.
-        Box::pin(async move {
-            answer.await.unwrap_or(Err(GatewayError::Internal("the task of a create panicked")))
-        })
+        Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
     }
 }
 

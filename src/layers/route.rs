@@ -1,8 +1,9 @@
-//! Which endpoint a call is for. What is not listed here is not forwarded anywhere.
+//! Which endpoint a call is for; liveness is answered here. What is not listed here is not forwarded anywhere.
 
 use std::task::{Context, Poll};
 
 use http::Method;
+use http_body_util::Full;
 use tower::{Layer, Service};
 
 use super::{LayerFuture, Stage};
@@ -27,8 +28,15 @@ pub struct Route<S> {
     inner: S,
 }
 
-fn route(method: &Method, path: &str) -> Result<Endpoint, GatewayError> {
+enum Found {
+    Endpoint(Endpoint),
+    Health,
+}
+
+fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
     let (endpoint, takes, allowed) = match path {
+        "/healthz" if method == Method::GET || method == Method::HEAD => return Ok(Found::Health),
+        "/healthz" => return Err(GatewayError::MethodNotAllowed("GET, HEAD")),
         "/api/generate" => (Endpoint::Generate, Method::POST, "POST"),
         "/api/quote" => (Endpoint::Quote, Method::POST, "POST"),
         "/api/status" => (Endpoint::Status, Method::GET, "GET"),
@@ -36,7 +44,11 @@ fn route(method: &Method, path: &str) -> Result<Endpoint, GatewayError> {
         "/api/tasks" => (Endpoint::Tasks, Method::GET, "GET"),
         _ => return Err(GatewayError::NotFound),
     };
-    if *method == takes { Ok(endpoint) } else { Err(GatewayError::MethodNotAllowed(allowed)) }
+    if *method == takes {
+        Ok(Found::Endpoint(endpoint))
+    } else {
+        Err(GatewayError::MethodNotAllowed(allowed))
+    }
 }
 
 impl<S: Stage<Routed>> Service<Call<Arrived>> for Route<S> {
@@ -52,7 +64,8 @@ impl<S: Stage<Routed>> Service<Call<Arrived>> for Route<S> {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         match route(&call.context.method, &call.context.path) {
-            Ok(endpoint) => {
+            Ok(Found::Health) => Box::pin(std::future::ready(Ok(Answer::new(Full::from("ok\n"))))),
+            Ok(Found::Endpoint(endpoint)) => {
                 call.context.notes.add(|notes| notes.endpoint = Some(endpoint));
                 Box::pin(async move { inner.call(call.advance(|_| Routed { endpoint })).await })
             }

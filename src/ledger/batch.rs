@@ -136,7 +136,10 @@ fn columns(step: &Step) -> Columns<'_> {
             Columns { reason: Some(reason), loss: possible_loss.get(), possible: true, ..Columns::default() }
         }
         Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
-        Step::Doubt { reason } => Columns { reason: Some(reason), ..Columns::default() },
+        // If its id is known it is still polled, rarely.
+        Step::Doubt { reason } => {
+            Columns { reason: Some(reason), due_ms: Some(600_000), ..Columns::default() }
+        }
         Step::WriteOff { possible_loss } => Columns {
             reason: Some("in doubt for too long"),
             loss: possible_loss.get(),

@@ -209,8 +209,8 @@ impl Database {
     pub async fn claim_due(&self, limit: u32, again_in: Duration) -> Result<Vec<Task>, LedgerError> {
         let columns = COLUMNS.split(", ").map(|column| format!("h.{column}")).collect::<Vec<_>>().join(", ");
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "with due as (select org_id, hold_id from hold where state = 'RUNNING' and due_at <= now() \
-             order by due_at limit $1 for update skip locked) \
+            "with due as (select org_id, hold_id from hold where due_at <= now() \
+             and (state = 'RUNNING' or (state = 'IN_DOUBT' and upstream_task is not null)) order by due_at limit $1 for update skip locked) \
              update hold h set polls = h.polls + 1, \
              due_at = now() + $2 * (1 + least(h.polls, 9)) * (0.75 + random() / 2) * interval '1 millisecond' \
              from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {columns}"

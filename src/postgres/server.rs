@@ -86,7 +86,7 @@ impl Plan<'_> {
         set(&format!("max_connections={}", self.config.max_connections));
         set("shared_buffers=256MB");
         set("max_wal_size=2GB");
-        set("wal_compression=on");
+        set("wal_compression=off");
         // Our queries are short, and containers give little of the shared memory that parallel ones take.
         set("max_parallel_workers_per_gather=0");
         set("log_min_messages=warning");

@@ -151,7 +151,7 @@ impl Client {
         let sending = Arc::new(Sending::default());
         if body.is_none() {
             // Only a body tells that a request was begun; without one it counts as begun.
-            sending.begin();
+            sending.start();
         }
         let mut request = Request::new(Tracked { bytes: body, sending: sending.clone() });
         *request.method_mut() = method;
@@ -203,7 +203,7 @@ const BEGUN: u8 = 1;
 const CANCELLED: u8 = 2;
 
 impl Sending {
-    fn begin(&self) -> bool {
+    fn start(&self) -> bool {
         self.0.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire) != Err(CANCELLED)
     }
 
@@ -235,7 +235,7 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cancelled>>> {
-        if !self.sending.begin() {
+        if !self.sending.start() {
             return Poll::Ready(Some(Err(Cancelled)));
         }
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
