@@ -222,14 +222,12 @@ impl App {
         background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
 
         let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
-        let mut server = std::pin::pin!(server);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = &mut server => {}
-        }
+        let server = background.spawn(server);
+        stop.cancelled().await;
         tracing::info!("stopping: finishing what is in flight");
         let in_order = async {
-            server.await;
+            // Ends when its last connection has.
+            let _ = server.await;
             tasks.close();
             tasks.wait().await;
             ledger.shut_down().await;
