@@ -420,18 +420,24 @@ impl Worker {
             if is_unique_violation(error, "hold_by_upstream_task") {
                 tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
                 metrics::counter!(m::DUPLICATE_TASKS).increment(1);
-                let doubt = StepItem {
-                    step: Step::Doubt { reason: "the upstream gave this task id to another create" },
-                    reply: oneshot::channel().0,
-                    ..item
-                };
-                Box::pin(self.take_steps(vec![doubt])).await;
+                self.doubt(&item, "the upstream gave this task id to another create").await;
                 drop(item.reply.send(Ok(Applied::DuplicateTask)));
-            } else {
-                tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused; the hold stays as it is");
-                drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+                continue;
             }
+            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused");
+            if let Step::Run { .. } = item.step {
+                // Accepted, but on no record that anybody could poll. It must not stay HELD: nobody works on it.
+                self.doubt(&item, "the upstream's answer could not be stored").await;
+            }
+            self.active.remove(&item.hold);
+            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
         }
+    }
+
+    async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
+        let (reply, _) = oneshot::channel();
+        let doubt = StepItem { org: item.org, hold: item.hold, step: Step::Doubt { reason }, reply };
+        Box::pin(self.take_steps(vec![doubt])).await;
     }
 
     async fn connect(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
