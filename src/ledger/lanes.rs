@@ -238,7 +238,7 @@ impl Worker {
             let now = self.clock.now();
             batch.retain(|item| item.deadline > now && !item.reply.is_closed());
             let idle = batch.is_empty() && self.steps.is_empty();
-            self.reserve_batch(batch).await;
+            self.reserve_batch(batch, false).await;
             if idle && stop.is_cancelled() && self.work.is_empty() && self.reserves.is_empty() {
                 return;
             }
@@ -260,9 +260,8 @@ impl Worker {
         }
     }
 
-    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>) {
-        // Whether an earlier sending of these ids may have been committed.
-        let mut resend = false;
+    /// `resend`: whether an earlier sending of these ids may have been committed.
+    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>, mut resend: bool) {
         self.active.extend(items.iter().map(|item| item.new.hold));
         let mut attempt = 0;
         while !items.is_empty() {
@@ -305,7 +304,7 @@ impl Worker {
                 Failure::Retry => {}
                 Failure::Item => {
                     for item in items.drain(..) {
-                        Box::pin(self.reserve_batch(vec![item])).await;
+                        Box::pin(self.reserve_batch(vec![item], resend)).await;
                     }
                     return;
                 }
@@ -316,7 +315,13 @@ impl Worker {
             }
             if !resend {
                 let now = self.clock.now();
-                items.retain(|item| item.deadline > now && !item.reply.is_closed());
+                items.retain(|item| {
+                    let wanted = item.deadline > now && !item.reply.is_closed();
+                    if !wanted {
+                        self.active.remove(&item.new.hold);
+                    }
+                    wanted
+                });
             }
             self.back_off(&mut attempt).await;
         }
