@@ -24,6 +24,7 @@ declare
     v_granted integer[] := array_fill(0, array[cardinality(p_orgs)]);
     v_open    integer[] := v_granted;
     v_max     integer[] := v_granted;
+    v_doubts  integer[] := v_granted;
     v_doubt   boolean := false;
     v_want    boolean[] := array_fill(false, array[cardinality(p_orgs)]);
     v_any     boolean := false;
@@ -35,20 +36,21 @@ begin
     reference := array_fill(null::uuid, array[v_items]);
 
     -- A refusal must not touch the hot row: what cannot fit by a plain read is refused from it. Keyed items go on
-    -- (a taken key is answered before the balance), and so do repeated ones (they may have been granted).
-    for r in select t.pos, b.available, b.overdraft, b.open_tasks, coalesce(b.max_open_tasks, p_max_open) as cap
+    -- (a taken key is answered before the balance), those that may repeat one in doubt (so is that), and those
+    -- that were sent before (they may have been granted).
+    for r in select t.pos, b.available, b.overdraft, b.open_tasks, coalesce(b.max_open_tasks, p_max_open) as cap, b.in_doubt
              from unnest(p_orgs) with ordinality t(org_id, pos) join org_balance b on b.org_id = t.org_id
     loop
         v_avail[r.pos] := r.available; v_over[r.pos] := r.overdraft;
-        v_open[r.pos] := r.open_tasks; v_max[r.pos] := r.cap;
+        v_open[r.pos] := r.open_tasks; v_max[r.pos] := r.cap; v_doubts[r.pos] := r.in_doubt;
     end loop;
     for i in 1..v_items loop
         o := p_pos[i];
         if v_avail[o] is null then
             verdict[i] := 0;
-        elsif p_keyed[i] or p_resend then
+        elsif p_keyed[i] or p_resend or (p_guard[i] and v_doubts[o] > 0) then
             v_want[o] := true; v_any := true;
-        elsif p_amount[i] > v_avail[o] + v_over[o] then
+        elsif p_amount[i] - v_over[o] > v_avail[o] then
             verdict[i] := 2; available[i] := v_avail[o];
         elsif v_max[o] > 0 and v_open[o] >= v_max[o] then
             verdict[i] := 3; available[i] := v_avail[o];
@@ -114,7 +116,7 @@ begin
     for i in 1..v_items loop
         if verdict[i] is not null then continue; end if;
         o := p_pos[i];
-        if p_amount[i] > v_avail[o] + v_over[o] then
+        if p_amount[i] - v_over[o] > v_avail[o] then
             verdict[i] := 2; available[i] := v_avail[o];
         elsif v_max[o] > 0 and v_open[o] >= v_max[o] then
             verdict[i] := 3; available[i] := v_avail[o];
