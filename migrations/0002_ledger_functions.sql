@@ -3,6 +3,10 @@
 -- Locks: first the balance rows, in the order of p_orgs (the caller sorts it), then anything else. All that
 -- changes an organisation's money does so under its balance row, so later statements of the same call read a
 -- snapshot taken after the lock and cannot be overtaken.
+--
+-- Plans: a lane plans each statement once, perhaps while the tables are empty and any plan seems as good. What must
+-- be looked up row by row is therefore written so that no other plan exists: a lateral subquery with a limit, and no
+-- constant that an index alone could be scanned by.
 
 -- verdict: 0 no such organisation, 1 granted, 2 not enough credits, 3 too many unfinished tasks, 4 idempotency key
 -- taken (reference: its hold), 5 the same body is in doubt (reference: that hold), 6 the id was granted and has
@@ -83,7 +87,8 @@ begin
     if true = any(p_keyed) then
         for r in select i.ord, c.hold_id
                  from unnest(p_pos, p_idem) with ordinality i(pos, idem, ord)
-                 join idempotency c on c.org_id = p_orgs[i.pos] and c.endpoint = 'generate' and c.key = i.idem
+                 cross join lateral (select c.hold_id from idempotency c
+                     where c.org_id = p_orgs[i.pos] and c.endpoint = 'generate' and c.key = i.idem limit 1) c
         loop
             if verdict[r.ord] is null then
                 verdict[r.ord] := 4; reference[r.ord] := r.hold_id;
@@ -102,8 +107,9 @@ begin
     if v_doubt then
         for r in select i.ord, h.hold_id
                  from unnest(p_pos, p_key, p_fingerprint, p_guard) with ordinality i(pos, key_id, fingerprint, guarded, ord)
-                 join hold h on h.org_id = p_orgs[i.pos] and h.key_id = i.key_id and h.fingerprint = i.fingerprint
-                            and h.state = 'IN_DOUBT' and h.idem_key is null
+                 cross join lateral (select h.hold_id from hold h
+                     where h.org_id = p_orgs[i.pos] and h.key_id = i.key_id and h.fingerprint = i.fingerprint
+                       and h.state = 'IN_DOUBT' and h.idem_key is null limit 1) h
                  where i.guarded
         loop
             if verdict[r.ord] is null then
@@ -188,7 +194,7 @@ begin
         from item i join transition t on t.kind = i.kind
         where h.org_id = i.org_id and h.hold_id = i.hold_id and h.state = t.from_state
         returning h.org_id, h.hold_id, h.user_id, h.key_id, h.amount, h.idem_key, t.kind, t.from_state, t.to_state,
-                  i.charge, i.loss, i.possible, i.reason, i.answer, i.ord
+                  'generate'::text as endpoint, i.charge, i.loss, i.possible, i.reason, i.answer, i.ord
     ), consumed as (
         insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, created_at)
         select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, v_now
@@ -201,11 +207,11 @@ begin
         update idempotency c set status = 200, answer = m.answer
         from moved m
         where m.kind = 'run' and m.idem_key is not null
-          and c.org_id = m.org_id and c.endpoint = 'generate' and c.key = m.idem_key
+          and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key
     ), freed as (
         delete from idempotency c using moved m
         where m.kind in ('refuse', 'abandon') and m.idem_key is not null
-          and c.org_id = m.org_id and c.endpoint = 'generate' and c.key = m.idem_key and c.hold_id = m.hold_id
+          and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key and c.hold_id = m.hold_id
     ), balanced as (
         update org_balance b
         set available = b.available + d.freed - d.charged,
