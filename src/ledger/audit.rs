@@ -63,10 +63,10 @@ const INVARIANTS: &[(&str, &str)] = &[
       where balance_after < -overdraft"),
     ("a hold is its list price times its factor, rounded up",
      "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
-      where amount <> ceil(list_price::numeric * factor_bp / 10000)"),
+      where amount <> div(list_price::numeric * factor_bp + 9999, 10000)"),
     ("a charge is what the upstream consumed times the factor, rounded up",
      "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
-      where state = 'SETTLED' and charged is distinct from ceil(raw_consumed::numeric * factor_bp / 10000)"),
+      where state = 'SETTLED' and charged is distinct from div(raw_consumed::numeric * factor_bp + 9999, 10000)"),
     ("a written-off task has its loss",
      "select format('org %s hold %s', h.org_id, h.hold_id) from hold h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
       and not exists (select from platform_loss l where l.org_id = h.org_id and l.hold_id = h.hold_id)"),
