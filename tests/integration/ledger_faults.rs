@@ -200,11 +200,11 @@ async fn what_was_acknowledged_survives_connections_that_are_killed_again_and_ag
     }
     let mut told = Vec::new();
     let mut killed = 0;
-    let mut pace = tokio::time::interval(Duration::from_millis(15));
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
     while !callers.is_empty() {
         tokio::select! {
             lives = callers.join_next() => told.extend(lives.unwrap().unwrap()),
-            _ = pace.tick() => {
+            _ = pace.tick(), if killed < 150 => {
                 killed += sqlx::query_scalar::<_, i64>(
                     "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity \
                      where datname = current_database() and application_name = 'tollgate-lane'",
