@@ -3,6 +3,10 @@
 -- Locks: first the balance rows, in the order of p_orgs (the caller sorts it), then anything else. All that
 -- changes an organisation's money does so under its balance row, so later statements of the same call read a
 -- snapshot taken after the lock and cannot be overtaken.
+--
+-- Plans: a lane plans each statement once, perhaps while the tables are empty and any plan seems as good. What must
+-- be looked up row by row is therefore written so that no other plan exists: a lateral subquery with a limit, and no
+-- constant that an index alone could be scanned by.
 
 -- verdict: 0 no such organisation, 1 granted, 2 not enough credits, 3 too many unfinished tasks, 4 idempotency key
 -- taken (reference: its hold), 5 the same body is in doubt (reference: that hold), 6 the id was granted and has
@@ -24,6 +28,7 @@ declare
     v_granted integer[] := array_fill(0, array[cardinality(p_orgs)]);
     v_open    integer[] := v_granted;
     v_max     integer[] := v_granted;
+    v_doubts  integer[] := v_granted;
     v_doubt   boolean := false;
     v_want    boolean[] := array_fill(false, array[cardinality(p_orgs)]);
     v_any     boolean := false;
@@ -35,20 +40,21 @@ begin
     reference := array_fill(null::uuid, array[v_items]);
 
     -- A refusal must not touch the hot row: what cannot fit by a plain read is refused from it. Keyed items go on
-    -- (a taken key is answered before the balance), and so do repeated ones (they may have been granted).
-    for r in select t.pos, b.available, b.overdraft, b.open_tasks, coalesce(b.max_open_tasks, p_max_open) as cap
+    -- (a taken key is answered before the balance), those that may repeat one in doubt (so is that), and those
+    -- that were sent before (they may have been granted).
+    for r in select t.pos, b.available, b.overdraft, b.open_tasks, coalesce(b.max_open_tasks, p_max_open) as cap, b.in_doubt
              from unnest(p_orgs) with ordinality t(org_id, pos) join org_balance b on b.org_id = t.org_id
     loop
         v_avail[r.pos] := r.available; v_over[r.pos] := r.overdraft;
-        v_open[r.pos] := r.open_tasks; v_max[r.pos] := r.cap;
+        v_open[r.pos] := r.open_tasks; v_max[r.pos] := r.cap; v_doubts[r.pos] := r.in_doubt;
     end loop;
     for i in 1..v_items loop
         o := p_pos[i];
         if v_avail[o] is null then
             verdict[i] := 0;
-        elsif p_keyed[i] or p_resend then
+        elsif p_keyed[i] or p_resend or (p_guard[i] and v_doubts[o] > 0) then
             v_want[o] := true; v_any := true;
-        elsif p_amount[i] > v_avail[o] + v_over[o] then
+        elsif p_amount[i] - v_over[o] > v_avail[o] then
             verdict[i] := 2; available[i] := v_avail[o];
         elsif v_max[o] > 0 and v_open[o] >= v_max[o] then
             verdict[i] := 3; available[i] := v_avail[o];
@@ -81,7 +87,8 @@ begin
     if true = any(p_keyed) then
         for r in select i.ord, c.hold_id
                  from unnest(p_pos, p_idem) with ordinality i(pos, idem, ord)
-                 join idempotency c on c.org_id = p_orgs[i.pos] and c.endpoint = 'generate' and c.key = i.idem
+                 cross join lateral (select c.hold_id from idempotency c
+                     where c.org_id = p_orgs[i.pos] and c.endpoint = 'generate' and c.key = i.idem limit 1) c
         loop
             if verdict[r.ord] is null then
                 verdict[r.ord] := 4; reference[r.ord] := r.hold_id;
@@ -100,8 +107,9 @@ begin
     if v_doubt then
         for r in select i.ord, h.hold_id
                  from unnest(p_pos, p_key, p_fingerprint, p_guard) with ordinality i(pos, key_id, fingerprint, guarded, ord)
-                 join hold h on h.org_id = p_orgs[i.pos] and h.key_id = i.key_id and h.fingerprint = i.fingerprint
-                            and h.state = 'IN_DOUBT' and h.idem_key is null
+                 cross join lateral (select h.hold_id from hold h
+                     where h.org_id = p_orgs[i.pos] and h.key_id = i.key_id and h.fingerprint = i.fingerprint
+                       and h.state = 'IN_DOUBT' and h.idem_key is null limit 1) h
                  where i.guarded
         loop
             if verdict[r.ord] is null then
@@ -114,7 +122,7 @@ begin
     for i in 1..v_items loop
         if verdict[i] is not null then continue; end if;
         o := p_pos[i];
-        if p_amount[i] > v_avail[o] + v_over[o] then
+        if p_amount[i] - v_over[o] > v_avail[o] then
             verdict[i] := 2; available[i] := v_avail[o];
         elsif v_max[o] > 0 and v_open[o] >= v_max[o] then
             verdict[i] := 3; available[i] := v_avail[o];
@@ -186,7 +194,7 @@ begin
         from item i join transition t on t.kind = i.kind
         where h.org_id = i.org_id and h.hold_id = i.hold_id and h.state = t.from_state
         returning h.org_id, h.hold_id, h.user_id, h.key_id, h.amount, h.idem_key, t.kind, t.from_state, t.to_state,
-                  i.charge, i.loss, i.possible, i.reason, i.answer, i.ord
+                  'generate'::text as endpoint, i.charge, i.loss, i.possible, i.reason, i.answer, i.ord
     ), consumed as (
         insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, created_at)
         select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, v_now
@@ -199,11 +207,11 @@ begin
         update idempotency c set status = 200, answer = m.answer
         from moved m
         where m.kind = 'run' and m.idem_key is not null
-          and c.org_id = m.org_id and c.endpoint = 'generate' and c.key = m.idem_key
+          and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key
     ), freed as (
         delete from idempotency c using moved m
         where m.kind in ('refuse', 'abandon') and m.idem_key is not null
-          and c.org_id = m.org_id and c.endpoint = 'generate' and c.key = m.idem_key and c.hold_id = m.hold_id
+          and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key and c.hold_id = m.hold_id
     ), balanced as (
         update org_balance b
         set available = b.available + d.freed - d.charged,

@@ -80,12 +80,12 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a hold is its list price times its factor, rounded up",
         "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
-      where amount <> ceil(list_price::numeric * factor_bp / 10000)",
+      where amount <> div(list_price::numeric * factor_bp + 9999, 10000)",
     ),
     (
         "a charge is what the upstream consumed times the factor, rounded up",
         "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
-      where state = 'SETTLED' and charged is distinct from ceil(raw_consumed::numeric * factor_bp / 10000)",
+      where state = 'SETTLED' and charged is distinct from div(raw_consumed::numeric * factor_bp + 9999, 10000)",
     ),
     (
         "a written-off task has its loss",

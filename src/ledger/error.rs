@@ -55,8 +55,8 @@ pub(super) fn classify(error: &sqlx::Error) -> Failure {
     match database.code().as_deref().unwrap_or_default() {
         // serialization failure, deadlock, lock not available
         "40001" | "40P01" | "55P03" => Failure::Retry,
-        // data exceptions and broken constraints belong to an item
-        code if code.starts_with("22") || code.starts_with("23") => Failure::Item,
+        // data exceptions, broken constraints and exceeded limits (a text too long for its index) belong to an item
+        code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Failure::Item,
         _ => Failure::Connection,
     }
 }

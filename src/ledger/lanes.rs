@@ -243,7 +243,7 @@ impl Worker {
             let now = self.clock.now();
             batch.retain(|item| item.deadline > now && !item.reply.is_closed());
             let idle = batch.is_empty() && self.steps.is_empty();
-            self.reserve_batch(batch).await;
+            self.reserve_batch(batch, false).await;
             if idle && stop.is_cancelled() && self.work.is_empty() && self.reserves.is_empty() {
                 return;
             }
@@ -265,9 +265,8 @@ impl Worker {
         }
     }
 
-    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>) {
-        // Whether an earlier sending of these ids may have been committed.
-        let mut resend = false;
+    /// `resend`: whether an earlier sending of these ids may have been committed.
+    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>, mut resend: bool) {
         self.active.extend(items.iter().map(|item| item.new.hold));
         let mut attempt = 0;
         while !items.is_empty() {
@@ -315,7 +314,7 @@ impl Worker {
                 Failure::Retry => {}
                 Failure::Item => {
                     for item in items.drain(..) {
-                        Box::pin(self.reserve_batch(vec![item])).await;
+                        Box::pin(self.reserve_batch(vec![item], resend)).await;
                     }
                     return;
                 }
@@ -326,7 +325,13 @@ impl Worker {
             }
             if !resend {
                 let now = self.clock.now();
-                items.retain(|item| item.deadline > now && !item.reply.is_closed());
+                items.retain(|item| {
+                    let wanted = item.deadline > now && !item.reply.is_closed();
+                    if !wanted {
+                        self.active.remove(&item.new.hold);
+                    }
+                    wanted
+                });
             }
             self.back_off(&mut attempt).await;
         }
@@ -436,18 +441,24 @@ impl Worker {
             if is_unique_violation(error, "hold_by_upstream_task") {
                 tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
                 metrics::counter!(m::DUPLICATE_TASKS).increment(1);
-                let doubt = StepItem {
-                    step: Step::Doubt { reason: "the upstream gave this task id to another create" },
-                    reply: oneshot::channel().0,
-                    ..item
-                };
-                Box::pin(self.take_steps(vec![doubt])).await;
+                self.doubt(&item, "the upstream gave this task id to another create").await;
                 drop(item.reply.send(Ok(Applied::DuplicateTask)));
-            } else {
-                tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused; the hold stays as it is");
-                drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+                continue;
             }
+            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused");
+            if let Step::Run { .. } = item.step {
+                // Accepted, but on no record that anybody could poll. It must not stay HELD: nobody works on it.
+                self.doubt(&item, "the upstream's answer could not be stored").await;
+            }
+            self.active.remove(&item.hold);
+            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
         }
+    }
+
+    async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
+        let (reply, _) = oneshot::channel();
+        let doubt = StepItem { org: item.org, hold: item.hold, step: Step::Doubt { reason }, reply };
+        Box::pin(self.take_steps(vec![doubt])).await;
     }
 
     async fn connect(&mut self) -> Result<&mut PgConnection, sqlx::Error> {

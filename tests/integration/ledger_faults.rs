@@ -1,0 +1,322 @@
+//! The ledger under load while callers leave, connections die, gateways die, and several gateways mix their batches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId};
+use tollgate::ledger::{Applied, LaneSettings, Ledger, NewHold, State, Step, Verdict};
+
+use super::database::{TestDatabase, until};
+use super::fixture::{
+    HOUR, doubt, fail, funded, grant, ledger, ledger_of, ledger_with, money, new_hold, refuse, run, settle,
+    state, with_key,
+};
+
+fn one_lane() -> LaneSettings {
+    LaneSettings { lanes: 1, ..LaneSettings::default() }
+}
+
+async fn count(pool: &PgPool, condition: &'static str) -> i64 {
+    let sql = sqlx::AssertSqlSafe(format!("select count(*) from hold where {condition}"));
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+/// Until the lanes' connections are gone: their statistics are complete then.
+async fn until_disconnected(pool: &PgPool) {
+    until("the lanes have disconnected", async || {
+        sqlx::query_scalar(
+            "select count(*) = 0 from pg_stat_activity where datname = current_database() and application_name = 'tollgate-lane'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_give_up_at_any_instant_leave_no_hold_behind() {
+    const TRIES: usize = 2_000;
+    let db = TestDatabase::new().await;
+    let gateways = [ledger(&db).await, ledger(&db).await];
+    let org = funded(&db, 300).await;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
+    for n in 0..TRIES {
+        while callers.len() >= 100 {
+            callers.join_next().await.unwrap().unwrap();
+        }
+        let (ledger, seen) = (gateways[n % 2].clone(), seen.clone());
+        let patience = rand::rng().random_range(0..400);
+        let new = if n % 3 == 0 { with_key(org, 1, &format!("key {}", n % 50)) } else { new_hold(org, 1) };
+        callers.spawn(async move {
+            let left = async {
+                for _ in 0..patience {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = left => {}
+                verdict = ledger.reserve(new) => {
+                    if let Verdict::Granted(guard) = verdict.unwrap() {
+                        seen.fetch_add(1, Ordering::Relaxed);
+                        drop(guard);
+                    }
+                }
+            }
+        });
+    }
+    callers.join_all().await;
+    for gateway in &gateways {
+        gateway.shut_down().await;
+    }
+    assert_eq!(money(db.database(), org).await, [300, 0, 0]);
+    assert_eq!(count(db.pool(), "state <> 'RELEASED'").await, 0);
+    let granted = usize::try_from(count(db.pool(), "true").await).unwrap();
+    let seen = seen.load(Ordering::Relaxed);
+    assert!(
+        seen > 50 && granted - seen > 50,
+        "both kinds must have happened: {granted} granted, {seen} of them seen"
+    );
+}
+
+#[tokio::test]
+async fn the_sweep_releases_our_overdue_holds_that_nobody_works_on() {
+    let db = TestDatabase::new().await;
+    let (gateway, org) = (GatewayId::generate(), funded(&db, 100).await);
+    db.database().renew_lease(gateway, HOUR).await.unwrap();
+    let overdue_at_once = LaneSettings { hold_grace: Duration::ZERO, ..one_lane() };
+    let works = ledger_of(&db, gateway, overdue_at_once);
+    let does_not = ledger_of(&db, gateway, one_lane());
+    let guard = grant(&works, new_hold(org, 10)).await;
+    let in_time = grant(&does_not, new_hold(org, 10)).await;
+
+    works.sweep().await.unwrap();
+    // Behind the sweep in the same lane.
+    works.step(org, HoldId::generate(), refuse()).await.unwrap();
+    assert_eq!(state(db.database(), org, guard.id()).await, State::Held, "somebody works on it");
+
+    does_not.sweep().await.unwrap();
+    does_not.step(org, HoldId::generate(), refuse()).await.unwrap();
+    assert_eq!(state(db.database(), org, guard.id()).await, State::Released);
+    assert_eq!(state(db.database(), org, in_time.id()).await, State::Held, "it is not overdue");
+    std::mem::forget((guard, in_time));
+}
+
+#[tokio::test]
+async fn the_sweep_leaves_holds_of_living_gateways_alone_and_doubts_those_of_dead_ones() {
+    let db = TestDatabase::new().await;
+    let org = funded(&db, 100).await;
+    let overdue_at_once = || LaneSettings { hold_grace: Duration::ZERO, ..one_lane() };
+    let (living, dead) =
+        (ledger_with(&db, overdue_at_once()).await, ledger_with(&db, overdue_at_once()).await);
+    let never_registered = ledger_of(&db, GatewayId::generate(), overdue_at_once());
+    let sweeper = ledger(&db).await;
+    let alive = grant(&living, new_hold(org, 10)).await;
+    let orphan = grant(&dead, new_hold(org, 10)).await;
+    let mut running = grant(&dead, new_hold(org, 10)).await;
+    running.step(run(running.id())).await.unwrap();
+    let unknown = grant(&never_registered, new_hold(org, 10)).await;
+    db.database().end_lease(dead.gateway()).await.unwrap();
+
+    sweeper.sweep().await.unwrap();
+    assert_eq!(state(db.database(), org, alive.id()).await, State::Held);
+    assert_eq!(state(db.database(), org, orphan.id()).await, State::InDoubt);
+    assert_eq!(state(db.database(), org, unknown.id()).await, State::InDoubt);
+    assert_eq!(state(db.database(), org, running.id()).await, State::Running, "anybody can poll it");
+    assert_eq!(money(db.database(), org).await, [60, 40, 0]);
+    std::mem::forget((alive, orphan, unknown));
+}
+
+#[tokio::test]
+async fn a_task_that_runs_and_is_due_is_claimed_by_one_gateway() {
+    let db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
+    for due in [true, true, true, true, false] {
+        let mut guard = grant(&ledger, new_hold(org, 10)).await;
+        let Step::Run { task, raw, data, answer, .. } = run(guard.id()) else { unreachable!() };
+        let poll_in = if due { Duration::ZERO } else { HOUR };
+        guard.step(Step::Run { task, raw, data, answer, poll_in }).await.unwrap();
+    }
+    let claims = (0..4).map(|_| db.database().claim_due(3, HOUR));
+    let claimed: Vec<_> = futures_util::future::try_join_all(claims).await.unwrap().concat();
+    let mut holds: Vec<_> = claimed.iter().map(|task| task.hold).collect();
+    holds.sort();
+    holds.dedup();
+    assert_eq!((claimed.len(), holds.len()), (4, 4));
+    assert!(db.database().claim_due(10, HOUR).await.unwrap().is_empty(), "the next poll is an hour away");
+}
+
+/// What a caller was told about its hold in the end.
+enum Told {
+    Ended(State),
+    NotGranted,
+}
+
+async fn one_life(ledger: &Ledger, org: OrgId, kind: usize) -> (OrgId, HoldId, Told) {
+    let new = if kind.is_multiple_of(2) {
+        with_key(org, 10, &HoldId::generate().to_string())
+    } else {
+        new_hold(org, 10)
+    };
+    let hold = new.hold;
+    let Ok(Verdict::Granted(mut guard)) = ledger.reserve(new).await else {
+        return (org, hold, Told::NotGranted);
+    };
+    let (steps, end) = match kind % 5 {
+        0 | 1 => (vec![run(hold), settle(7)], State::Settled),
+        2 => (vec![run(hold), fail(3)], State::Released),
+        3 => (vec![doubt(), run(hold)], State::Running),
+        _ => (vec![refuse()], State::Released),
+    };
+    for step in steps {
+        // A step whose answer was lost says No when it is sent again.
+        assert!(matches!(guard.step(step).await.unwrap(), Applied::Yes | Applied::No));
+    }
+    (org, hold, Told::Ended(end))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_connections_that_are_killed_again_and_again() {
+    let db = TestDatabase::new().await;
+    let gateways = [ledger(&db).await, ledger(&db).await];
+    // The last one is soon empty, and stays so.
+    let orgs = [funded(&db, 100_000).await, funded(&db, 100_000).await, funded(&db, 200).await];
+    let mut callers = JoinSet::new();
+    for caller in 0..48 {
+        let gateway = gateways[caller % 2].clone();
+        callers.spawn(async move {
+            let mut told = Vec::new();
+            for n in 0..25 {
+                told.push(one_life(&gateway, orgs[(caller + n) % 3], caller * 7 + n).await);
+            }
+            told
+        });
+    }
+    let mut told = Vec::new();
+    let mut killed = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    while !callers.is_empty() {
+        tokio::select! {
+            lives = callers.join_next() => told.extend(lives.unwrap().unwrap()),
+            _ = pace.tick(), if killed < 150 => {
+                killed += sqlx::query_scalar::<_, i64>(
+                    "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity \
+                     where datname = current_database() and application_name = 'tollgate-lane'",
+                )
+                .fetch_one(db.pool())
+                .await
+                .unwrap();
+            }
+        }
+    }
+    for gateway in &gateways {
+        gateway.shut_down().await;
+    }
+    assert!(killed >= 20, "only {killed} connections were killed");
+    let mut refused = 0;
+    for (org, hold, told) in told {
+        let task = db.database().task_by_hold(org, hold).await.unwrap();
+        match told {
+            Told::Ended(end) => assert_eq!(task.unwrap().state, end),
+            Told::NotGranted => {
+                refused += 1;
+                assert!(task.is_none_or(|task| task.state == State::Released));
+            }
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(count(db.pool(), "state = 'HELD'").await, 0);
+}
+
+/// The rows of a batch are locked in an order all writers share; in order of arrival they would deadlock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mixed_batches_of_three_gateways_never_deadlock() {
+    let db = TestDatabase::new().await;
+    let gateways = [
+        ledger_with(&db, one_lane()).await,
+        ledger_with(&db, one_lane()).await,
+        ledger_with(&db, one_lane()).await,
+    ];
+    let mut orgs = Vec::new();
+    for _ in 0..40 {
+        orgs.push(funded(&db, 10_000).await);
+    }
+    let orgs = Arc::new(orgs);
+    let mut callers = JoinSet::new();
+    for caller in 0..120 {
+        let (gateway, orgs) = (gateways[caller % 3].clone(), orgs.clone());
+        callers.spawn(async move {
+            for _ in 0..15 {
+                let org = orgs[rand::rng().random_range(0..orgs.len())];
+                let mut guard = grant(&gateway, new_hold(org, 1)).await;
+                guard.step(run(guard.id())).await.unwrap();
+                guard.step(settle(1)).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    for gateway in &gateways {
+        gateway.shut_down().await;
+    }
+    until_disconnected(db.pool()).await;
+    let deadlocks: i64 =
+        sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()")
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
+    assert_eq!(deadlocks, 0);
+    let mut consumed = 0;
+    for org in orgs.iter() {
+        consumed += money(db.database(), *org).await[2];
+    }
+    assert_eq!(consumed, 120 * 15);
+}
+
+/// What keeps the paid path cheap: its updates of the hot row touch no index, and what it looks up it finds by all
+/// of an index, however little the planner knew about the tables when the lanes began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lanes_update_the_hot_row_in_place_and_read_no_row_they_do_not_want() {
+    const LIVES: usize = 400;
+    let db = TestDatabase::new().await;
+    let (ledger, org) = (ledger_with(&db, one_lane()).await, funded(&db, 100_000).await);
+    for n in 0..LIVES {
+        let new = if n.is_multiple_of(2) { with_key(org, 10, &n.to_string()) } else { new_hold(org, 10) };
+        let mut guard = grant(&ledger, NewHold { key: Some(KeyId::generate()), ..new }).await;
+        let ends = [vec![run(guard.id()), settle(10)], vec![doubt()], vec![refuse()]];
+        for step in ends[n % 3].clone() {
+            assert_eq!(guard.step(step).await.unwrap(), Applied::Yes);
+        }
+    }
+    ledger.shut_down().await;
+    until_disconnected(db.pool()).await;
+    let (updates, hot): (i64, i64) = sqlx::query_as(
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'org_balance'",
+    )
+    .fetch_one(db.pool())
+    .await
+    .unwrap();
+    assert!(updates >= 900 && hot * 100 >= updates * 95, "{hot} of {updates} in place");
+    let read: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select relname::text, seq_scan, idx_tup_fetch from pg_stat_user_tables where seq_scan > 0 or idx_tup_fetch > $1",
+    )
+    .bind(i64::try_from(LIVES * 10).unwrap())
+    .fetch_all(db.pool())
+    .await
+    .unwrap();
+    assert_eq!(read, []);
+    let read: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select indexrelname::text, idx_scan, idx_tup_read from pg_stat_user_indexes \
+         where relname in ('hold', 'idempotency') and idx_tup_read > 3 * $1",
+    )
+    .bind(i64::try_from(LIVES).unwrap())
+    .fetch_all(db.pool())
+    .await
+    .unwrap();
+    assert_eq!(read, []);
+}
