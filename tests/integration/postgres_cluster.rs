@@ -15,8 +15,6 @@ use std::thread;
 use std::time::Duration;
 use tollgate::postgres::{Cluster, ClusterConfig, PostgresError};
 
-const OWNER_DIR: &str = "TOLLGATE_TEST_OWNER_DIR";
-
 /// A data directory that is gone after the test.
 struct Scratch(PathBuf);
 
@@ -150,43 +148,34 @@ fn a_killed_server_is_started_again_and_keeps_what_was_committed() {
     assert_eq!(ask(&cluster.url("postgres"), "select n::text from kept"), "7");
 }
 
-/// Not a test: the owner that the next test kills, in a process of its own.
-#[test]
-#[ignore = "run by a_server_dies_with_its_killed_owner"]
-fn owner_process() {
-    let Some(dir) = env::var_os(OWNER_DIR) else { return };
-    let cluster = Cluster::start(config(Path::new(&dir)), &mut |line| println!("\n{line}")).unwrap();
-    println!("\nserver {}", cluster.pid());
-    loop {
-        thread::park();
-    }
-}
-
+/// An owner in a process of its own: the demo. Its cluster is in `postgres` below `dir`.
 fn owner_command(dir: &Path) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command
-        .args(["--ignored", "--exact", "--nocapture", "postgres_cluster::owner_process"])
-        .env(OWNER_DIR, dir);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["demo", "--json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir);
+    command.env_remove("DATABASE_URL").stderr(Stdio::null());
     command
 }
 
 fn spawn_owner(dir: &Path) -> (Child, u32) {
     let mut owner = owner_command(dir).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
-    let pid = lines.find_map(|line| line.unwrap().strip_prefix("server ")?.parse().ok()).unwrap();
-    (owner, pid)
+    let ready = lines.next().unwrap().unwrap();
+    assert!(ready.contains("base_url"), "{ready}");
+    let lock = fs::read_to_string(dir.join("postgres/pg/postmaster.pid")).unwrap();
+    (owner, lock.lines().next().unwrap().parse().unwrap())
 }
 
 #[test]
 fn a_server_dies_with_its_killed_owner() {
     let scratch = Scratch::new();
+    let owned = config(&scratch.0.join("postgres"));
     let (mut owner, server) = spawn_owner(&scratch.0);
     assert!(is_alive(server));
-    assert!(refusal(scratch.config()).contains(&format!("(process {})", owner.id())));
+    assert!(refusal(owned.clone()).contains(&format!("(process {})", owner.id())));
     owner.kill().unwrap();
     owner.wait().unwrap();
     // At once, while the old server is still busy with its shutdown.
-    let (cluster, lines) = start(scratch.config()).unwrap();
+    let (cluster, lines) = start(owned.clone()).unwrap();
     assert!(!is_alive(server));
     assert!(!lines.contains("recovers"), "the orphan shut down cleanly: {lines}");
     drop(cluster);
@@ -201,25 +190,26 @@ fn a_server_dies_with_its_killed_owner() {
     kill(Pid::from_raw(server.cast_signed()), Signal::SIGKILL).unwrap();
     owner.kill().unwrap();
     owner.wait().unwrap();
-    let (_cluster, lines) = start(scratch.config()).unwrap();
+    let (_cluster, lines) = start(owned.clone()).unwrap();
     assert!(lines.contains("recovers first"), "{lines}");
 }
 
 #[test]
 fn an_interrupted_creation_is_done_again() {
     let scratch = Scratch::new();
+    let owned = config(&scratch.0.join("postgres"));
     // The owner dies in the middle of initdb, which then has to die too.
     let mut owner = owner_command(&scratch.0).stdout(Stdio::null()).spawn().unwrap();
-    let half_made = scratch.0.join(format!("pg.init.{}", owner.id()));
+    let half_made = owned.data_dir.join(format!("pg.init.{}", owner.id()));
     until("initdb has begun", || half_made.join("PG_VERSION").exists());
     owner.kill().unwrap();
     owner.wait().unwrap();
-    assert!(!scratch.0.join("pg").exists());
+    assert!(!owned.data_dir.join("pg").exists());
 
-    let leftover = scratch.0.join("pg.init.1");
+    let leftover = owned.data_dir.join("pg.init.1");
     fs::create_dir(&leftover).unwrap();
     fs::write(leftover.join("PG_VERSION"), "15").unwrap();
-    let (cluster, lines) = start(scratch.config()).unwrap();
+    let (cluster, lines) = start(owned.clone()).unwrap();
     assert!(lines.contains("half-made") && lines.contains("creating"), "{lines}");
     assert_eq!(ask(&cluster.url("postgres"), "select 'whole'"), "whole");
     assert!(!half_made.exists() && !leftover.exists());
