@@ -72,8 +72,17 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(acquire_timeout)
-            // A dead connection shows itself by an error soon enough; a ping would double every read's round trips.
+            // A ping before each use would double the round trips of every read. One that was in use a moment ago is
+            // alive; one that was idle may have died with its server, and a status call must not fail for that.
             .test_before_acquire(false)
+            .before_acquire(|connection, state| {
+                Box::pin(async move {
+                    if state.idle_for > Duration::from_secs(1) {
+                        sqlx::Connection::ping(connection).await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options })
     }
