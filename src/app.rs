@@ -1,7 +1,7 @@
 //! Builds every part once and runs them; nothing else does.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -71,8 +71,10 @@ pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
 }
 
 fn recorder() -> Result<PrometheusHandle, StartError> {
-    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = RECORDER.get() {
+    // One for the process; a lock, so that gateways that start at once (tests) do not install two.
+    static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut recorder = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*recorder {
         return Ok(handle.clone());
     }
     let wrong = |error: metrics_exporter_prometheus::BuildError| StartError::Metrics(error.to_string());
@@ -85,7 +87,7 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
         .install_recorder()
         .map_err(wrong)?;
     m::describe();
-    Ok(RECORDER.get_or_init(|| handle).clone())
+    Ok(recorder.insert(handle).clone())
 }
 
 impl App {
@@ -226,13 +228,16 @@ impl App {
         let service = Router::new().route("/healthz", get(healthz)).fallback_service(data_plane(parts));
         let server = serve(data_listener, service, header_timeout, stop.clone());
         let mut server = std::pin::pin!(server);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = &mut server => {}
-        }
+        // Without a connection the server ends in the same instant as the wait for the signal.
+        let served = tokio::select! {
+            () = stop.cancelled() => false,
+            () = &mut server => true,
+        };
         tracing::info!("stopping: finishing what is in flight");
         let in_order = async {
-            server.await;
+            if !served {
+                server.await;
+            }
             tasks.close();
             tasks.wait().await;
             ledger.shut_down().await;
