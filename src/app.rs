@@ -1,7 +1,7 @@
 //! Builds every part once and runs them; nothing else does.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -69,8 +69,10 @@ pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
 }
 
 fn recorder() -> Result<PrometheusHandle, StartError> {
-    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = RECORDER.get() {
+    // One for the process; a lock, so that gateways that start at once (tests) do not install two.
+    static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut recorder = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*recorder {
         return Ok(handle.clone());
     }
     let wrong = |error: metrics_exporter_prometheus::BuildError| StartError::Metrics(error.to_string());
@@ -83,7 +85,7 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
         .install_recorder()
         .map_err(wrong)?;
     m::describe();
-    Ok(RECORDER.get_or_init(|| handle).clone())
+    Ok(recorder.insert(handle).clone())
 }
 
 impl App {

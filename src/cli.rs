@@ -182,7 +182,8 @@ fn log(log: &Log) {
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_timer(UtcTime::rfc_3339()).with_ansi(std::io::stderr().is_terminal());
+        .with_timer(UtcTime::rfc_3339())
+        .with_ansi(std::io::stderr().is_terminal());
     // A second subscriber in one process cannot happen here; if it did, the first one stays.
     drop(match log.format {
         LogFormat::Json => events.json().flatten_event(true).try_init(),

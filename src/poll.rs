@@ -98,7 +98,12 @@ impl Poller {
     }
 
     fn is_fresh(&self, view: &View) -> bool {
-        view.is_final() || view.age(self.clock) < self.min_interval
+        let tried = view.tried().map_or(Duration::MAX, |tried| self.clock.since(tried));
+        view.is_final() || view.age(self.clock).min(tried) < self.min_interval
+    }
+
+    fn cached(&self, task: &Task) -> Option<Arc<View>> {
+        self.views.get(&(task.org, task.hold.to_string().into()))
     }
 
     async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, LedgerError> {
@@ -106,12 +111,25 @@ impl Poller {
             Ok(hold) => self.database().task_by_hold(org, hold).await?,
             Err(_) => self.database().task_by_upstream_id(org, id).await?,
         };
-        Ok(task.map(|task| self.remember(task, None)))
+        Ok(task.map(|task| match self.cached(&task) {
+            // Somebody has asked the vendor while we read.
+            Some(view) if view.task().state == task.state => self.keep(view),
+            _ => self.remember(task, None),
+        }))
     }
 
     /// Keeps the state of `task`; `asked` is when the vendor last confirmed it.
     fn remember(&self, task: Task, asked: Option<Instant>) -> Arc<View> {
-        let view = Arc::new(View::new(task, asked));
+        self.keep(Arc::new(View::new(task, asked)))
+    }
+
+    /// Keeps the state of `task`, which the vendor has just failed to confirm: it is not asked again at once.
+    fn remember_unanswered(&self, task: Task, known: &View) -> Arc<View> {
+        let asked = self.cached(&task).map_or(known.asked(), |view| view.asked());
+        self.keep(Arc::new(View::unanswered(task, asked, self.clock.now())))
+    }
+
+    fn keep(&self, view: Arc<View>) -> Arc<View> {
         let task = view.task();
         self.views.insert((task.org, task.hold.to_string().into()), view.clone());
         if let Some(id) = &task.upstream_task {
@@ -128,6 +146,10 @@ impl Poller {
             match flights.get(&hold) {
                 Some(flight) => flight.clone(),
                 None => {
+                    // The flight we came too late for may have told all there is to know.
+                    if let Some(view) = self.cached(known.task()).filter(|view| self.is_fresh(view)) {
+                        return Some(view);
+                    }
                     if known.task().upstream_task.is_some() && self.budget.check().is_err() {
                         return None;
                     }
@@ -170,13 +192,13 @@ impl Poller {
                 Ok(task) => Some(self.remember(task, Some(asked))),
                 Err(error) => {
                     tracing::warn!(hold = %task.hold, %error, "a task's end is not recorded yet");
-                    None
+                    Some(self.remember_unanswered(task, &known))
                 }
             },
             Err(error) => {
                 tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
                 self.check_age(&task).await;
-                None
+                Some(self.remember_unanswered(task, &known))
             }
         }
     }

@@ -67,6 +67,8 @@ pub fn data_plane(
         // from here on the work belongs to the gateway, not to the connection
         .service(parts.forward);
     ServiceBuilder::new()
+        // the layer below would keep a caller's own
+        .map_request(without_id)
         // every answer, even to a panic, carries an id of ours
         .layer(tower_http::request_id::SetRequestIdLayer::new(REQUEST_ID, FreshId))
         .propagate_request_id(REQUEST_ID)
@@ -89,7 +91,13 @@ pub fn data_plane(
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A fresh id for each request. A caller's own is not believed: it could forge log lines.
+/// A caller's own id is not believed: it could forge log lines.
+fn without_id(mut request: Request<Body>) -> Request<Body> {
+    request.headers_mut().remove(REQUEST_ID);
+    request
+}
+
+/// A fresh id for each request.
 #[derive(Debug, Clone, Copy)]
 struct FreshId;
 

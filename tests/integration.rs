@@ -6,12 +6,20 @@
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/consumption.rs"]
+mod consumption;
 #[path = "integration/credit.rs"]
 mod credit;
 #[path = "integration/database.rs"]
 mod database;
+#[path = "integration/endpoints.rs"]
+mod endpoints;
 #[path = "integration/fixture.rs"]
 mod fixture;
+#[path = "integration/gateway.rs"]
+mod gateway;
+#[path = "integration/idempotency.rs"]
+mod idempotency;
 #[path = "integration/ledger.rs"]
 mod ledger;
 #[path = "integration/ledger_faults.rs"]
@@ -20,9 +28,25 @@ mod ledger_faults;
 mod ledger_model;
 #[path = "integration/ledger_reserve.rs"]
 mod ledger_reserve;
+#[path = "integration/limits.rs"]
+mod limits;
+#[path = "integration/money.rs"]
+mod money;
+#[path = "integration/operations.rs"]
+mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
 #[path = "integration/prices.rs"]
 mod prices;
 #[path = "integration/schema.rs"]
 mod schema;
+#[path = "integration/status.rs"]
+mod status;
+#[path = "integration/upstream_answers.rs"]
+mod upstream_answers;
+#[path = "integration/validation.rs"]
+mod validation;
+#[path = "integration/vendor_examples.rs"]
+mod vendor_examples;
+#[path = "integration/wire.rs"]
+mod wire;

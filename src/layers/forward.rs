@@ -160,19 +160,20 @@ impl Forward {
                     "the video service failed on this request; nothing is charged",
                 ))
             }
-            CreateOutcome::NotSent { reason } => {
-                tracing::warn!(hold = %hold.id(), backend = %backend.name, reason, "a create was not sent");
-                self.refuse(hold, reason, nothing).await;
-                Err(GatewayError::UpstreamUnavailable(
-                    "the video service cannot be reached right now; nothing is charged",
-                ))
-            }
+            CreateOutcome::Redirected => Err(self.not_sent(hold, backend, "the upstream redirects").await),
+            CreateOutcome::NotSent { reason } => Err(self.not_sent(hold, backend, reason).await),
             CreateOutcome::Unknown { reason } => {
                 tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, reason, "the outcome of a create is unknown");
                 self.doubt(hold, reason).await;
                 Err(GatewayError::OutcomeUnknown { reference: hold.id() })
             }
         }
+    }
+
+    async fn not_sent(&self, hold: &mut HoldGuard, backend: &Backend, reason: &'static str) -> GatewayError {
+        tracing::warn!(hold = %hold.id(), backend = %backend.name, reason, "a create was not sent");
+        self.refuse(hold, reason, Credits::ZERO).await;
+        GatewayError::UpstreamUnavailable("the video service cannot be reached right now; nothing is charged")
     }
 
     /// The id commits before the client gets its answer.

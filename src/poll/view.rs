@@ -16,13 +16,27 @@ pub struct View {
     task: Task,
     body: Bytes,
     asked: Option<Instant>,
+    tried: Option<Instant>,
 }
 
 impl View {
     /// The state of `task`, last confirmed by the vendor at `asked`.
     pub(super) fn new(task: Task, asked: Option<Instant>) -> Self {
         let body = success(&data(&task)).into();
-        Self { task, body, asked }
+        Self { task, body, asked, tried: None }
+    }
+
+    /// The state of `task`, last confirmed at `asked`; the vendor was asked in vain at `tried`.
+    pub(super) fn unanswered(task: Task, asked: Option<Instant>, tried: Instant) -> Self {
+        Self { tried: Some(tried), ..Self::new(task, asked) }
+    }
+
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.asked
+    }
+
+    pub(super) fn tried(&self) -> Option<Instant> {
+        self.tried
     }
 
     /// The task.

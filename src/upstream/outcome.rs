@@ -48,6 +48,8 @@ pub enum CreateOutcome {
         /// Why.
         reason: &'static str,
     },
+    /// Sent on its way elsewhere, which we do not follow. Its bytes were written: it is not sent again.
+    Redirected,
     /// The vendor has not seen it.
     NotSent {
         /// Why.
@@ -66,6 +68,7 @@ impl CreateOutcome {
             Self::Busy { .. } => "busy",
             Self::Failed => "failed",
             Self::Unknown { .. } => "unknown",
+            Self::Redirected => "redirected",
             Self::NotSent { .. } => "not sent",
         }
     }
@@ -160,7 +163,7 @@ pub(super) fn create_outcome(
         return CreateOutcome::Accepted { task, raw, data: data.get().into() };
     }
     if status.is_redirection() {
-        return CreateOutcome::NotSent { reason: "the upstream redirects" };
+        return CreateOutcome::Redirected;
     }
     let enveloped = envelope.as_ref().is_some_and(Envelope::is_vendors);
     let code = if status.is_success() {
@@ -244,8 +247,8 @@ mod tests {
             (200, r#"{"code":200,"data":{"task_id":""}}"#, "unknown"),
             (200, r#"{"code":200,"data":{"task_id":{"a":1}}}"#, "unknown"),
             (200, r#"{"code":200,"data":null}"#, "unknown"),
-            (302, html, "not sent"),
-            (304, "", "not sent"),
+            (302, html, "redirected"),
+            (304, "", "redirected"),
         ];
         for (status, body, expected) in cases {
             assert_eq!(outcome(status, body), expected, "{status} {body}");

@@ -1,0 +1,127 @@
+//! The vendor's books against ours, when all is done.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use reqwest::Client;
+use serde_json::Value;
+use sqlx::postgres::PgPool;
+use sqlx::{FromRow, Row};
+use tollgate::ids::HoldId;
+use uuid::Uuid;
+
+use super::MASTER_KEY;
+
+/// A row of the table of holds.
+#[derive(Debug, Clone, FromRow)]
+pub struct Hold {
+    hold_id: Uuid,
+    pub state: String,
+    pub amount: i64,
+    pub list_price: i64,
+    pub price_book: i32,
+    pub task_type: String,
+    pub upstream_task: Option<String>,
+    pub raw_consumed: Option<i64>,
+    pub charged: Option<i64>,
+    /// What the upstream took and no tenant pays, by its own words.
+    pub loss: i64,
+    /// What it may have taken.
+    pub possible_loss: i64,
+}
+
+impl Hold {
+    pub async fn all(pool: &PgPool) -> Vec<Self> {
+        sqlx::query_as(
+            "select h.*, coalesce(sum(l.amount) filter (where not l.possible), 0)::bigint as loss, \
+             coalesce(sum(l.amount) filter (where l.possible), 0)::bigint as possible_loss \
+             from hold h left join platform_loss l using (org_id, hold_id) group by h.org_id, h.hold_id order by h.hold_id",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap()
+    }
+
+    /// Our reference.
+    pub fn reference(&self) -> String {
+        HoldId::from_uuid(self.hold_id).to_string()
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state.as_str(), "HELD" | "RUNNING" | "IN_DOUBT")
+    }
+
+    /// Whether it may be a task of the vendor that nobody told us of.
+    fn may_be_unknown(&self) -> bool {
+        self.upstream_task.is_none()
+            && (self.is_open() || self.state == "WRITTEN_OFF" || self.possible_loss > 0)
+    }
+}
+
+/// How a gateway and its vendor ended.
+pub struct Closing {
+    /// Whether the gateway finished everything in flight.
+    pub finished: bool,
+    books: Value,
+    holds: Vec<Hold>,
+}
+
+/// The account in the simulated vendor's books.
+pub async fn account(client: &Client, simulator: SocketAddr) -> Value {
+    let url = format!("http://{simulator}/_sim/books?account={MASTER_KEY}");
+    let books: Value = client.get(url).send().await.unwrap().json().await.unwrap();
+    books["accounts"][0].clone()
+}
+
+/// Reads both books; nothing may change any more.
+pub async fn close(finished: bool, simulator: SocketAddr, database_url: &str) -> Closing {
+    let books = account(&Client::new(), simulator).await;
+    let pool = PgPool::connect(database_url).await.unwrap();
+    let holds = Hold::all(&pool).await;
+    let held = sqlx::query("select count(*) from hold where state = 'HELD'").fetch_one(&pool).await.unwrap();
+    assert_eq!(held.get::<i64, _>(0), 0, "a gateway that stopped left holds it no longer works on");
+    pool.close().await;
+    Closing { finished, books, holds }
+}
+
+impl Closing {
+    /// Every task of the vendor is one of ours, or may be one whose outcome we do not know; what it consumed is charged,
+    /// still held, or the platform's loss.
+    pub fn compare(&self, expected_difference: i64) {
+        let known: HashMap<&str, &Hold> =
+            self.holds.iter().filter_map(|hold| Some((hold.upstream_task.as_deref()?, hold))).collect();
+        let mut candidates: HashMap<&str, usize> = HashMap::new();
+        for hold in self.holds.iter().filter(|hold| hold.may_be_unknown()) {
+            *candidates.entry(&hold.task_type).or_default() += 1;
+        }
+        let mut difference = 0;
+        let mut seen = 0;
+        let mut wrong = Vec::new();
+        for task in self.books["tasks"].as_array().unwrap() {
+            let consumed = task["consumed_credits"].as_i64().unwrap();
+            match known.get(task["task_id"].as_str().unwrap()) {
+                None => match candidates.get_mut(task["type"].as_str().unwrap()) {
+                    Some(left @ 1..) => *left -= 1,
+                    _ => wrong.push(format!("nobody here knows {task}")),
+                },
+                Some(hold) => {
+                    seen += 1;
+                    let ours = match hold.state.as_str() {
+                        "SETTLED" => hold.raw_consumed.unwrap(),
+                        "RELEASED" => hold.loss,
+                        _ => consumed,
+                    };
+                    if ours != consumed {
+                        difference += consumed - ours;
+                        if expected_difference == 0 {
+                            wrong.push(format!("{task} is {hold:?}"));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "the vendor's books differ: {wrong:#?}");
+        assert_eq!(difference, expected_difference, "by so much the vendor's books differ from ours");
+        assert_eq!(seen, known.len(), "the vendor does not know all of our tasks");
+    }
+}
