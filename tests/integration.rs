@@ -18,6 +18,8 @@ mod ledger_faults;
 mod ledger_model;
 #[path = "integration/ledger_reserve.rs"]
 mod ledger_reserve;
+#[path = "integration/lossy_network.rs"]
+mod lossy_network;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
 #[path = "integration/prices.rs"]
