@@ -30,6 +30,8 @@ mod ledger_model;
 mod ledger_reserve;
 #[path = "integration/limits.rs"]
 mod limits;
+#[path = "integration/lossy_network.rs"]
+mod lossy_network;
 #[path = "integration/money.rs"]
 mod money;
 #[path = "integration/operations.rs"]

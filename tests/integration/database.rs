@@ -3,8 +3,7 @@
 //! The tests of one process share a server: a private cluster, or the one that `DATABASE_URL` names (its user must be
 //! allowed to create databases). Databases are copies of a template that is migrated once.
 
-use std::fs;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -49,7 +48,7 @@ impl Server {
 fn private_cluster() -> Cluster {
     let base = std::env::temp_dir();
     remove_leftovers(&base);
-    let data_dir = base.join(format!("{DIR_PREFIX}{}", std::process::id()));
+    let data_dir = base.join(format!("{DIR_PREFIX}{}", Uuid::now_v7().simple()));
     // The server's user, who is not root, must be able to pass.
     DirBuilder::new().mode(0o755).create(&data_dir).unwrap();
     let config = ClusterConfig {
@@ -66,12 +65,13 @@ fn private_cluster() -> Cluster {
 /// Removes the clusters of test processes that are gone.
 fn remove_leftovers(base: &Path) {
     for entry in fs::read_dir(base).unwrap().flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(DIR_PREFIX)?.parse::<u32>().ok());
-        if let Some(owner) = owner
-            && !Path::new(&format!("/proc/{owner}")).exists()
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(DIR_PREFIX));
+        // A living owner holds the lock. What we may not open is another user's.
+        if ours
+            && let Ok(lock) = File::open(entry.path().join("lock"))
+            && lock.try_lock().is_ok()
         {
-            // It may be another user's, or another test process may be removing it.
+            // Another process may be doing the same, or its server still be dying.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
