@@ -211,8 +211,10 @@ insert into transition values
     -- the upstream never took it: the idempotency key is free again
     ('refuse',    'HELD',     'RELEASED'),
     ('refuse',    'IN_DOUBT', 'RELEASED'),
-    -- granted, but nobody waits for it and it was never sent
+    -- granted, but nobody waits for it and it was never sent: its own gateway knows, even if another one has taken
+    -- it for dead meanwhile
     ('abandon',   'HELD',     'RELEASED'),
+    ('abandon',   'IN_DOUBT', 'RELEASED'),
     ('doubt',     'HELD',     'IN_DOUBT'),
     ('doubt',     'RUNNING',  'IN_DOUBT'),
     ('write_off', 'IN_DOUBT', 'WRITTEN_OFF');

@@ -130,7 +130,7 @@ pub enum Step {
         /// List price, if the upstream may have charged for it (an enveloped 500).
         possible_loss: Credits,
     },
-    /// Granted to somebody who no longer waits, and never sent.
+    /// Granted to somebody who no longer waits, and never sent: only the gateway that owns the hold can know.
     Abandon,
     /// Whether the upstream took it is unknown.
     Doubt {

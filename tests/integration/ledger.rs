@@ -157,7 +157,7 @@ async fn a_step_moves_a_hold_only_along_the_contracts_diagram() {
                 (State::Running | State::InDoubt, "settle") => Some(State::Settled),
                 (State::Running | State::InDoubt, "fail") => Some(State::Released),
                 (State::Held | State::InDoubt, "refuse") => Some(State::Released),
-                (State::Held, "abandon") => Some(State::Released),
+                (State::Held | State::InDoubt, "abandon") => Some(State::Released),
                 (State::Held | State::Running, "doubt") => Some(State::InDoubt),
                 (State::InDoubt, "write_off") => Some(State::WrittenOff),
                 _ => None,

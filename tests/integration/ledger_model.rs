@@ -210,7 +210,7 @@ impl Model {
         let to = match (hold.state, kind) {
             (State::Held | State::InDoubt, Kind::Run(_)) => State::Running,
             (State::Running | State::InDoubt, Kind::Settle(_)) => State::Settled,
-            (State::Running | State::InDoubt, Kind::Fail(_)) | (State::Held, Kind::Abandon) => {
+            (State::Running | State::InDoubt, Kind::Fail(_)) | (State::Held | State::InDoubt, Kind::Abandon) => {
                 State::Released
             }
             (State::Held | State::InDoubt, Kind::Refuse) => State::Released,
