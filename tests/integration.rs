@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests look at the tables behind the ledger's back")]
 
+#[path = "integration/command_line.rs"]
+mod command_line;
 #[path = "integration/consumption.rs"]
 mod consumption;
 #[path = "integration/database.rs"]
@@ -20,6 +22,10 @@ mod money;
 mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/process.rs"]
+mod process;
+#[path = "integration/replicas.rs"]
+mod replicas;
 #[path = "integration/status.rs"]
 mod status;
 #[path = "integration/upstream_answers.rs"]

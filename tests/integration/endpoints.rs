@@ -202,12 +202,12 @@ async fn a_member_lists_its_own_tasks_and_an_admin_all() {
     let list = async |caller: &Caller, query: &str| {
         ids(&get(&gateway, caller, &format!("/api/tasks{query}")).await.data())
     };
-    assert_eq!(list(&gateway.caller, "").await, [mine.clone()]);
-    assert_eq!(list(&colleague, "").await, [theirs.clone()]);
-    assert_eq!(list(&admin, "").await, [theirs.clone(), mine.clone()]);
-    assert_eq!(list(&stranger, "").await, [foreign.clone()]);
+    assert_eq!(list(&gateway.caller, "").await, [mine.as_str()]);
+    assert_eq!(list(&colleague, "").await, [theirs.as_str()]);
+    assert_eq!(list(&admin, "").await, [theirs.as_str(), mine.as_str()]);
+    assert_eq!(list(&stranger, "").await, [foreign.as_str()]);
     let of_colleague = format!("?user={}", colleague.user);
-    assert_eq!(list(&admin, &of_colleague).await, [theirs.clone()]);
+    assert_eq!(list(&admin, &of_colleague).await, [theirs.as_str()]);
     get(&gateway, &gateway.caller, &format!("/api/tasks{of_colleague}"))
         .await
         .refused(400, "INVALID_REQUEST");

@@ -239,6 +239,24 @@ async fn a_burst_of_429_is_waited_out() {
 }
 
 #[tokio::test]
+async fn an_odd_retry_after_neither_breaks_nor_drives_us() {
+    let gateway =
+        TestGateway::builder().config(|config| config.upstream.kling_3.retry_429_ms = 1000).start().await;
+    for odd in
+        [json!(u64::MAX), json!(1u64 << 40), json!("Wed, 21 Oct 2026 07:28:00 GMT"), json!("-1"), json!(0)]
+    {
+        let (before, _) = gateway.upstream_creates().await;
+        gateway.fault_on_create(json!({"kind": "http_error", "status": 429, "retry_after": odd})).await;
+        let answer = gateway.create(&body("x")).await;
+        answer.refused(429, "RATE_LIMITED");
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() <= 86_400, "{odd}: {answer:?}");
+        let (after, _) = gateway.upstream_creates().await;
+        assert!(after - before <= 10, "{odd}: tried {} times in a second", after - before);
+        assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_is_gone_is_not_retried_for() {
     let gateway =
         TestGateway::builder().config(|config| config.upstream.kling_3.retry_429_ms = 10_000).start().await;

@@ -153,7 +153,7 @@ async fn each_type_is_held_shown_and_charged_at_its_list_price() {
         tasks.push((answer.task_id(), *price));
     }
     for (task, price) in &tasks {
-        let data = gateway.finished(&task).await.data();
+        let data = gateway.finished(task).await.data();
         assert_eq!((&data["status"], &data["consumed_credits"]), (&json!("SUCCESS"), &json!(price)));
     }
     let total: i64 = creates.iter().map(|(_, _, price)| price).sum();
