@@ -30,6 +30,8 @@ mod replicas;
 mod status;
 #[path = "integration/upstream_answers.rs"]
 mod upstream_answers;
+#[path = "integration/upstream_delays.rs"]
+mod upstream_delays;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]
