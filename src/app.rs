@@ -88,6 +88,9 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
     Ok(recorder.insert(handle).clone())
 }
 
+/// How long the ledger may take to write what is queued, after everything else has stopped.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl App {
     /// Checks the database, binds the listeners and builds every part.
     pub async fn start(config: Config) -> Result<Self, StartError> {
@@ -232,9 +235,13 @@ impl App {
             let _ = server.await;
             tasks.close();
             tasks.wait().await;
-            ledger.shut_down().await;
         };
-        let finished = tokio::time::timeout(grace, in_order).await.is_ok();
+        // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
+        let finished = tokio::time::timeout(grace, in_order).await.is_ok() || {
+            tasks.close();
+            tasks.is_empty()
+        };
+        let finished = finished & tokio::time::timeout(FLUSH_TIMEOUT, ledger.shut_down()).await.is_ok();
         if !finished {
             tracing::error!(
                 "the grace period was too short: what is left is taken over by another gateway or the next start"

@@ -86,7 +86,10 @@ impl Backend {
                     unsent += 1;
                     Duration::from_millis(50)
                 }
-                CreateOutcome::Busy { retry_after } => retry_after.unwrap_or(Duration::from_millis(500)),
+                // Whatever it says, a busy vendor is not hammered.
+                CreateOutcome::Busy { retry_after } => {
+                    retry_after.unwrap_or_default().max(Duration::from_millis(500))
+                }
                 _ => return outcome,
             };
             let pause = pause.mul_f64(rand::random_range(1.0..1.3));

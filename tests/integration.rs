@@ -6,6 +6,8 @@
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/command_line.rs"]
+mod command_line;
 #[path = "integration/consumption.rs"]
 mod consumption;
 #[path = "integration/credit.rs"]
@@ -40,12 +42,18 @@ mod operations;
 mod postgres_cluster;
 #[path = "integration/prices.rs"]
 mod prices;
+#[path = "integration/process.rs"]
+mod process;
+#[path = "integration/replicas.rs"]
+mod replicas;
 #[path = "integration/schema.rs"]
 mod schema;
 #[path = "integration/status.rs"]
 mod status;
 #[path = "integration/upstream_answers.rs"]
 mod upstream_answers;
+#[path = "integration/upstream_delays.rs"]
+mod upstream_delays;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]

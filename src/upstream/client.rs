@@ -24,6 +24,9 @@ use crate::secret::Secret;
 /// Answers may echo a request with its images.
 const MAX_ANSWER: usize = 24 << 20;
 
+/// Seconds of a `Retry-After` that are believed: a day.
+const LONGEST_PAUSE: u64 = 86_400;
+
 /// A backend that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {0}")]
@@ -176,9 +179,10 @@ impl Client {
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await;
             let body = body.map_err(|_| Failed::Unknown("the upstream's answer broke off"))?.to_bytes();
-            let retry_after =
+            let retry_after: Option<u64> =
                 head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            Ok(Answered { status: head.status, retry_after: retry_after.map(Duration::from_secs), body })
+            let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
+            Ok(Answered { status: head.status, retry_after, body })
         };
         let mut exchange = std::pin::pin!(exchange);
         // Connecting, TLS included, has its own, shorter deadline; `cancel` wins only if no byte was written.

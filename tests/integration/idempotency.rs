@@ -89,7 +89,7 @@ async fn another_body_is_refused_and_another_organisation_has_its_own_keys() {
 #[tokio::test]
 async fn while_the_first_runs_the_second_is_told_to_wait() {
     let gateway = TestGateway::start().await;
-    gateway.fault_on_create(json!({"kind": "delay", "ms": 1000})).await;
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 2000})).await;
     let (first, second) = tokio::join!(keyed(&gateway, "x", "k"), async {
         until("the first is under way", async || gateway.upstream_creates().await.0 == 1).await;
         keyed(&gateway, "x", "k").await

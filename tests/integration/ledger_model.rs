@@ -210,9 +210,8 @@ impl Model {
         let to = match (hold.state, kind) {
             (State::Held | State::InDoubt, Kind::Run(_)) => State::Running,
             (State::Running | State::InDoubt, Kind::Settle(_)) => State::Settled,
-            (State::Running | State::InDoubt, Kind::Fail(_)) | (State::Held | State::InDoubt, Kind::Abandon) => {
-                State::Released
-            }
+            (State::Running | State::InDoubt, Kind::Fail(_))
+            | (State::Held | State::InDoubt, Kind::Abandon) => State::Released,
             (State::Held | State::InDoubt, Kind::Refuse) => State::Released,
             (State::Held | State::Running, Kind::Doubt) => State::InDoubt,
             (State::InDoubt, Kind::WriteOff) => State::WrittenOff,

@@ -91,7 +91,7 @@ async fn unfinished_tasks_are_capped_and_doubtful_ones_do_not_count() {
     set_limits(&gateway, OrgLimits { max_open_tasks: Some(Some(2)), ..OrgLimits::default() }).await;
     gateway.fault_on_create(json!({"kind": "cut_before"})).await;
     gateway.create(&body("doubtful")).await.reference();
-    gateway.script(json!({"rules": [{"on": "create", "match": {"prompt_contains": "brief"}, "fault": {"kind": "task_ms", "ms": 300}}]})).await;
+    gateway.script(json!({"rules": [{"on": "create", "match": {"prompt_contains": "brief"}, "fault": {"kind": "task_ms", "ms": 1500}}]})).await;
     let brief = gateway.task("brief").await;
     gateway.task("long").await;
     let before = gateway.balance().await;

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tollgate::credits::Credits;
+use tollgate::ledger::OrgLimits;
 
 use super::database::until;
 use super::gateway::{ENDLESS, TestGateway, body};
@@ -38,6 +41,43 @@ async fn restless(gateway: &TestGateway, number: usize) {
         let patience = Duration::from_micros(rand::random_range(0..200_000));
         drop(tokio::time::timeout(patience, stream.read_u8()).await);
     }
+}
+
+#[tokio::test]
+async fn an_overdraft_lets_a_balance_go_so_far_below_zero_and_no_further() {
+    let gateway = TestGateway::builder().credits(100).start().await;
+    let limits = OrgLimits { overdraft: Some(Credits::new(700)), ..OrgLimits::default() };
+    gateway.db.database().set_limits(gateway.caller.org, limits).await.unwrap();
+    for left in [-300, -700] {
+        gateway.task("on credit").await;
+        assert_eq!(gateway.balance().await[0], left);
+    }
+    gateway.create(&body("too much")).await.refused(402, "INSUFFICIENT_CREDITS");
+}
+
+#[tokio::test]
+async fn a_reservation_that_comes_too_late_is_given_back_unsent() {
+    let gateway =
+        TestGateway::builder().config(|config| config.ledger.reserve_timeout_ms = 200).start().await;
+    let mut hot_row = gateway.db.pool().begin().await.unwrap();
+    sqlx::query("select from org_balance for update").execute(&mut *hot_row).await.unwrap();
+    for _ in 0..3 {
+        gateway.create(&body("late")).await.refused(503, "UNAVAILABLE");
+    }
+    hot_row.rollback().await.unwrap();
+    let task = gateway.task("in time").await;
+    gateway.finished(&task).await;
+    until("late grants are given back", async || gateway.balance().await == [999_600, 0, 400]).await;
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+}
+
+/// The comparison of both books at the end of every test is no formality.
+#[tokio::test]
+#[should_panic(expected = "nobody here knows")]
+async fn a_task_that_only_the_vendor_knows_fails_its_test() {
+    let gateway = TestGateway::start().await;
+    gateway.fault_on_create(json!({"kind": "http_error", "status": 400, "accept": true})).await;
+    gateway.create(&body("refused, and made all the same")).await.expect(400);
 }
 
 #[tokio::test]

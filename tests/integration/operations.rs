@@ -1,10 +1,12 @@
 //! The operations listener, and what happens while the database is away.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tollgate::ledger::KeySpec;
 
 use super::database::until;
-use super::gateway::{ENDLESS, TestGateway, body};
+use super::gateway::{Answer, ENDLESS, TestGateway, body};
 
 async fn fetch(gateway: &TestGateway, path: &str) -> (u16, String) {
     let answer = gateway.client.get(gateway.admin_url(path)).send().await.unwrap();
@@ -84,6 +86,7 @@ async fn while_the_database_is_away_nothing_is_sent_and_known_tasks_stay_readabl
         .await;
     let task = gateway.task("known").await;
     gateway.status(&task).await.expect(200);
+    let unseen = gateway.another_key(KeySpec::default()).await;
     let_in(&gateway, false).await;
     until("it is not ready", async || fetch(&gateway, "/readyz").await.0 == 503).await;
     assert_eq!(fetch(&gateway, "/healthz").await.0, 200);
@@ -92,6 +95,13 @@ async fn while_the_database_is_away_nothing_is_sent_and_known_tasks_stay_readabl
     }
     assert_eq!(gateway.status(&task).await.data()["status"], "IN_PROGRESS");
     assert_eq!(gateway.upstream_creates().await, (1, 1));
+    // No key is called wrong that cannot be looked up.
+    let status = async |key: &str| {
+        Answer::to(gateway.request(Method::GET, &format!("/api/status?task_id={task}")).bearer_auth(key))
+            .await
+    };
+    status(&unseen.text).await.refused(503, "UNAVAILABLE");
+    status("garbage").await.refused(401, "INVALID_API_KEY");
 
     let_in(&gateway, true).await;
     until("it is ready again", async || fetch(&gateway, "/readyz").await.0 == 200).await;
@@ -105,7 +115,7 @@ async fn a_create_accepted_while_the_database_is_away_is_recorded_when_it_is_bac
     let create = tokio::spawn(gateway.creating(body("x").to_string()).send());
     until("the vendor has it", async || gateway.upstream_creates().await == (1, 1)).await;
     let_in(&gateway, false).await;
-    let answer = super::gateway::Answer::of(create.await.unwrap().unwrap()).await;
+    let answer = Answer::of(create.await.unwrap().unwrap()).await;
     let reference = answer.reference();
     let_in(&gateway, true).await;
     until("it is recorded and settled", async || {

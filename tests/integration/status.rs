@@ -70,6 +70,8 @@ async fn whatever_the_vendor_does_the_owner_gets_the_last_known_state() {
         .task_time(ENDLESS)
         .config(|config| {
             config.status.min_interval_ms = 0;
+            // Nobody else asks: a status call joins a poll that is under way.
+            config.reconciler.interval_ms = MINUTE_MS;
             config.upstream.kling_3.connect_timeout_ms = 100;
             config.upstream.kling_3.status_timeout_ms = 200;
         })

@@ -186,6 +186,22 @@ async fn a_body_of_16_mib_is_accepted_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_dawdles_does_not_hold_up_the_orderly_end() {
+    let gateway = TestGateway::builder().config(|config| config.server.shutdown_grace_ms = 500).start().await;
+    let mut dawdler = RawClient::connect(gateway.address()).await;
+    let head = format!(
+        "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 1000\r\n\r\n{{",
+        gateway.caller.text
+    );
+    dawdler.write(head.as_bytes()).await;
+    let task = gateway.task("meanwhile").await;
+    gateway.finished(&task).await;
+    // The harness fails the test if the gateway was not done in time.
+    drop(gateway);
+    drop(dawdler);
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_refused_before_the_body_is_read() {
     let gateway = TestGateway::start().await;
     let mut connection = RawClient::connect(gateway.address()).await;

@@ -1,0 +1,243 @@
+//! `serve`, `demo`, `audit`, `admin`, `config`: as operators and scripts meet them.
+
+use futures_util::future::join_all;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::database::{TestDatabase, until};
+use super::gateway::{Answer, MASTER_KEY, TestGateway, body};
+use super::process::{Process, Scratch, run};
+
+/// A configuration file for one more gateway beside the test's own.
+fn config(gateway: &TestGateway, more: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n{more}",
+        gateway.db.url(),
+        gateway.simulator()
+    )
+}
+
+async fn create(client: &Client, base: &str, key: &str, prompt: &str) -> Answer {
+    let call = client.post(format!("{base}/api/generate")).bearer_auth(key);
+    Answer::to(call.body(body(prompt).to_string())).await
+}
+
+async fn status(client: &Client, base: &str, key: &str, task: &str) -> Answer {
+    Answer::to(client.get(format!("{base}/api/status?task_id={task}")).bearer_auth(key)).await
+}
+
+#[tokio::test]
+async fn a_terminated_gateway_answers_and_records_what_is_in_flight() {
+    const IN_FLIGHT: u64 = 100;
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let mut process =
+        Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config(&gateway, ""))]);
+    let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 2000, "accept": true})).await;
+    let creates = (0..IN_FLIGHT).map(|number| {
+        let (client, base, key) = (gateway.client.clone(), base.clone(), gateway.caller.text.clone());
+        tokio::spawn(async move { create(&client, &base, &key, &format!("{number}")).await })
+    });
+    let creates: Vec<_> = creates.collect();
+    until("all are with the vendor", async || gateway.upstream_creates().await.0 == IN_FLIGHT).await;
+    process.terminate();
+    let mut tasks: Vec<String> =
+        join_all(creates).await.into_iter().map(|answer| answer.unwrap().task_id()).collect();
+    assert_eq!(process.ended().await, 0);
+    tasks.sort_unstable();
+    tasks.dedup();
+    assert_eq!(tasks.len(), 100);
+    // The gateway that is left finishes them.
+    until("all are settled", async || gateway.balance().await == [960_000, 0, 40_000]).await;
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused_before_anything_is_bound() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let good = config(&gateway, "").replacen("127.0.0.1:0", &listen, 1);
+    for (name, bad, expected) in [
+        ("lanes", format!("{good}[ledger]\nlanes = 0\n"), ["ledger.lanes", "0", "from 1 to 64"]),
+        ("unknown", format!("{good}[ledger]\nlane = 1\n"), ["ledger", "lane", "lanes"]),
+        (
+            "type",
+            format!("{good}[status]\nmin_interval_ms = \"soon\"\n"),
+            ["status.min_interval_ms", "soon", "u64"],
+        ),
+        ("key", good.replace(MASTER_KEY, ""), ["master_key", "missing", "by a file"]),
+        ("url", good.replace("http://", "ftp://"), ["base_url", "ftp://", "http or https"]),
+        ("toml", "[server\n".into(), ["", "", ""]),
+    ] {
+        let file = scratch.file(&format!("{name}.toml"), &bad);
+        for command in [&["serve"][..], &["config", "check"]] {
+            let said = run(&[command, &["--config", &file]].concat()).await;
+            assert_eq!(said.code, 2, "{said:?}");
+            assert_eq!(said.out, "");
+            assert!(said.err.contains(&file), "{said:?}");
+            for part in expected {
+                assert!(said.err.contains(part), "{part}: {said:?}");
+            }
+            assert!(!said.err.contains("in use"), "{said:?}");
+        }
+    }
+    let said = run(&["serve", "--config", "/nowhere/gateway.toml"]).await;
+    assert!(said.code == 2 && said.err.contains("/nowhere/gateway.toml"), "{said:?}");
+
+    // The same without the mistake gets as far as the port.
+    let file = scratch.file("good.toml", &good);
+    assert_eq!(run(&["config", "check", "--config", &file]).await.code, 0);
+    let said = run(&["serve", "--config", &file]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(
+        said.err.contains(&listen) && said.err.contains("in use") && said.err.contains("server.listen"),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_audit_says_yes_or_shows_what_is_broken() {
+    let mut db = TestDatabase::new().await;
+    let org = db.database().create_org("a customer").await.unwrap();
+    let url = db.url().to_owned();
+    let audit = ["audit", "--database-url", &url];
+    let clean = run(&audit).await;
+    assert_eq!(clean.code, 0, "{clean:?}");
+    assert!(
+        clean.out.starts_with("audit clean: 1 organisations") && clean.out.lines().count() == 1,
+        "{clean:?}"
+    );
+
+    db.expect_broken();
+    sqlx::query("update org_balance set available = available + 1").execute(db.pool()).await.unwrap();
+    let broken = run(&audit).await;
+    assert_eq!(broken.code, 1, "{broken:?}");
+    let row = broken.out.lines().find(|line| line.starts_with("BREACH")).unwrap();
+    assert!(row.contains(&org.as_uuid().to_string()), "{broken:?}");
+
+    assert_eq!(run(&["audit"]).await.code, 2);
+    assert_eq!(run(&["audit", "--database-url", "postgres://gw@127.0.0.1:1/x"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn an_operators_day() {
+    let gateway = TestGateway::builder().credits(0).start().await;
+    let scratch = Scratch::new();
+    let url = gateway.db.url().to_owned();
+    let admin =
+        async |args: &[&str]| run(&[&["admin", "--json", "--database-url", &url], args].concat()).await;
+    let made = admin(&["org", "create", "studio"]).await.json();
+    let org = made["org_id"].as_str().unwrap();
+    assert_eq!(admin(&["org", "create", "studio"]).await.code, 1, "names are unique");
+    let user = admin(&["user", "create", "--org", org, "--name", "ada", "--role", "admin"]).await.json();
+    let user = user["user_id"].as_str().unwrap();
+    let grant = [
+        "credit",
+        "grant",
+        "--org",
+        org,
+        "--credits",
+        "1000",
+        "--reason",
+        "invoice 7",
+        "--idempotency-key",
+        "i7",
+    ];
+    let first = admin(&grant).await.json();
+    let again = admin(&grant).await.json();
+    assert_eq!((&first["replayed"], &again["replayed"]), (&json!(false), &json!(true)));
+    assert_eq!((&again["entry_id"], &again["available"]), (&first["entry_id"], &json!(1000)));
+    let mut other = grant;
+    other[5] = "2000";
+    assert_eq!(admin(&other).await.code, 1, "the same key, another amount");
+    for bad in ["0", "-5", "1.5", "x"] {
+        let mut bad_grant = grant;
+        bad_grant[5] = bad;
+        assert_eq!(admin(&bad_grant).await.code, 2, "{bad}");
+    }
+    assert_eq!(admin(&["org", "show", org]).await.json()["available"], 1000);
+
+    let key = admin(&["key", "create", "--org", org, "--user", user, "--name", "laptop"]).await.json();
+    let (key_id, secret) = (key["key_id"].as_str().unwrap(), key["api_key"].as_str().unwrap());
+    let listed = admin(&["key", "list", "--org", org]).await;
+    assert_eq!(listed.json()[0]["key_id"], key_id);
+    assert!(!listed.out.contains(secret), "a key is shown once");
+    let base = format!("http://{}", gateway.address());
+    let task = create(&gateway.client, &base, secret, "x").await.task_id();
+
+    // The printed book is what import reads.
+    let shown = run(&["admin", "--database-url", &url, "price", "show"]).await;
+    let book =
+        scratch.file("book.toml", &shown.out.replace("credits_with_audio = 80", "credits_with_audio = 90"));
+    let version = admin(&["price", "import", &book]).await.json()["version"].to_string();
+    assert_eq!(admin(&["price", "list"]).await.json()[0]["active"], false);
+    assert_eq!(admin(&["price", "activate", &version]).await.code, 0);
+    let quote = async || {
+        let call = gateway.client.post(format!("{base}/api/quote")).bearer_auth(secret);
+        Answer::to(call.body(body("x").to_string())).await.data()["credits"].clone()
+    };
+    until("the new prices are in force", async || quote().await == 450).await;
+    let bad = scratch.file("bad.toml", "name = \"b\"\n[prices]\nx = { unit = \"minute\", credits = 5 }\n");
+    assert_eq!(admin(&["price", "import", &bad]).await.code, 2);
+
+    until("it is settled", async || admin(&["org", "show", org]).await.json()["consumed"] == 400).await;
+    assert_eq!(admin(&["key", "revoke", key_id]).await.json()["revoked"], true);
+    until("it is revoked", async || status(&gateway.client, &base, secret, &task).await.status == 401).await;
+    assert_eq!(admin(&["key", "revoke", "key_00000000000000000000000000000000"]).await.code, 1);
+    assert_eq!(admin(&["key", "revoke", "nonsense"]).await.code, 2);
+}
+
+async fn demo(scratch: &Scratch) -> (Process, Value) {
+    let directory = scratch.0.to_str().unwrap();
+    let args = ["demo", "--json", "--listen", "127.0.0.1:0", "--task-ms", "50", "--data-dir", directory];
+    let mut process = Process::start(&args);
+    let ready = process.ready().await;
+    (process, ready)
+}
+
+#[tokio::test]
+async fn a_demo_keeps_its_key_and_its_tasks_and_leaves_no_process_behind() {
+    let scratch = Scratch::new();
+    let client = Client::new();
+    let mut known: Vec<(String, String)> = Vec::new();
+    for round in 0..2 {
+        let (process, ready) = demo(&scratch).await;
+        let text = |field: &str| ready[field].as_str().unwrap().to_owned();
+        let (base, key) = (text("base_url"), text("api_key"));
+        for (earlier, task) in &known {
+            assert_eq!(earlier, &key);
+            assert_eq!(status(&client, &base, &key, task).await.data()["status"], "SUCCESS");
+        }
+        let task = create(&client, &base, &key, &format!("round {round}")).await.task_id();
+        until("it finishes", async || {
+            status(&client, &base, &key, &task).await.data()["status"] == "SUCCESS"
+        })
+        .await;
+        known.push((key, task));
+        let audit = run(&["audit", "--database-url", &text("database_url")]).await;
+        assert_eq!(audit.code, 0, "{audit:?}");
+        assert!(!scratch.processes().is_empty(), "its database works in its directory");
+        process.terminate();
+        assert_eq!(process.ended().await, 0);
+        assert_eq!(scratch.processes(), Vec::<std::path::PathBuf>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_demo_whose_port_is_taken_says_so_in_one_sentence() {
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let said = run(&["demo", "--json", "--listen", &listen, "--data-dir", scratch.0.to_str().unwrap()]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    assert!(
+        said.err.contains(&listen) && said.err.contains("in use") && said.err.contains("--listen"),
+        "{said:?}"
+    );
+    assert!(scratch.processes().is_empty());
+}

@@ -1,0 +1,133 @@
+//! Building and running a gateway for a test.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use reqwest::Client;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tollgate::app::App;
+use tollgate::config::Config;
+use tollgate::simulator::{Simulator, SimulatorConfig};
+
+use super::books::{Closing, close};
+use super::{MASTER_KEY, TestGateway, caller};
+use crate::database::TestDatabase;
+
+/// What a test's gateway is to be like.
+pub struct Builder {
+    credits: i64,
+    task_time: Duration,
+    tune: Box<dyn FnOnce(&mut Config) + Send>,
+}
+
+/// Where its parts listen.
+pub struct Addresses {
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+    pub simulator: SocketAddr,
+}
+
+impl Builder {
+    pub fn new() -> Self {
+        Self { credits: 1_000_000, task_time: Duration::from_millis(50), tune: Box::new(|_| {}) }
+    }
+
+    pub fn credits(self, credits: i64) -> Self {
+        Self { credits, ..self }
+    }
+
+    /// How long the vendor takes over a task.
+    pub fn task_time(self, task_time: Duration) -> Self {
+        Self { task_time, ..self }
+    }
+
+    /// Changes the gateway's configuration.
+    pub fn config(self, tune: impl FnOnce(&mut Config) + Send + 'static) -> Self {
+        Self { tune: Box::new(tune), ..self }
+    }
+
+    pub async fn start(self) -> TestGateway {
+        let db = TestDatabase::new().await;
+        let caller = caller(&db, self.credits).await;
+        let stop = CancellationToken::new();
+        let (ready, addresses) = oneshot::channel();
+        let (url, stopping) = (db.url().to_owned(), stop.clone());
+        let thread = thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(Box::pin(serve(self.task_time, self.tune, url, ready, stopping)))
+        });
+        let addresses = addresses.await.unwrap();
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        TestGateway { thread: Some(thread), stop, addresses, expected_difference: 0, client, caller, db }
+    }
+}
+
+async fn serve(
+    task_time: Duration,
+    tune: Box<dyn FnOnce(&mut Config) + Send>,
+    database_url: String,
+    ready: oneshot::Sender<Addresses>,
+    stop: CancellationToken,
+) -> Closing {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let settings = SimulatorConfig { task_time, task_jitter: Duration::ZERO, ..SimulatorConfig::default() };
+    let simulator = Simulator::bind(any_port, settings).await.unwrap();
+    let address = simulator.local_addr();
+    let simulator_stop = CancellationToken::new();
+    let simulating = tokio::spawn(simulator.run(simulator_stop.clone().cancelled_owned()));
+
+    let mut config = config(address, &database_url);
+    tune(&mut config);
+    let app = App::start(config).await.unwrap();
+    let addresses = Addresses {
+        data: app.data_address().unwrap(),
+        admin: app.admin_address().unwrap(),
+        simulator: address,
+    };
+    assert!(ready.send(addresses).is_ok(), "the test waits for its gateway");
+    let running = tokio::spawn(app.run(stop.clone()));
+    stop.cancelled().await;
+    // From here on the vendor behaves.
+    let script = format!("http://{address}/_sim/script");
+    Client::new().delete(script).send().await.unwrap().error_for_status().unwrap();
+    let finished = running.await.unwrap();
+    let closing = close(finished, address, &database_url).await;
+    simulator_stop.cancel();
+    simulating.await.unwrap().unwrap();
+    closing
+}
+
+/// Quick intervals, and no limits but those a test sets.
+fn config(simulator: SocketAddr, database_url: &str) -> Config {
+    let text = format!(
+        r#"
+        [server]
+        listen = "127.0.0.1:0"
+        shutdown_grace_ms = 15000
+        [admin]
+        listen = "127.0.0.1:0"
+        [database]
+        url = "{database_url}"
+        [upstream.kling_3]
+        base_url = "http://{simulator}"
+        master_key = "{MASTER_KEY}"
+        retry_429_ms = 400
+        [ledger]
+        lanes = 2
+        [limits]
+        org_create_per_minute = 0
+        org_status_per_minute = 0
+        max_open_tasks = 0
+        [status]
+        min_interval_ms = 20
+        [reconciler]
+        interval_ms = 50
+        tick_ms = 20
+        polls_per_second = 10000
+        "#
+    );
+    Config::from_toml(&text).unwrap()
+}
