@@ -180,6 +180,21 @@ create function bump_epoch(p_name text) returns void language sql as $$
     select pg_notify('tollgate_epoch', p_name);
 $$;
 
+-- In the transaction of the change itself: whoever sees the new row can also see that the counter moved.
+create function bump_epoch_of() returns trigger language plpgsql as $$
+begin
+    perform bump_epoch(tg_argv[0]);
+    return null;
+end $$;
+create trigger org_epoch after update or delete on org
+    for each statement execute function bump_epoch_of('auth');
+create trigger app_user_epoch after update or delete on app_user
+    for each statement execute function bump_epoch_of('auth');
+create trigger api_key_epoch after update or delete on api_key
+    for each statement execute function bump_epoch_of('auth');
+create trigger price_book_epoch after update on price_book
+    for each statement execute function bump_epoch_of('prices');
+
 create function refuse_change() returns trigger language plpgsql as $$
 begin
     raise exception '% is append-only: % refused', tg_table_name, tg_op using errcode = 'restrict_violation';
@@ -215,6 +230,8 @@ insert into transition values
     -- it for dead meanwhile
     ('abandon',   'HELD',     'RELEASED'),
     ('abandon',   'IN_DOUBT', 'RELEASED'),
+    -- HELD past its time, and its own gateway does not work on it: it was never sent
+    ('sweep',     'HELD',     'RELEASED'),
     ('doubt',     'HELD',     'IN_DOUBT'),
     ('doubt',     'RUNNING',  'IN_DOUBT'),
     ('write_off', 'IN_DOUBT', 'WRITTEN_OFF');

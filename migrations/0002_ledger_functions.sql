@@ -189,7 +189,9 @@ begin
             data = coalesce(i.data, h.data),
             recorded_at = case when t.kind = 'run' then v_now else h.recorded_at end,
             ended_at = case when t.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') then v_now end,
-            due_at = v_now + coalesce(i.due_ms, 0) * interval '1 millisecond',
+            -- what nobody can be asked about is never due
+            due_at = case when t.to_state = 'IN_DOUBT' and h.upstream_task is null then 'infinity'
+                          else v_now + coalesce(i.due_ms, 0) * interval '1 millisecond' end,
             polls = case when t.kind = 'run' then 0 else h.polls end
         from item i join transition t on t.kind = i.kind
         where h.org_id = i.org_id and h.hold_id = i.hold_id and h.state = t.from_state
@@ -210,7 +212,7 @@ begin
           and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key
     ), freed as (
         delete from idempotency c using moved m
-        where m.kind in ('refuse', 'abandon') and m.idem_key is not null
+        where m.kind in ('refuse', 'abandon', 'sweep') and m.idem_key is not null
           and c.org_id = m.org_id and c.endpoint = m.endpoint and c.key = m.idem_key and c.hold_id = m.hold_id
     ), balanced as (
         update org_balance b

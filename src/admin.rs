@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -58,7 +59,11 @@ async fn readyz(State(operations): State<Operations>) -> Response {
         "lease": told(lease),
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(body)).into_response()
+    let mut answer = (status, Json(body)).into_response();
+    if !ready {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    answer
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {

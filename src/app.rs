@@ -60,6 +60,8 @@ pub struct App {
     keys: Arc<Keys>,
     /// Creates and polls under way: they outlive their clients, and a stop waits for them.
     tasks: TaskTracker,
+    /// Tells creates that wait for the vendor.
+    stopping: CancellationToken,
 }
 
 /// The pool that `config` describes.
@@ -127,6 +129,7 @@ impl App {
         let ledger =
             Ledger::start(database.clone(), gateway, &lanes, ms(config.ledger.reserve_timeout_ms), clock);
         let tasks = TaskTracker::new();
+        let stopping = CancellationToken::new();
         let poller = Arc::new(Poller::new(
             ledger.clone(),
             upstream.clone(),
@@ -138,6 +141,7 @@ impl App {
         let body_timeout = ms(config.server.body_timeout_ms);
         let parts = Parts {
             clock,
+            draining: TaskTracker::new(),
             keys: keys.clone(),
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
@@ -149,6 +153,8 @@ impl App {
                 lease: lease.clone(),
                 tasks: tasks.clone(),
                 client_deadline: ms(config.server.create_deadline_ms),
+                stop: stopping.clone(),
+                last_wait: ms(config.server.shutdown_grace_ms).mul_f64(0.7),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock,
             },
@@ -173,6 +179,7 @@ impl App {
             watcher,
             keys,
             tasks,
+            stopping,
         })
     }
 
@@ -201,6 +208,7 @@ impl App {
             watcher,
             keys,
             tasks,
+            stopping,
         } = self;
         let header_timeout = ms(config.server.header_timeout_ms);
         let grace = ms(config.server.shutdown_grace_ms);
@@ -222,13 +230,20 @@ impl App {
             pace.clone(),
             stop.clone(),
         ));
-        background.spawn(reconciler::sweep(ledger.clone(), keys, pace, stop.clone()));
+        background.spawn(reconciler::sweep(
+            ledger.clone(),
+            keys,
+            operations.metrics.clone(),
+            pace,
+            stop.clone(),
+        ));
         background.spawn(reconciler::renew(lease.clone(), drained.clone()));
         background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
 
         let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
         let server = background.spawn(server);
         stop.cancelled().await;
+        stopping.cancel();
         tracing::info!("stopping: finishing what is in flight");
         let in_order = async {
             // Ends when its last connection has.

@@ -55,7 +55,7 @@ pub struct Config {
 pub struct Server {
     /// Address of the data plane.
     pub listen: SocketAddr,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send a request's head, and how long its connection may be idle.
     pub header_timeout_ms: u64,
     /// How long a client may take to send a request's body.
     pub body_timeout_ms: u64,
@@ -69,7 +69,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            header_timeout_ms: 10_000,
+            header_timeout_ms: 60_000,
             body_timeout_ms: 60_000,
             create_deadline_ms: 60_000,
             shutdown_grace_ms: 30_000,

@@ -60,6 +60,9 @@ pub enum GatewayError {
     /// The key may not create this type.
     #[error("this API key may not create tasks of type {0}")]
     TypeNotAllowed(String),
+    /// The caller may not see this.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// No such path.
     #[error("there is nothing at this path")]
     NotFound,
@@ -172,6 +175,7 @@ impl GatewayError {
             Self::NetworkNotAllowed => Code::NetworkNotAllowed,
             Self::Suspended => Code::Suspended,
             Self::TypeNotAllowed(_) => Code::TypeNotAllowed,
+            Self::Forbidden(_) => Code::Forbidden,
             Self::NotFound => Code::NotFound,
             Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
             Self::TaskNotFound => Code::TaskNotFound,

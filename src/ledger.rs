@@ -46,6 +46,18 @@ use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::metrics as m;
 use crate::secret::Secret;
 
+/// A query that takes longer is given up: a database that hangs must not hang its callers.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Puts the deadline on a query of the pool.
+trait Bounded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
+    async fn bounded(self) -> Result<T, sqlx::Error> {
+        tokio::time::timeout(QUERY_TIMEOUT, self).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+}
+
+impl<T, F: Future<Output = Result<T, sqlx::Error>>> Bounded<T> for F {}
+
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// A pool of connections to the ledger's database.
@@ -93,11 +105,13 @@ impl Database {
         let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(name)
             .fetch_one(&server.pool)
+            .bounded()
             .await?;
         if !there {
             let quoted = name.replace('"', "\"\"");
             sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{quoted}\"")))
                 .execute(&server.pool)
+                .bounded()
                 .await?;
         }
         server.pool.close().await;
@@ -122,6 +136,7 @@ impl Database {
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
             .fetch_all(&self.pool)
+            .bounded()
             .await
         {
             Ok(applied) => applied,
@@ -139,7 +154,7 @@ impl Database {
 
     /// Asks the database anything at all.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        sqlx::query("select 1").execute(&self.pool).await?;
+        sqlx::query("select 1").execute(&self.pool).bounded().await?;
         Ok(())
     }
 
@@ -201,7 +216,7 @@ impl Ledger {
     /// Releases HELD rows of this gateway that nobody works on, and puts those of dead gateways in doubt.
     pub async fn sweep(&self) -> Result<(), LedgerError> {
         self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
-        for (org, hold) in self.database.orphaned_holds().await? {
+        for (org, hold) in self.database.orphaned_holds(self.gateway).await? {
             self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" })
                 .await?;
         }

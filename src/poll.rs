@@ -46,6 +46,18 @@ pub struct Poller {
     flights: Mutex<HashMap<HoldId, Flight>>,
 }
 
+/// Takes a flight off the list, also if it crashes.
+struct Landing<'a> {
+    poller: &'a Poller,
+    hold: HoldId,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.poller.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hold);
+    }
+}
+
 impl Poller {
     /// A poller with nothing known yet.
     pub fn new(
@@ -93,7 +105,7 @@ impl Poller {
             },
         };
         // The last known state is an answer in any case: a caller never waits longer than this.
-        let refreshed = tokio::time::timeout(self.wait, self.refresh(known.clone())).await;
+        let refreshed = tokio::time::timeout(self.wait, self.refresh(known.clone(), false)).await;
         Ok(Some(refreshed.ok().flatten().unwrap_or(known)))
     }
 
@@ -138,8 +150,8 @@ impl Poller {
         view
     }
 
-    /// One poll for all who wait for this task. It goes on when they leave.
-    async fn refresh(self: &Arc<Self>, known: Arc<View>) -> Option<Arc<View>> {
+    /// One poll for all who wait for this task; `paid` if the budget has been asked. It goes on when they leave.
+    async fn refresh(self: &Arc<Self>, known: Arc<View>, paid: bool) -> Option<Arc<View>> {
         let hold = known.task().hold;
         let flight = {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,14 +162,13 @@ impl Poller {
                     if let Some(view) = self.cached(known.task()).filter(|view| self.is_fresh(view)) {
                         return Some(view);
                     }
-                    if known.task().upstream_task.is_some() && self.budget.check().is_err() {
+                    if !paid && known.task().upstream_task.is_some() && self.budget.check().is_err() {
                         return None;
                     }
                     let poller = self.clone();
                     let work = self.tasks.spawn(async move {
-                        let view = poller.ask(known).await;
-                        poller.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&hold);
-                        view
+                        let _landing = Landing { poller: &poller, hold };
+                        poller.ask(known).await
                     });
                     let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
                     flights.insert(hold, flight.clone());
@@ -170,8 +181,10 @@ impl Poller {
 
     /// Polls a task the reconciler has claimed, unless somebody does already.
     pub async fn poll(self: &Arc<Self>, task: Task) {
+        // Callers who ask often must not keep the tasks of those who never ask from ending.
+        self.budget.until_ready().await;
         let known = Arc::new(View::new(task, None));
-        self.refresh(known).await;
+        self.refresh(known, true).await;
     }
 
     /// Asks the ledger, then the vendor, then ends what has ended.
@@ -219,9 +232,6 @@ impl Poller {
                 if let Some(flag) = judged.flag {
                     tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
                 }
-                if judged.raw > task.list_price {
-                    metrics::counter!(crate::metrics::OVERRUNS).increment(1);
-                }
                 Step::Settle {
                     raw: judged.raw,
                     charge: judged.charge,
@@ -237,8 +247,11 @@ impl Poller {
                 Step::Fail { loss, data: report.data.clone() }
             }
         };
-        if self.ledger.step(task.org, task.hold, step).await? == Applied::No {
-            tracing::debug!(hold = %task.hold, "the task had ended already");
+        let overrun = matches!(&step, Step::Settle { raw, .. } if *raw > task.list_price);
+        match self.ledger.step(task.org, task.hold, step).await? {
+            Applied::Yes if overrun => metrics::counter!(crate::metrics::OVERRUNS).increment(1),
+            Applied::Yes => {}
+            _ => tracing::debug!(hold = %task.hold, "the task had ended already"),
         }
         self.database()
             .task_by_hold(task.org, task.hold)

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,10 +74,18 @@ pub async fn finish_tasks(
 }
 
 /// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open.
-pub async fn sweep(ledger: Ledger, keys: Arc<Keys>, pace: Pace, stop: CancellationToken) {
+pub async fn sweep(
+    ledger: Ledger,
+    keys: Arc<Keys>,
+    metrics: PrometheusHandle,
+    pace: Pace,
+    stop: CancellationToken,
+) {
     let mut round = 0u32;
     while pause(&stop, Duration::from_secs(5)).await {
         keys.tidy();
+        // Folds samples into buckets; without it they pile up until somebody scrapes.
+        metrics.run_upkeep();
         if let Err(error) = ledger.sweep().await {
             tracing::warn!(%error, "cannot sweep");
         }

@@ -2,12 +2,23 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 /// A secret text. `Debug` is blind and there is no `Display`; reading it is a deliberate call.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The usual error would show the value.
+        String::deserialize(deserializer).map(Self).map_err(|_| {
+            D::Error::custom(
+                "a secret must be a string; in the environment, put one that looks like a number in quotes",
+            )
+        })
+    }
+}
 
 impl Secret {
     /// Wraps a secret.

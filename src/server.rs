@@ -84,7 +84,14 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, peer, service.clone(), builder.clone(), stop.clone()));
+                connections.spawn(connection(
+                    stream,
+                    peer,
+                    service.clone(),
+                    builder.clone(),
+                    header_timeout,
+                    stop.clone(),
+                ));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: existing connections must end first.
@@ -103,6 +110,7 @@ async fn connection<S, B>(
     peer: SocketAddr,
     service: S,
     builder: Builder<TokioExecutor>,
+    header_timeout: Duration,
     stop: CancellationToken,
 ) where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
@@ -112,6 +120,10 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     drop(stream.set_nodelay(true));
+    // hyper's own timeout begins with the first byte.
+    if tokio::time::timeout(header_timeout, stream.readable()).await.is_err() {
+        return;
+    }
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut service = service.clone();
         async move {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::Full;
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::{MakeRequestId, RequestId};
@@ -30,6 +31,8 @@ use crate::layers::trace::TraceLayer;
 pub struct Parts {
     /// The time.
     pub clock: Clock,
+    /// Where the rest of refused bodies is read; nothing waits for it.
+    pub draining: TaskTracker,
     /// Who may call.
     pub keys: Arc<Keys>,
     /// How often.
@@ -77,7 +80,7 @@ pub fn data_plane(
         // a defect costs one request, not the process
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
         // the one event, and from here on a typed call
-        .layer(TraceLayer { clock: parts.clock })
+        .layer(TraceLayer { clock: parts.clock, draining: parts.draining })
         // errors become answers here and nowhere else
         .layer(RescueLayer)
         // what is not on the list leads nowhere, whoever asks

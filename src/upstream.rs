@@ -97,6 +97,9 @@ impl Backend {
                 return outcome;
             }
             tokio::time::sleep(pause).await;
+            if !client_waits() {
+                return outcome;
+            }
         }
     }
 

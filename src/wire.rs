@@ -130,7 +130,7 @@ impl RawObject {
         self.0.iter().any(|(key, value)| {
             !seen.insert(key.as_str())
                 || (value.get().starts_with(['{', '['])
-                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err())
+                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err_and(|error| refuses(&error)))
         })
     }
 
@@ -189,6 +189,12 @@ impl<'de> serde::Deserialize<'de> for RawObject {
         }
         deserializer.deserialize_map(Fields)
     }
+}
+
+/// Whether a value within is refused: it has a key twice, or is too deep for that to be told. What is merely odd (a
+/// number no float can hold) is the vendor's to judge.
+fn refuses(error: &serde_json::Error) -> bool {
+    error.is_data() || error.to_string().starts_with("recursion limit")
 }
 
 /// Accepts any JSON in which no object has a key twice.

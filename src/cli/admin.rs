@@ -168,7 +168,7 @@ enum CreditCommand {
         /// Why; kept with the entry.
         #[arg(long)]
         reason: String,
-        /// The same key posts once, however often the command is repeated.
+        /// The same key posts once, if the command is repeated within 72 hours.
         #[arg(long)]
         idempotency_key: Option<String>,
     },

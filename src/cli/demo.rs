@@ -170,8 +170,9 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
         Some(org) => org.org_id,
         None => database.create_org(ORG).await?,
     };
-    let granted = database.post_credit(org, CREDITS, "demo", "demo", Some("demo"));
-    granted.await?;
+    if database.balance(org).await?.is_some_and(|balance| balance.granted == Credits::ZERO) {
+        database.post_credit(org, CREDITS, "demo", "demo", Some("demo")).await?;
+    }
     let limit = Some(unlimited.then_some(0));
     let limits = OrgLimits {
         create_per_minute: limit,

@@ -70,7 +70,7 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
     filter.until = instant(context, "until")?;
     if principal.role == Role::Member {
         if filter.user.is_some_and(|user| user != principal.user) {
-            return Err(bad("user", "your own: only an organisation's admin lists the tasks of others"));
+            return Err(GatewayError::Forbidden("only an organisation's admin lists the tasks of others"));
         }
         filter.user = Some(principal.user);
     }

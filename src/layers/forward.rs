@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
@@ -19,7 +20,7 @@ use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::task::Order;
-use crate::upstream::{Backend, CreateOutcome, Upstream};
+use crate::upstream::{Backend, CreateOutcome, Progress, Upstream, report};
 use crate::wire::{RawObject, success};
 
 /// How long a client waits for a record that the database does not take.
@@ -38,6 +39,10 @@ pub struct Forward {
     pub tasks: TaskTracker,
     /// After this the client is told that the outcome is unknown.
     pub client_deadline: Duration,
+    /// The gateway is to stop.
+    pub stop: CancellationToken,
+    /// How long after that a create may still wait for the vendor.
+    pub last_wait: Duration,
     /// When the reconciler takes its first look.
     pub first_poll: Duration,
     /// The time.
@@ -86,7 +91,7 @@ impl Client {
 }
 
 impl Forward {
-    async fn run(self, order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
+    async fn run(self, mut order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
         if !self.lease.holds() {
             // Another gateway may have taken this one for dead, and put the hold in doubt.
             tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
@@ -98,20 +103,38 @@ impl Forward {
         }
         hold.about_to_send();
         let backend = self.upstream.for_type(&order.task_type);
-        let mut create = std::pin::pin!(backend.create(order.body.clone(), || client.waits()));
-        let outcome = match tokio::time::timeout(self.client_deadline, &mut create).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
+        let body = std::mem::take(&mut order.body);
+        let mut create = std::pin::pin!(backend.create(body, || client.waits()));
+        let mut last_call = std::pin::pin!(self.last_call());
+        let answered = tokio::select! {
+            biased;
+            outcome = &mut create => Some(outcome),
+            () = tokio::time::sleep(self.client_deadline) => None,
+            () = &mut last_call => None,
+        };
+        let outcome = match answered {
+            Some(outcome) => outcome,
+            None => {
                 tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, "no answer from upstream yet: the client is told so, the call goes on");
                 self.doubt(&mut hold, "the upstream did not answer in time").await;
                 client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
-                create.await
+                tokio::select! {
+                    biased;
+                    outcome = create => outcome,
+                    () = last_call => return,
+                }
             }
         };
         let recording = self.clock.now();
         let result = self.conclude(&mut hold, backend, outcome, &order).await;
         metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));
         client.answer(result);
+    }
+
+    /// Comes when the gateway is stopping and can wait for the vendor no longer.
+    async fn last_call(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(self.last_wait).await;
     }
 
     /// Records what became of the create; the answer says so.
@@ -190,6 +213,11 @@ impl Forward {
             return Err(GatewayError::Internal("accepted data that is no object"));
         };
         object.set("consumed_credits", order.price.hold.to_string());
+        if report(data).is_some_and(|(_, progress, _)| progress != Progress::Running) {
+            // An end is shown only once it has settled: the next status call tells.
+            object.set("status", "\"IN_PROGRESS\"".into());
+            object.set("response", "null".into());
+        }
         let answer: Arc<str> = success(&object).into();
         let run = Step::Run {
             task: task.clone(),
@@ -209,10 +237,12 @@ impl Forward {
             }
         };
         if !recorded {
+            tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, task = %task, "an accepted create is not on its own record");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
         // A create that comes back finished is ended like any other.
-        self.poller.conclude_create(hold.org(), hold.id(), data).await;
+        let ended = self.poller.conclude_create(hold.org(), hold.id(), data);
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
     }
 

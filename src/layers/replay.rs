@@ -90,7 +90,7 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
         return Some(Err(GatewayError::IdempotencyKeyReused));
     }
     match (claim.state, &claim.answer) {
-        (State::InDoubt, _) => Some(Err(GatewayError::OutcomeUnknown { reference: claim.hold })),
+        (State::InDoubt, None) => Some(Err(GatewayError::OutcomeUnknown { reference: claim.hold })),
         (State::WrittenOff, _) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
         (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
         (_, Some(stored)) => {

@@ -6,13 +6,17 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
+use http::header::EXPECT;
+use http::{Method, Request};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
-use crate::call::{Arrived, Call, Context, Notes};
+use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
 use crate::metrics as m;
@@ -22,13 +26,15 @@ use crate::metrics as m;
 pub struct TraceLayer {
     /// The time.
     pub clock: Clock,
+    /// Where the rest of refused bodies is read.
+    pub draining: TaskTracker,
 }
 
 impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner, clock: self.clock }
+        Trace { inner, settings: self.clone() }
     }
 }
 
@@ -36,7 +42,7 @@ impl<S> Layer<S> for TraceLayer {
 #[derive(Debug, Clone)]
 pub struct Trace<S> {
     inner: S,
-    clock: Clock,
+    settings: TraceLayer,
 }
 
 /// The address a request came from; the server puts it among the extensions.
@@ -46,7 +52,7 @@ pub struct Peer(pub IpAddr);
 impl<S, B> Service<Request<B>> for Trace<S>
 where
     S: Service<Call<Arrived>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Answer;
@@ -60,52 +66,143 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let clock = self.clock;
+        let clock = self.settings.clock;
         let (head, body) = request.into_parts();
         let request_id =
             head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let peer =
+            head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.to_canonical());
+        // A client that waits for our word has not begun to send.
+        let draining = (!head.headers.contains_key(EXPECT)).then(|| self.settings.draining.clone());
         let notes = Notes::default();
-        let context = Context {
+        let event = Event {
+            clock,
+            arrived: clock.now(),
+            request_id,
             method: head.method.clone(),
+            peer,
+            notes: notes.clone(),
+            status: None,
+        };
+        let context = Context {
+            method: head.method,
             path: collapse_slashes(head.uri.path()),
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers: head.headers,
-            peer: head
-                .extensions
-                .get::<Peer>()
-                .map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.to_canonical()),
-            arrived: clock.now(),
-            notes: notes.clone(),
+            peer,
+            arrived: event.arrived,
+            notes,
         };
-        let (arrived, peer) = (context.arrived, context.peer);
-        let call = Call { context, body: body.map_err(Into::into).boxed_unsync(), stage: Arrived };
+        let body = Lingering { body: Some(body.map_err(Into::into).boxed_unsync()), draining };
+        let call = Call { context, body: body.boxed_unsync(), stage: Arrived };
         Box::pin(async move {
             let in_flight = InFlight::new();
             let Ok(answer) = inner.call(call).await;
             drop(in_flight);
-            let took = clock.since(arrived);
-            let noted = notes.take();
-            let route = noted.endpoint.map_or("none", crate::call::Endpoint::as_str);
-            let status = answer.status().as_u16();
-            metrics::histogram!(m::REQUEST_SECONDS, "route" => route).record(took);
-            let code = noted.code.as_deref().unwrap_or("OK");
-            let principal = noted.principal.as_deref();
-            tracing::info!(
-                request_id,
-                route,
-                method = %head.method,
-                status,
-                code,
-                ms = took.as_secs_f64() * 1e3,
-                peer = %peer,
-                org = principal.map(|p| tracing::field::display(p.org)),
-                user = principal.map(|p| tracing::field::display(p.user)),
-                key = principal.map(|p| tracing::field::display(p.key)),
-                hold = noted.hold.map(tracing::field::display),
-                "request"
-            );
+            event.answered(&answer);
             Ok(answer)
         })
+    }
+}
+
+/// The event of one request; written when it is dropped, so also for a client that leaves.
+struct Event {
+    clock: Clock,
+    arrived: Instant,
+    request_id: String,
+    method: Method,
+    peer: IpAddr,
+    notes: Notes,
+    status: Option<u16>,
+}
+
+impl Event {
+    fn answered(mut self, answer: &Answer) {
+        self.status = Some(answer.status().as_u16());
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let took = self.clock.since(self.arrived);
+        let noted = self.notes.take();
+        let route = noted.endpoint.map_or("none", crate::call::Endpoint::as_str);
+        metrics::histogram!(m::REQUEST_SECONDS, "route" => route).record(took);
+        // 499 is what nginx calls a client that left; nobody sees it but the log.
+        let gone = self.status.is_none();
+        if gone {
+            metrics::counter!(m::REQUESTS, "route" => route, "status" => "499", "code" => "CLIENT_GONE")
+                .increment(1);
+        }
+        let code = if gone { "CLIENT_GONE" } else { noted.code.as_deref().unwrap_or("OK") };
+        let principal = noted.principal.as_deref();
+        tracing::info!(
+            request_id = self.request_id,
+            route,
+            method = %self.method,
+            status = self.status.unwrap_or(499),
+            code,
+            ms = took.as_secs_f64() * 1e3,
+            peer = %self.peer,
+            org = principal.map(|p| tracing::field::display(p.org)),
+            user = principal.map(|p| tracing::field::display(p.user)),
+            key = principal.map(|p| tracing::field::display(p.key)),
+            hold = noted.hold.map(tracing::field::display),
+            "request"
+        );
+    }
+}
+
+/// A request's body that is read to its end, within bounds, when it is refused unread. A client that is still sending
+/// would otherwise find its connection reset, and never see why.
+struct Lingering {
+    body: Option<RequestBody>,
+    draining: Option<TaskTracker>,
+}
+
+/// How much of a refused body is read, and for how long.
+const DRAIN_BYTES: usize = 32 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+impl Body for Lingering {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let (Some(mut body), Some(draining)) = (self.body.take(), self.draining.take()) else { return };
+        if body.is_end_stream() {
+            return;
+        }
+        draining.spawn(tokio::time::timeout(DRAIN_TIME, async move {
+            let mut read = 0;
+            while read < DRAIN_BYTES
+                && let Some(Ok(frame)) = body.frame().await
+            {
+                read += frame.data_ref().map_or(0, Bytes::len);
+            }
+        }));
     }
 }
 

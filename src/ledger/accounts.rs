@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use super::{Database, Fingerprint, LedgerError};
+use super::{Bounded, Database, Fingerprint, LedgerError};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{EntryId, OrgId, UserId};
 
@@ -125,7 +125,7 @@ impl Database {
         sqlx::query("with o as (insert into org (org_id, name) values ($1, $2)) insert into org_balance (org_id) values ($1)")
             .bind(org.as_uuid())
             .bind(name)
-            .execute(self.pool())
+            .execute(self.pool()).bounded()
             .await
             .map_err(|error| taken(error, format!("an organisation named '{name}' exists already")))?;
         Ok(org)
@@ -135,25 +135,26 @@ impl Database {
     pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
         Ok(sqlx::query_as("select * from org join org_balance using (org_id) order by org_id")
             .fetch_all(self.pool())
+            .bounded()
             .await?)
     }
 
     /// One organisation.
     pub async fn org(&self, org: OrgId) -> Result<Option<Org>, LedgerError> {
         let row = sqlx::query_as("select * from org join org_balance using (org_id) where org_id = $1");
-        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
+        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).bounded().await?)
     }
 
     /// The organisation of that name.
     pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, LedgerError> {
         let row = sqlx::query_as("select * from org join org_balance using (org_id) where name = $1");
-        Ok(row.bind(name).fetch_optional(self.pool()).await?)
+        Ok(row.bind(name).fetch_optional(self.pool()).bounded().await?)
     }
 
     /// Its balance.
     pub async fn balance(&self, org: OrgId) -> Result<Option<Balance>, LedgerError> {
         let row = sqlx::query("select * from org_balance where org_id = $1").bind(org.as_uuid());
-        Ok(row.fetch_optional(self.pool()).await?.as_ref().map(balance).transpose()?)
+        Ok(row.fetch_optional(self.pool()).bounded().await?.as_ref().map(balance).transpose()?)
     }
 
     /// Changes limits; every gateway follows within a second.
@@ -176,11 +177,12 @@ impl Database {
         .bind(limits.overdraft.map(Credits::get))
         .bind(limits.price_factor.map(PriceFactor::basis_points))
         .execute(self.pool())
+        .bounded()
         .await?;
         if done.rows_affected() == 0 {
             return Err(LedgerError::Invalid(format!("there is no organisation {org}")));
         }
-        self.bump_epoch("auth").await
+        Ok(())
     }
 
     /// Makes a user of `org`; `role` is `member` or `admin`.
@@ -192,6 +194,7 @@ impl Database {
             .bind(name)
             .bind(role)
             .execute(self.pool())
+            .bounded()
             .await
             .map_err(|error| match &error {
                 sqlx::Error::Database(e) if e.is_foreign_key_violation() => {
@@ -209,6 +212,7 @@ impl Database {
                 .bind(org.as_uuid())
                 .bind(name)
                 .fetch_optional(self.pool())
+                .bounded()
                 .await?;
         user.map(UserId::from_uuid)
             .ok_or_else(|| LedgerError::Invalid(format!("{org} has no user named '{name}'")))
@@ -237,6 +241,7 @@ impl Database {
         .bind(idempotency_key)
         .bind(fingerprint.as_bytes())
         .fetch_one(self.pool())
+        .bounded()
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {

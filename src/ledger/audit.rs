@@ -109,6 +109,11 @@ const INVARIANTS: &[(&str, &str)] = &[
       where h.idem_key is not null and h.state in ('HELD','RUNNING','IN_DOUBT') and not exists (select from idempotency c \
       where c.org_id = h.org_id and c.endpoint = 'generate' and c.key = h.idem_key and c.hold_id = h.hold_id)",
     ),
+    (
+        "a loss belongs to a task that no tenant paid for",
+        "select format('org %s hold %s: %s', l.org_id, l.hold_id, h.state) from platform_loss l left join hold h \
+      on h.org_id = l.org_id and h.hold_id = l.hold_id where h.state is null or h.state not in ('RELEASED', 'WRITTEN_OFF')",
+    ),
 ];
 
 const WARNINGS: &[(&str, &str)] = &[

@@ -126,7 +126,7 @@ fn columns(step: &Step) -> Columns<'_> {
             ..Columns::default()
         },
         Step::Fail { loss, data } => Columns {
-            raw: Some(loss.get()),
+            raw: (*loss > Credits::ZERO).then_some(loss.get()),
             loss: loss.get(),
             reason: Some("the task failed"),
             data: Some(data),
@@ -135,6 +135,7 @@ fn columns(step: &Step) -> Columns<'_> {
         Step::Refuse { reason, possible_loss } => {
             Columns { reason: Some(reason), loss: possible_loss.get(), possible: true, ..Columns::default() }
         }
+        Step::Sweep => Columns { reason: Some("nobody worked on it"), ..Columns::default() },
         Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
         // If its id is known it is still polled, rarely.
         Step::Doubt { reason } => {

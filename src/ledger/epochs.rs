@@ -1,8 +1,9 @@
-//! Telling gateways that what they have cached is out of date: counters, announced by NOTIFY and polled behind it.
+//! Telling gateways that what they have cached is out of date: counters, moved by triggers on the tables themselves,
+//! announced by NOTIFY and polled behind it.
 
 use sqlx::postgres::PgListener;
 
-use super::{Database, LedgerError};
+use super::{Bounded, Database, LedgerError};
 
 const CHANNEL: &str = "tollgate_epoch";
 
@@ -32,7 +33,7 @@ impl Database {
     /// The counters now.
     pub async fn epochs(&self) -> Result<Epochs, LedgerError> {
         let rows: Vec<(String, i64)> =
-            sqlx::query_as("select name, value from epoch").fetch_all(self.pool()).await?;
+            sqlx::query_as("select name, value from epoch").fetch_all(self.pool()).bounded().await?;
         let value = |name| rows.iter().find(|(n, _)| n == name).map(|(_, value)| *value).unwrap_or_default();
         Ok(Epochs { auth: value("auth"), prices: value("prices") })
     }
@@ -42,10 +43,5 @@ impl Database {
         let mut listener = PgListener::connect_with(self.pool()).await?;
         listener.listen(CHANNEL).await?;
         Ok(EpochListener(listener))
-    }
-
-    pub(super) async fn bump_epoch(&self, name: &str) -> Result<(), LedgerError> {
-        sqlx::query("select bump_epoch($1)").bind(name).execute(self.pool()).await?;
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Database, LedgerError};
+use super::{Bounded, Database, LedgerError};
 use crate::clock::Clock;
 use crate::ids::GatewayId;
 
@@ -18,6 +18,7 @@ impl Database {
         .bind(gateway.as_uuid())
         .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
         .execute(self.pool())
+        .bounded()
         .await?;
         Ok(())
     }
@@ -27,6 +28,7 @@ impl Database {
         sqlx::query("update gateway set alive_until = now() where gateway_id = $1")
             .bind(gateway.as_uuid())
             .execute(self.pool())
+            .bounded()
             .await?;
         Ok(())
     }

@@ -132,6 +132,9 @@ pub enum Step {
     },
     /// Granted to somebody who no longer waits, and never sent: only the gateway that owns the hold can know.
     Abandon,
+    /// HELD past its time, and its own gateway does not work on it: it was never sent. What has moved on since it was
+    /// seen HELD is left alone.
+    Sweep,
     /// Whether the upstream took it is unknown.
     Doubt {
         /// Why.
@@ -149,7 +152,11 @@ impl Step {
         match self {
             Self::Run { data, answer, .. } => data.len() + answer.len(),
             Self::Settle { data, .. } | Self::Fail { data, .. } => data.len(),
-            Self::Refuse { .. } | Self::Abandon | Self::Doubt { .. } | Self::WriteOff { .. } => 0,
+            Self::Refuse { .. }
+            | Self::Abandon
+            | Self::Sweep
+            | Self::Doubt { .. }
+            | Self::WriteOff { .. } => 0,
         }
     }
 
@@ -161,6 +168,7 @@ impl Step {
             Self::Fail { .. } => "fail",
             Self::Refuse { .. } => "refuse",
             Self::Abandon => "abandon",
+            Self::Sweep => "sweep",
             Self::Doubt { .. } => "doubt",
             Self::WriteOff { .. } => "write_off",
         }

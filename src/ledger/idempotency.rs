@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::Row;
 
-use super::{Database, Fingerprint, LedgerError, State};
+use super::{Bounded, Database, Fingerprint, LedgerError, State};
 use crate::ids::{HoldId, OrgId};
 
 /// An idempotency key that has been used.
@@ -31,6 +31,7 @@ impl Database {
         .bind(org.as_uuid())
         .bind(key)
         .fetch_optional(self.pool())
+        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
@@ -51,6 +52,7 @@ impl Database {
         )
         .bind(hours)
         .execute(self.pool())
+        .bounded()
         .await?;
         Ok(done.rows_affected())
     }

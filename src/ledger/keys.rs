@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::Row;
 use time::OffsetDateTime;
 
-use super::{Database, LedgerError};
+use super::{Bounded, Database, LedgerError};
 use crate::api_key::{NewKey, SecretHash};
 use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
@@ -162,6 +162,7 @@ impl Database {
         .bind(rate(spec.rates.status))
         .bind(spec.expires_at)
         .execute(self.pool())
+        .bounded()
         .await?;
         if done.rows_affected() == 0 {
             return Err(LedgerError::Invalid(format!("{org} has no user {user}")));
@@ -179,7 +180,7 @@ impl Database {
              from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id where k.public_id = $1",
         )
         .bind(public_id)
-        .fetch_optional(self.pool())
+        .fetch_optional(self.pool()).bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
@@ -217,6 +218,7 @@ impl Database {
         )
         .bind(org.as_uuid())
         .fetch_all(self.pool())
+        .bounded()
         .await?;
         rows.iter()
             .map(|row| {
@@ -242,11 +244,11 @@ impl Database {
         )
         .bind(key.as_uuid())
         .fetch_optional(self.pool())
+        .bounded()
         .await?;
         let Some((first,)) = row else {
             return Err(LedgerError::Invalid(format!("there is no key {key}")));
         };
-        self.bump_epoch("auth").await?;
         Ok(first)
     }
 }

@@ -113,6 +113,9 @@ impl Lanes {
                 ("enable_mergejoin", "off"),
                 ("jit", "off"),
             ])
+            // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
+            // sure, and leaves no backend behind that waits on.
+            .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
             .disable_statement_logging();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -131,7 +134,7 @@ impl Lanes {
                 owner,
                 settings: settings.clone(),
                 clock,
-                // A worker needs the lanes only to make guards; it must not keep its own channels open.
+                // For the guards it makes. It keeps the channels open, so only `shut_down` ends a worker.
                 lanes: lanes.clone(),
                 connection: None,
                 active: HashSet::new(),
@@ -258,7 +261,7 @@ impl Worker {
                     if !self.active.contains(&hold) {
                         metrics::counter!(m::HOLDS_SWEPT).increment(1);
                         let (reply, _) = oneshot::channel();
-                        self.steps.push_back(StepItem { org, hold, step: Step::Abandon, reply });
+                        self.steps.push_back(StepItem { org, hold, step: Step::Sweep, reply });
                     }
                 }
             }
@@ -501,7 +504,7 @@ fn count_step(step: &Step, applied: Applied) {
         Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
         }
-        Step::Run { .. } | Step::Abandon | Step::Doubt { .. } => {}
+        Step::Run { .. } | Step::Abandon | Step::Sweep | Step::Doubt { .. } => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Database, LedgerError};
+use super::{Bounded, Database, LedgerError};
 use crate::credits::Credits;
 use crate::pricing::{BookVersion, PriceBook, Tariff};
 use crate::task::is_video_edit;
@@ -45,6 +45,7 @@ impl Database {
         let rows: Vec<(i32, String, Option<OffsetDateTime>)> =
             sqlx::query_as("select version, name, effective_from from price_book order by version desc")
                 .fetch_all(self.pool())
+                .bounded()
                 .await?;
         Ok(rows
             .into_iter()
@@ -60,7 +61,7 @@ impl Database {
         let version: Option<i32> = sqlx::query_scalar(
             "select version from price_book where effective_from <= now() order by effective_from desc, version desc limit 1",
         )
-        .fetch_optional(self.pool())
+        .fetch_optional(self.pool()).bounded()
         .await?;
         Ok(version.map(BookVersion::new))
     }
@@ -70,6 +71,7 @@ impl Database {
         let name: Option<String> = sqlx::query_scalar("select name from price_book where version = $1")
             .bind(version.get())
             .fetch_optional(self.pool())
+            .bounded()
             .await?;
         let Some(name) = name else { return Ok(None) };
         let rows: Vec<PriceRow> = sqlx::query_as(
@@ -77,6 +79,7 @@ impl Database {
         )
         .bind(version.get())
         .fetch_all(self.pool())
+        .bounded()
         .await?;
         let mut prices: BTreeMap<Arc<str>, Tariff> = BTreeMap::new();
         for (task_type, unit, credits, with_audio) in rows {
@@ -132,7 +135,7 @@ impl Database {
         .bind(units)
         .bind(plain)
         .bind(with_sound)
-        .fetch_one(self.pool())
+        .fetch_one(self.pool()).bounded()
         .await?;
         Ok(BookVersion::new(version))
     }
@@ -148,10 +151,11 @@ impl Database {
                 .bind(version.get())
                 .bind(at)
                 .execute(self.pool())
+                .bounded()
                 .await?;
         if done.rows_affected() == 0 {
             return Err(LedgerError::Invalid(format!("there is no price book {version}")));
         }
-        self.bump_epoch("prices").await
+        Ok(())
     }
 }

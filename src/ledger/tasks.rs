@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Database, LedgerError};
+use super::{Bounded, Database, LedgerError};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
 
@@ -163,6 +163,7 @@ impl Database {
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
         .fetch_optional(self.pool())
+        .bounded()
         .await?;
         row.as_ref().map(task).transpose()
     }
@@ -178,7 +179,7 @@ impl Database {
         )))
         .bind(org.as_uuid())
         .bind(upstream_task)
-        .fetch_optional(self.pool())
+        .fetch_optional(self.pool()).bounded()
         .await?;
         row.as_ref().map(task).transpose()
     }
@@ -199,7 +200,7 @@ impl Database {
         .bind(filter.until)
         .bind(filter.before.map(HoldId::as_uuid))
         .bind(i64::from(limit))
-        .fetch_all(self.pool())
+        .fetch_all(self.pool()).bounded()
         .await?;
         rows.iter().map(task).collect()
     }
@@ -212,12 +213,13 @@ impl Database {
             "with due as (select org_id, hold_id from hold where due_at <= now() \
              and (state = 'RUNNING' or (state = 'IN_DOUBT' and upstream_task is not null)) order by due_at limit $1 for update skip locked) \
              update hold h set polls = h.polls + 1, \
-             due_at = now() + $2 * (1 + least(h.polls, 9)) * (0.75 + random() / 2) * interval '1 millisecond' \
+             due_at = now() + (case when h.state = 'IN_DOUBT' then 600000 else $2 * (1 + least(h.polls, 9)) end) \
+             * (0.75 + random() / 2) * interval '1 millisecond' \
              from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {columns}"
         )))
         .bind(i64::from(limit))
         .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
-        .fetch_all(self.pool())
+        .fetch_all(self.pool()).bounded()
         .await?;
         rows.iter().map(task).collect()
     }
@@ -227,7 +229,7 @@ impl Database {
         let lag: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
         )
-        .fetch_one(self.pool())
+        .fetch_one(self.pool()).bounded()
         .await?;
         Ok(lag.unwrap_or(0.0))
     }
@@ -238,18 +240,19 @@ impl Database {
             "select org_id, hold_id from hold where state = 'HELD' and due_at < now() and owner = $1 limit 1000",
         )
         .bind(owner.as_uuid())
-        .fetch_all(self.pool())
+        .fetch_all(self.pool()).bounded()
         .await?;
         Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
     }
 
-    /// HELD rows of gateways that have been dead for a while: they may have been sent.
-    pub async fn orphaned_holds(&self) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
+    /// HELD rows of other gateways that have been dead for a while: they may have been sent.
+    pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
-             where h.state = 'HELD' and (g.gateway_id is null or g.alive_until < now()) limit 1000",
+             where h.state = 'HELD' and h.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit 1000",
         )
-        .fetch_all(self.pool())
+        .bind(me.as_uuid())
+        .fetch_all(self.pool()).bounded()
         .await?;
         Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
     }
@@ -260,7 +263,7 @@ impl Database {
             .bind(task.org.as_uuid())
             .bind(task.hold.as_uuid())
             .bind(data)
-            .execute(self.pool())
+            .execute(self.pool()).bounded()
             .await?;
         Ok(())
     }
@@ -272,6 +275,7 @@ impl Database {
              where state in ('HELD', 'RUNNING', 'IN_DOUBT') group by state",
         )
         .fetch_all(self.pool())
+        .bounded()
         .await?;
         rows.into_iter()
             .map(|(state, count, credits)| {

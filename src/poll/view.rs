@@ -120,7 +120,8 @@ fn data(task: &Task) -> RawObject {
 fn own(task: &Task) -> RawObject {
     let created = task.created_at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
     let message = match task.state {
-        State::Released => task.reason.as_deref().map_or("null".into(), json),
+        // The reason may tell of the shared account, which is the operator's business.
+        State::Released => json("This task was not started. Nothing was charged."),
         State::InDoubt => json("Whether the video service started this task is not known yet."),
         _ => "null".into(),
     };

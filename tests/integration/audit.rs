@@ -24,6 +24,7 @@ const ADMISSION: &str = "no admission took the balance below its overdraft";
 const AMOUNT: &str = "a hold is its list price times its factor, rounded up";
 const CHARGE: &str = "a charge is what the upstream consumed times the factor, rounded up";
 const LOSS: &str = "a written-off task has its loss";
+const LOST: &str = "a loss belongs to a task that no tenant paid for";
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
 const OPEN_KEY: &str = "an open hold keeps its idempotency key";
@@ -85,7 +86,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME]),
         (
             "update hold set state = 'SETTLED', charged = 0, raw_consumed = 0 where idem_key = 'failed'",
-            &[CONSUME],
+            &[CONSUME, LOST],
         ),
         ("update hold set charged = 299 where idem_key = 'settled'", &[CONSUME, CHARGE]),
         ("update hold set raw_consumed = 301 where idem_key = 'settled'", &[CHARGE]),
@@ -112,6 +113,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
             &[CORRECTION],
         ),
         ("delete from platform_loss where possible", &[LOSS]),
+        ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST]),
         ("update idempotency set hold_id = gen_random_uuid() where key = 'settled'", &[KEY]),
         ("update idempotency set hold_id = gen_random_uuid() where key = 'running'", &[KEY, OPEN_KEY]),
         ("update idempotency set hold_id = gen_random_uuid() where key = 'top-up'", &[KEY]),

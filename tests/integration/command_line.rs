@@ -29,6 +29,71 @@ async fn status(client: &Client, base: &str, key: &str, task: &str) -> Answer {
 }
 
 #[tokio::test]
+async fn a_hanging_vendor_does_not_hold_up_a_termination() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let config = config(&gateway, "").replace("[admin]", "shutdown_grace_ms = 3000\n[admin]");
+    let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
+    let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
+    gateway.fault_on_create(json!({"kind": "hang", "accept": true})).await;
+    let (client, key) = (gateway.client.clone(), gateway.caller.text.clone());
+    let hanging = tokio::spawn(async move { create(&client, &base, &key, "hanging").await });
+    until("it is with the vendor", async || gateway.upstream_creates().await.0 == 1).await;
+    process.terminate();
+    let reference = hanging.await.unwrap().reference();
+    assert_eq!(process.ended().await, 0);
+    let hold = gateway.last_hold().await;
+    assert_eq!((hold.state.as_str(), hold.reference()), ("IN_DOUBT", reference));
+}
+
+#[tokio::test]
+async fn the_log_has_one_event_a_request_and_no_secret() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let config = config(&gateway, "[log]\nlevel = \"trace\"\n")
+        .replace("[admin]", "shutdown_grace_ms = 1000\n[admin]");
+    let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
+    let serving = process.next_event("serving").await;
+    let (base, operations) =
+        (serving["data"].as_str().unwrap().to_owned(), serving["operations"].as_str().unwrap());
+    let log = process.rest_of_log();
+    let (client, key) = (gateway.client.clone(), gateway.caller.text.clone());
+    let task = create(&client, &base, &key, "canary of a prompt").await.task_id();
+    status(&client, &base, &key, &task).await.expect(200);
+    create(&client, &base, "tg_live_canaryofakey", "x").await.refused(401, "INVALID_API_KEY");
+    gateway.fault_on_create(json!({"kind": "hang"})).await;
+    let leaving = {
+        let (client, base, key) = (client.clone(), base.clone(), key.clone());
+        tokio::spawn(async move { create(&client, &base, &key, "leaving").await })
+    };
+    until("it is with the vendor", async || gateway.upstream_creates().await.0 == 2).await;
+    leaving.abort();
+    until("its departure is noticed", async || {
+        let metrics = client.get(format!("{operations}/metrics")).send().await.unwrap().text().await.unwrap();
+        metrics.contains("CLIENT_GONE")
+    })
+    .await;
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
+    let log = log.await.unwrap();
+
+    let events: Vec<serde_json::Value> =
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let requests: Vec<_> = events.iter().filter(|event| event["message"] == "request").collect();
+    let told: Vec<_> = requests
+        .iter()
+        .map(|event| (event["route"].as_str().unwrap(), event["code"].as_str().unwrap()))
+        .collect();
+    let expected =
+        [("generate", "OK"), ("status", "OK"), ("generate", "INVALID_API_KEY"), ("generate", "CLIENT_GONE")];
+    assert_eq!(told, expected);
+    assert!(requests[3]["hold"].as_str().unwrap().starts_with("hold_"), "also for a client that left");
+    for secret in [&key, "canaryofakey", "canary of a prompt", MASTER_KEY] {
+        assert!(!log.contains(secret), "the log tells {secret}");
+    }
+}
+
+#[tokio::test]
 async fn a_terminated_gateway_answers_and_records_what_is_in_flight() {
     const IN_FLIGHT: u64 = 100;
     let gateway = TestGateway::start().await;

@@ -149,8 +149,16 @@ async fn a_step_moves_a_hold_only_along_the_contracts_diagram() {
     let db = TestDatabase::new().await;
     let ledger = ledger(&db).await;
     for from in STATES {
-        let steps =
-            [run(HoldId::generate()), settle(300), fail(7), refuse(), Step::Abandon, doubt(), write_off(400)];
+        let steps = [
+            run(HoldId::generate()),
+            settle(300),
+            fail(7),
+            refuse(),
+            Step::Abandon,
+            Step::Sweep,
+            doubt(),
+            write_off(400),
+        ];
         for step in steps {
             let to = match (from, step.kind()) {
                 (State::Held | State::InDoubt, "run") => Some(State::Running),
@@ -158,6 +166,7 @@ async fn a_step_moves_a_hold_only_along_the_contracts_diagram() {
                 (State::Running | State::InDoubt, "fail") => Some(State::Released),
                 (State::Held | State::InDoubt, "refuse") => Some(State::Released),
                 (State::Held | State::InDoubt, "abandon") => Some(State::Released),
+                (State::Held, "sweep") => Some(State::Released),
                 (State::Held | State::Running, "doubt") => Some(State::InDoubt),
                 (State::InDoubt, "write_off") => Some(State::WrittenOff),
                 _ => None,

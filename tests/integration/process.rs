@@ -106,13 +106,28 @@ impl Process {
         json_line(&mut self.out, |_| true).await
     }
 
+    /// The first event on standard error with this message; the rest is still to be read.
+    pub async fn next_event(&mut self, message: &str) -> Value {
+        json_line(self.err.as_mut().unwrap(), |event| event["message"] == message).await
+    }
+
     /// The first event on standard error with this message.
     pub async fn event(&mut self, message: &str) -> Value {
-        let mut err = self.err.take().unwrap();
-        let event = json_line(&mut err, |event| event["message"] == message).await;
+        let event = self.next_event(message).await;
+        let err = self.err.take().unwrap();
         // Somebody has to read on, or the process would wait for that.
         tokio::spawn(async move { err.into_inner().read_to_end(&mut Vec::new()).await });
         event
+    }
+
+    /// All that it writes to standard error from here to its end.
+    pub fn rest_of_log(&mut self) -> tokio::task::JoinHandle<String> {
+        let mut err = self.err.take().unwrap().into_inner();
+        tokio::spawn(async move {
+            let mut log = String::new();
+            err.read_to_string(&mut log).await.unwrap();
+            log
+        })
     }
 
     pub fn terminate(&self) {

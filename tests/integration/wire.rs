@@ -202,6 +202,25 @@ async fn a_client_that_dawdles_does_not_hold_up_the_orderly_end() {
 }
 
 #[tokio::test]
+async fn a_large_upload_that_is_refused_early_gets_its_answer() {
+    let gateway = TestGateway::start().await;
+    let part = vec![b'x'; 1 << 20];
+    let mut connection = RawClient::connect(gateway.address()).await;
+    // The second answer shows that the first request's body was read to its end.
+    for (path, status) in [("generate", 401), ("nothing", 404)] {
+        let length = 12 * part.len();
+        let head = format!(
+            "POST /api/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer wrong\r\ncontent-length: {length}\r\n\r\n"
+        );
+        connection.write(head.as_bytes()).await;
+        for _ in 0..12 {
+            connection.write(&part).await;
+        }
+        connection.read().await.expect(status);
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_refused_before_the_body_is_read() {
     let gateway = TestGateway::start().await;
     let mut connection = RawClient::connect(gateway.address()).await;
