@@ -66,8 +66,11 @@ enum ConfigCommand {
     /// Read a configuration file and check every value; nothing is started.
     Check {
         /// The configuration file.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "config")]
+        file: Option<PathBuf>,
+        /// The same, as other commands take it.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
     },
 }
 
@@ -134,9 +137,10 @@ impl Cli {
             }),
             Command::Simulate(args) => operate::simulate(args),
             Command::Audit(args) => operate::audit(args),
-            Command::Config(ConfigCommand::Check { config }) => {
-                Config::load(&config).map_err(CliError::from).map(|_| {
-                    println!("{} is a usable configuration", config.display());
+            Command::Config(ConfigCommand::Check { file, config }) => {
+                let file = file.or(config).unwrap_or_default();
+                Config::load(&file).map_err(CliError::from).map(|_| {
+                    println!("{} is a usable configuration", file.display());
                 })
             }
             Command::Admin(args) => admin::run(args),

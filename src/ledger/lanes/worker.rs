@@ -1,0 +1,344 @@
+//! One lane at work: its connection, its batches, its patience.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::batch;
+use super::super::error::{Failure, LedgerError, classify, is_unique_violation};
+use super::super::hold::{Applied, HoldGuard, Step, Verdict};
+use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work};
+use crate::clock::Clock;
+use crate::credits::Credits;
+use crate::ids::{GatewayId, HoldId};
+use crate::metrics as m;
+
+/// Text in one batch of steps, at most (one item alone may exceed it): Postgres refuses messages of 1 GiB.
+const MAX_BATCH_BYTES: usize = 64 << 20;
+
+/// See the module.
+pub(super) struct Worker {
+    options: PgConnectOptions,
+    owner: GatewayId,
+    settings: LaneSettings,
+    clock: Clock,
+    lanes: Lanes,
+    connection: Option<PgConnection>,
+    /// Holds this process works on and that may be HELD in the database.
+    active: HashSet<HoldId>,
+    reserves: mpsc::Receiver<ReserveItem>,
+    work: mpsc::UnboundedReceiver<Work>,
+    steps: VecDeque<StepItem>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        owner: GatewayId,
+        settings: LaneSettings,
+        clock: Clock,
+        lanes: Lanes,
+        (reserves, work): (mpsc::Receiver<ReserveItem>, mpsc::UnboundedReceiver<Work>),
+    ) -> Self {
+        let (active, steps) = (HashSet::new(), VecDeque::new());
+        Self { options, owner, settings, clock, lanes, connection: None, active, reserves, work, steps }
+    }
+
+    pub(super) async fn run(mut self) {
+        let stop = self.lanes.0.stop.clone();
+        loop {
+            let mut first = None;
+            if self.steps.is_empty() {
+                tokio::select! {
+                    biased;
+                    Some(work) = self.work.recv() => self.take(work),
+                    Some(item) = self.reserves.recv() => first = Some(item),
+                    () = stop.cancelled() => {}
+                }
+            }
+            while self.steps.len() < self.settings.max_batch
+                && let Ok(work) = self.work.try_recv()
+            {
+                self.take(work);
+            }
+            self.step_batch().await;
+
+            let mut batch: Vec<ReserveItem> = first.into_iter().collect();
+            while batch.len() < self.settings.max_batch
+                && let Ok(item) = self.reserves.try_recv()
+            {
+                batch.push(item);
+            }
+            // Refused before it enters a batch, never after.
+            let now = self.clock.now();
+            batch.retain(|item| item.deadline > now && !item.reply.is_closed());
+            let idle = batch.is_empty() && self.steps.is_empty();
+            self.reserve_batch(batch, false).await;
+            if idle && stop.is_cancelled() && self.work.is_empty() && self.reserves.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Step(item) => self.steps.push_back(item),
+            Work::Sweep(candidates) => {
+                for (org, hold) in candidates {
+                    if !self.active.contains(&hold) {
+                        metrics::counter!(m::HOLDS_SWEPT).increment(1);
+                        let (reply, _) = oneshot::channel();
+                        self.steps.push_back(StepItem { org, hold, step: Step::Sweep, reply });
+                    }
+                }
+            }
+        }
+    }
+
+    /// `resend`: whether an earlier sending of these ids may have been committed.
+    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>, mut resend: bool) {
+        self.active.extend(items.iter().map(|item| item.new.hold));
+        let mut attempt = 0;
+        while !items.is_empty() {
+            let started = self.clock.now();
+            let (owner, settings) = (self.owner, self.settings.clone());
+            let result = match self.connect().await {
+                Ok(connection) => {
+                    let call = batch::reserve(connection, owner, &settings, &items, resend);
+                    tokio::time::timeout(settings.call_timeout, call).await
+                }
+                Err(error) => Ok(Err(error)),
+            };
+            let failure = match result {
+                Ok(Ok(verdicts)) => {
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
+                        .record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
+                        .record(items.len() as f64);
+                    for (item, verdict) in items.drain(..).zip(verdicts) {
+                        self.answer(item, verdict);
+                    }
+                    return;
+                }
+                Ok(Err(error)) => {
+                    let failure = classify(&error);
+                    log_failure("reserve", items.len(), &error);
+                    if failure == Failure::Item && items.len() == 1 {
+                        for item in items.drain(..) {
+                            self.active.remove(&item.new.hold);
+                            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+                        }
+                        return;
+                    }
+                    failure
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        items = items.len(),
+                        "a reserve call was not answered in time; sending it again"
+                    );
+                    Failure::Connection
+                }
+            };
+            match failure {
+                Failure::Retry => {}
+                Failure::Item => {
+                    for item in items.drain(..) {
+                        Box::pin(self.reserve_batch(vec![item], resend)).await;
+                    }
+                    return;
+                }
+                Failure::Connection => {
+                    // A failed connect sent nothing; a failed call may have been committed.
+                    resend |= self.connection.take().is_some();
+                }
+            }
+            if !resend {
+                let now = self.clock.now();
+                items.retain(|item| {
+                    let wanted = item.deadline > now && !item.reply.is_closed();
+                    if !wanted {
+                        self.active.remove(&item.new.hold);
+                    }
+                    wanted
+                });
+            }
+            self.back_off(&mut attempt).await;
+        }
+    }
+
+    fn answer(&mut self, item: ReserveItem, verdict: batch::RowVerdict) {
+        use batch::RowVerdict as Row;
+        let verdict = match verdict {
+            Row::Granted { available } => {
+                let guard = HoldGuard::new(self.lanes.clone(), item.new.org, item.new.hold, available);
+                // If nobody waits any more, the guard comes back, is dropped, and releases the hold.
+                drop(item.reply.send(Ok(Verdict::Granted(guard))));
+                return;
+            }
+            Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
+            Row::TooManyTasks => Ok(Verdict::TooManyTasks),
+            Row::KeyTaken => Ok(Verdict::KeyTaken),
+            Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
+            Row::UnknownOrg => Ok(Verdict::UnknownOrg),
+            Row::Ended => Ok(Verdict::Ended),
+            Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
+        };
+        self.active.remove(&item.new.hold);
+        drop(item.reply.send(verdict));
+    }
+
+    /// One batch of the queued steps. A second step for the same hold waits for the next batch: order is kept.
+    async fn step_batch(&mut self) {
+        let mut seen = HashSet::new();
+        let mut items = Vec::new();
+        let mut later = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(item) = self.steps.pop_front() {
+            bytes += item.step.text_bytes();
+            let fits =
+                items.is_empty() || (items.len() < self.settings.max_batch && bytes <= MAX_BATCH_BYTES);
+            if seen.insert(item.hold) && fits {
+                items.push(item);
+            } else {
+                later.push_back(item);
+            }
+        }
+        self.steps = later;
+        self.take_steps(items).await;
+    }
+
+    async fn take_steps(&mut self, mut items: Vec<StepItem>) {
+        let mut attempt = 0;
+        while !items.is_empty() {
+            let started = self.clock.now();
+            let settings = self.settings.clone();
+            let result = match self.connect().await {
+                Ok(connection) => {
+                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &items)).await
+                }
+                Err(error) => Ok(Err(error)),
+            };
+            let failure = match result {
+                Ok(Ok(applied)) => {
+                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
+                        .record(self.clock.since(started));
+                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
+                        .record(items.len() as f64);
+                    for (item, applied) in items.drain(..).zip(applied) {
+                        self.active.remove(&item.hold);
+                        // A step that was sent twice says No the second time although it was the first that moved
+                        // the hold; callers treat No as "it has happened already".
+                        let applied = if applied { Applied::Yes } else { Applied::No };
+                        count_step(&item.step, applied);
+                        drop(item.reply.send(Ok(applied)));
+                    }
+                    return;
+                }
+                Ok(Err(error)) => {
+                    log_failure("transition", items.len(), &error);
+                    if items.len() == 1 && classify(&error) == Failure::Item {
+                        self.refused(items, &error).await;
+                        return;
+                    }
+                    classify(&error)
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        items = items.len(),
+                        "a transition call was not answered in time; sending it again"
+                    );
+                    Failure::Connection
+                }
+            };
+            match failure {
+                Failure::Retry => {}
+                Failure::Item => {
+                    for item in items.drain(..) {
+                        Box::pin(self.take_steps(vec![item])).await;
+                    }
+                    return;
+                }
+                Failure::Connection => self.connection = None,
+            }
+            self.back_off(&mut attempt).await;
+        }
+    }
+
+    /// The database refuses this one step for good.
+    async fn refused(&mut self, items: Vec<StepItem>, error: &sqlx::Error) {
+        for item in items {
+            if is_unique_violation(error, "hold_by_upstream_task") {
+                tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
+                metrics::counter!(m::DUPLICATE_TASKS).increment(1);
+                self.doubt(&item, "the upstream gave this task id to another create").await;
+                drop(item.reply.send(Ok(Applied::DuplicateTask)));
+                continue;
+            }
+            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused");
+            if let Step::Run { .. } = item.step {
+                // Accepted, but on no record that anybody could poll. It must not stay HELD: nobody works on it.
+                self.doubt(&item, "the upstream's answer could not be stored").await;
+            }
+            self.active.remove(&item.hold);
+            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+        }
+    }
+
+    async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
+        let (reply, _) = oneshot::channel();
+        let doubt = StepItem { org: item.org, hold: item.hold, step: Step::Doubt { reason }, reply };
+        Box::pin(self.take_steps(vec![doubt])).await;
+    }
+
+    async fn connect(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            let connect = self.options.connect();
+            let connection = tokio::time::timeout(self.settings.call_timeout, connect)
+                .await
+                .map_err(|_| sqlx::Error::PoolTimedOut)??;
+            self.connection = Some(connection);
+        }
+        self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    async fn back_off(&self, attempt: &mut u32) {
+        let ceiling = Duration::from_millis(10 << (*attempt).min(7));
+        *attempt += 1;
+        tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+/// Counted when durable, once for each hold that really moved.
+fn count_step(step: &Step, applied: Applied) {
+    let moved = applied == Applied::Yes;
+    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" })
+        .increment(1);
+    if !moved {
+        return;
+    }
+    let credits = |credits: Credits| u64::try_from(credits.get()).unwrap_or_default();
+    match step {
+        Step::Settle { charge, flag, .. } => {
+            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
+            if flag.is_some() {
+                metrics::counter!(m::FLAGGED_CHARGES).increment(1);
+            }
+        }
+        Step::Fail { loss, .. } => {
+            metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss))
+        }
+        Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
+            metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
+        }
+        Step::Run { .. } | Step::Abandon | Step::Sweep | Step::Doubt { .. } => {}
+    }
+}
+
+fn log_failure(call: &'static str, items: usize, error: &sqlx::Error) {
+    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(1);
+    tracing::warn!(call, items, %error, "a ledger call failed");
+}
