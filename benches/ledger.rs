@@ -1,6 +1,6 @@
 //! The ledger through its public API, against a pool with one statement per request, in the same run.
 //!
-//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`.
+//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`. `-- --max-batch N` for other batches.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(
@@ -40,13 +40,8 @@ fn main() {
 async fn run(url: String) {
     let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30)).unwrap();
     database.migrate().await.unwrap();
-    let ledger = Ledger::start(
-        database.clone(),
-        GatewayId::generate(),
-        &LaneSettings::default(),
-        Duration::from_secs(10),
-        Clock,
-    );
+    let ledger =
+        Ledger::start(database.clone(), GatewayId::generate(), &settings(), Duration::from_secs(10), Clock);
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(32).connect(&url).await.unwrap();
 
     println!("{:<44} {:>10} {:>9} {:>9} {:>7}", "case", "per s", "p50 ms", "p99 ms", "x CTE");
@@ -116,6 +111,16 @@ async fn run(url: String) {
     println!("audit: {} breaches in {} holds", report.breaches.len(), report.holds);
     for finding in report.breaches.iter().take(5) {
         println!("{finding:?}");
+    }
+}
+
+/// The defaults, or `-- --max-batch N`.
+fn settings() -> LaneSettings {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--max-batch").skip(1);
+    let max_batch = arguments.next().map(|number| number.parse().unwrap());
+    LaneSettings {
+        max_batch: max_batch.unwrap_or(LaneSettings::default().max_batch),
+        ..LaneSettings::default()
     }
 }
 
