@@ -19,6 +19,8 @@ use crate::metrics as m;
 /// Text in one batch of steps, at most (one item alone may exceed it): Postgres refuses messages of 1 GiB.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
+type Reply = oneshot::Sender<Result<Verdict, LedgerError>>;
+
 /// See the module.
 pub(super) struct Worker {
     options: PgConnectOptions,
@@ -118,9 +120,18 @@ impl Worker {
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
                         .record(items.len() as f64);
-                    for (item, verdict) in items.drain(..).zip(verdicts) {
-                        self.answer(item, verdict);
-                    }
+                    let answers: Vec<_> = items
+                        .drain(..)
+                        .zip(verdicts)
+                        .map(|(item, verdict)| self.answer(item, verdict))
+                        .collect();
+                    // Waking hundreds of callers takes as long as the next batch needs to be under way.
+                    self.lanes.0.tasks.spawn(async move {
+                        for (reply, answer) in answers {
+                            // If nobody waits any more, a grant's guard comes back, is dropped, and releases the hold.
+                            drop(reply.send(answer));
+                        }
+                    });
                     return;
                 }
                 Ok(Err(error)) => {
@@ -170,14 +181,16 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, item: ReserveItem, verdict: batch::RowVerdict) {
+    fn answer(
+        &mut self,
+        item: ReserveItem,
+        verdict: batch::RowVerdict,
+    ) -> (Reply, Result<Verdict, LedgerError>) {
         use batch::RowVerdict as Row;
-        let verdict = match verdict {
+        let answer = match verdict {
             Row::Granted { available } => {
                 let guard = HoldGuard::new(self.lanes.clone(), item.new.org, item.new.hold, available);
-                // If nobody waits any more, the guard comes back, is dropped, and releases the hold.
-                drop(item.reply.send(Ok(Verdict::Granted(guard))));
-                return;
+                return (item.reply, Ok(Verdict::Granted(guard)));
             }
             Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
             Row::TooManyTasks => Ok(Verdict::TooManyTasks),
@@ -188,7 +201,7 @@ impl Worker {
             Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
         };
         self.active.remove(&item.new.hold);
-        drop(item.reply.send(verdict));
+        (item.reply, answer)
     }
 
     /// One batch of the queued steps. A second step for the same hold waits for the next batch: order is kept.
