@@ -82,6 +82,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The names of all query parameters.
+    pub fn parameter_names(&self) -> impl Iterator<Item = String> {
+        url::form_urlencoded::parse(self.query.as_bytes()).map(|(key, _)| key.into_owned())
+    }
+
     /// The value of a query parameter.
     pub fn parameter(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes())

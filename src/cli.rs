@@ -160,14 +160,17 @@ impl DatabaseArgs {
     fn database(&self) -> Result<Database, CliError> {
         let config = match (&self.config, &self.database_url) {
             (Some(file), _) => Config::load(file)?.database,
-            (None, Some(url)) => DatabaseConfig::of(Secret::new(url)),
-            (None, None) => {
+            (None, Some(url)) if !url.trim().is_empty() => DatabaseConfig::of(Secret::new(url)),
+            (None, _) => {
                 return Err(CliError::Usage(
                     "which database? Give --config FILE, or set DATABASE_URL".into(),
                 ));
             }
         };
-        Ok(crate::app::database(&config)?)
+        crate::app::database(&config).map_err(|error| match error {
+            LedgerError::Invalid(what) => CliError::Usage(what),
+            other => other.into(),
+        })
     }
 }
 
@@ -205,11 +208,19 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
     let stop = token.clone();
     let watch = tokio_util::task::TaskTracker::new();
     watch.spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                eprintln!("tollgate: stopping: finishing what is in flight; a second signal stops at once");
+                stop.cancel();
+            } else {
+                // What was in flight is in the ledger, and is put in doubt by the next start.
+                std::process::exit(1);
+            }
         }
-        stop.cancel();
     });
     Ok(token)
 }

@@ -123,7 +123,7 @@ pub enum GatewayError {
     /// Whether the vendor took the task is unknown.
     #[error(
         "whether this task was started is unknown. Do not simply send it again: its credits stay held until the outcome \
-         is known. Ask GET /api/status?task_id={reference} for it"
+         is known. Ask GET /api/status?task_id={reference} for it, or send it again with 'X-Tollgate-Resend: yes'"
     )]
     OutcomeUnknown {
         /// Our reference, usable as task_id.

@@ -128,6 +128,14 @@ impl Database {
             sqlx::migrate::MigrateError::VersionMissing(version) => LedgerError::Schema(
                 format!("the database has migration {version}, which this version of tollgate does not know: run a newer one").into(),
             ),
+            sqlx::migrate::MigrateError::VersionMismatch(version) => LedgerError::Schema(
+                format!(
+                    "the database was made by another build of tollgate (its migration {version} differs): use that build, \
+                     or another database (demo: another --data-dir)"
+                )
+                .into(),
+            ),
+            sqlx::migrate::MigrateError::Execute(error) => error.into(),
             other => LedgerError::Schema(format!("migrating failed: {other}").into()),
         })
     }

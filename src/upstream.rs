@@ -36,6 +36,11 @@ pub struct Upstream {
     kling_o3: Backend,
 }
 
+/// The vendor refuses our master key.
+pub const ALARM_KEY: &str = "master key rejected";
+/// The shared account is empty.
+pub const ALARM_EXHAUSTED: &str = "account exhausted";
+
 const KLING_3: &str = "kling-3.0";
 const KLING_O3: &str = "kling-o3";
 
@@ -62,6 +67,10 @@ impl Upstream {
 
 impl Backend {
     fn new(name: &'static str, config: &UpstreamConfig, clock: Clock) -> Result<Self, BadUpstream> {
+        // An alarm that has never rung must still be there to be watched.
+        for kind in [ALARM_KEY, ALARM_EXHAUSTED] {
+            metrics::counter!(m::UPSTREAM_ALARMS, "backend" => name, "kind" => kind).increment(0);
+        }
         Ok(Self {
             name: name.into(),
             account: config.account.as_str().into(),

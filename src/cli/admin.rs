@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::output::{json, table};
 use super::{CliError, DatabaseArgs, block_on};
+use crate::clock::Clock;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::{Database, KeySpec, Org, OrgLimits, Rates};
@@ -191,7 +192,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
         match args.command {
             AdminCommand::Org(command) => org(&database, command, as_json).await,
             AdminCommand::User(UserCommand::Create { org, name, role }) => {
-                let user = database.create_user(org, non_empty(&name, "name")?, &role).await?;
+                let user = database.create_user(org, non_empty(&name, "the name")?, &role).await?;
                 if as_json {
                     json(&json!({ "user_id": user }))
                 } else {
@@ -209,7 +210,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
                         "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
                     ));
                 }
-                let reason = non_empty(&reason, "reason")?;
+                let reason = non_empty(&reason, "the reason")?;
                 let posted = database.post_credit(org, Credits::new(credits), reason, "cli", key).await?;
                 if as_json {
                     json(&posted);
@@ -226,13 +227,13 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
 
 fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
     let trimmed = text.trim();
-    if trimmed.is_empty() { Err(CliError::Usage(format!("--{what} must not be empty"))) } else { Ok(trimmed) }
+    if trimmed.is_empty() { Err(CliError::Usage(format!("{what} must not be empty"))) } else { Ok(trimmed) }
 }
 
 async fn org(database: &Database, command: OrgCommand, as_json: bool) -> Result<(), CliError> {
     match command {
         OrgCommand::Create { name } => {
-            let org = database.create_org(non_empty(&name, "name")?).await?;
+            let org = database.create_org(non_empty(&name, "the name")?).await?;
             if as_json { json(&json!({ "org_id": org })) } else { println!("{org}") }
         }
         OrgCommand::List => show_orgs(&database.orgs().await?, as_json),
@@ -310,6 +311,23 @@ fn show_orgs(orgs: &[Org], as_json: bool) {
     table(&header, &orgs.iter().map(row).collect::<Vec<_>>());
 }
 
+/// A key for types nobody offers is a key for nothing.
+async fn check_types(database: &Database, types: &[String]) -> Result<(), CliError> {
+    let book = match database.active_book_version().await? {
+        Some(version) => database.book(version).await?,
+        None => None,
+    };
+    let known: Vec<String> =
+        book.iter().flat_map(|book| book.prices.keys()).map(ToString::to_string).collect();
+    match types.iter().find(|wanted| !known.contains(wanted)) {
+        None => Ok(()),
+        Some(unknown) => Err(CliError::Usage(format!(
+            "--types: '{unknown}' is not in the price book in force: {}",
+            known.join(", ")
+        ))),
+    }
+}
+
 async fn key(database: &Database, command: KeyCommand, as_json: bool) -> Result<(), CliError> {
     match command {
         KeyCommand::Create {
@@ -323,6 +341,12 @@ async fn key(database: &Database, command: KeyCommand, as_json: bool) -> Result<
             create_per_minute,
             status_per_minute,
         } => {
+            let types =
+                types.map(|types| types.iter().map(|text| text.trim().to_owned()).collect::<Vec<_>>());
+            check_types(database, types.as_deref().unwrap_or_default()).await?;
+            if expires.is_some_and(|end| end <= Clock.wall()) {
+                return Err(CliError::Usage("--expires is in the past: the key would never be valid".into()));
+            }
             let spec = KeySpec {
                 name,
                 env,
@@ -353,9 +377,23 @@ async fn key(database: &Database, command: KeyCommand, as_json: bool) -> Result<
                         text(key.created_at),
                         optional(key.expires_at),
                         optional(key.revoked_at),
+                        key.allowed_types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(",")),
+                        key.allowed_networks
+                            .as_ref()
+                            .map_or_else(|| "all".to_owned(), |networks| networks.join(",")),
                     ]
                 };
-                let header = ["KEY", "PUBLIC ID", "NAME", "USER", "CREATED", "EXPIRES", "REVOKED"];
+                let header = [
+                    "KEY",
+                    "PUBLIC ID",
+                    "NAME",
+                    "USER",
+                    "CREATED",
+                    "EXPIRES",
+                    "REVOKED",
+                    "TYPES",
+                    "NETWORKS",
+                ];
                 table(&header, &keys.iter().map(row).collect::<Vec<_>>());
             }
         }

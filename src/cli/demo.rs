@@ -48,7 +48,7 @@ pub(super) struct DemoArgs {
     #[arg(long, default_value_t = 8000, value_name = "MS")]
     task_ms: u64,
     /// What to log, to standard error.
-    #[arg(long, default_value = "warn", value_name = "LEVEL")]
+    #[arg(long, default_value = "warn", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: String,
 }
 
@@ -115,17 +115,7 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
     let stop = stop_signal()?;
     let database = crate::app::database(&DatabaseConfig::of(Secret::new(&url)))?;
     database.migrate().await?;
-    let simulator = Simulator::bind(
-        SocketAddr::from(([127, 0, 0, 1], 0)),
-        SimulatorConfig {
-            master_keys: vec![MASTER_KEY.into()],
-            task_time: Duration::from_millis(args.task_ms),
-            task_jitter: Duration::from_millis(args.task_ms / 4),
-            state_file: Some(dir.join("simulator.jsonl")),
-            ..SimulatorConfig::default()
-        },
-    )
-    .await?;
+    let simulator = simulator(&args, &dir).await?;
     let simulator_url = url_of(simulator.local_addr());
     let (org, key) = tenant(&database, &dir, args.unlimited).await?;
     let text = format!(
@@ -162,6 +152,28 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
     } else {
         Err(CliError::Failed("stopped before everything in flight was finished".into()))
     }
+}
+
+/// The simulator, on the port of the last start if that is still free: the videos it made have it in their URLs.
+async fn simulator(args: &DemoArgs, dir: &Path) -> Result<Simulator, CliError> {
+    let config = || SimulatorConfig {
+        master_keys: vec![MASTER_KEY.into()],
+        task_time: Duration::from_millis(args.task_ms),
+        task_jitter: Duration::from_millis(args.task_ms / 4),
+        state_file: Some(dir.join("simulator.jsonl")),
+        ..SimulatorConfig::default()
+    };
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let file = dir.join("simulator_port");
+    let last = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let simulator = match Simulator::bind(at(last), config()).await {
+        Ok(simulator) => simulator,
+        Err(_) if last != 0 => Simulator::bind(at(0), config()).await?,
+        Err(error) => return Err(error.into()),
+    };
+    let port = simulator.local_addr().port();
+    fs::write(&file, port.to_string()).map_err(|error| cannot_write(&file, &error))?;
+    Ok(simulator)
 }
 
 /// The demo's organisation with a user and a key; made once, found again later.

@@ -225,7 +225,7 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
     Ok(())
 }
 
-/// The secret itself or what its file holds; one of the two must be there.
+/// The secret itself, else what its file holds; one of the two must be there.
 fn secret(
     origin: &str,
     field: &'static str,
@@ -234,7 +234,8 @@ fn secret(
     file: &mut Option<PathBuf>,
 ) -> Result<Option<Secret>, ConfigError> {
     let secret = match (value, file.take()) {
-        (Some(secret), None) => secret,
+        // The value may come from the environment, to replace a file that the configuration names.
+        (Some(secret), _) => secret,
         (None, Some(path)) => match std::fs::read_to_string(&path) {
             Ok(text) => Secret::new(text.trim()),
             Err(error) => {
@@ -246,14 +247,6 @@ fn secret(
                 });
             }
         },
-        (Some(_), Some(_)) => {
-            return Err(ConfigError::Value {
-                origin: origin.to_owned(),
-                field,
-                value: "given twice".into(),
-                right: "given either here or in a file, not both",
-            });
-        }
         (None, None) => Secret::new(""),
     };
     if secret.is_empty() {

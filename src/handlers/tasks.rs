@@ -51,7 +51,17 @@ fn row(task: &Task) -> serde_json::Value {
     })
 }
 
+const PARAMETERS: [&str; 7] = ["status", "user", "key", "since", "until", "limit", "cursor"];
+
 fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, GatewayError> {
+    // A mistyped filter must not list everything.
+    if let Some(unknown) = context.parameter_names().find(|name| !PARAMETERS.contains(&name.as_str())) {
+        let shown: String = unknown.chars().take(32).collect();
+        return Err(GatewayError::invalid_request(format!(
+            "'{shown}' is not one of: {}",
+            PARAMETERS.join(", ")
+        )));
+    }
     let mut filter = TaskFilter::default();
     if let Some(text) = context.parameter("status") {
         let states =
@@ -59,7 +69,10 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
         let states: Vec<State> =
             states.into_iter().filter(|state| word(*state) == text || state.as_str() == text).collect();
         if states.is_empty() {
-            return Err(bad("status", "IN_PROGRESS, SUCCESS, FAILED or a state of ours"));
+            return Err(bad(
+                "status",
+                "IN_PROGRESS, SUCCESS, FAILED, or a state: HELD, RUNNING, IN_DOUBT, SETTLED, RELEASED, WRITTEN_OFF",
+            ));
         }
         filter.states = Some(states);
     }

@@ -138,7 +138,9 @@ impl Keys {
     /// Wrong credentials: counted against the address, which a valid key never is.
     fn wrong(&self, peer: IpAddr) -> GatewayError {
         match self.failures.check_key(&peer) {
-            Ok(()) => GatewayError::Unauthenticated("this API key is not valid"),
+            Ok(()) => GatewayError::Unauthenticated(
+                "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked",
+            ),
             Err(not_until) => {
                 metrics::counter!(m::LIMITED, "level" => Level::Address.as_str()).increment(1);
                 let retry_after = not_until.wait_time_from(DefaultClock::default().now());

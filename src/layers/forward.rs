@@ -20,7 +20,7 @@ use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::task::Order;
-use crate::upstream::{Backend, CreateOutcome, Progress, Upstream, report};
+use crate::upstream::{ALARM_EXHAUSTED, ALARM_KEY, Backend, CreateOutcome, Progress, Upstream, report};
 use crate::wire::{RawObject, success};
 
 /// How long a client waits for a record that the database does not take.
@@ -70,6 +70,13 @@ impl Service<Call<Held>> for Forward {
     }
 }
 
+/// Whether the call goes on without its client.
+#[derive(PartialEq, Eq)]
+enum Patience {
+    Goes,
+    IsOver,
+}
+
 /// The waiting client: answered once, by whoever comes first.
 struct Client(Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>);
 
@@ -108,16 +115,19 @@ impl Forward {
         let mut last_call = std::pin::pin!(self.last_call());
         let answered = tokio::select! {
             biased;
-            outcome = &mut create => Some(outcome),
-            () = tokio::time::sleep(self.client_deadline) => None,
-            () = &mut last_call => None,
+            outcome = &mut create => Ok(outcome),
+            () = tokio::time::sleep(self.client_deadline) => Err(Patience::Goes),
+            () = &mut last_call => Err(Patience::IsOver),
         };
         let outcome = match answered {
-            Some(outcome) => outcome,
-            None => {
-                tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, "no answer from upstream yet: the client is told so, the call goes on");
+            Ok(outcome) => outcome,
+            Err(patience) => {
+                tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, "no answer from upstream yet: the client is told so");
                 self.doubt(&mut hold, "the upstream did not answer in time").await;
                 client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
+                if patience == Patience::IsOver {
+                    return;
+                }
                 tokio::select! {
                     biased;
                     outcome = create => outcome,
@@ -159,14 +169,14 @@ impl Forward {
                 Err(GatewayError::UpstreamError("the video service refused this request without saying why"))
             }
             CreateOutcome::KeyRejected => {
-                alarm(backend, "master key rejected");
+                alarm(backend, ALARM_KEY);
                 self.refuse(hold, "the upstream rejected the master key", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
                     "the video service cannot be used right now; the operator is told",
                 ))
             }
             CreateOutcome::Exhausted => {
-                alarm(backend, "account exhausted");
+                alarm(backend, ALARM_EXHAUSTED);
                 self.refuse(hold, "the upstream account is exhausted", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
                     "the video service cannot be used right now; the operator is told",

@@ -142,7 +142,7 @@ impl Drop for Event {
             method = %self.method,
             status = self.status.unwrap_or(499),
             code,
-            ms = took.as_secs_f64() * 1e3,
+            ms = (took.as_secs_f64() * 1e6).round() / 1e3,
             peer = %self.peer,
             org = principal.map(|p| tracing::field::display(p.org)),
             user = principal.map(|p| tracing::field::display(p.user)),

@@ -17,6 +17,11 @@ pub enum LedgerError {
     /// The database refused this very item; a defect or a broken row, logged where it happened.
     #[error("the database refused: {0}")]
     Refused(Arc<str>),
+    /// The database gave no connection, or no answer, in time.
+    #[error(
+        "the database cannot be reached: is it running, is its URL right, does it take more connections?"
+    )]
+    Unreachable,
     /// The database could not be asked.
     #[error("database: {0}")]
     Database(#[from] Arc<sqlx::Error>),
@@ -33,7 +38,10 @@ pub enum LedgerError {
 
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(Arc::new(error))
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Unreachable,
+            other => Self::Database(Arc::new(other)),
+        }
     }
 }
 

@@ -121,6 +121,10 @@ pub struct KeyInfo {
     /// When it was revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    /// Types it may create; none: all.
+    pub allowed_types: Option<Vec<String>>,
+    /// Networks it may be used from; none: all.
+    pub allowed_networks: Option<Vec<String>>,
 }
 
 fn rate(row: &sqlx::postgres::PgRow, column: &str) -> Result<Option<u32>, sqlx::Error> {
@@ -213,7 +217,8 @@ impl Database {
     /// The keys of `org`, oldest first.
     pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, LedgerError> {
         let rows = sqlx::query(
-            "select key_id, public_id, user_id, name, created_at, expires_at, revoked_at from api_key \
+            "select key_id, public_id, user_id, name, created_at, expires_at, revoked_at, allowed_types, \
+             allowed_networks from api_key \
              where org_id = $1 order by key_id",
         )
         .bind(org.as_uuid())
@@ -230,6 +235,8 @@ impl Database {
                     created_at: row.try_get("created_at")?,
                     expires_at: row.try_get("expires_at")?,
                     revoked_at: row.try_get("revoked_at")?,
+                    allowed_types: row.try_get("allowed_types")?,
+                    allowed_networks: row.try_get("allowed_networks")?,
                 })
             })
             .collect()

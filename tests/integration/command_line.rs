@@ -34,7 +34,8 @@ async fn a_hanging_vendor_does_not_hold_up_a_termination() {
     let scratch = Scratch::new();
     let config = config(&gateway, "").replace("[admin]", "shutdown_grace_ms = 3000\n[admin]");
     let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
-    let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
+    let base = process.next_event("serving").await["data"].as_str().unwrap().to_owned();
+    let log = process.rest_of_log();
     gateway.fault_on_create(json!({"kind": "hang", "accept": true})).await;
     let (client, key) = (gateway.client.clone(), gateway.caller.text.clone());
     let hanging = tokio::spawn(async move { create(&client, &base, &key, "hanging").await });
@@ -42,6 +43,7 @@ async fn a_hanging_vendor_does_not_hold_up_a_termination() {
     process.terminate();
     let reference = hanging.await.unwrap().reference();
     assert_eq!(process.ended().await, 0);
+    assert!(!log.await.unwrap().contains("panicked"), "the wait ends in order");
     let hold = gateway.last_hold().await;
     assert_eq!((hold.state.as_str(), hold.reference()), ("IN_DOUBT", reference));
 }

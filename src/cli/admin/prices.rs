@@ -87,6 +87,7 @@ pub(super) async fn run(database: &Database, command: PriceCommand, as_json: boo
         PriceCommand::Import { file } => {
             let book = read(&file)?;
             let version = database.import_book(&book.name, &book.prices).await?;
+            warn_of_differences(database, &book).await?;
             if as_json {
                 json(&json!({ "version": version }));
             } else {
@@ -106,6 +107,19 @@ pub(super) async fn run(database: &Database, command: PriceCommand, as_json: boo
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// A mistyped name would offer what the vendor does not know, and withdraw what it does.
+async fn warn_of_differences(database: &Database, imported: &BookFile) -> Result<(), CliError> {
+    let Some(version) = database.active_book_version().await? else { return Ok(()) };
+    let Some(in_force) = database.book(version).await? else { return Ok(()) };
+    for name in imported.prices.keys().filter(|name| !in_force.prices.contains_key(name.as_str())) {
+        eprintln!("warning: '{name}' is not in the book in force: does the vendor know it?");
+    }
+    for name in in_force.prices.keys().filter(|name| !imported.prices.contains_key(name.as_ref())) {
+        eprintln!("warning: '{name}' is in the book in force but not in this one: it will be refused");
     }
     Ok(())
 }
