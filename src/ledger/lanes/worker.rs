@@ -16,6 +16,9 @@ use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
 
+/// So many callers are woken at once; for more, somebody else does it.
+const FEW: usize = 16;
+
 /// Text in one batch of steps, at most (one item alone may exceed it): Postgres refuses messages of 1 GiB.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
@@ -126,12 +129,11 @@ impl Worker {
                         .map(|(item, verdict)| self.answer(item, verdict))
                         .collect();
                     // Waking hundreds of callers takes as long as the next batch needs to be under way.
-                    self.lanes.0.tasks.spawn(async move {
-                        for (reply, answer) in answers {
-                            // If nobody waits any more, a grant's guard comes back, is dropped, and releases the hold.
-                            drop(reply.send(answer));
-                        }
-                    });
+                    if answers.len() > FEW {
+                        self.lanes.0.tasks.spawn(async move { wake(answers) });
+                    } else {
+                        wake(answers);
+                    }
                     return;
                 }
                 Ok(Err(error)) => {
@@ -348,6 +350,13 @@ fn count_step(step: &Step, applied: Applied) {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
         }
         Step::Run { .. } | Step::Abandon | Step::Sweep | Step::Doubt { .. } => {}
+    }
+}
+
+fn wake(answers: Vec<(Reply, Result<Verdict, LedgerError>)>) {
+    for (reply, answer) in answers {
+        // If nobody waits any more, a grant's guard comes back, is dropped, and releases the hold.
+        drop(reply.send(answer));
     }
 }
 
