@@ -180,11 +180,33 @@ async fn an_audit_says_yes_or_shows_what_is_broken() {
     );
 
     db.expect_broken();
-    sqlx::query("update org_balance set available = available + 1").execute(db.pool()).await.unwrap();
-    let broken = run(&audit).await;
-    assert_eq!(broken.code, 1, "{broken:?}");
-    let row = broken.out.lines().find(|line| line.starts_with("BREACH")).unwrap();
-    assert!(row.contains(&org.as_uuid().to_string()), "{broken:?}");
+    db.database().post_credit(org, tollgate::credits::Credits::new(100), "test", "test", None).await.unwrap();
+    let hold = "insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, \
+                overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at) \
+                select org_id, gen_random_uuid(), org_id, 7, 7, 10000, 1, 0, 0, 'x', 'x', 'x', org_id, '\\x00', now(), now() from org";
+    for (breaking, mending) in [
+        (
+            "update org_balance set available = available + 1",
+            "update org_balance set available = available - 1",
+        ),
+        ("update entry set amount = amount + 1", "update entry set amount = amount - 1"),
+        (hold, "delete from hold"),
+    ] {
+        let by_hand = async |statement: &'static str| {
+            // Entries are append-only for everybody who does not switch their guard off.
+            let mut connection = db.pool().acquire().await.unwrap();
+            sqlx::query("set session_replication_role = replica").execute(&mut *connection).await.unwrap();
+            sqlx::query(statement).execute(&mut *connection).await.unwrap();
+            sqlx::query("reset session_replication_role").execute(&mut *connection).await.unwrap();
+        };
+        by_hand(breaking).await;
+        let broken = run(&audit).await;
+        assert_eq!(broken.code, 1, "{breaking}: {broken:?}");
+        let row = broken.out.lines().find(|line| line.starts_with("BREACH")).unwrap();
+        assert!(row.contains(&org.as_uuid().to_string()), "{breaking}: {broken:?}");
+        by_hand(mending).await;
+        assert_eq!(run(&audit).await.code, 0, "{mending}");
+    }
 
     assert_eq!(run(&["audit"]).await.code, 2);
     assert_eq!(run(&["audit", "--database-url", "postgres://gw@127.0.0.1:1/x"]).await.code, 3);
