@@ -42,6 +42,7 @@ pub use self::tasks::{OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;
 use crate::clock::Clock;
+use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::metrics as m;
 use crate::secret::Secret;
@@ -224,7 +225,11 @@ impl Ledger {
     /// Releases HELD rows of this gateway that nobody works on, and puts those of dead gateways in doubt.
     pub async fn sweep(&self) -> Result<(), LedgerError> {
         self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
-        for (org, hold) in self.database.orphaned_holds(self.gateway).await? {
+        let orphans = self.database.orphaned_holds(self.gateway).await?;
+        if !orphans.is_empty() {
+            fail_point::reach("sweep.before");
+        }
+        for (org, hold) in orphans {
             self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" })
                 .await?;
         }

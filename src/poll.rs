@@ -20,6 +20,7 @@ pub(crate) use self::view::{shown_credits, word};
 use crate::clock::Clock;
 use crate::config::{Reconciler, Status, ms};
 use crate::credits::Credits;
+use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
 use crate::ledger::{Applied, Database, Ledger, LedgerError, State, Step, Task};
 use crate::pricing::consumption;
@@ -200,6 +201,7 @@ impl Poller {
             return Some(self.remember(task, Some(self.clock.now())));
         };
         let asked = self.clock.now();
+        fail_point::reach("poll.before");
         match self.upstream.by_name(&task.backend).status(&id).await {
             Ok(report) => match self.apply(&task, &report).await {
                 Ok(task) => Some(self.remember(task, Some(asked))),
@@ -247,6 +249,7 @@ impl Poller {
                 Step::Fail { loss, data: report.data.clone() }
             }
         };
+        fail_point::reach("poll.answered");
         let overrun = matches!(&step, Step::Settle { raw, .. } if *raw > task.list_price);
         match self.ledger.step(task.org, task.hold, step).await? {
             Applied::Yes if overrun => metrics::counter!(crate::metrics::OVERRUNS).increment(1),

@@ -16,6 +16,7 @@ use crate::call::{Call, Held};
 use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
+use crate::fail_point;
 use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -99,6 +100,7 @@ impl Client {
 
 impl Forward {
     async fn run(self, mut order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
+        fail_point::reach("create.held");
         if !self.lease.holds() {
             // Another gateway may have taken this one for dead, and put the hold in doubt.
             tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
@@ -135,6 +137,7 @@ impl Forward {
                 }
             }
         };
+        fail_point::reach("create.answered");
         let recording = self.clock.now();
         let result = self.conclude(&mut hold, backend, outcome, &order).await;
         metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));

@@ -13,6 +13,7 @@ use super::super::hold::{Applied, HoldGuard, Step, Verdict};
 use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work};
 use crate::clock::Clock;
 use crate::credits::Credits;
+use crate::fail_point;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
 
@@ -112,6 +113,7 @@ impl Worker {
             let (owner, settings) = (self.owner, self.settings.clone());
             let result = match self.connect().await {
                 Ok(connection) => {
+                    fail_point::reach("reserve.before");
                     let call = batch::reserve(connection, owner, &settings, &items, resend);
                     tokio::time::timeout(settings.call_timeout, call).await
                 }
@@ -119,6 +121,7 @@ impl Worker {
             };
             let failure = match result {
                 Ok(Ok(verdicts)) => {
+                    fail_point::reach("reserve.committed");
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
@@ -239,6 +242,7 @@ impl Worker {
             };
             let failure = match result {
                 Ok(Ok(applied)) => {
+                    reached(&items);
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
@@ -324,6 +328,17 @@ impl Worker {
         let ceiling = Duration::from_millis(10 << (*attempt).min(7));
         *attempt += 1;
         tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+/// The steps of a task's life that have just become durable.
+fn reached(items: &[StepItem]) {
+    for item in items {
+        match &item.step {
+            Step::Run { .. } => fail_point::reach("record.committed"),
+            Step::Settle { .. } | Step::Fail { .. } => fail_point::reach("settle.committed"),
+            _ => {}
+        }
     }
 }
 
