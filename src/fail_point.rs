@@ -34,7 +34,7 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::{Signal, kill, raise};
     use nix::unistd::Pid;
 
     static PLAN: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
@@ -52,7 +52,8 @@ mod armed {
         tracing::warn!(name, action, "a fail point is reached");
         match action.as_str() {
             "kill" => drop(kill(Pid::this(), Signal::SIGKILL)),
-            "stop" => drop(kill(Pid::this(), Signal::SIGSTOP)),
+            // To this thread, which then does not take another step; to the process, any other thread might take it.
+            "stop" => drop(raise(Signal::SIGSTOP)),
             _ => panic!("fail point {name}"),
         }
     }
