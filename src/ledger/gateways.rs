@@ -42,21 +42,32 @@ pub struct Lease {
     gateway: GatewayId,
     length: Duration,
     clock: Clock,
-    /// When the last renewal that succeeded was begun.
-    renewed: Mutex<Option<Instant>>,
+    term: Mutex<Option<Term>>,
+}
+
+/// A time through which the lease was held without a gap.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// When its first renewal was begun.
+    since: Instant,
+    /// When its last renewal that succeeded was begun.
+    renewed: Instant,
 }
 
 impl Lease {
     /// A lease that has yet to be taken.
     pub fn new(database: Database, gateway: GatewayId, length: Duration, clock: Clock) -> Self {
-        Self { database, gateway, length, clock, renewed: Mutex::new(None) }
+        Self { database, gateway, length, clock, term: Mutex::new(None) }
     }
 
     /// Takes or renews it.
     pub async fn renew(&self) -> Result<(), LedgerError> {
         let begun = self.clock.now();
         self.database.renew_lease(self.gateway, self.length).await?;
-        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+        let mut term = self.term.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that comes late takes the lease anew: in between another gateway may have taken our holds over.
+        let since = term.filter(|term| self.is_fresh(*term)).map_or(begun, |term| term.since);
+        *term = Some(Term { since, renewed: begun });
         Ok(())
     }
 
@@ -67,8 +78,20 @@ impl Lease {
 
     /// Whether it surely still holds, with a margin for what is about to be sent.
     pub fn holds(&self) -> bool {
-        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        renewed.is_some_and(|begun| self.clock.since(begun) < self.length.mul_f64(0.8))
+        self.term().is_some_and(|term| self.is_fresh(term))
+    }
+
+    /// Whether it surely has held from `begun` to now: nobody can have taken over what was reserved in between.
+    pub fn has_held_since(&self, begun: Instant) -> bool {
+        self.term().is_some_and(|term| self.is_fresh(term) && term.since <= begun)
+    }
+
+    fn term(&self) -> Option<Term> {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_fresh(&self, term: Term) -> bool {
+        self.clock.since(term.renewed) < self.length.mul_f64(0.8)
     }
 
     /// Gives it back.
