@@ -182,6 +182,10 @@ impl Poller {
 
     /// Polls a task the reconciler has claimed, unless somebody does already.
     pub async fn poll(self: &Arc<Self>, task: Task) {
+        // To wait for a poll that hangs would take the place of another task's.
+        if self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&task.hold) {
+            return;
+        }
         // Callers who ask often must not keep the tasks of those who never ask from ending.
         self.budget.until_ready().await;
         let known = Arc::new(View::new(task, None));
