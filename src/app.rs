@@ -146,9 +146,8 @@ impl App {
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
             replay: ReplayLayer { database: database.clone(), body_timeout },
-            reserve: ReserveLayer { ledger: ledger.clone(), upstream: upstream.clone() },
+            reserve: ReserveLayer { ledger: ledger.clone(), upstream },
             forward: Forward {
-                upstream,
                 poller: poller.clone(),
                 lease: lease.clone(),
                 tasks: tasks.clone(),

@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use crate::ids::HoldId;
 use crate::ledger::{Fingerprint, HoldGuard, Principal};
 use crate::task::Order;
+use crate::upstream::Ticket;
 
 /// A request's body, not yet read.
 pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -179,21 +180,23 @@ pub struct Priced {
     pub order: Order,
 }
 
-/// A create whose credits are held. Only the reserve layer makes one: nothing can be forwarded unpaid.
+/// A create whose credits are held and that has its place with the vendor. Only the reserve layer makes one: nothing
+/// can be forwarded unpaid, or without a place.
 #[derive(Debug)]
 #[must_use = "a held call that is dropped releases its hold"]
 pub struct Held {
     order: Order,
     guard: HoldGuard,
+    ticket: Ticket,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard) -> Self {
-        Self { order, guard }
+    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Ticket) -> Self {
+        Self { order, guard, ticket }
     }
 
-    /// What is to be sent, and the hold that pays for it.
-    pub fn into_parts(self) -> (Order, HoldGuard) {
-        (self.order, self.guard)
+    /// What is to be sent, the hold that pays for it, and the leave to send it.
+    pub fn into_parts(self) -> (Order, HoldGuard, Ticket) {
+        (self.order, self.guard, self.ticket)
     }
 }

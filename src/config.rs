@@ -2,6 +2,7 @@
 //! refused; every error names the field, its value and what would be right.
 
 mod check;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 pub use self::check::ConfigError;
+pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::Secret;
 
 /// Everything a gateway can be told.
@@ -120,62 +121,6 @@ fn ten() -> u32 {
 
 fn three_seconds() -> u64 {
     3_000
-}
-
-/// The vendor's two backends; they may be one.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstreams {
-    /// Types of the 3.0 family.
-    pub kling_3: UpstreamConfig,
-    /// Types whose name starts with `o3-`; the same as `kling_3` if left out.
-    pub kling_o3: Option<UpstreamConfig>,
-}
-
-/// One backend.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UpstreamConfig {
-    /// Where it is, without `/api/…`.
-    pub base_url: Url,
-    /// What the account is called in the ledger.
-    #[serde(default = "main_account")]
-    pub account: String,
-    /// The account's key.
-    pub master_key: Option<Secret>,
-    /// A file that holds the key, instead.
-    pub master_key_file: Option<PathBuf>,
-    /// How long connecting may take, TLS included.
-    #[serde(default = "five_seconds")]
-    pub connect_timeout_ms: u64,
-    /// How long to wait for the answer to a create, with or without its client.
-    #[serde(default = "five_minutes")]
-    pub create_timeout_ms: u64,
-    /// How long to wait for the answer to a status call.
-    #[serde(default = "ten_seconds")]
-    pub status_timeout_ms: u64,
-    /// Idle connections are closed after this; keep it below the vendor's own time.
-    #[serde(default = "fifteen_seconds")]
-    pub idle_timeout_ms: u64,
-    /// How long a create that is refused by a 429 is tried again, at most 10 s.
-    #[serde(default = "ten_seconds")]
-    pub retry_429_ms: u64,
-}
-
-fn main_account() -> String {
-    "main".into()
-}
-fn five_seconds() -> u64 {
-    5_000
-}
-fn ten_seconds() -> u64 {
-    10_000
-}
-fn fifteen_seconds() -> u64 {
-    15_000
-}
-fn five_minutes() -> u64 {
-    300_000
 }
 
 /// How the ledger works.
@@ -287,7 +232,8 @@ impl Default for Reconciler {
     fn default() -> Self {
         Self {
             polls_per_second: 50,
-            concurrency: 32,
+            // Twice the polls of one backend: a slow one leaves room for the other.
+            concurrency: 128,
             interval_ms: 5_000,
             tick_ms: 500,
             max_task_age_hours: 24,

@@ -12,6 +12,7 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::ledger::LedgerError;
 use crate::task::Invalid;
+use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 
 /// An answer of the data plane.
@@ -114,6 +115,9 @@ pub enum GatewayError {
     /// The vendor cannot be used now; nothing is charged.
     #[error("{0}")]
     UpstreamUnavailable(&'static str),
+    /// The vendor is not asked now; nothing is held.
+    #[error(transparent)]
+    NotAdmitted(Refusal),
     /// The vendor is busy, and stayed so.
     #[error("the video service is busy: try again later")]
     UpstreamBusy {
@@ -187,7 +191,7 @@ impl GatewayError {
             Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
             Self::RefusedByVendor { .. } => return None,
             Self::UpstreamError(_) => Code::UpstreamError,
-            Self::UpstreamUnavailable(_) => Code::UpstreamUnavailable,
+            Self::UpstreamUnavailable(_) | Self::NotAdmitted(_) => Code::UpstreamUnavailable,
             Self::OutcomeUnknown { .. } | Self::WrittenOff { .. } => Code::OutcomeUnknown,
             Self::Unavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::InternalError,
@@ -207,6 +211,7 @@ impl GatewayError {
             Self::TooManyTasks => Some(Duration::from_secs(10)),
             Self::RequestInProgress => Some(Duration::from_secs(2)),
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
+            Self::NotAdmitted(refusal) => Some(refusal.retry_after()),
             Self::Unavailable(_) => Some(Duration::from_secs(5)),
             _ => None,
         }

@@ -14,6 +14,12 @@ pub const UPSTREAM_CALLS: &str = "tollgate_upstream_calls_total";
 pub const UPSTREAM_SECONDS: &str = "tollgate_upstream_seconds";
 /// The upstream answered what only the operator can mend, by backend and kind.
 pub const UPSTREAM_ALARMS: &str = "tollgate_upstream_alarms_total";
+/// State of a breaker by backend and call: 0 closed, 1 probing, 2 open.
+pub const UPSTREAM_BREAKER: &str = "tollgate_upstream_breaker_state";
+/// Calls that were not made, by backend, call and reason: the breaker was open, or there was no room.
+pub const UPSTREAM_REFUSED: &str = "tollgate_upstream_refused_total";
+/// Calls under way, by backend and call.
+pub const UPSTREAM_IN_FLIGHT: &str = "tollgate_upstream_in_flight";
 /// Holds granted.
 pub const HOLDS_GRANTED: &str = "tollgate_holds_granted_total";
 /// Steps of holds by kind and whether they changed anything.
@@ -65,6 +71,9 @@ pub fn describe() {
     describe_counter!(UPSTREAM_CALLS, "Calls to the upstream");
     describe_histogram!(UPSTREAM_SECONDS, "Time of a call to the upstream");
     describe_counter!(UPSTREAM_ALARMS, "Upstream answers that only the operator can mend");
+    describe_gauge!(UPSTREAM_BREAKER, "Breakers of the upstream: 0 closed, 1 probing, 2 open");
+    describe_counter!(UPSTREAM_REFUSED, "Calls to the upstream that were not made");
+    describe_gauge!(UPSTREAM_IN_FLIGHT, "Calls to the upstream under way");
     describe_counter!(HOLDS_GRANTED, "Holds granted");
     describe_counter!(STEPS, "Steps of holds");
     describe_counter!(CREDITS_CONSUMED, "Credits charged to tenants");

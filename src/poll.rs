@@ -24,7 +24,7 @@ use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
 use crate::ledger::{Applied, Database, Ledger, LedgerError, State, Step, Task};
 use crate::pricing::consumption;
-use crate::upstream::{Progress, StatusReport, Upstream, report};
+use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
@@ -163,7 +163,7 @@ impl Poller {
                     if let Some(view) = self.cached(known.task()).filter(|view| self.is_fresh(view)) {
                         return Some(view);
                     }
-                    if !paid && known.task().upstream_task.is_some() && self.budget.check().is_err() {
+                    if !paid && self.costs_a_poll(known.task()) && self.budget.check().is_err() {
                         return None;
                     }
                     let poller = self.clone();
@@ -180,6 +180,11 @@ impl Poller {
         flight.await
     }
 
+    /// What the vendor will not be asked about must not use up the budget of the other backend.
+    fn costs_a_poll(&self, task: &Task) -> bool {
+        task.upstream_task.is_some() && self.upstream.may_be_polled(task.org, &task.backend)
+    }
+
     /// Polls a task the reconciler has claimed, unless somebody does already.
     pub async fn poll(self: &Arc<Self>, task: Task) {
         // To wait for a poll that hangs would take the place of another task's.
@@ -187,7 +192,9 @@ impl Poller {
             return;
         }
         // Callers who ask often must not keep the tasks of those who never ask from ending.
-        self.budget.until_ready().await;
+        if self.costs_a_poll(&task) {
+            self.budget.until_ready().await;
+        }
         let known = Arc::new(View::new(task, None));
         self.refresh(known, true).await;
     }
@@ -206,7 +213,7 @@ impl Poller {
         };
         let asked = self.clock.now();
         fail_point::reach("poll.before");
-        match self.upstream.by_name(&task.backend).status(&id).await {
+        match self.upstream.status(task.org, &task.backend, &task.account, &id).await {
             Ok(report) => match self.apply(&task, &report).await {
                 Ok(task) => Some(self.remember(task, Some(asked))),
                 Err(error) => {
@@ -215,7 +222,11 @@ impl Poller {
                 }
             },
             Err(error) => {
-                tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
+                if error == StatusError::UnknownAccount {
+                    tracing::warn!(hold = %task.hold, backend = %task.backend, account = %task.account, "a task cannot be polled: its account is not configured any more");
+                } else {
+                    tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
+                }
                 self.check_age(&task).await;
                 Some(self.remember_unanswered(task, &known))
             }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Config, UpstreamConfig};
+use super::Config;
 use crate::secret::Secret;
 
 /// A configuration that cannot be used: where, what, and what would be right.
@@ -162,71 +162,13 @@ impl Config {
         let database = &mut self.database;
         database.url =
             secret(origin, "database.url", database.url.take(), "database.url_file", &mut database.url_file)?;
-        check_upstream(origin, &mut self.upstream.kling_3)?;
-        if let Some(o3) = &mut self.upstream.kling_o3 {
-            check_upstream(origin, o3)?;
-        }
+        self.upstream.check(origin)?;
         Ok(self)
     }
 }
 
-fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
-    let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
-    };
-    let url = &upstream.base_url;
-    if !matches!(url.scheme(), "http" | "https")
-        || url.host().is_none()
-        || url.query().is_some()
-        || !url.username().is_empty()
-    {
-        return wrong(
-            "upstream.*.base_url",
-            format!("'{url}'"),
-            "an http or https URL without user and query",
-        );
-    }
-    if upstream.account.is_empty() || upstream.account.len() > 64 {
-        return wrong(
-            "upstream.*.account",
-            format!("'{}'", upstream.account),
-            "a name of 1 to 64 characters",
-        );
-    }
-    if upstream.retry_429_ms > 10_000 {
-        return wrong(
-            "upstream.*.retry_429_ms",
-            upstream.retry_429_ms.to_string(),
-            "at most 10000 milliseconds",
-        );
-    }
-    for (field, value) in [
-        ("upstream.*.connect_timeout_ms", upstream.connect_timeout_ms),
-        ("upstream.*.create_timeout_ms", upstream.create_timeout_ms),
-        ("upstream.*.status_timeout_ms", upstream.status_timeout_ms),
-        ("upstream.*.idle_timeout_ms", upstream.idle_timeout_ms),
-    ] {
-        if !(10..=3_600_000).contains(&value) {
-            return wrong(field, value.to_string(), "from 10 to 3600000 milliseconds");
-        }
-    }
-    let key = upstream.master_key.take();
-    upstream.master_key = secret(
-        origin,
-        "upstream.*.master_key",
-        key,
-        "upstream.*.master_key_file",
-        &mut upstream.master_key_file,
-    )?;
-    let text = upstream.master_key.as_ref().map(Secret::expose).unwrap_or_default();
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return wrong("upstream.*.master_key", "not shown".into(), "visible ASCII without spaces");
-    }
-    Ok(())
-}
-
 /// The secret itself, else what its file holds; one of the two must be there.
-fn secret(
+pub(super) fn secret(
     origin: &str,
     field: &'static str,
     value: Option<Secret>,
@@ -298,7 +240,7 @@ mod tests {
         for line in sample.lines() {
             let commented = line.starts_with("# ") && is_setting(line);
             if line.starts_with("# [") {
-                skip = line.starts_with("# [upstream");
+                skip = line.contains("[upstream");
             }
             if commented && !skip && !line.contains("_file") {
                 shown.push_str(&line[2..]);
@@ -309,6 +251,53 @@ mod tests {
         }
         let shown = Config::from_toml(&shown).unwrap();
         assert_eq!(format!("{shown:?}"), format!("{config:?}"));
+    }
+
+    const ACCOUNTS: &str = "[[upstream.kling_o3.accounts]]\nname = \"a\"\nmaster_key = \"k\"";
+
+    fn o3(more: &str) -> String {
+        format!("[upstream.kling_o3]\nbase_url = \"http://x\"\nmaster_key = \"k\"\n{more}")
+    }
+
+    /// A backend with two accounts.
+    fn pool(one: &str, other: &str, weight: u32) -> String {
+        let account = |name| {
+            format!(
+                "[[upstream.kling_o3.accounts]]\nname = \"{name}\"\nmaster_key = \"k\"\nweight = {weight}\n"
+            )
+        };
+        format!("[upstream.kling_o3]\nbase_url = \"http://x\"\n{}{}", account(one), account(other))
+    }
+
+    #[test]
+    fn accounts_end_up_in_one_place() {
+        let names = |more: &str| -> Vec<String> {
+            let config = Config::from_toml(&format!("{LEAST}\n{more}")).unwrap();
+            let all = [Some(config.upstream.kling_3), config.upstream.kling_o3];
+            let accounts = all.into_iter().flatten().flat_map(|upstream| upstream.accounts);
+            accounts
+                .map(|account| {
+                    format!("{} {} {}", account.name, account.master_key.unwrap().expose(), account.weight)
+                })
+                .collect()
+        };
+        assert_eq!(names(""), ["main sk-test 1"]);
+        assert_eq!(names(&pool("a", "b", 3)), ["main sk-test 1", "a k 3", "b k 3"]);
+        assert_eq!(
+            names(&o3("")),
+            ["main sk-test 1", "main k 1"],
+            "two that are unnamed are both called main"
+        );
+        let same = "[upstream.kling_o3]\nbase_url = \"https://vendor.example/\"\nmaster_key = \"sk-test\"\naccount = \"main\"";
+        assert_eq!(names(same), ["main sk-test 1", "main sk-test 1"], "one account for both backends");
+    }
+
+    #[test]
+    fn the_first_byte_is_not_waited_for_longer_than_the_whole() {
+        let upstream = |more: &str| Config::from_toml(&format!("{LEAST}\n{more}")).unwrap().upstream.kling_3;
+        assert_eq!(upstream("").first_byte_timeout().as_secs(), 240);
+        assert_eq!(upstream("create_timeout_ms = 60000").first_byte_timeout().as_secs(), 60);
+        assert_eq!(upstream("first_byte_timeout_ms = 5000").first_byte_timeout().as_secs(), 5);
     }
 
     #[test]
@@ -324,6 +313,20 @@ mod tests {
                 &["base_url is 'ftp://x", "http or https"],
             ),
             ("[upstream.kling_o3]\nbase_url = \"http://x\"", &["master_key is missing"]),
+            (
+                &o3("first_byte_timeout_ms = 2000\ncreate_timeout_ms = 1000"),
+                &["first_byte_timeout_ms is 2000", "at most create_timeout_ms"],
+            ),
+            (&o3("breaker_open_ms = 0"), &["breaker_open_ms is 0", "from 10 to 3600000"]),
+            (&o3("max_creates = 0"), &["max_creates is 0", "from 1 to 100000"]),
+            (&o3("max_polls = 1000000"), &["max_polls is 1000000", "from 1 to 100000"]),
+            (&o3("account = \"\""), &["account is ''", "1 to 64 characters"]),
+            (&o3("account = \"main\""), &["kling_o3", "'main'", "another than those of kling_3"]),
+            (&o3(ACCOUNTS), &["master_key is given beside accounts", "left out"]),
+            (&pool("a", "a", 1), &["accounts.name is 'a' twice", "no other account"]),
+            (&pool("a", "main", 1), &["kling_o3", "'main'", "another than those of kling_3"]),
+            (&pool("a", "b", 0), &["weight is 0 for all", "above 0"]),
+            (&pool("a", "b", 1).replace("master_key", "# master_key"), &["accounts.master_key is missing"]),
         ] {
             let problem = problem(more);
             for part in expected {

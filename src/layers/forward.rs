@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::task::Order;
-use crate::upstream::{ALARM_EXHAUSTED, ALARM_KEY, Backend, CreateOutcome, Progress, Upstream, report};
+use crate::upstream::{CreateOutcome, MaySend, Progress, Ticket, report};
 use crate::wire::{RawObject, success};
 
 /// How long a client waits for a record that the database does not take.
@@ -30,8 +30,6 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Forward {
-    /// The vendor.
-    pub upstream: Arc<Upstream>,
     /// Ends what the vendor has ended already.
     pub poller: Arc<Poller>,
     /// Without it nothing is sent.
@@ -60,12 +58,12 @@ impl Service<Call<Held>> for Forward {
     }
 
     fn call(&mut self, call: Call<Held>) -> LayerFuture {
-        let (order, guard) = call.stage.into_parts();
+        let (order, guard, ticket) = call.stage.into_parts();
         let reference = guard.id();
         let (client, answer) = oneshot::channel();
-        let own = self.clock.since(call.context.arrived);
+        let arrived = call.context.arrived;
         let client = Client(Mutex::new(Some(client)));
-        self.tasks.spawn(self.clone().run(order, guard, client, own));
+        self.tasks.spawn(self.clone().run(order, guard, ticket, client, arrived));
         // The task answers, or panics: then its guard has put the hold in doubt.
         Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
     }
@@ -99,49 +97,61 @@ impl Client {
 }
 
 impl Forward {
-    async fn run(self, mut order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
+    async fn run(
+        self,
+        mut order: Order,
+        mut hold: HoldGuard,
+        ticket: Ticket,
+        client: Client,
+        arrived: Instant,
+    ) {
+        let own = self.clock.since(arrived);
         fail_point::reach("create.held");
-        if !self.lease.holds() {
-            // Another gateway may have taken this one for dead, and put the hold in doubt.
-            tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
-            self.refuse(&mut hold, "never sent: the gateway had lost its lease", Credits::ZERO).await;
-            client.answer(Err(GatewayError::UpstreamUnavailable(
-                "the gateway cannot send this now: try again",
-            )));
-            return;
-        }
-        hold.about_to_send();
-        let backend = self.upstream.for_type(&order.task_type);
+        let backend = ticket.backend();
         let body = std::mem::take(&mut order.body);
-        let mut create = std::pin::pin!(backend.create(body, || client.waits()));
-        let mut last_call = std::pin::pin!(self.last_call());
-        let answered = tokio::select! {
-            biased;
-            outcome = &mut create => Ok(outcome),
-            () = tokio::time::sleep(self.client_deadline) => Err(Patience::Goes),
-            () = &mut last_call => Err(Patience::IsOver),
-        };
-        let outcome = match answered {
-            Ok(outcome) => outcome,
-            Err(patience) => {
-                tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, "no answer from upstream yet: the client is told so");
-                self.doubt(&mut hold, "the upstream did not answer in time").await;
-                client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
-                if patience == Patience::IsOver {
-                    return;
-                }
-                tokio::select! {
-                    biased;
-                    outcome = create => outcome,
-                    () = last_call => return,
-                }
-            }
-        };
+        let Some(outcome) = self.send(ticket, body, &mut hold, &client, arrived).await else { return };
         fail_point::reach("create.answered");
         let recording = self.clock.now();
         let result = self.conclude(&mut hold, backend, outcome, &order).await;
         metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));
         client.answer(result);
+    }
+
+    /// What became of it; nothing if the gateway stops first. The place is held until then, also without the client.
+    async fn send(
+        &self,
+        ticket: Ticket,
+        body: String,
+        hold: &mut HoldGuard,
+        client: &Client,
+        arrived: Instant,
+    ) -> Option<CreateOutcome> {
+        let lease = self.lease.clone();
+        // Had it lapsed since, another gateway might have taken this one for dead, and put the hold in doubt.
+        let may_send: MaySend = Arc::new(move || lease.has_held_since(arrived));
+        hold.about_to_send();
+        let mut create = std::pin::pin!(ticket.create(body, may_send, || client.waits()));
+        let mut last_call = std::pin::pin!(self.last_call());
+        let patience = tokio::select! {
+            biased;
+            outcome = &mut create => return Some(outcome),
+            () = tokio::time::sleep(self.client_deadline) => Patience::Goes,
+            () = &mut last_call => Patience::IsOver,
+        };
+        if patience == Patience::Goes {
+            ticket.overdue();
+        }
+        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = ticket.backend(), "no answer from upstream yet: the client is told so");
+        self.doubt(hold, "the upstream did not answer in time").await;
+        client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
+        if patience == Patience::IsOver {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            outcome = create => Some(outcome),
+            () = last_call => None,
+        }
     }
 
     /// Comes when the gateway is stopping and can wait for the vendor no longer.
@@ -154,7 +164,7 @@ impl Forward {
     async fn conclude(
         &self,
         hold: &mut HoldGuard,
-        backend: &Backend,
+        backend: &'static str,
         outcome: CreateOutcome,
         order: &Order,
     ) -> Result<Answer, GatewayError> {
@@ -172,14 +182,12 @@ impl Forward {
                 Err(GatewayError::UpstreamError("the video service refused this request without saying why"))
             }
             CreateOutcome::KeyRejected => {
-                alarm(backend, ALARM_KEY);
                 self.refuse(hold, "the upstream rejected the master key", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
                     "the video service cannot be used right now; the operator is told",
                 ))
             }
             CreateOutcome::Exhausted => {
-                alarm(backend, ALARM_EXHAUSTED);
                 self.refuse(hold, "the upstream account is exhausted", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
                     "the video service cannot be used right now; the operator is told",
@@ -190,7 +198,7 @@ impl Forward {
                 Err(GatewayError::UpstreamBusy { retry_after: retry_after.unwrap_or(Duration::from_secs(5)) })
             }
             CreateOutcome::Failed => {
-                tracing::warn!(hold = %hold.id(), backend = %backend.name, credits = %order.price.list_price, "the upstream failed on a create: possible loss");
+                tracing::warn!(hold = %hold.id(), backend, credits = %order.price.list_price, "the upstream failed on a create: possible loss");
                 self.refuse(hold, "the upstream failed", order.price.list_price).await;
                 Err(GatewayError::UpstreamError(
                     "the video service failed on this request; nothing is charged",
@@ -198,16 +206,26 @@ impl Forward {
             }
             CreateOutcome::Redirected => Err(self.not_sent(hold, backend, "the upstream redirects").await),
             CreateOutcome::NotSent { reason } => Err(self.not_sent(hold, backend, reason).await),
+            CreateOutcome::Withheld => {
+                tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
+                self.refuse(hold, "never sent: the gateway had lost its lease", nothing).await;
+                Err(GatewayError::UpstreamUnavailable("the gateway cannot send this now: try again"))
+            }
             CreateOutcome::Unknown { reason } => {
-                tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, reason, "the outcome of a create is unknown");
+                tracing::error!(hold = %hold.id(), org = %hold.org(), backend, reason, "the outcome of a create is unknown");
                 self.doubt(hold, reason).await;
                 Err(GatewayError::OutcomeUnknown { reference: hold.id() })
             }
         }
     }
 
-    async fn not_sent(&self, hold: &mut HoldGuard, backend: &Backend, reason: &'static str) -> GatewayError {
-        tracing::warn!(hold = %hold.id(), backend = %backend.name, reason, "a create was not sent");
+    async fn not_sent(
+        &self,
+        hold: &mut HoldGuard,
+        backend: &'static str,
+        reason: &'static str,
+    ) -> GatewayError {
+        tracing::warn!(hold = %hold.id(), backend, reason, "a create was not sent");
         self.refuse(hold, reason, Credits::ZERO).await;
         GatewayError::UpstreamUnavailable("the video service cannot be reached right now; nothing is charged")
     }
@@ -216,7 +234,7 @@ impl Forward {
     async fn record(
         &self,
         hold: &mut HoldGuard,
-        backend: &Backend,
+        backend: &'static str,
         task: &Arc<str>,
         raw: Option<Credits>,
         data: &Arc<str>,
@@ -245,12 +263,12 @@ impl Forward {
             Ok(Applied::No) => self.poller.is_recorded(hold.org(), hold.id(), task).await,
             Ok(Applied::DuplicateTask) => false,
             Err(error) => {
-                tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
+                tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
                 false
             }
         };
         if !recorded {
-            tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, task = %task, "an accepted create is not on its own record");
+            tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not on its own record");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
         // A create that comes back finished is ended like any other.
@@ -282,9 +300,4 @@ async fn within(
     step: impl Future<Output = Result<Applied, LedgerError>>,
 ) -> Result<Applied, LedgerError> {
     tokio::time::timeout(limit, step).await.unwrap_or(Err(LedgerError::Timeout))
-}
-
-fn alarm(backend: &Backend, kind: &'static str) {
-    tracing::error!(backend = %backend.name, account = %backend.account, kind, "the upstream account needs its operator");
-    metrics::counter!(m::UPSTREAM_ALARMS, "backend" => backend.name.clone(), "kind" => kind).increment(1);
 }

@@ -1,4 +1,4 @@
-//! Holds the credits, durably, before anything is sent.
+//! Gets a place with the vendor, then holds the credits, durably, before anything is sent.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,18 +7,18 @@ use tower::{Layer, Service};
 
 use super::replay::replay;
 use super::{LayerFuture, Stage};
-use crate::call::{Call, Held, Priced};
+use crate::call::{Call, Fresh, Held, Priced};
 use crate::error::{Answer, GatewayError};
 use crate::ids::HoldId;
 use crate::ledger::{Ledger, NewHold, Verdict};
-use crate::upstream::Upstream;
+use crate::upstream::{Refusal, Ticket, Upstream};
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct ReserveLayer {
     /// Where credits are held.
     pub ledger: Ledger,
-    /// Which account a type is charged to.
+    /// Where places are had, and which account a task is charged to.
     pub upstream: Arc<Upstream>,
 }
 
@@ -51,14 +51,22 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let parts = self.parts.clone();
         Box::pin(async move {
+            let (org, task_type) = (call.stage.fresh.principal.org, &call.stage.order.task_type);
+            // Before anything is held: what finds no room is refused at once.
+            let ticket = match parts.upstream.admit(org, task_type) {
+                Ok(ticket) => ticket,
+                Err(refusal) => return Err(parts.refused(&call.stage, refusal).await),
+            };
             // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
             for _ in 0..3 {
-                let new = parts.new_hold(&call.stage);
+                let new = parts.new_hold(&call.stage, &ticket);
                 let required = new.amount;
                 match parts.ledger.reserve(new).await? {
                     Verdict::Granted(guard) => {
                         call.context.notes.add(|notes| notes.hold = Some(guard.id()));
-                        return inner.call(call.advance(|priced| Held::new(priced.order, guard))).await;
+                        return inner
+                            .call(call.advance(|priced| Held::new(priced.order, guard, ticket)))
+                            .await;
                     }
                     Verdict::Insufficient { available } => {
                         return Err(GatewayError::InsufficientCredits { required, available });
@@ -88,9 +96,21 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
 }
 
 impl ReserveLayer {
-    fn new_hold(&self, priced: &Priced) -> NewHold {
+    /// Who repeats a create that is in doubt is told so, also while nothing new can be sent: "unavailable" would say
+    /// that nothing is held.
+    async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
+        let fresh = &priced.fresh;
+        let (org, key) = (fresh.principal.org, fresh.principal.key);
+        if refuses_if_in_doubt(fresh)
+            && let Ok(Some(reference)) = self.ledger.database().in_doubt(org, key, fresh.fingerprint).await
+        {
+            return GatewayError::OutcomeUnknown { reference };
+        }
+        GatewayError::NotAdmitted(refusal)
+    }
+
+    fn new_hold(&self, priced: &Priced, ticket: &Ticket) -> NewHold {
         let (fresh, order) = (&priced.fresh, &priced.order);
-        let backend = self.upstream.for_type(&order.task_type);
         NewHold {
             hold: HoldId::generate(),
             org: fresh.principal.org,
@@ -101,11 +121,15 @@ impl ReserveLayer {
             factor: order.price.factor,
             book: order.price.book,
             task_type: order.task_type.clone(),
-            backend: backend.name.clone(),
-            account: backend.account.clone(),
+            backend: ticket.backend().into(),
+            account: ticket.account(),
             fingerprint: fresh.fingerprint,
             idempotency_key: fresh.idempotency_key.clone(),
-            refuse_if_in_doubt: fresh.idempotency_key.is_none() && !fresh.resend,
+            refuse_if_in_doubt: refuses_if_in_doubt(fresh),
         }
     }
+}
+
+fn refuses_if_in_doubt(fresh: &Fresh) -> bool {
+    fresh.idempotency_key.is_none() && !fresh.resend
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use sqlx::Row;
+use uuid::Uuid;
 
 use super::{Bounded, Database, Fingerprint, LedgerError, State};
-use crate::ids::{HoldId, OrgId};
+use crate::ids::{HoldId, KeyId, OrgId};
 
 /// An idempotency key that has been used.
 #[derive(Debug, Clone)]
@@ -41,6 +42,26 @@ impl Database {
             state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
             answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
         }))
+    }
+
+    /// A create of `key` with this body and without an idempotency key that is in doubt.
+    pub async fn in_doubt(
+        &self,
+        org: OrgId,
+        key: KeyId,
+        body: Fingerprint,
+    ) -> Result<Option<HoldId>, LedgerError> {
+        let hold: Option<Uuid> = sqlx::query_scalar(
+            "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
+             and state = 'IN_DOUBT' and idem_key is null limit 1",
+        )
+        .bind(org.as_uuid())
+        .bind(key.as_uuid())
+        .bind(body.as_bytes())
+        .fetch_optional(self.pool())
+        .bounded()
+        .await?;
+        Ok(hold.map(HoldId::from_uuid))
     }
 
     /// Forgets keys older than the retention whose task has ended.

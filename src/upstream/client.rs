@@ -17,9 +17,11 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::gate::Refusal;
 use super::outcome::{CreateOutcome, StatusReport, create_outcome, status_report};
+use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
-use crate::secret::Secret;
+use crate::fail_point;
 
 /// Answers may echo a request with its images.
 const MAX_ANSWER: usize = 24 << 20;
@@ -30,7 +32,10 @@ const LONGEST_PAUSE: u64 = 86_400;
 /// A backend that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {0}")]
-pub struct BadUpstream(&'static str);
+pub struct BadUpstream(pub(super) &'static str);
+
+/// Asked at the last instant at which a create can still be taken back: whether it may be sent.
+pub type MaySend = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Why a status call told nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +52,12 @@ pub enum StatusError {
     /// It answered something that says nothing about the task.
     #[error("the upstream's answer says nothing: HTTP {0}")]
     Unreadable(StatusCode),
+    /// It was not asked.
+    #[error("the upstream was not asked: {0}")]
+    NotAsked(#[from] Refusal),
+    /// The task's account is not configured: nobody can be asked.
+    #[error("the task's account is not in this gateway's configuration")]
+    UnknownAccount,
 }
 
 impl StatusError {
@@ -57,6 +68,17 @@ impl StatusError {
             Self::KeyRejected => "key rejected",
             Self::Unreachable(_) => "unreachable",
             Self::Unreadable(_) => "unreadable",
+            Self::NotAsked(_) => "not asked",
+            Self::UnknownAccount => "unknown account",
+        }
+    }
+
+    /// Whether it tells that the backend fails. Whoever refuses works.
+    pub(super) fn tells_failure(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Unreadable(status) => *status == StatusCode::REQUEST_TIMEOUT || !status.is_client_error(),
+            Self::NotFound | Self::KeyRejected | Self::NotAsked(_) | Self::UnknownAccount => false,
         }
     }
 }
@@ -66,10 +88,19 @@ pub(super) struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Tracked>,
     generate: Uri,
     status: String,
-    authorization: HeaderValue,
     connect_timeout: Duration,
-    create_timeout: Duration,
-    status_timeout: Duration,
+    create: Deadlines,
+    poll: Deadlines,
+    clock: Clock,
+}
+
+/// When a call is given up, from its beginning.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// Unless the head of its answer has begun to come.
+    first_byte: Duration,
+    /// In any case.
+    whole: Duration,
 }
 
 struct Answered {
@@ -80,11 +111,12 @@ struct Answered {
 
 enum Failed {
     NotSent(&'static str),
+    Withheld,
     Unknown(&'static str),
 }
 
 impl Client {
-    pub(super) fn new(config: &UpstreamConfig) -> Result<Self, BadUpstream> {
+    pub(super) fn new(config: &UpstreamConfig, clock: Clock) -> Result<Self, BadUpstream> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -100,37 +132,47 @@ impl Client {
             .pool_idle_timeout(ms(config.idle_timeout_ms))
             .build(https);
         let base = config.base_url.as_str().trim_end_matches('/');
-        let key = config.master_key.as_ref().map(Secret::expose).unwrap_or_default();
-        let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| BadUpstream("master_key has characters that cannot stand in a header"))?;
-        authorization.set_sensitive(true);
+        let (create, poll) = (ms(config.create_timeout_ms), ms(config.status_timeout_ms));
         Ok(Self {
             http,
             generate: format!("{base}/api/generate")
                 .parse()
                 .map_err(|_| BadUpstream("base_url is not a URL"))?,
             status: format!("{base}/api/status?task_id="),
-            authorization,
             connect_timeout: ms(config.connect_timeout_ms),
-            create_timeout: ms(config.create_timeout_ms),
-            status_timeout: ms(config.status_timeout_ms),
+            create: Deadlines { first_byte: config.first_byte_timeout(), whole: create },
+            poll: Deadlines { first_byte: poll, whole: poll },
+            clock,
         })
     }
 
-    pub(super) async fn create(&self, body: Bytes) -> CreateOutcome {
-        match self.call(Method::POST, self.generate.clone(), Some(body), self.create_timeout).await {
+    pub(super) async fn create(
+        &self,
+        authorization: &HeaderValue,
+        body: Bytes,
+        may_send: MaySend,
+    ) -> CreateOutcome {
+        let request =
+            self.request(Method::POST, self.generate.clone(), authorization, Tracked::of(body, may_send));
+        match self.call(request, self.create).await {
             Ok(answer) => create_outcome(answer.status, answer.retry_after, &answer.body),
             Err(Failed::NotSent(reason)) => CreateOutcome::NotSent { reason },
+            Err(Failed::Withheld) => CreateOutcome::Withheld,
             Err(Failed::Unknown(reason)) => CreateOutcome::Unknown { reason },
         }
     }
 
-    pub(super) async fn status(&self, task: &str) -> Result<StatusReport, StatusError> {
+    pub(super) async fn status(
+        &self,
+        authorization: &HeaderValue,
+        task: &str,
+    ) -> Result<StatusReport, StatusError> {
         let encoded: String = url::form_urlencoded::byte_serialize(task.as_bytes()).collect();
         let uri = format!("{}{encoded}", self.status)
             .parse()
             .map_err(|_| StatusError::Unreachable("bad task id"))?;
-        match self.call(Method::GET, uri, None, self.status_timeout).await {
+        let request = self.request(Method::GET, uri, authorization, Tracked::none());
+        match self.call(request, self.poll).await {
             Ok(answer) => match status_report(task, &answer.body) {
                 Some(report) => Ok(report),
                 None => Err(match answer.status {
@@ -140,61 +182,73 @@ impl Client {
                 }),
             },
             Err(Failed::NotSent(reason) | Failed::Unknown(reason)) => Err(StatusError::Unreachable(reason)),
+            Err(Failed::Withheld) => Err(StatusError::Unreachable("withheld")),
         }
     }
 
-    /// One call; headers by allow-list.
-    async fn call(
+    /// Headers by allow-list.
+    fn request(
         &self,
         method: Method,
         uri: Uri,
-        body: Option<Bytes>,
-        timeout: Duration,
-    ) -> Result<Answered, Failed> {
-        let sending = Arc::new(Sending::default());
-        if body.is_none() {
-            // Only a body tells that a request was begun; without one it counts as begun.
-            sending.start();
-        }
-        let mut request = Request::new(Tracked { bytes: body, sending: sending.clone() });
+        authorization: &HeaderValue,
+        body: Tracked,
+    ) -> Request<Tracked> {
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, self.authorization.clone());
+        headers.insert(AUTHORIZATION, authorization.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
         if let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()) {
             headers.insert("x-request-id", id);
         }
+        request
+    }
 
-        let exchange = async {
-            let answer = self.http.request(request).await.map_err(|error| {
-                if error.is_connect() || sending.never_begun() {
-                    Failed::NotSent("the upstream cannot be reached")
-                } else {
-                    Failed::Unknown("the connection to the upstream broke")
-                }
-            })?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await;
-            let body = body.map_err(|_| Failed::Unknown("the upstream's answer broke off"))?.to_bytes();
-            let retry_after: Option<u64> =
-                head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
-            Ok(Answered { status: head.status, retry_after, body })
-        };
-        let mut exchange = std::pin::pin!(exchange);
+    /// One call.
+    async fn call(&self, request: Request<Tracked>, deadlines: Deadlines) -> Result<Answered, Failed> {
+        let Deadlines { first_byte, whole } = deadlines;
+        let begun = self.clock.now();
+        let is_create = request.method() == Method::POST;
+        let sending = request.body().sending.clone();
+        let mut head = std::pin::pin!(self.http.request(request));
         // Connecting, TLS included, has its own, shorter deadline; `cancel` wins only if no byte was written.
-        if let Ok(answer) = tokio::time::timeout(self.connect_timeout, &mut exchange).await {
-            return answer;
+        let connected = begun + self.connect_timeout.min(first_byte);
+        let answer = match tokio::time::timeout_at(connected.into(), &mut head).await {
+            Ok(answer) => answer,
+            Err(_) if sending.cancel() => {
+                return Err(Failed::NotSent("connecting to the upstream took too long"));
+            }
+            Err(_) => tokio::time::timeout_at((begun + first_byte).into(), head)
+                .await
+                .map_err(|_| Failed::Unknown("the upstream did not begin to answer in time"))?,
+        };
+        let answer = answer.map_err(|error| {
+            if sending.was_withheld() {
+                Failed::Withheld
+            } else if error.is_connect() || sending.never_begun() {
+                Failed::NotSent("the upstream cannot be reached")
+            } else {
+                Failed::Unknown("the connection to the upstream broke")
+            }
+        })?;
+        if is_create {
+            fail_point::reach("create.head");
         }
-        if sending.cancel() {
-            return Err(Failed::NotSent("connecting to the upstream took too long"));
-        }
-        tokio::time::timeout(timeout.saturating_sub(self.connect_timeout), exchange)
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect();
+        let body = tokio::time::timeout_at((begun + whole).into(), body)
             .await
-            .unwrap_or(Err(Failed::Unknown("the upstream did not answer in time")))
+            .map_err(|_| Failed::Unknown("the upstream did not answer in time"))?
+            .map_err(|_| Failed::Unknown("the upstream's answer broke off"))?
+            .to_bytes();
+        let retry_after: Option<u64> =
+            head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
+        Ok(Answered { status: head.status, retry_after, body })
     }
 }
 
@@ -205,51 +259,150 @@ struct Sending(AtomicU8);
 const WAITING: u8 = 0;
 const BEGUN: u8 = 1;
 const CANCELLED: u8 = 2;
+const WITHHELD: u8 = 3;
 
 impl Sending {
     fn start(&self) -> bool {
-        self.0.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire) != Err(CANCELLED)
+        self.leave(BEGUN)
     }
 
     fn cancel(&self) -> bool {
-        self.0.compare_exchange(WAITING, CANCELLED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.leave(CANCELLED)
+    }
+
+    fn withhold(&self) {
+        // It may have been cancelled before: it is not sent either way.
+        self.leave(WITHHELD);
+    }
+
+    /// Whoever comes first decides.
+    fn leave(&self, to: u8) -> bool {
+        self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn never_begun(&self) -> bool {
         self.0.load(Ordering::Acquire) != BEGUN
     }
+
+    fn was_withheld(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WITHHELD
+    }
 }
 
-/// A body that remembers that it was asked for.
-#[derive(Debug)]
+/// A body that asks whether it may be sent, and remembers that it was asked for.
 struct Tracked {
-    bytes: Option<Bytes>,
+    unsent: Option<(Bytes, MaySend)>,
+    ended: bool,
     sending: Arc<Sending>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cancelled before it was sent")]
-struct Cancelled;
+#[error("taken back before it was sent")]
+struct TakenBack;
+
+impl Tracked {
+    fn of(body: Bytes, may_send: MaySend) -> Self {
+        Self { unsent: Some((body, may_send)), ended: false, sending: Arc::default() }
+    }
+
+    /// No body. Only a body tells that a request was begun; without one it counts as begun.
+    fn none() -> Self {
+        let sending = Sending::default();
+        sending.start();
+        Self { unsent: None, ended: true, sending: sending.into() }
+    }
+}
 
 impl Body for Tracked {
     type Data = Bytes;
-    type Error = Cancelled;
+    type Error = TakenBack;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cancelled>>> {
-        if !self.sending.start() {
-            return Poll::Ready(Some(Err(Cancelled)));
+    ) -> Poll<Option<Result<Frame<Bytes>, TakenBack>>> {
+        let Some((bytes, may_send)) = self.unsent.take() else {
+            if !self.ended {
+                self.ended = true;
+                fail_point::reach("create.sent");
+            }
+            return Poll::Ready(None);
+        };
+        fail_point::reach("create.before_send");
+        // Head and body are written next, together: however long this process slept before, it is awake now.
+        if !may_send() {
+            self.sending.withhold();
+            return Poll::Ready(Some(Err(TakenBack)));
         }
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+        let frame = if self.sending.start() { Ok(Frame::data(bytes)) } else { Err(TakenBack) };
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
+        self.ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.unsent.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::Config;
+
+    async fn client(more: &str) -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::from_toml(&format!(
+            "[database]\nurl = \"postgres://x\"\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"k\"\n{more}",
+            listener.local_addr().unwrap()
+        ));
+        (listener, Client::new(&config.unwrap().upstream.kling_3, Clock).unwrap())
+    }
+
+    async fn create(client: &Client, may_send: bool) -> CreateOutcome {
+        let key = HeaderValue::from_static("Bearer k");
+        client.create(&key, Bytes::from_static(b"{\"type\":\"x\"}"), Arc::new(move || may_send)).await
+    }
+
+    async fn read(stream: &mut TcpStream) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap_or_default();
+        bytes.truncate(read);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_sent_leaves_no_byte_on_the_connection() {
+        let (listener, client) = client("").await;
+        let vendor = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read(&mut stream).await
+        };
+        let (outcome, seen) = tokio::join!(create(&client, false), vendor);
+        assert_eq!(outcome, CreateOutcome::Withheld);
+        assert_eq!(String::from_utf8_lossy(&seen), "");
+    }
+
+    #[tokio::test]
+    async fn head_and_body_leave_together_and_an_answer_must_begin_in_time() {
+        let (listener, client) = client("first_byte_timeout_ms = 100").await;
+        let vendor = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            (read(&mut stream).await, stream)
+        };
+        let (outcome, (seen, _stream)) = tokio::join!(create(&client, true), vendor);
+        let reason = "the upstream did not begin to answer in time";
+        assert_eq!(outcome, CreateOutcome::Unknown { reason });
+        let seen = String::from_utf8(seen).unwrap();
+        assert!(
+            seen.starts_with("POST /api/generate HTTP/1.1\r\n") && seen.ends_with("{\"type\":\"x\"}"),
+            "{seen}"
+        );
+        assert!(seen.contains("content-length: 12\r\n"), "{seen}");
     }
 }

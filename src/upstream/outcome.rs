@@ -55,6 +55,8 @@ pub enum CreateOutcome {
         /// Why.
         reason: &'static str,
     },
+    /// The vendor has not seen it, because it was no longer for us to send.
+    Withheld,
 }
 
 impl CreateOutcome {
@@ -70,6 +72,22 @@ impl CreateOutcome {
             Self::Unknown { .. } => "unknown",
             Self::Redirected => "redirected",
             Self::NotSent { .. } => "not sent",
+            Self::Withheld => "withheld",
+        }
+    }
+
+    /// Whether it tells that the backend fails, or that it works; nothing if it tells neither.
+    pub(super) fn tells_failure(&self) -> Option<bool> {
+        match self {
+            Self::NotSent { .. } | Self::Unknown { .. } | Self::Failed | Self::Redirected => Some(true),
+            // A refusal, even of our key, is an answer.
+            Self::Accepted { .. }
+            | Self::Refused { .. }
+            | Self::RefusedBare
+            | Self::KeyRejected
+            | Self::Exhausted
+            | Self::Busy { .. } => Some(false),
+            Self::Withheld => None,
         }
     }
 }

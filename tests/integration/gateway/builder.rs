@@ -115,6 +115,8 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         base_url = "http://{simulator}"
         master_key = "{MASTER_KEY}"
         retry_429_ms = 400
+        breaker_failures = 0
+        max_creates = 4000
         [ledger]
         lanes = 2
         [limits]

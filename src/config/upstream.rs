@@ -1,0 +1,253 @@
+//! The vendor, as it is configured: backends and their accounts.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use url::Url;
+
+use super::check::{ConfigError, secret};
+use super::ms;
+use crate::secret::Secret;
+
+/// The vendor's two backends; they may be one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstreams {
+    /// Types of the 3.0 family.
+    pub kling_3: UpstreamConfig,
+    /// Types whose name starts with `o3-`; the same as `kling_3` if left out.
+    pub kling_o3: Option<UpstreamConfig>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Where it is, without `/api/…`.
+    pub base_url: Url,
+    /// What its one account is called in the ledger; `main` if left out.
+    pub account: Option<String>,
+    /// That account's key.
+    pub master_key: Option<Secret>,
+    /// A file that holds the key, instead.
+    pub master_key_file: Option<PathBuf>,
+    /// Several accounts, instead of the one above. Once checked, every account is here, and nowhere else.
+    #[serde(default)]
+    pub accounts: Vec<AccountConfig>,
+    /// How long connecting may take, TLS included.
+    #[serde(default = "five_seconds")]
+    pub connect_timeout_ms: u64,
+    /// How long to wait for the answer to a create to begin; 240000 if left out, or `create_timeout_ms` if that is less.
+    pub first_byte_timeout_ms: Option<u64>,
+    /// How long to wait for the answer to a create, with or without its client.
+    #[serde(default = "five_minutes")]
+    pub create_timeout_ms: u64,
+    /// How long to wait for the answer to a status call.
+    #[serde(default = "ten_seconds")]
+    pub status_timeout_ms: u64,
+    /// Idle connections are closed after this; keep it below the vendor's own time.
+    #[serde(default = "fifteen_seconds")]
+    pub idle_timeout_ms: u64,
+    /// How long a create that is refused by a 429 is tried again, at most 10 s.
+    #[serde(default = "ten_seconds")]
+    pub retry_429_ms: u64,
+    /// So many failures within ten seconds, if they are at least half of the calls, and the backend is left alone for a
+    /// while; creates and status calls are counted apart. 0 never does.
+    #[serde(default = "five")]
+    pub breaker_failures: u32,
+    /// How long it is left alone, about.
+    #[serde(default = "ten_seconds")]
+    pub breaker_open_ms: u64,
+    /// Creates under way at one time, at most; one organisation takes at most half of the places.
+    #[serde(default = "five_hundred_and_twelve")]
+    pub max_creates: usize,
+    /// Status calls under way at one time, at most; the same goes for them.
+    #[serde(default = "sixty_four")]
+    pub max_polls: usize,
+}
+
+impl UpstreamConfig {
+    /// How long to wait for the answer to a create to begin.
+    pub fn first_byte_timeout(&self) -> Duration {
+        ms(self.first_byte_timeout_ms.unwrap_or(240_000).min(self.create_timeout_ms))
+    }
+}
+
+/// An account of a backend.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// What it is called in the ledger. Tasks stay with their account: keep the name as long as it has any.
+    pub name: String,
+    /// Its key.
+    pub master_key: Option<Secret>,
+    /// A file that holds the key, instead.
+    pub master_key_file: Option<PathBuf>,
+    /// Its share of new tasks, against the others' weights; with 0 it only finishes those it has.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+fn five() -> u32 {
+    5
+}
+fn sixty_four() -> usize {
+    64
+}
+fn five_hundred_and_twelve() -> usize {
+    512
+}
+fn five_seconds() -> u64 {
+    5_000
+}
+fn ten_seconds() -> u64 {
+    10_000
+}
+fn fifteen_seconds() -> u64 {
+    15_000
+}
+fn five_minutes() -> u64 {
+    300_000
+}
+
+impl Upstreams {
+    pub(super) fn check(&mut self, origin: &str) -> Result<(), ConfigError> {
+        let unnamed = |upstream: &UpstreamConfig| upstream.account.is_none() && upstream.accounts.is_empty();
+        let kling_3 = &mut self.kling_3;
+        let kling_3_unnamed = unnamed(kling_3);
+        check_upstream(origin, kling_3)?;
+        let Some(o3) = &mut self.kling_o3 else { return Ok(()) };
+        // Both are then called `main`, as they always were; a task is looked up by its backend as well.
+        let both_unnamed = kling_3_unnamed && unnamed(o3);
+        check_upstream(origin, o3)?;
+        let same = |a: &AccountConfig, b: &AccountConfig| {
+            a.master_key == b.master_key && kling_3.base_url == o3.base_url
+        };
+        let clash = o3.accounts.iter().find(|theirs| {
+            kling_3.accounts.iter().any(|ours| ours.name == theirs.name && !same(ours, theirs))
+        });
+        match clash {
+            // The ledger takes two tasks with one id on accounts of one name for the same task.
+            Some(account) if !both_unnamed => Err(ConfigError::Value {
+                origin: origin.to_owned(),
+                field: "upstream.kling_o3: the name of an account",
+                value: format!("'{}'", account.name),
+                right: "another than those of kling_3, unless base_url and master_key are the same",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
+    let wrong = |field: &'static str, value: String, right: &'static str| {
+        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+    };
+    let url = &upstream.base_url;
+    if !matches!(url.scheme(), "http" | "https")
+        || url.host().is_none()
+        || url.query().is_some()
+        || !url.username().is_empty()
+    {
+        return wrong(
+            "upstream.*.base_url",
+            format!("'{url}'"),
+            "an http or https URL without user and query",
+        );
+    }
+    if upstream.retry_429_ms > 10_000 {
+        return wrong(
+            "upstream.*.retry_429_ms",
+            upstream.retry_429_ms.to_string(),
+            "at most 10000 milliseconds",
+        );
+    }
+    for (field, value) in [
+        ("upstream.*.connect_timeout_ms", upstream.connect_timeout_ms),
+        ("upstream.*.create_timeout_ms", upstream.create_timeout_ms),
+        ("upstream.*.status_timeout_ms", upstream.status_timeout_ms),
+        ("upstream.*.idle_timeout_ms", upstream.idle_timeout_ms),
+        ("upstream.*.breaker_open_ms", upstream.breaker_open_ms),
+        ("upstream.*.first_byte_timeout_ms", upstream.first_byte_timeout_ms.unwrap_or(240_000)),
+    ] {
+        if !(10..=3_600_000).contains(&value) {
+            return wrong(field, value.to_string(), "from 10 to 3600000 milliseconds");
+        }
+    }
+    let first_byte = *upstream.first_byte_timeout_ms.get_or_insert(upstream.create_timeout_ms.min(240_000));
+    if first_byte > upstream.create_timeout_ms {
+        return wrong(
+            "upstream.*.first_byte_timeout_ms",
+            first_byte.to_string(),
+            "at most create_timeout_ms",
+        );
+    }
+    for (field, value) in
+        [("upstream.*.max_creates", upstream.max_creates), ("upstream.*.max_polls", upstream.max_polls)]
+    {
+        if !(1..=100_000).contains(&value) {
+            return wrong(field, value.to_string(), "from 1 to 100000");
+        }
+    }
+    check_accounts(origin, upstream)
+}
+
+/// Puts every account in `accounts`.
+fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
+    let wrong = |field: &'static str, value: String, right: &'static str| {
+        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+    };
+    let (mut name_field, mut key_field, mut file_field) =
+        ("upstream.*.account", "upstream.*.master_key", "upstream.*.master_key_file");
+    let (name, key, file) =
+        (upstream.account.take(), upstream.master_key.take(), upstream.master_key_file.take());
+    if upstream.accounts.is_empty() {
+        let name = name.unwrap_or_else(|| "main".into());
+        upstream.accounts = vec![AccountConfig { name, master_key: key, master_key_file: file, weight: 1 }];
+    } else {
+        let given = [(name_field, name.is_some()), (key_field, key.is_some()), (file_field, file.is_some())];
+        if let Some((field, _)) = given.into_iter().find(|(_, given)| *given) {
+            return wrong(
+                field,
+                "given beside accounts".into(),
+                "left out: each of the accounts has its own",
+            );
+        }
+        (name_field, key_field, file_field) = (
+            "upstream.*.accounts.name",
+            "upstream.*.accounts.master_key",
+            "upstream.*.accounts.master_key_file",
+        );
+    }
+    let mut names = HashSet::new();
+    for account in &mut upstream.accounts {
+        if account.name.is_empty() || account.name.len() > 64 {
+            return wrong(name_field, format!("'{}'", account.name), "a name of 1 to 64 characters");
+        }
+        if !names.insert(account.name.clone()) {
+            return wrong(
+                name_field,
+                format!("'{}' twice", account.name),
+                "a name that no other account has",
+            );
+        }
+        if account.weight > 1_000_000 {
+            return wrong("upstream.*.accounts.weight", account.weight.to_string(), "from 0 to 1000000");
+        }
+        let key = account.master_key.take();
+        account.master_key = secret(origin, key_field, key, file_field, &mut account.master_key_file)?;
+        let text = account.master_key.as_ref().map(Secret::expose).unwrap_or_default();
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return wrong(key_field, "not shown".into(), "visible ASCII without spaces");
+        }
+    }
+    if upstream.accounts.iter().all(|account| account.weight == 0) {
+        return wrong("upstream.*.accounts.weight", "0 for all".into(), "above 0 for one of them at least");
+    }
+    Ok(())
+}

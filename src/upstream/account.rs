@@ -1,0 +1,141 @@
+//! The accounts of a backend. A new task goes to one of them by weight; it stays there.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+
+use super::client::BadUpstream;
+use crate::config::AccountConfig;
+use crate::secret::Secret;
+
+/// An account whose key was rejected, or that is exhausted, gets no new tasks for this long.
+const SET_ASIDE: Duration = Duration::from_secs(60);
+
+/// An account with the vendor.
+#[derive(Debug)]
+pub(super) struct Account {
+    /// What it is called in the ledger.
+    pub(super) name: Arc<str>,
+    /// What the vendor knows it by.
+    pub(super) authorization: HeaderValue,
+    weight: i64,
+    aside_until: Mutex<Option<Instant>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    all: Vec<Arc<Account>>,
+    /// How much of its turn each has waited for: the smooth weighted round-robin of nginx.
+    credit: Mutex<Vec<i64>>,
+}
+
+impl Account {
+    fn new(config: &AccountConfig) -> Result<Self, BadUpstream> {
+        let key = config.master_key.as_ref().map(Secret::expose).unwrap_or_default();
+        let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| BadUpstream("master_key has characters that cannot stand in a header"))?;
+        authorization.set_sensitive(true);
+        Ok(Self {
+            name: config.name.as_str().into(),
+            authorization,
+            weight: config.weight.into(),
+            aside_until: Mutex::new(None),
+        })
+    }
+
+    /// It cannot be used: others are preferred for a while.
+    pub(super) fn set_aside(&self, now: Instant) {
+        *self.aside_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + SET_ASIDE);
+    }
+
+    /// It can be used after all.
+    pub(super) fn take_back(&self) {
+        *self.aside_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn is_usable(&self, now: Instant) -> bool {
+        self.aside_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= now)
+    }
+}
+
+impl Accounts {
+    pub(super) fn new(config: &[AccountConfig]) -> Result<Self, BadUpstream> {
+        let all: Vec<Arc<Account>> =
+            config.iter().map(|one| Account::new(one).map(Arc::new)).collect::<Result<_, _>>()?;
+        if all.is_empty() {
+            return Err(BadUpstream("has no account"));
+        }
+        let credit = Mutex::new(vec![0; all.len()]);
+        Ok(Self { all, credit })
+    }
+
+    /// The account for a new task.
+    pub(super) fn pick(&self, now: Instant) -> Arc<Account> {
+        let weighted = |account: &Account| account.weight > 0;
+        // If all are out, any will do: the vendor's word decides, not ours.
+        let any_usable = self.all.iter().any(|account| weighted(account) && account.is_usable(now));
+        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut total, mut best) = (0, 0);
+        for (index, account) in self.all.iter().enumerate() {
+            if !weighted(account) || (any_usable && !account.is_usable(now)) {
+                continue;
+            }
+            credit[index] += account.weight;
+            if total == 0 || credit[index] > credit[best] {
+                best = index;
+            }
+            total += account.weight;
+        }
+        credit[best] -= total;
+        self.all[best].clone()
+    }
+
+    /// The account that the ledger calls `name`.
+    pub(super) fn by_name(&self, name: &str) -> Option<&Arc<Account>> {
+        self.all.iter().find(|account| &*account.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    fn accounts(weights: &[(&str, u32)]) -> Accounts {
+        let config: Vec<AccountConfig> = weights
+            .iter()
+            .map(|(name, weight)| AccountConfig {
+                name: (*name).into(),
+                master_key: Some(Secret::new("k")),
+                master_key_file: None,
+                weight: *weight,
+            })
+            .collect();
+        Accounts::new(&config).unwrap()
+    }
+
+    fn picks(accounts: &Accounts, count: usize, now: Instant) -> String {
+        (0..count).map(|_| accounts.pick(now).name.to_string()).collect()
+    }
+
+    #[test]
+    fn turns_follow_the_weights() {
+        assert_eq!(picks(&accounts(&[("a", 3), ("b", 1)]), 8, Clock.now()), "aabaaaba");
+        assert_eq!(picks(&accounts(&[("a", 1)]), 3, Clock.now()), "aaa");
+        assert_eq!(picks(&accounts(&[("a", 0), ("b", 1)]), 3, Clock.now()), "bbb");
+    }
+
+    #[test]
+    fn an_account_that_cannot_be_used_is_left_out_for_a_while() {
+        let (accounts, now) = (accounts(&[("a", 1), ("b", 1), ("c", 0)]), Clock.now());
+        accounts.by_name("a").unwrap().set_aside(now);
+        assert_eq!(picks(&accounts, 4, now), "bbbb");
+        accounts.by_name("b").unwrap().set_aside(now);
+        assert_eq!(picks(&accounts, 4, now), "abab", "all are out: any will do");
+        assert_eq!(picks(&accounts, 4, now + SET_ASIDE), "abab");
+        accounts.by_name("a").unwrap().take_back();
+        assert_eq!(picks(&accounts, 4, now), "aaaa");
+    }
+}

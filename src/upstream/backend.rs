@@ -1,0 +1,73 @@
+//! One backend of the vendor: its own connections, accounts, breakers and places, so that nothing that happens to it
+//! reaches the other.
+
+use std::time::{Duration, Instant};
+
+use super::account::Accounts;
+use super::client::{BadUpstream, Client, StatusError};
+use super::gate::Gate;
+use super::{ALARM_EXHAUSTED, ALARM_KEY, StatusReport};
+use crate::clock::Clock;
+use crate::config::{UpstreamConfig, ms};
+use crate::ids::OrgId;
+use crate::metrics as m;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Backend {
+    /// What it is called in the ledger, in logs and in metrics.
+    pub(super) name: &'static str,
+    pub(super) accounts: Accounts,
+    pub(super) creates: Gate,
+    pub(super) polls: Gate,
+    pub(super) client: Client,
+    pub(super) retry_429: Duration,
+    pub(super) clock: Clock,
+}
+
+impl Backend {
+    pub(super) fn new(
+        name: &'static str,
+        config: &UpstreamConfig,
+        clock: Clock,
+    ) -> Result<Self, BadUpstream> {
+        // An alarm that has never rung must still be there to be watched.
+        for kind in [ALARM_KEY, ALARM_EXHAUSTED] {
+            metrics::counter!(m::UPSTREAM_ALARMS, "backend" => name, "kind" => kind).increment(0);
+        }
+        let gate =
+            |call, places| Gate::new(name, call, config.breaker_failures, ms(config.breaker_open_ms), places);
+        Ok(Self {
+            name,
+            accounts: Accounts::new(&config.accounts)?,
+            creates: gate("create", config.max_creates),
+            polls: gate("status", config.max_polls),
+            client: Client::new(config, clock)?,
+            retry_429: ms(config.retry_429_ms),
+            clock,
+        })
+    }
+
+    /// Asks for the state of a task of `org`, which is on `account`.
+    pub(super) async fn status(
+        &self,
+        org: OrgId,
+        account: &str,
+        task: &str,
+    ) -> Result<StatusReport, StatusError> {
+        let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
+        let begun = self.clock.now();
+        let pass = self.polls.enter(org, begun)?;
+        let result = self.client.status(&account.authorization, task).await;
+        pass.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
+        self.count("status", result.as_ref().map_or_else(StatusError::label, |_| "ok"), begun);
+        result
+    }
+
+    pub(super) fn count(&self, call: &'static str, outcome: &'static str, begun: Instant) {
+        metrics::counter!(m::UPSTREAM_CALLS, "backend" => self.name, "call" => call, "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!(m::UPSTREAM_SECONDS, "backend" => self.name, "call" => call)
+            .record(self.clock.since(begun));
+    }
+}
