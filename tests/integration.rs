@@ -54,6 +54,8 @@ mod status;
 mod upstream_answers;
 #[path = "integration/upstream_delays.rs"]
 mod upstream_delays;
+#[path = "integration/upstream_health.rs"]
+mod upstream_health;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]

@@ -193,9 +193,14 @@ impl TestGateway {
         answer["requests"].as_array().unwrap().clone()
     }
 
-    /// The account in the simulated vendor's books.
+    /// The usual account in the simulated vendor's books.
     pub async fn books(&self) -> Value {
-        account(&self.client, self.addresses.simulator).await
+        self.books_of(MASTER_KEY).await
+    }
+
+    /// Another account in the simulated vendor's books.
+    pub async fn books_of(&self, key: &str) -> Value {
+        account(&self.client, self.addresses.simulator, key).await
     }
 
     /// How many creates reached the simulated vendor, and how many tasks it made of them.
@@ -206,7 +211,12 @@ impl TestGateway {
 
     /// How often the simulated vendor was asked for this task.
     pub async fn upstream_polls(&self, task: &str) -> u64 {
-        let books = self.books().await;
+        self.upstream_polls_on(MASTER_KEY, task).await
+    }
+
+    /// How often it was asked for this task of another account.
+    pub async fn upstream_polls_on(&self, key: &str, task: &str) -> u64 {
+        let books = self.books_of(key).await;
         let found = books["tasks"].as_array().unwrap().iter().find(|row| row["task_id"] == task).cloned();
         found.unwrap()["polls"].as_u64().unwrap()
     }

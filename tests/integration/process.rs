@@ -91,7 +91,11 @@ pub struct Process {
 
 impl Process {
     pub fn start(args: &[&str]) -> Self {
-        let mut child = command(args).spawn().unwrap();
+        Self::with_env(args, &[])
+    }
+
+    pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = command(args).envs(env.iter().copied()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         let err = BufReader::new(child.stderr.take().unwrap()).lines();
         Self { child, out, err: Some(err) }

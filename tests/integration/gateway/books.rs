@@ -10,8 +10,6 @@ use sqlx::{FromRow, Row};
 use tollgate::ids::HoldId;
 use uuid::Uuid;
 
-use super::MASTER_KEY;
-
 /// A row of the table of holds.
 #[derive(Debug, Clone, FromRow)]
 pub struct Hold {
@@ -21,6 +19,9 @@ pub struct Hold {
     pub list_price: i64,
     pub price_book: i32,
     pub task_type: String,
+    /// The account it is on, as the configuration calls it.
+    pub account: String,
+    pub reason: Option<String>,
     pub upstream_task: Option<String>,
     pub raw_consumed: Option<i64>,
     pub charged: Option<i64>,
@@ -62,30 +63,43 @@ impl Hold {
 pub struct Closing {
     /// Whether the gateway finished everything in flight.
     pub finished: bool,
-    books: Value,
+    /// The vendor's accounts.
+    books: Vec<Value>,
+    /// Our name of an account to the vendor's: its key.
+    keys: HashMap<String, String>,
     holds: Vec<Hold>,
 }
 
-/// The account in the simulated vendor's books.
-pub async fn account(client: &Client, simulator: SocketAddr) -> Value {
-    let url = format!("http://{simulator}/_sim/books?account={MASTER_KEY}");
+/// All accounts in the simulated vendor's books.
+async fn accounts(client: &Client, simulator: SocketAddr) -> Vec<Value> {
+    let url = format!("http://{simulator}/_sim/books");
     let books: Value = client.get(url).send().await.unwrap().json().await.unwrap();
-    books["accounts"][0].clone()
+    books["accounts"].as_array().unwrap().clone()
+}
+
+/// One account in the simulated vendor's books.
+pub async fn account(client: &Client, simulator: SocketAddr, key: &str) -> Value {
+    accounts(client, simulator).await.into_iter().find(|account| account["account"] == key).unwrap()
 }
 
 /// Reads both books; nothing may change any more.
-pub async fn close(finished: bool, simulator: SocketAddr, database_url: &str) -> Closing {
-    let books = account(&Client::new(), simulator).await;
+pub async fn close(
+    finished: bool,
+    simulator: SocketAddr,
+    database_url: &str,
+    keys: HashMap<String, String>,
+) -> Closing {
+    let books = accounts(&Client::new(), simulator).await;
     let pool = PgPool::connect(database_url).await.unwrap();
     let holds = Hold::all(&pool).await;
     let held = sqlx::query("select count(*) from hold where state = 'HELD'").fetch_one(&pool).await.unwrap();
     assert_eq!(held.get::<i64, _>(0), 0, "a gateway that stopped left holds it no longer works on");
     pool.close().await;
-    Closing { finished, books, holds }
+    Closing { finished, books, keys, holds }
 }
 
 impl Closing {
-    /// Every task of the vendor is one of ours, or may be one whose outcome we do not know; what it consumed is charged,
+    /// Every task of the vendor is one of ours, on the account we have it on, or may be one whose outcome we do not know; what it consumed is charged,
     /// still held, or the platform's loss.
     pub fn compare(&self, expected_difference: i64) {
         let known: HashMap<&str, &Hold> =
@@ -97,7 +111,11 @@ impl Closing {
         let mut difference = 0;
         let mut seen = 0;
         let mut wrong = Vec::new();
-        for task in self.books["tasks"].as_array().unwrap() {
+        let tasks = |account: &Value| account["tasks"].as_array().unwrap().clone();
+        let tasks = self.books.iter().flat_map(|account| {
+            tasks(account).into_iter().map(|task| (account["account"].as_str().unwrap(), task))
+        });
+        for (account, task) in tasks {
             let consumed = task["consumed_credits"].as_i64().unwrap();
             match known.get(task["task_id"].as_str().unwrap()) {
                 None => match candidates.get_mut(task["type"].as_str().unwrap()) {
@@ -106,6 +124,9 @@ impl Closing {
                 },
                 Some(hold) => {
                     seen += 1;
+                    if self.keys.get(&hold.account).is_none_or(|key| key != account) {
+                        wrong.push(format!("{task} is on {account}: {hold:?}"));
+                    }
                     let ours = match hold.state.as_str() {
                         "SETTLED" => hold.raw_consumed.unwrap(),
                         "RELEASED" => hold.loss,

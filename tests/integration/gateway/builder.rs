@@ -1,5 +1,6 @@
 //! Building and running a gateway for a test.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use reqwest::Client;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tollgate::app::App;
-use tollgate::config::Config;
+use tollgate::config::{AccountConfig, Config};
 use tollgate::simulator::{Simulator, SimulatorConfig};
 
 use super::books::{Closing, close};
@@ -19,6 +20,7 @@ use crate::database::TestDatabase;
 pub struct Builder {
     credits: i64,
     task_time: Duration,
+    accounts: Vec<&'static str>,
     tune: Box<dyn FnOnce(&mut Config) + Send>,
 }
 
@@ -31,7 +33,12 @@ pub struct Addresses {
 
 impl Builder {
     pub fn new() -> Self {
-        Self { credits: 1_000_000, task_time: Duration::from_millis(50), tune: Box::new(|_| {}) }
+        Self {
+            credits: 1_000_000,
+            task_time: Duration::from_millis(50),
+            accounts: vec![MASTER_KEY],
+            tune: Box::new(|_| {}),
+        }
     }
 
     pub fn credits(self, credits: i64) -> Self {
@@ -41,6 +48,11 @@ impl Builder {
     /// How long the vendor takes over a task.
     pub fn task_time(self, task_time: Duration) -> Self {
         Self { task_time, ..self }
+    }
+
+    /// The master keys the vendor takes; each is an account with books of its own.
+    pub fn accounts(self, keys: &[&'static str]) -> Self {
+        Self { accounts: keys.to_vec(), ..self }
     }
 
     /// Changes the gateway's configuration.
@@ -54,10 +66,16 @@ impl Builder {
         let stop = CancellationToken::new();
         let (ready, addresses) = oneshot::channel();
         let (url, stopping) = (db.url().to_owned(), stop.clone());
+        let settings = SimulatorConfig {
+            master_keys: self.accounts.iter().map(|key| (*key).to_owned()).collect(),
+            task_time: self.task_time,
+            task_jitter: Duration::ZERO,
+            ..SimulatorConfig::default()
+        };
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(Box::pin(serve(self.task_time, self.tune, url, ready, stopping)))
+            runtime.block_on(Box::pin(serve(settings, self.tune, url, ready, stopping)))
         });
         let addresses = addresses.await.unwrap();
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -66,14 +84,13 @@ impl Builder {
 }
 
 async fn serve(
-    task_time: Duration,
+    settings: SimulatorConfig,
     tune: Box<dyn FnOnce(&mut Config) + Send>,
     database_url: String,
     ready: oneshot::Sender<Addresses>,
     stop: CancellationToken,
 ) -> Closing {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let settings = SimulatorConfig { task_time, task_jitter: Duration::ZERO, ..SimulatorConfig::default() };
     let simulator = Simulator::bind(any_port, settings).await.unwrap();
     let address = simulator.local_addr();
     let simulator_stop = CancellationToken::new();
@@ -81,6 +98,7 @@ async fn serve(
 
     let mut config = config(address, &database_url);
     tune(&mut config);
+    let keys = account_keys(&config);
     let app = App::start(config).await.unwrap();
     let addresses = Addresses {
         data: app.data_address().unwrap(),
@@ -94,10 +112,18 @@ async fn serve(
     let script = format!("http://{address}/_sim/script");
     Client::new().delete(script).send().await.unwrap().error_for_status().unwrap();
     let finished = running.await.unwrap();
-    let closing = close(finished, address, &database_url).await;
+    let closing = close(finished, address, &database_url, keys).await;
     simulator_stop.cancel();
     simulating.await.unwrap().unwrap();
     closing
+}
+
+/// The key of every configured account.
+fn account_keys(config: &Config) -> HashMap<String, String> {
+    let backends = [Some(&config.upstream.kling_3), config.upstream.kling_o3.as_ref()];
+    let accounts = backends.into_iter().flatten().flat_map(|backend| &backend.accounts);
+    let key = |account: &AccountConfig| account.master_key.as_ref().unwrap().expose().to_owned();
+    accounts.map(|account| (account.name.clone(), key(account))).collect()
 }
 
 /// Quick intervals, and no limits but those a test sets.
