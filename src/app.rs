@@ -219,6 +219,8 @@ impl App {
             tick: ms(config.reconciler.tick_ms),
             interval: ms(config.reconciler.interval_ms),
             concurrency: config.reconciler.concurrency,
+            // A dead gateway's holds do not wait much longer than its lease.
+            sweep: lease.interval().min(Duration::from_secs(5)),
             idempotency_hours: config.ledger.idempotency_hours,
             in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
         };

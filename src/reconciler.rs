@@ -26,6 +26,8 @@ pub struct Pace {
     pub interval: Duration,
     /// Polls at one time.
     pub concurrency: usize,
+    /// How often holds nobody works on are looked for.
+    pub sweep: Duration,
     /// How long idempotency keys are kept.
     pub idempotency_hours: u32,
     /// How long a task may be in doubt.
@@ -84,7 +86,7 @@ pub async fn sweep(
     stop: CancellationToken,
 ) {
     let mut round = 0u32;
-    while pause(&stop, Duration::from_secs(5)).await {
+    while pause(&stop, pace.sweep).await {
         keys.tidy();
         // Folds samples into buckets; without it they pile up until somebody scrapes.
         metrics.run_upkeep();

@@ -190,8 +190,13 @@ impl Database {
             }
             Resolution::Succeeded { task, consumed } => {
                 same(&task)?;
-                let charge = found.factor.apply(consumed).ok_or_else(|| {
-                    LedgerError::Invalid(format!("{consumed} credits do not fit into a balance"))
+                // As for the vendor's own figures: what cannot be is a slip.
+                let sane = found.list_price.checked_mul(100).is_none_or(|ceiling| consumed <= ceiling);
+                let charge = found.factor.apply(consumed).filter(|_| sane).ok_or_else(|| {
+                    LedgerError::Invalid(format!(
+                        "{consumed} credits cannot be: the list price of this task is {}",
+                        found.list_price
+                    ))
                 })?;
                 Step::ResolveSettle { answer: answer(&found, &task)?, task, raw: consumed, charge, reason }
             }
