@@ -42,8 +42,10 @@ async fn pause(stop: &CancellationToken, time: Duration) -> bool {
     }
 }
 
-/// Polls every RUNNING task until it has ended, whether or not anybody asks for it.
+/// Polls the tasks of one backend until each has ended, whether or not anybody asks for it. One loop a backend: one that
+/// hangs keeps only its own tasks waiting.
 pub async fn finish_tasks(
+    backend: Arc<str>,
     poller: Arc<Poller>,
     database: Database,
     tasks: TaskTracker,
@@ -57,7 +59,8 @@ pub async fn finish_tasks(
         if limit == 0 {
             continue;
         }
-        let due = match database.claim_due(u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let due = match database.claim_due(&backend, limit, pace.interval).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for due tasks");
