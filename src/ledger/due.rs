@@ -52,7 +52,7 @@ impl Database {
                  where h.due_at <= now() for no key update of h skip locked \
              ), claimed as ( \
                  update hold h set polls = h.polls + 1, \
-                     due_at = now() + (case when h.state = 'RUNNING' then $2 * (1 + least(h.polls, 9)) else greatest($2, 600000) end) \
+                     due_at = now() + (case when h.state = 'RUNNING' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
                  from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning h.* \
              ) select {COLUMNS} from claimed"
