@@ -50,6 +50,11 @@ impl Upstream {
         })
     }
 
+    /// What the backends are called in the ledger.
+    pub fn names() -> [Arc<str>; 2] {
+        [KLING_3.into(), KLING_O3.into()]
+    }
+
     /// Leave for `org` to create a task of `task_type`, or why not now; never waits.
     pub fn admit(&self, org: OrgId, task_type: &str) -> Result<Ticket, Refusal> {
         let backend = if is_o3(task_type) { &self.kling_o3 } else { &self.kling_3 };

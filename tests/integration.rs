@@ -14,6 +14,8 @@ mod consumption;
 mod credit;
 #[path = "integration/database.rs"]
 mod database;
+#[path = "integration/doubt.rs"]
+mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
 #[path = "integration/fixture.rs"]
@@ -44,6 +46,8 @@ mod postgres_cluster;
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
+#[path = "integration/reconciler.rs"]
+mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
 #[path = "integration/schema.rs"]

@@ -260,7 +260,13 @@ impl Forward {
         let recorded = match within(RECORD_TIMEOUT, hold.step(run)).await {
             Ok(Applied::Yes) => true,
             // The step may have been sent twice, and the first have done it.
-            Ok(Applied::No) => self.poller.is_recorded(hold.org(), hold.id(), task).await,
+            Ok(Applied::No) => {
+                let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
+                if !recorded {
+                    self.came_late(hold, task, &answer).await;
+                }
+                recorded
+            }
             Ok(Applied::DuplicateTask) => false,
             Err(error) => {
                 tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
@@ -275,6 +281,16 @@ impl Forward {
         let ended = self.poller.conclude_create(hold.org(), hold.id(), data);
         let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
+    }
+
+    /// If the hold had ended (an operator released it, its doubt grew too old): the task can be read from now on, and is
+    /// charged by a correction when it succeeds.
+    async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>, answer: &Arc<str>) {
+        let step =
+            Step::LateRun { task: task.clone(), answer: Some(answer.clone()), poll_in: self.first_poll };
+        if let Err(error) = self.poller.came_to_light(hold.org(), hold.id(), step).await {
+            tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light is not recorded");
+        }
     }
 
     async fn refuse(&self, hold: &mut HoldGuard, reason: &'static str, possible_loss: Credits) {

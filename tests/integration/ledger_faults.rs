@@ -18,6 +18,9 @@ use super::fixture::{
 };
 use super::lossy_network::LossyNetwork;
 
+/// Doubts do not grow old in these tests.
+const NEVER: Duration = Duration::from_secs(86_400);
+
 fn one_lane() -> LaneSettings {
     LaneSettings { lanes: 1, ..LaneSettings::default() }
 }
@@ -98,12 +101,12 @@ async fn the_sweep_releases_our_overdue_holds_that_nobody_works_on() {
     let guard = grant(&works, new_hold(org, 10)).await;
     let in_time = grant(&does_not, new_hold(org, 10)).await;
 
-    works.sweep().await.unwrap();
+    works.sweep(NEVER).await.unwrap();
     // Behind the sweep in the same lane.
     works.step(org, HoldId::generate(), refuse()).await.unwrap();
     assert_eq!(state(db.database(), org, guard.id()).await, State::Held, "somebody works on it");
 
-    does_not.sweep().await.unwrap();
+    does_not.sweep(NEVER).await.unwrap();
     does_not.step(org, HoldId::generate(), refuse()).await.unwrap();
     assert_eq!(state(db.database(), org, guard.id()).await, State::Released);
     assert_eq!(state(db.database(), org, in_time.id()).await, State::Held, "it is not overdue");
@@ -126,7 +129,7 @@ async fn the_sweep_leaves_holds_of_living_gateways_alone_and_doubts_those_of_dea
     let unknown = grant(&never_registered, new_hold(org, 10)).await;
     db.database().end_lease(dead.gateway()).await.unwrap();
 
-    sweeper.sweep().await.unwrap();
+    sweeper.sweep(NEVER).await.unwrap();
     assert_eq!(state(db.database(), org, alive.id()).await, State::Held);
     assert_eq!(state(db.database(), org, orphan.id()).await, State::InDoubt);
     assert_eq!(state(db.database(), org, unknown.id()).await, State::InDoubt);
@@ -145,13 +148,16 @@ async fn a_task_that_runs_and_is_due_is_claimed_by_one_gateway() {
         let poll_in = if due { Duration::ZERO } else { HOUR };
         guard.step(Step::Run { task, raw, data, answer, poll_in }).await.unwrap();
     }
-    let claims = (0..4).map(|_| db.database().claim_due(3, HOUR));
+    let claims = (0..4).map(|_| db.database().claim_due("kling-3.0", 3, HOUR));
     let claimed: Vec<_> = futures_util::future::try_join_all(claims).await.unwrap().concat();
     let mut holds: Vec<_> = claimed.iter().map(|task| task.hold).collect();
     holds.sort();
     holds.dedup();
     assert_eq!((claimed.len(), holds.len()), (4, 4));
-    assert!(db.database().claim_due(10, HOUR).await.unwrap().is_empty(), "the next poll is an hour away");
+    assert!(
+        db.database().claim_due("kling-3.0", 10, HOUR).await.unwrap().is_empty(),
+        "the next poll is an hour away"
+    );
 }
 
 /// What a caller was told about its hold in the end.

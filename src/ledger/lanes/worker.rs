@@ -236,7 +236,8 @@ impl Worker {
             let settings = self.settings.clone();
             let result = match self.connect().await {
                 Ok(connection) => {
-                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &items)).await
+                    let steps: Vec<_> = items.iter().map(|item| (item.org, item.hold, &item.step)).collect();
+                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &steps)).await
                 }
                 Err(error) => Ok(Err(error)),
             };
@@ -336,7 +337,9 @@ fn reached(items: &[StepItem]) {
     for item in items {
         match &item.step {
             Step::Run { .. } => fail_point::reach("record.committed"),
-            Step::Settle { .. } | Step::Fail { .. } => fail_point::reach("settle.committed"),
+            Step::Settle { .. } | Step::Fail { .. } | Step::LateSettle { .. } => {
+                fail_point::reach("settle.committed")
+            }
             _ => {}
         }
     }
@@ -352,19 +355,29 @@ fn count_step(step: &Step, applied: Applied) {
     }
     let credits = |credits: Credits| u64::try_from(credits.get()).unwrap_or_default();
     match step {
+        Step::LateSettle { charge, .. } | Step::ResolveSettle { charge, .. } => {
+            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
+        }
         Step::Settle { charge, flag, .. } => {
             metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
             if flag.is_some() {
                 metrics::counter!(m::FLAGGED_CHARGES).increment(1);
             }
         }
-        Step::Fail { loss, .. } => {
+        Step::Fail { loss, .. } | Step::LateFail { loss, .. } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss))
         }
         Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
         }
-        Step::Run { .. } | Step::Abandon | Step::Sweep | Step::Doubt { .. } => {}
+        Step::Run { .. }
+        | Step::Abandon
+        | Step::Sweep
+        | Step::Doubt { .. }
+        | Step::LateRun { .. }
+        | Step::LateDrop
+        | Step::ResolveRun { .. }
+        | Step::ResolveRelease { .. } => {}
     }
 }
 
