@@ -292,8 +292,22 @@ impl Sending {
 /// A body that asks whether it may be sent, and remembers that it was asked for.
 struct Tracked {
     unsent: Option<(Bytes, MaySend)>,
-    ended: bool,
     sending: Arc<Sending>,
+}
+
+/// The bytes of a body. Their connection lets go of them once it has written them.
+struct Written(Bytes);
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        fail_point::reach("create.sent");
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -302,14 +316,14 @@ struct TakenBack;
 
 impl Tracked {
     fn of(body: Bytes, may_send: MaySend) -> Self {
-        Self { unsent: Some((body, may_send)), ended: false, sending: Arc::default() }
+        Self { unsent: Some((body, may_send)), sending: Arc::default() }
     }
 
     /// No body. Only a body tells that a request was begun; without one it counts as begun.
     fn none() -> Self {
         let sending = Sending::default();
         sending.start();
-        Self { unsent: None, ended: true, sending: sending.into() }
+        Self { unsent: None, sending: sending.into() }
     }
 }
 
@@ -321,25 +335,23 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TakenBack>>> {
-        let Some((bytes, may_send)) = self.unsent.take() else {
-            if !self.ended {
-                self.ended = true;
-                fail_point::reach("create.sent");
-            }
-            return Poll::Ready(None);
-        };
+        let Some((bytes, may_send)) = self.unsent.take() else { return Poll::Ready(None) };
         fail_point::reach("create.before_send");
         // Head and body are written next, together: however long this process slept before, it is awake now.
         if !may_send() {
             self.sending.withhold();
             return Poll::Ready(Some(Err(TakenBack)));
         }
-        let frame = if self.sending.start() { Ok(Frame::data(bytes)) } else { Err(TakenBack) };
+        let frame = if self.sending.start() {
+            Ok(Frame::data(Bytes::from_owner(Written(bytes))))
+        } else {
+            Err(TakenBack)
+        };
         Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended
+        self.unsent.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -30,6 +30,17 @@ async fn a_burst_of_429_is_waited_out() {
 }
 
 #[tokio::test]
+async fn pauses_after_a_429_without_a_word_of_when_grow() {
+    let gateway =
+        TestGateway::builder().config(|config| config.upstream.kling_3.retry_429_ms = 2500).start().await;
+    gateway.fault_on_create(json!({"kind": "http_error", "status": 429})).await;
+    gateway.create(&body("x")).await.refused(429, "RATE_LIMITED");
+    // Half a second and a second at least; two more do not fit.
+    assert_eq!(gateway.upstream_creates().await, (3, 0));
+    assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+}
+
+#[tokio::test]
 async fn an_odd_retry_after_neither_breaks_nor_drives_us() {
     let gateway =
         TestGateway::builder().config(|config| config.upstream.kling_3.retry_429_ms = 1000).start().await;

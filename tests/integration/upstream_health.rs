@@ -321,30 +321,43 @@ async fn a_task_whose_account_is_not_configured_stays_as_it_is() {
     gateway.finished(&task).await;
 }
 
+/// One more gateway, with a short lease; it is killed or stopped where `fail_point` says.
+async fn another(gateway: &TestGateway, scratch: &Scratch, fail_point: &str) -> (Process, String) {
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
+         [ledger]\nlease_ms = 1000\n",
+        gateway.db.url(),
+        gateway.simulator()
+    );
+    let config = scratch.file("gateway.toml", &config);
+    let env = [("TOLLGATE_FAIL_POINT", fail_point)];
+    let mut process = Process::with_env(&["serve", "--config", &config], &env);
+    let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
+    (process, base)
+}
+
+async fn create_at(gateway: &TestGateway, base: &str) -> reqwest::Result<reqwest::Response> {
+    let call = gateway.client.post(format!("{base}/api/generate")).bearer_auth(&gateway.caller.text);
+    call.body(body("x").to_string()).send().await
+}
+
+async fn until_taken_over(gateway: &TestGateway) {
+    until("another gateway has put its hold in doubt", async || {
+        gateway.holds().await.last().is_some_and(|hold| hold.state == "IN_DOUBT")
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_gateway_that_was_taken_for_dead_sends_nothing_when_it_wakes() {
     for step in ["create.held", "create.before_send"] {
         let gateway = TestGateway::start().await;
         let scratch = Scratch::new();
-        let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
-             [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-             [ledger]\nlease_ms = 1000\n",
-            gateway.db.url(),
-            gateway.simulator()
-        );
-        let config = scratch.file("gateway.toml", &config);
-        let stop = format!("{step}=stop");
-        let mut process =
-            Process::with_env(&["serve", "--config", &config], &[("TOLLGATE_FAIL_POINT", &stop)]);
-        let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
-        let call = gateway.client.post(format!("{base}/api/generate")).bearer_auth(&gateway.caller.text);
-        let create = async { Answer::of(call.body(body("x").to_string()).send().await.unwrap()).await };
+        let (process, base) = another(&gateway, &scratch, &format!("{step}=stop")).await;
+        let create = async { Answer::of(create_at(&gateway, &base).await.unwrap()).await };
         let wake = async {
-            until("another gateway has put its hold in doubt", async || {
-                gateway.holds().await.last().is_some_and(|hold| hold.state == "IN_DOUBT")
-            })
-            .await;
+            until_taken_over(&gateway).await;
             kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGCONT).unwrap();
         };
         let (answer, ()) = tokio::join!(create, wake);
@@ -356,5 +369,18 @@ async fn a_gateway_that_was_taken_for_dead_sends_nothing_when_it_wakes() {
         assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
         process.terminate();
         assert_eq!(process.ended().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_killed_once_its_request_was_written_leaves_a_doubt() {
+    for step in ["create.sent", "create.head"] {
+        let gateway = TestGateway::start().await;
+        let scratch = Scratch::new();
+        let (_process, base) = another(&gateway, &scratch, &format!("{step}=kill")).await;
+        assert!(create_at(&gateway, &base).await.is_err());
+        until("the vendor has taken it", async || gateway.upstream_creates().await == (1, 1)).await;
+        until_taken_over(&gateway).await;
+        assert_eq!(gateway.balance().await, [999_600, 400, 0]);
     }
 }
