@@ -7,10 +7,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tollgate::clock::Clock;
 use tollgate::config::{AccountConfig, Config, UpstreamConfig};
+use tollgate::ids::GatewayId;
+use tollgate::ledger::Lease;
 use tollgate::secret::Secret;
 
-use super::database::until;
+use super::database::{TestDatabase, until};
 use super::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};
 use super::process::{Process, Scratch};
 
@@ -259,6 +262,7 @@ async fn received(gateway: &TestGateway) -> [u64; 2] {
 #[tokio::test]
 async fn tasks_are_shared_out_by_weight_and_stay_with_their_account() {
     let gateway = TestGateway::builder().accounts(&["key-a", "key-b"]).config(pool).start().await;
+    gateway.script(json!({"record": true})).await;
     let tasks = join_all((0..8).map(|n| {
         let gateway = &gateway;
         async move { gateway.task(&format!("task {n}")).await }
@@ -267,8 +271,15 @@ async fn tasks_are_shared_out_by_weight_and_stay_with_their_account() {
         gateway.finished(&task).await;
     }
     assert_eq!(received(&gateway).await, [6, 2]);
-    let on_b = gateway.holds().await.iter().filter(|hold| hold.account == "b").count();
-    assert_eq!(on_b, 2);
+    let holds = gateway.holds().await;
+    assert_eq!(holds.iter().filter(|hold| hold.account == "b").count(), 2);
+    // Each is only ever asked for with the key of its account.
+    for request in gateway.upstream_requests().await.iter().filter(|request| request["method"] == "GET") {
+        let path = request["path"].as_str().unwrap();
+        let hold = holds.iter().find(|hold| path.ends_with(hold.upstream_task.as_deref().unwrap())).unwrap();
+        let key = json!(["authorization", format!("Bearer key-{}", hold.account)]);
+        assert!(request["headers"].as_array().unwrap().contains(&key), "{request} of {hold:?}");
+    }
     assert_eq!(gateway.balance().await, [1_000_000 - 8 * 400, 0, 8 * 400]);
 }
 
@@ -347,6 +358,29 @@ async fn until_taken_over(gateway: &TestGateway) {
         gateway.holds().await.last().is_some_and(|hold| hold.state == "IN_DOUBT")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_too_late_has_not_held_since() {
+    let db = TestDatabase::new().await;
+    let length = Duration::from_millis(500);
+    let lease = Lease::new(db.database().clone(), GatewayId::generate(), length, Clock);
+    assert!(!lease.has_held_since(Clock.now()), "it was never taken");
+    until("it is taken, and renewed in time", async || {
+        lease.renew().await.unwrap();
+        let taken = Clock.now();
+        lease.renew().await.unwrap();
+        lease.has_held_since(taken)
+    })
+    .await;
+    let arrived = Clock.now();
+    until("it has lapsed", async || !lease.holds()).await;
+    until("it is renewed", async || {
+        lease.renew().await.unwrap();
+        lease.holds()
+    })
+    .await;
+    assert!(!lease.has_held_since(arrived));
 }
 
 #[tokio::test]
