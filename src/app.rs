@@ -119,6 +119,7 @@ impl App {
         watcher.look().await?;
 
         let lanes = LaneSettings {
+            profile: config.ledger.profile,
             lanes: config.ledger.lanes,
             max_batch: config.ledger.max_batch,
             queue: config.ledger.queue,

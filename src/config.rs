@@ -178,10 +178,25 @@ fn five_minutes() -> u64 {
     300_000
 }
 
+/// How a batch of the ledger is made durable before anybody is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// One commit, which waits for the disk while it has the balance row. Asks of the database only what every
+    /// PostgreSQL can do.
+    #[default]
+    Plain,
+    /// A commit that frees the balance row without waiting, then a second one that waits. For several gateways that
+    /// share busy organisations, on a slow disk or with a synchronous standby.
+    TwoCommit,
+}
+
 /// How the ledger works.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
+    /// How a batch is made durable: `plain` or `two-commit`. Gateways that share a ledger may differ.
+    pub profile: Profile,
     /// Lanes, each with a connection of its own.
     pub lanes: usize,
     /// Reservations in one call, at most.
@@ -201,6 +216,7 @@ pub struct LedgerConfig {
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self {
+            profile: Profile::default(),
             lanes: 4,
             max_batch: 256,
             queue: 4096,

@@ -140,7 +140,8 @@ impl Database {
         })
     }
 
-    /// Whether the schema has everything this version needs; newer migrations are fine, they only add.
+    /// Whether the schema has everything this version needs. Newer migrations are fine, they only add, unless one says
+    /// that it does not.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
             .fetch_all(&self.pool)
@@ -151,13 +152,30 @@ impl Database {
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
-            None => Ok(()),
-            Some(missing) => Err(LedgerError::Schema(
+        if let Some(missing) = MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+            return Err(LedgerError::Schema(
                 format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version)
                     .into(),
-            )),
+            ));
         }
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+        let needed: Option<(i64, String)> = sqlx::query_as(
+            "select needs_migration, reason from schema_requirement where needs_migration > $1 \
+             order by needs_migration desc limit 1",
+        )
+        .bind(known)
+        .fetch_optional(&self.pool)
+        .bounded()
+        .await?;
+        needed.map_or(Ok(()), |(version, reason)| {
+            Err(LedgerError::Schema(
+                format!(
+                    "the database needs a tollgate that knows migration {version}, this one knows {known}: run a newer \
+                     one ({reason})"
+                )
+                .into(),
+            ))
+        })
     }
 
     /// Asks the database anything at all.

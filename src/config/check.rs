@@ -315,6 +315,7 @@ mod tests {
     fn problems_name_field_value_and_remedy() {
         for (more, expected) in [
             ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),
+            ("[ledger]\nprofile = \"fast\"", &["ledger.profile", "fast", "plain", "two-commit"]),
             ("[server]\nlisten = \"nowhere\"", &["server.listen", "invalid socket address"]),
             ("[server]\nlistn = \"x\"", &["server", "unknown field", "listn", "listen"]),
             ("[status]\nmin_interval_ms = \"soon\"", &["status.min_interval_ms", "soon"]),

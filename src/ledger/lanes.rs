@@ -20,6 +20,7 @@ use self::worker::Worker;
 use super::error::LedgerError;
 use super::hold::{Applied, NewHold, Step, Verdict};
 use crate::clock::Clock;
+use crate::config::Profile;
 use crate::ids::{GatewayId, HoldId, OrgId};
 
 /// How lanes work.
@@ -37,6 +38,8 @@ pub struct LaneSettings {
     pub hold_grace: Duration,
     /// Unfinished tasks of an organisation that has no cap of its own; 0 is no cap.
     pub max_open_tasks: i32,
+    /// How a batch is made durable.
+    pub profile: Profile,
 }
 
 impl Default for LaneSettings {
@@ -48,6 +51,7 @@ impl Default for LaneSettings {
             call_timeout: Duration::from_secs(10),
             hold_grace: Duration::from_secs(30),
             max_open_tasks: 0,
+            profile: Profile::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::super::error::{Failure, LedgerError, classify, is_unique_violation};
 use super::super::hold::{Applied, HoldGuard, Step, Verdict};
 use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work};
 use crate::clock::Clock;
+use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
@@ -157,7 +158,8 @@ impl Worker {
                 }
             };
             match failure {
-                Failure::Retry => {}
+                // Rolled back as far as it came: with two commits the first may have been made.
+                Failure::Retry => resend |= self.settings.profile == Profile::TwoCommit,
                 Failure::Item => {
                     for item in items.drain(..) {
                         Box::pin(self.reserve_batch(vec![item], resend)).await;
@@ -233,7 +235,8 @@ impl Worker {
             let settings = self.settings.clone();
             let result = match self.connect().await {
                 Ok(connection) => {
-                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &items)).await
+                    let call = batch::transition(connection, settings.profile, &items);
+                    tokio::time::timeout(settings.call_timeout, call).await
                 }
                 Err(error) => Ok(Err(error)),
             };
