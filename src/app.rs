@@ -24,7 +24,6 @@ use crate::ledger::{Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::reconciler::{self, Pace, Watcher};
-use crate::secret::Secret;
 use crate::server::{BindError, bind, serve};
 use crate::stack::{Parts, data_plane};
 use crate::upstream::{BadUpstream, Upstream};
@@ -66,8 +65,7 @@ pub struct App {
 
 /// The pool that `config` describes.
 pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
-    let url = config.url.clone().unwrap_or_else(|| Secret::new(""));
-    Database::connect(&url, config.max_connections, ms(config.acquire_timeout_ms))
+    Database::connect_to_primary(&config.servers(), config.max_connections, ms(config.acquire_timeout_ms))
 }
 
 fn recorder() -> Result<PrometheusHandle, StartError> {
@@ -100,6 +98,7 @@ impl App {
         let metrics = recorder()?;
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
         let database = database(&config.database)?;
+        database.find_primary().await?;
         database.check_schema().await?;
         let data_listener =
             bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;

@@ -97,7 +97,11 @@ impl Default for Admin {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host/database`.
     pub url: Option<Secret>,
-    /// A file that holds the URL, instead.
+    /// The same for every server of a replicated database, instead: the one that is the primary is used, and found
+    /// again after a fail-over.
+    #[serde(default)]
+    pub urls: Vec<Secret>,
+    /// A file that holds the URL, or one a line, instead.
     pub url_file: Option<PathBuf>,
     /// Connections of the pool for everything but reservations.
     #[serde(default = "ten")]
@@ -110,7 +114,18 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// The database at `url`, everything else by default.
     pub fn of(url: Secret) -> Self {
-        Self { url: Some(url), url_file: None, max_connections: ten(), acquire_timeout_ms: three_seconds() }
+        Self {
+            url: Some(url),
+            urls: Vec::new(),
+            url_file: None,
+            max_connections: ten(),
+            acquire_timeout_ms: three_seconds(),
+        }
+    }
+
+    /// Every server's URL, however it was given.
+    pub fn servers(&self) -> Vec<Secret> {
+        self.url.iter().chain(&self.urls).cloned().collect()
     }
 }
 

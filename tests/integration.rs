@@ -6,6 +6,8 @@
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/cluster.rs"]
+mod cluster;
 #[path = "integration/command_line.rs"]
 mod command_line;
 #[path = "integration/consumption.rs"]
@@ -16,6 +18,8 @@ mod credit;
 mod database;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
+#[path = "integration/failover.rs"]
+mod failover;
 #[path = "integration/fixture.rs"]
 mod fixture;
 #[path = "integration/gateway.rs"]

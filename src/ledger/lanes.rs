@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use self::worker::Worker;
 use super::error::LedgerError;
 use super::hold::{Applied, NewHold, Step, Verdict};
+use super::servers::Servers;
 use crate::clock::Clock;
 use crate::config::Profile;
 use crate::ids::{GatewayId, HoldId, OrgId};
@@ -97,26 +98,11 @@ struct Inner {
 impl Lanes {
     /// Starts the lanes. They connect when there is something to do, and reconnect by themselves.
     pub(super) fn start(
-        options: &PgConnectOptions,
+        servers: &Arc<Servers>,
         owner: GatewayId,
         settings: &LaneSettings,
         clock: Clock,
     ) -> Self {
-        let options = options
-            .clone()
-            .application_name("tollgate-lane")
-            // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
-            .options([
-                ("plan_cache_mode", "force_generic_plan"),
-                ("enable_seqscan", "off"),
-                ("enable_hashjoin", "off"),
-                ("enable_mergejoin", "off"),
-                ("jit", "off"),
-            ])
-            // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
-            // sure, and leaves no backend behind that waits on.
-            .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
-            .disable_statement_logging();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let mut handles = Vec::new();
@@ -130,7 +116,7 @@ impl Lanes {
         let lanes = Self(Arc::new(Inner { lanes: handles, hasher: RandomState::new(), stop, tasks }));
         for queues in workers {
             // It keeps the lanes for the guards it makes, and with them its own channels: only `shut_down` ends it.
-            let worker = Worker::new(options.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
+            let worker = Worker::new(servers.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
             lanes.0.tasks.spawn(worker.run());
         }
         lanes.0.tasks.close();
@@ -189,4 +175,22 @@ impl Lanes {
         self.0.stop.cancel();
         self.0.tasks.wait().await;
     }
+}
+
+/// What a lane's connection is like, whichever server it leads to.
+fn lane_options(server: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
+    server
+        .application_name("tollgate-lane")
+        // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ])
+        // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
+        // sure, and leaves no backend behind that waits on.
+        .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
+        .disable_statement_logging()
 }
