@@ -88,8 +88,12 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
     Ok(recorder.insert(handle).clone())
 }
 
-/// How long the ledger may take to write what is queued, after everything else has stopped.
+/// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,
+/// unless that is very short.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long each of the last words may take: a database that is silent must not keep a stopped gateway.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl App {
     /// Checks the database, binds the listeners and builds every part.
@@ -252,7 +256,8 @@ impl App {
             tasks.wait().await;
         };
         // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
-        let finished = tokio::time::timeout(grace, in_order).await.is_ok() || {
+        let in_flight = grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75));
+        let finished = tokio::time::timeout(in_flight, in_order).await.is_ok() || {
             tasks.close();
             tasks.is_empty()
         };
@@ -264,9 +269,11 @@ impl App {
         }
         drained.cancel();
         background.close();
-        let _ = tokio::time::timeout(Duration::from_secs(2), background.wait()).await;
-        if let Err(error) = lease.end().await {
-            tracing::warn!(%error, "could not give the lease back");
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, background.wait()).await;
+        match tokio::time::timeout(FAREWELL_TIMEOUT, lease.end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back"),
+            Err(_) => tracing::warn!("could not give the lease back in time"),
         }
         tracing::info!(finished, "stopped");
         finished

@@ -16,6 +16,8 @@ mod consumption;
 mod credit;
 #[path = "integration/database.rs"]
 mod database;
+#[path = "integration/database_faults.rs"]
+mod database_faults;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
 #[path = "integration/failover.rs"]
