@@ -50,6 +50,8 @@ mod postgres_cluster;
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
+#[path = "integration/profiles.rs"]
+mod profiles;
 #[path = "integration/replicas.rs"]
 mod replicas;
 #[path = "integration/schema.rs"]
