@@ -202,7 +202,13 @@ async fn whole_life(ledger: &Ledger, org: OrgId) {
         poll_in: Duration::from_secs(600),
     };
     assert_eq!(guard.step(run).await.unwrap(), Applied::Yes);
-    let settle = Step::Settle { raw: Credits::new(400), charge: Credits::new(400), flag: None, data };
+    let settle = Step::Settle {
+        raw: Credits::new(400),
+        reported: Some(Credits::new(400)),
+        charge: Credits::new(400),
+        flag: None,
+        data,
+    };
     assert_eq!(guard.step(settle).await.unwrap(), Applied::Yes);
 }
 

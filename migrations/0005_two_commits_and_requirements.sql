@@ -31,15 +31,15 @@ end $$;
 
 create procedure transition_batch_two_commits(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_kind text[], p_task text[],
-    p_raw bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
+    p_raw bigint[], p_reported bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
     p_reason text[], p_data text[], p_answer text[], p_due_ms bigint[], p_now timestamptz,
     inout applied boolean[]
 ) language plpgsql as $$
 begin
     set local synchronous_commit = off;
     select t.applied into applied
-    from transition_batch(p_orgs, p_pos, p_hold, p_kind, p_task, p_raw, p_charge, p_loss, p_possible, p_reason, p_data,
-                          p_answer, p_due_ms, p_now) t;
+    from transition_batch(p_orgs, p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible,
+                          p_reason, p_data, p_answer, p_due_ms, p_now) t;
     commit;
     perform pg_logical_emit_message(true, 'tollgate', '');
 end $$;

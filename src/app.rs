@@ -110,7 +110,7 @@ impl App {
 
         let gateway = GatewayId::generate();
         let lease = Arc::new(Lease::new(database.clone(), gateway, ms(config.ledger.lease_ms), clock));
-        lease.renew().await?;
+        let gateways = lease.renew().await?;
         let keys = Arc::new(Keys::new(
             database.clone(),
             &config.auth,
@@ -142,6 +142,7 @@ impl App {
             &config.reconciler,
             clock,
         ));
+        poller.budget().share_with(gateways);
         let body_timeout = ms(config.server.body_timeout_ms);
         let parts = Parts {
             clock,
@@ -216,17 +217,22 @@ impl App {
         } = self;
         let header_timeout = ms(config.server.header_timeout_ms);
         let grace = ms(config.server.shutdown_grace_ms);
+        let backends = [Some(&config.upstream.kling_3), config.upstream.kling_o3.as_ref()];
+        let accounts = backends.into_iter().flatten().map(|backend| backend.account.clone()).collect();
         let pace = Pace {
             tick: ms(config.reconciler.tick_ms),
             interval: ms(config.reconciler.interval_ms),
             concurrency: config.reconciler.concurrency,
-            per_second: config.reconciler.polls_per_second,
+            // A dead gateway's holds do not wait much longer than its lease.
+            sweep: lease.interval().min(Duration::from_secs(5)),
             idempotency_hours: config.ledger.idempotency_hours,
+            in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
         };
         // The lease and the operations listener live on until the last create is recorded.
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(watcher.run(stop.clone()));
+        background.spawn(reconciler::renew(lease.clone(), poller.clone(), drained.clone()));
         background.spawn(reconciler::finish_tasks(
             poller,
             ledger.database().clone(),
@@ -238,10 +244,10 @@ impl App {
             ledger.clone(),
             keys,
             operations.metrics.clone(),
+            accounts,
             pace,
             stop.clone(),
         ));
-        background.spawn(reconciler::renew(lease.clone(), drained.clone()));
         background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
 
         let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());

@@ -226,6 +226,9 @@ pub struct LedgerConfig {
     pub lease_ms: u64,
     /// Idempotency keys are kept this long.
     pub idempotency_hours: u32,
+    /// A task whose outcome stays unknown for this long is written off: its tenant is refunded, the platform may have
+    /// lost.
+    pub in_doubt_hours: u32,
 }
 
 impl Default for LedgerConfig {
@@ -239,6 +242,7 @@ impl Default for LedgerConfig {
             call_timeout_ms: 10_000,
             lease_ms: 30_000,
             idempotency_hours: 72,
+            in_doubt_hours: 24,
         }
     }
 }
@@ -302,7 +306,8 @@ impl Default for Status {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reconciler {
-    /// Polls to the upstream a second, at most; clients' status calls count.
+    /// Polls to the upstream a second, at most, of all gateways on one database together; clients' status calls count,
+    /// and get at most half of them.
     pub polls_per_second: u32,
     /// Polls at one time, at most.
     pub concurrency: usize,

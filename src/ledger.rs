@@ -12,6 +12,9 @@
 mod accounts;
 mod audit;
 mod batch;
+mod doubts;
+mod drift;
+mod due;
 mod epochs;
 mod error;
 mod gateways;
@@ -34,6 +37,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Org, OrgLimits, Posted};
 pub use self::audit::{AuditReport, Finding};
+pub use self::doubts::{Doubt, Loss, Resolution};
+pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
 pub use self::gateways::Lease;
@@ -42,11 +47,12 @@ pub use self::idempotency::Claim;
 pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
 pub use self::lanes::LaneSettings;
 pub use self::prices::BookInfo;
-pub use self::tasks::{OpenHolds, State, Task, TaskFilter};
+pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;
 use self::servers::Servers;
 use crate::clock::Clock;
+use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::metrics as m;
 use crate::secret::Secret;
@@ -284,12 +290,31 @@ impl Ledger {
         self.lanes.step(org, hold, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
-    /// Releases HELD rows of this gateway that nobody works on, and puts those of dead gateways in doubt.
-    pub async fn sweep(&self) -> Result<(), LedgerError> {
+    /// Releases HELD rows of this gateway that nobody works on, puts those of dead gateways in doubt, and writes off
+    /// what has been in doubt for `in_doubt_ttl`.
+    pub async fn sweep(&self, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
         self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
-        for (org, hold) in self.database.orphaned_holds(self.gateway).await? {
-            self.step(org, hold, Step::Doubt { reason: "its gateway died before it recorded an answer" })
-                .await?;
+        let orphans = self.database.orphaned_holds(self.gateway).await?;
+        if !orphans.is_empty() {
+            fail_point::reach("sweep.before");
+        }
+        let doubt = Step::Doubt { reason: "its gateway died before it recorded an answer" };
+        let orphans = orphans.into_iter().map(|(org, hold)| (org, hold, doubt.clone()));
+        let expired = self.database.expired_doubts(in_doubt_ttl).await?;
+        let expired = expired
+            .into_iter()
+            .map(|(org, hold, possible_loss)| (org, hold, Step::WriteOff { possible_loss }));
+        // All at once, so that they ride in few batches.
+        let steps: Vec<_> =
+            orphans.chain(expired).map(|(org, hold, step)| self.take_over(org, hold, step)).collect();
+        futures_util::future::try_join_all(steps).await?;
+        Ok(())
+    }
+
+    async fn take_over(&self, org: OrgId, hold: HoldId, step: Step) -> Result<(), LedgerError> {
+        let kind = step.kind();
+        if self.step(org, hold, step).await? == Applied::Yes {
+            tracing::error!(%org, %hold, kind, "nobody knows what became of a task");
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] | newtypes, checked integers, time, secrets, names |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] | newtypes, checked integers, time, secrets, names |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
@@ -47,6 +47,7 @@ pub mod clock;
 pub mod config;
 pub mod credits;
 pub mod error;
+pub mod fail_point;
 pub mod handlers;
 pub mod ids;
 pub mod layers;

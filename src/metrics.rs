@@ -42,6 +42,12 @@ pub const OPEN_HOLDS: &str = "tollgate_open_holds";
 pub const HELD_CREDITS: &str = "tollgate_held_credits";
 /// How long past its time the oldest due poll is.
 pub const RECONCILER_LAG_SECONDS: &str = "tollgate_reconciler_lag_seconds";
+/// Age of the oldest doubt.
+pub const OLDEST_DOUBT_SECONDS: &str = "tollgate_oldest_doubt_seconds";
+/// Tasks that came to light after their end.
+pub const LATE_EVIDENCE: &str = "tollgate_late_evidence_total";
+/// What was booked above or below what the upstream reported, for tasks that ended in the last day, by account.
+pub const DRIFT_CREDITS: &str = "tollgate_drift_credits";
 /// Connections of the pool, by state.
 pub const POOL_CONNECTIONS: &str = "tollgate_pool_connections";
 /// Requests refused by a rate limit, by level.
@@ -79,6 +85,9 @@ pub fn describe() {
     describe_gauge!(OPEN_HOLDS, "Unfinished tasks by state");
     describe_gauge!(HELD_CREDITS, "Credits held by state of their task");
     describe_gauge!(RECONCILER_LAG_SECONDS, "How long past its time the oldest due poll is");
+    describe_gauge!(OLDEST_DOUBT_SECONDS, "How long the oldest doubt has lasted");
+    describe_counter!(LATE_EVIDENCE, "Tasks that came to light after their end");
+    describe_gauge!(DRIFT_CREDITS, "Booked above or below what the upstream reported, tasks of the last day");
     describe_gauge!(POOL_CONNECTIONS, "Connections of the database pool");
     describe_counter!(LIMITED, "Requests refused by a rate limit");
     describe_gauge!(PRICE_BOOK_VERSION, "Version of the price book in force");

@@ -1,32 +1,38 @@
 //! Asks the vendor about one task and ends it if the vendor has. Status calls and the reconciler share this: one poll
 //! at a time for each task and process, within one budget.
 
+mod budget;
 mod view;
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use tokio_util::task::TaskTracker;
 
+pub use self::budget::PollBudget;
 pub use self::view::View;
-pub(crate) use self::view::{shown_credits, word};
+pub(crate) use self::view::{shown_credits, shown_status, word};
 
 use crate::clock::Clock;
 use crate::config::{Reconciler, Status, ms};
 use crate::credits::Credits;
+use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
-use crate::ledger::{Applied, Database, Ledger, LedgerError, State, Step, Task};
+use crate::ledger::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
+use crate::metrics as m;
 use crate::pricing::consumption;
-use crate::upstream::{Progress, StatusReport, Upstream, report};
+use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
+
+/// Why a task that is past its maximum age is given up.
+const TOO_OLD: &str = "it ran longer than the maximum age";
+const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
 
 type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
 
@@ -40,7 +46,7 @@ pub struct Poller {
     min_interval: Duration,
     wait: Duration,
     max_age: Duration,
-    budget: DefaultDirectRateLimiter,
+    budget: PollBudget,
     /// What callers know tasks by (the vendor's id or our reference) to the last known state.
     views: Cache<(OrgId, Arc<str>), Arc<View>>,
     flights: Mutex<HashMap<HoldId, Flight>>,
@@ -68,7 +74,6 @@ impl Poller {
         reconciler: &Reconciler,
         clock: Clock,
     ) -> Self {
-        let per_second = NonZeroU32::new(reconciler.polls_per_second).unwrap_or(NonZeroU32::MIN);
         Self {
             ledger,
             upstream,
@@ -77,7 +82,7 @@ impl Poller {
             min_interval: ms(status.min_interval_ms),
             wait: ms(status.wait_ms),
             max_age: Duration::from_secs(u64::from(reconciler.max_task_age_hours) * 3600),
-            budget: RateLimiter::direct(Quota::per_second(per_second)),
+            budget: PollBudget::new(reconciler.polls_per_second, clock),
             views: Cache::builder()
                 .max_capacity(status.cache_bytes)
                 .weigher(|_, view: &Arc<View>| view.weight())
@@ -85,6 +90,11 @@ impl Poller {
                 .build(),
             flights: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// How often the vendor may be asked.
+    pub fn budget(&self) -> &PollBudget {
+        &self.budget
     }
 
     fn database(&self) -> &Database {
@@ -132,7 +142,7 @@ impl Poller {
 
     /// Keeps the state of `task`; `asked` is when the vendor last confirmed it.
     fn remember(&self, task: Task, asked: Option<Instant>) -> Arc<View> {
-        self.keep(Arc::new(View::new(task, asked)))
+        self.keep(Arc::new(View::new(task, asked, self.clock.now())))
     }
 
     /// Keeps the state of `task`, which the vendor has just failed to confirm: it is not asked again at once.
@@ -162,7 +172,10 @@ impl Poller {
                     if let Some(view) = self.cached(known.task()).filter(|view| self.is_fresh(view)) {
                         return Some(view);
                     }
-                    if !paid && known.task().upstream_task.is_some() && self.budget.check().is_err() {
+                    if !paid
+                        && known.task().upstream_task.is_some()
+                        && !self.budget.client_may(known.task().org)
+                    {
                         return None;
                     }
                     let poller = self.clone();
@@ -182,8 +195,8 @@ impl Poller {
     /// Polls a task the reconciler has claimed, unless somebody does already.
     pub async fn poll(self: &Arc<Self>, task: Task) {
         // Callers who ask often must not keep the tasks of those who never ask from ending.
-        self.budget.until_ready().await;
-        let known = Arc::new(View::new(task, None));
+        self.budget.wait().await;
+        let known = Arc::new(View::new(task, None, self.clock.now()));
         self.refresh(known, true).await;
     }
 
@@ -196,10 +209,11 @@ impl Poller {
             // The ledger is away, the vendor may not be: what the caller sees needs no ledger unless it ends the task.
             Err(_) => task.clone(),
         };
-        let Some(id) = task.upstream_task.clone().filter(|_| !task.state.is_terminal()) else {
+        let Some(id) = task.upstream_task.clone().filter(|_| !task.is_over()) else {
             return Some(self.remember(task, Some(self.clock.now())));
         };
         let asked = self.clock.now();
+        fail_point::reach("poll.before");
         match self.upstream.by_name(&task.backend).status(&id).await {
             Ok(report) => match self.apply(&task, &report).await {
                 Ok(task) => Some(self.remember(task, Some(asked))),
@@ -210,7 +224,8 @@ impl Poller {
             },
             Err(error) => {
                 tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
-                self.check_age(&task).await;
+                let forgotten = error == StatusError::NotFound;
+                self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }).await;
                 Some(self.remember_unanswered(task, &known))
             }
         }
@@ -218,55 +233,68 @@ impl Poller {
 
     /// What a report means for the ledger; the answer is the task as it stands then.
     async fn apply(&self, task: &Task, report: &StatusReport) -> Result<Task, LedgerError> {
-        let step = match report.progress {
-            Progress::Running => {
-                self.check_age(task).await;
-                if task.data.as_deref() != Some(&*report.data) {
-                    self.database().note_progress(task, &report.data).await?;
-                }
-                return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
+        let Some(step) = end(task, report)? else {
+            self.check_age(task, TOO_OLD).await;
+            if task.data.as_deref() != Some(&*report.data) {
+                self.database().note_progress(task, &report.data).await?;
             }
-            Progress::Succeeded => {
-                let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
-                    .ok_or(LedgerError::Corrupt("a charge that does not fit"))?;
-                if let Some(flag) = judged.flag {
-                    tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
-                }
-                Step::Settle {
-                    raw: judged.raw,
-                    charge: judged.charge,
-                    flag: judged.flag,
-                    data: report.data.clone(),
-                }
-            }
-            Progress::Failed => {
-                let loss = report.raw.unwrap_or(Credits::ZERO);
-                if loss > Credits::ZERO {
-                    tracing::warn!(hold = %task.hold, consumed = %loss, "a failed task consumed credits: the platform's loss");
-                }
-                Step::Fail { loss, data: report.data.clone() }
-            }
+            return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
         };
+        fail_point::reach("poll.answered");
         let overrun = matches!(&step, Step::Settle { raw, .. } if *raw > task.list_price);
-        match self.ledger.step(task.org, task.hold, step).await? {
-            Applied::Yes if overrun => metrics::counter!(crate::metrics::OVERRUNS).increment(1),
-            Applied::Yes => {}
-            _ => tracing::debug!(hold = %task.hold, "the task had ended already"),
+        let applied = self.ledger.step(task.org, task.hold, step).await?;
+        if applied == Applied::Yes && overrun {
+            metrics::counter!(m::OVERRUNS).increment(1);
         }
-        self.database()
-            .task_by_hold(task.org, task.hold)
-            .await?
-            .ok_or(LedgerError::Corrupt("a task that vanished"))
+        let now = self.reload(task).await?;
+        if applied != Applied::Yes && is_news(&now, report.progress) {
+            return self.apply_late(now, report).await;
+        }
+        Ok(now)
     }
 
-    async fn check_age(&self, task: &Task) {
-        let age = self.clock.wall() - task.created_at;
-        if task.state == State::Running && age > self.max_age {
-            tracing::error!(hold = %task.hold, org = %task.org, "a task runs longer than any should: it is in doubt now");
-            let doubt = Step::Doubt { reason: "ran longer than the maximum age" };
-            if let Err(error) = self.ledger.step(task.org, task.hold, doubt).await {
-                tracing::warn!(hold = %task.hold, %error, "could not put an old task in doubt");
-            }
+    async fn reload(&self, task: &Task) -> Result<Task, LedgerError> {
+        let found = self.database().task_by_hold(task.org, task.hold).await?;
+        found.ok_or(LedgerError::Corrupt("a task that vanished"))
+    }
+
+    /// An end that came after ours (contract, "Evidence after the end").
+    async fn apply_late(&self, task: Task, report: &StatusReport) -> Result<Task, LedgerError> {
+        let Some(id) = task.upstream_task.clone() else { return Ok(task) };
+        let known = Step::LateRun { task: id, answer: None, poll_in: Duration::ZERO };
+        self.came_to_light(task.org, task.hold, known).await?;
+        let task = self.reload(&task).await?;
+        if task.late == Some(Late::Open)
+            && let Some(step) = end(&task, report)?
+        {
+            self.ledger.step(task.org, task.hold, step).await?;
+            return self.reload(&task).await;
+        }
+        Ok(task)
+    }
+
+    /// Records that a task which had ended here is one of the vendor's after all; whether that was news.
+    pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
+        let news = self.ledger.step(org, hold, step).await? == Applied::Yes;
+        if news {
+            tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
+            metrics::counter!(m::LATE_EVIDENCE).increment(1);
+        }
+        Ok(news)
+    }
+
+    async fn check_age(&self, task: &Task, reason: &'static str) {
+        if task.age <= self.max_age {
+            return;
+        }
+        let step = match (task.state, task.late) {
+            (State::Running, _) => Step::Doubt { reason },
+            (_, Some(Late::Open)) => Step::LateDrop,
+            _ => return,
+        };
+        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind(), "a task does not end");
+        if let Err(error) = self.ledger.step(task.org, task.hold, step).await {
+            tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
         }
     }
 
@@ -293,4 +321,43 @@ impl Poller {
             tracing::warn!(%hold, %error, "a create that came back finished is left to the reconciler");
         }
     }
+}
+
+/// The step by which `report` ends `task`; nothing if it does not.
+fn end(task: &Task, report: &StatusReport) -> Result<Option<Step>, LedgerError> {
+    let late = task.late == Some(Late::Open);
+    let data = report.data.clone();
+    Ok(Some(match report.progress {
+        Progress::Running => return Ok(None),
+        Progress::Succeeded => {
+            let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
+                .ok_or(LedgerError::Corrupt("a charge that does not fit"))?;
+            if let Some(flag) = judged.flag {
+                tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
+            }
+            let (raw, reported, charge) = (judged.raw, report.raw, judged.charge);
+            if late {
+                Step::LateSettle { raw, reported, charge, data }
+            } else {
+                Step::Settle { raw, reported, charge, flag: judged.flag, data }
+            }
+        }
+        Progress::Failed => {
+            let loss = report.raw.unwrap_or(Credits::ZERO);
+            if loss > Credits::ZERO {
+                tracing::warn!(hold = %task.hold, consumed = %loss, "a failed task consumed credits: the platform's loss");
+            }
+            if late { Step::LateFail { loss, data } } else { Step::Fail { loss, data } }
+        }
+    }))
+}
+
+/// Whether the vendor's end says something else than ours, which came first.
+fn is_news(task: &Task, progress: Progress) -> bool {
+    task.late.is_none()
+        && match task.state {
+            State::WrittenOff => true,
+            State::Released => progress == Progress::Succeeded,
+            State::Held | State::Running | State::InDoubt | State::Settled => false,
+        }
 }

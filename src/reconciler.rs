@@ -26,10 +26,12 @@ pub struct Pace {
     pub interval: Duration,
     /// Polls at one time.
     pub concurrency: usize,
-    /// Polls a second.
-    pub per_second: u32,
+    /// How often holds nobody works on are looked for.
+    pub sweep: Duration,
     /// How long idempotency keys are kept.
     pub idempotency_hours: u32,
+    /// How long a task may be in doubt.
+    pub in_doubt_ttl: Duration,
 }
 
 /// Waits, or tells that it is time to stop.
@@ -49,8 +51,8 @@ pub async fn finish_tasks(
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(pace.concurrency));
-    let per_tick = f64::from(pace.per_second) * pace.tick.as_secs_f64();
     while pause(&stop, pace.tick.mul_f64(rand::random_range(0.75..1.25))).await {
+        let per_tick = f64::from(poller.budget().share()) * pace.tick.as_secs_f64();
         let limit = (per_tick.ceil() as usize).min(slots.available_permits());
         if limit == 0 {
             continue;
@@ -73,36 +75,41 @@ pub async fn finish_tasks(
     }
 }
 
-/// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open.
+/// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open and what drifts
+/// (at least in these upstream `accounts`).
 pub async fn sweep(
     ledger: Ledger,
     keys: Arc<Keys>,
     metrics: PrometheusHandle,
+    mut accounts: Vec<String>,
     pace: Pace,
     stop: CancellationToken,
 ) {
     let mut round = 0u32;
-    while pause(&stop, Duration::from_secs(5)).await {
+    while pause(&stop, pace.sweep).await {
         keys.tidy();
         // Folds samples into buckets; without it they pile up until somebody scrapes.
         metrics.run_upkeep();
-        if let Err(error) = ledger.sweep().await {
+        if let Err(error) = ledger.sweep(pace.in_doubt_ttl).await {
             tracing::warn!(%error, "cannot sweep");
         }
         let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
-        if round.is_multiple_of(120)
-            && let Err(error) = ledger.database().forget_old_claims(hours).await
-        {
-            tracing::warn!(%error, "cannot forget old idempotency keys");
+        if round.is_multiple_of(120) {
+            if let Err(error) = ledger.database().forget_old_claims(hours).await {
+                tracing::warn!(%error, "cannot forget old idempotency keys");
+            }
+            if let Err(error) = ledger.database().forget_dead_gateways().await {
+                tracing::warn!(%error, "cannot forget dead gateways");
+            }
         }
         round = round.wrapping_add(1);
-        if let Err(error) = count(ledger.database()).await {
+        if let Err(error) = count(ledger.database(), &mut accounts).await {
             tracing::warn!(%error, "cannot count what is open");
         }
     }
 }
 
-async fn count(database: &Database) -> Result<(), LedgerError> {
+async fn count(database: &Database, accounts: &mut Vec<String>) -> Result<(), LedgerError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
         let (count, credits) = open
@@ -113,14 +120,31 @@ async fn count(database: &Database) -> Result<(), LedgerError> {
         metrics::gauge!(m::HELD_CREDITS, "state" => state.as_str()).set(credits as f64);
     }
     metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
+    metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
+    let drift = database.drift_of_the_day().await?;
+    // One that drifts no more is 0 again, not as it was.
+    for account in drift.iter().map(|(account, ..)| account) {
+        if !accounts.contains(account) {
+            accounts.push(account.clone());
+        }
+    }
+    for account in accounts {
+        let found = drift.iter().find(|(name, ..)| name == account);
+        let (above, below) = found.map_or((0, 0), |(_, above, below)| (above.get(), below.get()));
+        for (direction, credits) in [("above", above), ("below", below)] {
+            metrics::gauge!(m::DRIFT_CREDITS, "account" => account.clone(), "direction" => direction)
+                .set(credits as f64);
+        }
+    }
     Ok(())
 }
 
-/// Renews the lease.
-pub async fn renew(lease: Arc<Lease>, stop: CancellationToken) {
+/// Renews the lease, and learns how many gateways share the poll budget.
+pub async fn renew(lease: Arc<Lease>, poller: Arc<Poller>, stop: CancellationToken) {
     while pause(&stop, lease.interval()).await {
-        if let Err(error) = lease.renew().await {
-            tracing::warn!(%error, "cannot renew this gateway's lease");
+        match lease.renew().await {
+            Ok(gateways) => poller.budget().share_with(gateways),
+            Err(error) => tracing::warn!(%error, "cannot renew this gateway's lease"),
         }
     }
 }

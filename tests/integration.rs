@@ -6,6 +6,8 @@
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/both_profiles.rs"]
+mod both_profiles;
 #[path = "integration/cluster.rs"]
 mod cluster;
 #[path = "integration/command_line.rs"]
@@ -18,6 +20,8 @@ mod credit;
 mod database;
 #[path = "integration/database_faults.rs"]
 mod database_faults;
+#[path = "integration/doubt.rs"]
+mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
 #[path = "integration/failover.rs"]
@@ -50,8 +54,8 @@ mod postgres_cluster;
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
-#[path = "integration/profiles.rs"]
-mod profiles;
+#[path = "integration/reconciler.rs"]
+mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
 #[path = "integration/schema.rs"]

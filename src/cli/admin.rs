@@ -1,5 +1,6 @@
 //! `tollgate admin`: organisations, users, keys, credits, prices.
 
+mod holds;
 mod prices;
 
 use clap::{Args, Subcommand};
@@ -43,6 +44,13 @@ enum AdminCommand {
     /// Price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
+    /// Tasks whose outcome is unknown.
+    #[command(subcommand)]
+    Holds(holds::HoldsCommand),
+    /// What the platform lost, or may have lost.
+    Losses(holds::DaysArgs),
+    /// What was booked beside what the vendor reported, by account and by task.
+    Drift(holds::DaysArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -221,6 +229,9 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
                 Ok(())
             }
             AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
+            AdminCommand::Holds(command) => holds::run(&database, command, as_json).await,
+            AdminCommand::Losses(args) => holds::losses(&database, args, as_json).await,
+            AdminCommand::Drift(args) => holds::drift(&database, args, as_json).await,
         }
     })
 }

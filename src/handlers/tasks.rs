@@ -10,7 +10,7 @@ use crate::call::{Admitted, Call, Context};
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::HoldId;
 use crate::ledger::{Principal, Role, State, Task, TaskFilter};
-use crate::poll::{shown_credits, word};
+use crate::poll::{shown_credits, shown_status, word};
 use crate::wire::success;
 
 const DEFAULT_LIMIT: u32 = 20;
@@ -40,7 +40,7 @@ fn row(task: &Task) -> serde_json::Value {
     json!({
         "task_id": task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
         "reference": task.hold,
-        "status": word(task.state),
+        "status": shown_status(task),
         "state": task.state.as_str(),
         "type": &*task.task_type,
         "consumed_credits": shown_credits(task),

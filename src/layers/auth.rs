@@ -25,14 +25,23 @@ use crate::metrics as m;
 /// Keys in memory are trusted for this long after the last proof that none of them has changed.
 const TRUST: Duration = Duration::from_secs(5);
 
+/// A key in memory.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Entries of an older generation count as absent. A fill that began before a revocation therefore cannot revive
+    /// the key.
+    generation: u64,
+    /// When it expires, by this gateway's own monotonic clock.
+    ends: Option<Instant>,
+    key: Arc<FoundKey>,
+}
+
 /// The keys this gateway has seen, and how sure it is of them.
 #[derive(Debug)]
 pub struct Keys {
     database: Database,
     clock: Clock,
-    cache: Cache<String, (u64, Arc<FoundKey>)>,
-    /// Entries of an older generation count as absent. A fill that began before a revocation therefore cannot
-    /// revive the key.
+    cache: Cache<String, Known>,
     generation: AtomicU64,
     /// When it was last proved that the generation is current.
     confirmed: Mutex<Instant>,
@@ -74,33 +83,28 @@ impl Keys {
         self.clock.since(*self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn find(&self, public_id: &str, endpoint: Endpoint) -> Result<Option<Arc<FoundKey>>, LedgerError> {
+    async fn find(&self, public_id: &str, endpoint: Endpoint) -> Result<Option<Known>, LedgerError> {
         let generation = self.generation.load(Ordering::Acquire);
-        let cached = self.cache.get(public_id);
-        if let Some((filled, key)) = &cached
-            && *filled == generation
+        let cached = self.cache.get(public_id).filter(|known| known.generation == generation);
+        if let Some(known) = &cached
             && self.unconfirmed_for() < TRUST
         {
-            return Ok(Some(key.clone()));
+            return Ok(Some(known.clone()));
         }
+        let asked = self.clock.now();
         match self.database.find_key(public_id).await {
             Ok(Some(key)) => {
-                let key = Arc::new(key);
-                self.cache.insert(public_id.to_owned(), (generation, key.clone()));
-                Ok(Some(key))
+                let ends = key.expires_in.and_then(|left| asked.checked_add(left));
+                let known = Known { generation, ends, key: Arc::new(key) };
+                self.cache.insert(public_id.to_owned(), known.clone());
+                Ok(Some(known))
             }
             Ok(None) => Ok(None),
             // The database is away: a key in memory may still ask for the status of its tasks.
-            Err(error) => match cached {
-                Some((filled, key))
-                    if filled == generation
-                        && endpoint == Endpoint::Status
-                        && self.unconfirmed_for() < self.stale_max =>
-                {
-                    Ok(Some(key))
-                }
-                _ => Err(error),
-            },
+            Err(error) => cached
+                .filter(|_| endpoint == Endpoint::Status && self.unconfirmed_for() < self.stale_max)
+                .map(Some)
+                .ok_or(error),
         }
     }
 
@@ -121,12 +125,13 @@ impl Keys {
             return Err(self.wrong(peer));
         };
         let found = self.find(&presented.public_id, endpoint).await?;
-        let Some(found) = found.filter(|found| found.secret.matches(&presented.secret) && !found.revoked)
+        let Some(found) =
+            found.filter(|found| found.key.secret.matches(&presented.secret) && !found.key.revoked)
         else {
             return Err(self.wrong(peer));
         };
-        let principal = found.principal.clone();
-        if principal.expires_at.is_some_and(|end| end <= self.clock.wall()) {
+        let principal = found.key.principal.clone();
+        if found.ends.is_some_and(|end| end <= self.clock.now()) {
             return Err(GatewayError::Unauthenticated("this API key has expired"));
         }
         if !principal.allows_address(peer) {

@@ -16,6 +16,7 @@ use crate::call::{Call, Held};
 use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
+use crate::fail_point;
 use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -99,6 +100,7 @@ impl Client {
 
 impl Forward {
     async fn run(self, mut order: Order, mut hold: HoldGuard, client: Client, own: Duration) {
+        fail_point::reach("create.held");
         if !self.lease.holds() {
             // Another gateway may have taken this one for dead, and put the hold in doubt.
             tracing::warn!(hold = %hold.id(), "not sent: this gateway has not renewed its lease");
@@ -135,6 +137,7 @@ impl Forward {
                 }
             }
         };
+        fail_point::reach("create.answered");
         let recording = self.clock.now();
         let result = self.conclude(&mut hold, backend, outcome, &order).await;
         metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));
@@ -239,7 +242,13 @@ impl Forward {
         let recorded = match within(RECORD_TIMEOUT, hold.step(run)).await {
             Ok(Applied::Yes) => true,
             // The step may have been sent twice, and the first have done it.
-            Ok(Applied::No) => self.poller.is_recorded(hold.org(), hold.id(), task).await,
+            Ok(Applied::No) => {
+                let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
+                if !recorded {
+                    self.came_late(hold, task, &answer).await;
+                }
+                recorded
+            }
             Ok(Applied::DuplicateTask) => false,
             Err(error) => {
                 tracing::error!(hold = %hold.id(), org = %hold.org(), backend = %backend.name, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
@@ -254,6 +263,16 @@ impl Forward {
         let ended = self.poller.conclude_create(hold.org(), hold.id(), data);
         let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
+    }
+
+    /// If the hold had ended (an operator released it, its doubt grew too old): the task can be read from now on, and is
+    /// charged by a correction when it succeeds.
+    async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>, answer: &Arc<str>) {
+        let step =
+            Step::LateRun { task: task.clone(), answer: Some(answer.clone()), poll_in: self.first_poll };
+        if let Err(error) = self.poller.came_to_light(hold.org(), hold.id(), step).await {
+            tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light is not recorded");
+        }
     }
 
     async fn refuse(&self, hold: &mut HoldGuard, reason: &'static str, possible_loss: Credits) {

@@ -91,7 +91,9 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
     }
     match (claim.state, &claim.answer) {
         (State::InDoubt, None) => Some(Err(GatewayError::OutcomeUnknown { reference: claim.hold })),
-        (State::WrittenOff, _) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
+        (State::WrittenOff, _) if !claim.late => {
+            Some(Err(GatewayError::WrittenOff { reference: claim.hold }))
+        }
         (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
         (_, Some(stored)) => {
             let mut answer = json_answer(StatusCode::OK, stored.to_string());
@@ -100,6 +102,7 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
                 .insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
             Some(Ok(answer))
         }
+        (State::WrittenOff, None) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
         (State::Released, None) => None,
         (State::Running | State::Settled, None) => {
             Some(Err(GatewayError::Internal("a recorded create has no stored answer")))

@@ -111,8 +111,16 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "a loss belongs to a task that no tenant paid for",
-        "select format('org %s hold %s: %s', l.org_id, l.hold_id, h.state) from platform_loss l left join hold h \
-      on h.org_id = l.org_id and h.hold_id = l.hold_id where h.state is null or h.state not in ('RELEASED', 'WRITTEN_OFF')",
+        "select format('org %s hold %s: %s %s, lost %s', org_id, hold_id, h.state, h.late, l.amount) from \
+      (select org_id, hold_id, sum(amount) as amount from platform_loss group by 1, 2) l left join hold h using (org_id, hold_id) \
+      where h.state is null or h.state not in ('RELEASED', 'WRITTEN_OFF') or (h.late = 'charged' and l.amount <> 0)",
+    ),
+    (
+        "a task that came to light after its end is charged by corrections, and no other is",
+        "select format('org %s hold %s: %s, consumed %s at %s bp, corrected %s', org_id, hold_id, h.late, h.raw_consumed, h.factor_bp, e.amount) \
+      from hold h full join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) e \
+      using (org_id, hold_id) where coalesce(h.late = 'charged', false) is distinct from (e.amount is not null) \
+      or (h.late = 'charged' and -e.amount is distinct from div(h.raw_consumed::numeric * h.factor_bp + 9999, 10000))",
     ),
 ];
 
@@ -127,7 +135,7 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
     (
         "in doubt for more than an hour",
-        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'IN_DOUBT' and created_at < now() - interval '1 hour'",
+        "select format('org %s hold %s: since %s', org_id, hold_id, coalesce(doubt_at, created_at)) from hold where state = 'IN_DOUBT' and coalesce(doubt_at, created_at) < now() - interval '1 hour'",
     ),
 ];
 

@@ -2,15 +2,19 @@
 //! `0005` their form with two commits.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::hold::Step;
-use super::lanes::{LaneSettings, ReserveItem, StepItem};
+use super::lanes::{LaneSettings, ReserveItem};
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
+
+/// How often a task is asked for that is in doubt although its id is known.
+const RARELY: Duration = Duration::from_secs(600);
 
 /// What `reserve_batch` answers: verdict, available and reference of each item.
 type Verdicts = (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
@@ -109,6 +113,7 @@ fn row_verdict(verdict: Option<i32>, available: Option<i64>, reference: Option<U
 struct Columns<'a> {
     task: Option<&'a str>,
     raw: Option<i64>,
+    reported: Option<i64>,
     charge: Option<i64>,
     loss: i64,
     possible: bool,
@@ -119,17 +124,20 @@ struct Columns<'a> {
 }
 
 fn columns(step: &Step) -> Columns<'_> {
+    let ms = |time: &Duration| i64::try_from(time.as_millis()).ok();
     match step {
         Step::Run { task, raw, data, answer, poll_in } => Columns {
             task: Some(task),
             raw: raw.map(Credits::get),
+            reported: raw.map(Credits::get),
             data: Some(data),
             answer: Some(answer),
-            due_ms: i64::try_from(poll_in.as_millis()).ok(),
+            due_ms: ms(poll_in),
             ..Columns::default()
         },
-        Step::Settle { raw, charge, flag, data } => Columns {
+        Step::Settle { raw, reported, charge, flag, data } => Columns {
             raw: Some(raw.get()),
+            reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: *flag,
             data: Some(data),
@@ -137,6 +145,7 @@ fn columns(step: &Step) -> Columns<'_> {
         },
         Step::Fail { loss, data } => Columns {
             raw: (*loss > Credits::ZERO).then_some(loss.get()),
+            reported: Some(loss.get()),
             loss: loss.get(),
             reason: Some("the task failed"),
             data: Some(data),
@@ -148,39 +157,75 @@ fn columns(step: &Step) -> Columns<'_> {
         Step::Sweep => Columns { reason: Some("nobody worked on it"), ..Columns::default() },
         Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
         // If its id is known it is still polled, rarely.
-        Step::Doubt { reason } => {
-            Columns { reason: Some(reason), due_ms: Some(600_000), ..Columns::default() }
-        }
+        Step::Doubt { reason } => Columns { reason: Some(reason), due_ms: ms(&RARELY), ..Columns::default() },
         Step::WriteOff { possible_loss } => Columns {
             reason: Some("in doubt for too long"),
             loss: possible_loss.get(),
             possible: true,
             ..Columns::default()
         },
+        Step::LateRun { task, answer, poll_in } => {
+            Columns { task: Some(task), answer: answer.as_deref(), due_ms: ms(poll_in), ..Columns::default() }
+        }
+        Step::LateSettle { raw, reported, charge, data } => Columns {
+            raw: Some(raw.get()),
+            reported: reported.map(Credits::get),
+            charge: Some(charge.get()),
+            reason: Some("it came to light after its end, and succeeded"),
+            data: Some(data),
+            ..Columns::default()
+        },
+        Step::LateFail { loss, data } => Columns {
+            reported: Some(loss.get()),
+            loss: loss.get(),
+            reason: Some("it came to light after its end, and failed"),
+            data: Some(data),
+            ..Columns::default()
+        },
+        Step::LateDrop => {
+            Columns { reason: Some("it came to light after its end, and never ended"), ..Columns::default() }
+        }
+        Step::ResolveRun { task, reason, answer } => {
+            Columns { task: Some(task), reason: Some(reason), answer: Some(answer), ..Columns::default() }
+        }
+        Step::ResolveSettle { task, raw, charge, reason, answer } => Columns {
+            task: Some(task),
+            raw: Some(raw.get()),
+            reported: Some(raw.get()),
+            charge: Some(charge.get()),
+            reason: Some(reason),
+            answer: Some(answer),
+            ..Columns::default()
+        },
+        Step::ResolveRelease { reason, .. } => Columns { reason: Some(reason), ..Columns::default() },
     }
 }
 
+/// Takes one step each for different holds; tells which changed anything.
 pub(super) async fn transition(
     connection: &mut PgConnection,
     profile: Profile,
-    items: &[StepItem],
+    items: &[(OrgId, HoldId, &Step)],
 ) -> Result<Vec<bool>, sqlx::Error> {
-    let (orgs, positions) = lock_order(items.iter().map(|item| item.org));
-    let columns: Vec<Columns<'_>> = items.iter().map(|item| columns(&item.step)).collect();
+    let (orgs, positions) = lock_order(items.iter().map(|(org, ..)| *org));
+    let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
     let applied: Vec<bool> = sqlx::query_scalar(match profile {
         Profile::Plain => {
-            "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, null)"
+            "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, null)"
         }
         Profile::TwoCommit => {
-            "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, null, null)"
+            "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, null, null)"
         }
     })
     .bind(orgs)
     .bind(positions)
-    .bind(items.iter().map(|item| item.hold.as_uuid()).collect::<Vec<_>>())
-    .bind(items.iter().map(|item| item.step.kind()).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, hold, _)| hold.as_uuid()).collect::<Vec<_>>())
+    .bind(items.iter().map(|(.., step)| step.kind()).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.task).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.raw).collect::<Vec<_>>())
+    .bind(columns.iter().map(|c| c.reported).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.charge).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.loss).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.possible).collect::<Vec<_>>())

@@ -8,18 +8,29 @@ use crate::clock::Clock;
 use crate::ids::GatewayId;
 
 impl Database {
-    /// Says that `gateway` is alive for another `lease`, by the database's clock.
-    pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<(), LedgerError> {
-        sqlx::query(
-            "insert into gateway (gateway_id, started_at, alive_until) \
-             values ($1, now(), now() + $2 * interval '1 millisecond') \
-             on conflict (gateway_id) do update set alive_until = excluded.alive_until",
+    /// Says that `gateway` is alive for another `lease`, by the database's clock; tells how many are, with it.
+    pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<u32, LedgerError> {
+        let others: i64 = sqlx::query_scalar(
+            "with renewed as ( \
+                 insert into gateway (gateway_id, started_at, alive_until) \
+                 values ($1, now(), now() + $2 * interval '1 millisecond') \
+                 on conflict (gateway_id) do update set alive_until = excluded.alive_until \
+             ) select count(*) from gateway where alive_until > now() and gateway_id <> $1",
         )
         .bind(gateway.as_uuid())
         .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
-        .execute(self.pool())
+        .fetch_one(self.pool())
         .bounded()
         .await?;
+        Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// Forgets gateways that have been dead for a day. Holds that name one it does not know are a dead gateway's too.
+    pub async fn forget_dead_gateways(&self) -> Result<(), LedgerError> {
+        sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
+            .execute(self.pool())
+            .bounded()
+            .await?;
         Ok(())
     }
 
@@ -52,12 +63,12 @@ impl Lease {
         Self { database, gateway, length, clock, renewed: Mutex::new(None) }
     }
 
-    /// Takes or renews it.
-    pub async fn renew(&self) -> Result<(), LedgerError> {
+    /// Takes or renews it; tells how many gateways there are.
+    pub async fn renew(&self) -> Result<u32, LedgerError> {
         let begun = self.clock.now();
-        self.database.renew_lease(self.gateway, self.length).await?;
+        let gateways = self.database.renew_lease(self.gateway, self.length).await?;
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
-        Ok(())
+        Ok(gateways)
     }
 
     /// How often to renew it.

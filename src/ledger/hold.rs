@@ -109,6 +109,8 @@ pub enum Step {
     Settle {
         /// What the upstream consumed.
         raw: Credits,
+        /// The upstream's own final figure, if it was a valid number.
+        reported: Option<Credits>,
         /// What the tenant pays: raw × factor.
         charge: Credits,
         /// Why the figure is not simply the upstream's last word, if so.
@@ -142,8 +144,69 @@ pub enum Step {
     },
     /// The age limit of a doubt: the tenant is refunded, the platform may have lost.
     WriteOff {
-        /// List price.
+        /// What the upstream reported, or the list price.
         possible_loss: Credits,
+    },
+    /// After its end (RELEASED or WRITTEN_OFF) the task's id comes to light: the task can be read, and is polled until
+    /// the upstream tells its end. No state changes and no credit moves yet.
+    LateRun {
+        /// The upstream's id of it.
+        task: Arc<str>,
+        /// The answer to the caller, for replays.
+        answer: Option<Arc<str>>,
+        /// When the reconciler should first look at it.
+        poll_in: Duration,
+    },
+    /// A task that came to light after its end has succeeded: its tenant gets it and is charged by a correcting entry,
+    /// and what was booked as the platform's loss is taken back.
+    LateSettle {
+        /// What the upstream consumed.
+        raw: Credits,
+        /// The upstream's own final figure, if it was a valid number.
+        reported: Option<Credits>,
+        /// What the tenant pays: raw × factor.
+        charge: Credits,
+        /// The upstream's final `data`, verbatim.
+        data: Arc<str>,
+    },
+    /// A task that came to light after its end has failed: what it consumed is the platform's loss, in place of what
+    /// was booked as one.
+    LateFail {
+        /// What the upstream consumed.
+        loss: Credits,
+        /// The upstream's final `data`, verbatim.
+        data: Arc<str>,
+    },
+    /// A task that came to light after its end never ends: what was booked stays.
+    LateDrop,
+    /// An operator knows the id of a task in doubt: it is polled on.
+    ResolveRun {
+        /// The upstream's id of it.
+        task: Arc<str>,
+        /// Who, and why.
+        reason: Arc<str>,
+        /// The answer to the caller, for replays.
+        answer: Arc<str>,
+    },
+    /// An operator knows that a task in doubt succeeded, and what it consumed.
+    ResolveSettle {
+        /// The upstream's id of it.
+        task: Arc<str>,
+        /// What the upstream consumed.
+        raw: Credits,
+        /// What the tenant pays: raw × factor.
+        charge: Credits,
+        /// Who, and why.
+        reason: Arc<str>,
+        /// The answer to the caller, for replays.
+        answer: Arc<str>,
+    },
+    /// An operator knows that nothing is owed for a task in doubt.
+    ResolveRelease {
+        /// Whether the upstream took it: then its idempotency key stays bound, else it is free again.
+        taken: bool,
+        /// Who, and why.
+        reason: Arc<str>,
     },
 }
 
@@ -151,26 +214,38 @@ impl Step {
     pub(super) fn text_bytes(&self) -> usize {
         match self {
             Self::Run { data, answer, .. } => data.len() + answer.len(),
-            Self::Settle { data, .. } | Self::Fail { data, .. } => data.len(),
+            Self::Settle { data, .. }
+            | Self::Fail { data, .. }
+            | Self::LateSettle { data, .. }
+            | Self::LateFail { data, .. } => data.len(),
+            Self::LateRun { answer, .. } => answer.as_ref().map_or(0, |answer| answer.len()),
             Self::Refuse { .. }
             | Self::Abandon
             | Self::Sweep
             | Self::Doubt { .. }
-            | Self::WriteOff { .. } => 0,
+            | Self::WriteOff { .. }
+            | Self::LateDrop
+            | Self::ResolveRun { .. }
+            | Self::ResolveSettle { .. }
+            | Self::ResolveRelease { .. } => 0,
         }
     }
 
     /// Its name in the table `transition`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Run { .. } => "run",
-            Self::Settle { .. } => "settle",
-            Self::Fail { .. } => "fail",
-            Self::Refuse { .. } => "refuse",
+            Self::Run { .. } | Self::ResolveRun { .. } => "run",
+            Self::Settle { .. } | Self::ResolveSettle { .. } => "settle",
+            Self::Fail { .. } | Self::ResolveRelease { taken: true, .. } => "fail",
+            Self::Refuse { .. } | Self::ResolveRelease { taken: false, .. } => "refuse",
             Self::Abandon => "abandon",
             Self::Sweep => "sweep",
             Self::Doubt { .. } => "doubt",
             Self::WriteOff { .. } => "write_off",
+            Self::LateRun { .. } => "late_run",
+            Self::LateSettle { .. } => "late_settle",
+            Self::LateFail { .. } => "late_fail",
+            Self::LateDrop => "late_drop",
         }
     }
 }
@@ -182,7 +257,7 @@ pub enum Applied {
     Yes,
     /// The hold is in no state this step starts from (or does not exist): nothing moved.
     No,
-    /// The upstream's task id already belongs to another hold: this one went IN_DOUBT instead.
+    /// The upstream's task id already belongs to another hold: this one went IN_DOUBT instead, or stayed as it was.
     DuplicateTask,
 }
 

@@ -7,6 +7,9 @@ use sqlx::Row;
 use super::{Bounded, Database, Fingerprint, LedgerError, State};
 use crate::ids::{HoldId, OrgId};
 
+/// Keys forgotten in one statement.
+const SOME: i64 = 5000;
+
 /// An idempotency key that has been used.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -16,6 +19,8 @@ pub struct Claim {
     pub hold: HoldId,
     /// Where that stands.
     pub state: State,
+    /// Whether it came to light after its end.
+    pub late: bool,
     /// The stored answer, once there is one.
     pub answer: Option<Arc<str>>,
 }
@@ -24,7 +29,7 @@ impl Database {
     /// Who used `key` on create, if anybody.
     pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, LedgerError> {
         let row = sqlx::query(
-            "select c.fingerprint, c.hold_id, c.answer, h.state from idempotency c \
+            "select c.fingerprint, c.hold_id, c.answer, h.state, h.late is not null as late from idempotency c \
              join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
              where c.org_id = $1 and c.endpoint = 'generate' and c.key = $2",
         )
@@ -39,21 +44,32 @@ impl Database {
                 .ok_or(LedgerError::Corrupt("fingerprint"))?,
             hold: HoldId::from_uuid(row.try_get("hold_id")?),
             state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+            late: row.try_get("late")?,
             answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
         }))
     }
 
-    /// Forgets keys older than the retention whose task has ended.
+    /// Forgets keys older than the retention whose task has ended, some thousands at a time: a long delete would hold up
+    /// the creates that use its keys.
     pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, LedgerError> {
-        let done = sqlx::query(
-            "delete from idempotency c where c.created_at < now() - make_interval(hours => $1) \
-             and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
-                             and h.state in ('HELD', 'RUNNING', 'IN_DOUBT'))",
-        )
-        .bind(hours)
-        .execute(self.pool())
-        .bounded()
-        .await?;
-        Ok(done.rows_affected())
+        let mut forgotten = 0;
+        loop {
+            let done = sqlx::query(
+                "delete from idempotency where (org_id, endpoint, key) in ( \
+                     select c.org_id, c.endpoint, c.key from idempotency c \
+                     where c.created_at < now() - make_interval(hours => $1) \
+                     and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
+                                     and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')) limit $2)",
+            )
+            .bind(hours)
+            .bind(SOME)
+            .execute(self.pool())
+            .bounded()
+            .await?;
+            forgotten += done.rows_affected();
+            if i64::try_from(done.rows_affected()).unwrap_or(i64::MAX) < SOME {
+                return Ok(forgotten);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -55,8 +56,6 @@ pub struct Principal {
     pub allowed_types: Option<Vec<String>>,
     /// Networks the key may be used from; none: all.
     pub allowed_networks: Option<Vec<IpNet>>,
-    /// When the key ends.
-    pub expires_at: Option<OffsetDateTime>,
 }
 
 impl Principal {
@@ -80,6 +79,8 @@ pub struct FoundKey {
     pub secret: SecretHash,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// How much longer it was to live when it was found, by the database's clock: gateways' may differ.
+    pub expires_in: Option<Duration>,
     /// Who it stands for.
     pub principal: Arc<Principal>,
 }
@@ -177,7 +178,8 @@ impl Database {
     /// The key with that public id.
     pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
         let row = sqlx::query(
-            "select k.key_id, k.org_id, k.user_id, k.secret_sha256, k.revoked_at is not null as revoked, k.expires_at, \
+            "select k.key_id, k.org_id, k.user_id, k.secret_sha256, k.revoked_at is not null as revoked, \
+             extract(epoch from k.expires_at - clock_timestamp())::float8 as expires_in, \
              k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, u.role, \
              o.status = 'suspended' or u.status = 'suspended' as suspended, o.price_factor_bp, \
              o.create_per_minute as org_create, o.status_per_minute as org_status \
@@ -209,9 +211,16 @@ impl Database {
             org_rates: Rates { create: rate(&row, "org_create")?, status: rate(&row, "org_status")? },
             allowed_types: row.try_get("allowed_types")?,
             allowed_networks: networks,
-            expires_at: row.try_get("expires_at")?,
         };
-        Ok(Some(FoundKey { secret, revoked: row.try_get("revoked")?, principal: Arc::new(principal) }))
+        let expires_in = row.try_get::<Option<f64>, _>("expires_in")?;
+        Ok(Some(FoundKey {
+            secret,
+            revoked: row.try_get("revoked")?,
+            // What does not fit is over (negative), or will not be over in our time.
+            expires_in: expires_in
+                .map(|seconds| Duration::try_from_secs_f64(seconds.clamp(0.0, 1e10)).unwrap_or_default()),
+            principal: Arc::new(principal),
+        }))
     }
 
     /// The keys of `org`, oldest first.

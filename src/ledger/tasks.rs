@@ -1,4 +1,4 @@
-//! Reading tasks: one for a status, a page for a list, those that are due for the reconciler.
+//! Reading tasks: one for a status, a page for a list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Bounded, Database, LedgerError};
 use crate::credits::{Credits, PriceFactor};
-use crate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
+use crate::ids::{HoldId, KeyId, OrgId, UserId};
 
 /// The state of a hold (contract, "The life of a task").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +55,31 @@ impl State {
     }
 }
 
+/// What became of evidence that came after the end (contract, "How much").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Late {
+    /// The task's id is known now, and it is polled until the upstream tells its end.
+    Open,
+    /// It succeeded: its tenant has it and was charged by a correcting entry.
+    Charged,
+    /// It failed: what it consumed is the platform's loss.
+    Lost,
+    /// It never ended.
+    GivenUp,
+}
+
+impl Late {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "open" => Some(Self::Open),
+            "charged" => Some(Self::Charged),
+            "lost" => Some(Self::Lost),
+            "given_up" => Some(Self::GivenUp),
+            _ => None,
+        }
+    }
+}
+
 /// A task as the ledger knows it.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -68,6 +93,8 @@ pub struct Task {
     pub key: Option<KeyId>,
     /// Where it is in its life.
     pub state: State,
+    /// What came to light after its end.
+    pub late: Option<Late>,
     /// Credits held, or that were.
     pub amount: Credits,
     /// The list price.
@@ -94,14 +121,25 @@ pub struct Task {
     pub created_at: OffsetDateTime,
     /// When it ended.
     pub ended_at: Option<OffsetDateTime>,
-    /// How often the reconciler has asked.
+    /// How long ago that was when this was read, or when its id became known, if that was after its end; by the
+    /// database's clock.
+    pub age: Duration,
+    /// How often the reconciler has claimed it: the token of the last claim.
     pub polls: u32,
 }
 
-const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
-                       account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls";
+impl Task {
+    /// Whether there is nothing more to learn about it.
+    pub fn is_over(&self) -> bool {
+        self.state.is_terminal() && self.late != Some(Late::Open)
+    }
+}
 
-fn task(row: &PgRow) -> Result<Task, LedgerError> {
+pub(super) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
+                       account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
+                       extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
+
+pub(super) fn task(row: &PgRow) -> Result<Task, LedgerError> {
     let factor = PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp"))?;
     Ok(Task {
         hold: HoldId::from_uuid(row.try_get("hold_id")?),
@@ -109,6 +147,10 @@ fn task(row: &PgRow) -> Result<Task, LedgerError> {
         user: UserId::from_uuid(row.try_get("user_id")?),
         key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from_uuid),
         state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+        late: match row.try_get::<Option<&str>, _>("late")? {
+            Some(late) => Some(Late::parse(late).ok_or(LedgerError::Corrupt("late"))?),
+            None => None,
+        },
         amount: Credits::new(row.try_get("amount")?),
         list_price: Credits::new(row.try_get("list_price")?),
         factor,
@@ -122,6 +164,7 @@ fn task(row: &PgRow) -> Result<Task, LedgerError> {
         data: row.try_get::<Option<&str>, _>("data").ok().flatten().map(Into::into),
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
+        age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
         polls: row.try_get::<i32, _>("polls")?.try_into().unwrap_or_default(),
     })
 }
@@ -203,69 +246,6 @@ impl Database {
         .fetch_all(self.pool()).bounded()
         .await?;
         rows.iter().map(task).collect()
-    }
-
-    /// Claims RUNNING tasks whose poll is due and moves their next one `again_in` (jittered) away, so that a claimer
-    /// that dies is followed by another. Claims of several gateways never overlap.
-    pub async fn claim_due(&self, limit: u32, again_in: Duration) -> Result<Vec<Task>, LedgerError> {
-        let columns = COLUMNS.split(", ").map(|column| format!("h.{column}")).collect::<Vec<_>>().join(", ");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "with due as (select org_id, hold_id from hold where due_at <= now() \
-             and (state = 'RUNNING' or (state = 'IN_DOUBT' and upstream_task is not null)) order by due_at limit $1 for update skip locked) \
-             update hold h set polls = h.polls + 1, \
-             due_at = now() + (case when h.state = 'IN_DOUBT' then 600000 else $2 * (1 + least(h.polls, 9)) end) \
-             * (0.75 + random() / 2) * interval '1 millisecond' \
-             from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {columns}"
-        )))
-        .bind(i64::from(limit))
-        .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
-        .fetch_all(self.pool()).bounded()
-        .await?;
-        rows.iter().map(task).collect()
-    }
-
-    /// Seconds by which the oldest due poll is late.
-    pub async fn poll_lag_seconds(&self) -> Result<f64, LedgerError> {
-        let lag: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
-        )
-        .fetch_one(self.pool()).bounded()
-        .await?;
-        Ok(lag.unwrap_or(0.0))
-    }
-
-    /// HELD rows of `owner` that are past their grace.
-    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
-        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "select org_id, hold_id from hold where state = 'HELD' and due_at < now() and owner = $1 limit 1000",
-        )
-        .bind(owner.as_uuid())
-        .fetch_all(self.pool()).bounded()
-        .await?;
-        Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
-    }
-
-    /// HELD rows of other gateways that have been dead for a while: they may have been sent.
-    pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
-        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
-             where h.state = 'HELD' and h.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit 1000",
-        )
-        .bind(me.as_uuid())
-        .fetch_all(self.pool()).bounded()
-        .await?;
-        Ok(rows.into_iter().map(|(org, hold)| (OrgId::from_uuid(org), HoldId::from_uuid(hold))).collect())
-    }
-
-    /// Remembers the `data` of a poll that ended nothing; a task that has ended meanwhile keeps its own.
-    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), LedgerError> {
-        sqlx::query("update hold set data = $3 where org_id = $1 and hold_id = $2 and state in ('RUNNING', 'IN_DOUBT')")
-            .bind(task.org.as_uuid())
-            .bind(task.hold.as_uuid())
-            .bind(data)
-            .execute(self.pool()).bounded()
-            .await?;
-        Ok(())
     }
 
     /// Unfinished tasks by state, over all organisations.

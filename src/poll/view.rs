@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::credits::Credits;
-use crate::ledger::{State, Task};
+use crate::ledger::{Late, State, Task};
 use crate::upstream::{Progress, report};
 use crate::wire::{RawObject, success};
 
@@ -17,18 +17,19 @@ pub struct View {
     body: Bytes,
     asked: Option<Instant>,
     tried: Option<Instant>,
+    read: Instant,
 }
 
 impl View {
-    /// The state of `task`, last confirmed by the vendor at `asked`.
-    pub(super) fn new(task: Task, asked: Option<Instant>) -> Self {
+    /// The state of `task` as read at `read`, last confirmed by the vendor at `asked`.
+    pub(super) fn new(task: Task, asked: Option<Instant>, read: Instant) -> Self {
         let body = success(&data(&task)).into();
-        Self { task, body, asked, tried: None }
+        Self { task, body, asked, tried: None, read }
     }
 
     /// The state of `task`, last confirmed at `asked`; the vendor was asked in vain at `tried`.
     pub(super) fn unanswered(task: Task, asked: Option<Instant>, tried: Instant) -> Self {
-        Self { tried: Some(tried), ..Self::new(task, asked) }
+        Self { tried: Some(tried), ..Self::new(task, asked, tried) }
     }
 
     pub(super) fn asked(&self) -> Option<Instant> {
@@ -56,14 +57,15 @@ impl View {
 
     /// Whether nothing will change any more.
     pub fn is_final(&self) -> bool {
-        self.task.state.is_terminal()
+        self.task.is_over()
     }
 
     /// How long ago the vendor confirmed it.
     pub fn age(&self, clock: Clock) -> Duration {
         match self.asked {
             Some(asked) => clock.since(asked),
-            None => (clock.wall() - self.task.created_at).try_into().unwrap_or_default(),
+            // By the database's clock: gateways' may differ.
+            None => self.task.age + clock.since(self.read),
         }
     }
 }
@@ -77,12 +79,24 @@ pub(crate) fn word(state: State) -> &'static str {
     }
 }
 
+/// The task's word on the wire, with what came to light after its end.
+pub(crate) fn shown_status(task: &Task) -> &'static str {
+    match task.late {
+        Some(Late::Open) => word(State::Running),
+        Some(Late::Charged) => word(State::Settled),
+        Some(Late::Lost | Late::GivenUp) | None => word(task.state),
+    }
+}
+
 /// What the task costs, as far as is known.
 pub(crate) fn shown_credits(task: &Task) -> Credits {
-    match task.state {
-        State::Held | State::Running | State::InDoubt => task.amount,
-        State::Settled => task.charged.unwrap_or(task.amount),
-        State::Released | State::WrittenOff => Credits::ZERO,
+    match (task.state, task.late) {
+        (State::Held | State::Running | State::InDoubt, _) => task.amount,
+        (State::Settled, _) => task.charged.unwrap_or(task.amount),
+        (State::Released | State::WrittenOff, Some(Late::Charged)) => {
+            task.raw_consumed.and_then(|raw| task.factor.apply(raw)).unwrap_or(task.amount)
+        }
+        (State::Released | State::WrittenOff, _) => Credits::ZERO,
     }
 }
 
@@ -99,18 +113,19 @@ fn data(task: &Task) -> RawObject {
     };
     object.set("consumed_credits", shown_credits(task).to_string());
     // The vendor's word is shown, unless it says something that our books do not (yet) say.
-    let agrees = match task.state {
-        State::Held | State::Running | State::InDoubt => progress == Progress::Running,
-        State::Settled => progress == Progress::Succeeded,
-        State::Released | State::WrittenOff => progress == Progress::Failed,
+    let shown = shown_status(task);
+    let said = match progress {
+        Progress::Running => word(State::Running),
+        Progress::Succeeded => word(State::Settled),
+        Progress::Failed => word(State::Released),
     };
-    if !agrees {
-        object.set("status", json(word(task.state)));
-        if known && !task.state.is_terminal() {
+    if said != shown {
+        object.set("status", json(shown));
+        if known && !task.is_over() {
             object.set("response", "null".into());
         }
     }
-    if task.state == State::WrittenOff {
+    if task.state == State::WrittenOff && matches!(task.late, None | Some(Late::GivenUp)) {
         object.set("error_message", json("The outcome of this task stayed unknown. It was not charged."));
     }
     object
@@ -121,7 +136,7 @@ fn own(task: &Task) -> RawObject {
     let created = task.created_at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
     let message = match task.state {
         // The reason may tell of the shared account, which is the operator's business.
-        State::Released => json("This task was not started. Nothing was charged."),
+        State::Released if task.late.is_none() => json("This task was not started. Nothing was charged."),
         State::InDoubt => json("Whether the video service started this task is not known yet."),
         _ => "null".into(),
     };
@@ -129,7 +144,7 @@ fn own(task: &Task) -> RawObject {
     let text = format!(
         r#"{{"task_id":{},"status":{},"consumed_credits":0,"created_at":{},"response":null,"error_message":{message},"type":{}}}"#,
         json(&id),
-        json(word(task.state)),
+        json(shown_status(task)),
         json(&created),
         json(&task.task_type)
     );

@@ -10,7 +10,8 @@ use tollgate::ledger::{Ledger, Step};
 
 use super::database::TestDatabase;
 use super::fixture::{
-    credits, doubt, fail, funded, grant, ledger, new_hold, refuse, run, settle, with_key, write_off,
+    credits, doubt, fail, funded, grant, late_fail, late_run, late_settle, ledger, new_hold, refuse, run,
+    settle, with_key, write_off,
 };
 
 const ORGS: &str = "every organisation has a balance, and every balance an organisation";
@@ -25,6 +26,7 @@ const AMOUNT: &str = "a hold is its list price times its factor, rounded up";
 const CHARGE: &str = "a charge is what the upstream consumed times the factor, rounded up";
 const LOSS: &str = "a written-off task has its loss";
 const LOST: &str = "a loss belongs to a task that no tenant paid for";
+const LATE: &str = "a task that came to light after its end is charged by corrections, and no other is";
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
 const OPEN_KEY: &str = "an open hold keeps its idempotency key";
@@ -42,6 +44,8 @@ async fn live(db: &TestDatabase) -> OrgId {
         ("failed", vec![run(HoldId::generate()), fail(5)]),
         ("refused", vec![refuse()]),
         ("written off", vec![doubt(), write_off(400)]),
+        ("late", vec![doubt(), write_off(400), late_run(), late_settle(300)]),
+        ("late and failed", vec![doubt(), write_off(400), late_run(), late_fail(200)]),
     ] {
         let mut guard = grant(&ledger, with_key(org, 400, name)).await;
         for step in steps {
@@ -110,8 +114,13 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
              select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), now() from org",
-            &[CORRECTION],
+            &[CORRECTION, LATE],
         ),
+        ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),
+        ("update hold set late = 'charged' where idem_key = 'failed'", &[LOST, LATE]),
+        ("update hold set raw_consumed = 301 where idem_key = 'late'", &[LATE]),
+        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE]),
+        ("update platform_loss set amount = -399 where amount = -400", &[LOST]),
         ("delete from platform_loss where possible", &[LOSS]),
         ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST]),
         ("update idempotency set hold_id = gen_random_uuid() where key = 'settled'", &[KEY]),
@@ -124,7 +133,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         live(&db).await;
         let before = db.database().audit().await.unwrap();
         assert_eq!((before.breaches, before.warnings), (vec![], vec![]));
-        assert_eq!((before.orgs, before.holds, before.entries), (1, 8, 3));
+        assert_eq!((before.orgs, before.holds, before.entries), (1, 10, 4));
         db.expect_broken();
         break_it(&db, statement).await;
         let report = db.database().audit().await.unwrap();
@@ -145,7 +154,7 @@ async fn old_unfinished_work_is_a_warning_and_no_breach() {
     let db = TestDatabase::new().await;
     live(&db).await;
     sqlx::raw_sql(
-        "update hold set created_at = now() - interval '61 min', due_at = now() - interval '11 min'",
+        "update hold set created_at = now() - interval '61 min', doubt_at = doubt_at - interval '61 min', due_at = now() - interval '11 min'",
     )
     .execute(db.pool())
     .await

@@ -103,7 +103,13 @@ pub fn run_as(task: &str) -> Step {
 
 /// Success, at list price.
 pub fn settle(consumed: i64) -> Step {
-    Step::Settle { raw: credits(consumed), charge: credits(consumed), flag: None, data: "{}".into() }
+    Step::Settle {
+        raw: credits(consumed),
+        reported: Some(credits(consumed)),
+        charge: credits(consumed),
+        flag: None,
+        data: "{}".into(),
+    }
 }
 
 pub fn fail(loss: i64) -> Step {
@@ -130,4 +136,20 @@ pub async fn money(database: &Database, org: OrgId) -> [i64; 3] {
 
 pub async fn state(database: &Database, org: OrgId, hold: HoldId) -> State {
     database.task_by_hold(org, hold).await.unwrap().unwrap().state
+}
+
+/// Its id came to light after its end.
+pub fn late_run() -> Step {
+    Step::LateRun { task: HoldId::generate().to_string().into(), answer: None, poll_in: HOUR }
+}
+
+/// It came to light after its end, and has succeeded.
+pub fn late_settle(consumed: i64) -> Step {
+    let raw = credits(consumed);
+    Step::LateSettle { raw, reported: Some(raw), charge: raw, data: "{}".into() }
+}
+
+/// It came to light after its end, and has failed.
+pub fn late_fail(loss: i64) -> Step {
+    Step::LateFail { loss: credits(loss), data: "{}".into() }
 }

@@ -7,8 +7,8 @@ use tollgate::ledger::{Applied, Ledger, LedgerError, NewHold, OrgLimits, State, 
 
 use super::database::{TestDatabase, until};
 use super::fixture::{
-    credits, doubt, fail, funded, grant, ledger, money, new_hold, refuse, run, run_as, settle, state,
-    with_key, write_off,
+    credits, doubt, fail, funded, grant, late_fail, late_settle, ledger, money, new_hold, refuse, run,
+    run_as, settle, state, with_key, write_off,
 };
 
 const STATES: [State; 6] =
@@ -95,7 +95,16 @@ async fn hold_and_charge_follow_the_price_factor_the_hold_was_made_with() {
     let task = db.database().task_by_hold(org, guard.id()).await.unwrap().unwrap();
     assert_eq!((task.factor, task.list_price, task.amount), (factor, credits(400), credits(334)));
     let charge = factor.apply(credits(361)).unwrap();
-    guard.step(Step::Settle { raw: credits(361), charge, flag: None, data: "{}".into() }).await.unwrap();
+    guard
+        .step(Step::Settle {
+            raw: credits(361),
+            reported: Some(credits(361)),
+            charge,
+            flag: None,
+            data: "{}".into(),
+        })
+        .await
+        .unwrap();
     assert_eq!(money(db.database(), org).await, [1000 - 301, 0, 301]);
 }
 
@@ -158,6 +167,9 @@ async fn a_step_moves_a_hold_only_along_the_contracts_diagram() {
             Step::Sweep,
             doubt(),
             write_off(400),
+            late_settle(300),
+            late_fail(7),
+            Step::LateDrop,
         ];
         for step in steps {
             let to = match (from, step.kind()) {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use proptest::collection::vec;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::ledger::{
-    Applied, Balance, Fingerprint, HoldGuard, Ledger, LedgerError, NewHold, OrgLimits, State, Step,
+    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, LedgerError, NewHold, OrgLimits, State, Step,
     TaskFilter, Verdict,
 };
 
@@ -71,6 +72,11 @@ enum Kind {
     Abandon,
     Doubt,
     WriteOff,
+    /// With one of few upstream ids.
+    LateRun(u8),
+    LateSettle(i64),
+    LateFail(i64),
+    LateDrop,
 }
 
 fn amounts() -> impl Strategy<Value = i64> {
@@ -95,6 +101,10 @@ fn kinds() -> impl Strategy<Value = Kind> {
         1 => Just(Kind::Abandon),
         3 => Just(Kind::Doubt),
         2 => Just(Kind::WriteOff),
+        3 => (0..4u8).prop_map(Kind::LateRun),
+        2 => amounts().prop_map(Kind::LateSettle),
+        1 => amounts().prop_map(Kind::LateFail),
+        1 => Just(Kind::LateDrop),
     ]
 }
 
@@ -138,6 +148,7 @@ struct ModelHold {
     amount: i128,
     wish: Wish,
     task: Option<u8>,
+    late: Option<Late>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -199,7 +210,7 @@ impl Model {
         if let Some(key) = wish.idem {
             self.keys.insert(key, self.holds.len());
         }
-        self.holds.push(ModelHold { state: State::Held, amount, wish: wish.clone(), task: None });
+        self.holds.push(ModelHold { state: State::Held, amount, wish: wish.clone(), task: None, late: None });
         Expected::Granted { available: self.available }
     }
 
@@ -207,6 +218,9 @@ impl Model {
     fn step(&mut self, index: usize, kind: &Kind) -> Option<Applied> {
         let hold = &self.holds[index];
         let (amount, wish) = (hold.amount, hold.wish.clone());
+        if matches!(kind, Kind::LateRun(_) | Kind::LateSettle(_) | Kind::LateFail(_) | Kind::LateDrop) {
+            return self.step_late(index, kind);
+        }
         let to = match (hold.state, kind) {
             (State::Held | State::InDoubt, Kind::Run(_)) => State::Running,
             (State::Running | State::InDoubt, Kind::Settle(_)) => State::Settled,
@@ -242,6 +256,43 @@ impl Model {
             }
         }
         self.holds[index].state = to;
+        Some(Applied::Yes)
+    }
+
+    /// Evidence after the end: no state changes, and what is charged is charged by a correction.
+    fn step_late(&mut self, index: usize, kind: &Kind) -> Option<Applied> {
+        let hold = &self.holds[index];
+        if !matches!(hold.state, State::Released | State::WrittenOff) {
+            return Some(Applied::No);
+        }
+        let late = match (hold.late, kind) {
+            (None, Kind::LateRun(task)) => {
+                let task = hold.task.unwrap_or(*task);
+                if self
+                    .holds
+                    .iter()
+                    .enumerate()
+                    .any(|(other, hold)| other != index && hold.task == Some(task))
+                {
+                    return Some(Applied::DuplicateTask);
+                }
+                self.holds[index].task = Some(task);
+                Late::Open
+            }
+            (Some(Late::Open), Kind::LateSettle(raw)) => {
+                let charge = i128::from(charge(&hold.wish, *raw).1);
+                if self.available - charge < MIN || self.consumed + charge > MAX {
+                    return None;
+                }
+                self.available -= charge;
+                self.consumed += charge;
+                Late::Charged
+            }
+            (Some(Late::Open), Kind::LateFail(_)) => Late::Lost,
+            (Some(Late::Open), Kind::LateDrop) => Late::GivenUp,
+            _ => return Some(Applied::No),
+        };
+        self.holds[index].late = Some(late);
         Some(Applied::Yes)
     }
 
@@ -437,20 +488,39 @@ impl History<'_> {
     fn depends_on_batches(&self, steps: &[(usize, &Kind)]) -> bool {
         let repeated = |n: usize| steps[..n].iter().any(|(index, _)| *index == steps[n].0);
         // Near the edge of what a balance can be, the sum of a batch may fit where its parts do not.
-        let huge = steps.iter().any(|(_, kind)| matches!(kind, Kind::Settle(raw) if *raw > 1 << 40));
+        let huge = steps
+            .iter()
+            .any(|(_, kind)| matches!(kind, Kind::Settle(raw) | Kind::LateSettle(raw) if *raw > 1 << 40));
         // A hold's second step lets others pass, who may take the upstream id that it wants.
-        let runs = steps.iter().filter(|(_, kind)| matches!(kind, Kind::Run(_))).count();
+        let runs = steps.iter().filter(|(_, kind)| matches!(kind, Kind::Run(_) | Kind::LateRun(_))).count();
         huge || (runs > 1 && (0..steps.len()).any(repeated))
     }
 
     fn as_step(&self, index: usize, kind: &Kind) -> Step {
         let hold = &self.model.holds[index];
         let list = price(&hold.wish).1;
+        let id = |task: u8| format!("{} {}", self.org, hold.task.unwrap_or(task));
         match kind {
-            Kind::Run(task) => run_as(&format!("{} {}", self.org, hold.task.unwrap_or(*task))),
+            Kind::LateRun(task) => {
+                Step::LateRun { task: id(*task).into(), answer: None, poll_in: Duration::ZERO }
+            }
+            Kind::LateSettle(raw) => {
+                let (raw, charge) = charge(&hold.wish, *raw);
+                let raw = credits(raw);
+                Step::LateSettle { raw, reported: Some(raw), charge: credits(charge), data: "{}".into() }
+            }
+            Kind::LateFail(loss) => Step::LateFail { loss: credits(*loss), data: "{}".into() },
+            Kind::LateDrop => Step::LateDrop,
+            Kind::Run(task) => run_as(&id(*task)),
             Kind::Settle(raw) => {
                 let (raw, charge) = charge(&hold.wish, *raw);
-                Step::Settle { raw: credits(raw), charge: credits(charge), flag: None, data: "{}".into() }
+                Step::Settle {
+                    raw: credits(raw),
+                    reported: Some(credits(raw)),
+                    charge: credits(charge),
+                    flag: None,
+                    data: "{}".into(),
+                }
             }
             Kind::Fail(loss) => Step::Fail { loss: credits(*loss), data: "{}".into() },
             Kind::Refuse => refuse(),
@@ -478,9 +548,11 @@ impl History<'_> {
 
     async fn compare_states(&self) -> Result<(), String> {
         let tasks = self.world.db.database().tasks(self.org, &TaskFilter::default(), 1000).await.unwrap();
-        let found: HashMap<_, _> = tasks.into_iter().map(|task| (task.hold, task.state)).collect();
+        let found: HashMap<_, _> =
+            tasks.into_iter().map(|task| (task.hold, (task.state, task.late))).collect();
         let holds = self.holds.iter().map(|(hold, _)| *hold);
-        let expected: HashMap<_, _> = holds.zip(self.model.holds.iter().map(|hold| hold.state)).collect();
+        let expected: HashMap<_, _> =
+            holds.zip(self.model.holds.iter().map(|hold| (hold.state, hold.late))).collect();
         if found == expected { Ok(()) } else { differ("states", expected, found) }
     }
 

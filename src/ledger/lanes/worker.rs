@@ -16,6 +16,7 @@ use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work, lane_options};
 use crate::clock::Clock;
 use crate::config::Profile;
 use crate::credits::Credits;
+use crate::fail_point;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
 
@@ -116,6 +117,7 @@ impl Worker {
             let (servers, owner, settings) = (self.servers.clone(), self.owner, self.settings.clone());
             let result = match self.connect().await {
                 Ok((connection, turn)) => {
+                    fail_point::reach("reserve.before");
                     let call = batch::reserve(connection, owner, &settings, &items, resend);
                     in_time(&servers, turn, settings.call_timeout, call).await
                 }
@@ -123,6 +125,7 @@ impl Worker {
             };
             let failure = match result {
                 Some(Ok(verdicts)) => {
+                    fail_point::reach("reserve.committed");
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
@@ -239,13 +242,15 @@ impl Worker {
             let (servers, settings) = (self.servers.clone(), self.settings.clone());
             let result = match self.connect().await {
                 Ok((connection, turn)) => {
-                    let call = batch::transition(connection, settings.profile, &items);
+                    let steps: Vec<_> = items.iter().map(|item| (item.org, item.hold, &item.step)).collect();
+                    let call = batch::transition(connection, settings.profile, &steps);
                     in_time(&servers, turn, settings.call_timeout, call).await
                 }
                 Err(error) => Some(Err(error)),
             };
             let failure = match result {
                 Some(Ok(applied)) => {
+                    reached(&items);
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
@@ -358,6 +363,19 @@ async fn in_time<T>(
     }
 }
 
+/// The steps of a task's life that have just become durable.
+fn reached(items: &[StepItem]) {
+    for item in items {
+        match &item.step {
+            Step::Run { .. } => fail_point::reach("record.committed"),
+            Step::Settle { .. } | Step::Fail { .. } | Step::LateSettle { .. } => {
+                fail_point::reach("settle.committed")
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Counted when durable, once for each hold that really moved.
 fn count_step(step: &Step, applied: Applied) {
     let moved = applied == Applied::Yes;
@@ -368,19 +386,29 @@ fn count_step(step: &Step, applied: Applied) {
     }
     let credits = |credits: Credits| u64::try_from(credits.get()).unwrap_or_default();
     match step {
+        Step::LateSettle { charge, .. } | Step::ResolveSettle { charge, .. } => {
+            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
+        }
         Step::Settle { charge, flag, .. } => {
             metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
             if flag.is_some() {
                 metrics::counter!(m::FLAGGED_CHARGES).increment(1);
             }
         }
-        Step::Fail { loss, .. } => {
+        Step::Fail { loss, .. } | Step::LateFail { loss, .. } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss))
         }
         Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
             metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
         }
-        Step::Run { .. } | Step::Abandon | Step::Sweep | Step::Doubt { .. } => {}
+        Step::Run { .. }
+        | Step::Abandon
+        | Step::Sweep
+        | Step::Doubt { .. }
+        | Step::LateRun { .. }
+        | Step::LateDrop
+        | Step::ResolveRun { .. }
+        | Step::ResolveRelease { .. } => {}
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Hold {
     pub upstream_task: Option<String>,
     pub raw_consumed: Option<i64>,
     pub charged: Option<i64>,
+    /// What became of evidence that came after its end.
+    pub late: Option<String>,
     /// What the upstream took and no tenant pays, by its own words.
     pub loss: i64,
     /// What it may have taken.
@@ -106,9 +108,9 @@ impl Closing {
                 },
                 Some(hold) => {
                     seen += 1;
-                    let ours = match hold.state.as_str() {
-                        "SETTLED" => hold.raw_consumed.unwrap(),
-                        "RELEASED" => hold.loss,
+                    let ours = match (hold.state.as_str(), hold.late.as_deref()) {
+                        ("SETTLED", _) | (_, Some("charged")) => hold.raw_consumed.unwrap(),
+                        ("RELEASED", None) | (_, Some("lost")) => hold.loss,
                         _ => consumed,
                     };
                     if ours != consumed {

@@ -1,0 +1,59 @@
+//! Named steps of a task's life at which a test may kill, stop or break this process. Release builds have none.
+//!
+//! `TOLLGATE_FAIL_POINT="create.answered=kill"` names one step and what happens when it is first reached: `kill`
+//! (SIGKILL, as a crash would), `stop` (SIGSTOP, until somebody sends SIGCONT) or `panic`.
+//!
+//! | Step | Where |
+//! |---|---|
+//! | `reserve.before` | a batch of reservations is about to be sent to the database |
+//! | `reserve.committed` | it is durable; nobody has been told yet |
+//! | `create.held` | the create's own task begins, nothing is sent |
+//! | `create.before_send` | the first byte is about to be written; the lease is looked at after this |
+//! | `create.sent` | the request has been handed to its connection |
+//! | `create.head` | the head of the vendor's answer has come |
+//! | `create.answered` | the outcome is known, nothing is recorded |
+//! | `record.committed` | the task id is durable, the client has no answer |
+//! | `poll.before` | the vendor is about to be asked for a task |
+//! | `poll.answered` | it has told the end, nothing is settled |
+//! | `settle.committed` | the end is durable; nobody has been told yet |
+//! | `sweep.before` | the holds of dead gateways are known, none is taken over |
+
+/// Says that the step `name` is reached.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn reach(_name: &'static str) {}
+
+/// Says that the step `name` is reached.
+#[cfg(debug_assertions)]
+pub fn reach(name: &'static str) {
+    armed::reach(name);
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    static PLAN: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
+        let plan = std::env::var("TOLLGATE_FAIL_POINT").ok()?;
+        let (name, action) = plan.split_once('=')?;
+        Some((name.to_owned(), action.to_owned()))
+    });
+    static DONE: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn reach(name: &'static str) {
+        let Some((wanted, action)) = &*PLAN else { return };
+        if wanted != name || DONE.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(name, action, "a fail point is reached");
+        match action.as_str() {
+            "kill" => drop(kill(Pid::this(), Signal::SIGKILL)),
+            "stop" => drop(kill(Pid::this(), Signal::SIGSTOP)),
+            _ => panic!("fail point {name}"),
+        }
+    }
+}
