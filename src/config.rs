@@ -202,7 +202,8 @@ pub enum Profile {
     #[default]
     Plain,
     /// A commit that frees the balance row without waiting, then a second one that waits. For several gateways that
-    /// share busy organisations, on a slow disk or with a synchronous standby.
+    /// share busy organisations, on a slow disk or with a synchronous standby. For a moment others can read what a
+    /// crash of the database would still undo; whoever asked for it is answered only when it is durable.
     TwoCommit,
 }
 

@@ -6,7 +6,7 @@
 //! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
 //!
 //! Two handles: [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the lanes, which
-//! reserve and step in batches.
+//! reserve and step in batches. Both follow the primary if the database has several servers.
 #![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
 
 mod accounts;
