@@ -15,10 +15,10 @@ alter table hold
     add column drift bigint,
     add constraint hold_late_after_end check (late is null or state in ('RELEASED', 'WRITTEN_OFF'));
 
--- Each open hold stands in one of them. Tasks are claimed organisation by organisation, so that none waits for the
--- backlog of another.
+-- Each open hold stands in one of them. Tasks are claimed organisation by organisation and backend by backend, so that
+-- none waits for the backlog of another.
 create index hold_unrecorded on hold (owner, due_at) where state = 'HELD';
-create index hold_pollable on hold (org_id, due_at)
+create index hold_pollable on hold (org_id, backend, due_at)
     where state = 'RUNNING' or (state = 'IN_DOUBT' and upstream_task is not null);
 create index hold_late on hold (due_at) where late = 'open';
 create index hold_drift on hold (ended_at) where drift <> 0;

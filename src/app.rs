@@ -233,13 +233,16 @@ impl App {
         let background = TaskTracker::new();
         background.spawn(watcher.run(stop.clone()));
         background.spawn(reconciler::renew(lease.clone(), poller.clone(), drained.clone()));
-        background.spawn(reconciler::finish_tasks(
-            poller,
-            ledger.database().clone(),
-            tasks.clone(),
-            pace.clone(),
-            stop.clone(),
-        ));
+        for backend in Upstream::names() {
+            background.spawn(reconciler::finish_tasks(
+                backend,
+                poller.clone(),
+                ledger.database().clone(),
+                tasks.clone(),
+                pace.clone(),
+                stop.clone(),
+            ));
+        }
         background.spawn(reconciler::sweep(
             ledger.clone(),
             keys,

@@ -310,7 +310,7 @@ pub struct Reconciler {
     /// Polls to the upstream a second, at most, of all gateways on one database together; clients' status calls count,
     /// and get at most half of them.
     pub polls_per_second: u32,
-    /// Polls at one time, at most.
+    /// Polls of one backend at one time, at most.
     pub concurrency: usize,
     /// How long after a create the first look is taken; later looks are further apart.
     pub interval_ms: u64,

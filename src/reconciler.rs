@@ -42,8 +42,10 @@ async fn pause(stop: &CancellationToken, time: Duration) -> bool {
     }
 }
 
-/// Polls every RUNNING task until it has ended, whether or not anybody asks for it.
+/// Polls the tasks of one backend until each has ended, whether or not anybody asks for it. One loop a backend: one that
+/// hangs keeps only its own tasks waiting.
 pub async fn finish_tasks(
+    backend: Arc<str>,
     poller: Arc<Poller>,
     database: Database,
     tasks: TaskTracker,
@@ -51,19 +53,25 @@ pub async fn finish_tasks(
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(pace.concurrency));
-    while pause(&stop, pace.tick.mul_f64(rand::random_range(0.75..1.25))).await {
+    // Each look at the database is worth some tasks.
+    let some = u32::try_from(pace.concurrency.div_ceil(4)).unwrap_or(u32::MAX);
+    let mut more = false;
+    while more || pause(&stop, pace.tick.mul_f64(rand::random_range(0.75..1.25))).await {
+        let room = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            room = slots.acquire_many(some) => room,
+        };
+        drop(room);
+        // What is claimed waits for the budget in its slot: nothing is claimed that could not soon be asked.
         let per_tick = f64::from(poller.budget().share()) * pace.tick.as_secs_f64();
         let limit = (per_tick.ceil() as usize).min(slots.available_permits());
-        if limit == 0 {
-            continue;
-        }
-        let due = match database.claim_due(u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for due tasks");
-                continue;
-            }
-        };
+        let due = database.claim_due(&backend, u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await;
+        let due = due.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for due tasks");
+            Vec::new()
+        });
+        more = due.len() >= limit;
         for task in due {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let poller = poller.clone();

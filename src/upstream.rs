@@ -54,6 +54,11 @@ impl Upstream {
         })
     }
 
+    /// What the backends are called in the ledger.
+    pub fn names() -> [Arc<str>; 2] {
+        [KLING_3.into(), KLING_O3.into()]
+    }
+
     /// Where tasks of `task_type` are created.
     pub fn for_type(&self, task_type: &str) -> &Backend {
         if is_o3(task_type) { &self.kling_o3 } else { &self.kling_3 }

@@ -18,28 +18,33 @@ use crate::ids::{GatewayId, HoldId, OrgId};
 const SOME: i64 = 1000;
 
 impl Database {
-    /// Claims tasks whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt and
+    /// Claims tasks of `backend` whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt and
     /// those that came to light after their end far away.
     ///
     /// Organisations take turns: the first due task of each, then the second of each, so that nobody waits for the
     /// backlog of another.
-    pub async fn claim_due(&self, limit: u32, again_in: Duration) -> Result<Vec<Task>, LedgerError> {
+    pub async fn claim_due(
+        &self,
+        backend: &str,
+        limit: u32,
+        again_in: Duration,
+    ) -> Result<Vec<Task>, LedgerError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with waiting as ( \
                  select b.org_id from org_balance b cross join lateral ( \
-                     select h.due_at from hold h where h.org_id = b.org_id and h.due_at <= now() \
+                     select h.due_at from hold h where h.org_id = b.org_id and h.backend = $3 and h.due_at <= now() \
                      and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
                      order by h.due_at limit 1) first \
                  where b.open_tasks > 0 or b.in_doubt > 0 order by first.due_at limit $1 \
              ), turns as ( \
                  select d.* from waiting w cross join lateral ( \
                      select h.org_id, h.hold_id, h.due_at, row_number() over (order by h.due_at) as turn \
-                     from hold h where h.org_id = w.org_id and h.due_at <= now() \
+                     from hold h where h.org_id = w.org_id and h.backend = $3 and h.due_at <= now() \
                      and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
                      order by h.due_at limit $1) d \
                  union all \
                  select l.org_id, l.hold_id, l.due_at, 1 from ( \
-                     select * from hold h where h.late = 'open' and h.due_at <= now() order by h.due_at limit $1) l \
+                     select * from hold h where h.late = 'open' and h.backend = $3 and h.due_at <= now() order by h.due_at limit $1) l \
              ), due as ( \
                  select h.org_id, h.hold_id \
                  from (select * from turns order by turn, due_at limit $1) t \
@@ -47,13 +52,14 @@ impl Database {
                  where h.due_at <= now() for no key update of h skip locked \
              ), claimed as ( \
                  update hold h set polls = h.polls + 1, \
-                     due_at = now() + (case when h.state = 'RUNNING' then $2 * (1 + least(h.polls, 9)) else greatest($2, 600000) end) \
+                     due_at = now() + (case when h.state = 'RUNNING' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
                  from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning h.* \
              ) select {COLUMNS} from claimed"
         )))
         .bind(i64::from(limit))
         .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
+        .bind(backend)
         .fetch_all(self.pool())
         .bounded()
         .await?;

@@ -7,9 +7,11 @@
 mod worker;
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot};
@@ -117,7 +119,14 @@ impl Lanes {
         for queues in workers {
             // It keeps the lanes for the guards it makes, and with them its own channels: only `shut_down` ends it.
             let worker = Worker::new(servers.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
-            lanes.0.tasks.spawn(worker.run());
+            lanes.0.tasks.spawn(async move {
+                // What was queued in it would wait for ever, with its holds. A crash is provided for: another gateway,
+                // or the next start, takes over what this one leaves.
+                if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
+                    tracing::error!("a lane of the ledger panicked: this process ends at once");
+                    std::process::abort();
+                }
+            });
         }
         lanes.0.tasks.close();
         lanes

@@ -84,3 +84,36 @@ async fn another_gateway_brings_the_holds_of_a_killed_one_to_an_honest_end() {
     let states: Vec<String> = gateway.holds().await.into_iter().map(|hold| hold.state).collect();
     assert_eq!(states, ["SETTLED", "SETTLED", "SETTLED", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT"]);
 }
+
+#[tokio::test]
+async fn a_price_that_disagrees_with_the_book_is_told_by_type_and_figures() {
+    // Only the other one looks for the task's end: its log is read.
+    let gateway =
+        TestGateway::builder().config(|config| config.reconciler.tick_ms = 86_400_000).start().await;
+    let scratch = Scratch::new();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n[reconciler]\ntick_ms = 50\n",
+        gateway.db.url(),
+        gateway.simulator()
+    );
+    let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
+    gateway
+        .script(json!({"rules": [{"on": "create", "fault": [{"kind": "consumed", "value": 460, "charge": 460}, {"kind": "task_ms", "ms": 1}]}]}))
+        .await;
+    gateway.task("dearer").await;
+    let warning = process.event("a charge deserves a look").await;
+    assert_eq!(warning["level"], "WARN");
+    assert_eq!(
+        (&warning["task_type"], &warning["consumed"], &warning["price"]),
+        (&json!("pro-text-to-video"), &json!("460"), &json!("400"))
+    );
+    until("it is charged", async || gateway.balance().await == [999_540, 0, 460]).await;
+    let overrun: i64 = sqlx::query_scalar("select overrun from entry where kind = 'consume'")
+        .fetch_one(gateway.db.pool())
+        .await
+        .unwrap();
+    assert_eq!(overrun, 60);
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
+}
