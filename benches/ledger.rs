@@ -1,6 +1,7 @@
 //! The ledger through its public API, against a pool with one statement per request, in the same run.
 //!
-//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`. `-- --max-batch N` for other batches.
+//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`. `-- --max-batch N` for other batches,
+//! `-- --profile two-commit` for the other profile, `-- --gateways N` for so many writers of one organisation.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tollgate::clock::Clock;
+use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
 use tollgate::ledger::{Applied, Database, Fingerprint, LaneSettings, Ledger, NewHold, Step, Verdict};
@@ -40,8 +42,11 @@ fn main() {
 async fn run(url: String) {
     let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30)).unwrap();
     database.migrate().await.unwrap();
-    let ledger =
-        Ledger::start(database.clone(), GatewayId::generate(), &settings(), Duration::from_secs(10), Clock);
+    let start = || {
+        Ledger::start(database.clone(), GatewayId::generate(), &settings(), Duration::from_secs(10), Clock)
+    };
+    let ledger = start();
+    println!("profile {:?}", settings().profile);
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(32).connect(&url).await.unwrap();
 
     println!("{:<44} {:>10} {:>9} {:>9} {:>7}", "case", "per s", "p50 ms", "p99 ms", "x CTE");
@@ -62,6 +67,19 @@ async fn run(url: String) {
             async move { reserve(&ledger, org).await }
         })
         .await;
+    }
+    let gateways: Vec<Ledger> = (0..option("--gateways").unwrap_or(4)).map(|_| start()).collect();
+    for callers in [256usize, 1024] {
+        let (org, gateways) = (funded(&database, 1 << 50).await, gateways.clone());
+        let name = format!("the same, {} gateways, {callers}", gateways.len());
+        measure(&name, callers, Some(reference), move |n| {
+            let ledger = gateways[n as usize % gateways.len()].clone();
+            async move { reserve(&ledger, org).await }
+        })
+        .await;
+    }
+    for gateway in &gateways {
+        gateway.shut_down().await;
     }
     let org = funded(&database, 1 << 50).await;
     {
@@ -114,14 +132,21 @@ async fn run(url: String) {
     }
 }
 
-/// The defaults, or `-- --max-batch N`.
+/// What stands after `--name` on the command line.
+fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name).skip(1);
+    arguments.next().map(|value| value.parse().ok().expect("a usable value"))
+}
+
+/// The defaults, or what the command line says.
 fn settings() -> LaneSettings {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--max-batch").skip(1);
-    let max_batch = arguments.next().map(|number| number.parse().unwrap());
-    LaneSettings {
-        max_batch: max_batch.unwrap_or(LaneSettings::default().max_batch),
-        ..LaneSettings::default()
-    }
+    let defaults = LaneSettings::default();
+    let profile = match option::<String>("--profile").as_deref() {
+        None | Some("plain") => Profile::Plain,
+        Some("two-commit") => Profile::TwoCommit,
+        Some(other) => panic!("--profile {other}: it must be plain or two-commit"),
+    };
+    LaneSettings { max_batch: option("--max-batch").unwrap_or(defaults.max_batch), profile, ..defaults }
 }
 
 async fn funded(database: &Database, credits: i64) -> OrgId {

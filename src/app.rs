@@ -24,7 +24,6 @@ use crate::ledger::{Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::reconciler::{self, Pace, Watcher};
-use crate::secret::Secret;
 use crate::server::{BindError, bind, serve};
 use crate::stack::{Parts, data_plane};
 use crate::upstream::{BadUpstream, Upstream};
@@ -66,8 +65,7 @@ pub struct App {
 
 /// The pool that `config` describes.
 pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
-    let url = config.url.clone().unwrap_or_else(|| Secret::new(""));
-    Database::connect(&url, config.max_connections, ms(config.acquire_timeout_ms))
+    Database::connect_to_primary(&config.servers(), config.max_connections, ms(config.acquire_timeout_ms))
 }
 
 fn recorder() -> Result<PrometheusHandle, StartError> {
@@ -90,8 +88,12 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
     Ok(recorder.insert(handle).clone())
 }
 
-/// How long the ledger may take to write what is queued, after everything else has stopped.
+/// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,
+/// unless that is very short.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long each of the last words may take: a database that is silent must not keep a stopped gateway.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl App {
     /// Checks the database, binds the listeners and builds every part.
@@ -100,6 +102,7 @@ impl App {
         let metrics = recorder()?;
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
         let database = database(&config.database)?;
+        database.find_primary().await?;
         database.check_schema().await?;
         let data_listener =
             bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;
@@ -119,6 +122,7 @@ impl App {
         watcher.look().await?;
 
         let lanes = LaneSettings {
+            profile: config.ledger.profile,
             lanes: config.ledger.lanes,
             max_batch: config.ledger.max_batch,
             queue: config.ledger.queue,
@@ -261,7 +265,8 @@ impl App {
             tasks.wait().await;
         };
         // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
-        let finished = tokio::time::timeout(grace, in_order).await.is_ok() || {
+        let in_flight = grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75));
+        let finished = tokio::time::timeout(in_flight, in_order).await.is_ok() || {
             tasks.close();
             tasks.is_empty()
         };
@@ -273,9 +278,11 @@ impl App {
         }
         drained.cancel();
         background.close();
-        let _ = tokio::time::timeout(Duration::from_secs(2), background.wait()).await;
-        if let Err(error) = lease.end().await {
-            tracing::warn!(%error, "could not give the lease back");
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, background.wait()).await;
+        match tokio::time::timeout(FAREWELL_TIMEOUT, lease.end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back"),
+            Err(_) => tracing::warn!("could not give the lease back in time"),
         }
         tracing::info!(finished, "stopped");
         finished

@@ -131,7 +131,7 @@ impl Cli {
                 Config::load(&config).map_err(CliError::from).and_then(operate::serve)
             }
             Command::Migrate(args) => block_on(async move {
-                args.database()?.migrate().await?;
+                args.database().await?.migrate().await?;
                 println!("the schema is up to date");
                 Ok(())
             }),
@@ -156,8 +156,8 @@ impl Cli {
 }
 
 impl DatabaseArgs {
-    /// The pool; only within the runtime.
-    fn database(&self) -> Result<Database, CliError> {
+    /// A pool on the primary.
+    async fn database(&self) -> Result<Database, CliError> {
         let config = match (&self.config, &self.database_url) {
             (Some(file), _) => Config::load(file)?.database,
             (None, Some(url)) if !url.trim().is_empty() => DatabaseConfig::of(Secret::new(url)),
@@ -167,10 +167,12 @@ impl DatabaseArgs {
                 ));
             }
         };
-        crate::app::database(&config).map_err(|error| match error {
+        let database = crate::app::database(&config).map_err(|error| match error {
             LedgerError::Invalid(what) => CliError::Usage(what),
             other => other.into(),
-        })
+        })?;
+        database.find_primary().await?;
+        Ok(database)
     }
 }
 

@@ -98,7 +98,11 @@ impl Default for Admin {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host/database`.
     pub url: Option<Secret>,
-    /// A file that holds the URL, instead.
+    /// The same for every server of a replicated database, instead: the one that is the primary is used, and found
+    /// again after a fail-over.
+    #[serde(default)]
+    pub urls: Vec<Secret>,
+    /// A file that holds the URL, or one a line, instead.
     pub url_file: Option<PathBuf>,
     /// Connections of the pool for everything but reservations.
     #[serde(default = "ten")]
@@ -111,7 +115,18 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// The database at `url`, everything else by default.
     pub fn of(url: Secret) -> Self {
-        Self { url: Some(url), url_file: None, max_connections: ten(), acquire_timeout_ms: three_seconds() }
+        Self {
+            url: Some(url),
+            urls: Vec::new(),
+            url_file: None,
+            max_connections: ten(),
+            acquire_timeout_ms: three_seconds(),
+        }
+    }
+
+    /// Every server's URL, however it was given.
+    pub fn servers(&self) -> Vec<Secret> {
+        self.url.iter().chain(&self.urls).cloned().collect()
     }
 }
 
@@ -123,10 +138,26 @@ fn three_seconds() -> u64 {
     3_000
 }
 
+/// How a batch of the ledger is made durable before anybody is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// One commit, which waits for the disk while it has the balance row. Asks of the database only what every
+    /// PostgreSQL can do.
+    #[default]
+    Plain,
+    /// A commit that frees the balance row without waiting, then a second one that waits. For several gateways that
+    /// share busy organisations, on a slow disk or with a synchronous standby. For a moment others can read what a
+    /// crash of the database would still undo; whoever asked for it is answered only when it is durable.
+    TwoCommit,
+}
+
 /// How the ledger works.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
+    /// How a batch is made durable: `plain` or `two-commit`. Gateways that share a ledger may differ.
+    pub profile: Profile,
     /// Lanes, each with a connection of its own.
     pub lanes: usize,
     /// Reservations in one call, at most.
@@ -149,6 +180,7 @@ pub struct LedgerConfig {
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self {
+            profile: Profile::default(),
             lanes: 4,
             max_batch: 256,
             queue: 4096,

@@ -6,7 +6,7 @@
 //! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
 //!
 //! Two handles: [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the lanes, which
-//! reserve and step in batches.
+//! reserve and step in batches. Both follow the primary if the database has several servers.
 #![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
 
 mod accounts;
@@ -23,13 +23,17 @@ mod idempotency;
 mod keys;
 mod lanes;
 mod prices;
+mod servers;
 mod tasks;
 
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Org, OrgLimits, Posted};
 pub use self::audit::{AuditReport, Finding};
@@ -46,6 +50,7 @@ pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;
+use self::servers::Servers;
 use crate::clock::Clock;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
@@ -54,6 +59,10 @@ use crate::secret::Secret;
 
 /// A query that takes longer is given up: a database that hangs must not hang its callers.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that does not come to rest within this after its use is closed. The pool itself would wait for ever,
+/// and keep its place: a server that has gone silent would take them all.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Puts the deadline on a query of the pool.
 trait Bounded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
@@ -66,11 +75,13 @@ impl<T, F: Future<Output = Result<T, sqlx::Error>>> Bounded<T> for F {}
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// A pool of connections to the ledger's database.
+/// A pool of connections to the primary of the ledger's database servers.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: PgPool,
-    options: PgConnectOptions,
+    servers: Arc<Servers>,
+    /// Ends the look-out for another primary with the last handle.
+    _watch: Option<Arc<DropGuard>>,
 }
 
 impl Database {
@@ -80,29 +91,56 @@ impl Database {
         max_connections: u32,
         acquire_timeout: Duration,
     ) -> Result<Self, LedgerError> {
-        let options = PgConnectOptions::from_str(url.expose())
-            .map_err(|_| {
-                LedgerError::Invalid(
-                    "the database URL is not of the form postgres://user@host/database".into(),
-                )
-            })?
-            .application_name("tollgate");
+        Self::connect_to_primary(std::slice::from_ref(url), max_connections, acquire_timeout)
+    }
+
+    /// A pool on whichever of the servers at `urls` is the primary, now and after every fail-over. Needs a runtime.
+    pub fn connect_to_primary(
+        urls: &[Secret],
+        max_connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, LedgerError> {
+        let servers = Arc::new(Servers::new(urls)?);
+        let (before, after) = (servers.clone(), servers.clone());
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(acquire_timeout)
             // A ping before each use would double the round trips of every read. One that was in use a moment ago is
             // alive; one that was idle may have died with its server, and a status call must not fail for that.
             .test_before_acquire(false)
-            .before_acquire(|connection, state| {
+            .before_acquire(move |connection, state| {
+                // One that leads to a former primary must not be used, alive or not.
+                let outdated = before.outdates(state.age);
                 Box::pin(async move {
-                    if state.idle_for > Duration::from_secs(1) {
-                        sqlx::Connection::ping(connection).await?;
+                    if !outdated && state.idle_for > Duration::from_secs(1) {
+                        connection.ping().await?;
                     }
-                    Ok(true)
+                    Ok(!outdated)
                 })
             })
-            .connect_lazy_with(options.clone());
-        Ok(Self { pool, options })
+            .after_connect(move |connection, _| {
+                let servers = after.clone();
+                Box::pin(async move { servers.admit(connection).await })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    let rested = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
+                    rested.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+                })
+            })
+            .connect_lazy_with(servers.options().0);
+        let watch = servers.several().then(|| {
+            let stop = CancellationToken::new();
+            TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
+            Arc::new(stop.drop_guard())
+        });
+        Ok(Self { pool, servers, _watch: watch })
+    }
+
+    /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
+    pub async fn find_primary(&self) -> Result<(), LedgerError> {
+        self.servers.first_look().await.map_err(sqlx::Error::from)?;
+        self.ping().await
     }
 
     /// Makes the database `name` on the server of `url`, unless it is there.
@@ -146,7 +184,8 @@ impl Database {
         })
     }
 
-    /// Whether the schema has everything this version needs; newer migrations are fine, they only add.
+    /// Whether the schema has everything this version needs. Newer migrations are fine, they only add, unless one says
+    /// that it does not.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
             .fetch_all(&self.pool)
@@ -157,19 +196,43 @@ impl Database {
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
-            None => Ok(()),
-            Some(missing) => Err(LedgerError::Schema(
+        if let Some(missing) = MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+            return Err(LedgerError::Schema(
                 format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version)
                     .into(),
-            )),
+            ));
         }
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+        let needed: Option<(i64, String)> = sqlx::query_as(
+            "select needs_migration, reason from schema_requirement where needs_migration > $1 \
+             order by needs_migration desc limit 1",
+        )
+        .bind(known)
+        .fetch_optional(&self.pool)
+        .bounded()
+        .await?;
+        needed.map_or(Ok(()), |(version, reason)| {
+            Err(LedgerError::Schema(
+                format!(
+                    "the database needs a tollgate that knows migration {version}, this one knows {known}: run a newer \
+                     one ({reason})"
+                )
+                .into(),
+            ))
+        })
     }
 
-    /// Asks the database anything at all.
+    /// Asks the primary whether it takes writes.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        sqlx::query("select 1").execute(&self.pool).bounded().await?;
-        Ok(())
+        let asked = async {
+            let mut connection = self.pool.acquire().await?;
+            self.servers.admit(&mut connection).await
+        };
+        asked.bounded().await.map_err(|error| match (error, self.servers.complaint()) {
+            // The pool does not tell why it found no connection worth having.
+            (sqlx::Error::PoolTimedOut, Some(why)) => sqlx::Error::from(why).into(),
+            (error, _) => error.into(),
+        })
     }
 
     /// Connections in use and idle.
@@ -198,7 +261,7 @@ impl Ledger {
         reserve_timeout: Duration,
         clock: Clock,
     ) -> Self {
-        let lanes = Lanes::start(&database.options, gateway, settings, clock);
+        let lanes = Lanes::start(&database.servers, gateway, settings, clock);
         Self { database, lanes, gateway, reserve_timeout, clock }
     }
 

@@ -33,6 +33,7 @@
 //! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
 //! - no SQL outside [`ledger`] (`architecture`, `clippy.toml`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
+//! - what was acknowledged survives a crash of the database (`both_profiles`) and a promotion (`failover`);
 //! - no float touches credits (`architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`architecture`);
 //! - only [`app`] builds parts (`architecture`);

@@ -6,6 +6,10 @@
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/both_profiles.rs"]
+mod both_profiles;
+#[path = "integration/cluster.rs"]
+mod cluster;
 #[path = "integration/command_line.rs"]
 mod command_line;
 #[path = "integration/consumption.rs"]
@@ -14,10 +18,14 @@ mod consumption;
 mod credit;
 #[path = "integration/database.rs"]
 mod database;
+#[path = "integration/database_faults.rs"]
+mod database_faults;
 #[path = "integration/doubt.rs"]
 mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
+#[path = "integration/failover.rs"]
+mod failover;
 #[path = "integration/fixture.rs"]
 mod fixture;
 #[path = "integration/gateway.rs"]

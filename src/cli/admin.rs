@@ -195,7 +195,7 @@ fn text(at: OffsetDateTime) -> String {
 pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let as_json = args.json;
     block_on(async move {
-        let database = args.database.database()?;
+        let database = args.database.database().await?;
         database.check_schema().await?;
         match args.command {
             AdminCommand::Org(command) => org(&database, command, as_json).await,

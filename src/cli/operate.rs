@@ -85,7 +85,7 @@ pub(super) struct AuditArgs {
 /// Audits once: one line if all is well, else each offending row.
 pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
     block_on(async move {
-        let database = args.database.database()?;
+        let database = args.database.database().await?;
         database.check_schema().await?;
         let report = database.audit().await?;
         for warning in &report.warnings {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Config;
+use super::{Config, DatabaseConfig};
 use crate::secret::Secret;
 
 /// A configuration that cannot be used: where, what, and what would be right.
@@ -159,12 +159,37 @@ impl Config {
                 "a level (error, warn, info, debug, trace) or directives",
             );
         }
-        let database = &mut self.database;
-        database.url =
-            secret(origin, "database.url", database.url.take(), "database.url_file", &mut database.url_file)?;
+        check_database(origin, &mut self.database)?;
         self.upstream.check(origin)?;
         Ok(self)
     }
+}
+
+fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), ConfigError> {
+    let wrong = |value: &str, right: &'static str| {
+        Err(ConfigError::Value {
+            origin: origin.to_owned(),
+            field: "database.urls",
+            value: value.into(),
+            right,
+        })
+    };
+    if !database.urls.is_empty() {
+        // As with one URL, what is given beside a file wins over it.
+        database.url_file = None;
+        if database.url.is_some() {
+            return wrong("given beside database.url", "the only one of the two");
+        }
+        if database.urls.iter().any(Secret::is_empty) {
+            return wrong("partly empty", "a list of URLs");
+        }
+        return Ok(());
+    }
+    let url =
+        secret(origin, "database.url", database.url.take(), "database.url_file", &mut database.url_file)?;
+    let text = url.as_ref().map(Secret::expose).unwrap_or_default();
+    database.urls = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
+    Ok(())
 }
 
 /// The secret itself, else what its file holds; one of the two must be there.
@@ -242,7 +267,7 @@ mod tests {
             if line.starts_with("# [") {
                 skip = line.contains("[upstream");
             }
-            if commented && !skip && !line.contains("_file") {
+            if commented && !skip && !line.contains("instead of") {
                 shown.push_str(&line[2..]);
             } else {
                 shown.push_str(line);
@@ -301,9 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn several_servers_are_a_list_or_lines_of_a_file() {
+        let upstream = &LEAST[LEAST.find("[upstream").unwrap()..];
+        let servers = |database: &str| {
+            let config = Config::from_toml(&format!("[database]\n{database}\n{upstream}"));
+            config.map(|config| config.database.servers())
+        };
+        let two = [Secret::new("postgres://a/x"), Secret::new("postgres://b/x")];
+        assert_eq!(servers("url = \"postgres://a/x\"").unwrap(), two[..1]);
+        assert_eq!(servers("urls = [\"postgres://a/x\", \"postgres://b/x\"]").unwrap(), two);
+        let file = std::env::temp_dir().join(format!("tollgate-urls-{}", std::process::id()));
+        std::fs::write(&file, "postgres://a/x\n\n  postgres://b/x\n").unwrap();
+        assert_eq!(servers(&format!("url_file = \"{}\"", file.display())).unwrap(), two);
+        std::fs::remove_file(&file).unwrap();
+        for (database, expected) in [
+            ("url = \"postgres://a/x\"\nurls = [\"postgres://b/x\"]", "given beside database.url"),
+            ("urls = [\"postgres://a/x\", \"\"]", "partly empty"),
+            ("urls = []", "database.url is missing"),
+        ] {
+            let problem = servers(database).unwrap_err().to_string();
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
     fn problems_name_field_value_and_remedy() {
         for (more, expected) in [
             ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),
+            ("[ledger]\nprofile = \"fast\"", &["ledger.profile", "fast", "plain", "two-commit"]),
             ("[server]\nlisten = \"nowhere\"", &["server.listen", "invalid socket address"]),
             ("[server]\nlistn = \"x\"", &["server", "unknown field", "listn", "listen"]),
             ("[status]\nmin_interval_ms = \"soon\"", &["status.min_interval_ms", "soon"]),

@@ -1,4 +1,5 @@
-//! The two database calls of a lane (migration `0002`): arrays out, verdicts back, one round trip each.
+//! The two database calls of a lane: arrays out, verdicts back, one round trip each. Migration `0002` has the functions,
+//! `0005` their form with two commits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use super::hold::Step;
 use super::lanes::{LaneSettings, ReserveItem};
+use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 
@@ -50,10 +52,18 @@ pub(super) async fn reserve(
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
     let news = || items.iter().map(|item| &item.new);
     let (orgs, positions) = lock_order(news().map(|new| new.org));
-    let row: Verdicts = sqlx::query_as(
-        "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-         $13, $14, $15, $16, $17, $18, $19, $20, null)",
-    )
+    // Either is answered only when all of it is durable: sqlx reads up to the server's word that it is ready, which
+    // comes after the last commit.
+    let row: Verdicts = sqlx::query_as(match settings.profile {
+        Profile::Plain => {
+            "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+             $13, $14, $15, $16, $17, $18, $19, $20, null)"
+        }
+        Profile::TwoCommit => {
+            "call reserve_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+             $13, $14, $15, $16, $17, $18, $19, $20, null, null, null, null)"
+        }
+    })
     .bind(orgs)
     .bind(positions)
     .bind(news().map(|new| new.hold.as_uuid()).collect::<Vec<_>>())
@@ -194,14 +204,21 @@ fn columns(step: &Step) -> Columns<'_> {
 /// Takes one step each for different holds; tells which changed anything.
 pub(super) async fn transition(
     connection: &mut PgConnection,
+    profile: Profile,
     items: &[(OrgId, HoldId, &Step)],
 ) -> Result<Vec<bool>, sqlx::Error> {
     let (orgs, positions) = lock_order(items.iter().map(|(org, ..)| *org));
     let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
-    let applied: Vec<bool> = sqlx::query_scalar(
-        "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-         $14, null)",
-    )
+    let applied: Vec<bool> = sqlx::query_scalar(match profile {
+        Profile::Plain => {
+            "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, null)"
+        }
+        Profile::TwoCommit => {
+            "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, null, null)"
+        }
+    })
     .bind(orgs)
     .bind(positions)
     .bind(items.iter().map(|(_, hold, _)| hold.as_uuid()).collect::<Vec<_>>())

@@ -11,6 +11,7 @@ use super::error::is_unique_violation;
 use super::hold::Step;
 use super::tasks::{COLUMNS, Task, task};
 use super::{Bounded, Database, LedgerError, batch};
+use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::wire::{RawObject, success};
@@ -204,7 +205,7 @@ impl Database {
         };
         let moving = async {
             let mut connection = self.pool().acquire().await?;
-            batch::transition(&mut connection, &[(found.org, hold, &step)]).await
+            batch::transition(&mut connection, Profile::Plain, &[(found.org, hold, &step)]).await
         };
         match moving.bounded().await {
             Ok(moved) if moved == [true] => Ok(step),

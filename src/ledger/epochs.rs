@@ -1,9 +1,12 @@
 //! Telling gateways that what they have cached is out of date: counters, moved by triggers on the tables themselves,
 //! announced by NOTIFY and polled behind it.
 
-use sqlx::postgres::PgListener;
+use std::sync::Arc;
 
-use super::{Bounded, Database, LedgerError};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+
+use super::servers::{Servers, Turn};
+use super::{Bounded, Database, LedgerError, QUERY_TIMEOUT};
 
 const CHANNEL: &str = "tollgate_epoch";
 
@@ -18,13 +21,20 @@ pub struct Epochs {
 
 /// Wakes when some gateway or operator changed something. Notifications can be lost: poll as well.
 #[derive(Debug)]
-pub struct EpochListener(PgListener);
+pub struct EpochListener {
+    listener: PgListener,
+    servers: Arc<Servers>,
+    turn: Turn,
+}
 
 impl EpochListener {
-    /// Waits for a change, or for a broken connection (an error; listen anew).
+    /// Waits for a change, or for a broken connection or another primary (an error; listen anew).
     pub async fn changed(&mut self) -> Result<(), LedgerError> {
-        // `None` means the connection was lost and notifications with it: as good as a change.
-        self.0.try_recv().await?;
+        tokio::select! {
+            // `None` means the connection was lost and notifications with it: as good as a change.
+            notification = self.listener.try_recv() => notification.map(drop)?,
+            () = self.servers.changed_from(self.turn) => return Err(LedgerError::Unreachable),
+        }
         Ok(())
     }
 }
@@ -40,8 +50,16 @@ impl Database {
 
     /// Listens for changes on a connection of its own.
     pub async fn listen(&self) -> Result<EpochListener, LedgerError> {
-        let mut listener = PgListener::connect_with(self.pool()).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(EpochListener(listener))
+        // Outside the pool: one that hangs with a silent server must not keep a place there.
+        let (options, turn) = self.servers.options();
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(QUERY_TIMEOUT).connect_lazy_with(options);
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        Ok(EpochListener { listener: listening.bounded().await?, servers: self.servers.clone(), turn })
     }
 }

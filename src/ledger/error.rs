@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::servers::NoPrimary;
+
 /// A failure of the ledger. None of them moves a credit.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
@@ -22,6 +24,9 @@ pub enum LedgerError {
         "the database cannot be reached: is it running, is its URL right, does it take more connections?"
     )]
     Unreachable,
+    /// No server takes writes: standbys, read-only servers, old primaries.
+    #[error("no database server can be used: {0}")]
+    NoPrimary(Arc<str>),
     /// The database could not be asked.
     #[error("database: {0}")]
     Database(#[from] Arc<sqlx::Error>),
@@ -38,6 +43,11 @@ pub enum LedgerError {
 
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Configuration(why) = &error
+            && let Some(NoPrimary(why)) = why.downcast_ref()
+        {
+            return Self::NoPrimary(why.clone());
+        }
         match error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
             other => Self::Database(Arc::new(other)),
@@ -48,7 +58,7 @@ impl From<sqlx::Error> for LedgerError {
 /// What a failed batch allows next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Rolled back for sure, by chance: send it again on the same connection.
+    /// Rolled back, and nobody's fault: send it again on the same connection.
     Retry,
     /// One of the items is at fault: send them one by one.
     Item,
@@ -61,8 +71,9 @@ pub(super) fn classify(error: &sqlx::Error) -> Failure {
         return Failure::Connection;
     };
     match database.code().as_deref().unwrap_or_default() {
-        // serialization failure, deadlock, lock not available
-        "40001" | "40P01" | "55P03" => Failure::Retry,
+        // serialization failure, deadlock, lock not available; disk full, out of memory, configured limit: the server
+        // itself goes on
+        "40001" | "40P01" | "55P03" | "53100" | "53200" | "53400" => Failure::Retry,
         // data exceptions, broken constraints and exceeded limits (a text too long for its index) belong to an item
         code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Failure::Item,
         _ => Failure::Connection,

@@ -21,7 +21,9 @@ use tokio_util::task::TaskTracker;
 use self::worker::Worker;
 use super::error::LedgerError;
 use super::hold::{Applied, NewHold, Step, Verdict};
+use super::servers::Servers;
 use crate::clock::Clock;
+use crate::config::Profile;
 use crate::ids::{GatewayId, HoldId, OrgId};
 
 /// How lanes work.
@@ -39,6 +41,8 @@ pub struct LaneSettings {
     pub hold_grace: Duration,
     /// Unfinished tasks of an organisation that has no cap of its own; 0 is no cap.
     pub max_open_tasks: i32,
+    /// How a batch is made durable.
+    pub profile: Profile,
 }
 
 impl Default for LaneSettings {
@@ -50,6 +54,7 @@ impl Default for LaneSettings {
             call_timeout: Duration::from_secs(10),
             hold_grace: Duration::from_secs(30),
             max_open_tasks: 0,
+            profile: Profile::default(),
         }
     }
 }
@@ -95,26 +100,11 @@ struct Inner {
 impl Lanes {
     /// Starts the lanes. They connect when there is something to do, and reconnect by themselves.
     pub(super) fn start(
-        options: &PgConnectOptions,
+        servers: &Arc<Servers>,
         owner: GatewayId,
         settings: &LaneSettings,
         clock: Clock,
     ) -> Self {
-        let options = options
-            .clone()
-            .application_name("tollgate-lane")
-            // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
-            .options([
-                ("plan_cache_mode", "force_generic_plan"),
-                ("enable_seqscan", "off"),
-                ("enable_hashjoin", "off"),
-                ("enable_mergejoin", "off"),
-                ("jit", "off"),
-            ])
-            // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
-            // sure, and leaves no backend behind that waits on.
-            .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
-            .disable_statement_logging();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let mut handles = Vec::new();
@@ -128,7 +118,7 @@ impl Lanes {
         let lanes = Self(Arc::new(Inner { lanes: handles, hasher: RandomState::new(), stop, tasks }));
         for queues in workers {
             // It keeps the lanes for the guards it makes, and with them its own channels: only `shut_down` ends it.
-            let worker = Worker::new(options.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
+            let worker = Worker::new(servers.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
             lanes.0.tasks.spawn(async move {
                 // What was queued in it would wait for ever, with its holds. A crash is provided for: another gateway,
                 // or the next start, takes over what this one leaves.
@@ -194,4 +184,22 @@ impl Lanes {
         self.0.stop.cancel();
         self.0.tasks.wait().await;
     }
+}
+
+/// What a lane's connection is like, whichever server it leads to.
+fn lane_options(server: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
+    server
+        .application_name("tollgate-lane")
+        // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ])
+        // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
+        // sure, and leaves no backend behind that waits on.
+        .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
+        .disable_statement_logging()
 }

@@ -72,7 +72,9 @@ impl Plan<'_> {
 
     /// The server says so, it is our server that says so, and it does accept.
     fn is_ready(&self, child: &OwnedChild) -> bool {
-        PidFile::read(&self.data.pgdata).is_some_and(|file| file.pid == child.pid() && file.status == "ready")
+        // A cluster that somebody made a standby answers too, to those who only read.
+        let accepts = |status: &str| matches!(status, "ready" | "standby");
+        PidFile::read(&self.data.pgdata).is_some_and(|file| file.pid == child.pid() && accepts(&file.status))
             && UnixStream::connect(self.sockets.path()).is_ok()
     }
 

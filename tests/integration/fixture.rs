@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
+use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
 use tollgate::ledger::{
@@ -20,9 +21,22 @@ pub const fn credits(amount: i64) -> Credits {
     Credits::new(amount)
 }
 
+/// The profile under test, from the variable that gateways read too.
+pub fn profile() -> Profile {
+    match std::env::var("TOLLGATE_LEDGER__PROFILE").as_deref() {
+        Ok("two-commit") => Profile::TwoCommit,
+        _ => Profile::Plain,
+    }
+}
+
+/// The defaults, in the profile under test.
+pub fn lanes() -> LaneSettings {
+    LaneSettings { profile: profile(), ..LaneSettings::default() }
+}
+
 /// The ledger of one more gateway, which is alive.
 pub async fn ledger(db: &TestDatabase) -> Ledger {
-    ledger_with(db, LaneSettings { lanes: 2, ..LaneSettings::default() }).await
+    ledger_with(db, LaneSettings { lanes: 2, ..lanes() }).await
 }
 
 pub async fn ledger_with(db: &TestDatabase, settings: LaneSettings) -> Ledger {

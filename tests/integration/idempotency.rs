@@ -8,10 +8,11 @@ use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::GatewayId;
-use tollgate::ledger::{Applied, KeySpec, LaneSettings, Ledger, OrgLimits, Step};
+use tollgate::ledger::{Applied, KeySpec, Ledger, OrgLimits, Step};
 use tollgate::pricing::Tariff;
 
 use super::database::until;
+use super::fixture::lanes;
 use super::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
 
 fn creating(gateway: &TestGateway, caller: &Caller, prompt: &str) -> RequestBuilder {
@@ -146,8 +147,7 @@ async fn a_written_off_task_keeps_its_key_and_shows_as_failed() {
     let reference = keyed(&gateway, "x", "k").await.reference();
     // As the age limit of doubts does.
     let db = gateway.db.database().clone();
-    let ledger =
-        Ledger::start(db, GatewayId::generate(), &LaneSettings::default(), super::gateway::ENDLESS, Clock);
+    let ledger = Ledger::start(db, GatewayId::generate(), &lanes(), super::gateway::ENDLESS, Clock);
     let step = Step::WriteOff { possible_loss: Credits::new(400) };
     let applied = ledger.step(gateway.caller.org, reference.parse().unwrap(), step).await.unwrap();
     assert_eq!(applied, Applied::Yes);

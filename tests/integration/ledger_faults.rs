@@ -13,8 +13,8 @@ use tollgate::secret::Secret;
 
 use super::database::{TestDatabase, until};
 use super::fixture::{
-    HOUR, doubt, fail, funded, grant, ledger, ledger_of, ledger_with, money, new_hold, refuse, run, settle,
-    state, with_key,
+    HOUR, doubt, fail, funded, grant, lanes, ledger, ledger_of, ledger_with, money, new_hold, refuse, run,
+    settle, state, with_key,
 };
 use super::lossy_network::LossyNetwork;
 
@@ -22,7 +22,7 @@ use super::lossy_network::LossyNetwork;
 const NEVER: Duration = Duration::from_secs(86_400);
 
 fn one_lane() -> LaneSettings {
-    LaneSettings { lanes: 1, ..LaneSettings::default() }
+    LaneSettings { lanes: 1, ..lanes() }
 }
 
 async fn count(pool: &PgPool, condition: &'static str) -> i64 {
@@ -253,8 +253,7 @@ async fn an_answer_lost_on_the_way_is_neither_a_lost_grant_nor_a_second_one() {
     let behind = Database::connect(&Secret::new(network.url()), 1, HOUR).unwrap();
     let gateway = GatewayId::generate();
     db.database().renew_lease(gateway, HOUR).await.unwrap();
-    let ledger =
-        Ledger::start(behind, gateway, &LaneSettings { lanes: 2, ..LaneSettings::default() }, HOUR, Clock);
+    let ledger = Ledger::start(behind, gateway, &LaneSettings { lanes: 2, ..lanes() }, HOUR, Clock);
     // Enough for all of them, and for nothing that is granted twice.
     let total = i64::try_from(CALLERS * LIVES).unwrap() * 10;
     let orgs = [funded(&db, total / 2).await, funded(&db, total / 2).await];

@@ -11,8 +11,8 @@ use tollgate::ledger::{
 
 use super::database::{TestDatabase, until};
 use super::fixture::{
-    credits, doubt, fail, funded, grant, ledger, ledger_with, money, new_hold, refuse, run, settle, state,
-    with_key, write_off,
+    credits, doubt, fail, funded, grant, lanes, ledger, ledger_with, money, new_hold, refuse, run, settle,
+    state, with_key, write_off,
 };
 
 /// One word for a verdict; what was granted stays held.
@@ -136,7 +136,7 @@ async fn of_a_thousand_parallel_reserves_on_a_balance_for_137_exactly_137_are_gr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cap_of_unfinished_tasks_holds_across_gateways() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 2, max_open_tasks: 7, ..LaneSettings::default() };
+    let settings = LaneSettings { lanes: 2, max_open_tasks: 7, ..lanes() };
     let gateways = [ledger_with(&db, settings.clone()).await, ledger_with(&db, settings).await];
     let by_default = funded(&db, 10_000).await;
     let own = funded(&db, 10_000).await;
@@ -155,7 +155,7 @@ async fn a_cap_of_unfinished_tasks_holds_across_gateways() {
 #[tokio::test]
 async fn a_task_in_doubt_or_ended_does_not_count_against_the_cap() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..LaneSettings::default() };
+    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..lanes() };
     let (ledger, org) = (ledger_with(&db, settings).await, funded(&db, 1000).await);
     let mut first = grant(&ledger, new_hold(org, 100)).await;
     assert_eq!(ask(&ledger, new_hold(org, 100)).await, "too many");
@@ -223,7 +223,7 @@ async fn a_key_is_bound_from_the_grant_on_and_freed_only_by_a_refusal() {
 #[tokio::test]
 async fn a_key_that_is_taken_is_said_to_be_before_anything_else() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..LaneSettings::default() };
+    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..lanes() };
     let (ledger, org) = (ledger_with(&db, settings).await, funded(&db, 100).await);
     let _guard = grant(&ledger, with_key(org, 100, "mine")).await;
     assert_eq!(ask(&ledger, with_key(org, 100, "mine")).await, "key taken");
@@ -284,7 +284,7 @@ async fn the_same_body_from_the_same_key_is_refused_while_one_is_in_doubt() {
 #[tokio::test]
 async fn a_doubt_is_told_even_when_the_repetition_could_not_be_granted() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..LaneSettings::default() };
+    let settings = LaneSettings { lanes: 1, max_open_tasks: 1, ..lanes() };
     let ledger = ledger_with(&db, settings).await;
     let key = Some(KeyId::generate());
     for filler in [None, Some(0)] {
@@ -306,7 +306,7 @@ async fn a_doubt_is_told_even_when_the_repetition_could_not_be_granted() {
 #[tokio::test]
 async fn more_than_the_queue_holds_is_refused_and_nothing_of_it_stays_behind() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 1, queue: 4, max_batch: 2, ..LaneSettings::default() };
+    let settings = LaneSettings { lanes: 1, queue: 4, max_batch: 2, ..lanes() };
     let (ledger, org) = (Arc::new(ledger_with(&db, settings).await), funded(&db, 1000).await);
     let calls = (0..50).map(|_| ledger.reserve(new_hold(org, 10)));
     let answers = futures_util::future::join_all(calls).await;
@@ -327,7 +327,7 @@ async fn a_grant_that_comes_too_late_is_released() {
     let hasty = tollgate::ledger::Ledger::start(
         db.database().clone(),
         patient.gateway(),
-        &LaneSettings { lanes: 1, ..LaneSettings::default() },
+        &LaneSettings { lanes: 1, ..lanes() },
         std::time::Duration::from_millis(50),
         tollgate::clock::Clock,
     );

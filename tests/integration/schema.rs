@@ -6,6 +6,8 @@ use tollgate::ledger::{Database, LedgerError};
 use tollgate::secret::Secret;
 
 use super::database::TestDatabase;
+use super::gateway::TestGateway;
+use super::process::{Scratch, run as run_tollgate};
 
 fn another(db: &TestDatabase) -> Database {
     Database::connect(&Secret::new(db.url()), 1, Duration::from_secs(30)).unwrap()
@@ -41,4 +43,37 @@ async fn an_older_schema_is_refused_and_a_newer_one_serves() {
     assert!(complaint(db.database().migrate().await).contains("run a newer one"));
     run(&db, "delete from _sqlx_migrations where version in (2, 9999)").await;
     assert!(complaint(db.database().check_schema().await).contains("lacks migration 2"));
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_older_gateways_cannot_use_is_refused() {
+    let gateway = TestGateway::start().await;
+    let database = gateway.db.database();
+    let known = sqlx::migrate!().iter().map(|migration| migration.version).max().unwrap();
+    let require = async |version: i64| {
+        sqlx::query("insert into schema_requirement values ($1, 'balances have moved')")
+            .bind(version)
+            .execute(gateway.db.pool())
+            .await
+            .unwrap();
+    };
+    require(known).await;
+    database.check_schema().await.unwrap();
+    require(known + 7).await;
+    let why = complaint(database.check_schema().await);
+    assert!(why.contains(&format!("knows migration {}", known + 7)), "{why}");
+    assert!(why.contains("run a newer one (balances have moved)"), "{why}");
+
+    let ready = gateway.client.get(gateway.admin_url("/readyz")).send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().await.unwrap().contains("balances have moved"));
+    let scratch = Scratch::new();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         [upstream.kling_3]\nbase_url = \"http://127.0.0.1:1\"\nmaster_key = \"x\"\n",
+        gateway.db.url()
+    );
+    let said = run_tollgate(&["serve", "--config", &scratch.file("gateway.toml", &config)]).await;
+    assert_eq!(said.code, 3);
+    assert!(said.err.contains("balances have moved"), "{}", said.err);
 }

@@ -1,17 +1,20 @@
 //! One lane at work: its connection, its batches, its patience.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::batch;
 use super::super::error::{Failure, LedgerError, classify, is_unique_violation};
 use super::super::hold::{Applied, HoldGuard, Step, Verdict};
-use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work};
+use super::super::servers::{Servers, Turn};
+use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work, lane_options};
 use crate::clock::Clock;
+use crate::config::Profile;
 use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId};
@@ -27,12 +30,13 @@ type Reply = oneshot::Sender<Result<Verdict, LedgerError>>;
 
 /// See the module.
 pub(super) struct Worker {
-    options: PgConnectOptions,
+    servers: Arc<Servers>,
     owner: GatewayId,
     settings: LaneSettings,
     clock: Clock,
     lanes: Lanes,
-    connection: Option<PgConnection>,
+    /// With the turn it was made in.
+    connection: Option<(PgConnection, Turn)>,
     /// Holds this process works on and that may be HELD in the database.
     active: HashSet<HoldId>,
     reserves: mpsc::Receiver<ReserveItem>,
@@ -42,7 +46,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        options: PgConnectOptions,
+        servers: Arc<Servers>,
         owner: GatewayId,
         settings: LaneSettings,
         clock: Clock,
@@ -50,7 +54,7 @@ impl Worker {
         (reserves, work): (mpsc::Receiver<ReserveItem>, mpsc::UnboundedReceiver<Work>),
     ) -> Self {
         let (active, steps) = (HashSet::new(), VecDeque::new());
-        Self { options, owner, settings, clock, lanes, connection: None, active, reserves, work, steps }
+        Self { servers, owner, settings, clock, lanes, connection: None, active, reserves, work, steps }
     }
 
     pub(super) async fn run(mut self) {
@@ -110,17 +114,17 @@ impl Worker {
         let mut attempt = 0;
         while !items.is_empty() {
             let started = self.clock.now();
-            let (owner, settings) = (self.owner, self.settings.clone());
+            let (servers, owner, settings) = (self.servers.clone(), self.owner, self.settings.clone());
             let result = match self.connect().await {
-                Ok(connection) => {
+                Ok((connection, turn)) => {
                     fail_point::reach("reserve.before");
                     let call = batch::reserve(connection, owner, &settings, &items, resend);
-                    tokio::time::timeout(settings.call_timeout, call).await
+                    in_time(&servers, turn, settings.call_timeout, call).await
                 }
-                Err(error) => Ok(Err(error)),
+                Err(error) => Some(Err(error)),
             };
             let failure = match result {
-                Ok(Ok(verdicts)) => {
+                Some(Ok(verdicts)) => {
                     fail_point::reach("reserve.committed");
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
                         .record(self.clock.since(started));
@@ -139,7 +143,7 @@ impl Worker {
                     }
                     return;
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     let failure = classify(&error);
                     log_failure("reserve", items.len(), &error);
                     if failure == Failure::Item && items.len() == 1 {
@@ -151,7 +155,7 @@ impl Worker {
                     }
                     failure
                 }
-                Err(_) => {
+                None => {
                     tracing::warn!(
                         items = items.len(),
                         "a reserve call was not answered in time; sending it again"
@@ -160,7 +164,8 @@ impl Worker {
                 }
             };
             match failure {
-                Failure::Retry => {}
+                // Rolled back as far as it came: with two commits the first may have been made.
+                Failure::Retry => resend |= self.settings.profile == Profile::TwoCommit,
                 Failure::Item => {
                     for item in items.drain(..) {
                         Box::pin(self.reserve_batch(vec![item], resend)).await;
@@ -170,6 +175,7 @@ impl Worker {
                 Failure::Connection => {
                     // A failed connect sent nothing; a failed call may have been committed.
                     resend |= self.connection.take().is_some();
+                    self.servers.look_again();
                 }
             }
             if !resend {
@@ -233,16 +239,17 @@ impl Worker {
         let mut attempt = 0;
         while !items.is_empty() {
             let started = self.clock.now();
-            let settings = self.settings.clone();
+            let (servers, settings) = (self.servers.clone(), self.settings.clone());
             let result = match self.connect().await {
-                Ok(connection) => {
+                Ok((connection, turn)) => {
                     let steps: Vec<_> = items.iter().map(|item| (item.org, item.hold, &item.step)).collect();
-                    tokio::time::timeout(settings.call_timeout, batch::transition(connection, &steps)).await
+                    let call = batch::transition(connection, settings.profile, &steps);
+                    in_time(&servers, turn, settings.call_timeout, call).await
                 }
-                Err(error) => Ok(Err(error)),
+                Err(error) => Some(Err(error)),
             };
             let failure = match result {
-                Ok(Ok(applied)) => {
+                Some(Ok(applied)) => {
                     reached(&items);
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
                         .record(self.clock.since(started));
@@ -258,7 +265,7 @@ impl Worker {
                     }
                     return;
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     log_failure("transition", items.len(), &error);
                     if items.len() == 1 && classify(&error) == Failure::Item {
                         self.refused(items, &error).await;
@@ -266,7 +273,7 @@ impl Worker {
                     }
                     classify(&error)
                 }
-                Err(_) => {
+                None => {
                     tracing::warn!(
                         items = items.len(),
                         "a transition call was not answered in time; sending it again"
@@ -282,7 +289,10 @@ impl Worker {
                     }
                     return;
                 }
-                Failure::Connection => self.connection = None,
+                Failure::Connection => {
+                    self.connection = None;
+                    self.servers.look_again();
+                }
             }
             self.back_off(&mut attempt).await;
         }
@@ -314,21 +324,42 @@ impl Worker {
         Box::pin(self.take_steps(vec![doubt])).await;
     }
 
-    async fn connect(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        if self.connection.is_none() {
-            let connect = self.options.connect();
-            let connection = tokio::time::timeout(self.settings.call_timeout, connect)
+    async fn connect(&mut self) -> Result<(&mut PgConnection, Turn), sqlx::Error> {
+        let present = self.servers.turn();
+        if self.connection.as_ref().is_none_or(|(_, turn)| *turn != present) {
+            self.connection = None;
+            let (server, turn) = self.servers.options();
+            let connect = async {
+                let mut connection = lane_options(server, &self.settings).connect().await?;
+                self.servers.admit(&mut connection).await?;
+                Ok::<_, sqlx::Error>(connection)
+            };
+            let connection = in_time(&self.servers, turn, self.settings.call_timeout, connect)
                 .await
-                .map_err(|_| sqlx::Error::PoolTimedOut)??;
-            self.connection = Some(connection);
+                .ok_or(sqlx::Error::PoolTimedOut)??;
+            self.connection = Some((connection, turn));
         }
-        self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)
+        self.connection.as_mut().map(|(connection, turn)| (connection, *turn)).ok_or(sqlx::Error::PoolClosed)
     }
 
     async fn back_off(&self, attempt: &mut u32) {
         let ceiling = Duration::from_millis(10 << (*attempt).min(7));
         *attempt += 1;
         tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+/// The answer; none if it does not come within `limit`, or if another server has become the primary meanwhile: a former
+/// one may never answer, and what it answers does not count.
+async fn in_time<T>(
+    servers: &Servers,
+    turn: Turn,
+    limit: Duration,
+    call: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        answer = tokio::time::timeout(limit, call) => answer.ok(),
+        () = servers.changed_from(turn) => None,
     }
 }
 
