@@ -220,8 +220,9 @@ async fn an_unknown_word_counts_as_in_progress() {
     let gateway = TestGateway::start().await;
     for word in ["QUEUED", "success", "SUCCEEDED", "COMPLETED", "", "failed"] {
         let [available, _, consumed] = gateway.balance().await;
-        let task = gateway.task("odd").await;
+        // Before the task, which may otherwise end before it.
         gateway.fault_on_status(json!({"kind": "status_word", "value": word})).await;
+        let task = gateway.task("odd").await;
         let polls = gateway.upstream_polls(&task).await;
         until("it was asked for", async || {
             gateway.status(&task).await.expect(200);
