@@ -69,7 +69,7 @@ async fn run(scratch: &Scratch, url: &str, rate: u32) {
             "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{url}\"\n\
              [upstream.kling_3]\nbase_url = \"http://{simulator}\"\nmaster_key = \"sim-master-key\"\n\
              [limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n\
-             [reconciler]\npolls_per_second = {rate}\nconcurrency = 64\n[log]\nlevel = \"error\"\n"
+             [reconciler]\npolls_per_second = {rate}\n[log]\nlevel = \"error\"\n"
         );
         std::fs::write(&config, text).unwrap();
         processes.push(start(&["serve", "--config", config.to_str().unwrap()]));

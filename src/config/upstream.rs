@@ -61,7 +61,7 @@ pub struct UpstreamConfig {
     #[serde(default = "ten_seconds")]
     pub breaker_open_ms: u64,
     /// Creates under way at one time, at most; one organisation takes at most half of the places.
-    #[serde(default = "five_hundred_and_twelve")]
+    #[serde(default = "four_thousand_and_ninety_six")]
     pub max_creates: usize,
     /// Status calls under way at one time, at most; the same goes for them.
     #[serde(default = "sixty_four")]
@@ -99,8 +99,8 @@ fn five() -> u32 {
 fn sixty_four() -> usize {
     64
 }
-fn five_hundred_and_twelve() -> usize {
-    512
+fn four_thousand_and_ninety_six() -> usize {
+    4096
 }
 fn five_seconds() -> u64 {
     5_000
