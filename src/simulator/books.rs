@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use super::clock::Millis;
+use super::request::Draft;
 use super::task::{Outcome, State, Task};
 
 /// Enough that two cores hardly ever want the same one.
@@ -155,6 +156,8 @@ struct TaskView {
     polls: u64,
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Tells whose task it is: callers can mark their prompts, ids are the vendor's.
+    prompt: Option<String>,
     created_ms: Millis,
 }
 
@@ -175,6 +178,7 @@ impl AccountView {
                 consumed_credits: consumed,
                 polls: task.polls.load(Ordering::Relaxed),
                 kind: task.product.name,
+                prompt: Draft::read(task.request.get().as_bytes()).text("prompt"),
                 created_ms: task.created,
             });
         }

@@ -36,7 +36,7 @@ async fn every_account_has_its_own_page() {
         json!({"account": KEY, "consumed": 400, "creates_received": 1,
             "counts": {"IN_PROGRESS": 1, "SUCCESS": 0, "FAILED": 0},
             "tasks": [{"task_id": task_id, "status": "IN_PROGRESS", "consumed_credits": 400, "polls": 2,
-                "type": "pro-text-to-video", "created_ms": mine["tasks"][0]["created_ms"]}]})
+                "type": "pro-text-to-video", "prompt": "a", "created_ms": mine["tasks"][0]["created_ms"]}]})
     );
     let both = rig.get_json("/_sim/books?summary=true").await;
     let none = json!({"IN_PROGRESS": 0, "SUCCESS": 0, "FAILED": 0});
