@@ -42,10 +42,10 @@ mod ledger_model;
 mod ledger_reserve;
 #[path = "integration/limits.rs"]
 mod limits;
-#[path = "integration/lossy_network.rs"]
-mod lossy_network;
 #[path = "integration/money.rs"]
 mod money;
+#[path = "integration/network.rs"]
+mod network;
 #[path = "integration/operations.rs"]
 mod operations;
 #[path = "integration/postgres_cluster.rs"]

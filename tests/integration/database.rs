@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -18,7 +18,7 @@ use tollgate::secret::Secret;
 use url::Url;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const DIR_PREFIX: &str = "tollgate-tests-";
 
 /// Never dropped: the private cluster ends with this process, and the next one removes its directory.
@@ -125,12 +125,12 @@ async fn until_unused(admin: &mut PgConnection, database: &str) {
 
 /// Waits until the condition holds, for at most as long as our patience lasts.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let step = Duration::from_millis(5);
-    for _ in 0..PATIENCE.as_millis() / step.as_millis() {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
         if holds().await {
             return;
         }
-        tokio::time::sleep(step).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("{what}: not within {PATIENCE:?}");
 }

@@ -16,7 +16,7 @@ use super::fixture::{
     HOUR, doubt, fail, funded, grant, lanes, ledger, ledger_of, ledger_with, money, new_hold, refuse, run,
     settle, state, with_key,
 };
-use super::lossy_network::LossyNetwork;
+use super::network::{Flow, Network, Weather};
 
 /// Doubts do not grow old in these tests.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -249,7 +249,8 @@ async fn an_answer_lost_on_the_way_is_neither_a_lost_grant_nor_a_second_one() {
     const CALLERS: usize = 12;
     const LIVES: usize = 40;
     let db = TestDatabase::new().await;
-    let network = LossyNetwork::to(db.url()).await;
+    let network = Network::to(db.url()).await;
+    network.set(Weather { answers: Flow::Lose(0.25), ..Weather::CLEAR });
     let behind = Database::connect(&Secret::new(network.url()), 1, HOUR).unwrap();
     let gateway = GatewayId::generate();
     db.database().renew_lease(gateway, HOUR).await.unwrap();
