@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId};
-use tollgate::ledger::{Applied, Database, LaneSettings, Ledger, NewHold, State, Step, Verdict};
+use tollgate::ledger::{Applied, Database, LaneSettings, Ledger, LedgerError, NewHold, State, Step, Verdict};
 use tollgate::secret::Secret;
 
 use super::database::{TestDatabase, until};
@@ -277,6 +277,34 @@ async fn an_answer_lost_on_the_way_is_neither_a_lost_grant_nor_a_second_one() {
     for org in orgs {
         assert_eq!(money(db.database(), org).await, [0, 0, total / 2]);
     }
+}
+
+/// The grant's answer is lost, and before it is asked for again another gateway puts the hold in doubt. It was never
+/// sent, and only the gateway that could not hear knows that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_unheard_and_taken_over_is_released() {
+    let db = TestDatabase::new().await;
+    let network = Network::to(db.url()).await;
+    let behind = Database::connect(&Secret::new(network.url()), 1, HOUR).unwrap();
+    let gateway = GatewayId::generate();
+    db.database().renew_lease(gateway, HOUR).await.unwrap();
+    let settings = LaneSettings { call_timeout: Duration::from_millis(300), ..one_lane() };
+    let deaf = Ledger::start(behind, gateway, &settings, Duration::from_millis(500), Clock);
+    let other = ledger(&db).await;
+    let org = funded(&db, 100).await;
+    // Makes the connection.
+    grant(&deaf, new_hold(org, 1)).await.step(refuse()).await.unwrap();
+    network.set(Weather { answers: Flow::Swallow, ..Weather::CLEAR });
+    let new = new_hold(org, 10);
+    let hold = new.hold;
+    let refused = deaf.reserve(new).await;
+    assert!(matches!(refused, Err(LedgerError::Timeout)), "{refused:?}");
+    until("the grant is there", async || db.database().task_by_hold(org, hold).await.unwrap().is_some())
+        .await;
+    assert_eq!(other.step(org, hold, doubt()).await.unwrap(), Applied::Yes);
+    network.set(Weather::CLEAR);
+    until("it is released", async || state(db.database(), org, hold).await == State::Released).await;
+    assert_eq!(money(db.database(), org).await, [100, 0, 0]);
 }
 
 /// The rows of a batch are locked in an order all writers share; in order of arrival they would deadlock.

@@ -208,7 +208,14 @@ impl Worker {
             Row::KeyTaken => Ok(Verdict::KeyTaken),
             Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
             Row::UnknownOrg => Ok(Verdict::UnknownOrg),
-            Row::Ended => Ok(Verdict::Ended),
+            Row::Ended => {
+                // Granted by a sending whose answer was lost, and taken over since by a gateway that took us for dead:
+                // nobody has sent it, and nobody else can know that.
+                let (reply, _) = oneshot::channel();
+                let (org, hold) = (item.new.org, item.new.hold);
+                self.steps.push_back(StepItem { org, hold, step: Step::Abandon, reply });
+                Ok(Verdict::Ended)
+            }
             Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
         };
         self.active.remove(&item.new.hold);
