@@ -26,6 +26,8 @@ mod doubt;
 mod endpoints;
 #[path = "integration/failover.rs"]
 mod failover;
+#[path = "integration/faults.rs"]
+mod faults;
 #[path = "integration/fixture.rs"]
 mod fixture;
 #[path = "integration/gateway.rs"]

@@ -1,0 +1,41 @@
+//! Gateways die at random instants.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::fleet::{Fleet, Spec};
+use super::load::Plan;
+use super::scaled;
+use super::table::{Row, report};
+use crate::database::TestDatabase;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_killed_at_any_instant_loses_nothing() {
+    let db = TestDatabase::new().await;
+    let mut fleet = Fleet::start(Spec::on(db.url())).await;
+    let load = fleet.load(Plan { rate: scaled(40, 200), keyed: 4, again: true });
+    let kills = scaled(6, 50);
+    let mut last = Instant::now();
+    let mut served = Duration::ZERO;
+    for _ in 0..kills {
+        // The instant is random: that is the fault.
+        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(100..700))).await;
+        let victim = rand::rng().random_range(0..3);
+        last = Instant::now();
+        fleet.kill(victim).await;
+        fleet.launch_again(victim).await;
+        served = served.max(last.elapsed());
+    }
+    load.stop().await;
+    fleet.until_serving().await;
+    let verdict = fleet.conclude(last).await;
+    report(&Row {
+        fault: "gateway killed at a random instant".into(),
+        tried: kills,
+        verdict: verdict.clone(),
+        served: Some(served),
+    });
+    verdict.must_be_clean();
+    assert!(verdict.creates > 50, "too few creates to prove anything: {}", verdict.creates);
+}

@@ -1,0 +1,50 @@
+//! Several look at one task's end at once.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::fleet::{Fleet, Spec};
+use super::scaled;
+use super::table::{Row, report};
+use crate::database::{PATIENCE, TestDatabase};
+
+/// Both gateways' reconcilers, and a customer at each who asks all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_reconcilers_and_a_polling_client_end_a_task_once() {
+    let db = TestDatabase::new().await;
+    let quick = |name, value: &str| (name, value.to_owned());
+    let all = vec![
+        quick("TOLLGATE_RECONCILER__TICK_MS", "10"),
+        quick("TOLLGATE_RECONCILER__INTERVAL_MS", "10"),
+        quick("TOLLGATE_STATUS__MIN_INTERVAL_MS", "1"),
+    ];
+    let fleet = Fleet::start(Spec { gateways: 2, all, ..Spec::on(db.url()) }.patient()).await;
+    let tasks = scaled(20, 200);
+    let races = join_all((0..tasks).map(|number| {
+        let customers = fleet.customers.clone();
+        async move {
+            let tenant = number % 20;
+            let id = customers.create(tenant, number % 2).await.task_id().to_owned();
+            let began = Instant::now();
+            let poll = async |gateway| {
+                let mut polls = 0;
+                while customers.status(tenant, gateway, &id).await["status"] == "IN_PROGRESS" {
+                    assert!(began.elapsed() < PATIENCE, "{id} does not end");
+                    polls += 1;
+                    // A moment, as between polls.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                polls
+            };
+            let (here, there) = tokio::join!(poll(0), poll(1));
+            here.min(there)
+        }
+    }))
+    .await;
+    assert!(races.iter().sum::<u32>() > 0, "nobody looked while the tasks ran");
+    let verdict = fleet.conclude(Instant::now()).await;
+    let fault = "two reconcilers and two polling clients on one task".into();
+    report(&Row { fault, tried: tasks, verdict: verdict.clone(), served: None });
+    verdict.must_be_clean();
+}
