@@ -13,7 +13,9 @@ alter table hold
     add column reported bigint,
     -- what we booked (charge or loss, before the factor) less what the upstream reported; null while it is open
     add column drift bigint,
-    add constraint hold_late_after_end check (late is null or state in ('RELEASED', 'WRITTEN_OFF'));
+    add constraint hold_late_after_end check (late is null or state in ('RELEASED', 'WRITTEN_OFF'))
+        -- true of every row there is: none of them is late
+        not valid;
 
 -- Each open hold stands in one of them. Tasks are claimed organisation by organisation and backend by backend, so that
 -- none waits for the backlog of another.
@@ -31,6 +33,8 @@ alter table transition
     add column from_late text,
     add column to_late text;
 insert into transition (kind, from_state, to_state, from_late, to_late) values
+    -- its gateway is dead; what was recorded since it was seen HELD is left alone
+    ('orphan',      'HELD',        'IN_DOUBT',    null,   null),
     -- the id of a task comes to light after its end
     ('late_run',    'RELEASED',    'RELEASED',    null,   'open'),
     ('late_run',    'WRITTEN_OFF', 'WRITTEN_OFF', null,   'open'),
@@ -41,6 +45,11 @@ insert into transition (kind, from_state, to_state, from_late, to_late) values
     ('late_fail',   'WRITTEN_OFF', 'WRITTEN_OFF', 'open', 'lost'),
     ('late_drop',   'RELEASED',    'RELEASED',    'open', 'given_up'),
     ('late_drop',   'WRITTEN_OFF', 'WRITTEN_OFF', 'open', 'given_up');
+
+-- A sum as a credit figure; what does not fit is as large as can be. One absurd report must not hide all others.
+create function saturated(p_sum numeric) returns bigint language sql immutable as $$
+    select greatest(least(coalesce(p_sum, 0), 9223372036854775807), -9223372036854775807)::bigint
+$$;
 
 -- As before (migration 2), and: p_reported, the upstream's own figure; evidence after the end, which moves no state
 -- but adds a correcting entry, and takes back what was booked as a loss; a task id, once known, is never replaced.
@@ -72,7 +81,7 @@ begin
             reported = coalesce(i.reported, h.reported),
             drift = case
                 when t.kind in ('settle', 'late_settle') then i.raw - coalesce(i.reported, h.reported, 0)
-                when t.kind in ('fail', 'late_fail') then i.loss - coalesce(i.reported, 0)
+                when t.kind in ('fail', 'late_fail') then coalesce(i.loss, 0) - coalesce(i.reported, h.reported, 0)
                 -- what may have been taken is no drift where nothing was reported
                 when t.kind = 'write_off' and h.reported is not null then i.loss - h.reported
                 when t.to_state in ('RELEASED', 'WRITTEN_OFF') then coalesce(h.drift, 0) end,
@@ -100,8 +109,8 @@ begin
         select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, null, v_now
         from moved where to_state = 'SETTLED'
     ), corrected as (
-        insert into entry (org_id, entry_id, kind, amount, hold_id, seq, user_id, key_id, reason, created_at)
-        select m.org_id, gen_random_uuid(), 'correct', -m.charge, m.hold_id, c.next, m.user_id, m.key_id, m.reason, v_now
+        insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, reason, created_at)
+        select m.org_id, gen_random_uuid(), 'correct', -m.charge, m.hold_id, c.next, greatest(m.charge - m.amount, 0), m.user_id, m.key_id, m.reason, v_now
         from moved m cross join lateral (
             select coalesce(max(e.seq), 0) + 1 as next from entry e
             where e.org_id = m.org_id and e.hold_id = m.hold_id and e.kind = 'correct') c

@@ -53,6 +53,8 @@ pub struct App {
     parts: Parts,
     operations: Operations,
     ledger: Ledger,
+    /// For the lease, the sweep and the reconciler.
+    upkeep: Database,
     lease: Arc<Lease>,
     poller: Arc<Poller>,
     watcher: Watcher,
@@ -62,6 +64,9 @@ pub struct App {
     /// Tells creates that wait for the vendor.
     stopping: CancellationToken,
 }
+
+/// Connections for what nobody waits for.
+const UPKEEP: u32 = 4;
 
 /// The pool that `config` describes.
 pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
@@ -101,7 +106,10 @@ impl App {
         let clock = Clock;
         let metrics = recorder()?;
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
+        // What keeps the gateway alive and its tasks ending must not queue behind callers.
+        let upkeep = database(&DatabaseConfig { max_connections: UPKEEP, ..config.database.clone() })?;
         let database = database(&config.database)?;
+        upkeep.find_primary().await?;
         database.find_primary().await?;
         database.check_schema().await?;
         let data_listener =
@@ -109,7 +117,7 @@ impl App {
         let admin_listener = bind("the operations listener", config.admin.listen, "admin.listen").await?;
 
         let gateway = GatewayId::generate();
-        let lease = Arc::new(Lease::new(database.clone(), gateway, ms(config.ledger.lease_ms), clock));
+        let lease = Arc::new(Lease::new(upkeep.clone(), gateway, ms(config.ledger.lease_ms), clock));
         let gateways = lease.renew().await?;
         let keys = Arc::new(Keys::new(
             database.clone(),
@@ -118,7 +126,7 @@ impl App {
             clock,
         ));
         let prices = Arc::new(Prices::default());
-        let mut watcher = Watcher::new(database.clone(), keys.clone(), prices.clone(), clock);
+        let mut watcher = Watcher::new(upkeep.clone(), keys.clone(), prices.clone(), clock);
         watcher.look().await?;
 
         let lanes = LaneSettings {
@@ -178,6 +186,7 @@ impl App {
             parts,
             operations,
             ledger,
+            upkeep,
             lease,
             poller,
             watcher,
@@ -207,6 +216,7 @@ impl App {
             parts,
             operations,
             ledger,
+            upkeep,
             lease,
             poller,
             watcher,
@@ -237,7 +247,7 @@ impl App {
             background.spawn(reconciler::finish_tasks(
                 backend,
                 poller.clone(),
-                ledger.database().clone(),
+                upkeep.clone(),
                 tasks.clone(),
                 pace.clone(),
                 stop.clone(),
@@ -245,6 +255,7 @@ impl App {
         }
         background.spawn(reconciler::sweep(
             ledger.clone(),
+            upkeep,
             keys,
             operations.metrics.clone(),
             accounts,

@@ -23,6 +23,7 @@ mod idempotency;
 mod keys;
 mod lanes;
 mod prices;
+mod queries;
 mod servers;
 mod tasks;
 
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -50,6 +51,7 @@ pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;
+use self::queries::Queries;
 use self::servers::Servers;
 use crate::clock::Clock;
 use crate::fail_point;
@@ -78,7 +80,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// A pool of connections to the primary of the ledger's database servers.
 #[derive(Debug, Clone)]
 pub struct Database {
-    pool: PgPool,
+    queries: Queries,
     servers: Arc<Servers>,
     /// Ends the look-out for another primary with the last handle.
     _watch: Option<Arc<DropGuard>>,
@@ -104,7 +106,7 @@ impl Database {
         let (before, after) = (servers.clone(), servers.clone());
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(acquire_timeout)
+            .acquire_timeout(Queries::pool_timeout(acquire_timeout))
             // A ping before each use would double the round trips of every read. One that was in use a moment ago is
             // alive; one that was idle may have died with its server, and a status call must not fail for that.
             .test_before_acquire(false)
@@ -134,7 +136,7 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { pool, servers, _watch: watch })
+        Ok(Self { queries: Queries::new(pool, acquire_timeout), servers, _watch: watch })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
@@ -148,27 +150,27 @@ impl Database {
         let server = Self::connect(url, 2, Duration::from_secs(10))?;
         let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(name)
-            .fetch_one(&server.pool)
+            .fetch_one(server.pool())
             .bounded()
             .await?;
         if !there {
             let quoted = name.replace('"', "\"\"");
             sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{quoted}\"")))
-                .execute(&server.pool)
+                .execute(server.pool())
                 .bounded()
                 .await?;
         }
-        server.pool.close().await;
+        server.queries.pool().close().await;
         Ok(())
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
-        &self.pool
+    pub(crate) fn pool(&self) -> &Queries {
+        &self.queries
     }
 
     /// Brings the schema up to date. Safe while other gateways run, and when several start at once.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
+        MIGRATIONS.run(self.queries.pool()).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::VersionMissing(version) => LedgerError::Schema(
                 format!("the database has migration {version}, which this version of tollgate does not know: run a newer one").into(),
             ),
@@ -188,7 +190,7 @@ impl Database {
     /// that it does not.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
-            .fetch_all(&self.pool)
+            .fetch_all(self.pool())
             .bounded()
             .await
         {
@@ -208,7 +210,7 @@ impl Database {
              order by needs_migration desc limit 1",
         )
         .bind(known)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.pool())
         .bounded()
         .await?;
         needed.map_or(Ok(()), |(version, reason)| {
@@ -225,7 +227,7 @@ impl Database {
     /// Asks the primary whether it takes writes.
     pub async fn ping(&self) -> Result<(), LedgerError> {
         let asked = async {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.queries.acquire().await?;
             self.servers.admit(&mut connection).await
         };
         asked.bounded().await.map_err(|error| match (error, self.servers.complaint()) {
@@ -237,8 +239,8 @@ impl Database {
 
     /// Connections in use and idle.
     pub fn pool_size(&self) -> (u32, usize) {
-        let idle = self.pool.num_idle();
-        (self.pool.size().saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)), idle)
+        let idle = self.queries.pool().num_idle();
+        (self.queries.pool().size().saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)), idle)
     }
 }
 
@@ -292,21 +294,28 @@ impl Ledger {
 
     /// Releases HELD rows of this gateway that nobody works on, puts those of dead gateways in doubt, and writes off
     /// what has been in doubt for `in_doubt_ttl`.
-    pub async fn sweep(&self, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
-        self.lanes.sweep(self.database.overdue_holds(self.gateway).await?);
-        let orphans = self.database.orphaned_holds(self.gateway).await?;
+    ///
+    /// `database` is asked for them: not the callers' pool, which they may have filled.
+    pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
+        self.lanes.sweep(database.overdue_holds(self.gateway).await?);
+        let orphans = database.orphaned_holds(self.gateway).await?;
         if !orphans.is_empty() {
             fail_point::reach("sweep.before");
         }
-        let doubt = Step::Doubt { reason: "its gateway died before it recorded an answer" };
-        let orphans = orphans.into_iter().map(|(org, hold)| (org, hold, doubt.clone()));
-        let expired = self.database.expired_doubts(in_doubt_ttl).await?;
-        let expired = expired
-            .into_iter()
-            .map(|(org, hold, possible_loss)| (org, hold, Step::WriteOff { possible_loss }));
-        // All at once, so that they ride in few batches.
-        let steps: Vec<_> =
-            orphans.chain(expired).map(|(org, hold, step)| self.take_over(org, hold, step)).collect();
+        self.take_over_all(orphans.into_iter().map(|(org, hold)| (org, hold, Step::Orphan))).await?;
+        let expired = database.expired_doubts(in_doubt_ttl).await?.into_iter();
+        self.take_over_all(
+            expired.map(|(org, hold, possible_loss)| (org, hold, Step::WriteOff { possible_loss })),
+        )
+        .await
+    }
+
+    /// All at once, so that they ride in few batches.
+    async fn take_over_all(
+        &self,
+        holds: impl Iterator<Item = (OrgId, HoldId, Step)>,
+    ) -> Result<(), LedgerError> {
+        let steps = holds.map(|(org, hold, step)| self.take_over(org, hold, step));
         futures_util::future::try_join_all(steps).await?;
         Ok(())
     }

@@ -135,7 +135,7 @@ impl Poller {
         };
         Ok(task.map(|task| match self.cached(&task) {
             // Somebody has asked the vendor while we read.
-            Some(view) if view.task().state == task.state => self.keep(view),
+            Some(view) if view.tells_of(&task) => self.keep(view),
             _ => self.remember(task, None),
         }))
     }
@@ -169,7 +169,9 @@ impl Poller {
                 Some(flight) => flight.clone(),
                 None => {
                     // The flight we came too late for may have told all there is to know.
-                    if let Some(view) = self.cached(known.task()).filter(|view| self.is_fresh(view)) {
+                    // But an end that we know to be none any more says nothing.
+                    let told = self.cached(known.task()).filter(|view| self.is_fresh(view));
+                    if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
                         return Some(view);
                     }
                     if !paid && self.costs_a_poll(known.task()) && !self.budget.client_may(known.task().org) {
@@ -253,7 +255,7 @@ impl Poller {
             return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
-        let overrun = matches!(&step, Step::Settle { raw, .. } if *raw > task.list_price);
+        let overrun = matches!(&step, Step::Settle { raw, .. } | Step::LateSettle { raw, .. } if *raw > task.list_price);
         let applied = self.ledger.step(task.org, task.hold, step).await?;
         if applied == Applied::Yes && overrun {
             metrics::counter!(m::OVERRUNS).increment(1);
@@ -291,6 +293,8 @@ impl Poller {
         if news {
             tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
             metrics::counter!(m::LATE_EVIDENCE).increment(1);
+            // The end that is remembered is none any more.
+            self.views.invalidate(&(org, hold.to_string().into()));
         }
         Ok(news)
     }
@@ -355,9 +359,11 @@ fn end(task: &Task, report: &StatusReport) -> Result<Option<Step>, LedgerError> 
             }
         }
         Progress::Failed => {
-            let loss = report.raw.unwrap_or(Credits::ZERO);
+            // A figure that cannot be (as for charges) stands for the price.
+            let sane = |raw: Credits| task.list_price.checked_mul(100).is_none_or(|ceiling| raw <= ceiling);
+            let loss = report.raw.map_or(Credits::ZERO, |raw| if sane(raw) { raw } else { task.list_price });
             if loss > Credits::ZERO {
-                tracing::warn!(hold = %task.hold, consumed = %loss, "a failed task consumed credits: the platform's loss");
+                tracing::warn!(hold = %task.hold, consumed = ?report.raw, %loss, "a failed task consumed credits: the platform's loss");
             }
             if late { Step::LateFail { loss, data } } else { Step::Fail { loss, data } }
         }

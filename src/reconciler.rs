@@ -65,7 +65,15 @@ pub async fn finish_tasks(
         drop(room);
         // What is claimed waits for the budget in its slot: nothing is claimed that could not soon be asked.
         let per_tick = f64::from(poller.budget().share()) * pace.tick.as_secs_f64();
-        let limit = (per_tick.ceil() as usize).min(slots.available_permits());
+        // Nor so much that a claim runs out before its turn comes.
+        let in_time = (f64::from(poller.budget().share()) * pace.interval.as_secs_f64()).max(1.0) as usize;
+        let waiting = pace.concurrency.saturating_sub(slots.available_permits());
+        let limit =
+            (per_tick.ceil() as usize).min(slots.available_permits()).min(in_time.saturating_sub(waiting));
+        if limit == 0 {
+            more = false;
+            continue;
+        }
         let due = database.claim_due(&backend, u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await;
         let due = due.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for due tasks");
@@ -87,6 +95,7 @@ pub async fn finish_tasks(
 /// (at least in these upstream `accounts`).
 pub async fn sweep(
     ledger: Ledger,
+    database: Database,
     keys: Arc<Keys>,
     metrics: PrometheusHandle,
     mut accounts: Vec<String>,
@@ -98,20 +107,20 @@ pub async fn sweep(
         keys.tidy();
         // Folds samples into buckets; without it they pile up until somebody scrapes.
         metrics.run_upkeep();
-        if let Err(error) = ledger.sweep(pace.in_doubt_ttl).await {
+        if let Err(error) = ledger.sweep(&database, pace.in_doubt_ttl).await {
             tracing::warn!(%error, "cannot sweep");
         }
         let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
         if round.is_multiple_of(120) {
-            if let Err(error) = ledger.database().forget_old_claims(hours).await {
+            if let Err(error) = database.forget_old_claims(hours).await {
                 tracing::warn!(%error, "cannot forget old idempotency keys");
             }
-            if let Err(error) = ledger.database().forget_dead_gateways().await {
+            if let Err(error) = database.forget_dead_gateways().await {
                 tracing::warn!(%error, "cannot forget dead gateways");
             }
         }
         round = round.wrapping_add(1);
-        if let Err(error) = count(ledger.database(), &mut accounts).await {
+        if let Err(error) = count(&database, &mut accounts).await {
             tracing::warn!(%error, "cannot count what is open");
         }
     }

@@ -67,7 +67,7 @@ impl Config {
             Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
         };
         let day_ms = 86_400_000;
-        let ranges: [(&'static str, u64, u64, u64, &'static str); 18] = [
+        let ranges: [(&'static str, u64, u64, u64, &'static str); 20] = [
             (
                 "server.header_timeout_ms",
                 self.server.header_timeout_ms,
@@ -125,6 +125,14 @@ impl Config {
             (
                 "ledger.idempotency_hours",
                 self.ledger.idempotency_hours.into(),
+                1,
+                8_760,
+                "from 1 to 8760 hours",
+            ),
+            ("ledger.in_doubt_hours", self.ledger.in_doubt_hours.into(), 1, 8_760, "from 1 to 8760 hours"),
+            (
+                "reconciler.max_task_age_hours",
+                self.reconciler.max_task_age_hours.into(),
                 1,
                 8_760,
                 "from 1 to 8760 hours",

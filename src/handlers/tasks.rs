@@ -74,6 +74,7 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
                 "IN_PROGRESS, SUCCESS, FAILED, or a state: HELD, RUNNING, IN_DOUBT, SETTLED, RELEASED, WRITTEN_OFF",
             ));
         }
+        filter.as_shown = states.iter().any(|state| word(*state) == text);
         filter.states = Some(states);
     }
     filter.user = parse(context, "user", "a user id (usr_…)")?;

@@ -158,6 +158,9 @@ fn columns(step: &Step) -> Columns<'_> {
         Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
         // If its id is known it is still polled, rarely.
         Step::Doubt { reason } => Columns { reason: Some(reason), due_ms: ms(&RARELY), ..Columns::default() },
+        Step::Orphan => {
+            Columns { reason: Some("its gateway died before it recorded an answer"), ..Columns::default() }
+        }
         Step::WriteOff { possible_loss } => Columns {
             reason: Some("in doubt for too long"),
             loss: possible_loss.get(),
@@ -188,10 +191,10 @@ fn columns(step: &Step) -> Columns<'_> {
         Step::ResolveRun { task, reason, answer } => {
             Columns { task: Some(task), reason: Some(reason), answer: Some(answer), ..Columns::default() }
         }
-        Step::ResolveSettle { task, raw, charge, reason, answer } => Columns {
+        Step::ResolveSettle { task, raw, reported, charge, reason, answer } => Columns {
             task: Some(task),
             raw: Some(raw.get()),
-            reported: Some(raw.get()),
+            reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: Some(reason),
             answer: Some(answer),

@@ -1,6 +1,7 @@
 //! Tasks whose outcome is unknown, as operators see and resolve them; and what the platform lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::Row;
@@ -10,7 +11,7 @@ use time::OffsetDateTime;
 use super::error::is_unique_violation;
 use super::hold::Step;
 use super::tasks::{COLUMNS, Task, task};
-use super::{Bounded, Database, LedgerError, batch};
+use super::{Bounded, Database, LedgerError, State, batch};
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
@@ -160,15 +161,19 @@ impl Database {
         Ok(age.unwrap_or(0.0))
     }
 
-    /// Ends a doubt by what an operator found out; `why` is kept with the task.
+    /// Ends a doubt by what an operator found out; `why` is kept with the task. One that was released or written off can
+    /// still be told apart by its id.
     pub async fn resolve(
         &self,
         hold: HoldId,
         resolution: Resolution,
         why: &str,
     ) -> Result<Step, LedgerError> {
+        // By way of the organisations: a hold is found under its own, and there are few of them.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from hold where state = 'IN_DOUBT' and hold_id = $1"
+            "select {COLUMNS} from (select org_id as owner from org) o cross join lateral \
+             (select * from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
+             where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
         .fetch_optional(self.pool())
@@ -176,6 +181,15 @@ impl Database {
         .await?;
         let gone = || LedgerError::Invalid(format!("{hold} is not in doubt (any more)"));
         let found = task(row.as_ref().ok_or_else(gone)?)?;
+        // After its end only evidence counts: the vendor's own word, by which it is corrected.
+        let ended = found.state.is_terminal();
+        if ended && !matches!(resolution, Resolution::Taken { .. }) {
+            return Err(LedgerError::Invalid(format!(
+                "{hold} is not in doubt any more: it was {}. If the vendor ran it, give its task id and no credits: it is \
+                 polled, and charged by a correction if it succeeded",
+                if found.state == State::WrittenOff { "written off" } else { "released" }
+            )));
+        }
         let known = found.upstream_task.clone();
         let same = |task: &Arc<str>| match &known {
             Some(known) if known != task => {
@@ -187,7 +201,12 @@ impl Database {
         let step = match resolution {
             Resolution::Taken { task } => {
                 same(&task)?;
-                Step::ResolveRun { answer: answer(&found, &task)?, task, reason }
+                let answer = answer(&found, &task)?;
+                if ended {
+                    Step::LateRun { task, answer: Some(answer), poll_in: Duration::ZERO }
+                } else {
+                    Step::ResolveRun { answer, task, reason }
+                }
             }
             Resolution::Succeeded { task, consumed } => {
                 same(&task)?;
@@ -199,7 +218,15 @@ impl Database {
                         found.list_price
                     ))
                 })?;
-                Step::ResolveSettle { answer: answer(&found, &task)?, task, raw: consumed, charge, reason }
+                let reported = found.raw_consumed.is_none().then_some(consumed);
+                Step::ResolveSettle {
+                    answer: answer(&found, &task)?,
+                    task,
+                    raw: consumed,
+                    reported,
+                    charge,
+                    reason,
+                }
             }
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };

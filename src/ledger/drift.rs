@@ -144,9 +144,9 @@ impl Database {
         let days = f64::from(days);
         let accounts = sqlx::query_as(
             "select h.account, count(*) as tasks, \
-               coalesce(sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged'), 0)::bigint as charged, \
-               coalesce(sum(l.lost), 0)::bigint as lost, coalesce(sum(l.possibly), 0)::bigint as possibly_lost, \
-               coalesce(sum(h.reported), 0)::bigint as reported, coalesce(sum(h.drift), 0)::bigint as drift, \
+               saturated(sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged')) as charged, \
+               saturated(sum(l.lost)) as lost, saturated(sum(l.possibly)) as possibly_lost, \
+               saturated(sum(h.reported)) as reported, saturated(sum(h.drift)) as drift, \
                count(*) filter (where h.drift <> 0) as differing \
              from hold h left join (select org_id, hold_id, sum(amount) filter (where not possible) as lost, \
                  sum(amount) filter (where possible) as possibly from platform_loss group by 1, 2) l using (org_id, hold_id) \
@@ -164,8 +164,8 @@ impl Database {
         .fetch_all(self.pool())
         .await?;
         let prices = sqlx::query_as(
-            "select task_type, price_book, count(*) as tasks, sum(list_price)::bigint as listed, \
-               sum(raw_consumed)::bigint as consumed from hold \
+            "select task_type, price_book, count(*) as tasks, saturated(sum(list_price)) as listed, \
+               saturated(sum(raw_consumed)) as consumed from hold \
              where state = 'SETTLED' and raw_consumed <> list_price and ended_at > now() - $1 * interval '1 day' \
              group by 1, 2 order by 1, 2",
         )
@@ -178,8 +178,8 @@ impl Database {
     /// By account: what we booked above and below what the vendor reported, over the tasks that ended in the last day.
     pub async fn drift_of_the_day(&self) -> Result<Vec<(String, Credits, Credits)>, LedgerError> {
         let rows = sqlx::query(
-            "select account, coalesce(sum(drift) filter (where drift > 0), 0)::bigint as above, \
-               coalesce(-sum(drift) filter (where drift < 0), 0)::bigint as below \
+            "select account, saturated(sum(drift) filter (where drift > 0)) as above, \
+               saturated(-sum(drift) filter (where drift < 0)) as below \
              from hold where drift <> 0 and ended_at > now() - interval '1 day' group by account",
         )
         .fetch_all(self.pool())

@@ -18,8 +18,8 @@ use crate::ids::{GatewayId, HoldId, OrgId};
 const SOME: i64 = 1000;
 
 impl Database {
-    /// Claims tasks of `backend` whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt and
-    /// those that came to light after their end far away.
+    /// Claims tasks of `backend` whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt
+    /// far away.
     ///
     /// Organisations take turns: the first due task of each, then the second of each, so that nobody waits for the
     /// backlog of another.
@@ -52,7 +52,7 @@ impl Database {
                  where h.due_at <= now() for no key update of h skip locked \
              ), claimed as ( \
                  update hold h set polls = h.polls + 1, \
-                     due_at = now() + (case when h.state = 'RUNNING' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
+                     due_at = now() + (case when h.state = 'RUNNING' or h.late = 'open' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
                  from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning h.* \
              ) select {COLUMNS} from claimed"
@@ -125,7 +125,7 @@ impl Database {
     /// price.
     pub async fn expired_doubts(&self, age: Duration) -> Result<Vec<(OrgId, HoldId, Credits)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
-            "select org_id, hold_id, coalesce(raw_consumed, list_price) from hold where state = 'IN_DOUBT' \
+            "select org_id, hold_id, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
              and coalesce(doubt_at, created_at) < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())

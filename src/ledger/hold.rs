@@ -142,6 +142,8 @@ pub enum Step {
         /// Why.
         reason: &'static str,
     },
+    /// HELD, and its gateway is dead: it may have been sent. What has been recorded since it was seen is left alone.
+    Orphan,
     /// The age limit of a doubt: the tenant is refunded, the platform may have lost.
     WriteOff {
         /// What the upstream reported, or the list price.
@@ -194,6 +196,8 @@ pub enum Step {
         task: Arc<str>,
         /// What the upstream consumed.
         raw: Credits,
+        /// The same, where the upstream itself never reported a figure: then the operator's word is all there is.
+        reported: Option<Credits>,
         /// What the tenant pays: raw × factor.
         charge: Credits,
         /// Who, and why.
@@ -223,6 +227,7 @@ impl Step {
             | Self::Abandon
             | Self::Sweep
             | Self::Doubt { .. }
+            | Self::Orphan
             | Self::WriteOff { .. }
             | Self::LateDrop
             | Self::ResolveRun { .. }
@@ -241,6 +246,7 @@ impl Step {
             Self::Abandon => "abandon",
             Self::Sweep => "sweep",
             Self::Doubt { .. } => "doubt",
+            Self::Orphan => "orphan",
             Self::WriteOff { .. } => "write_off",
             Self::LateRun { .. } => "late_run",
             Self::LateSettle { .. } => "late_settle",

@@ -55,6 +55,12 @@ impl View {
         u32::try_from(1024 + 2 * self.body.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether it tells as much as `task`, as far as states go.
+    pub(super) fn tells_of(&self, task: &Task) -> bool {
+        (self.task.state, self.task.late, &self.task.upstream_task)
+            == (task.state, task.late, &task.upstream_task)
+    }
+
     /// Whether nothing will change any more.
     pub fn is_final(&self) -> bool {
         self.task.is_over()

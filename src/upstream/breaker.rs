@@ -1,9 +1,15 @@
 //! A circuit breaker: after many failures in a short time it lets nothing through for a while, then one call at a time
 //! as a probe.
+//!
+//! It is the backend's, not an organisation's: as long as the calls of one organisation mostly succeed, the backend
+//! works, whatever those of another do to it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::ids::OrgId;
 
 /// Calls are counted in windows of this length: the current one and the one before.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -24,15 +30,24 @@ struct State {
     /// Moves whenever the breaker opens or closes: what calls of an earlier era tell is out of date.
     era: u64,
     begun: Option<Instant>,
-    current: Counts,
-    previous: Counts,
+    current: HashMap<OrgId, Counts>,
+    previous: HashMap<OrgId, Counts>,
+    /// Whose probe failed last: others have the next turn, if there are any.
+    failed_probe: Option<OrgId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open { until: Instant },
-    HalfOpen { probing: bool },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        /// When the present probe began; one that takes too long keeps nobody else from probing.
+        probing: Option<Instant>,
+        /// When it became half open.
+        since: Instant,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,6 +73,7 @@ impl Phase {
 #[must_use]
 pub(super) struct Permit {
     breaker: Arc<Breaker>,
+    org: OrgId,
     era: u64,
     reported: AtomicBool,
 }
@@ -70,41 +86,48 @@ impl Breaker {
             phase: Phase::Closed,
             era: 0,
             begun: None,
-            current: Counts::default(),
-            previous: Counts::default(),
+            current: HashMap::new(),
+            previous: HashMap::new(),
+            failed_probe: None,
         };
         Self { failures, open_for, state: Mutex::new(state), gauge }
     }
 
-    /// Leave for a call, or how long to wait for it at least.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
+    /// Leave for a call of `org`, or how long to wait for it at least.
+    pub(super) fn enter(self: &Arc<Self>, org: OrgId, now: Instant) -> Result<Permit, Duration> {
         let mut state = self.state();
-        if let Some(wait) = state.wait(now) {
+        if let Some(wait) = state.wait(org, now, self.open_for) {
             return Err(wait);
         }
-        if state.phase != Phase::Closed {
-            self.show(&mut state, Phase::HalfOpen { probing: true });
+        match state.phase {
+            Phase::Closed => {}
+            Phase::Open { until: since } | Phase::HalfOpen { since, .. } => {
+                self.show(&mut state, Phase::HalfOpen { probing: Some(now), since });
+            }
         }
-        Ok(Permit { breaker: self.clone(), era: state.era, reported: AtomicBool::new(false) })
+        Ok(Permit { breaker: self.clone(), org, era: state.era, reported: AtomicBool::new(false) })
     }
 
-    /// Whether a call would get leave now.
-    pub(super) fn lets_through(&self, now: Instant) -> bool {
-        self.state().wait(now).is_none()
+    /// Whether a call of `org` would get leave now.
+    pub(super) fn lets_through(&self, org: OrgId, now: Instant) -> bool {
+        self.state().wait(org, now, self.open_for).is_none()
     }
 
-    fn report(&self, era: u64, failed: bool, now: Instant) {
+    fn report(&self, org: OrgId, era: u64, failed: bool, now: Instant) {
         let mut state = self.state();
         if self.failures == 0 || state.era != era {
             return;
         }
         match state.phase {
             Phase::Closed => {
-                if state.count(failed, now) >= self.failures {
+                if state.count(org, failed, now) >= self.failures {
                     self.open(&mut state, now);
                 }
             }
-            Phase::HalfOpen { .. } if failed => self.open(&mut state, now),
+            Phase::HalfOpen { .. } if failed => {
+                self.open(&mut state, now);
+                state.failed_probe = Some(org);
+            }
             Phase::HalfOpen { .. } => {
                 state.turn();
                 self.show(&mut state, Phase::Closed);
@@ -128,8 +151,10 @@ impl Breaker {
 
     fn abandon(&self, era: u64) {
         let mut state = self.state();
-        if state.era == era && state.phase == (Phase::HalfOpen { probing: true }) {
-            state.phase = Phase::HalfOpen { probing: false };
+        if state.era == era
+            && let Phase::HalfOpen { since, .. } = state.phase
+        {
+            state.phase = Phase::HalfOpen { probing: None, since };
         }
     }
 
@@ -139,36 +164,60 @@ impl Breaker {
 }
 
 impl State {
-    fn wait(&self, now: Instant) -> Option<Duration> {
-        match self.phase {
-            Phase::Closed | Phase::HalfOpen { probing: false } => None,
-            Phase::Open { until } => {
-                Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
-            }
+    fn wait(&self, org: OrgId, now: Instant, open_for: Duration) -> Option<Duration> {
+        let left = |until: Instant| Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
+        let (since, probing) = match self.phase {
+            Phase::Closed => return None,
+            Phase::Open { until } if now < until => return left(until),
+            Phase::Open { until } => (until, None),
+            Phase::HalfOpen { since, probing } => (since, probing),
+        };
+        if probing.is_some_and(|begun| now < begun + open_for) {
             // The probe may end at any moment.
-            Phase::HalfOpen { probing: true } => Some(Duration::from_secs(1)),
+            return Some(Duration::from_secs(1));
         }
+        left(since + open_for).filter(|_| self.failed_probe == Some(org))
     }
 
     /// A new era, with nothing counted.
     fn turn(&mut self) {
         self.era += 1;
-        (self.begun, self.current, self.previous) = (None, Counts::default(), Counts::default());
+        self.begun = None;
+        self.current.clear();
+        self.previous.clear();
+        self.failed_probe = None;
     }
 
-    /// Counts a call. How many have failed lately if that is at least half of them, else 0.
-    fn count(&mut self, failed: bool, now: Instant) -> u32 {
+    /// Counts a call. How many have failed lately if that is at least half of them, and nobody fares better; else 0.
+    fn count(&mut self, org: OrgId, failed: bool, now: Instant) -> u32 {
         let age = self.begun.map_or(Duration::MAX, |begun| now.saturating_duration_since(begun));
         if age >= WINDOW {
-            self.previous = if age < 2 * WINDOW { self.current } else { Counts::default() };
-            self.current = Counts::default();
+            let current = std::mem::take(&mut self.current);
+            self.previous = if age < 2 * WINDOW { current } else { HashMap::new() };
             self.begun = Some(now);
         }
-        self.current.calls = self.current.calls.saturating_add(1);
-        self.current.failures = self.current.failures.saturating_add(failed.into());
-        let calls = self.current.calls.saturating_add(self.previous.calls);
-        let failures = self.current.failures.saturating_add(self.previous.failures);
-        if failures.saturating_mul(2) >= calls { failures } else { 0 }
+        let counts = self.current.entry(org).or_default();
+        counts.calls = counts.calls.saturating_add(1);
+        counts.failures = counts.failures.saturating_add(failed.into());
+        if !failed {
+            return 0;
+        }
+        let mut sum = Counts::default();
+        for org in
+            self.current.keys().chain(self.previous.keys().filter(|org| !self.current.contains_key(org)))
+        {
+            let counts = [self.current.get(org), self.previous.get(org)];
+            let add = |sum: Counts, counts: &Counts| Counts {
+                calls: sum.calls.saturating_add(counts.calls),
+                failures: sum.failures.saturating_add(counts.failures),
+            };
+            let own = counts.into_iter().flatten().fold(Counts::default(), add);
+            if own.failures.saturating_mul(2) < own.calls {
+                return 0;
+            }
+            sum = add(sum, &own);
+        }
+        sum.failures
     }
 }
 
@@ -176,7 +225,7 @@ impl Permit {
     /// Says whether the call failed; only the first report counts.
     pub(super) fn report(&self, failed: bool, now: Instant) {
         if !self.reported.swap(true, Ordering::Relaxed) {
-            self.breaker.report(self.era, failed, now);
+            self.breaker.report(self.org, self.era, failed, now);
         }
     }
 }
@@ -194,6 +243,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    const ORG: OrgId = OrgId::from_uuid(uuid::Uuid::nil());
     const OPEN: Duration = Duration::from_secs(10);
     /// Longer than it stays open at most.
     const LATER: Duration = Duration::from_secs(14);
@@ -203,14 +253,14 @@ mod tests {
     }
 
     fn call(breaker: &Arc<Breaker>, failed: bool, now: Instant) {
-        breaker.enter(now).unwrap().report(failed, now);
+        breaker.enter(ORG, now).unwrap().report(failed, now);
     }
 
     fn opened() -> (Arc<Breaker>, Instant) {
         let (breaker, now) = breaker(2);
         call(&breaker, true, now);
         call(&breaker, true, now);
-        assert!(breaker.enter(now).is_err());
+        assert!(breaker.enter(ORG, now).is_err());
         (breaker, now)
     }
 
@@ -218,13 +268,13 @@ mod tests {
     fn enough_failures_open_it_for_a_while() {
         let (breaker, now) = breaker(3);
         for _ in 0..3 {
-            assert!(breaker.lets_through(now));
+            assert!(breaker.lets_through(ORG, now));
             call(&breaker, true, now);
         }
-        let wait = breaker.enter(now).unwrap_err();
+        let wait = breaker.enter(ORG, now).unwrap_err();
         assert!((OPEN..LATER).contains(&wait), "{wait:?}");
-        assert!(!breaker.lets_through(now + OPEN - Duration::from_millis(1)));
-        assert!(breaker.lets_through(now + LATER));
+        assert!(!breaker.lets_through(ORG, now + OPEN - Duration::from_millis(1)));
+        assert!(breaker.lets_through(ORG, now + LATER));
     }
 
     #[test]
@@ -233,13 +283,13 @@ mod tests {
         for n in 0..30 {
             call(&breaker, n % 3 == 2, now);
         }
-        assert!(breaker.lets_through(now));
+        assert!(breaker.lets_through(ORG, now));
         for _ in 0..9 {
             call(&breaker, true, now);
         }
-        assert!(breaker.lets_through(now), "19 of 39");
+        assert!(breaker.lets_through(ORG, now), "19 of 39");
         call(&breaker, true, now);
-        assert!(!breaker.lets_through(now), "20 of 40");
+        assert!(!breaker.lets_through(ORG, now), "20 of 40");
     }
 
     #[test]
@@ -249,10 +299,10 @@ mod tests {
             call(&breaker, true, now);
             now += WINDOW + Duration::from_millis(1);
         }
-        assert!(breaker.lets_through(now), "two windows never hold three of them");
+        assert!(breaker.lets_through(ORG, now), "two windows never hold three of them");
         call(&breaker, true, now);
         call(&breaker, true, now);
-        assert!(!breaker.lets_through(now), "the one of the window before counts");
+        assert!(!breaker.lets_through(ORG, now), "the one of the window before counts");
     }
 
     #[test]
@@ -261,58 +311,92 @@ mod tests {
         for _ in 0..1000 {
             call(&breaker, true, now);
         }
-        assert!(breaker.lets_through(now));
+        assert!(breaker.lets_through(ORG, now));
     }
 
     #[test]
     fn one_probe_at_a_time_decides() {
         let (breaker, now) = opened();
         let now = now + LATER;
-        let probe = breaker.enter(now).unwrap();
-        assert_eq!(breaker.enter(now).unwrap_err(), Duration::from_secs(1));
+        let probe = breaker.enter(ORG, now).unwrap();
+        assert_eq!(breaker.enter(ORG, now).unwrap_err(), Duration::from_secs(1));
         probe.report(true, now);
-        assert!(!breaker.lets_through(now), "a failed probe opens it again");
-        let now = now + LATER;
+        assert!(!breaker.lets_through(ORG, now), "a failed probe opens it again");
+        let now = now + 2 * LATER;
         call(&breaker, false, now);
-        let together = [breaker.enter(now).unwrap(), breaker.enter(now).unwrap()];
+        let together = [breaker.enter(ORG, now).unwrap(), breaker.enter(ORG, now).unwrap()];
         drop(together);
         call(&breaker, true, now);
-        assert!(breaker.lets_through(now), "it counts anew");
+        assert!(breaker.lets_through(ORG, now), "it counts anew");
     }
 
     #[test]
     fn a_probe_that_is_dropped_makes_room_for_the_next() {
         let (breaker, now) = opened();
         let now = now + LATER;
-        let probe = breaker.enter(now).unwrap();
-        assert!(!breaker.lets_through(now));
+        let probe = breaker.enter(ORG, now).unwrap();
+        assert!(!breaker.lets_through(ORG, now));
         drop(probe);
-        assert!(breaker.lets_through(now));
+        assert!(breaker.lets_through(ORG, now));
     }
 
     #[test]
     fn what_was_begun_before_it_opened_tells_nothing() {
         let (breaker, now) = breaker(2);
-        let early: Vec<Permit> = (0..4).map(|_| breaker.enter(now).unwrap()).collect();
+        let early: Vec<Permit> = (0..4).map(|_| breaker.enter(ORG, now).unwrap()).collect();
         early[0].report(true, now);
         early[1].report(true, now);
         early[2].report(false, now);
-        assert!(!breaker.lets_through(now));
+        assert!(!breaker.lets_through(ORG, now));
         let now = now + LATER;
-        let probe = breaker.enter(now).unwrap();
+        let probe = breaker.enter(ORG, now).unwrap();
         early[3].report(true, now);
         drop(early);
-        assert!(!breaker.lets_through(now), "the probe is still under way");
+        assert!(!breaker.lets_through(ORG, now), "the probe is still under way");
         probe.report(false, now);
-        assert!(breaker.lets_through(now));
+        assert!(breaker.lets_through(ORG, now));
     }
 
     #[test]
     fn only_the_first_report_counts() {
         let (breaker, now) = breaker(2);
-        let permit = breaker.enter(now).unwrap();
+        let permit = breaker.enter(ORG, now).unwrap();
         permit.report(true, now);
         permit.report(true, now);
-        assert!(breaker.lets_through(now));
+        assert!(breaker.lets_through(ORG, now));
+    }
+
+    #[test]
+    fn what_one_organisation_does_to_it_does_not_shut_out_another() {
+        let (breaker, now) = breaker(2);
+        let other = OrgId::generate();
+        breaker.enter(other, now).unwrap().report(false, now);
+        for _ in 0..50 {
+            call(&breaker, true, now);
+        }
+        assert!(breaker.lets_through(ORG, now), "the backend works for somebody");
+        breaker.enter(other, now).unwrap().report(true, now);
+        assert!(!breaker.lets_through(other, now), "now it works for nobody");
+    }
+
+    #[test]
+    fn after_a_failed_probe_another_organisation_has_the_next_turn() {
+        let (breaker, now) = opened();
+        let other = OrgId::generate();
+        let now = now + LATER;
+        call(&breaker, true, now);
+        let now = now + LATER;
+        assert!(!breaker.lets_through(ORG, now - Duration::from_secs(1)));
+        breaker.enter(other, now).unwrap().report(false, now);
+        assert!(breaker.lets_through(ORG, now));
+    }
+
+    #[test]
+    fn a_probe_that_hangs_keeps_nobody_waiting_for_long() {
+        let (breaker, now) = opened();
+        let now = now + LATER;
+        let _hanging = breaker.enter(ORG, now).unwrap();
+        assert!(breaker.enter(OrgId::generate(), now).is_err());
+        assert!(breaker.enter(OrgId::generate(), now + OPEN).is_ok());
     }
 }

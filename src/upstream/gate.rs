@@ -84,7 +84,7 @@ impl Gate {
         // A place first: a probe that then finds no room would have kept others from probing.
         let pass = match self.places.take(org) {
             None => Err(Refusal::Full),
-            Some(place) => match self.breaker.enter(now) {
+            Some(place) => match self.breaker.enter(org, now) {
                 Err(retry_after) => Err(Refusal::Open { retry_after }),
                 Ok(permit) => Ok(Pass { permit, _place: place }),
             },
@@ -98,7 +98,7 @@ impl Gate {
 
     /// Whether a call of `org` would get leave.
     pub(super) fn is_passable(&self, org: OrgId, now: Instant) -> bool {
-        self.breaker.lets_through(now) && self.places.has_room(&self.places.taken(), org)
+        self.breaker.lets_through(org, now) && self.places.has_room(&self.places.taken(), org)
     }
 }
 

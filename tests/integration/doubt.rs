@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use tollgate::config::Config;
+use tollgate::ledger::{Resolution, Step};
 
-use super::database::until;
+use super::database::{TestDatabase, until};
+use super::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as};
 use super::gateway::{Answer, ENDLESS, TestGateway, body};
 use super::process::{Said, run};
 
@@ -93,7 +95,11 @@ async fn a_success_after_the_write_off_is_charged_by_a_correction() {
     }
     let replayed = keyed(&gateway, "k").await;
     assert_eq!((replayed.task_id(), replayed.header("idempotent-replayed")), (task, "true"));
-    assert_eq!(gateway.get("/api/tasks").await.data()["tasks"][0]["status"], "SUCCESS");
+    for (filter, rows) in [("SUCCESS", 1), ("FAILED", 0), ("WRITTEN_OFF", 1)] {
+        let tasks = gateway.get(&format!("/api/tasks?status={filter}")).await.data()["tasks"].clone();
+        assert_eq!(tasks.as_array().unwrap().len(), rows, "{filter}");
+        assert!(tasks.as_array().unwrap().iter().all(|task| task["status"] == "SUCCESS"));
+    }
 }
 
 #[tokio::test]
@@ -117,8 +123,79 @@ async fn an_operator_who_releases_too_early_is_corrected_as_well() {
     let released = admin(&gateway, &["holds", "release", &reference, "--reason", "a guess"]).await.json();
     assert_eq!(released["state"], "RELEASED");
     assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+    // An end that was shown is remembered, but not for longer than it is true.
+    assert_eq!(gateway.status(&reference).await.data()["status"], "FAILED");
     until("the correction", async || gateway.balance().await == [999_600, 0, 400]).await;
-    assert_eq!(gateway.finished(&reference).await.data()["status"], "SUCCESS");
+    until("its owner gets it", async || gateway.status(&reference).await.data()["status"] == "SUCCESS").await;
+}
+
+#[tokio::test]
+async fn what_is_found_in_the_vendors_books_after_the_write_off_is_corrected() {
+    let gateway = TestGateway::builder().config(impatient).start().await;
+    gateway.fault_on_create(json!({"kind": "cut_after"})).await;
+    let reference = keyed(&gateway, "k").await.reference();
+    age_doubts(&gateway, 25).await;
+    until_state(&gateway, "WRITTEN_OFF").await;
+    let id = gateway.books().await["tasks"][0]["task_id"].as_str().unwrap().to_owned();
+    let reason = ["--reason", "found in the vendor's books"];
+    for args in [
+        &["holds", "release", &reference][..],
+        &["holds", "settle", &reference, "--task-id", &id, "--credits", "400"],
+    ] {
+        let said = admin(&gateway, &[args, &reason].concat()).await;
+        assert!(said.code == 1 && said.err.contains("written off"), "{said:?}");
+    }
+    let args = [&["holds", "settle", &reference, "--task-id", &id][..], &reason].concat();
+    assert_eq!(admin(&gateway, &args).await.json()["state"], "POLLED");
+    until("the correction", async || gateway.balance().await == [999_600, 0, 400]).await;
+    assert_eq!(gateway.last_hold().await.possible_loss, 0);
+    assert_eq!(admin(&gateway, &args).await.code, 1, "once is enough");
+}
+
+#[tokio::test]
+async fn an_operators_word_does_not_hide_what_the_vendor_reported() {
+    let db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
+    for (resolution, expected) in [
+        (Resolution::NotOwed, -400),
+        (Resolution::Succeeded { task: "n75".into(), consumed: credits(300) }, -100),
+    ] {
+        let mut guard = grant(&ledger, new_hold(org, 400)).await;
+        let run = match run_as("n75") {
+            Step::Run { task, data, answer, poll_in, .. } => {
+                let task = if expected == -400 { "n74".into() } else { task };
+                Step::Run { task, raw: Some(credits(400)), data, answer, poll_in }
+            }
+            other => other,
+        };
+        guard.step(run).await.unwrap();
+        guard.step(doubt()).await.unwrap();
+        db.database().resolve(guard.id(), resolution, "test").await.unwrap();
+        let drift: i64 = sqlx::query_scalar("select drift from hold where hold_id = $1")
+            .bind(guard.id().as_uuid())
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
+        assert_eq!(drift, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_absurd_report_hides_no_other() {
+    let mut gateway = TestGateway::start().await;
+    gateway
+        .script(json!({"rules": [
+            {"on": "create", "fault": {"kind": "outcome", "status": "FAILED", "consumed": 0}},
+            {"on": "status", "fault": {"kind": "consumed", "value": i64::MAX}},
+        ]}))
+        .await;
+    for _ in 0..2 {
+        let task = gateway.task("x").await;
+        gateway.finished(&task).await;
+    }
+    let drift = admin(&gateway, &["drift"]).await.json();
+    assert_eq!(drift["accounts"][0]["lost"], json!(800), "what cannot be stands for the price");
+    gateway.expect_difference(-800);
 }
 
 #[tokio::test]
@@ -143,7 +220,7 @@ async fn an_operator_resolves_doubts_by_what_the_vendors_books_say() {
     let why = ["--reason", "the vendor's page of tasks"];
     // Polled to its end: the tenant gets the video.
     let args = [&["holds", "settle", a, "--task-id", &ids[0]][..], &why].concat();
-    assert_eq!(admin(&gateway, &args).await.json()["state"], "RUNNING");
+    assert_eq!(admin(&gateway, &args).await.json()["state"], "POLLED");
     assert_eq!(gateway.finished(a).await.data()["status"], "SUCCESS");
     // Charged at once, by what the operator read.
     let args = [&["holds", "settle", b, "--task-id", &ids[1], "--credits", "390"][..], &why].concat();
@@ -199,7 +276,7 @@ async fn an_operators_mistake_moves_nothing() {
 #[tokio::test]
 async fn a_task_the_vendor_has_forgotten_is_in_doubt_at_its_maximum_age_and_refunded_in_the_end() {
     let gateway = TestGateway::builder().config(impatient).start().await;
-    gateway.script(json!({"rules": [{"on": "create", "fault": {"kind": "forget"}}]})).await;
+    gateway.script(json!({"rules": [{"on": "create", "fault": [{"kind": "forget"}, {"kind": "consumed", "value": 0}]}]})).await;
     let task = gateway.task("forgotten").await;
     until("it was asked for in vain", async || gateway.upstream_polls(&task).await > 2).await;
     assert_eq!(gateway.last_hold().await.state, "RUNNING", "one 404 proves nothing");

@@ -101,12 +101,12 @@ async fn the_sweep_releases_our_overdue_holds_that_nobody_works_on() {
     let guard = grant(&works, new_hold(org, 10)).await;
     let in_time = grant(&does_not, new_hold(org, 10)).await;
 
-    works.sweep(NEVER).await.unwrap();
+    works.sweep(db.database(), NEVER).await.unwrap();
     // Behind the sweep in the same lane.
     works.step(org, HoldId::generate(), refuse()).await.unwrap();
     assert_eq!(state(db.database(), org, guard.id()).await, State::Held, "somebody works on it");
 
-    does_not.sweep(NEVER).await.unwrap();
+    does_not.sweep(db.database(), NEVER).await.unwrap();
     does_not.step(org, HoldId::generate(), refuse()).await.unwrap();
     assert_eq!(state(db.database(), org, guard.id()).await, State::Released);
     assert_eq!(state(db.database(), org, in_time.id()).await, State::Held, "it is not overdue");
@@ -129,7 +129,7 @@ async fn the_sweep_leaves_holds_of_living_gateways_alone_and_doubts_those_of_dea
     let unknown = grant(&never_registered, new_hold(org, 10)).await;
     db.database().end_lease(dead.gateway()).await.unwrap();
 
-    sweeper.sweep(NEVER).await.unwrap();
+    sweeper.sweep(db.database(), NEVER).await.unwrap();
     assert_eq!(state(db.database(), org, alive.id()).await, State::Held);
     assert_eq!(state(db.database(), org, orphan.id()).await, State::InDoubt);
     assert_eq!(state(db.database(), org, unknown.id()).await, State::InDoubt);

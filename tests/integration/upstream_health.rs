@@ -160,6 +160,27 @@ async fn one_organisation_whose_creates_hang_leaves_room_for_others() {
     until("their places are free again", async || gateway.create(&body("room")).await.status == 200).await;
 }
 
+#[tokio::test]
+async fn one_organisation_whose_creates_hang_does_not_open_the_breaker_for_others() {
+    let gateway = TestGateway::builder()
+        .config(|config| {
+            config.server.create_deadline_ms = 100;
+            config.upstream.kling_3.breaker_failures = 5;
+            config.upstream.kling_3.create_timeout_ms = 2_000;
+        })
+        .start()
+        .await;
+    let other = gateway.another_org("another customer", 1_000_000).await;
+    let hang = json!({"on": "create", "match": {"prompt_contains": "stuck"}, "fault": {"kind": "hang"}});
+    gateway.script(json!({"rules": [hang]})).await;
+    for n in 0..8 {
+        create(&gateway, &other, &body("fine")).await.expect(200);
+        for m in 0..2 {
+            gateway.create(&body(&format!("stuck {n} {m}"))).await.reference();
+        }
+    }
+}
+
 fn second_backend(config: &mut Config, tune: impl FnOnce(&mut UpstreamConfig)) {
     let mut upstream = config.upstream.kling_3.clone();
     tune(&mut upstream);

@@ -74,7 +74,7 @@ pub(super) async fn run(database: &Database, command: HoldsCommand, as_json: boo
     let reason = format!("cli: {}", non_empty(&reason, "the reason")?);
     database.resolve(hold, resolution.clone(), &reason).await?;
     let (state, said) = match resolution {
-        Resolution::Taken { .. } => ("RUNNING", "is polled until the vendor tells its end"),
+        Resolution::Taken { .. } => ("POLLED", "is polled until the vendor tells its end"),
         Resolution::Succeeded { .. } => ("SETTLED", "is charged"),
         Resolution::NotOwed => ("RELEASED", "is released"),
     };

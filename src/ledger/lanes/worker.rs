@@ -412,6 +412,7 @@ fn count_step(step: &Step, applied: Applied) {
         | Step::Abandon
         | Step::Sweep
         | Step::Doubt { .. }
+        | Step::Orphan
         | Step::LateRun { .. }
         | Step::LateDrop
         | Step::ResolveRun { .. }

@@ -1,0 +1,121 @@
+//! Queries on the pool, by many callers who wait for so long and no longer.
+//!
+//! A caller's patience must not cut a connection off that is being made: after a fail-over or a restart every place of
+//! the pool connects anew, and those who had waited long had too little time left for that, gave up half way, and so did
+//! whoever came next, for as long as the load lasted. So the place is asked for by a task of its own; what comes too
+//! late for the one who asked is there for the next.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+/// For each connection so many callers may wait; more are refused at once.
+const WAITERS: usize = 100;
+
+/// A connection may take so much longer than its caller's patience.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Queries {
+    pool: PgPool,
+    patience: Duration,
+    queue: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Queries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queries").field("patience", &self.patience).finish_non_exhaustive()
+    }
+}
+
+impl Queries {
+    /// The pool's own time-out for callers of this patience.
+    pub(super) fn pool_timeout(patience: Duration) -> Duration {
+        patience + GRACE
+    }
+
+    pub(super) fn new(pool: PgPool, patience: Duration) -> Self {
+        let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
+        let queue = Arc::new(Semaphore::new(most.saturating_mul(WAITERS).min(Semaphore::MAX_PERMITS)));
+        Self { pool, patience, queue, tasks: TaskTracker::new() }
+    }
+
+    /// The pool itself, for what is not a caller's query.
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection, within the caller's patience.
+    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let place = self.queue.clone().try_acquire_owned().map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let pool = self.pool.clone();
+        let acquiring = self.tasks.spawn(async move {
+            let connection = pool.acquire().await;
+            drop(place);
+            connection
+        });
+        match tokio::time::timeout(self.patience, acquiring).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+}
+
+impl<'p> Executor<'p> for &'_ Queries {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let queries = self.clone();
+        // All at once: nobody here reads rows one by one.
+        let all = async move {
+            let mut connection = queries.acquire().await?;
+            let rows: Vec<_> = connection.fetch_many(query).try_collect().await?;
+            Ok::<_, sqlx::Error>(stream::iter(rows.into_iter().map(Ok)))
+        };
+        stream::once(all).try_flatten().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let queries = self.clone();
+        Box::pin(async move { queries.acquire().await?.fetch_optional(query).await })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        let queries = self.clone();
+        Box::pin(async move { queries.acquire().await?.prepare_with(sql, parameters).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        let queries = self.clone();
+        Box::pin(async move { queries.acquire().await?.describe(sql).await })
+    }
+}
