@@ -1,14 +1,16 @@
 //! A gateway stops for longer than its lease, and goes on as if nothing had happened.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::fleet::{Fleet, Spec};
 use super::load::Reply;
 use super::scaled;
 use super::table::{Row, report, skipped};
 use crate::database::{TestDatabase, until};
+use crate::network::{Network, Weather};
 
 /// Where it stops: when the create's own task begins, and at the last instant before the first byte.
 const STEPS: &[&str] = &["create.held", "create.before_send"];
@@ -65,4 +67,43 @@ async fn a_gateway_that_wakes_up_after_its_lease_does_not_send() {
     report(&Row { fault, tried, verdict: verdict.clone(), served: Some(served) });
     verdict.must_be_clean();
     assert_eq!(verdict.in_doubt, 0, "what was never sent is in doubt");
+}
+
+/// Taken for dead while its database was away, it has recorded its task by the time the other gateway acts on what it
+/// has read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_recorded_before_the_take_over_is_not_put_in_doubt() {
+    if !cfg!(debug_assertions) {
+        return skipped("named steps", "a release build has no fail points");
+    }
+    let db = TestDatabase::new().await;
+    let own = Network::to(db.url()).await;
+    let each = vec![
+        (0, vec![("TOLLGATE_DATABASE__URLS", format!("[{:?}]", own.url()))]),
+        (1, vec![("TOLLGATE_FAIL_POINT", "sweep.before=stop".to_owned())]),
+    ];
+    let spec = Spec { gateways: 2, each, task_time: Duration::from_secs(30), ..Spec::on(db.url()) };
+    let fleet = Fleet::start(spec).await;
+    let slow = json!([{"on": "create", "fault": {"kind": "delay", "ms": 1000, "accept": true}}]);
+    fleet.vendor.script(slow).await;
+    let create = fleet.customers.draft(0);
+    let sending = {
+        let (mut create, customers) = (create.clone(), fleet.customers.clone());
+        tokio::spawn(async move {
+            customers.send(&mut create, 0).await;
+            customers.note(create);
+        })
+    };
+    until("the vendor has it", async || fleet.vendor.task_of(&create.prompt).await.is_some()).await;
+    own.set(Weather::CUT);
+    until("the other one has read whose holds to take over", async || fleet.is_stopped(1)).await;
+    own.set(Weather::CLEAR);
+    fleet.until_state(&create, "RUNNING").await;
+    let last = Instant::now();
+    fleet.signal(1, Signal::SIGCONT);
+    sending.await.unwrap();
+    fleet.until_serving().await;
+    let holds = fleet.holds_of(&create).await;
+    assert_eq!(holds[0].state, "RUNNING", "a recorded task is in doubt: {holds:?}");
+    fleet.conclude(last).await.must_be_clean();
 }
