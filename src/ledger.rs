@@ -51,7 +51,7 @@ pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;
-use self::queries::Queries;
+use self::queries::{Queries, Suspicion};
 use self::servers::Servers;
 use crate::clock::Clock;
 use crate::fail_point;
@@ -104,6 +104,8 @@ impl Database {
     ) -> Result<Self, LedgerError> {
         let servers = Arc::new(Servers::new(urls)?);
         let (before, after) = (servers.clone(), servers.clone());
+        let suspicion = Arc::new(Suspicion::default());
+        let suspected = suspicion.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Queries::pool_timeout(acquire_timeout))
@@ -113,8 +115,9 @@ impl Database {
             .before_acquire(move |connection, state| {
                 // One that leads to a former primary must not be used, alive or not.
                 let outdated = before.outdates(state.age);
+                let doubtful = state.idle_for > Duration::from_secs(1) || suspected.is_on(state.idle_for);
                 Box::pin(async move {
-                    if !outdated && state.idle_for > Duration::from_secs(1) {
+                    if !outdated && doubtful {
                         connection.ping().await?;
                     }
                     Ok(!outdated)
@@ -136,7 +139,7 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { queries: Queries::new(pool, acquire_timeout), servers, _watch: watch })
+        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, _watch: watch })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.

@@ -20,9 +20,17 @@
 //! before?), `price` (is it valid, what does it cost?), `reserve` (hold the credits, durably) and `forward` (send, learn,
 //! record, answer). Each stage has a type of its own ([`call`]), so that none can be left out or swapped.
 //!
-//! A hold then lives in the ledger: HELD → RUNNING → SETTLED or RELEASED, or IN_DOUBT while nobody knows. The table
-//! `transition` (first migration) says what may follow what; [`ledger`] tells how money moves along it. [`poll`] asks the
-//! vendor about one task and ends it; status calls and the [`reconciler`] share it.
+//! A hold then lives in the ledger: HELD → RUNNING → SETTLED or RELEASED, or IN_DOUBT while nobody knows, and in the end
+//! WRITTEN_OFF. The table `transition` (migrations 1 and 4) says what may follow what; [`ledger`] tells how money moves
+//! along it, also when evidence comes after an end. [`poll`] asks the vendor about one task and ends it; status calls and
+//! the [`reconciler`] share it.
+//!
+//! Any number of gateways run on one database. Each holds a lease ([`ledger::Lease`]): without it nothing is sent, and the
+//! holds of one whose lease is over are put in doubt by the others. No task of theirs needs a leader: polls are claimed,
+//! ends are conditional. [`upstream`] refuses early what the vendor will not bear (a breaker, a bounded number of places).
+//!
+//! Where a process may break off is named in [`fail_point`]; what must hold then is tried in
+//! `tests/integration/faults/`.
 //!
 //! # What must stay true
 //!

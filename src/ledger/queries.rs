@@ -6,8 +6,8 @@
 //! late for the one who asked is there for the next.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -16,6 +16,8 @@ use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
 
 /// For each connection so many callers may wait; more are refused at once.
 const WAITERS: usize = 100;
@@ -30,6 +32,32 @@ pub(crate) struct Queries {
     patience: Duration,
     queue: Arc<Semaphore>,
     tasks: TaskTracker,
+    suspicion: Arc<Suspicion>,
+}
+
+/// When a connection was last found broken: those that were idle then may be as well.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion(Mutex<Option<Instant>>);
+
+impl Suspicion {
+    /// Whether a connection that has been idle for so long must be asked whether it lives.
+    pub(super) fn is_on(&self, idle_for: Duration) -> bool {
+        let broken = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.is_some_and(|broken| Clock.since(broken) <= idle_for)
+    }
+
+    fn look_at<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        let broken = match &result {
+            Err(sqlx::Error::Io(_)) => true,
+            // The server's last words to one it shuts.
+            Err(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57P")),
+            _ => false,
+        };
+        if broken {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Clock.now());
+        }
+        result
+    }
 }
 
 impl fmt::Debug for Queries {
@@ -44,10 +72,10 @@ impl Queries {
         patience + GRACE
     }
 
-    pub(super) fn new(pool: PgPool, patience: Duration) -> Self {
+    pub(super) fn new(pool: PgPool, patience: Duration, suspicion: Arc<Suspicion>) -> Self {
         let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
         let queue = Arc::new(Semaphore::new(most.saturating_mul(WAITERS).min(Semaphore::MAX_PERMITS)));
-        Self { pool, patience, queue, tasks: TaskTracker::new() }
+        Self { pool, patience, queue, tasks: TaskTracker::new(), suspicion }
     }
 
     /// The pool itself, for what is not a caller's query.
@@ -85,7 +113,8 @@ impl<'p> Executor<'p> for &'_ Queries {
         // All at once: nobody here reads rows one by one.
         let all = async move {
             let mut connection = queries.acquire().await?;
-            let rows: Vec<_> = connection.fetch_many(query).try_collect().await?;
+            let rows: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
+            let rows = queries.suspicion.look_at(rows)?;
             Ok::<_, sqlx::Error>(stream::iter(rows.into_iter().map(Ok)))
         };
         stream::once(all).try_flatten().boxed()
@@ -96,7 +125,10 @@ impl<'p> Executor<'p> for &'_ Queries {
         E: 'q + Execute<'q, Postgres>,
     {
         let queries = self.clone();
-        Box::pin(async move { queries.acquire().await?.fetch_optional(query).await })
+        Box::pin(async move {
+            let row = queries.acquire().await?.fetch_optional(query).await;
+            queries.suspicion.look_at(row)
+        })
     }
 
     fn prepare_with<'e>(

@@ -31,7 +31,7 @@ async fn start(scratch: Scratch) -> TestCluster {
         data_dir: scratch.0.clone(),
         launcher: env!("CARGO_BIN_EXE_tollgate").into(),
         durable: true,
-        max_connections: 60,
+        max_connections: 200,
         download_dir: None,
         tcp_port: None,
     };
