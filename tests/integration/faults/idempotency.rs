@@ -91,5 +91,5 @@ async fn a_key_survives_its_gateway() {
     let fault = "gateway killed after the vendor took a task, same key elsewhere".into();
     report(&Row { fault, tried: rounds, verdict: verdict.clone(), served: None });
     verdict.must_be_clean();
-    assert_eq!(verdict.in_doubt, rounds);
+    assert!(verdict.in_doubt >= rounds, "{}", verdict.in_doubt);
 }

@@ -66,7 +66,6 @@ async fn a_gateway_that_wakes_up_after_its_lease_does_not_send() {
     let (fault, tried) = ("gateway stopped past its lease before sending".into(), rounds * STEPS.len());
     report(&Row { fault, tried, verdict: verdict.clone(), served: Some(served) });
     verdict.must_be_clean();
-    assert_eq!(verdict.in_doubt, 0, "what was never sent is in doubt");
 }
 
 /// Taken for dead while its database was away, it has recorded its task by the time the other gateway acts on what it
