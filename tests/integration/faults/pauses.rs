@@ -1,6 +1,6 @@
 //! A gateway stops for longer than its lease, and goes on as if nothing had happened.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -81,10 +81,11 @@ async fn a_task_recorded_before_the_take_over_is_not_put_in_doubt() {
         (0, vec![("TOLLGATE_DATABASE__URLS", format!("[{:?}]", own.url()))]),
         (1, vec![("TOLLGATE_FAIL_POINT", "sweep.before=stop".to_owned())]),
     ];
-    let spec = Spec { gateways: 2, each, task_time: Duration::from_secs(30), ..Spec::on(db.url()) };
+    let spec = Spec { gateways: 2, each, ..Spec::on(db.url()) };
     let fleet = Fleet::start(spec).await;
-    let slow = json!([{"on": "create", "fault": {"kind": "delay", "ms": 1000, "accept": true}}]);
-    fleet.vendor.script(slow).await;
+    let slow =
+        [json!({"kind": "delay", "ms": 1000, "accept": true}), json!({"kind": "task_ms", "ms": 12_000})];
+    fleet.vendor.script(json!([{"on": "create", "times": 1, "fault": slow}])).await;
     let create = fleet.customers.draft(0);
     let sending = {
         let (mut create, customers) = (create.clone(), fleet.customers.clone());
@@ -103,6 +104,6 @@ async fn a_task_recorded_before_the_take_over_is_not_put_in_doubt() {
     sending.await.unwrap();
     fleet.until_serving().await;
     let holds = fleet.holds_of(&create).await;
-    assert_eq!(holds[0].state, "RUNNING", "a recorded task is in doubt: {holds:?}");
+    assert_ne!(holds[0].state, "IN_DOUBT", "a recorded task is in doubt: {holds:?}");
     fleet.conclude(last).await.must_be_clean();
 }
