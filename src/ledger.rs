@@ -12,6 +12,7 @@
 mod accounts;
 mod audit;
 mod batch;
+mod change;
 mod doubts;
 mod drift;
 mod due;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Org, OrgLimits, Posted};
 pub use self::audit::{AuditReport, Finding};
+pub use self::change::Actor;
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::epochs::{EpochListener, Epochs};
@@ -82,6 +84,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 pub struct Database {
     queries: Queries,
     servers: Arc<Servers>,
+    /// On whose behalf things are changed through this handle.
+    actor: Option<Arc<Actor>>,
     /// Ends the look-out for another primary with the last handle.
     _watch: Option<Arc<DropGuard>>,
 }
@@ -139,7 +143,7 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, _watch: watch })
+        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, actor: None, _watch: watch })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.

@@ -39,6 +39,18 @@ pub enum LedgerError {
     /// The caller of an administrative operation asked for something that cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// What the caller of an administrative operation named is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// What the caller of an administrative operation asked for does not go with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// It was changed since the caller saw it.
+    #[error("it was changed meanwhile: its version is {current} now")]
+    Stale {
+        /// Its version.
+        current: i32,
+    },
 }
 
 impl From<sqlx::Error> for LedgerError {

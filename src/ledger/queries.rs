@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr, Transaction};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -85,15 +85,33 @@ impl Queries {
 
     /// A connection, within the caller's patience.
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.within_patience(|pool| async move { pool.acquire().await }).await
+    }
+
+    /// A transaction, within the caller's patience. It is begun by the task too: a caller that gave up half way would
+    /// leave a connection behind that does not know that it is in one.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let begun = self.within_patience(|pool| async move { pool.begin().await }).await;
+        self.suspicion.look_at(begun)
+    }
+
+    async fn within_patience<T, F>(
+        &self,
+        asking: impl FnOnce(PgPool) -> F + Send + 'static,
+    ) -> Result<T, sqlx::Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, sqlx::Error>> + Send,
+    {
         let place = self.queue.clone().try_acquire_owned().map_err(|_| sqlx::Error::PoolTimedOut)?;
         let pool = self.pool.clone();
-        let acquiring = self.tasks.spawn(async move {
-            let connection = pool.acquire().await;
+        let asked = self.tasks.spawn(async move {
+            let had = asking(pool).await;
             drop(place);
-            connection
+            had
         });
-        match tokio::time::timeout(self.patience, acquiring).await {
-            Ok(Ok(connection)) => connection,
+        match tokio::time::timeout(self.patience, asked).await {
+            Ok(Ok(had)) => had,
             Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
     }

@@ -1,0 +1,77 @@
+//! Changes that people make: a transaction that knows on whose behalf it runs, so that the audit log (written by triggers,
+//! migration 6) can tell.
+
+use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use serde::Serialize;
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use super::{Bounded, Database, LedgerError};
+
+/// On whose behalf something is changed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Actor {
+    /// Who: a kind and an id, such as `key:key_…`; never a credential.
+    #[serde(rename = "actor")]
+    pub name: String,
+    /// From where; none: not over the network.
+    pub address: Option<IpAddr>,
+    /// The operation; none: the log says what happened to the row.
+    pub action: Option<String>,
+    /// The request's id.
+    pub request_id: Option<String>,
+}
+
+impl Actor {
+    /// A part of this program that acts by itself.
+    pub fn program(part: &str) -> Self {
+        Self { name: format!("tollgate:{part}"), address: None, action: None, request_id: None }
+    }
+}
+
+/// An open change. Dropped without a commit it has not happened.
+pub(super) struct Change(Transaction<'static, Postgres>);
+
+impl Change {
+    /// Makes it so. An error leaves open whether it has happened.
+    pub(super) async fn commit(self) -> Result<(), LedgerError> {
+        Ok(self.0.commit().bounded().await?)
+    }
+}
+
+impl Deref for Change {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl Database {
+    /// The same database; what is changed through this handle is on behalf of `actor`.
+    pub fn acting(&self, actor: Actor) -> Self {
+        Self { actor: Some(Arc::new(actor)), ..self.clone() }
+    }
+
+    /// Begins a change: short, and never across anything but statements. A lock that another change holds is waited
+    /// for, but not for long.
+    pub(super) async fn change(&self) -> Result<Change, LedgerError> {
+        let program = || Arc::new(Actor::program("gateway"));
+        let actor = self.actor.clone().unwrap_or_else(program);
+        let mut change = Change(self.pool().begin().await?);
+        sqlx::query("select set_config('tollgate.audit', $1, true), set_config('lock_timeout', '3s', true)")
+            .bind(serde_json::to_string(&*actor).unwrap_or_default())
+            .execute(&mut *change)
+            .bounded()
+            .await?;
+        Ok(change)
+    }
+}
