@@ -10,6 +10,9 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::Secret;
 
+/// The `<env>` part of operators' tokens. No API key has it.
+pub const OPERATOR_ENV: &str = "op";
+
 const PUBLIC_LEN: usize = 12;
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
@@ -44,6 +47,8 @@ impl fmt::Debug for SecretHash {
 /// A key somebody presented: well formed, not yet looked up.
 #[derive(Debug, Clone)]
 pub struct PresentedKey {
+    /// The part that says what it is for.
+    pub env: String,
     /// The part that finds it.
     pub public_id: String,
     /// The part that proves it.
@@ -60,7 +65,7 @@ impl PresentedKey {
             && public_id.len() == PUBLIC_LEN
             && secret.len() == SECRET_LEN
             && checksum == checksum_of(body);
-        formed.then(|| Self { public_id: public_id.to_owned(), secret: hash(secret) })
+        formed.then(|| Self { env: env.to_owned(), public_id: public_id.to_owned(), secret: hash(secret) })
     }
 }
 
@@ -108,7 +113,7 @@ mod tests {
         let key = NewKey::generate("live").unwrap();
         let text = key.text.expose();
         let parsed = PresentedKey::parse(text).unwrap();
-        assert_eq!(parsed.public_id, key.public_id);
+        assert_eq!((parsed.env.as_str(), &parsed.public_id), ("live", &key.public_id));
         assert!(parsed.secret.matches(&key.secret));
         for index in 0..text.len() {
             let mut broken = text.as_bytes().to_vec();

@@ -14,8 +14,10 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
+use crate::jwks::KeySets;
 use crate::layers::auth::Keys;
 use crate::layers::forward::Forward;
+use crate::layers::forwarded::TrustedProxies;
 use crate::layers::price::Prices;
 use crate::layers::rate_limit::RateLimits;
 use crate::layers::replay::ReplayLayer;
@@ -121,6 +123,7 @@ impl App {
         let gateways = lease.renew().await?;
         let keys = Arc::new(Keys::new(
             database.clone(),
+            KeySets::new(&config.auth, clock),
             &config.auth,
             config.limits.failed_logins_per_minute,
             clock,
@@ -155,6 +158,7 @@ impl App {
         let parts = Parts {
             clock,
             draining: TaskTracker::new(),
+            proxies: TrustedProxies::new(&config.server),
             keys: keys.clone(),
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
@@ -242,6 +246,7 @@ impl App {
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(watcher.run(stop.clone()));
+        background.spawn(reconciler::note_uses(keys.clone(), upkeep.clone(), drained.clone()));
         background.spawn(reconciler::renew(lease.clone(), poller.clone(), drained.clone()));
         for backend in Upstream::names() {
             background.spawn(reconciler::finish_tasks(

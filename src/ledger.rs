@@ -21,6 +21,7 @@ mod error;
 mod gateways;
 mod hold;
 mod idempotency;
+mod identity;
 mod keys;
 mod lanes;
 mod prices;
@@ -47,7 +48,12 @@ pub use self::error::LedgerError;
 pub use self::gateways::Lease;
 pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
-pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
+pub use self::identity::{
+    FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+};
+pub use self::keys::{
+    FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
+};
 pub use self::lanes::LaneSettings;
 pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
@@ -143,7 +149,12 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, actor: None, _watch: watch })
+        Ok(Self {
+            queries: Queries::new(pool, acquire_timeout, suspicion),
+            servers,
+            actor: None,
+            _watch: watch,
+        })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
