@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::api::Api;
 use crate::admin::{Operations, router};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
@@ -54,6 +55,7 @@ pub struct App {
     admin_listener: TcpListener,
     parts: Parts,
     operations: Operations,
+    api: Api,
     ledger: Ledger,
     /// For the lease, the sweep and the reconciler.
     upkeep: Database,
@@ -155,10 +157,11 @@ impl App {
         ));
         poller.budget().share_with(gateways);
         let body_timeout = ms(config.server.body_timeout_ms);
+        let proxies = TrustedProxies::new(&config.server);
         let parts = Parts {
             clock,
             draining: TaskTracker::new(),
-            proxies: TrustedProxies::new(&config.server),
+            proxies: proxies.clone(),
             keys: keys.clone(),
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
@@ -182,6 +185,7 @@ impl App {
                 clock,
             },
         };
+        let api = Api { database: database.clone(), keys: keys.clone(), proxies, tasks: tasks.clone() };
         let operations = Operations { database, prices, lease: lease.clone(), metrics };
         Ok(Self {
             config,
@@ -189,6 +193,7 @@ impl App {
             admin_listener,
             parts,
             operations,
+            api,
             ledger,
             upkeep,
             lease,
@@ -219,6 +224,7 @@ impl App {
             admin_listener,
             parts,
             operations,
+            api,
             ledger,
             upkeep,
             lease,
@@ -267,7 +273,7 @@ impl App {
             pace,
             stop.clone(),
         ));
-        background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
+        background.spawn(serve(admin_listener, router(operations, api), header_timeout, drained.clone()));
 
         let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
         let server = background.spawn(server);

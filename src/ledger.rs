@@ -11,6 +11,7 @@
 
 mod accounts;
 mod audit;
+mod audit_log;
 mod batch;
 mod change;
 mod doubts;
@@ -24,10 +25,12 @@ mod idempotency;
 mod identity;
 mod keys;
 mod lanes;
+mod operators;
 mod prices;
 mod queries;
 mod servers;
 mod tasks;
+mod tenancy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +41,9 @@ use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use self::accounts::{Balance, Org, OrgLimits, Posted};
+pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
+pub use self::audit_log::{AuditEntry, AuditFilter};
 pub use self::change::Actor;
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
@@ -55,8 +59,13 @@ pub use self::keys::{
     FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
 };
 pub use self::lanes::LaneSettings;
+pub use self::operators::{OperatorRole, OperatorToken};
 pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::tenancy::{
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
+    UserFilter,
+};
 
 use self::lanes::Lanes;
 use self::queries::{Queries, Suspicion};

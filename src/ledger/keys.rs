@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use utoipa::ToSchema;
 
 pub use self::manage::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Rotated};
 use super::{Bounded, Database, LedgerError};
@@ -18,16 +19,17 @@ use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
 
 /// What a caller may do within its organisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Creates tasks, sees its own.
     Member,
-    /// Sees all of its organisation.
+    /// Sees and manages all of its organisation.
     Admin,
 }
 
 impl Role {
-    /// Its name in the database and on the wire.
+    /// As it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",
@@ -38,12 +40,6 @@ impl Role {
     /// The role of that name.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Member, Self::Admin].into_iter().find(|role| role.as_str() == text)
-    }
-}
-
-impl Serialize for Role {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }
 

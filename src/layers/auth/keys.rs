@@ -19,7 +19,7 @@ use crate::error::{GatewayError, Level};
 use crate::ids::ProviderId;
 use crate::jwks::KeySets;
 use crate::ledger::{
-    Actor, Database, FoundIdentity, FoundKey, LedgerError, Presented, Principal, Provider, Serves,
+    Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider, Serves,
 };
 use crate::metrics as m;
 
@@ -35,10 +35,10 @@ pub enum Caller {
 /// One of those who run the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// A kind and an id, for the audit log.
+    /// A kind and a name, for the audit log.
     pub name: String,
-    /// Looks and changes nothing.
-    pub read_only: bool,
+    /// What it may do.
+    pub role: OperatorRole,
 }
 
 /// A key in memory.
@@ -144,8 +144,10 @@ impl Keys {
     }
 
     /// An operator's own token of ours.
-    async fn by_operator_token(&self, _presented: &PresentedKey) -> Result<Caller, GatewayError> {
-        Err(GatewayError::Unauthenticated(WRONG))
+    async fn by_operator_token(&self, presented: &PresentedKey) -> Result<Caller, GatewayError> {
+        let found = self.database.find_operator(presented).await?;
+        let token = found.ok_or(GatewayError::Unauthenticated(WRONG))?;
+        Ok(Caller::Operator(Operator { name: format!("operator:{}", token.name), role: token.role }))
     }
 
     async fn by_key(
@@ -265,10 +267,7 @@ impl Keys {
 
 fn operator(verified: &Verified) -> Result<Operator, GatewayError> {
     let subject = verified.subject()?;
-    let read_only = match verified.role() {
-        Some("operator") => false,
-        Some("operator_read") => true,
-        _ => return Err(GatewayError::Forbidden("your identity provider gives you no role here")),
-    };
-    Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), read_only })
+    let role = verified.role().and_then(OperatorRole::parse);
+    let role = role.ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
+    Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{Rates, rate};
-use crate::api_key::{NewKey, OPERATOR_ENV};
+use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::change::Change;
 use crate::ledger::{Bounded, Database, LedgerError};
@@ -56,7 +57,7 @@ pub struct KeyEdit {
 }
 
 /// Whether a key works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyStatus {
     /// It does.
@@ -95,7 +96,7 @@ pub struct KeyFilter {
 }
 
 /// A key as people see it: never its secret.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct KeyInfo {
     /// Its id, stable over rotations.
     pub key_id: KeyId,
@@ -238,9 +239,9 @@ impl Database {
         spec: &KeySpec,
     ) -> Result<(KeyId, Secret), LedgerError> {
         check_name(&spec.name)?;
-        let new = NewKey::generate(&spec.env).filter(|_| spec.env != OPERATOR_ENV).ok_or_else(|| {
+        let new = NewKey::generate(&spec.env).ok_or_else(|| {
             LedgerError::Invalid(format!(
-                "'{}' is not 1 to 12 lower-case letters or digits other than '{OPERATOR_ENV}'",
+                "'{}' is not 1 to 12 lower-case letters or digits that operators do not have",
                 spec.env
             ))
         })?;
