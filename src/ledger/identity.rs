@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Row, types::Json};
 use time::OffsetDateTime;
 use url::Url;
+use utoipa::ToSchema;
 
 pub use self::sign_in::{FoundIdentity, IdentityInfo, Presented};
 use super::change::Change;
@@ -18,7 +19,7 @@ use crate::ids::{OrgId, ProviderId};
 use crate::jwks::is_safe;
 
 /// How a provider may sign. No HMAC: whoever verifies could sign as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum SigningAlgorithm {
     /// RSA, PKCS#1 v1.5, SHA-256.
     #[serde(rename = "RS256")]
@@ -50,7 +51,7 @@ impl SigningAlgorithm {
 }
 
 /// Whom a provider may speak for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Serves {
     /// Callers of organisations.
@@ -69,11 +70,12 @@ impl Serves {
 }
 
 /// What an identity provider is to be.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ProviderSpec {
     /// What people call it, unique.
     pub name: String,
     /// Whom it may speak for.
+    #[schema(inline)]
     pub serves: Serves,
     /// The one organisation it may speak for; none: the organisation claim says which.
     pub org_id: Option<OrgId>,
@@ -82,8 +84,10 @@ pub struct ProviderSpec {
     /// Tokens must be for one of these.
     pub audiences: Vec<String>,
     /// Where it publishes its keys: https, or http on this machine.
+    #[schema(value_type = String)]
     pub jwks_url: Url,
     /// How it may sign.
+    #[schema(inline)]
     pub algorithms: Vec<SigningAlgorithm>,
     /// By how much its clock may differ.
     pub leeway_seconds: u32,
@@ -176,7 +180,7 @@ impl ProviderSpec {
 }
 
 /// An identity provider.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
     /// Its id.
     pub provider_id: ProviderId,

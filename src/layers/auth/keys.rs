@@ -19,7 +19,8 @@ use crate::error::{GatewayError, Level};
 use crate::ids::ProviderId;
 use crate::jwks::KeySets;
 use crate::ledger::{
-    Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider, Serves,
+    Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider,
+    Serves,
 };
 use crate::metrics as m;
 

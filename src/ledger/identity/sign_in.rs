@@ -6,12 +6,14 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Provider;
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::ledger::change::Change;
 use crate::ledger::keys::standing;
+use crate::ledger::tenancy::Slice;
 use crate::ledger::{Bounded, Database, LedgerError, Principal, Role};
 
 /// What a verified token says of its bearer.
@@ -51,7 +53,7 @@ impl FoundIdentity {
 }
 
 /// A subject that is tied to a user.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct IdentityInfo {
     /// Its id.
     pub identity_id: IdentityId,
@@ -204,12 +206,11 @@ impl Database {
     }
 
     /// The subjects that are tied to users of `org`, or to one of them, oldest first.
-    pub async fn identities(
+    pub async fn list_identities(
         &self,
         org: OrgId,
         user: Option<UserId>,
-        after: Option<IdentityId>,
-        limit: u32,
+        slice: Slice<IdentityId>,
     ) -> Result<Vec<IdentityInfo>, LedgerError> {
         let rows = sqlx::query(
             "select * from user_identity where org_id = $1 and ($2::uuid is null or user_id = $2) \
@@ -217,8 +218,8 @@ impl Database {
         )
         .bind(org.as_uuid())
         .bind(user.map(UserId::as_uuid))
-        .bind(after.map(IdentityId::as_uuid))
-        .bind(i64::from(limit))
+        .bind(slice.after.map(IdentityId::as_uuid))
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;

@@ -13,6 +13,7 @@ use super::{Rates, rate};
 use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::change::Change;
+use crate::ledger::tenancy::Slice;
 use crate::ledger::{Bounded, Database, LedgerError};
 use crate::secret::Secret;
 
@@ -91,8 +92,6 @@ pub struct KeyFilter {
     pub user: Option<UserId>,
     /// In this state only.
     pub status: Option<KeyStatus>,
-    /// After this one: the next page.
-    pub after: Option<KeyId>,
 }
 
 /// A key as people see it: never its secret.
@@ -109,6 +108,7 @@ pub struct KeyInfo {
     /// What people call it.
     pub name: String,
     /// Whether it works.
+    #[schema(inline)]
     pub status: KeyStatus,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -279,15 +279,15 @@ impl Database {
 
     /// The keys of `org`, oldest first.
     pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, LedgerError> {
-        self.key_page(org, KeyFilter::default(), u32::MAX).await
+        self.list_keys(org, KeyFilter::default(), Slice { after: None, limit: u16::MAX }).await
     }
 
     /// The keys of `org` that `filter` lets through, oldest first.
-    pub async fn key_page(
+    pub async fn list_keys(
         &self,
         org: OrgId,
         filter: KeyFilter,
-        limit: u32,
+        slice: Slice<KeyId>,
     ) -> Result<Vec<KeyInfo>, LedgerError> {
         let rows = sqlx::query(select_key!(
             "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
@@ -296,9 +296,9 @@ impl Database {
         ))
         .bind(org.as_uuid())
         .bind(filter.user.map(UserId::as_uuid))
-        .bind(filter.after.map(KeyId::as_uuid))
+        .bind(slice.after.map(KeyId::as_uuid))
         .bind(filter.status.map(KeyStatus::as_str))
-        .bind(i64::from(limit))
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;
