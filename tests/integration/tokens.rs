@@ -203,6 +203,27 @@ async fn failed_tokens_count_against_their_address() {
 }
 
 #[tokio::test]
+async fn limits_of_keys_are_not_for_callers_without_one_and_those_of_users_are() {
+    let limits = TestGateway::builder().config(|config| {
+        config.limits.key_status_per_minute = 1;
+        config.limits.user_status_per_minute = 30;
+    });
+    let gateway = limits.start().await;
+    let provider = TestProvider::start().await;
+    gateway.db.database().create_provider(&provider.spec("id", Some(gateway.caller.org))).await.unwrap();
+    let token = provider.token("ada", json!({}));
+    until("the provider is known", async || credits(&gateway, &token).await.status == 200).await;
+    let answer = credits(&gateway, &token).await;
+    assert_eq!(answer.header("ratelimit-policy"), r#""user";q=30;w=60"#);
+    for _ in 0..28 {
+        credits(&gateway, &token).await.expect(200);
+    }
+    let refused = credits(&gateway, &token).await.refused(429, "RATE_LIMITED");
+    assert_eq!(refused["data"]["limit"], "user");
+    credits(&gateway, &provider.token("bob", json!({}))).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_provider_of_one_organisation_speaks_for_no_other() {
     let (gateway, provider) = with_provider(|spec| spec.org_claim = Some("organisation".into())).await;
     let victim = gateway.another_org("victim", 1000).await.org;
