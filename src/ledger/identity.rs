@@ -75,7 +75,6 @@ pub struct ProviderSpec {
     /// What people call it, unique.
     pub name: String,
     /// Whom it may speak for.
-    #[schema(inline)]
     pub serves: Serves,
     /// The one organisation it may speak for; none: the organisation claim says which.
     pub org_id: Option<OrgId>,
@@ -87,7 +86,6 @@ pub struct ProviderSpec {
     #[schema(value_type = String)]
     pub jwks_url: Url,
     /// How it may sign.
-    #[schema(inline)]
     pub algorithms: Vec<SigningAlgorithm>,
     /// By how much its clock may differ.
     pub leeway_seconds: u32,

@@ -382,7 +382,7 @@ async fn a_provider_is_changed_suspended_and_deleted_by_operators_only() {
     credits(&gateway, &token).await.expect(200);
     let all = "/admin/v1/identity-providers";
     let listed = operator.get(all).await.expect(200);
-    let path = format!("{all}/{}", listed[0]["provider_id"].as_str().unwrap());
+    let path = format!("{all}/{}", listed["items"][0]["provider_id"].as_str().unwrap());
     admin.get(all).await.expect(403);
     admin.patch(&path, json!({"suspended": true})).await.expect(403);
     let shown = operator.get(&path).await;

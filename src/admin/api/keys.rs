@@ -110,7 +110,7 @@ fn live() -> String {
 pub(super) struct ShownKey {
     /// What to send as `Authorization: Bearer`. It is not shown again.
     api_key: String,
-    /// The key.
+    #[serde(flatten)]
     key: KeyInfo,
 }
 
@@ -193,7 +193,7 @@ pub(super) struct KeyPatch {
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
     params(
         ("key_id" = KeyId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = KeyPatch,
     responses((status = 200, body = KeyInfo)),

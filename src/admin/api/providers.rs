@@ -7,25 +7,47 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use url::Url;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Acting;
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Path, Tagged, Text, given, there};
+use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, ProviderId};
-use crate::ledger::{Provider, ProviderSpec, Serves, SigningAlgorithm};
+use crate::ledger::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
+
+/// Which identity providers.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProviderQuery {
+    /// Items of a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
 
 /// List identity providers
 ///
-/// All of them: there are few.
+/// Oldest first.
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers", tag = "identity",
-    responses((status = 200, body = Vec<Provider>)),
+    params(ProviderQuery),
+    responses((status = 200, body = Page<Provider>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn list_providers(State(api): State<Api>) -> Result<Json<Vec<Provider>>, Problem> {
-    Ok(Json(api.database.providers().await?))
+pub(super) async fn list_providers(
+    State(api): State<Api>,
+    Query(query): Query<ProviderQuery>,
+) -> Result<Json<Page<Provider>>, Problem> {
+    let slice: Slice<ProviderId> = query.limit.behind(query.cursor.as_deref())?;
+    // There are few: gateways keep all of them in memory.
+    let all = api.database.providers().await?.into_iter();
+    let behind = all.filter(|provider| slice.after.is_none_or(|after| provider.provider_id > after));
+    let some = behind.take(usize::from(slice.limit)).collect();
+    Ok(Page::of(some, query.limit, |provider: &Provider| provider.provider_id))
 }
 
 /// An identity provider to be made.
@@ -36,7 +58,6 @@ pub(super) struct ProviderBody {
     name: Text,
     /// Whom it may speak for.
     #[serde(default = "organisations")]
-    #[schema(inline)]
     serves: Serves,
     /// The one organisation it may speak for; left out: `org_claim` says which.
     org_id: Option<OrgId>,
@@ -51,7 +72,7 @@ pub(super) struct ProviderBody {
     jwks_url: Url,
     /// How it may sign.
     #[serde(default = "all")]
-    #[schema(inline, min_items = 1)]
+    #[schema(min_items = 1)]
     algorithms: Vec<SigningAlgorithm>,
     /// By how much its clock may differ.
     #[serde(default = "a_minute")]
@@ -155,7 +176,6 @@ pub(super) struct ProviderPatch {
     #[schema(value_type = Option<String>, format = "uri")]
     jwks_url: Option<Url>,
     /// How it may sign.
-    #[schema(inline)]
     algorithms: Option<Vec<SigningAlgorithm>>,
     /// By how much its clock may differ.
     #[schema(maximum = 300)]
@@ -210,7 +230,7 @@ impl ProviderPatch {
     patch, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
     params(
         ("provider_id" = ProviderId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = ProviderPatch,
     responses((status = 200, body = Provider)),
@@ -233,7 +253,7 @@ pub(super) async fn update_provider(
     delete, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
     params(
         ("provider_id" = ProviderId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator"]))

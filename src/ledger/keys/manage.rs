@@ -108,7 +108,6 @@ pub struct KeyInfo {
     /// What people call it.
     pub name: String,
     /// Whether it works.
-    #[schema(inline)]
     pub status: KeyStatus,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
