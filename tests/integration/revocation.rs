@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use sqlx::{Connection, Executor, PgConnection};
-use tollgate::ledger::KeySpec;
+use tollgate::ledger::{KeySpec, NewUser, Role};
 
 use super::database::until;
 use super::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};
@@ -27,16 +27,13 @@ async fn a_look_up_that_was_under_way_does_not_revive_a_revoked_key() {
     let gateway = TestGateway::start().await;
     let db = gateway.db.database();
     let witness = gateway.another_user("a witness", "member").await;
-    let doomed = gateway.another_key(KeySpec::default()).await;
+    let team = Some(db.create_team(witness.org, "film").await.unwrap());
+    let new = NewUser { name: "of a team".into(), role: Role::Member, team };
+    let user = db.add_user(witness.org, &new).await.unwrap();
+    let spec = KeySpec { name: "doomed".into(), env: "test".into(), ..KeySpec::default() };
+    let (key, text) = db.create_key(witness.org, user, &spec).await.unwrap();
+    let doomed = Caller { org: witness.org, user, key, text: text.expose().to_owned() };
     assert_eq!(status_of(&gateway, &witness).await, 200);
-    let team = db.create_team(doomed.org, "film").await.unwrap();
-    sqlx::query("update app_user set team_id = $1 where user_id = $2")
-        .bind(team.as_uuid())
-        .bind(doomed.user.as_uuid())
-        .execute(gateway.db.pool())
-        .await
-        .unwrap();
-    until("that is known", async || status_of(&gateway, &witness).await == 200).await;
     let mut keeper = PgConnection::connect(gateway.db.url()).await.unwrap();
     keeper.execute("select pg_advisory_lock(42)").await.unwrap();
     sqlx::raw_sql(GATE).execute(gateway.db.pool()).await.unwrap();
@@ -51,8 +48,13 @@ async fn a_look_up_that_was_under_way_does_not_revive_a_revoked_key() {
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap() == 1
     })
     .await;
-    db.revoke_key(doomed.key).await.unwrap();
-    db.revoke_key(witness.key).await.unwrap();
+    // Both by one statement, and nothing before was a change: the gateway is told once, and never again.
+    sqlx::query("update api_key set revoked_at = now() where key_id in ($1, $2)")
+        .bind(doomed.key.as_uuid())
+        .bind(witness.key.as_uuid())
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
     until("the gateway has heard of it", async || status_of(&gateway, &witness).await == 401).await;
     keeper.execute("select pg_advisory_unlock(42)").await.unwrap();
     // It began before the revocation; what it puts into memory counts for nobody.

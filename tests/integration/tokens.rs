@@ -93,7 +93,7 @@ async fn each_algorithm_that_is_allowed_is_taken() {
     let (gateway, provider) =
         with_provider(|spec| spec.algorithms = vec![SigningAlgorithm::Es256, SigningAlgorithm::EdDsa]).await;
     let (p256, ed25519) = (Signer::p256(), Signer::ed25519());
-    let keys = vec![provider.signer.jwk("k1"), p256.jwk("k2"), ed25519.jwk("k3")];
+    let keys = vec![p256.jwk("k2"), provider.signer.jwk("k1"), ed25519.jwk("k3")];
     provider.endpoint.set(Mood::Serve(keys));
     for (signer, kid) in [(&p256, "k2"), (&ed25519, "k3")] {
         let token = signer.token(kid, &claims("ada", json!({})));
