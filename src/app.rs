@@ -174,6 +174,7 @@ impl App {
                 database: database.clone(),
                 poller: poller.clone(),
                 prices: prices.clone(),
+                max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
                 body_timeout,
                 clock,
             },

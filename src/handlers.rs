@@ -28,6 +28,8 @@ pub struct Handlers {
     pub poller: Arc<Poller>,
     /// For quotes.
     pub prices: Arc<Prices>,
+    /// For how long a quote may bind, at most.
+    pub max_quote: Duration,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
     /// The time.

@@ -90,6 +90,8 @@ ids! {
     EntryId = "ent";
     /// One run of a gateway process.
     GatewayId = "gw";
+    /// A price factor with a validity.
+    FactorId = "fac";
 }
 
 #[cfg(test)]

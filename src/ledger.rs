@@ -49,7 +49,9 @@ pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
 pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
 pub use self::lanes::LaneSettings;
-pub use self::prices::BookInfo;
+pub use self::prices::{
+    Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf,
+};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 
 use self::lanes::Lanes;

@@ -7,7 +7,7 @@
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
 //! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] | newtypes, checked integers, time, secrets, names |
-//! | 1 rules, no IO | [`wire`] [`pricing`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
@@ -65,6 +65,7 @@ pub mod metrics;
 pub mod poll;
 pub mod postgres;
 pub mod pricing;
+pub mod quote;
 pub mod reconciler;
 pub mod secret;
 pub mod server;

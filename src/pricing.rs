@@ -6,12 +6,17 @@
     clippy::cast_sign_loss
 )]
 
+mod compare;
+mod list;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::compare::{Outcome, PriceChange, PricedTasks, Replay, changes, replay};
+pub use self::list::{FactorSpan, PriceList};
 use crate::credits::{Credits, PriceFactor};
 
 /// The version of a price book.
