@@ -52,10 +52,18 @@ mod network;
 mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/price_drafts.rs"]
+mod price_drafts;
+#[path = "integration/price_factors.rs"]
+mod price_factors;
+#[path = "integration/price_history.rs"]
+mod price_history;
 #[path = "integration/prices.rs"]
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
+#[path = "integration/quotes.rs"]
+mod quotes;
 #[path = "integration/reconciler.rs"]
 mod reconciler;
 #[path = "integration/replicas.rs"]
@@ -74,5 +82,7 @@ mod upstream_health;
 mod validation;
 #[path = "integration/vendor_examples.rs"]
 mod vendor_examples;
+#[path = "integration/what_if.rs"]
+mod what_if;
 #[path = "integration/wire.rs"]
 mod wire;
