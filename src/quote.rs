@@ -185,7 +185,11 @@ mod tests {
     fn what_one_key_signed_opens_with_it_and_with_no_other() {
         let (old, new, quote) = (key(1), key(2), quote());
         let text = quote.sign(&old);
-        assert_eq!(Quote::open(&text, &[new.clone(), old.clone()]), Ok(quote), "a rotation invalidates nothing");
+        assert_eq!(
+            Quote::open(&text, &[new.clone(), old.clone()]),
+            Ok(quote),
+            "a rotation invalidates nothing"
+        );
         assert_eq!(Quote::open(&text, std::slice::from_ref(&new)), Err(BadQuote::Forged));
         assert_eq!(Quote::open(&text, &[key(1)]), Err(BadQuote::Forged));
         assert!(!format!("{old:?}").contains(&hex(&old.secret)));

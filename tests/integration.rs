@@ -54,6 +54,8 @@ mod network;
 mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/price_api.rs"]
+mod price_api;
 #[path = "integration/price_drafts.rs"]
 mod price_drafts;
 #[path = "integration/price_factors.rs"]

@@ -10,23 +10,24 @@ mod what_if;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use self::factors::PriceFactorInfo;
 pub use self::schedule::Activation;
 pub use self::what_if::{OrgOutcome, TypeOutcome, WhatIf};
-use super::{Bounded, Database, LedgerError};
+use super::{Bounded, Database, LedgerError, Slice};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 use crate::pricing::{BookVersion, FactorSpan, PriceBook, PriceList, Tariff};
 
 /// Where a book stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BookState {
     /// It prices nothing, and can be edited.
@@ -52,9 +53,10 @@ impl BookState {
 }
 
 /// A book as operators see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BookInfo {
     /// Its version.
+    #[schema(value_type = i32)]
     pub version: BookVersion,
     /// What people call it.
     pub name: String,
@@ -74,20 +76,18 @@ pub struct BookInfo {
 
 impl FromRow<'_, PgRow> for BookInfo {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let version: i32 = row.try_get("version")?;
-        let active = row.try_get::<Option<i32>, _>("active")? == Some(version);
-        let state = match row.try_get("ahead")? {
-            None => BookState::Draft,
-            Some(true) => BookState::Scheduled,
-            Some(false) if active => BookState::InForce,
-            Some(false) => BookState::Former,
+        let state = match row.try_get("state")? {
+            "draft" => BookState::Draft,
+            "scheduled" => BookState::Scheduled,
+            "in_force" => BookState::InForce,
+            _ => BookState::Former,
         };
         Ok(Self {
-            version: BookVersion::new(version),
+            version: BookVersion::new(row.try_get("version")?),
             name: row.try_get("name")?,
             state,
             effective_from: row.try_get("effective_from")?,
-            active,
+            active: state == BookState::InForce,
             revision: row.try_get("revision")?,
             created_at: row.try_get("created_at")?,
         })
@@ -112,25 +112,45 @@ fn no_book(version: BookVersion) -> LedgerError {
 impl Database {
     /// All books, newest first.
     pub async fn books(&self) -> Result<Vec<BookInfo>, LedgerError> {
-        self.book_infos(None).await
+        self.list_books(None, Slice { after: None, limit: u16::MAX }).await
+    }
+
+    /// Books, newest first; those in that state, if one is named.
+    pub async fn list_books(
+        &self,
+        state: Option<BookState>,
+        slice: Slice<i32>,
+    ) -> Result<Vec<BookInfo>, LedgerError> {
+        self.book_infos(None, state, slice).await
     }
 
     /// One book, without its prices.
     pub async fn book_info(&self, version: BookVersion) -> Result<Option<BookInfo>, LedgerError> {
-        Ok(self.book_infos(Some(version)).await?.pop())
+        Ok(self.book_infos(Some(version), None, Slice { after: None, limit: 1 }).await?.pop())
     }
 
-    async fn book_infos(&self, version: Option<BookVersion>) -> Result<Vec<BookInfo>, LedgerError> {
+    async fn book_infos(
+        &self,
+        version: Option<BookVersion>,
+        state: Option<BookState>,
+        slice: Slice<i32>,
+    ) -> Result<Vec<BookInfo>, LedgerError> {
         let books = sqlx::query_as(
-            "select b.version, b.name, b.effective_from, b.effective_from > clock_timestamp() as ahead, b.revision, \
-             b.created_at, f.version as active \
-             from price_book b left join lateral ( \
-               select a.version from price_activation a \
-               where a.withdrawn_at is null and a.effective_from <= clock_timestamp() \
-               order by a.effective_from desc, a.activation_id desc limit 1) f on true \
-             where $1::integer is null or b.version = $1 order by b.version desc",
+            "select * from ( \
+               select b.version, b.name, b.effective_from, b.revision, b.created_at, \
+               case when b.effective_from is null then 'draft' when b.effective_from > clock_timestamp() then 'scheduled' \
+                 when b.version = f.version then 'in_force' else 'former' end as state \
+               from price_book b left join lateral ( \
+                 select a.version from price_activation a \
+                 where a.withdrawn_at is null and a.effective_from <= clock_timestamp() \
+                 order by a.effective_from desc, a.activation_id desc limit 1) f on true) b \
+             where ($1::integer is null or version = $1) and ($2::text is null or state = $2) \
+               and ($3::integer is null or version < $3) order by version desc limit $4",
         )
         .bind(version.map(BookVersion::get))
+        .bind(state.map(BookState::as_str))
+        .bind(slice.after)
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;

@@ -16,9 +16,10 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 
 /// A type that two books price differently.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PriceChange {
     /// The task type.
+    #[schema(value_type = String)]
     pub task_type: Arc<str>,
     /// Its price in the first book; none: it is not in there.
     pub before: Option<Tariff>,
@@ -60,7 +61,7 @@ pub struct PricedTasks {
 ///
 /// The price of a task is what is held for it. Its charge follows what the vendor reports, which no book of ours
 /// changes: so prices are compared with prices, and the charge stands beside them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Outcome {
     /// Tasks that the other book prices as well.
     pub tasks: i64,
@@ -199,8 +200,10 @@ mod tests {
     fn what_differs_is_told_by_type() {
         let before = book(1, &[("same", fixed(1)), ("dearer", fixed(1)), ("gone", fixed(1))]);
         let after = book(2, &[("same", fixed(1)), ("dearer", fixed(2)), ("new", fixed(3))]);
-        let told: Vec<_> =
-            changes(&before, &after).into_iter().map(|c| (c.task_type.to_string(), c.before, c.after)).collect();
+        let told: Vec<_> = changes(&before, &after)
+            .into_iter()
+            .map(|c| (c.task_type.to_string(), c.before, c.after))
+            .collect();
         let expected = [
             ("dearer".to_owned(), Some(fixed(1)), Some(fixed(2))),
             ("gone".to_owned(), Some(fixed(1)), None),

@@ -1,13 +1,12 @@
 //! Drafts of price books: edited by people who see what they edit, and closed to everybody once they have a date.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
-use tollgate::ledger::{Actor, BookState, Database, LedgerError};
+use tollgate::ledger::{Actor, BookState, Database, LedgerError, Slice};
 use tollgate::pricing::{BookVersion, Tariff, changes};
 
 use super::database::TestDatabase;
@@ -68,9 +67,9 @@ async fn who_edits_what_he_has_not_seen_is_told() {
     let db = TestDatabase::new().await;
     let db = db.database();
     let version = draft(db).await;
-    let edits = join_all((0..10).map(|n| async move {
-        db.set_price(version, &format!("type-{n}"), fixed(5), Some(1)).await
-    }));
+    let edits = join_all(
+        (0..10).map(|n| async move { db.set_price(version, &format!("type-{n}"), fixed(5), Some(1)).await }),
+    );
     let results = edits.await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     for result in results.iter().filter(|result| result.is_err()) {
@@ -178,19 +177,20 @@ async fn each_change_is_in_the_audit_log_with_before_and_after() {
     db.remove_price(version, "x", None).await.unwrap();
     db.set_price(version, "y", fixed(3), None).await.unwrap();
     db.activate_book(version, Some(Clock.wall() + Duration::from_secs(3600))).await.unwrap();
-    let lines: Vec<(String, String, Option<Value>, Option<Value>)> = sqlx::query_as::<_, (String, String, Option<String>, Option<String>)>(
-        "select action, target_id, before::text, after::text from audit_log \
+    let lines: Vec<(String, String, Option<Value>, Option<Value>)> =
+        sqlx::query_as::<_, (String, String, Option<String>, Option<String>)>(
+            "select action, target_id, before::text, after::text from audit_log \
          where actor = 'tollgate:test' and target_kind in ('price', 'price_book') order by audit_id",
-    )
-    .fetch_all(test.pool())
-    .await
-    .unwrap()
-    .into_iter()
-    .map(|(action, id, before, after)| {
-        let json = |text: Option<String>| text.map(|text| serde_json::from_str(&text).unwrap());
-        (action, id, json(before), json(after))
-    })
-    .collect();
+        )
+        .fetch_all(test.pool())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(action, id, before, after)| {
+            let json = |text: Option<String>| text.map(|text| serde_json::from_str(&text).unwrap());
+            (action, id, json(before), json(after))
+        })
+        .collect();
     let told: Vec<(&str, &str)> = lines.iter().map(|line| (line.0.as_str(), line.1.as_str())).collect();
     let expected = [
         ("price_book.insert", "2"),
@@ -202,7 +202,6 @@ async fn each_change_is_in_the_audit_log_with_before_and_after() {
     ];
     assert_eq!(told, expected);
     assert_eq!((&lines[2].2, &lines[2].3), (&Some(json!({"credits": 1})), &Some(json!({"credits": 2}))));
-    let history = db.activations(None, 1).await.unwrap().remove(0);
+    let history = db.activations(Slice { after: None, limit: 1 }).await.unwrap().remove(0);
     assert_eq!((history.version, history.actor.as_str()), (version, "tollgate:test"));
-    let _: Arc<str> = history.actor.into();
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use tollgate::clock::Clock;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{FactorId, OrgId};
-use tollgate::ledger::{LedgerError, OrgLimits};
+use tollgate::ledger::{LedgerError, OrgChange, Slice};
 
 use super::database::{TestDatabase, until};
 use super::fixture::{HOUR, funded};
@@ -35,8 +35,8 @@ async fn a_factor_begins_and_ends_at_its_instants() {
     let gateway = TestGateway::start().await;
     let (db, org) = (gateway.db.database(), gateway.caller.org);
     let another = gateway.another_org("another", 1000).await;
-    let usual = OrgLimits { price_factor: Some(factor(11_000)), ..OrgLimits::default() };
-    db.set_limits(org, usual).await.unwrap();
+    let usual = OrgChange { price_factor: Some(factor(11_000)), ..OrgChange::default() };
+    db.update_org(org, usual, None).await.unwrap();
     until("the usual factor", async || quoted(&gateway).await == 440).await;
     let now = db.clock().await.unwrap();
     let (from, until_) = (now + Duration::from_millis(900), now + Duration::from_millis(1_900));
@@ -80,7 +80,7 @@ async fn a_factor_from_now_on_ends_when_it_is_ended() {
     db.end_price_factor(org, id, None, Some(1)).await.unwrap();
     until("it has ended", async || quoted(&gateway).await == 400).await;
     assert!(conflict(db.end_price_factor(org, id, None, None).await).contains("ends earlier"));
-    let shown = db.price_factors(org, None, 10).await.unwrap();
+    let shown = db.price_factors(org, Slice { after: None, limit: 10 }).await.unwrap();
     assert_eq!((shown.len(), shown[0].active), (1, false), "what was in force stays on record");
 }
 
@@ -99,7 +99,8 @@ async fn no_two_factors_of_an_organisation_are_valid_at_once() {
     for refused in all.into_iter().filter(Result::is_err) {
         assert!(conflict(refused).contains(&made[0].to_string()));
     }
-    let create = |(from, until): (Option<_>, Option<_>)| db.create_price_factor(org, factor(1), from, until, "x");
+    let create =
+        |(from, until): (Option<_>, Option<_>)| db.create_price_factor(org, factor(1), from, until, "x");
     conflict(create(hours(1, 3)).await);
     conflict(create(hours(3, 9)).await);
     conflict(create((None, None)).await);

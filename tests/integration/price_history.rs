@@ -8,7 +8,7 @@ use rand::RngExt;
 use reqwest::Method;
 use time::OffsetDateTime;
 use tollgate::clock::Clock;
-use tollgate::ledger::{BookState, Database, LedgerError};
+use tollgate::ledger::{BookState, Database, LedgerError, Slice};
 use tollgate::pricing::{BookVersion, Tariff};
 
 use super::database::{TestDatabase, until};
@@ -16,9 +16,11 @@ use super::fixture::{HOUR, credits};
 use super::gateway::{Answer, TestGateway, body};
 
 const VENDOR: BookVersion = BookVersion::new(1);
+const FIRST: Slice<i64> = Slice { after: None, limit: 100 };
 
 async fn book(db: &Database, price: i64) -> BookVersion {
-    let prices = BTreeMap::from([("pro-text-to-video".to_owned(), Tariff::Fixed { credits: credits(price) })]);
+    let prices =
+        BTreeMap::from([("pro-text-to-video".to_owned(), Tariff::Fixed { credits: credits(price) })]);
     db.create_book("a book", None, &prices).await.unwrap()
 }
 
@@ -63,11 +65,11 @@ async fn a_roll_back_puts_the_former_book_in_force_again() {
     assert_eq!(in_force(&test).await, third);
     // Saying again what is so already writes no history.
     db.activate_book(third, None).await.unwrap();
-    let history = db.activations(None, 100).await.unwrap();
+    let history = db.activations(FIRST).await.unwrap();
     let versions: Vec<i32> = history.iter().map(|line| line.version.get()).collect();
     assert_eq!(versions, [3, 2, 3, 2, 1]);
     assert!(history.windows(2).all(|pair| pair[0].effective_from > pair[1].effective_from));
-    let page = db.activations(Some(history[1].activation_id), 2).await.unwrap();
+    let page = db.activations(Slice { after: Some(history[1].activation_id), limit: 2 }).await.unwrap();
     assert_eq!(page, history[2..4]);
 }
 
@@ -84,7 +86,7 @@ async fn a_schedule_can_be_moved_and_taken_back_until_its_instant() {
     assert_eq!((in_force(&test).await, state().await), (VENDOR, BookState::Draft));
     assert!(conflict(db.unschedule_book(later, None).await).contains("is not scheduled"));
     assert!(conflict(db.unschedule_book(VENDOR, None).await).contains("is not scheduled"));
-    let history = db.activations(None, 10).await.unwrap();
+    let history = db.activations(FIRST).await.unwrap();
     let withdrawn: Vec<bool> = history.iter().map(|line| line.withdrawn_at.is_some()).collect();
     assert_eq!(withdrawn, [true, true, false], "what was planned is on record");
 
@@ -121,10 +123,14 @@ async fn what_was_in_force_cannot_be_denied_in_sql() {
         assert!(error.contains("append-only") || error.contains("was in force"), "{statement}: {error}");
     }
     // An older program's way to activate is part of the history too.
-    sqlx::query("update price_book set effective_from = now() where version = 2").execute(test.pool()).await.unwrap();
+    sqlx::query("update price_book set effective_from = now() where version = 2")
+        .execute(test.pool())
+        .await
+        .unwrap();
     assert_eq!(in_force(&test).await.get(), 2);
-    let history = db.activations(None, 10).await.unwrap();
-    let shown: Vec<(i32, bool)> = history.iter().map(|line| (line.version.get(), line.withdrawn_at.is_some())).collect();
+    let history = db.activations(FIRST).await.unwrap();
+    let shown: Vec<(i32, bool)> =
+        history.iter().map(|line| (line.version.get(), line.withdrawn_at.is_some())).collect();
     assert_eq!(shown, [(2, false), (2, true), (1, false)]);
 }
 
@@ -168,7 +174,7 @@ async fn of_many_activations_at_once_all_are_on_record_and_the_last_is_in_force(
     for result in join_all(books.iter().map(|version| db.activate_book(*version, None))).await {
         result.unwrap();
     }
-    let history = db.activations(None, 100).await.unwrap();
+    let history = db.activations(FIRST).await.unwrap();
     assert_eq!(history.len(), 9);
     assert!(history.windows(2).all(|pair| pair[0].effective_from > pair[1].effective_from));
     assert_eq!(in_force(&test).await, history[0].version);

@@ -233,12 +233,13 @@ impl Database {
 }
 
 async fn revise(mut change: Change, version: BookVersion) -> Result<i32, LedgerError> {
-    let revision =
-        sqlx::query_scalar("update price_book set revision = revision + 1 where version = $1 returning revision")
-            .bind(version.get())
-            .fetch_one(&mut *change)
-            .bounded()
-            .await?;
+    let revision = sqlx::query_scalar(
+        "update price_book set revision = revision + 1 where version = $1 returning revision",
+    )
+    .bind(version.get())
+    .fetch_one(&mut *change)
+    .bounded()
+    .await?;
     change.commit().await?;
     Ok(revision)
 }

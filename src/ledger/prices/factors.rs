@@ -5,13 +5,14 @@ use sqlx::FromRow;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
-use crate::ledger::{Bounded, Database, LedgerError};
+use crate::ledger::{Bounded, Database, LedgerError, Slice};
 
 /// A factor with its validity.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PriceFactorInfo {
     /// Its id.
     pub factor_id: FactorId,
@@ -51,12 +52,11 @@ impl FromRow<'_, PgRow> for PriceFactorInfo {
 }
 
 impl Database {
-    /// The factors of `org`, newest first: those below `before`, at most `limit`.
+    /// The factors of `org`, newest first.
     pub async fn price_factors(
         &self,
         org: OrgId,
-        before: Option<FactorId>,
-        limit: u32,
+        slice: Slice<FactorId>,
     ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
         let factors = sqlx::query_as(
             "select f.*, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
@@ -64,8 +64,8 @@ impl Database {
              order by factor_id desc limit $3",
         )
         .bind(org.as_uuid())
-        .bind(before.map(FactorId::as_uuid))
-        .bind(i64::from(limit))
+        .bind(slice.after.map(FactorId::as_uuid))
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;
@@ -105,12 +105,11 @@ impl Database {
             return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
         }
         let mut change = self.change().await?;
-        let found =
-            sqlx::query("select from org where org_id = $1 and deleted_at is null for no key update")
-                .bind(org.as_uuid())
-                .fetch_optional(&mut *change)
-                .bounded()
-                .await?;
+        let found = sqlx::query("select from org where org_id = $1 and deleted_at is null for no key update")
+            .bind(org.as_uuid())
+            .fetch_optional(&mut *change)
+            .bounded()
+            .await?;
         if found.is_none() {
             return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
         }

@@ -5,18 +5,20 @@ use sqlx::FromRow;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::edit::{lock, seen};
 use super::no_book;
-use crate::ledger::{Bounded, Database, LedgerError};
-use crate::pricing::BookVersion;
+use crate::ledger::{Bounded, Database, LedgerError, Slice};
+use crate::pricing::{BookVersion, PriceBook};
 
 /// One line of the history: a book came into force, or will, or was to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Activation {
     /// Later lines have higher ones.
     pub activation_id: i64,
     /// Which book.
+    #[schema(value_type = i32)]
     pub version: BookVersion,
     /// From when on.
     #[serde(with = "time::serde::rfc3339")]
@@ -175,14 +177,14 @@ impl Database {
         Ok(BookVersion::new(former))
     }
 
-    /// What came into force and when, newest line first: lines below `before`, at most `limit`.
-    pub async fn activations(&self, before: Option<i64>, limit: u32) -> Result<Vec<Activation>, LedgerError> {
+    /// What came into force and when, newest line first.
+    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
         let lines = sqlx::query_as(
             "select * from price_activation where activation_id < coalesce($1, 9223372036854775807) \
              order by activation_id desc limit $2",
         )
-        .bind(before)
-        .bind(i64::from(limit))
+        .bind(slice.after)
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;
@@ -190,7 +192,7 @@ impl Database {
     }
 
     /// Fails if there is no such book.
-    pub async fn expect_book(&self, version: BookVersion) -> Result<crate::pricing::PriceBook, LedgerError> {
+    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
         self.book(version).await?.ok_or_else(|| no_book(version))
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use utoipa::ToSchema;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
@@ -18,7 +19,7 @@ use crate::pricing::{BookVersion, Outcome, PricedTasks, replay};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One organisation's part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrgOutcome {
     /// Which.
     pub org_id: OrgId,
@@ -30,9 +31,10 @@ pub struct OrgOutcome {
 }
 
 /// One task type's part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TypeOutcome {
     /// Which.
+    #[schema(value_type = String)]
     pub task_type: Arc<str>,
     /// Its tasks.
     #[serde(flatten)]
@@ -40,7 +42,7 @@ pub struct TypeOutcome {
 }
 
 /// The tasks of the last days that were charged, priced by another book.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WhatIf {
     /// The book they are priced by.
     pub version: BookVersion,
@@ -53,6 +55,7 @@ pub struct WhatIf {
     /// By task type.
     pub task_types: Vec<TypeOutcome>,
     /// Types that the book does not have, though there were such tasks.
+    #[schema(value_type = Vec<String>)]
     pub refused_types: Vec<Arc<str>>,
 }
 
