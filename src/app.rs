@@ -160,6 +160,7 @@ impl App {
             clock,
             draining: TaskTracker::new(),
             keys: keys.clone(),
+            document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
             replay: ReplayLayer { database: database.clone(), body_timeout },

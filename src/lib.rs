@@ -6,7 +6,7 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] | newtypes, checked integers, time, secrets, names |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] | newtypes, checked integers, time, secrets, names, the page that shows an API |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
@@ -55,6 +55,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credits;
+pub mod docs_page;
 pub mod error;
 pub mod fail_point;
 pub mod handlers;

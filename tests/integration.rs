@@ -20,6 +20,8 @@ mod command_line;
 mod consumption;
 #[path = "integration/credit.rs"]
 mod credit;
+#[path = "integration/data_plane_document.rs"]
+mod data_plane_document;
 #[path = "integration/database.rs"]
 mod database;
 #[path = "integration/database_faults.rs"]

@@ -55,7 +55,6 @@ impl PriceList {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "instants of tests")]
 mod tests {
     use time::Duration;
     use time::macros::datetime;
