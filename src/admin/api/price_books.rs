@@ -143,7 +143,7 @@ pub(super) struct BookPatch {
     patch, path = "/admin/v1/price-books/{version}", tag = "prices",
     params(
         ("version" = i32, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = BookPatch,
     responses((status = 200, body = Book)),
@@ -165,7 +165,7 @@ pub(super) async fn rename_price_book(
     delete, path = "/admin/v1/price-books/{version}", tag = "prices",
     params(
         ("version" = i32, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 204, description = "It is gone")),
     security(("bearer" = ["operator"]))
@@ -185,7 +185,7 @@ pub(super) async fn delete_price_book(
     params(
         ("version" = i32, Path, description = "Of which book"),
         ("task_type" = String, Path, description = "The price of what"),
-        ("If-Match" = Option<String>, Header, description = "The ETag the book must still have")
+        IfMatch
     ),
     request_body = Tariff,
     responses((status = 200, body = Book)),
@@ -210,7 +210,7 @@ pub(super) async fn set_price(
     params(
         ("version" = i32, Path, description = "Of which book"),
         ("task_type" = String, Path, description = "The price of what"),
-        ("If-Match" = Option<String>, Header, description = "The ETag the book must still have")
+        IfMatch
     ),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
@@ -323,7 +323,7 @@ pub(super) struct ActivateBody {
     post, path = "/admin/v1/price-books/{version}/activate", tag = "prices",
     params(
         ("version" = i32, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = ActivateBody,
     responses((status = 200, body = Book)),
@@ -347,7 +347,7 @@ pub(super) async fn activate_price_book(
     post, path = "/admin/v1/price-books/{version}/unschedule", tag = "prices",
     params(
         ("version" = i32, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))

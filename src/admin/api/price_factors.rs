@@ -110,7 +110,7 @@ pub(super) struct EndBody {
     params(
         ("org_id" = OrgId, Path, description = "Of which organisation"),
         ("factor_id" = FactorId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = EndBody,
     responses((status = 204, description = "It ends then")),
