@@ -9,7 +9,7 @@
 //! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] | newtypes, checked integers, time, secrets, names, the page that shows an API |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
-//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
+//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
 //! | 5 layers | [`poll`] [`layers`] [`handlers`] | one file each |
 //! | 6 assemblies | [`stack`] [`server`] [`admin`] [`reconciler`] | they do not import one another |
@@ -60,6 +60,7 @@ pub mod error;
 pub mod fail_point;
 pub mod handlers;
 pub mod ids;
+pub mod jwks;
 pub mod layers;
 pub mod ledger;
 pub mod metrics;
