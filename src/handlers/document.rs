@@ -153,9 +153,11 @@ fn header(kind: Type, description: &str) -> Header {
 }
 
 fn headers(status: &str, operation: &str) -> Vec<(String, RefOr<Header>)> {
-    let mut headers = vec![("X-Request-Id", header(Type::String, "What to name when you ask about this call"))];
+    let mut headers =
+        vec![("X-Request-Id", header(Type::String, "What to name when you ask about this call"))];
     if operation != "healthz" && status != "401" {
-        headers.push(("RateLimit-Policy", header(Type::String, "The limit that is nearest, if there is one")));
+        headers
+            .push(("RateLimit-Policy", header(Type::String, "The limit that is nearest, if there is one")));
         headers.push(("RateLimit", header(Type::String, "What is left of it, and when it is full again")));
     }
     if ["402", "409", "429", "503"].contains(&status) {

@@ -8,8 +8,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Handlers;
 use crate::call::{Admitted, Call, Context};
-use crate::error::{Answer, GatewayError, json_answer};
 use crate::credits::Credits;
+use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::{HoldId, KeyId, UserId};
 use crate::ledger::{Principal, Role, State, Task, TaskFilter};
 use crate::poll::{shown_credits, shown_status, word};

@@ -14,7 +14,10 @@ async fn open(gateway: &TestGateway, path: &str) -> Response {
 
 async fn document(gateway: &TestGateway) -> Value {
     let answer = open(gateway, "/openapi.json").await;
-    assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, &"application/json".parse().unwrap()));
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
     answer.json().await.unwrap()
 }
 
@@ -49,8 +52,7 @@ async fn every_operation_and_every_code_is_in_the_document() {
     let document = document(&gateway).await;
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let expected =
-        ["/api/credits", "/api/generate", "/api/quote", "/api/status", "/api/tasks", "/healthz"];
+    let expected = ["/api/credits", "/api/generate", "/api/quote", "/api/status", "/api/tasks", "/healthz"];
     assert_eq!(paths, expected.into());
     let mut references = Vec::new();
     all(&document, "$ref", &mut references);
@@ -82,7 +84,11 @@ async fn what_is_answered_is_what_is_documented() {
         ("/api/generate", "post", gateway.creating("{}")),
         ("/api/generate", "post", gateway.request(Method::POST, "/api/generate")),
         ("/api/quote", "post", quoted),
-        ("/api/quote", "post", gateway.call(Method::POST, "/api/quote?valid_for=x").body(body("x").to_string())),
+        (
+            "/api/quote",
+            "post",
+            gateway.call(Method::POST, "/api/quote?valid_for=x").body(body("x").to_string()),
+        ),
         ("/api/status", "get", gateway.call(Method::GET, "/api/status")),
         ("/api/status", "get", gateway.call(Method::GET, "/api/status?task_id=nothing")),
         ("/api/credits", "get", gateway.call(Method::GET, "/api/credits")),
@@ -93,13 +99,22 @@ async fn what_is_answered_is_what_is_documented() {
         let answer = Answer::to(call).await;
         let documented = &document["paths"][path][method]["responses"][answer.status.to_string()];
         assert!(documented.is_object(), "{path}: {answer:?}");
-        for name in answer.headers.keys().filter(|name| !["content-type", "content-length", "date"].contains(&name.as_str())) {
+        for name in answer
+            .headers
+            .keys()
+            .filter(|name| !["content-type", "content-length", "date"].contains(&name.as_str()))
+        {
             let known = documented["headers"].as_object().unwrap().keys();
-            assert!(known.into_iter().any(|known| known.eq_ignore_ascii_case(name.as_str())), "{path}: {name}");
+            assert!(
+                known.into_iter().any(|known| known.eq_ignore_ascii_case(name.as_str())),
+                "{path}: {name}"
+            );
         }
         let (json, vendors) = (answer.json(), (path, answer.status) == ("/api/generate", 400));
         match json["error"].as_str() {
-            Some(code) => assert!(vendors || codes(&document, path, method, answer.status).contains(code), "{answer:?}"),
+            Some(code) => {
+                assert!(vendors || codes(&document, path, method, answer.status).contains(code), "{answer:?}")
+            }
             // Of our own data every field is described.
             None => {
                 let envelope = &documented["content"]["application/json"]["schema"]["$ref"];
