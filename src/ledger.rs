@@ -60,7 +60,7 @@ pub use self::keys::{
 };
 pub use self::lanes::LaneSettings;
 pub use self::operators::{OperatorRole, OperatorToken};
-pub use self::prices::BookInfo;
+pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::tenancy::{
     NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,

@@ -20,6 +20,8 @@ mod command_line;
 mod consumption;
 #[path = "integration/credit.rs"]
 mod credit;
+#[path = "integration/data_plane_document.rs"]
+mod data_plane_document;
 #[path = "integration/database.rs"]
 mod database;
 #[path = "integration/database_faults.rs"]
@@ -60,12 +62,22 @@ mod network;
 mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/price_api.rs"]
+mod price_api;
+#[path = "integration/price_drafts.rs"]
+mod price_drafts;
+#[path = "integration/price_factors.rs"]
+mod price_factors;
+#[path = "integration/price_history.rs"]
+mod price_history;
 #[path = "integration/prices.rs"]
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
 #[path = "integration/proxies.rs"]
 mod proxies;
+#[path = "integration/quotes.rs"]
+mod quotes;
 #[path = "integration/reconciler.rs"]
 mod reconciler;
 #[path = "integration/replicas.rs"]
@@ -88,5 +100,7 @@ mod upstream_health;
 mod validation;
 #[path = "integration/vendor_examples.rs"]
 mod vendor_examples;
+#[path = "integration/what_if.rs"]
+mod what_if;
 #[path = "integration/wire.rs"]
 mod wire;

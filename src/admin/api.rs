@@ -15,6 +15,8 @@ mod keys;
 mod me;
 mod operators;
 mod orgs;
+mod price_books;
+mod price_factors;
 pub mod problem;
 mod providers;
 mod request;
@@ -83,6 +85,24 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(identities::delete_identity))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
+        .routes(routes!(price_books::list_price_books, price_books::create_price_book))
+        .routes(routes!(price_books::show_price_book_in_force))
+        .routes(routes!(
+            price_books::show_price_book,
+            price_books::rename_price_book,
+            price_books::delete_price_book
+        ))
+        .routes(routes!(price_books::set_price, price_books::remove_price))
+        .routes(routes!(price_books::compare_price_books))
+        .routes(routes!(price_books::replay_tasks))
+        .routes(routes!(price_books::activate_price_book))
+        .routes(routes!(price_books::unschedule_price_book))
+        .routes(routes!(price_books::roll_back_price_book))
+        .routes(routes!(price_books::list_price_activations))
+        .routes(routes!(price_books::rotate_quote_key))
+        .routes(routes!(price_factors::list_price_factors, price_factors::create_price_factor))
+        .routes(routes!(price_factors::show_price_factor))
+        .routes(routes!(price_factors::end_price_factor))
         .routes(routes!(audit::list_audit_log))
         .routes(routes!(audit::list_org_audit_log))
         .routes(routes!(holds::list_doubts))

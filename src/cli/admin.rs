@@ -69,6 +69,9 @@ enum AdminCommand {
     /// Price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
+    /// What an organisation pays of the list price for a time.
+    #[command(subcommand)]
+    PriceFactor(prices::FactorCommand),
     /// Tasks whose outcome is unknown.
     #[command(subcommand)]
     Holds(holds::HoldsCommand),
@@ -131,7 +134,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let as_json = args.json;
     block_on(async move {
         match args.command {
-            AdminCommand::Credit(_) | AdminCommand::Price(_) => {}
+            AdminCommand::Credit(_) => {}
             _ => {
                 let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
                     return Err(CliError::Usage(
@@ -164,7 +167,6 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
                 }
                 Ok(())
             }
-            AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
             _ => Ok(()),
         }
     })
@@ -184,7 +186,9 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::Key(command) => keys::key(session, command).await,
         AdminCommand::IdentityProvider(command) => providers::provider(session, command).await,
         AdminCommand::Identity(command) => providers::identity(session, command).await,
-        AdminCommand::Credit(_) | AdminCommand::Price(_) => Ok(()),
+        AdminCommand::Price(command) => prices::price(session, command).await,
+        AdminCommand::PriceFactor(command) => prices::factor(session, command).await,
+        AdminCommand::Credit(_) => Ok(()),
     }
 }
 
