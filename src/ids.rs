@@ -82,12 +82,16 @@ ids! {
     OrgId = "org";
     /// A person or program of an organisation.
     UserId = "usr";
+    /// A part of an organisation, with users of its own.
+    TeamId = "team";
     /// An API key; stable over rotations of its secret.
     KeyId = "key";
     /// A reservation of credits for one create. Also the reference a caller gets when the outcome is unknown.
     HoldId = "hold";
     /// An entry of the ledger.
     EntryId = "ent";
+    /// A budget.
+    BudgetId = "bud";
     /// One run of a gateway process.
     GatewayId = "gw";
 }
