@@ -123,18 +123,6 @@ create function window_end(p_period text, p_zone text, p_now timestamptz) return
     end
 $$;
 
-create function check_time_zone() returns trigger language plpgsql as $$
-begin
-    if not exists (select from pg_timezone_names z where z.name = new.time_zone) then
-        raise exception '% is not a time zone', new.time_zone using errcode = 'invalid_parameter_value';
-    end if;
-    return new;
-end $$;
-create trigger org_time_zone before update of time_zone on org
-    for each row when (new.time_zone <> old.time_zone) execute function check_time_zone();
-create trigger org_time_zone_of_new before insert on org
-    for each row when (new.time_zone <> 'UTC') execute function check_time_zone();
-
 create function subject_of(p_level text, p_org uuid, p_team uuid, p_user uuid, p_key uuid) returns uuid
 language sql immutable as $$
     select case p_level when 'key' then p_key when 'user' then p_user when 'team' then p_team when 'org' then p_org end

@@ -63,6 +63,17 @@ macro_rules! ids {
             }
         }
 
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .pattern(Some(concat!("^", $prefix, "_[0-9a-f]{32}$")))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -80,10 +91,10 @@ macro_rules! ids {
 ids! {
     /// An organisation: the tenant that owns a balance.
     OrgId = "org";
+    /// A team of an organisation.
+    TeamId = "team";
     /// A person or program of an organisation.
     UserId = "usr";
-    /// A part of an organisation, with users of its own.
-    TeamId = "team";
     /// An API key; stable over rotations of its secret.
     KeyId = "key";
     /// A reservation of credits for one create. Also the reference a caller gets when the outcome is unknown.
@@ -92,6 +103,8 @@ ids! {
     EntryId = "ent";
     /// A budget.
     BudgetId = "bud";
+    /// A token of those who run the platform.
+    OperatorTokenId = "opt";
     /// One run of a gateway process.
     GatewayId = "gw";
 }

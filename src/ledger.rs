@@ -11,7 +11,9 @@
 
 mod accounts;
 mod audit;
+mod audit_log;
 mod batch;
+mod budgets;
 mod change;
 mod doubts;
 mod drift;
@@ -23,10 +25,12 @@ mod hold;
 mod idempotency;
 mod keys;
 mod lanes;
+mod operators;
 mod prices;
 mod queries;
 mod servers;
 mod tasks;
+mod tenancy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +41,13 @@ use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use self::accounts::{Balance, Org, OrgLimits, Posted};
+pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
+pub use self::audit_log::{AuditEntry, AuditFilter};
+pub use self::budgets::{
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, CallerBudget, NewBudget,
+    Period,
+};
 pub use self::change::Actor;
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
@@ -49,8 +58,13 @@ pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
 pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
 pub use self::lanes::LaneSettings;
+pub use self::operators::{OperatorRole, OperatorToken};
 pub use self::prices::BookInfo;
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::tenancy::{
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
+    UserFilter,
+};
 
 use self::lanes::Lanes;
 use self::queries::{Queries, Suspicion};
@@ -143,7 +157,12 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, actor: None, _watch: watch })
+        Ok(Self {
+            queries: Queries::new(pool, acquire_timeout, suspicion),
+            servers,
+            actor: None,
+            _watch: watch,
+        })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.

@@ -2,12 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests look at the tables behind the ledger's back")]
 
+#[path = "integration/admin_api.rs"]
+mod admin_api;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
 #[path = "integration/both_profiles.rs"]
 mod both_profiles;
+#[path = "integration/budget_windows.rs"]
+mod budget_windows;
+#[path = "integration/budgets.rs"]
+mod budgets;
 #[path = "integration/cluster.rs"]
 mod cluster;
 #[path = "integration/command_line.rs"]

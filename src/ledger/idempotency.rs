@@ -6,7 +6,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::{Bounded, Database, Fingerprint, LedgerError, State};
-use crate::ids::{HoldId, KeyId, OrgId};
+use crate::ids::{HoldId, KeyId, OrgId, UserId};
 
 /// Keys forgotten in one statement.
 const SOME: i64 = 5000;
