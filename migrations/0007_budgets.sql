@@ -646,7 +646,7 @@ begin
     where b.org_id = t.org_id and t.granted > 0;
 
     if v_drawn then
-        update budget_window b set held = b.held + t.before - t.remains
+        update budget_window b set held = b.held + (t.before - t.remains)
         from unnest(d.pos, v_window, v_before, v_left) t(pos, window_id, before, remains)
         where b.org_id = p_orgs[t.pos] and b.window_id = t.window_id and t.remains < t.before;
         for r in select t.pos, array_agg(t.window_id) as windows
