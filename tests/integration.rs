@@ -8,6 +8,8 @@ mod admin_api;
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/authorisation.rs"]
+mod authorisation;
 #[path = "integration/both_profiles.rs"]
 mod both_profiles;
 #[path = "integration/budget_windows.rs"]
