@@ -45,8 +45,8 @@ pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
 pub use self::audit_log::{AuditEntry, AuditFilter};
 pub use self::budgets::{
-    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, CallerBudget, NewBudget,
-    Period,
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
+    NewBudget, Period,
 };
 pub use self::change::Actor;
 pub use self::doubts::{Doubt, Loss, Resolution};

@@ -9,6 +9,7 @@
 
 pub mod access;
 mod audit;
+mod budgets;
 mod holds;
 mod me;
 mod operators;
@@ -67,6 +68,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(routes!(users::list_users, users::create_user))
         .routes(routes!(users::show_user, users::update_user, users::delete_user))
+        .routes(routes!(budgets::list_org_budgets, budgets::create_org_budget))
+        .routes(routes!(budgets::list_default_budgets, budgets::create_default_budget))
+        .routes(routes!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
+        .routes(routes!(budgets::raise_budget, budgets::end_budget_raise))
+        .routes(routes!(budgets::list_budget_events))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
         .routes(routes!(audit::list_audit_log))

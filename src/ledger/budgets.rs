@@ -67,6 +67,19 @@ impl BudgetLevel {
         found.ok_or_else(|| sqlx::Error::Decode("level".into()))
     }
 
+    /// The subject of this level that `text` names.
+    pub fn subject(self, text: &str) -> Result<BudgetSubject, LedgerError> {
+        let id = match self {
+            Self::Key => text.parse().map(KeyId::as_uuid),
+            Self::User => text.parse().map(UserId::as_uuid),
+            Self::Team => text.parse().map(TeamId::as_uuid),
+            Self::Organisation => {
+                return Err(LedgerError::Invalid("an organisation's budget names no subject".into()));
+            }
+        };
+        id.map(BudgetSubject).map_err(|error| LedgerError::Invalid(error.to_string()))
+    }
+
     fn id(self, id: Uuid) -> String {
         match self {
             Self::Key => KeyId::from_uuid(id).to_string(),
@@ -76,6 +89,10 @@ impl BudgetLevel {
         }
     }
 }
+
+/// A key, a user or a team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetSubject(Uuid);
 
 /// How long a budget's windows are. They begin by the organisation's clock; weeks on Monday.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -183,7 +200,7 @@ pub struct BudgetFilter {
     /// Only those of this level.
     pub level: Option<BudgetLevel>,
     /// Only those of this key, user or team.
-    pub subject: Option<Uuid>,
+    pub subject: Option<BudgetSubject>,
     /// Only those of this period.
     pub period: Option<Period>,
 }
@@ -297,7 +314,7 @@ impl Database {
         ))
         .bind(org.map(OrgId::as_uuid))
         .bind(filter.level.map(BudgetLevel::stored))
-        .bind(filter.subject)
+        .bind(filter.subject.map(|subject| subject.0))
         .bind(filter.period.map(Period::as_str))
         .bind(slice.after.map(BudgetId::as_uuid))
         .bind(i64::from(slice.limit))

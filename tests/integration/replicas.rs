@@ -10,7 +10,7 @@ use super::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body};
 use super::process::{Process, Scratch};
 
 /// One more gateway on the same database, in front of the same vendor; and where it listens.
-async fn another(gateway: &TestGateway, scratch: &Scratch) -> (Process, String) {
+pub async fn another(gateway: &TestGateway, scratch: &Scratch) -> (Process, String) {
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\

@@ -54,25 +54,12 @@ fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
     }
 }
 
-/// The id of a subject of `level`.
-pub(super) fn subject(level: BudgetLevel, text: &str) -> Result<Uuid, LedgerError> {
-    let id = match level {
-        BudgetLevel::Key => text.parse().map(KeyId::as_uuid),
-        BudgetLevel::User => text.parse().map(UserId::as_uuid),
-        BudgetLevel::Team => text.parse().map(TeamId::as_uuid),
-        BudgetLevel::Organisation => {
-            return Err(LedgerError::Invalid("an organisation's budget names no subject".into()));
-        }
-    };
-    id.map_err(|error| LedgerError::Invalid(error.to_string()))
-}
-
 impl Database {
     /// Makes a budget. What was spent in its present window counts at once.
     pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, LedgerError> {
         sound(new.credits)?;
         let thresholds = sound_thresholds(new.thresholds.clone())?;
-        let subject_id = new.subject.as_deref().map(|text| subject(new.level, text)).transpose()?;
+        let subject_id = new.subject.as_deref().map(|text| new.level.subject(text)).transpose()?;
         let mut change = self.change().await?;
         match (new.org, subject_id) {
             (Some(org), subject_id) => known(&mut change, org, new, subject_id).await?,
@@ -89,7 +76,7 @@ impl Database {
         .bind(budget.as_uuid())
         .bind(new.org.map(OrgId::as_uuid))
         .bind(new.level.stored())
-        .bind(subject_id)
+        .bind(subject_id.map(|subject| subject.0))
         .bind(new.period.as_str())
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
@@ -200,7 +187,7 @@ async fn known(
     change: &mut Change,
     org: OrgId,
     new: &NewBudget,
-    subject: Option<Uuid>,
+    subject: Option<BudgetSubject>,
 ) -> Result<(), LedgerError> {
     let (org_known, subject_known): (bool, bool) = sqlx::query_as(
         "select exists (select from org where org_id = $1 and deleted_at is null), $3::uuid is null or case $2 \
@@ -211,7 +198,7 @@ async fn known(
     )
     .bind(org.as_uuid())
     .bind(new.level.stored())
-    .bind(subject)
+    .bind(subject.map(|subject| subject.0))
     .fetch_one(&mut **change)
     .bounded()
     .await?;
