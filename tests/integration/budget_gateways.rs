@@ -14,7 +14,7 @@ use super::database::until;
 use super::fixture::credits;
 use super::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
 use super::process::Scratch;
-use super::replicas::another;
+use super::replicas::another_with;
 
 #[tokio::test]
 async fn a_caller_over_budget_is_told_which_and_until_when() {
@@ -190,8 +190,8 @@ async fn a_thousand_creates_on_three_gateways_get_what_every_budget_allows_and_n
     let gateway = TestGateway::builder().credits(10_000_000).task_time(ENDLESS).start().await;
     let db = gateway.db.database();
     let scratch = [Scratch::new(), Scratch::new()];
-    let (second, there) = another(&gateway, &scratch[0]).await;
-    let (third, elsewhere) = another(&gateway, &scratch[1]).await;
+    let (second, there) = another_with(&gateway, &scratch[0], 30_000).await;
+    let (third, elsewhere) = another_with(&gateway, &scratch[1], 30_000).await;
     let bases = [format!("http://{}", gateway.address()), there, elsewhere];
     let org = gateway.caller.org;
     let team = db.create_team(org, "film").await.unwrap();
