@@ -13,7 +13,7 @@ use super::budgets::make;
 use super::database::until;
 use super::fixture::credits;
 use super::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
-use super::process::Scratch;
+use super::process::{Scratch, run};
 use super::replicas::another_with;
 
 #[tokio::test]
@@ -244,4 +244,36 @@ async fn a_thousand_creates_on_three_gateways_get_what_every_budget_allows_and_n
         process.terminate();
         assert_eq!(process.ended().await, 0);
     }
+}
+
+#[tokio::test]
+async fn the_command_line_manages_budgets() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let (url, org, key) =
+        (gateway.admin_url(""), gateway.caller.org.to_string(), gateway.caller.key.to_string());
+    let budget = async |arguments: &[&str]| {
+        let whole = ["admin", "--url", &url, "--token", &operator.token, "--json", "budget"];
+        let said = run(&[&whole, arguments].concat()).await;
+        assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
+        serde_json::from_str::<Value>(&said.out).unwrap()
+    };
+    let made =
+        budget(&["create", "--org", &org, "--key", &key, "--period", "monthly", "--credits", "400"]).await;
+    let id = made["budget_id"].as_str().unwrap().to_owned();
+    gateway.task("one").await;
+    gateway.create(&body("two")).await.refused(402, "BUDGET_EXCEEDED");
+    let raised = budget(&["raise", &id, "--credits", "800", "--until", "2999-01-01T00:00:00Z"]).await;
+    assert_eq!(raised["limit"], 800);
+    budget(&["end-raise", &id]).await;
+    let changed = budget(&["update", &id, "--credits", "unlimited", "--thresholds", "10,90"]).await;
+    assert_eq!((&changed["limit"], &changed["thresholds"]), (&Value::Null, &json!([10, 90])));
+    assert_eq!(budget(&["show", &id]).await["version"], 4);
+    assert_eq!(budget(&["list", "--org", &org, "--key", &key]).await.as_array().unwrap().len(), 1);
+    assert_eq!(budget(&["events", "--org", &org]).await.as_array().unwrap().len(), 3);
+    budget(&["create", "--each", "user", "--period", "total", "--credits", "400"]).await;
+    assert_eq!(budget(&["list"]).await[0]["level"], "user");
+    gateway.create(&body("two")).await.refused(402, "BUDGET_EXCEEDED");
+    budget(&["delete", &id]).await;
+    assert_eq!(budget(&["list", "--org", &org]).await, json!([]));
 }
