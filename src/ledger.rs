@@ -13,6 +13,7 @@ mod accounts;
 mod audit;
 mod audit_log;
 mod batch;
+mod budgets;
 mod change;
 mod doubts;
 mod drift;
@@ -44,6 +45,10 @@ use tokio_util::task::TaskTracker;
 pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
 pub use self::audit_log::{AuditEntry, AuditFilter};
+pub use self::budgets::{
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
+    NewBudget, Period,
+};
 pub use self::change::Actor;
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};

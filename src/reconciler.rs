@@ -119,6 +119,9 @@ pub async fn sweep(
                 tracing::warn!(%error, "cannot forget dead gateways");
             }
         }
+        if let Err(error) = database.tell_budget_events().await {
+            tracing::warn!(%error, "cannot tell of budgets");
+        }
         round = round.wrapping_add(1);
         if let Err(error) = count(&database, &mut accounts).await {
             tracing::warn!(%error, "cannot count what is open");

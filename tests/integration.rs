@@ -12,6 +12,14 @@ mod audit;
 mod authorisation;
 #[path = "integration/both_profiles.rs"]
 mod both_profiles;
+#[path = "integration/budget_gateways.rs"]
+mod budget_gateways;
+#[path = "integration/budget_model.rs"]
+mod budget_model;
+#[path = "integration/budget_windows.rs"]
+mod budget_windows;
+#[path = "integration/budgets.rs"]
+mod budgets;
 #[path = "integration/cluster.rs"]
 mod cluster;
 #[path = "integration/command_line.rs"]

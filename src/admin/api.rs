@@ -9,6 +9,7 @@
 
 pub mod access;
 mod audit;
+mod budgets;
 mod holds;
 mod identities;
 mod keys;
@@ -83,6 +84,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(providers::show_provider, providers::update_provider, providers::delete_provider))
         .routes(routes!(identities::list_identities, identities::create_identity))
         .routes(routes!(identities::delete_identity))
+        .routes(routes!(budgets::list_org_budgets, budgets::create_org_budget))
+        .routes(routes!(budgets::list_default_budgets, budgets::create_default_budget))
+        .routes(routes!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
+        .routes(routes!(budgets::raise_budget, budgets::end_budget_raise))
+        .routes(routes!(budgets::list_budget_events))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
         .routes(routes!(price_books::list_price_books, price_books::create_price_book))

@@ -1,5 +1,6 @@
 //! `tollgate admin`: a client of the management API.
 
+mod budgets;
 mod client;
 mod holds;
 mod keys;
@@ -54,6 +55,9 @@ enum AdminCommand {
     /// Users of an organisation.
     #[command(subcommand)]
     User(tenancy::UserCommand),
+    /// Budgets: what a key, a user, a team or an organisation may spend in a time.
+    #[command(subcommand)]
+    Budget(budgets::BudgetCommand),
     /// API keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
@@ -177,6 +181,7 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::Org(command) => tenancy::org(session, command).await,
         AdminCommand::Team(command) => tenancy::team(session, command).await,
         AdminCommand::User(command) => tenancy::user(session, command).await,
+        AdminCommand::Budget(command) => budgets::run(session, command).await,
         AdminCommand::Holds(command) => holds::run(session, command).await,
         AdminCommand::Losses(args) => holds::losses(session, args).await,
         AdminCommand::Drift(args) => holds::drift(session, args).await,

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::ledger::Balance;
+use crate::ledger::{Balance, CallerBudget, Principal};
 use crate::wire::{Success, success};
 
 /// The caller's balance and budgets.
@@ -16,7 +16,7 @@ pub(super) struct CreditsData {
     #[serde(flatten)]
     balance: Balance,
     /// Those that a create of the caller counts against.
-    budgets: Vec<serde_json::Value>,
+    budgets: Vec<CallerBudget>,
 }
 
 /// Show the balance
@@ -27,6 +27,8 @@ pub(super) struct CreditsData {
 pub(super) async fn credits(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let balance = handlers.database.balance(call.stage.principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance"))?;
-    let data = CreditsData { balance, budgets: Vec::new() };
+    let Principal { org, user, key, .. } = *call.stage.principal;
+    let budgets = handlers.database.budgets_of_caller(org, user, key).await?;
+    let data = CreditsData { balance, budgets };
     Ok(json_answer(StatusCode::OK, success(&data)))
 }

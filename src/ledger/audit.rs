@@ -122,6 +122,36 @@ const INVARIANTS: &[(&str, &str)] = &[
       using (org_id, hold_id) where coalesce(h.late = 'charged', false) is distinct from (e.amount is not null) \
       or (h.late = 'charged' and -e.amount is distinct from div(h.raw_consumed::numeric * h.factor_bp + 9999, 10000))",
     ),
+    (
+        "a window of a budget counts the tasks that list it",
+        "select format('org %s window %s: held %s, open holds %s; used %s, charges %s and %s from before', w.org_id, w.window_id, \
+      w.held, coalesce(h.held, 0), w.used, coalesce(h.used, 0), w.opening) \
+      from budget_window w left join (select h.org_id, n.window_id, \
+      sum(h.amount) filter (where h.state in ('HELD','RUNNING','IN_DOUBT')) as held, \
+      sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as used \
+      from hold h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
+      from entry where kind = 'correct' group by 1, 2) c on c.org_id = h.org_id and c.hold_id = h.hold_id \
+      group by 1, 2) h on h.org_id = w.org_id and h.window_id = w.window_id \
+      where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
+    ),
+    (
+        "a task is counted in windows of its own organisation, team, user and key, and of its time",
+        "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
+      from hold h cross join lateral unnest(h.windows) n(window_id) \
+      left join budget_window w on w.org_id = h.org_id and w.window_id = n.window_id \
+      where w.window_id is null or h.created_at < w.starts_at \
+      or w.subject_id is distinct from subject_of(w.level, h.org_id, h.team_id, h.user_id, h.key_id)",
+    ),
+    (
+        "no admission took a budget below zero",
+        "select format('org %s hold %s: %s left', org_id, hold_id, budget_after) from hold where budget_after < 0",
+    ),
+    (
+        "an organisation knows whether there are budgets and teams to look for",
+        "select format('org %s: budgets %s, teams %s', org_id, b.budgets, b.teams) from org_balance b \
+      where (b.budgets > 0) <> exists (select from budget u where u.org_id = b.org_id or u.org_id is null) \
+      or (not b.teams and exists (select from team t where t.org_id = b.org_id))",
+    ),
 ];
 
 const WARNINGS: &[(&str, &str)] = &[
