@@ -96,6 +96,8 @@ mod revocation;
 mod schema;
 #[path = "integration/status.rs"]
 mod status;
+#[path = "integration/tenant_life.rs"]
+mod tenant_life;
 #[path = "integration/tokens.rs"]
 mod tokens;
 #[path = "integration/upstream_answers.rs"]

@@ -13,7 +13,7 @@ use super::{Rates, rate};
 use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::change::Change;
-use crate::ledger::tenancy::Slice;
+use crate::ledger::tenancy::{Slice, Status};
 use crate::ledger::{Bounded, Database, LedgerError};
 use crate::secret::Secret;
 
@@ -45,6 +45,8 @@ pub struct KeySpec {
 pub struct KeyEdit {
     /// What people call it.
     pub name: Option<String>,
+    /// Whether its creates are refused.
+    pub status: Option<Status>,
     /// When it ends; `Some(None)`: never.
     pub expires_at: Option<Option<OffsetDateTime>>,
     /// Types it may create; `Some(None)`: all.
@@ -63,6 +65,8 @@ pub struct KeyEdit {
 pub enum KeyStatus {
     /// It does.
     Active,
+    /// Its creates are refused.
+    Suspended,
     /// Its time is over.
     Expired,
     /// Somebody ended it.
@@ -74,6 +78,7 @@ impl KeyStatus {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Suspended => "suspended",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
         }
@@ -81,7 +86,7 @@ impl KeyStatus {
 
     /// The status of that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Active, Self::Expired, Self::Revoked].into_iter().find(|status| status.as_str() == text)
+        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked].into_iter().find(|status| status.as_str() == text)
     }
 }
 
@@ -154,7 +159,8 @@ macro_rules! select_key {
             "select k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.revoked_at, k.rotated_at, \
              k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, w.used_at, \
              case when k.revoked_at is null and k.previous_until > now() then k.previous_until end as previous_until, \
-             case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' else 'active' end as status \
+             case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' \
+             when k.suspended then 'suspended' else 'active' end as status \
              from api_key k left join api_key_use w using (key_id) ",
             $rest
         )
@@ -291,7 +297,7 @@ impl Database {
         let rows = sqlx::query(select_key!(
             "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
              and ($4::text is null or $4 = case when k.revoked_at is not null then 'revoked' \
-                  when k.expires_at <= now() then 'expired' else 'active' end) order by k.key_id limit $5"
+                  when k.expires_at <= now() then 'expired' when k.suspended then 'suspended' else 'active' end) order by k.key_id limit $5"
         ))
         .bind(org.as_uuid())
         .bind(filter.user.map(UserId::as_uuid))
@@ -331,7 +337,8 @@ impl Database {
              allowed_types = case when $5 then $6 else allowed_types end, \
              allowed_networks = case when $7 then $8 else allowed_networks end, \
              create_per_minute = case when $9 then $10 else create_per_minute end, \
-             status_per_minute = case when $11 then $12 else status_per_minute end where key_id = $1",
+             status_per_minute = case when $11 then $12 else status_per_minute end, \
+             suspended = coalesce($13, suspended) where key_id = $1",
         )
         .bind(key.as_uuid())
         .bind(edit.name.as_ref())
@@ -345,6 +352,7 @@ impl Database {
         .bind(stored(edit.create_per_minute.flatten()))
         .bind(edit.status_per_minute.is_some())
         .bind(stored(edit.status_per_minute.flatten()))
+        .bind(edit.status.map(|status| status == Status::Suspended))
         .execute(&mut *change)
         .bounded()
         .await?;
