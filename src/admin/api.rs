@@ -26,6 +26,9 @@ mod users;
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tokio_util::task::TaskTracker;
@@ -37,6 +40,7 @@ use utoipa_axum::routes;
 
 use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
+use crate::docs_page;
 use crate::layers::auth::Keys;
 use crate::layers::forwarded::TrustedProxies;
 use crate::ledger::Database;
@@ -118,6 +122,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(holds::show_drift))
 }
 
+/// The document, for people.
+async fn docs(uri: Uri) -> Response {
+    match docs_page::page(uri.path()) {
+        Some(page) => page.map(Body::from),
+        None => Problem::NotFound("there is nothing at this path".into()).into_response(),
+    }
+}
+
 /// The OpenAPI document.
 pub fn document() -> OpenApi {
     complete(routes().into_openapi())
@@ -162,6 +174,9 @@ pub fn router(api: Api) -> Router {
         .route_layer(middleware::from_fn_with_state(access, access::enforce))
         .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
+        .route("/docs", get(docs))
+        .route("/docs/{*file}", get(docs))
+        .route("/docs/", get(docs))
         .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())))
         .layer(middleware::from_fn(access::trace))
         .with_state(api)

@@ -86,7 +86,9 @@ impl KeyStatus {
 
     /// The status of that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked].into_iter().find(|status| status.as_str() == text)
+        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked]
+            .into_iter()
+            .find(|status| status.as_str() == text)
     }
 }
 
