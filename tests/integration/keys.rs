@@ -172,6 +172,8 @@ async fn what_a_key_may_is_changed_while_it_is_in_use() {
         (json!({"allowed_networks": ["10.0.0.0/33"]}), 400),
         (json!({"expires_at": "2020-01-01T00:00:00Z"}), 400),
         (json!({"name": " "}), 400),
+        (json!({"expires_at": "9999-12-31T23:59:59-01:00"}), 400),
+        (json!({"allowed_types": ["\u{0}"]}), 400),
         (json!({"secret_sha256": "x"}), 400),
     ] {
         admin.patch(&path, wrong.clone()).await.expect(status);

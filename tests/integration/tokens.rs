@@ -199,6 +199,15 @@ async fn failed_tokens_count_against_their_address() {
         credits(&gateway, &token).await.refused(401, "INVALID_API_KEY");
     }
     assert_eq!(credits(&gateway, &token).await.refused(429, "RATE_LIMITED")["data"]["limit"], "address");
+    // Too late is not wrong.
+    let provider = TestProvider::start().await;
+    gateway.db.database().create_provider(&provider.spec("id", Some(gateway.caller.org))).await.unwrap();
+    let good = provider.token("ada", json!({}));
+    until("the provider is known", async || credits(&gateway, &good).await.status == 200).await;
+    let expired = provider.token("ada", json!({"exp": now() - 3600}));
+    for _ in 0..5 {
+        credits(&gateway, &expired).await.refused(401, "INVALID_API_KEY");
+    }
     gateway.get("/api/credits").await.expect(200);
 }
 

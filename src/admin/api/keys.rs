@@ -6,8 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
@@ -55,9 +56,19 @@ pub(super) async fn list_keys(
     Ok(Page::of(keys, query.limit, |key| key.key_id))
 }
 
-/// An instant.
-#[derive(Debug, Deserialize)]
-pub(super) struct At(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
+/// An instant, as it can be stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At(OffsetDateTime);
+
+impl<'de> Deserialize<'de> for At {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let at = time::serde::rfc3339::deserialize(deserializer)?;
+        // The last hours of the last year are in no year elsewhere.
+        at.checked_to_offset(UtcOffset::UTC)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("a year from 0 to 9999 is wanted"))
+    }
+}
 
 /// Requests a minute, as they can be stored.
 #[derive(Debug, Clone, Copy, Deserialize)]

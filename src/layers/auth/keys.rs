@@ -9,7 +9,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
-use super::token::{self, Verified};
+use super::token::{self, Refused, Verified};
 use super::trusted::{Stored, Trust};
 use super::uses::{LastNoted, Uses};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
@@ -129,25 +129,23 @@ impl Keys {
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, credentials)| credentials.trim());
-        let caller = match credentials {
-            None => Err(GatewayError::Unauthenticated(WRONG)),
-            Some(text) => match PresentedKey::parse(text) {
-                Some(key) if key.env == OPERATOR_ENV => self.by_operator_token(&key).await,
-                Some(key) => self.by_key(&key, peer, stale_will_do).await,
-                None if token::is_token(text) => self.by_token(text, peer, stale_will_do).await,
-                None => Err(GatewayError::Unauthenticated(WRONG)),
-            },
-        };
-        match caller {
-            Err(GatewayError::Unauthenticated(why)) => Err(self.wrong(why, peer)),
-            other => other,
+        let Some(text) = credentials else { return Err(self.wrong(WRONG, peer)) };
+        match PresentedKey::parse(text) {
+            Some(key) if key.env == OPERATOR_ENV => self.by_operator_token(&key, peer).await,
+            Some(key) => self.by_key(&key, peer, stale_will_do).await,
+            None if token::is_token(text) => self.by_token(text, peer, stale_will_do).await,
+            None => Err(self.wrong(WRONG, peer)),
         }
     }
 
     /// An operator's own token of ours.
-    async fn by_operator_token(&self, presented: &PresentedKey) -> Result<Caller, GatewayError> {
+    async fn by_operator_token(
+        &self,
+        presented: &PresentedKey,
+        peer: IpAddr,
+    ) -> Result<Caller, GatewayError> {
         let found = self.database.find_operator(presented).await?;
-        let token = found.ok_or(GatewayError::Unauthenticated(WRONG))?;
+        let token = found.ok_or_else(|| self.wrong(WRONG, peer))?;
         Ok(Caller::Operator(Operator { name: format!("operator:{}", token.name), role: token.role }))
     }
 
@@ -172,8 +170,9 @@ impl Keys {
         let Some(known) =
             known.filter(|known| known.found.secret.matches(&presented.secret) && !known.found.revoked)
         else {
-            return Err(GatewayError::Unauthenticated(WRONG));
+            return Err(self.wrong(WRONG, peer));
         };
+        // Too late is not wrong: whoever has a whole program call on with it shall be told so.
         if known.ends.is_some_and(|end| end <= self.clock.now()) {
             return Err(GatewayError::Unauthenticated("this API key has expired"));
         }
@@ -192,11 +191,14 @@ impl Keys {
         };
         let providers = self.trust.get(&self.providers, (), stale_will_do, read).await?;
         let known = providers.as_deref().map(Vec::as_slice).unwrap_or_default();
-        let verified = token::verify(text, known, &self.key_sets).await?;
+        let verified = token::verify(text, known, &self.key_sets).await.map_err(|r| self.refused(r, peer))?;
         match verified.provider.spec.serves {
-            Serves::Operators => operator(&verified).map(Caller::Operator),
+            Serves::Operators => {
+                let subject = verified.subject().map_err(|refused| self.refused(refused, peer))?;
+                operator(&verified, subject).map(Caller::Operator)
+            }
             Serves::Organisations => {
-                let presented = verified.presented()?;
+                let presented = verified.presented().map_err(|refused| self.refused(refused, peer))?;
                 let principal = self.identify(&verified.provider, &presented, peer, stale_will_do).await?;
                 Ok(Caller::Tenant(principal))
             }
@@ -253,6 +255,14 @@ impl Keys {
         self.database.acting(actor).sign_in(provider, presented).await
     }
 
+    fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {
+        match refused {
+            Refused::Wrong(why) => self.wrong(why, peer),
+            Refused::Over(why) => GatewayError::Unauthenticated(why),
+            Refused::Unknown => GatewayError::IdentityUnavailable,
+        }
+    }
+
     /// Wrong credentials: counted against the address, which valid ones never are.
     fn wrong(&self, why: &'static str, peer: IpAddr) -> GatewayError {
         match self.failures.check_key(&peer) {
@@ -266,8 +276,7 @@ impl Keys {
     }
 }
 
-fn operator(verified: &Verified) -> Result<Operator, GatewayError> {
-    let subject = verified.subject()?;
+fn operator(verified: &Verified, subject: &str) -> Result<Operator, GatewayError> {
     let role = verified.role().and_then(OperatorRole::parse);
     let role = role.ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
     Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })

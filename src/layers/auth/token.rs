@@ -8,7 +8,6 @@ use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::error::GatewayError;
 use crate::jwks::{KeyKind, KeySets};
 use crate::ledger::{Presented, Provider, Role, SigningAlgorithm};
 
@@ -28,23 +27,16 @@ pub(super) struct Verified {
 /// Why a token is not taken.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is certainly not valid.
-    No(&'static str),
+    /// It is certainly not valid, and never was.
+    Wrong(&'static str),
+    /// It was valid, or will be.
+    Over(&'static str),
     /// Whether it is cannot be known now.
     Unknown,
 }
 
-impl From<Refused> for GatewayError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::No(why) => Self::Unauthenticated(why),
-            Refused::Unknown => Self::IdentityUnavailable,
-        }
-    }
-}
-
-const MALFORMED: Refused = Refused::No("this token is not valid: it is no JWT that this gateway takes");
-const UNSIGNED: Refused = Refused::No("this token is not valid: its signature is not one of its issuer");
+const MALFORMED: Refused = Refused::Wrong("this token is not valid: it is no JWT that this gateway takes");
+const UNSIGNED: Refused = Refused::Wrong("this token is not valid: its signature is not one of its issuer");
 
 /// What leads to its provider; believed only once that one's signature is verified.
 #[derive(Deserialize)]
@@ -72,7 +64,7 @@ pub(super) async fn verify(
     key_sets: &KeySets,
 ) -> Result<Verified, Refused> {
     if token.len() > MAX_TOKEN {
-        return Err(Refused::No("this token is not valid: it is longer than 8 KiB"));
+        return Err(Refused::Wrong("this token is not valid: it is longer than 8 KiB"));
     }
     let header = decode_header(token).map_err(|_| MALFORMED)?;
     let (algorithm, kind) = match header.alg {
@@ -89,7 +81,7 @@ pub(super) async fn verify(
     let provider = find(providers, &claimed)?;
     let spec = &provider.spec;
     if !spec.algorithms.contains(&algorithm) {
-        return Err(Refused::No("this token is not valid: its issuer may not sign with this algorithm"));
+        return Err(Refused::Wrong("this token is not valid: its issuer may not sign with this algorithm"));
     }
     let found = key_sets.find(&spec.jwks_url, header.kid.as_deref()).await.map_err(|_| Refused::Unknown)?;
     let key = found.filter(|key| key.kind == kind).ok_or(UNSIGNED)?;
@@ -102,8 +94,8 @@ pub(super) async fn verify(
     let data = decode::<Map<String, Value>>(token, &key.key, &validation).map_err(|error| {
         use jsonwebtoken::errors::ErrorKind;
         match error.kind() {
-            ErrorKind::ExpiredSignature => Refused::No("this token has expired"),
-            ErrorKind::ImmatureSignature => Refused::No("this token is not valid yet"),
+            ErrorKind::ExpiredSignature => Refused::Over("this token has expired"),
+            ErrorKind::ImmatureSignature => Refused::Over("this token is not valid yet"),
             ErrorKind::InvalidSignature => UNSIGNED,
             _ => MALFORMED,
         }
@@ -125,10 +117,12 @@ fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc
     });
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => Err(Refused::No("this token is not valid: nobody here knows its issuer and audience")),
+        (None, _) => {
+            Err(Refused::Wrong("this token is not valid: nobody here knows its issuer and audience"))
+        }
         // For whom it speaks must not depend on which of them was found first.
         (Some(_), Some(_)) => {
-            Err(Refused::No("this token is not valid: its audiences are those of two providers"))
+            Err(Refused::Wrong("this token is not valid: its audiences are those of two providers"))
         }
     }
 }
@@ -141,7 +135,7 @@ impl Verified {
                 && subject.chars().count() <= MAX_SUBJECT
                 && !subject.chars().any(char::is_control)
         });
-        subject.ok_or(Refused::No("this token is not valid: it does not say which user it is for"))
+        subject.ok_or(Refused::Wrong("this token is not valid: it does not say which user it is for"))
     }
 
     /// What it says of a caller of an organisation.
