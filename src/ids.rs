@@ -80,6 +80,8 @@ macro_rules! ids {
 ids! {
     /// An organisation: the tenant that owns a balance.
     OrgId = "org";
+    /// A team of an organisation.
+    TeamId = "team";
     /// A person or program of an organisation.
     UserId = "usr";
     /// An API key; stable over rotations of its secret.

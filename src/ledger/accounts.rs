@@ -80,7 +80,7 @@ pub struct Posted {
     pub available: Credits,
 }
 
-fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
+pub(super) fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
     let credits = |column| row.try_get(column).map(Credits::new);
     Ok(Balance {
         available: credits("available")?,

@@ -29,6 +29,10 @@ const LOST: &str = "a loss belongs to a task that no tenant paid for";
 const LATE: &str = "a task that came to light after its end is charged by corrections, and no other is";
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
+const USAGE: &str = "usage by day = entries of tasks";
+const TRANSFER: &str = "a transfer has two halves";
+const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
+const POOL: &str = "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed";
 const OPEN_KEY: &str = "an open hold keeps its idempotency key";
 
 /// An organisation with a hold in every state, each with an idempotency key.
