@@ -24,6 +24,8 @@ mod database_faults;
 mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
+#[path = "integration/expiry.rs"]
+mod expiry;
 #[path = "integration/failover.rs"]
 mod failover;
 #[path = "integration/faults.rs"]
@@ -50,6 +52,8 @@ mod money;
 mod network;
 #[path = "integration/operations.rs"]
 mod operations;
+#[path = "integration/operator_credit.rs"]
+mod operator_credit;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
 #[path = "integration/prices.rs"]
@@ -62,6 +66,8 @@ mod reconciler;
 mod replicas;
 #[path = "integration/schema.rs"]
 mod schema;
+#[path = "integration/statement.rs"]
+mod statement;
 #[path = "integration/status.rs"]
 mod status;
 #[path = "integration/upstream_answers.rs"]
@@ -70,6 +76,8 @@ mod upstream_answers;
 mod upstream_delays;
 #[path = "integration/upstream_health.rs"]
 mod upstream_health;
+#[path = "integration/usage.rs"]
+mod usage;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]
