@@ -10,6 +10,9 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::Secret;
 
+/// The `<env>` part of operators' tokens; no tenant's key has it.
+pub const OPERATOR_ENV: &str = "op";
+
 const PUBLIC_LEN: usize = 12;
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
@@ -44,6 +47,8 @@ impl fmt::Debug for SecretHash {
 /// A key somebody presented: well formed, not yet looked up.
 #[derive(Debug, Clone)]
 pub struct PresentedKey {
+    /// The `<env>` part.
+    pub env: String,
     /// The part that finds it.
     pub public_id: String,
     /// The part that proves it.
@@ -60,7 +65,7 @@ impl PresentedKey {
             && public_id.len() == PUBLIC_LEN
             && secret.len() == SECRET_LEN
             && checksum == checksum_of(body);
-        formed.then(|| Self { public_id: public_id.to_owned(), secret: hash(secret) })
+        formed.then(|| Self { env: env.to_owned(), public_id: public_id.to_owned(), secret: hash(secret) })
     }
 }
 
@@ -76,14 +81,23 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// Makes a key for `env`; nothing if that is not 1 to 12 lower-case letters or digits.
+    /// Makes a key for `env`; nothing if that is not 1 to 12 lower-case letters or digits, or the operators' own.
     pub fn generate(env: &str) -> Option<Self> {
+        (valid_env(env) && env != OPERATOR_ENV).then(|| Self::of(env))
+    }
+
+    /// Makes an operator's token.
+    pub fn generate_operator() -> Self {
+        Self::of(OPERATOR_ENV)
+    }
+
+    fn of(env: &str) -> Self {
         let random =
             |len| rand::rng().sample_iter(Alphanumeric).take(len).map(char::from).collect::<String>();
         let (public_id, secret) = (random(PUBLIC_LEN), random(SECRET_LEN));
         let body = format!("tg_{env}_{public_id}_{secret}");
         let text = Secret::new(format!("{body}{}", checksum_of(&body)));
-        valid_env(env).then(|| Self { public_id, secret: hash(&secret), text })
+        Self { public_id, secret: hash(&secret), text }
     }
 }
 
@@ -119,5 +133,6 @@ mod tests {
             assert!(PresentedKey::parse(garbage).is_none(), "{garbage}");
         }
         assert!(NewKey::generate("Bad_Env").is_none());
+        assert!(NewKey::generate(OPERATOR_ENV).is_none(), "a tenant's key that looks like an operator's");
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::api::Api;
 use crate::admin::{Operations, router};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
@@ -52,6 +53,7 @@ pub struct App {
     admin_listener: TcpListener,
     parts: Parts,
     operations: Operations,
+    api: Api,
     ledger: Ledger,
     /// For the lease, the sweep and the reconciler.
     upkeep: Database,
@@ -178,6 +180,7 @@ impl App {
                 clock,
             },
         };
+        let api = Api { database: database.clone(), keys: keys.clone(), tasks: tasks.clone() };
         let operations = Operations { database, prices, lease: lease.clone(), metrics };
         Ok(Self {
             config,
@@ -185,6 +188,7 @@ impl App {
             admin_listener,
             parts,
             operations,
+            api,
             ledger,
             upkeep,
             lease,
@@ -215,6 +219,7 @@ impl App {
             admin_listener,
             parts,
             operations,
+            api,
             ledger,
             upkeep,
             lease,
@@ -262,7 +267,7 @@ impl App {
             pace,
             stop.clone(),
         ));
-        background.spawn(serve(admin_listener, router(operations), header_timeout, drained.clone()));
+        background.spawn(serve(admin_listener, router(operations, api), header_timeout, drained.clone()));
 
         let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
         let server = background.spawn(server);

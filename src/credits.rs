@@ -12,7 +12,20 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A number of credits; may be negative (a balance after an overrun, a signed ledger entry).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct Credits(i64);
 
@@ -53,9 +66,18 @@ impl fmt::Display for Credits {
 }
 
 /// An organisation's price factor in basis points: 10,000 is the list price.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(try_from = "i32")]
+#[schema(value_type = i32, minimum = 0, maximum = 1_000_000)]
 pub struct PriceFactor(i32);
+
+impl TryFrom<i32> for PriceFactor {
+    type Error = &'static str;
+
+    fn try_from(basis_points: i32) -> Result<Self, Self::Error> {
+        Self::new(basis_points).ok_or("a price factor is from 0 to 1,000,000 basis points")
+    }
+}
 
 impl PriceFactor {
     /// The list price itself.

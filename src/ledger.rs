@@ -11,6 +11,7 @@
 
 mod accounts;
 mod audit;
+mod audit_log;
 mod batch;
 mod change;
 mod credit;
@@ -26,12 +27,14 @@ mod idempotency;
 mod keys;
 mod lanes;
 mod lots;
+mod operators;
 mod prices;
 mod queries;
 mod servers;
 mod statement;
 mod summary;
 mod tasks;
+mod tenancy;
 mod usage;
 
 use std::sync::Arc;
@@ -43,8 +46,9 @@ use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use self::accounts::{Balance, Org, OrgLimits, Posted};
+pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
+pub use self::audit_log::{AuditEntry, AuditFilter};
 pub use self::change::Actor;
 pub use self::credit::{Done, Once, PostedEntry, Transferred, Why};
 pub use self::doubts::{Doubt, Loss, Resolution};
@@ -57,10 +61,15 @@ pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
 pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
 pub use self::lanes::LaneSettings;
+pub use self::operators::{OperatorRole, OperatorToken};
 pub use self::prices::BookInfo;
 pub use self::statement::{Line, Month, Statement, Total};
 pub use self::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::tenancy::{
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
+    UserFilter,
+};
 pub use self::usage::{Usage, UsageBy, UsageFilter};
 
 use self::lanes::Lanes;
@@ -154,7 +163,12 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, actor: None, _watch: watch })
+        Ok(Self {
+            queries: Queries::new(pool, acquire_timeout, suspicion),
+            servers,
+            actor: None,
+            _watch: watch,
+        })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.

@@ -275,7 +275,7 @@ impl Poller {
     /// An end that came after ours (contract, "Evidence after the end").
     async fn apply_late(&self, task: Task, report: &StatusReport) -> Result<Task, LedgerError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
-        let known = Step::LateRun { task: id, answer: None, poll_in: Duration::ZERO };
+        let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
         self.came_to_light(task.org, task.hold, known).await?;
         let task = self.reload(&task).await?;
         if task.late == Some(Late::Open)

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests look at the tables behind the ledger's back")]
 
+#[path = "integration/admin_api.rs"]
+mod admin_api;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]

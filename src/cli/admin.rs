@@ -14,7 +14,7 @@ use super::{CliError, DatabaseArgs, block_on};
 use crate::clock::Clock;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::ledger::{Database, KeySpec, Org, OrgLimits, Rates};
+use crate::ledger::{Database, KeySpec, Org, OrgChange, Rates};
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
@@ -261,14 +261,15 @@ async fn org(database: &Database, command: OrgCommand, as_json: bool) -> Result<
             overdraft,
             price_factor,
         } => {
-            let limits = OrgLimits {
+            let limits = OrgChange {
                 create_per_minute: create_per_minute.map(|limit| limit.0),
                 status_per_minute: status_per_minute.map(|limit| limit.0),
                 max_open_tasks: max_open_tasks.map(|limit| limit.0),
                 overdraft: overdraft.map(Credits::new),
                 price_factor: price_factor.and_then(PriceFactor::new),
+                ..OrgChange::default()
             };
-            database.set_limits(org, limits).await?;
+            database.update_org(org, limits, None).await?;
             if let Some(found) = database.org(org).await? {
                 if as_json { json(&found) } else { show_orgs(&[found], false) }
             }
@@ -306,7 +307,7 @@ fn show_orgs(orgs: &[Org], as_json: bool) {
         vec![
             org.org_id.to_string(),
             org.name.clone(),
-            org.status.clone(),
+            org.status.as_str().to_owned(),
             b.available.to_string(),
             b.held.to_string(),
             b.consumed.to_string(),

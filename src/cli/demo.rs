@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::{Config, DatabaseConfig, Log, LogFormat};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{Database, KeySpec, LedgerError, OrgLimits};
+use crate::ledger::{Database, KeySpec, LedgerError, OrgChange};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
@@ -186,13 +186,13 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
         database.post_credit(org, CREDITS, "demo", "demo", Some("demo")).await?;
     }
     let limit = Some(unlimited.then_some(0));
-    let limits = OrgLimits {
+    let limits = OrgChange {
         create_per_minute: limit,
         status_per_minute: limit,
         max_open_tasks: limit,
-        ..OrgLimits::default()
+        ..OrgChange::default()
     };
-    database.set_limits(org, limits).await?;
+    database.update_org(org, limits, None).await?;
     let file = dir.join("api_key");
     if let Some(key) = known_key(database, &file).await? {
         return Ok((org, key));
@@ -200,7 +200,7 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
     let user = match database.create_user(org, "demo", "member").await {
         Ok(user) => user,
         // It was made by an earlier start whose key file is gone.
-        Err(LedgerError::Invalid(_)) => database.user_by_name(org, "demo").await?,
+        Err(LedgerError::Conflict(_)) => database.user_by_name(org, "demo").await?,
         Err(error) => return Err(error.into()),
     };
     let spec = KeySpec { name: "demo".into(), env: "demo".into(), ..KeySpec::default() };

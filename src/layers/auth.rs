@@ -108,6 +108,15 @@ impl Keys {
         }
     }
 
+    /// Who that is, for the management API.
+    pub async fn principal(
+        &self,
+        header: Option<&str>,
+        peer: IpAddr,
+    ) -> Result<Arc<Principal>, GatewayError> {
+        self.authenticate(header, peer, Endpoint::Credits).await
+    }
+
     async fn authenticate(
         &self,
         header: Option<&str>,
@@ -141,7 +150,7 @@ impl Keys {
     }
 
     /// Wrong credentials: counted against the address, which a valid key never is.
-    fn wrong(&self, peer: IpAddr) -> GatewayError {
+    pub fn wrong(&self, peer: IpAddr) -> GatewayError {
         match self.failures.check_key(&peer) {
             Ok(()) => GatewayError::Unauthenticated(
                 "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked",

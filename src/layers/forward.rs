@@ -286,8 +286,12 @@ impl Forward {
     /// If the hold had ended (an operator released it, its doubt grew too old): the task can be read from now on, and is
     /// charged by a correction when it succeeds.
     async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>, answer: &Arc<str>) {
-        let step =
-            Step::LateRun { task: task.clone(), answer: Some(answer.clone()), poll_in: self.first_poll };
+        let step = Step::LateRun {
+            task: task.clone(),
+            answer: Some(answer.clone()),
+            reason: None,
+            poll_in: self.first_poll,
+        };
         if let Err(error) = self.poller.came_to_light(hold.org(), hold.id(), step).await {
             tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light is not recorded");
         }

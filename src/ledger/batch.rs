@@ -167,9 +167,13 @@ fn columns(step: &Step) -> Columns<'_> {
             possible: true,
             ..Columns::default()
         },
-        Step::LateRun { task, answer, poll_in } => {
-            Columns { task: Some(task), answer: answer.as_deref(), due_ms: ms(poll_in), ..Columns::default() }
-        }
+        Step::LateRun { task, answer, reason, poll_in } => Columns {
+            task: Some(task),
+            answer: answer.as_deref(),
+            reason: reason.as_deref(),
+            due_ms: ms(poll_in),
+            ..Columns::default()
+        },
         Step::LateSettle { raw, reported, charge, data } => Columns {
             raw: Some(raw.get()),
             reported: reported.map(Credits::get),

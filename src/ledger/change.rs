@@ -9,6 +9,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{Bounded, Database, LedgerError};
+use crate::ids::{HoldId, OrgId};
 
 /// On whose behalf something is changed.
 #[derive(Debug, Clone, Serialize)]
@@ -35,6 +36,30 @@ impl Actor {
 pub(super) struct Change(Transaction<'static, Postgres>);
 
 impl Change {
+    /// Writes into the audit log what an operator said about a task: holds change too often for a trigger.
+    pub(super) async fn note(
+        &mut self,
+        org: OrgId,
+        hold: HoldId,
+        kind: &str,
+        why: &str,
+    ) -> Result<(), LedgerError> {
+        sqlx::query(
+            "insert into audit_log (actor, address, action, request_id, target_kind, target_id, org_id, after) \
+             select w ->> 'actor', w ->> 'address', coalesce(w ->> 'action', 'hold.' || $3), w ->> 'request_id', \
+               'hold', $2::text, $1, jsonb_build_object('step', $3, 'reason', $4) \
+             from (select current_setting('tollgate.audit')::jsonb as w) s",
+        )
+        .bind(org.as_uuid())
+        .bind(hold.as_uuid())
+        .bind(kind)
+        .bind(why)
+        .execute(&mut *self.0)
+        .bounded()
+        .await?;
+        Ok(())
+    }
+
     /// Makes it so. An error leaves open whether it has happened.
     pub(super) async fn commit(self) -> Result<(), LedgerError> {
         Ok(self.0.commit().bounded().await?)

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Bounded, Database, Fingerprint, LedgerError};
@@ -43,7 +44,7 @@ pub struct Why<'a> {
 }
 
 /// An entry that has been posted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PostedEntry {
     /// The entry.
     pub entry_id: EntryId,
@@ -52,7 +53,7 @@ pub struct PostedEntry {
 }
 
 /// A transfer: two entries that go together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Transferred {
     /// Of the organisation that gave.
     pub from_entry: EntryId,
@@ -177,8 +178,7 @@ impl Database {
             expires_at: None,
             related: Some(other),
         };
-        let from_available =
-            self.post_entry(&mut change, &half(from, from_entry, taken, to_entry)).await?;
+        let from_available = self.post_entry(&mut change, &half(from, from_entry, taken, to_entry)).await?;
         let to_available = self.post_entry(&mut change, &half(to, to_entry, amount, from_entry)).await?;
         let answer = Transferred { from_entry, from_available, to_entry, to_available };
         store(&mut change, TRANSFER, once, &answer).await?;
@@ -208,10 +208,9 @@ impl Database {
         .bounded()
         .await
         .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => LedgerError::Conflict(format!(
-                "{} credits more do not fit into the balance of {}",
-                new.amount, new.org
-            )),
+            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => LedgerError::Conflict(
+                format!("{} credits more do not fit into the balance of {}", new.amount, new.org),
+            ),
             _ => error.into(),
         })?;
         let available = Credits::new(available.unwrap_or_default());
@@ -231,12 +230,15 @@ impl Database {
 }
 
 fn check(why: Why<'_>) -> Result<(), LedgerError> {
-    let fits = |text: &str, most| !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0');
+    let fits =
+        |text: &str, most| !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0');
     if !fits(why.reason, REASON) {
         return Err(LedgerError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")));
     }
     if why.external_ref.is_some_and(|reference| !fits(reference, REFERENCE)) {
-        return Err(LedgerError::Invalid(format!("external_ref must be 1 to {REFERENCE} characters, not blank")));
+        return Err(LedgerError::Invalid(format!(
+            "external_ref must be 1 to {REFERENCE} characters, not blank"
+        )));
     }
     Ok(())
 }

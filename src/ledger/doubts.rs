@@ -21,7 +21,7 @@ use crate::wire::{RawObject, success};
 const PAGE: i64 = 1000;
 
 /// A task whose outcome is unknown.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Doubt {
     /// Its hold: the reference the caller has.
     pub hold_id: HoldId,
@@ -73,7 +73,7 @@ pub enum Resolution {
 }
 
 /// What the platform lost, or may have lost, by one task.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Loss {
     /// The task's hold.
     pub hold_id: HoldId,
@@ -179,12 +179,12 @@ impl Database {
         .fetch_optional(self.pool())
         .bounded()
         .await?;
-        let gone = || LedgerError::Invalid(format!("{hold} is not in doubt (any more)"));
+        let gone = || LedgerError::Conflict(format!("{hold} is not in doubt (any more)"));
         let found = task(row.as_ref().ok_or_else(gone)?)?;
         // After its end only evidence counts: the vendor's own word, by which it is corrected.
         let ended = found.state.is_terminal();
         if ended && !matches!(resolution, Resolution::Taken { .. }) {
-            return Err(LedgerError::Invalid(format!(
+            return Err(LedgerError::Conflict(format!(
                 "{hold} is not in doubt any more: it was {}. If the vendor ran it, give its task id and no credits: it is \
                  polled, and charged by a correction if it succeeded",
                 if found.state == State::WrittenOff { "written off" } else { "released" }
@@ -203,7 +203,12 @@ impl Database {
                 same(&task)?;
                 let answer = answer(&found, &task)?;
                 if ended {
-                    Step::LateRun { task, answer: Some(answer), poll_in: Duration::ZERO }
+                    Step::LateRun {
+                        task,
+                        answer: Some(answer),
+                        reason: Some(reason),
+                        poll_in: Duration::ZERO,
+                    }
                 } else {
                     Step::ResolveRun { answer, task, reason }
                 }
@@ -230,12 +235,14 @@ impl Database {
             }
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };
-        let moving = async {
-            let mut connection = self.pool().acquire().await?;
-            batch::transition(&mut connection, Profile::Plain, &[(found.org, hold, &step)]).await
-        };
-        match moving.bounded().await {
-            Ok(moved) if moved == [true] => Ok(step),
+        let mut change = self.change().await?;
+        let steps = [(found.org, hold, &step)];
+        match batch::transition(&mut change, Profile::Plain, &steps).bounded().await {
+            Ok(moved) if moved == [true] => {
+                change.note(found.org, hold, step.kind(), why).await?;
+                change.commit().await?;
+                Ok(step)
+            }
             Ok(_) => Err(gone()),
             Err(error) if is_unique_violation(&error, "hold_by_upstream_task") => Err(LedgerError::Invalid(
                 "the vendor's task of that id belongs to another hold already".into(),

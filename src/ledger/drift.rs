@@ -15,7 +15,7 @@ use crate::ids::{HoldId, OrgId};
 const PAGE: i64 = 1000;
 
 /// One upstream account over a time. All figures are the vendor's credits, before any factor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct AccountDrift {
     /// The account.
     pub account: String,
@@ -36,7 +36,7 @@ pub struct AccountDrift {
 }
 
 /// A task for which the vendor reported another figure than we booked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct TaskDrift {
     /// Its account.
     pub account: String,
@@ -64,7 +64,7 @@ pub struct TaskDrift {
 }
 
 /// A task type whose tasks consumed something else than the book says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PriceDrift {
     /// The vendor's task type.
     pub task_type: String,
@@ -79,7 +79,7 @@ pub struct PriceDrift {
 }
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Drift {
     /// By account.
     pub accounts: Vec<AccountDrift>,

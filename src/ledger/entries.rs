@@ -1,9 +1,13 @@
 //! Reading the journal: entries as lists show them.
 
-use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Bounded, Database, LedgerError};
@@ -11,7 +15,7 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
 
 /// What an entry is (contract, "Ledger").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
     /// Credits given.
@@ -60,8 +64,30 @@ pub struct Place {
     pub entry: EntryId,
 }
 
+/// The form of a cursor.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The database keeps microseconds.
+        write!(f, "{}.{}", self.at.unix_timestamp_nanos() / 1000, self.entry)
+    }
+}
+
+impl FromStr for Place {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let parse = || {
+            let (at, entry) = text.split_once('.')?;
+            let nanoseconds = at.parse::<i128>().ok()?.checked_mul(1000)?;
+            let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+            Some(Self { at, entry: entry.parse().ok()? })
+        };
+        parse().ok_or_else(|| LedgerError::Invalid("this is no place in the journal".into()))
+    }
+}
+
 /// An entry of the ledger.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Entry {
     /// Its id.
     pub entry_id: EntryId,
@@ -112,8 +138,7 @@ pub(super) const COLUMNS: &str = "e.entry_id, e.created_at, e.kind, e.amount, e.
      e.reason, e.external_ref, e.related_entry, l.expires_at, e.actor";
 
 /// What an entry `e` goes with, row by row.
-pub(super) const TABLES: &str =
-    "left join lateral (select h.upstream_task, h.task_type, h.team_id from hold h \
+pub(super) const TABLES: &str = "left join lateral (select h.upstream_task, h.task_type, h.team_id from hold h \
          where h.org_id = e.org_id and h.hold_id = e.hold_id limit 1) h on true \
      left join lateral (select l.expires_at from credit_lot l \
          where e.kind = 'grant' and l.org_id = e.org_id and l.entry_id = e.entry_id limit 1) l on true";
@@ -148,9 +173,9 @@ pub struct EntryFilter {
     /// Only with this reference.
     pub external_ref: Option<String>,
     /// Only written at or after this instant.
-    pub from: Option<OffsetDateTime>,
+    pub since: Option<OffsetDateTime>,
     /// Only written before this instant.
-    pub to: Option<OffsetDateTime>,
+    pub until: Option<OffsetDateTime>,
     /// Only older than this one: the cursor.
     pub before: Option<Place>,
 }
@@ -161,7 +186,7 @@ impl Database {
         &self,
         org: OrgId,
         filter: &EntryFilter,
-        limit: u32,
+        limit: u16,
     ) -> Result<Vec<Entry>, LedgerError> {
         // References have an index of their own, which only serves who always asks for one.
         let reference =
@@ -176,8 +201,8 @@ impl Database {
         .bind(org.as_uuid())
         .bind(&filter.external_ref)
         .bind(filter.kind.map(EntryKind::as_str))
-        .bind(filter.from)
-        .bind(filter.to)
+        .bind(filter.since)
+        .bind(filter.until)
         .bind(filter.before.map(|place| place.at))
         .bind(filter.before.map(|place| place.entry.as_uuid()))
         .bind(i64::from(limit))

@@ -56,6 +56,15 @@ pub enum LedgerError {
     },
 }
 
+impl LedgerError {
+    /// Whether the database refused a value the caller gave: out of range, no text it can store, against a rule.
+    pub fn is_of_the_input(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let sqlx::Error::Database(error) = &**error else { return false };
+        error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+    }
+}
+
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Configuration(why) = &error

@@ -156,6 +156,8 @@ pub enum Step {
         task: Arc<str>,
         /// The answer to the caller, for replays.
         answer: Option<Arc<str>>,
+        /// Who brought it to light, and how they know; none: the gateway itself.
+        reason: Option<Arc<str>>,
         /// When the reconciler should first look at it.
         poll_in: Duration,
     },

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{Bounded, Database, LedgerError};
 use crate::api_key::{NewKey, SecretHash};
@@ -16,12 +17,23 @@ use crate::ids::{KeyId, OrgId, UserId};
 use crate::secret::Secret;
 
 /// What a caller may do within its organisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Creates tasks, sees its own.
     Member,
-    /// Sees all of its organisation.
+    /// Sees and manages all of its organisation.
     Admin,
+}
+
+impl Role {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// Requests a minute; none: the gateway's default, 0: no limit.
@@ -149,6 +161,7 @@ impl Database {
             .as_ref()
             .map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
         let rate = |rate: Option<u32>| rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
+        let mut change = self.change().await?;
         let done = sqlx::query(
             "insert into api_key (key_id, public_id, org_id, user_id, name, secret_sha256, allowed_types, \
              allowed_networks, create_per_minute, status_per_minute, expires_at) \
@@ -166,12 +179,13 @@ impl Database {
         .bind(rate(spec.rates.create))
         .bind(rate(spec.rates.status))
         .bind(spec.expires_at)
-        .execute(self.pool())
+        .execute(&mut *change)
         .bounded()
         .await?;
         if done.rows_affected() == 0 {
-            return Err(LedgerError::Invalid(format!("{org} has no user {user}")));
+            return Err(LedgerError::NotFound(format!("{org} has no user {user}")));
         }
+        change.commit().await?;
         Ok((key, new.text))
     }
 
@@ -253,18 +267,20 @@ impl Database {
 
     /// Revokes a key for good. Says whether it was this call that did it.
     pub async fn revoke_key(&self, key: KeyId) -> Result<bool, LedgerError> {
+        let mut change = self.change().await?;
         let row: Option<(bool,)> = sqlx::query_as(
             "with before as (select revoked_at from api_key where key_id = $1 for update), \
              done as (update api_key set revoked_at = coalesce(revoked_at, now()) where key_id = $1) \
              select revoked_at is null from before",
         )
         .bind(key.as_uuid())
-        .fetch_optional(self.pool())
+        .fetch_optional(&mut *change)
         .bounded()
         .await?;
         let Some((first,)) = row else {
-            return Err(LedgerError::Invalid(format!("there is no key {key}")));
+            return Err(LedgerError::NotFound(format!("there is no key {key}")));
         };
+        change.commit().await?;
         Ok(first)
     }
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::Serialize;
 use sqlx::Row;
 use time::{Date, Month as MonthOfYear, OffsetDateTime};
+use utoipa::ToSchema;
 
 use super::entries::{COLUMNS, Entry, Place, TABLES, entry};
 use super::{Bounded, Database, EntryKind, LedgerError};
@@ -33,14 +34,29 @@ impl FromStr for Month {
 
     fn from_str(text: &str) -> Result<Self, LedgerError> {
         let parse = || {
-            let (year, month) = text.split_once('-').filter(|(year, month)| year.len() == 4 && month.len() == 2)?;
-            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+            let (year, month) =
+                text.split_once('-').filter(|(year, month)| year.len() == 4 && month.len() == 2)?;
+            let digits =
+                |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
             let month = MonthOfYear::try_from(u8::try_from(digits(month)?).ok()?).ok()?;
             Date::from_calendar_date(digits(year)?, month, 1).ok().filter(|day| day.year() > 0)
         };
-        parse().map(Self).ok_or_else(|| LedgerError::Invalid(format!("'{text}' is not a month, such as 2026-11")))
+        parse()
+            .map(Self)
+            .ok_or_else(|| LedgerError::Invalid(format!("'{text}' is not a month, such as 2026-11")))
     }
 }
+
+impl utoipa::PartialSchema for Month {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .pattern(Some("^[0-9]{4}-(0[1-9]|1[0-2])$"))
+            .into()
+    }
+}
+
+impl ToSchema for Month {}
 
 impl fmt::Display for Month {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,7 +71,7 @@ impl Serialize for Month {
 }
 
 /// A month of an organisation, without its lines.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Statement {
     /// Whose.
     pub org_id: OrgId,
@@ -86,7 +102,7 @@ pub struct Statement {
 }
 
 /// All lines of one kind.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Total {
     /// The kind.
     pub kind: EntryKind,
@@ -97,7 +113,7 @@ pub struct Total {
 }
 
 /// An entry, and the balance after it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Line {
     /// The entry.
     #[serde(flatten)]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sqlx::Row;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::accounts::balance;
 use super::{Balance, Bounded, Database, LedgerError};
@@ -13,7 +14,7 @@ use crate::ids::{EntryId, OrgId};
 const LOTS: i64 = 20;
 
 /// An organisation's credits.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CreditSummary {
     /// Its balance.
     #[serde(flatten)]
@@ -32,7 +33,7 @@ pub struct CreditSummary {
 
 /// At the rate of the last seven days (UTC, today included; since it was made, if that was later, but a day at least) the
 /// available credits last so long. Grants that run out before are not considered.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Runway {
     /// Consumed a day, rounded up.
     pub per_day: Credits,
@@ -44,7 +45,7 @@ pub struct Runway {
 }
 
 /// What is left of a grant that runs out.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct ExpiringGrant {
     /// The grant's entry.
     pub entry_id: EntryId,
@@ -132,12 +133,11 @@ impl Database {
         if there.rows_affected() == 0 {
             return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
         }
-        let version: Option<i32> =
-            sqlx::query_scalar("select version from credit_setting where org_id = $1")
-                .bind(org.as_uuid())
-                .fetch_optional(&mut *change)
-                .bounded()
-                .await?;
+        let version: Option<i32> = sqlx::query_scalar("select version from credit_setting where org_id = $1")
+            .bind(org.as_uuid())
+            .fetch_optional(&mut *change)
+            .bounded()
+            .await?;
         let current = version.unwrap_or(0);
         if seen.is_some_and(|seen| seen != current) {
             return Err(LedgerError::Stale { current });

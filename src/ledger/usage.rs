@@ -5,6 +5,7 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::Date;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Bounded, Database, LedgerError};
@@ -30,8 +31,7 @@ pub enum UsageBy {
 
 impl UsageBy {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
+    pub const ALL: [Self; 6] = [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
 
     /// Its name for callers.
     pub const fn name(self) -> &'static str {
@@ -77,7 +77,7 @@ pub struct UsageFilter {
 }
 
 /// Usage, of whatever it was split by.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Usage {
     /// The organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,8 +154,7 @@ fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, LedgerError> {
     };
     // The nil id stands for none.
     let some = |id: Option<Uuid>| id.map(|id| Some(id).filter(|id| !id.is_nil()));
-    let day: Option<Date> =
-        if by.contains(&UsageBy::Day) { Some(row.try_get("day")?) } else { None };
+    let day: Option<Date> = if by.contains(&UsageBy::Day) { Some(row.try_get("day")?) } else { None };
     let task_type = if by.contains(&UsageBy::TaskType) { Some(row.try_get("task_type")?) } else { None };
     Ok(Usage {
         org_id: id(UsageBy::Org)?.map(OrgId::from_uuid),

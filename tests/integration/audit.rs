@@ -177,7 +177,10 @@ async fn dealing(db: &TestDatabase) {
 #[tokio::test]
 async fn each_breach_of_what_operators_move_is_found_by_name() {
     for (statement, expected) in [
-        ("update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0", &[TRANSFER][..]),
+        (
+            "update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0",
+            &[TRANSFER][..],
+        ),
         ("update entry set amount = amount + 1 where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
         ("delete from entry where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
         ("update entry set related_entry = gen_random_uuid() where kind = 'expire'", &[LOT]),
@@ -191,7 +194,10 @@ async fn each_breach_of_what_operators_move_is_found_by_name() {
         ("update credit_pool set credits = credits + 1", &[POOL]),
         ("delete from credit_pool", &[POOL]),
         ("delete from credit_event", &[POOL]),
-        ("insert into credit_event (org_id, entry_id) select org_id, entry_id from entry where kind = 'transfer'", &[POOL]),
+        (
+            "insert into credit_event (org_id, entry_id) select org_id, entry_id from entry where kind = 'transfer'",
+            &[POOL],
+        ),
         ("update idempotency set hold_id = gen_random_uuid()", &[KEY]),
     ] {
         let mut db = TestDatabase::new().await;
@@ -199,7 +205,8 @@ async fn each_breach_of_what_operators_move_is_found_by_name() {
         assert_eq!(db.database().audit().await.unwrap().breaches, []);
         db.expect_broken();
         break_it(&db, statement).await;
-        let mut found: Vec<_> = db.database().audit().await.unwrap().breaches.iter().map(|f| f.check).collect();
+        let mut found: Vec<_> =
+            db.database().audit().await.unwrap().breaches.iter().map(|f| f.check).collect();
         found.dedup();
         assert_eq!(found, expected, "{statement}");
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tollgate::credits::PriceFactor;
-use tollgate::ledger::OrgLimits;
+use tollgate::ledger::OrgChange;
 
 use super::database::until;
 use super::gateway::{ENDLESS, TestGateway, body};
@@ -114,9 +114,9 @@ async fn a_create_that_comes_back_finished_is_ended_at_once() {
 #[tokio::test]
 async fn a_price_factor_rounds_hold_and_charge_up() {
     let gateway = TestGateway::start().await;
-    let factor = |bp| OrgLimits { price_factor: PriceFactor::new(bp), ..OrgLimits::default() };
+    let factor = |bp| OrgChange { price_factor: PriceFactor::new(bp), ..OrgChange::default() };
     let db = gateway.db.database();
-    db.set_limits(gateway.caller.org, factor(8_333)).await.unwrap();
+    db.update_org(gateway.caller.org, factor(8_333), None).await.unwrap();
     let quote = || async {
         super::gateway::Answer::to(
             gateway.call(reqwest::Method::POST, "/api/quote").body(body("x").to_string()),
@@ -135,14 +135,14 @@ async fn a_price_factor_rounds_hold_and_charge_up() {
     assert_eq!(created.data()["consumed_credits"], 334);
     assert_eq!(gateway.balance().await, [999_666, 334, 0]);
     // A factor is used to the end of the task it was priced with.
-    db.set_limits(gateway.caller.org, factor(20_000)).await.unwrap();
+    db.update_org(gateway.caller.org, factor(20_000), None).await.unwrap();
     until("the next factor is in force", async || quote().await == 800).await;
     assert_eq!(gateway.finished(&created.task_id()).await.data()["consumed_credits"], 293);
     assert_eq!(gateway.balance().await, [999_707, 0, 293]);
     let hold = gateway.last_hold().await;
     assert_eq!((hold.list_price, hold.raw_consumed, hold.charged), (400, Some(351), Some(293)));
 
-    db.set_limits(gateway.caller.org, factor(0)).await.unwrap();
+    db.update_org(gateway.caller.org, factor(0), None).await.unwrap();
     until("it is free", async || quote().await == 0).await;
     gateway.script(json!({})).await;
     let free = gateway.task("free").await;

@@ -1,7 +1,7 @@
 //! Grants and adjustments: posted once, never below what is allowed, never edited.
 
 use tollgate::ids::OrgId;
-use tollgate::ledger::{LedgerError, OrgLimits, Posted};
+use tollgate::ledger::{LedgerError, OrgChange, Posted};
 
 use super::database::TestDatabase;
 use super::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
@@ -18,7 +18,7 @@ async fn post(
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
     match answer {
-        Err(LedgerError::Invalid(why)) => why,
+        Err(error) => error.to_string(),
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -61,8 +61,8 @@ async fn an_adjustment_takes_what_is_available_and_nothing_that_is_held() {
     assert!(refusal(post(&db, org, -601, "back", None).await).contains("only 600 credits"));
     assert_eq!(post(&db, org, -600, "back", None).await.unwrap().available, credits(0));
     assert!(refusal(post(&db, org, -1, "back", None).await).contains("only 0 credits"));
-    let overdraft = OrgLimits { overdraft: Some(credits(5)), ..OrgLimits::default() };
-    db.database().set_limits(org, overdraft).await.unwrap();
+    let overdraft = OrgChange { overdraft: Some(credits(5)), ..OrgChange::default() };
+    db.database().update_org(org, overdraft, None).await.unwrap();
     assert_eq!(post(&db, org, -5, "back", None).await.unwrap().available, credits(-5));
     assert_eq!(money(db.database(), org).await, [-5, 400, 0]);
 }
@@ -74,7 +74,7 @@ async fn what_does_not_fit_or_belongs_to_nobody_is_refused_in_words() {
     assert!(refusal(post(&db, org, 1, "more", None).await).contains("do not fit"));
     assert!(refusal(post(&db, OrgId::generate(), 1, "whose", None).await).contains("no organisation"));
     assert!(
-        refusal(db.database().set_limits(OrgId::generate(), OrgLimits::default()).await)
+        refusal(db.database().update_org(OrgId::generate(), OrgChange::default(), None).await)
             .contains("no organisation")
     );
     assert_eq!(money(db.database(), org).await, [i64::MAX, 0, 0]);

@@ -146,7 +146,11 @@ async fn what_open_tasks_hold_from_before_the_end_is_kept_for_them() {
     let later = reserve(pool, org, 60, minute(11)).await.unwrap();
     assert_eq!((expire(&db, org, 12).await, available(&db, org).await), (20, 40));
     settle(pool, org, cheap, 10, 13).await;
-    assert_eq!((expire(&db, org, 14).await, available(&db, org).await), (20, 40), "of 30 held 10 were burned");
+    assert_eq!(
+        (expire(&db, org, 14).await, available(&db, org).await),
+        (20, 40),
+        "of 30 held 10 were burned"
+    );
     step(pool, org, failing, "refuse", None, minute(15)).await;
     assert_eq!((expire(&db, org, 16).await, available(&db, org).await), (50, 40));
     settle(pool, org, later, 60, 17).await;
@@ -193,14 +197,23 @@ async fn any_number_of_gateways_take_back_at_once_and_once() {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Grant { amount: i64, ends_in: Option<i64> },
+    Grant {
+        amount: i64,
+        ends_in: Option<i64>,
+    },
     Adjust(i64),
     Overdraft(i64),
     Reserve(i64),
-    Settle { hold: prop::sample::Index, charge: i64 },
+    Settle {
+        hold: prop::sample::Index,
+        charge: i64,
+    },
     Release(prop::sample::Index),
     /// Of a released one: it came to light after its end, and is charged.
-    Late { hold: prop::sample::Index, charge: i64 },
+    Late {
+        hold: prop::sample::Index,
+        charge: i64,
+    },
     Pass(i64),
     /// Attributes so many entries, and takes back if those were all.
     Expire(i32),
@@ -326,14 +339,25 @@ async fn play(db: &TestDatabase, ops: &[Op]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(posted.is_some(), ends.is_none_or(|ends| ends > now));
                 if let Some(entry) = posted {
                     let id = entry.as_uuid();
-                    model.write(ends.map_or(Written::Credit(*amount), |ends| Written::Lot { id, amount: *amount, ends }));
+                    model.write(ends.map_or(Written::Credit(*amount), |ends| Written::Lot {
+                        id,
+                        amount: *amount,
+                        ends,
+                    }));
                 }
             }
             Op::Adjust(amount) => {
                 let posted = post(pool, org, "adjust", *amount, None, now).await;
-                prop_assert_eq!(posted.is_some(), *amount >= 0 || model.available + amount >= -model.overdraft);
+                prop_assert_eq!(
+                    posted.is_some(),
+                    *amount >= 0 || model.available + amount >= -model.overdraft
+                );
                 if posted.is_some() {
-                    model.write(if *amount < 0 { Written::Debit { amount: -amount, spent: now } } else { Written::Credit(*amount) });
+                    model.write(if *amount < 0 {
+                        Written::Debit { amount: -amount, spent: now }
+                    } else {
+                        Written::Credit(*amount)
+                    });
                 }
             }
             Op::Overdraft(overdraft) => {
@@ -416,7 +440,8 @@ async fn every_history_agrees_with_a_replay_of_its_journal() {
     let db = TestDatabase::new().await;
     let runtime = tokio::runtime::Handle::current();
     tokio::task::block_in_place(|| {
-        let config = Config { cases: 400, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
+        let config =
+            Config { cases: 400, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
         TestRunner::new(config)
             .run(&prop::collection::vec(op(), 1..60), |ops| runtime.block_on(play(&db, &ops)))
             .unwrap();

@@ -140,7 +140,7 @@ pub async fn state(database: &Database, org: OrgId, hold: HoldId) -> State {
 
 /// Its id came to light after its end.
 pub fn late_run() -> Step {
-    Step::LateRun { task: HoldId::generate().to_string().into(), answer: None, poll_in: HOUR }
+    Step::LateRun { task: HoldId::generate().to_string().into(), answer: None, reason: None, poll_in: HOUR }
 }
 
 /// It came to light after its end, and has succeeded.

@@ -8,7 +8,7 @@ use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::GatewayId;
-use tollgate::ledger::{Applied, KeySpec, Ledger, OrgLimits, Step};
+use tollgate::ledger::{Applied, KeySpec, Ledger, OrgChange, Step};
 use tollgate::pricing::Tariff;
 
 use super::database::until;
@@ -34,8 +34,8 @@ fn assert_replay(answer: &Answer, first: &Answer) {
 async fn a_replay_needs_no_credits_no_price_and_no_room() {
     let gateway = TestGateway::builder().credits(400).task_time(ENDLESS).start().await;
     let db = gateway.db.database();
-    let one = OrgLimits { max_open_tasks: Some(Some(1)), ..OrgLimits::default() };
-    db.set_limits(gateway.caller.org, one).await.unwrap();
+    let one = OrgChange { max_open_tasks: Some(Some(1)), ..OrgChange::default() };
+    db.update_org(gateway.caller.org, one, None).await.unwrap();
     let first = keyed(&gateway, "x", "k").await;
     assert_eq!(first.header("idempotent-replayed"), "");
     first.expect(200);

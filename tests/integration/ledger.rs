@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::ledger::{Applied, Ledger, LedgerError, NewHold, OrgLimits, State, Step, Verdict};
+use tollgate::ledger::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict};
 
 use super::database::{TestDatabase, until};
 use super::fixture::{
@@ -89,8 +89,8 @@ async fn hold_and_charge_follow_the_price_factor_the_hold_was_made_with() {
     let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
     let factor = PriceFactor::new(8_333).unwrap();
     let mut guard = grant(&ledger, NewHold { factor, amount: credits(334), ..new_hold(org, 400) }).await;
-    let cheaper = OrgLimits { price_factor: PriceFactor::new(1), ..OrgLimits::default() };
-    db.database().set_limits(org, cheaper).await.unwrap();
+    let cheaper = OrgChange { price_factor: PriceFactor::new(1), ..OrgChange::default() };
+    db.database().update_org(org, cheaper, None).await.unwrap();
     guard.step(run(guard.id())).await.unwrap();
     let task = db.database().task_by_hold(org, guard.id()).await.unwrap().unwrap();
     assert_eq!((task.factor, task.list_price, task.amount), (factor, credits(400), credits(334)));

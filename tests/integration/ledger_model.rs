@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::ledger::{
-    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, LedgerError, NewHold, OrgLimits, State, Step,
+    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, LedgerError, NewHold, OrgChange, State, Step,
     TaskFilter, Verdict,
 };
 
@@ -406,12 +406,12 @@ impl History<'_> {
     }
 
     async fn limit(&mut self, overdraft: i64, cap: i32) {
-        let limits = OrgLimits {
+        let limits = OrgChange {
             overdraft: Some(credits(overdraft)),
             max_open_tasks: Some(Some(cap)),
-            ..OrgLimits::default()
+            ..OrgChange::default()
         };
-        self.world.db.database().set_limits(self.org, limits).await.unwrap();
+        self.world.db.database().update_org(self.org, limits, None).await.unwrap();
         (self.model.overdraft, self.model.cap) = (overdraft.into(), cap);
     }
 
@@ -502,7 +502,7 @@ impl History<'_> {
         let id = |task: u8| format!("{} {}", self.org, hold.task.unwrap_or(task));
         match kind {
             Kind::LateRun(task) => {
-                Step::LateRun { task: id(*task).into(), answer: None, poll_in: Duration::ZERO }
+                Step::LateRun { task: id(*task).into(), answer: None, reason: None, poll_in: Duration::ZERO }
             }
             Kind::LateSettle(raw) => {
                 let (raw, charge) = charge(&hold.wish, *raw);

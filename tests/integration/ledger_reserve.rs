@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::ledger::{
-    Applied, Fingerprint, LaneSettings, Ledger, LedgerError, NewHold, OrgLimits, State, Step, Verdict,
+    Applied, Fingerprint, LaneSettings, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict,
 };
 
 use super::database::{TestDatabase, until};
@@ -97,8 +97,8 @@ async fn an_impossible_amount_is_refused_alone() {
 async fn the_largest_balance_can_be_held_and_released_even_with_an_overdraft() {
     let db = TestDatabase::new().await;
     let (ledger, org) = (ledger(&db).await, funded(&db, i64::MAX).await);
-    let overdraft = OrgLimits { overdraft: Some(credits(10)), ..OrgLimits::default() };
-    db.database().set_limits(org, overdraft).await.unwrap();
+    let overdraft = OrgChange { overdraft: Some(credits(10)), ..OrgChange::default() };
+    db.database().update_org(org, overdraft, None).await.unwrap();
     let mut guard = grant(&ledger, new_hold(org, i64::MAX)).await;
     assert_eq!(money(db.database(), org).await, [0, i64::MAX, 0]);
     guard.step(refuse()).await.unwrap();
@@ -109,15 +109,15 @@ async fn the_largest_balance_can_be_held_and_released_even_with_an_overdraft() {
 async fn an_overdraft_allows_so_many_credits_below_zero_and_not_one_more() {
     let db = TestDatabase::new().await;
     let (ledger, org) = (ledger(&db).await, funded(&db, 100).await);
-    let limits = OrgLimits { overdraft: Some(credits(50)), ..OrgLimits::default() };
-    db.database().set_limits(org, limits).await.unwrap();
+    let limits = OrgChange { overdraft: Some(credits(50)), ..OrgChange::default() };
+    db.database().update_org(org, limits, None).await.unwrap();
     assert_eq!(ask(&ledger, new_hold(org, 151)).await, "insufficient");
     assert_eq!(ask(&ledger, new_hold(org, 149)).await, "granted");
     assert_eq!(ask(&ledger, new_hold(org, 2)).await, "insufficient");
     assert_eq!(ask(&ledger, new_hold(org, 1)).await, "granted");
     assert_eq!(money(db.database(), org).await, [-50, 150, 0]);
-    let none = OrgLimits { overdraft: Some(credits(0)), ..OrgLimits::default() };
-    db.database().set_limits(org, none).await.unwrap();
+    let none = OrgChange { overdraft: Some(credits(0)), ..OrgChange::default() };
+    db.database().update_org(org, none, None).await.unwrap();
     assert_eq!(ask(&ledger, new_hold(org, 0)).await, "insufficient", "already below what is allowed now");
 }
 
@@ -142,8 +142,8 @@ async fn a_cap_of_unfinished_tasks_holds_across_gateways() {
     let own = funded(&db, 10_000).await;
     let uncapped = funded(&db, 10_000).await;
     for (org, cap) in [(own, 11), (uncapped, 0)] {
-        let limits = OrgLimits { max_open_tasks: Some(Some(cap)), ..OrgLimits::default() };
-        db.database().set_limits(org, limits).await.unwrap();
+        let limits = OrgChange { max_open_tasks: Some(Some(cap)), ..OrgChange::default() };
+        db.database().update_org(org, limits, None).await.unwrap();
     }
     for (org, granted) in [(by_default, 7), (own, 11), (uncapped, 40)] {
         let counts = ask_all(&gateways, (0..40).map(|_| new_hold(org, 1)).collect()).await;

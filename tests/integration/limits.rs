@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 use time::OffsetDateTime;
-use tollgate::ledger::{KeySpec, OrgLimits, Rates};
+use tollgate::ledger::{KeySpec, OrgChange, Rates};
 
 use super::database::until;
 use super::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
@@ -19,8 +19,8 @@ async fn get(gateway: &TestGateway, caller: &Caller, path: &str) -> Answer {
     Answer::to(gateway.request(Method::GET, path).bearer_auth(&caller.text)).await
 }
 
-async fn set_limits(gateway: &TestGateway, limits: OrgLimits) {
-    gateway.db.database().set_limits(gateway.caller.org, limits).await.unwrap();
+async fn set_limits(gateway: &TestGateway, limits: OrgChange) {
+    gateway.db.database().update_org(gateway.caller.org, limits, None).await.unwrap();
 }
 
 /// Changes rows as an operator's tool would, and tells the gateways.
@@ -88,7 +88,7 @@ async fn wrong_keys_are_limited_by_address_and_a_valid_one_always_passes() {
 #[tokio::test]
 async fn unfinished_tasks_are_capped_and_doubtful_ones_do_not_count() {
     let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
-    set_limits(&gateway, OrgLimits { max_open_tasks: Some(Some(2)), ..OrgLimits::default() }).await;
+    set_limits(&gateway, OrgChange { max_open_tasks: Some(Some(2)), ..OrgChange::default() }).await;
     gateway.fault_on_create(json!({"kind": "cut_before"})).await;
     gateway.create(&body("doubtful")).await.reference();
     gateway.script(json!({"rules": [{"on": "create", "match": {"prompt_contains": "brief"}, "fault": {"kind": "task_ms", "ms": 1500}}]})).await;

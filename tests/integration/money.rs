@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tollgate::credits::Credits;
-use tollgate::ledger::OrgLimits;
+use tollgate::ledger::OrgChange;
 
 use super::database::until;
 use super::gateway::{ENDLESS, TestGateway, body};
@@ -46,8 +46,8 @@ async fn restless(gateway: &TestGateway, number: usize) {
 #[tokio::test]
 async fn an_overdraft_lets_a_balance_go_so_far_below_zero_and_no_further() {
     let gateway = TestGateway::builder().credits(100).start().await;
-    let limits = OrgLimits { overdraft: Some(Credits::new(700)), ..OrgLimits::default() };
-    gateway.db.database().set_limits(gateway.caller.org, limits).await.unwrap();
+    let limits = OrgChange { overdraft: Some(Credits::new(700)), ..OrgChange::default() };
+    gateway.db.database().update_org(gateway.caller.org, limits, None).await.unwrap();
     for left in [-300, -700] {
         gateway.task("on credit").await;
         assert_eq!(gateway.balance().await[0], left);

@@ -44,8 +44,14 @@ async fn a_grant_has_its_reason_reference_end_and_actor_on_record() {
 
     let entries = database.entries(org, &EntryFilter::default(), 10).await.unwrap();
     let [adjusted, granted] = &entries[..] else { panic!("{entries:?}") };
-    assert_eq!((granted.kind, granted.credits, granted.entry_id), (EntryKind::Grant, credits(500), done.answer.entry_id));
-    assert_eq!((granted.reason.as_deref(), granted.external_ref.as_deref()), (Some("invoice paid"), Some("inv-1")));
+    assert_eq!(
+        (granted.kind, granted.credits, granted.entry_id),
+        (EntryKind::Grant, credits(500), done.answer.entry_id)
+    );
+    assert_eq!(
+        (granted.reason.as_deref(), granted.external_ref.as_deref()),
+        (Some("invoice paid"), Some("inv-1"))
+    );
     assert_eq!(granted.actor.as_deref(), Some("operator:ann"));
     assert_eq!(granted.expires_at.map(|at| at.unix_timestamp()), Some(end.unix_timestamp()));
     assert_eq!((adjusted.kind, adjusted.credits), (EntryKind::Adjust, credits(-20)));
@@ -98,8 +104,8 @@ async fn a_list_of_entries_is_filtered_and_goes_on_where_it_stopped() {
     assert_eq!(of(filter).await, [103, 101]);
     let filter = EntryFilter { kind: Some(EntryKind::Consume), ..EntryFilter::default() };
     assert_eq!(of(filter).await, [-90]);
-    let (from, to) = (Some(all[4].created_at), Some(all[2].created_at));
-    assert_eq!(of(EntryFilter { from, to, ..EntryFilter::default() }).await, [102, 101]);
+    let (since, until) = (Some(all[4].created_at), Some(all[2].created_at));
+    assert_eq!(of(EntryFilter { since, until, ..EntryFilter::default() }).await, [102, 101]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,9 +141,15 @@ async fn a_key_with_another_body_or_organisation_is_refused_and_a_refused_call_l
     ] {
         assert!(matches!(answer, Err(LedgerError::KeyReused)), "{answer:?}");
     }
-    assert!(!database.adjust(org, credits(5), WHY, once("k", "five")).await.unwrap().replayed, "another endpoint");
+    assert!(
+        !database.adjust(org, credits(5), WHY, once("k", "five")).await.unwrap().replayed,
+        "another endpoint"
+    );
 
-    is_conflict(database.adjust(org, credits(-111), WHY, once("free", "take")).await, "110 credits available");
+    is_conflict(
+        database.adjust(org, credits(-111), WHY, once("free", "take")).await,
+        "110 credits available",
+    );
     let taken = database.adjust(org, credits(-110), WHY, once("free", "take less")).await.unwrap();
     assert_eq!((taken.replayed, taken.answer.available), (false, credits(0)));
     // A replay needs no balance.
@@ -162,11 +174,17 @@ async fn a_transfer_gives_what_is_there_and_moves_nothing_otherwise() {
     let done = database.transfer(from, to, credits(600), WHY, None).await.unwrap().answer;
     assert_eq!((done.from_available, done.to_available), (credits(0), credits(600)));
     is_conflict(database.transfer(from, to, credits(1), WHY, None).await, "0 credits available");
-    assert_eq!(database.adjust(from, credits(-500), WHY, None).await.unwrap().answer.available, credits(-500));
+    assert_eq!(
+        database.adjust(from, credits(-500), WHY, None).await.unwrap().answer.available,
+        credits(-500)
+    );
     is_conflict(database.adjust(from, credits(-1), WHY, None).await, "-500 credits available");
 
     let [given] = &database.entries(to, &EntryFilter::default(), 10).await.unwrap()[..] else { panic!() };
-    assert_eq!((given.kind, given.entry_id, given.related_entry), (EntryKind::Transfer, done.to_entry, Some(done.from_entry)));
+    assert_eq!(
+        (given.kind, given.entry_id, given.related_entry),
+        (EntryKind::Transfer, done.to_entry, Some(done.from_entry))
+    );
 
     let nobody = OrgId::generate();
     for answer in [
@@ -200,7 +218,10 @@ async fn bad_words_and_amounts_move_nothing() {
     let database = db.database();
     let long = "x".repeat(501);
     for reason in ["", "  ", "nul\0", &long] {
-        is_invalid(database.adjust(org, credits(1), Why { reason, external_ref: None }, None).await, "reason");
+        is_invalid(
+            database.adjust(org, credits(1), Why { reason, external_ref: None }, None).await,
+            "reason",
+        );
     }
     for reference in ["", "nul\0", &long[..201]] {
         let why = Why { reason: "r", external_ref: Some(reference) };
@@ -226,7 +247,10 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     let database = db.database();
     let summary = database.credit_summary(org).await.unwrap();
     assert_eq!((summary.low, summary.low_threshold, summary.version), (false, None, 0));
-    assert_eq!((summary.runway.per_day, summary.runway.days, summary.runway.until), (Credits::ZERO, None, None));
+    assert_eq!(
+        (summary.runway.per_day, summary.runway.days, summary.runway.until),
+        (Credits::ZERO, None, None)
+    );
 
     let mut guard = grant(&ledger, new_hold(org, 300)).await;
     guard.step(run(guard.id())).await.unwrap();

@@ -39,7 +39,8 @@ fn add_up(of: &Statement, lines: &[Line]) {
     assert_eq!(of.closing.get(), balance);
     assert_eq!(of.lines, i64::try_from(lines.len()).unwrap());
     for total in &of.totals {
-        let entries: Vec<&Entry> = lines.iter().map(|line| &line.entry).filter(|entry| entry.kind == total.kind).collect();
+        let entries: Vec<&Entry> =
+            lines.iter().map(|line| &line.entry).filter(|entry| entry.kind == total.kind).collect();
         assert_eq!(total.lines, i64::try_from(entries.len()).unwrap());
         assert_eq!(total.credits.get(), entries.iter().map(|entry| entry.credits.get()).sum::<i64>());
     }
@@ -48,12 +49,14 @@ fn add_up(of: &Statement, lines: &[Line]) {
 
 /// All entries of `org` before `end`, by a sum of its own.
 async fn sum_before(db: &TestDatabase, org: OrgId, end: OffsetDateTime) -> i64 {
-    sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from entry where org_id = $1 and created_at < $2")
-        .bind(org.as_uuid())
-        .bind(end)
-        .fetch_one(db.pool())
-        .await
-        .unwrap()
+    sqlx::query_scalar(
+        "select coalesce(sum(amount), 0)::bigint from entry where org_id = $1 and created_at < $2",
+    )
+    .bind(org.as_uuid())
+    .bind(end)
+    .fetch_one(db.pool())
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -65,7 +68,10 @@ async fn the_current_month_adds_up_to_the_balance_while_tasks_are_open() {
     guard.step(run(guard.id())).await.unwrap();
     guard.step(settle(90)).await.unwrap();
     db.database().transfer(org, other, credits(60), WHY, None).await.unwrap();
-    db.database().adjust(org, credits(5), Why { reason: "sorry", external_ref: Some("c-7") }, None).await.unwrap();
+    db.database()
+        .adjust(org, credits(5), Why { reason: "sorry", external_ref: Some("c-7") }, None)
+        .await
+        .unwrap();
 
     let statement = db.database().statement(org, this_month()).await.unwrap();
     assert_eq!((statement.opening.get(), statement.closing.get()), (0, 855));
@@ -85,14 +91,18 @@ async fn a_month_begins_and_ends_by_the_clock_of_the_organisation() {
     sqlx::raw_sql("update org set time_zone = 'America/New_York'").execute(db.pool()).await.unwrap();
     // The clocks there go forward on 8 March.
     let [starts, ends] = [datetime!(2026-03-01 05:00 UTC), datetime!(2026-04-01 04:00 UTC)];
-    for (n, at) in [starts - Duration::MICROSECOND, starts, ends - Duration::MICROSECOND, ends].into_iter().enumerate() {
-        sqlx::query("select post_entry($1, gen_random_uuid(), 'adjust', $2, 'r', null, null, null, 'test', $3)")
-            .bind(org.as_uuid())
-            .bind(10i64.pow(u32::try_from(n).unwrap()))
-            .bind(at)
-            .execute(db.pool())
-            .await
-            .unwrap();
+    for (n, at) in
+        [starts - Duration::MICROSECOND, starts, ends - Duration::MICROSECOND, ends].into_iter().enumerate()
+    {
+        sqlx::query(
+            "select post_entry($1, gen_random_uuid(), 'adjust', $2, 'r', null, null, null, 'test', $3)",
+        )
+        .bind(org.as_uuid())
+        .bind(10i64.pow(u32::try_from(n).unwrap()))
+        .bind(at)
+        .execute(db.pool())
+        .await
+        .unwrap();
     }
     let statement = db.database().statement(org, "2026-03".parse().unwrap()).await.unwrap();
     assert_eq!((statement.starts_at, statement.ends_at), (starts, ends));
@@ -109,7 +119,18 @@ async fn a_month_begins_and_ends_by_the_clock_of_the_organisation() {
 async fn a_month_that_is_none_or_has_not_begun_is_refused() {
     let db = TestDatabase::new().await;
     let org = funded(&db, 0).await;
-    for text in ["", "2026", "2026-13", "2026-00", "26-01", "2026-1", "0000-01", "2026-+1", "2026-01-01", "２０２６-01"] {
+    for text in [
+        "",
+        "2026",
+        "2026-13",
+        "2026-00",
+        "26-01",
+        "2026-1",
+        "0000-01",
+        "2026-+1",
+        "2026-01-01",
+        "２０２６-01",
+    ] {
         assert!(matches!(text.parse::<Month>(), Err(LedgerError::Invalid(_))), "{text}");
     }
     assert_eq!("2026-01".parse::<Month>().unwrap().to_string(), "2026-01");
@@ -155,6 +176,9 @@ begin
             v_charges, v_charges, v_charges,
             array_fill(0::bigint, array[200]), array_fill(false, array[200]), array_fill(null::text, array[200]),
             array_fill(null::text, array[200]), array_fill(null::text, array[200]), array_fill(60000::bigint, array[200]), v_at);
+        -- or the functions would go on with what they planned for empty tables
+        commit;
+        if n in (2, 10, 50, 200) then analyze; end if;
         if n % 20 = 0 then
             while (select more from expire_credits(v_org, 5000, 'test', v_at)) loop end loop;
         end if;

@@ -80,19 +80,26 @@ async fn usage_is_split_and_filtered_in_any_way_and_always_adds_up() {
     }
 
     let rows = sums(&db, &everything(Some(org)), &[UsageBy::TaskType]).await;
-    let found: Vec<_> = rows.iter().map(|row| (row.task_type.as_deref().unwrap(), row.tasks, row.corrected.get())).collect();
+    let found: Vec<_> =
+        rows.iter().map(|row| (row.task_type.as_deref().unwrap(), row.tasks, row.corrected.get())).collect();
     assert_eq!(found, [("o3-std-video-edit", 10, 0), ("pro-text-to-video", 11, 70)]);
     let rows = sums(&db, &everything(Some(other)), &[UsageBy::Key]).await;
     let found: Vec<_> = rows.iter().map(|row| (row.key_id.unwrap(), row.charged.get())).collect();
     // The tasks numbered 7, 15 and 23.
     assert_eq!(found, [(None, 105), (Some(keys[0]), 97), (Some(keys[1]), 113)]);
     assert_eq!(rows[0].user_id, None, "what it is not split by is not shown");
-    let only = UsageFilter { user: Some(users[0]), key: Some(keys[1]), task_type: Some(types[0].to_string()), ..everything(None) };
+    let only = UsageFilter {
+        user: Some(users[0]),
+        key: Some(keys[1]),
+        task_type: Some(types[0].to_string()),
+        ..everything(None)
+    };
     let [row] = &sums(&db, &only, &[]).await[..] else { panic!() };
     assert_eq!((row.tasks, row.charged.get()), (2, 92 + 98), "the tasks numbered 2 and 8");
     let split = [UsageBy::User, UsageBy::Key];
-    let all = sums(&db, &everything(None), &split).await;
-    let paged = [db.database().usage(&everything(None), &split, 3, 0), db.database().usage(&everything(None), &split, 100, 3)];
+    let filter = everything(None);
+    let all = sums(&db, &filter, &split).await;
+    let paged = [db.database().usage(&filter, &split, 3, 0), db.database().usage(&filter, &split, 100, 3)];
     let paged = futures_util::future::try_join_all(paged).await.unwrap().concat();
     assert_eq!(paged, all);
 }
@@ -103,9 +110,11 @@ async fn a_task_counts_on_the_utc_day_of_its_charge() {
     let org = funded(&db, 1000).await;
     let midnight = date!(2026 - 03 - 02).midnight().assume_utc();
     let second = time::Duration::SECOND;
-    for (made, ended, charge) in
-        [(midnight - second, midnight - second, 1), (midnight - second, midnight, 10), (midnight, midnight, 100)]
-    {
+    for (made, ended, charge) in [
+        (midnight - second, midnight - second, 1),
+        (midnight - second, midnight, 10),
+        (midnight, midnight, 100),
+    ] {
         let hold = reserve(db.pool(), org, 100, made).await.unwrap();
         step(db.pool(), org, hold, "run", None, made).await;
         step(db.pool(), org, hold, "settle", Some(charge), ended).await;

@@ -1,0 +1,141 @@
+//! The management API, `/admin/v1`: what operators and organisations' own admins do without SQL.
+//!
+//! Every route says in its OpenAPI description who may call it (`security`), and that very description is what
+//! [`access`] enforces: a route that says nothing lets nobody in. What belongs to an organisation has its id in the path,
+//! or an id whose organisation is looked up; an organisation's admin gets no further than its own.
+//!
+//! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, what is not known
+//! in a body or a query is refused. A change runs to its end even if its caller has left.
+
+pub mod access;
+mod audit;
+mod credits;
+mod csv;
+mod holds;
+mod me;
+mod once;
+mod operators;
+mod orgs;
+pub mod problem;
+mod request;
+mod statements;
+mod teams;
+mod usage;
+mod users;
+
+use std::sync::Arc;
+
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use tokio_util::task::TaskTracker;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{OpenApi as _, ToSchema as _};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::access::Access;
+use self::problem::{Problem, ProblemDetails};
+use crate::layers::auth::Keys;
+use crate::ledger::Database;
+
+/// What the management API works on.
+#[derive(Clone)]
+pub struct Api {
+    /// Where everything is.
+    pub database: Database,
+    /// Who may call.
+    pub keys: Arc<Keys>,
+    /// Where changes run on when their caller has left.
+    pub tasks: TaskTracker,
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Tollgate management API",
+        description = "Organisations, teams, users, keys, budgets, credits, prices and usage of a Tollgate. \
+                       The roles in each operation's `security` are those who may call it.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(ProblemDetails))
+)]
+struct Document;
+
+/// Every route there is, one line a resource.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(me::show_caller))
+        .routes(routes!(orgs::list_orgs, orgs::create_org))
+        .routes(routes!(orgs::show_org, orgs::update_org, orgs::delete_org))
+        .routes(routes!(teams::list_teams, teams::create_team))
+        .routes(routes!(teams::show_team, teams::update_team, teams::delete_team))
+        .routes(routes!(users::list_users, users::create_user))
+        .routes(routes!(users::show_user, users::update_user, users::delete_user))
+        .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
+        .routes(routes!(operators::revoke_operator_token))
+        .routes(routes!(audit::list_audit_log))
+        .routes(routes!(audit::list_org_audit_log))
+        .routes(routes!(credits::show_credits, credits::update_credits))
+        .routes(routes!(credits::grant_credits))
+        .routes(routes!(credits::adjust_credits))
+        .routes(routes!(credits::transfer_credits))
+        .routes(routes!(credits::list_entries))
+        .routes(routes!(usage::show_usage))
+        .routes(routes!(usage::show_org_usage))
+        .routes(routes!(statements::show_statement))
+        .routes(routes!(holds::list_doubts))
+        .routes(routes!(holds::settle_hold))
+        .routes(routes!(holds::release_hold))
+        .routes(routes!(holds::list_losses))
+        .routes(routes!(holds::show_drift))
+}
+
+/// The OpenAPI document.
+pub fn document() -> OpenApi {
+    complete(routes().into_openapi())
+}
+
+/// What every operation has: its security scheme, and the answers that come from before its handler.
+fn complete(mut document: OpenApi) -> OpenApi {
+    let components = document.components.get_or_insert_default();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An operator's token, an API key, or a token of a configured identity provider."));
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    let problem = |description: &str| {
+        let schema = Ref::from_schema_name(ProblemDetails::name());
+        ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", ContentBuilder::new().schema(Some(schema)).build())
+            .build()
+    };
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            for (status, description) in Problem::ANYWHERE {
+                operation
+                    .responses
+                    .responses
+                    .entry((*status).to_owned())
+                    .or_insert_with(|| RefOr::T(problem(description)));
+            }
+        }
+    }
+    document
+}
+
+/// The routes, with who may call them in front.
+pub fn router(api: Api) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let document = complete(document);
+    let access = Arc::new(Access::of(&document, api.clone()));
+    let text = serde_json::to_value(&document).unwrap_or_default();
+    router
+        .route_layer(middleware::from_fn_with_state(access, access::enforce))
+        .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
+        .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
+        .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())))
+        .layer(middleware::from_fn(access::trace))
+        .with_state(api)
+}

@@ -1,0 +1,279 @@
+//! Who calls, and whether the operation's own description lets them: the OpenAPI document is the rule.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::OpenApi;
+
+use super::Api;
+use super::problem::Problem;
+use crate::api_key::PresentedKey;
+use crate::ids::OrgId;
+use crate::layers::trace::Peer;
+use crate::ledger::{Actor, Database, OperatorRole, OperatorToken, Owned, Principal, Role};
+
+/// Roles as the OpenAPI document names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Runs the platform.
+    Operator,
+    /// Looks at the platform.
+    OperatorRead,
+    /// Manages its own organisation.
+    OrgAdmin,
+    /// Belongs to an organisation.
+    Member,
+}
+
+impl Who {
+    /// The name in `security`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::OperatorRead => "operator-read",
+            Self::OrgAdmin => "org-admin",
+            Self::Member => "member",
+        }
+    }
+}
+
+/// An authenticated caller.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// One of those who run the platform.
+    Operator(Arc<OperatorToken>),
+    /// Somebody of an organisation.
+    Tenant(Arc<Principal>),
+}
+
+impl Caller {
+    /// Its role.
+    pub fn who(&self) -> Who {
+        match self {
+            Self::Operator(token) if token.role == OperatorRole::Operator => Who::Operator,
+            Self::Operator(_) => Who::OperatorRead,
+            Self::Tenant(principal) if principal.role == Role::Admin => Who::OrgAdmin,
+            Self::Tenant(_) => Who::Member,
+        }
+    }
+
+    /// Its organisation; none: an operator's calls are about any.
+    pub fn org(&self) -> Option<OrgId> {
+        match self {
+            Self::Operator(_) => None,
+            Self::Tenant(principal) => Some(principal.org),
+        }
+    }
+
+    /// Its name in the audit log.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Operator(token) => format!("operator:{}", token.name),
+            Self::Tenant(principal) => format!("key:{}", principal.key),
+        }
+    }
+}
+
+/// What an operation's description says.
+#[derive(Debug, Clone)]
+struct Operation {
+    id: String,
+    roles: Vec<String>,
+}
+
+/// Every operation, by path and method.
+pub(super) struct Access {
+    operations: HashMap<String, HashMap<Method, Operation>>,
+    api: Api,
+}
+
+impl Access {
+    pub(super) fn of(document: &OpenApi, api: Api) -> Self {
+        let operation = |operation: &utoipa::openapi::path::Operation| Operation {
+            id: operation.operation_id.clone().unwrap_or_default(),
+            roles: operation.security.iter().flatten().flat_map(roles).collect(),
+        };
+        let of_path = |item: &utoipa::openapi::PathItem| {
+            [
+                (Method::GET, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ]
+            .into_iter()
+            .filter_map(|(method, found)| found.as_ref().map(|found| (method, operation(found))))
+            .collect()
+        };
+        let operations =
+            document.paths.paths.iter().map(|(path, item)| (path.clone(), of_path(item))).collect();
+        Self { operations, api }
+    }
+
+    fn operation(&self, path: &str, method: &Method) -> Result<&Operation, Problem> {
+        let none = || Problem::NotFound("there is nothing at this path".into());
+        let methods = self.operations.get(path).ok_or_else(none)?;
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        methods.get(method).ok_or_else(|| {
+            let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
+            allowed.sort_unstable();
+            Problem::MethodNotAllowed(allowed.join(", "))
+        })
+    }
+
+    async fn caller(&self, parts: &Parts, peer: IpAddr) -> Result<Caller, Problem> {
+        let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let presented = header
+            .and_then(|header| header.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .and_then(|(_, token)| PresentedKey::parse(token.trim()))
+            .filter(|presented| presented.env == crate::api_key::OPERATOR_ENV);
+        match presented {
+            Some(presented) => {
+                let found = self.api.database.find_operator(&presented).await?;
+                let operator = found.ok_or_else(|| self.api.keys.wrong(peer))?;
+                Ok(Caller::Operator(Arc::new(operator)))
+            }
+            None => Ok(Caller::Tenant(self.api.keys.principal(header, peer).await?)),
+        }
+    }
+
+    /// An organisation's own people get to nothing but what is their organisation's.
+    async fn within(&self, org: OrgId, params: &RawPathParams) -> Result<(), Problem> {
+        for (name, text) in params {
+            let owned = match name {
+                "org_id" => match text.parse::<OrgId>() {
+                    Ok(named) if named == org => continue,
+                    _ => return Err(nothing_there(text)),
+                },
+                "team_id" => text.parse().map(Owned::Team),
+                "user_id" => text.parse().map(Owned::User),
+                "key_id" => text.parse().map(Owned::Key),
+                "hold_id" => text.parse().map(Owned::Hold),
+                _ => continue,
+            };
+            let owner = match owned {
+                Ok(owned) => self.api.database.owner(owned).await?,
+                Err(_) => None,
+            };
+            if owner != Some(org) {
+                return Err(nothing_there(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn roles(requirement: &utoipa::openapi::security::SecurityRequirement) -> Vec<String> {
+    let value = serde_json::to_value(requirement).unwrap_or_default();
+    let scopes = value.get("bearer").and_then(|scopes| scopes.as_array()).cloned().unwrap_or_default();
+    scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()
+}
+
+pub(super) fn nothing_there(id: &str) -> Problem {
+    Problem::NotFound(format!("there is no {id}"))
+}
+
+/// The id of a request, for the log.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Lets through who may call, and runs changes to their end.
+pub(super) async fn enforce(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match admit(&access, request).await {
+        Err(problem) => problem.into_response(),
+        Ok(request) if request.method() == Method::GET || request.method() == Method::HEAD => {
+            next.run(request).await
+        }
+        // A caller that leaves must not cut a change in two.
+        Ok(request) => match access.api.tasks.spawn(next.run(request)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(%error, "a management call panicked");
+                Problem::Internal.into_response()
+            }
+        },
+    }
+}
+
+async fn admit(access: &Access, request: Request) -> Result<Request, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let path = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let operation = access.operation(&path, &parts.method)?;
+    let peer = address(&parts);
+    let caller = access.caller(&parts, peer).await?;
+    let who = caller.who();
+    if !operation.roles.iter().any(|role| role == who.as_str()) {
+        return Err(Problem::Forbidden(format!(
+            "this is for {}; you are {}",
+            operation.roles.join(", "),
+            who.as_str()
+        )));
+    }
+    if let Caller::Tenant(principal) = &caller
+        && principal.suspended
+        && parts.method != Method::GET
+    {
+        return Err(Problem::Forbidden(
+            "your organisation, your team or you are suspended: you can only look".into(),
+        ));
+    }
+    if let Some(org) = caller.org() {
+        let none = |_| Problem::NotFound("there is nothing at this path".into());
+        let params = RawPathParams::from_request_parts(&mut parts, &()).await.map_err(none)?;
+        access.within(org, &params).await?;
+    }
+    let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
+    let actor =
+        Actor { name: caller.name(), address: Some(peer), action: Some(operation.id.clone()), request_id };
+    parts.extensions.insert(actor);
+    parts.extensions.insert(caller);
+    Ok(Request::from_parts(parts, body))
+}
+
+fn address(parts: &Parts) -> IpAddr {
+    parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.to_canonical())
+}
+
+/// The database, acting on behalf of the caller.
+pub(super) struct Acting(pub(super) Database);
+
+impl FromRequestParts<Api> for Acting {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let actor = parts.extensions.get::<Actor>().cloned().ok_or(Problem::Internal)?;
+        Ok(Self(api.database.acting(actor)))
+    }
+}
+
+impl FromRequestParts<Api> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or(Problem::Internal)
+    }
+}
+
+/// Gives each request an id, and logs one event about it.
+pub(super) async fn trace(mut request: Request, next: Next) -> Response {
+    let id = format!("req_{}", uuid::Uuid::now_v7().simple());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let mut answer = next.run(request).await;
+    if path.starts_with("/admin/") {
+        tracing::info!(request_id = id, %method, path, status = answer.status().as_u16(), "management call");
+    }
+    if let Ok(value) = HeaderValue::try_from(id) {
+        answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
+    }
+    answer
+}

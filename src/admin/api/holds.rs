@@ -1,0 +1,180 @@
+//! What needs an operator's eye: tasks in doubt, losses, drift.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::access::{Acting, Caller};
+use super::problem::Problem;
+use super::request::{Body, Path, Query, Text};
+use crate::credits::Credits;
+use crate::ids::{HoldId, OrgId};
+use crate::ledger::{Doubt, Drift, Loss, Resolution};
+
+/// Which tasks.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DoubtQuery {
+    /// Only of this organisation.
+    org_id: Option<OrgId>,
+}
+
+/// List tasks in doubt
+///
+/// Those whose outcome is unknown, the oldest doubt first; at most 1,000.
+#[utoipa::path(
+    get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
+    params(DoubtQuery),
+    responses((status = 200, body = Vec<Doubt>)),
+    security(("bearer" = ["operator", "operator-read"]))
+)]
+pub(super) async fn list_doubts(
+    State(api): State<Api>,
+    Query(query): Query<DoubtQuery>,
+) -> Result<Json<Vec<Doubt>>, Problem> {
+    Ok(Json(api.database.doubts(query.org_id).await?))
+}
+
+/// How it is known that the vendor took a task.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SettleBody {
+    /// The vendor's id of the task: 1 to 255 visible ASCII characters.
+    #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    task_id: String,
+    /// What the vendor consumed. Left out (better, while the vendor knows the task): it is asked until the task has ended,
+    /// and its tenant gets the result.
+    #[schema(minimum = 0)]
+    credits: Option<i64>,
+    /// How you know; kept with the task.
+    reason: Text,
+}
+
+/// How it is known that nothing is owed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReleaseBody {
+    /// How you know; kept with the task.
+    reason: Text,
+}
+
+/// What becomes of a task that was in doubt.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Resolved {
+    /// Which.
+    hold_id: HoldId,
+    /// `POLLED`, `SETTLED` or `RELEASED`.
+    state: &'static str,
+}
+
+/// What is kept with the task: who said so, and why.
+fn said(caller: &Caller, reason: Text) -> String {
+    format!("{}: {}", caller.name(), reason.into_string())
+}
+
+/// Say that the vendor took a task
+#[utoipa::path(
+    post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
+    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    request_body = SettleBody,
+    responses((status = 200, body = Resolved)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn settle_hold(
+    Acting(database): Acting,
+    caller: Caller,
+    Path(hold_id): Path<HoldId>,
+    Body(body): Body<SettleBody>,
+) -> Result<Json<Resolved>, Problem> {
+    let usable =
+        (1..=255).contains(&body.task_id.len()) && body.task_id.bytes().all(|b| b.is_ascii_graphic());
+    if !usable {
+        return Err(Problem::Invalid("task_id must be 1 to 255 visible ASCII characters".into()));
+    }
+    let task = body.task_id.into();
+    let (resolution, state) = match body.credits {
+        Some(0..) => {
+            let consumed = Credits::new(body.credits.unwrap_or_default());
+            (Resolution::Succeeded { task, consumed }, "SETTLED")
+        }
+        Some(_) => return Err(Problem::Invalid("credits cannot be negative".into())),
+        None => (Resolution::Taken { task }, "POLLED"),
+    };
+    database.resolve(hold_id, resolution, &said(&caller, body.reason)).await?;
+    Ok(Json(Resolved { hold_id, state }))
+}
+
+/// Say that nothing is owed for a task
+#[utoipa::path(
+    post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
+    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    request_body = ReleaseBody,
+    responses((status = 200, body = Resolved)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn release_hold(
+    Acting(database): Acting,
+    caller: Caller,
+    Path(hold_id): Path<HoldId>,
+    Body(body): Body<ReleaseBody>,
+) -> Result<Json<Resolved>, Problem> {
+    database.resolve(hold_id, Resolution::NotOwed, &said(&caller, body.reason)).await?;
+    Ok(Json(Resolved { hold_id, state: "RELEASED" }))
+}
+
+/// How far back.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DaysQuery {
+    /// Days; 30 if left out.
+    #[serde(default = "month")]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
+    days: u32,
+}
+
+fn month() -> u32 {
+    30
+}
+
+impl DaysQuery {
+    fn checked(&self) -> Result<u32, Problem> {
+        let wrong = || Problem::Invalid("days must be from 1 to 3660".into());
+        (1..=3660).contains(&self.days).then_some(self.days).ok_or_else(wrong)
+    }
+}
+
+/// List what the platform lost
+///
+/// Or may have lost; at most 1,000.
+#[utoipa::path(
+    get, path = "/admin/v1/losses", tag = "doubts and losses",
+    params(DaysQuery),
+    responses((status = 200, body = Vec<Loss>)),
+    security(("bearer" = ["operator", "operator-read"]))
+)]
+pub(super) async fn list_losses(
+    State(api): State<Api>,
+    Query(query): Query<DaysQuery>,
+) -> Result<Json<Vec<Loss>>, Problem> {
+    Ok(Json(api.database.losses(query.checked()?).await?))
+}
+
+/// Show the drift
+///
+/// What was booked beside what the vendor reported, by account, task and price.
+#[utoipa::path(
+    get, path = "/admin/v1/drift", tag = "doubts and losses",
+    params(DaysQuery),
+    responses((status = 200, body = Drift)),
+    security(("bearer" = ["operator", "operator-read"]))
+)]
+pub(super) async fn show_drift(
+    State(api): State<Api>,
+    Query(query): Query<DaysQuery>,
+) -> Result<Json<Drift>, Problem> {
+    Ok(Json(api.database.drift(query.checked()?).await?))
+}

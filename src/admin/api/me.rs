@@ -1,0 +1,33 @@
+//! Who the caller is.
+
+use axum::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::access::Caller;
+use crate::ids::{OrgId, UserId};
+
+/// Who calls.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Me {
+    /// `operator`, `operator-read`, `org-admin` or `member`.
+    role: &'static str,
+    /// Its organisation; none: it runs the platform.
+    org_id: Option<OrgId>,
+    /// The user; none: it runs the platform.
+    user_id: Option<UserId>,
+}
+
+/// Show who you are
+#[utoipa::path(
+    get, path = "/admin/v1/me", tag = "you",
+    responses((status = 200, body = Me)),
+    security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
+)]
+pub(super) async fn show_caller(caller: Caller) -> Json<Me> {
+    let user_id = match &caller {
+        Caller::Operator(_) => None,
+        Caller::Tenant(principal) => Some(principal.user),
+    };
+    Json(Me { role: caller.who().as_str(), org_id: caller.org(), user_id })
+}

@@ -1,0 +1,193 @@
+//! Organisations.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::access::{Acting, Caller};
+use super::problem::Problem;
+use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::OrgId;
+use crate::ledger::{NewOrg, Org, OrgChange, OrgFilter, Status};
+
+/// Which organisations.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OrgQuery {
+    /// Only that of this name.
+    name: Option<String>,
+    /// Only those.
+    #[param(inline)]
+    status: Option<Status>,
+    /// Those that were deleted, in place of the others.
+    #[serde(default)]
+    deleted: bool,
+    /// Items of a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// List organisations
+///
+/// Oldest first. An organisation's admin sees its own.
+#[utoipa::path(
+    get, path = "/admin/v1/orgs", tag = "organisations",
+    params(OrgQuery),
+    responses((status = 200, body = Page<Org>)),
+    security(("bearer" = ["operator", "operator-read", "org-admin"]))
+)]
+pub(super) async fn list_orgs(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(query): Query<OrgQuery>,
+) -> Result<Json<Page<Org>>, Problem> {
+    let filter =
+        OrgFilter { org: caller.org(), name: query.name, status: query.status, deleted: query.deleted };
+    let slice = query.limit.behind(query.cursor.as_deref())?;
+    let orgs = api.database.list_orgs(&filter, slice).await?;
+    Ok(Page::of(orgs, query.limit, |org| org.org_id))
+}
+
+/// An organisation to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrgBody {
+    /// Its name, unique.
+    name: Text,
+    /// A name of the IANA time zone database: its days, weeks and months begin by that clock.
+    #[serde(default = "utc")]
+    #[schema(example = "Europe/Berlin")]
+    time_zone: String,
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+
+/// Make an organisation
+#[utoipa::path(
+    post, path = "/admin/v1/orgs", tag = "organisations",
+    request_body = OrgBody,
+    responses((status = 201, body = Org)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn create_org(
+    Acting(database): Acting,
+    Body(body): Body<OrgBody>,
+) -> Result<Tagged<Org>, Problem> {
+    let new = NewOrg { name: body.name.into_string(), time_zone: body.time_zone };
+    let id = database.add_org(&new).await?;
+    let org = there(database.org(id).await?, id)?;
+    Ok(Tagged(StatusCode::CREATED, org.version, org))
+}
+
+/// Show an organisation
+#[utoipa::path(
+    get, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
+    params(("org_id" = OrgId, Path, description = "Which")),
+    responses((status = 200, body = Org)),
+    security(("bearer" = ["operator", "operator-read", "org-admin"]))
+)]
+pub(super) async fn show_org(State(api): State<Api>, Path(id): Path<OrgId>) -> Result<Tagged<Org>, Problem> {
+    let org = there(api.database.org(id).await?, id)?;
+    Ok(Tagged(StatusCode::OK, org.version, org))
+}
+
+/// What is to change of an organisation; what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrgPatch {
+    /// Its name.
+    name: Option<Text>,
+    /// `suspended`: its creates are refused; its tasks can be read and end as they would.
+    #[schema(inline)]
+    status: Option<Status>,
+    /// A name of the IANA time zone database.
+    time_zone: Option<String>,
+    /// Creates a minute; 0: no limit, null: the gateway's default.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 0)]
+    create_per_minute: Option<Option<i32>>,
+    /// Other calls a minute; 0: no limit, null: the gateway's default.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 0)]
+    status_per_minute: Option<Option<i32>>,
+    /// Unfinished tasks at one time; 0: no limit, null: the gateway's default.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 0)]
+    max_open_tasks: Option<Option<i32>>,
+    /// How far below zero new tasks may go.
+    #[schema(minimum = 0)]
+    overdraft: Option<i64>,
+    /// What it pays of the list price, in basis points: 10000 is the list price.
+    #[schema(value_type = Option<i32>, minimum = 0, maximum = 1_000_000)]
+    price_factor_bp: Option<PriceFactor>,
+}
+
+/// Change an organisation
+///
+/// Every gateway follows within a second.
+#[utoipa::path(
+    patch, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
+    params(
+        ("org_id" = OrgId, Path, description = "Which"),
+        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+    ),
+    request_body = OrgPatch,
+    responses((status = 200, body = Org)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn update_org(
+    Acting(database): Acting,
+    Path(id): Path<OrgId>,
+    IfMatch(version): IfMatch,
+    Body(patch): Body<OrgPatch>,
+) -> Result<Tagged<Org>, Problem> {
+    let limits = [patch.create_per_minute, patch.status_per_minute, patch.max_open_tasks];
+    if limits.into_iter().flatten().flatten().any(|limit| limit < 0) || patch.overdraft.is_some_and(|o| o < 0)
+    {
+        return Err(Problem::Invalid("a limit cannot be negative".into()));
+    }
+    let change = OrgChange {
+        name: patch.name.map(Text::into_string),
+        status: patch.status,
+        time_zone: patch.time_zone,
+        create_per_minute: patch.create_per_minute,
+        status_per_minute: patch.status_per_minute,
+        max_open_tasks: patch.max_open_tasks,
+        overdraft: patch.overdraft.map(Credits::new),
+        price_factor: patch.price_factor_bp,
+    };
+    database.update_org(id, change, version).await?;
+    let org = there(database.org(id).await?, id)?;
+    Ok(Tagged(StatusCode::OK, org.version, org))
+}
+
+/// Delete an organisation
+///
+/// Its keys are refused; its balance, its tasks and its entries stay, and its tasks end as they would.
+#[utoipa::path(
+    delete, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
+    params(
+        ("org_id" = OrgId, Path, description = "Which"),
+        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+    ),
+    responses((status = 204, description = "It is deleted")),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn delete_org(
+    Acting(database): Acting,
+    Path(id): Path<OrgId>,
+    IfMatch(version): IfMatch,
+) -> Result<StatusCode, Problem> {
+    database.delete_org(id, version).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

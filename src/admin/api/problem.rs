@@ -1,0 +1,196 @@
+//! What goes wrong, as problem documents (RFC 9457).
+
+use std::time::Duration;
+
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::GatewayError;
+use crate::ledger::LedgerError;
+
+/// A problem document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProblemDetails {
+    /// What kind of problem: `urn:tollgate:problem:` and its code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The same in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this very request.
+    detail: String,
+    /// Stable, for programs.
+    code: &'static str,
+}
+
+/// Why a management call is not done. Nothing has changed, but by what is unavailable or internal, where it may have.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The request cannot be understood, or asks for what cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// No credentials, or wrong ones.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What is named is not there, or is another organisation's.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path takes these methods.
+    #[error("this path takes {0}")]
+    MethodNotAllowed(String),
+    /// It does not go with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// It was changed since the caller saw it.
+    #[error("it was changed meanwhile: its version is {current} now. Read it again, then decide")]
+    Stale {
+        /// Its version.
+        current: i32,
+    },
+    /// More than a body may have.
+    #[error("a body may have one MiB")]
+    TooLarge,
+    /// The idempotency key stands for another request.
+    #[error("this Idempotency-Key was used for another request")]
+    KeyReused,
+    /// Too many wrong credentials from there.
+    #[error("too many failed attempts from this address")]
+    TooManyAttempts(Duration),
+    /// The database cannot be asked.
+    #[error("this cannot be done now; whether it was done is uncertain: look, then try again")]
+    Unavailable,
+    /// Our defect.
+    #[error("an internal error")]
+    Internal,
+}
+
+impl Problem {
+    /// What any operation may answer.
+    pub(super) const ANYWHERE: &[(&str, &str)] = &[
+        ("400", "The request is not valid"),
+        ("401", "No credentials, or wrong ones"),
+        ("403", "The caller may not do this"),
+        ("404", "It is not there, or not the caller's"),
+        ("409", "It does not go with what is there"),
+        ("412", "It was changed meanwhile"),
+        ("413", "The body is too large"),
+        ("422", "The Idempotency-Key was used for another request"),
+        ("429", "Too many failed attempts"),
+        ("500", "A defect of the gateway"),
+        ("503", "The database cannot be asked"),
+    ];
+
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request", "Invalid request"),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated", "Who are you?"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::MethodNotAllowed(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
+            }
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "Changed meanwhile"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
+            Self::KeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")
+            }
+            Self::TooManyAttempts(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts")
+            }
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
+        }
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        if error.is_of_the_input() {
+            return Self::Invalid(
+                "the database cannot store this: a number out of range, or a character that no text may have"
+                    .into(),
+            );
+        }
+        match error {
+            LedgerError::Invalid(what) => Self::Invalid(what),
+            LedgerError::NotFound(what) => Self::NotFound(what),
+            LedgerError::Conflict(what) => Self::Conflict(what),
+            LedgerError::KeyReused => Self::KeyReused,
+            LedgerError::Stale { current } => Self::Stale { current },
+            LedgerError::Corrupt(_) | LedgerError::Refused(_) => {
+                tracing::error!(%error, "the management API met a defect");
+                Self::Internal
+            }
+            LedgerError::Timeout
+            | LedgerError::QueueFull
+            | LedgerError::ShuttingDown
+            | LedgerError::Unreachable
+            | LedgerError::NoPrimary(_)
+            | LedgerError::Database(_)
+            | LedgerError::Schema(_) => {
+                tracing::warn!(%error, "the management API cannot ask the database");
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+/// What authentication says, in the words of this listener.
+impl From<GatewayError> for Problem {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::RateLimited { retry_after, .. } => Self::TooManyAttempts(retry_after),
+            GatewayError::Unauthenticated(_) => Self::Unauthenticated(
+                "send 'Authorization: Bearer <token>' with an operator's token, or the key of an organisation's admin".into(),
+            ),
+            GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
+            GatewayError::Unavailable(error) => error.into(),
+            error => {
+                tracing::error!(%error, "authentication met a defect");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, code, title) = self.parts();
+        let details = ProblemDetails {
+            kind: format!("urn:tollgate:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: self.to_string(),
+            code,
+        };
+        let mut answer = (status, serde_json::to_string(&details).unwrap_or_default()).into_response();
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self {
+            Self::Unauthenticated(_) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::MethodNotAllowed(allowed) => {
+                if let Ok(allowed) = HeaderValue::try_from(allowed) {
+                    headers.insert(ALLOW, allowed);
+                }
+            }
+            Self::TooManyAttempts(after) => {
+                headers.insert(RETRY_AFTER, (after.as_secs().saturating_add(1)).into());
+            }
+            Self::Unavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}

@@ -1,0 +1,208 @@
+//! What requests carry, read strictly: unknown fields are refused, and every refusal says what is wrong.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::ledger::{LedgerError, Slice};
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        parse(&bytes(request, state).await?).map(Self)
+    }
+}
+
+/// The whole body.
+pub(super) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|error| {
+        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::TooLarge
+        } else {
+            Problem::Invalid("the body could not be read to its end".into())
+        }
+    })
+}
+
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+}
+
+/// Query parameters.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
+            .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
+    }
+}
+
+/// Parts of the path. What is no id of the right kind names nothing.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Path::from_request_parts(parts, state)
+            .await
+            .map(|path: axum::extract::Path<T>| Self(path.0))
+            .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))
+    }
+}
+
+/// The version a change is meant for (`If-Match`); none: whichever it is.
+pub(super) struct IfMatch(pub(super) Option<i32>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(Self(None));
+        }
+        let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).parse();
+        version
+            .map(|version| Self(Some(version)))
+            .map_err(|_| Problem::Invalid("If-Match must be the ETag of an earlier answer".into()))
+    }
+}
+
+/// Something with a version, which is its ETag.
+pub(super) struct Tagged<T>(pub(super) StatusCode, pub(super) i32, pub(super) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let Self(status, version, body) = self;
+        let mut answer = (status, Json(body)).into_response();
+        if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+            answer.headers_mut().insert(ETAG, tag);
+        }
+        answer
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Page<T> {
+    /// The items.
+    items: Vec<T>,
+    /// What to send as `cursor` for those behind them; none: there are no more.
+    next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// `items` holds one more than `limit` if there are more.
+    pub(super) fn of<C: Display>(items: Vec<T>, limit: Limit, cursor: impl Fn(&T) -> C) -> Json<Self> {
+        let (items, next_cursor) = limit.cut(items, cursor);
+        Json(Self { items, next_cursor })
+    }
+}
+
+/// Items of a page: 1 to 200, 50 if left out.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u16")]
+pub(super) struct Limit(u16);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<u16> for Limit {
+    type Error = &'static str;
+
+    fn try_from(limit: u16) -> Result<Self, Self::Error> {
+        (1..=200).contains(&limit).then_some(Self(limit)).ok_or("limit must be from 1 to 200")
+    }
+}
+
+impl Limit {
+    /// Cuts off the one too many, and says how to go on if there was one.
+    pub(super) fn cut<T, C: Display>(
+        self,
+        mut items: Vec<T>,
+        cursor: impl Fn(&T) -> C,
+    ) -> (Vec<T>, Option<String>) {
+        let limit = usize::from(self.0);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| cursor(last).to_string());
+        (items, next_cursor)
+    }
+
+    /// One more than the page holds: whether there is more is then known.
+    pub(super) fn and_one(self) -> u16 {
+        self.0.saturating_add(1)
+    }
+
+    /// The part of a list behind `cursor`.
+    pub(super) fn behind<Id: FromStr>(self, cursor: Option<&str>) -> Result<Slice<Id>, Problem> {
+        let unreadable = |_| Problem::Invalid("cursor must be the next_cursor of an earlier answer".into());
+        let after = cursor.map(str::parse).transpose().map_err(unreadable)?;
+        Ok(Slice { after, limit: self.and_one() })
+    }
+}
+
+/// A name or a reason: trimmed, not empty, at most 200 characters, none of them a control character.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]
+pub(super) struct Text(String);
+
+impl TryFrom<String> for Text {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let trimmed = text.trim();
+        let fits = (1..=200).contains(&trimmed.chars().count()) && !trimmed.chars().any(char::is_control);
+        fits.then(|| Self(trimmed.to_owned()))
+            .ok_or("a text of 1 to 200 characters is wanted, none of them a control character")
+    }
+}
+
+impl Text {
+    pub(super) fn into_string(self) -> String {
+        self.0
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A field that may be left out (it stays) or null (back to the default).
+pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// What was there a moment ago.
+pub(super) fn there<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
+    found.ok_or_else(|| LedgerError::NotFound(format!("there is no {id}")).into())
+}

@@ -1,0 +1,74 @@
+//! Health and metrics.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+
+use crate::layers::price::Prices;
+use crate::ledger::{Database, Lease};
+
+/// What the operations listener reports on.
+#[derive(Clone)]
+pub struct Operations {
+    /// Whether it can be reached.
+    pub database: Database,
+    /// Whether a book is in force.
+    pub prices: Arc<Prices>,
+    /// Whether creates may be sent.
+    pub lease: Arc<Lease>,
+    /// The metrics.
+    pub metrics: PrometheusHandle,
+}
+
+pub(super) fn router(operations: Operations) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(operations)
+}
+
+/// Liveness: the process answers.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(operations): State<Operations>) -> Response {
+    let told = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+    let database = operations.database.ping().await.map_err(|error| error.to_string());
+    let schema = match &database {
+        Ok(()) => operations.database.check_schema().await.map_err(|error| error.to_string()),
+        Err(_) => Err("unknown: the database cannot be reached".into()),
+    };
+    let prices = operations.prices.current().map(|_| ()).map_err(|error| error.to_string());
+    let lease = if operations.lease.holds() { Ok(()) } else { Err("not renewed".to_owned()) };
+    let ready = database.is_ok() && schema.is_ok() && prices.is_ok() && lease.is_ok();
+    let body = json!({
+        "ready": ready,
+        "database": told(database),
+        "schema": told(schema),
+        "price_book": told(prices),
+        "lease": told(lease),
+    });
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut answer = (status, Json(body)).into_response();
+    if !ready {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    answer
+}
+
+async fn metrics(State(operations): State<Operations>) -> Response {
+    let (used, idle) = operations.database.pool_size();
+    metrics::gauge!(crate::metrics::POOL_CONNECTIONS, "state" => "used").set(used);
+    metrics::gauge!(crate::metrics::POOL_CONNECTIONS, "state" => "idle").set(idle as f64);
+    let text = operations.metrics.render();
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}

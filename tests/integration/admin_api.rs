@@ -1,0 +1,260 @@
+//! The management API: what it lets whom do, how it refuses, and that it writes down who changed what.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tollgate::ledger::{KeySpec, OperatorRole};
+
+use super::gateway::{Caller, TestGateway};
+
+/// Calls of one caller.
+pub struct AdminClient<'a> {
+    gateway: &'a TestGateway,
+    pub token: String,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct AdminAnswer {
+    pub status: StatusCode,
+    pub etag: Option<String>,
+    pub body: Value,
+}
+
+impl AdminAnswer {
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{:#}", self.body);
+        self.body
+    }
+}
+
+impl<'a> AdminClient<'a> {
+    pub fn new(gateway: &'a TestGateway, token: impl Into<String>) -> Self {
+        Self { gateway, token: token.into() }
+    }
+
+    /// An operator of that role.
+    pub async fn operator(gateway: &'a TestGateway, role: OperatorRole) -> Self {
+        let made = gateway.db.database().create_operator_token("a test", role, None).await.unwrap();
+        Self::new(gateway, made.1.expose())
+    }
+
+    /// An admin of the organisation of `of`.
+    pub async fn org_admin(gateway: &'a TestGateway, of: &Caller) -> Self {
+        let db = gateway.db.database();
+        let user = db.create_user(of.org, "its admin", "admin").await.unwrap();
+        let spec = KeySpec { name: "admin".into(), env: "test".into(), ..KeySpec::default() };
+        let (_, text) = db.create_key(of.org, user, &spec).await.unwrap();
+        Self::new(gateway, text.expose())
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> AdminAnswer {
+        self.call_with(method, path, body, &[]).await
+    }
+
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> AdminAnswer {
+        let mut request = self.gateway.client.request(method, self.gateway.admin_url(path));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let etag = answer.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
+        let text = answer.text().await.unwrap();
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: not JSON: {text}"))
+        };
+        AdminAnswer { status, etag, body }
+    }
+
+    pub async fn get(&self, path: &str) -> AdminAnswer {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> AdminAnswer {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> AdminAnswer {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> AdminAnswer {
+        self.call(Method::DELETE, path, None).await
+    }
+}
+
+#[tokio::test]
+async fn tenants_are_made_edited_suspended_and_deleted() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = operator
+        .post("/admin/v1/orgs", json!({"name": " Blue ", "time_zone": "Europe/Berlin"}))
+        .await
+        .expect(201);
+    assert_eq!((&org["name"], &org["available"]), (&json!("Blue"), &json!(0)), "{org}");
+    let path = format!("/admin/v1/orgs/{}", org["org_id"].as_str().unwrap());
+    operator.post("/admin/v1/orgs", json!({"name": "Blue"})).await.expect(409);
+    operator.post("/admin/v1/orgs", json!({"name": "Red", "time_zone": "Mars/Olympus"})).await.expect(400);
+    operator.post("/admin/v1/orgs", json!({"name": "Red", "colour": "red"})).await.expect(400);
+    operator.post("/admin/v1/orgs", json!({"name": "\u{0}"})).await.expect(400);
+
+    let team = operator.post(&format!("{path}/teams"), json!({"name": "film"})).await.expect(201);
+    let team_path = format!("/admin/v1/teams/{}", team["team_id"].as_str().unwrap());
+    let user = json!({"name": "ada", "team_id": team["team_id"], "role": "admin"});
+    let user = operator.post(&format!("{path}/users"), user).await.expect(201);
+    let user_path = format!("/admin/v1/users/{}", user["user_id"].as_str().unwrap());
+    let foreign = json!({"name": "eve", "team_id": team["team_id"]});
+    let other = format!("/admin/v1/orgs/{}/users", gateway.caller.org);
+    operator.post(&other, foreign).await.expect(404);
+    let listed = operator.get(&format!("{path}/users?team_id={}", team["team_id"].as_str().unwrap())).await;
+    assert_eq!(listed.expect(200)["items"][0]["name"], "ada");
+
+    let patched = operator.patch(&team_path, json!({"status": "suspended"})).await.expect(200);
+    assert_eq!(patched["status"], "suspended");
+    operator.delete(&team_path).await.expect(204);
+    operator.get(&team_path).await.expect(404);
+    assert_eq!(operator.get(&user_path).await.expect(200)["team_id"], Value::Null);
+    operator.delete(&user_path).await.expect(204);
+    operator.post(&format!("{path}/users"), json!({"name": "ada"})).await.expect(201);
+
+    operator.delete(&path).await.expect(204);
+    operator.delete(&path).await.expect(404);
+    assert_ne!(operator.get(&path).await.expect(200)["deleted_at"], Value::Null);
+    let deleted = operator.get("/admin/v1/orgs?deleted=true").await.expect(200);
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 1);
+    operator.post("/admin/v1/orgs", json!({"name": "Blue"})).await.expect(201);
+}
+
+#[tokio::test]
+async fn an_edit_of_what_was_changed_meanwhile_is_refused() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let seen = operator.get(&path).await;
+    let tag = seen.etag.clone().unwrap();
+    let if_seen = [("if-match", tag.as_str())];
+    let edit = |body: Value| operator.call_with(Method::PATCH, &path, Some(body), &if_seen);
+    let edited = edit(json!({"overdraft": 5, "max_open_tasks": null})).await;
+    assert_ne!(edited.etag, seen.etag);
+    assert_eq!(edited.expect(200)["overdraft"], 5);
+    edit(json!({"overdraft": 6})).await.expect(412);
+    assert_eq!(operator.get(&path).await.expect(200)["overdraft"], 5);
+    operator.patch(&path, json!({"overdraft": -1})).await.expect(400);
+    operator.patch(&path, json!({"price_factor_bp": 1_000_001})).await.expect(400);
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_to_the_end() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
+    for n in 0..5 {
+        gateway.db.database().create_org(&format!("org {n}")).await.unwrap();
+    }
+    let (mut names, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = operator.get(&format!("/admin/v1/orgs?limit=2{cursor}")).await.expect(200);
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 2);
+        names.extend(items.iter().map(|org| org["name"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(names, ["a customer", "org 0", "org 1", "org 2", "org 3", "org 4"]);
+    operator.get("/admin/v1/orgs?limit=0").await.expect(400);
+    operator.get("/admin/v1/orgs?limit=201").await.expect(400);
+    operator.get("/admin/v1/orgs?cursor=nonsense").await.expect(400);
+    operator.get("/admin/v1/orgs?colour=red").await.expect(400);
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_and_no_secret_is() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let org = gateway.caller.org;
+    let path = format!("/admin/v1/orgs/{org}");
+    operator.patch(&path, json!({"name": "renamed", "overdraft": 7})).await.expect(200);
+    let user = format!("/admin/v1/users/{}", gateway.caller.user);
+    admin.patch(&user, json!({"status": "suspended"})).await.expect(200);
+    let token = json!({"name": "second", "role": "operator_read"});
+    let token = operator.post("/admin/v1/operator-tokens", token).await.expect(201);
+
+    let log = operator.get("/admin/v1/audit-log?limit=200").await.expect(200);
+    let text = log.to_string();
+    assert!(!text.contains("sha256"), "{text}");
+    let secret = token["token"].as_str().unwrap().rsplit('_').next().unwrap();
+    assert!(!text.contains(secret));
+    let of = |action: &str| -> Vec<&Value> {
+        log["items"].as_array().unwrap().iter().filter(|entry| entry["action"] == action).collect()
+    };
+    let renamed = of("update_org");
+    assert_eq!(renamed.len(), 2, "the organisation and its balance: {renamed:#?}");
+    let name = renamed.iter().find(|entry| entry["after"]["name"] == "renamed").unwrap();
+    assert_eq!(name["before"], json!({"name": "a customer"}));
+    assert_eq!(
+        (&name["actor"], &name["address"], &name["target_id"]),
+        (&json!("operator:a test"), &json!("127.0.0.1"), &json!(org))
+    );
+    assert!(name["request_id"].as_str().unwrap().starts_with("req_"));
+    let suspended = of("update_user");
+    assert!(suspended[0]["actor"].as_str().unwrap().starts_with("key:key_"), "{suspended:?}");
+    assert_eq!(suspended[0]["after"], json!({"status": "suspended"}));
+    assert_eq!(of("create_operator_token").len(), 1);
+
+    let own = admin.get(&format!("{path}/audit-log?target_id={}", gateway.caller.user)).await.expect(200);
+    assert_eq!(own["items"][0]["action"], "update_user");
+    admin.get("/admin/v1/audit-log").await.expect(403);
+}
+
+#[tokio::test]
+async fn what_leads_nowhere_is_a_problem_document_too() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    operator.get("/admin/v1/nothing").await.expect(404);
+    let refused = operator.delete("/admin/v1/orgs").await.expect(405);
+    assert_eq!(refused["code"], "method_not_allowed");
+    operator.get("/admin/v1/orgs/org_123").await.expect(404);
+    let nobody = AdminClient::new(&gateway, "");
+    assert_eq!(nobody.get("/admin/v1/orgs").await.expect(401)["status"], 401);
+    AdminClient::new(&gateway, "tg_op_abc").get("/admin/v1/orgs").await.expect(401);
+    let huge = json!({"name": "x".repeat(2 << 20)});
+    operator.post("/admin/v1/orgs", huge).await.expect(413);
+    let document = nobody.get("/openapi.json").await.expect(200);
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+}
+
+#[tokio::test]
+async fn the_last_operator_token_stays_and_a_revoked_one_is_refused_at_once() {
+    let gateway = TestGateway::start().await;
+    let db = gateway.db.database();
+    let first = db.bootstrap_operator(None).await.unwrap().unwrap();
+    assert!(db.bootstrap_operator(None).await.unwrap().is_none(), "only once");
+    let first = AdminClient::new(&gateway, first.expose());
+    let listed = first.get("/admin/v1/operator-tokens").await.expect(200);
+    let path = |id: &Value| format!("/admin/v1/operator-tokens/{}", id.as_str().unwrap());
+    let own = path(&listed["items"][0]["token_id"]);
+    first.delete(&own).await.expect(409);
+    let second = json!({"name": "second", "role": "operator"});
+    let second = first.post("/admin/v1/operator-tokens", second).await.expect(201);
+    first.delete(&own).await.expect(204);
+    first.get("/admin/v1/orgs").await.expect(401);
+    let second = AdminClient::new(&gateway, second["token"].as_str().unwrap());
+    second.get("/admin/v1/orgs").await.expect(200);
+    let past = json!({"name": "late", "role": "operator", "expires_at": "2020-01-01T00:00:00Z"});
+    second.post("/admin/v1/operator-tokens", past).await.expect(400);
+}
