@@ -4,6 +4,8 @@
 
 #[path = "integration/admin_api.rs"]
 mod admin_api;
+#[path = "integration/admin_credits.rs"]
+mod admin_credits;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::OrgId;
-use tollgate::ledger::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgLimits, Why};
+use tollgate::ledger::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
 use tollgate::secret::Secret;
 
 use super::database::{PATIENCE, TestDatabase};
@@ -167,8 +167,8 @@ async fn a_transfer_gives_what_is_there_and_moves_nothing_otherwise() {
     let db = TestDatabase::new().await;
     let (ledger, from, to) = (ledger(&db).await, funded(&db, 1000).await, funded(&db, 0).await);
     let database = db.database();
-    let overdraft = OrgLimits { overdraft: Some(credits(500)), ..OrgLimits::default() };
-    database.set_limits(from, overdraft).await.unwrap();
+    let overdraft = OrgChange { overdraft: Some(credits(500)), ..OrgChange::default() };
+    database.update_org(from, overdraft, None).await.unwrap();
     let _guard = grant(&ledger, new_hold(from, 400)).await;
     is_conflict(database.transfer(from, to, credits(601), WHY, None).await, "600 credits available");
     let done = database.transfer(from, to, credits(600), WHY, None).await.unwrap().answer;
