@@ -78,10 +78,13 @@ impl Stage {
             &simulator.to_string(),
         ]));
         let config = scratch.path().join("tollgate.toml");
+        let token = Command::new(TOLLGATE).arg("operator-token").output().unwrap().stdout;
+        let token = String::from_utf8(token).unwrap().trim().to_owned();
         std::fs::write(
             &config,
             format!(
-                "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n[database]\nurl = \"{url}\"\n\
+                "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
+                 bootstrap_token = \"{token}\"\n[database]\nurl = \"{url}\"\n\
                  [upstream.kling_3]\nbase_url = \"http://{simulator}\"\nmaster_key = \"sim-master-key\"\n[log]\nlevel = \"info\"\n"
             ),
         )
@@ -91,12 +94,21 @@ impl Stage {
             start(&mut command);
             SocketAddr::from(([127, 0, 0, 1], nginx_port))
         });
+        for address in [simulator, gateway, ([127, 0, 0, 1], admin_port).into()].into_iter().chain(nginx) {
+            let begun = Instant::now();
+            while std::net::TcpStream::connect(address).is_err() {
+                assert!(begun.elapsed() < Duration::from_secs(10), "nobody listens on {address}");
+                std::thread::yield_now();
+            }
+        }
         let admin = |args: &[&str]| {
             let out = Command::new(TOLLGATE)
                 .arg("admin")
                 .arg("--json")
                 .args(args)
                 .env("DATABASE_URL", url)
+                .env("TOLLGATE_ADMIN_URL", format!("http://127.0.0.1:{admin_port}"))
+                .env("TOLLGATE_ADMIN_TOKEN", &token)
                 .output()
                 .unwrap();
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -111,13 +123,6 @@ impl Stage {
         admin(&["credit", "grant", "--org", &org, "--credits", "1000000000000", "--reason", "benchmark"]);
         let user = text(&admin(&["user", "create", "--org", &org, "--name", "bench"]), "user_id");
         let key = text(&admin(&["key", "create", "--org", &org, "--user", &user]), "api_key");
-        for address in [simulator, gateway].into_iter().chain(nginx) {
-            let begun = Instant::now();
-            while std::net::TcpStream::connect(address).is_err() {
-                assert!(begun.elapsed() < Duration::from_secs(10), "nobody listens on {address}");
-                std::thread::yield_now();
-            }
-        }
         Self { gateway, simulator, nginx, key, gateway_pid, _processes: processes }
     }
 }

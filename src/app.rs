@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::api::Api;
 use crate::admin::{Operations, router};
+use crate::api_key::PresentedKey;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
 use crate::handlers::Handlers;
@@ -25,6 +26,7 @@ use crate::ledger::{Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::reconciler::{self, Pace, Watcher};
+use crate::secret::Secret;
 use crate::server::{BindError, bind, serve};
 use crate::stack::{Parts, data_plane};
 use crate::upstream::{BadUpstream, Upstream};
@@ -203,6 +205,14 @@ impl App {
     /// Where the data plane listens.
     pub fn data_address(&self) -> std::io::Result<SocketAddr> {
         self.data_listener.local_addr()
+    }
+
+    /// Makes the first operator's token, unless there is one already: that of the configuration, or a fresh one, which is
+    /// returned this once.
+    pub async fn bootstrap_operator(&self) -> Result<Option<Secret>, LedgerError> {
+        let given = self.config.admin.bootstrap_token.as_ref();
+        let given = given.and_then(|token| PresentedKey::parse(token.expose()));
+        self.operations.database.bootstrap_operator(given.as_ref()).await
     }
 
     /// Where the operations listener listens.

@@ -11,11 +11,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::UtcTime;
 
+use crate::api_key::NewKey;
 use crate::app::StartError;
 use crate::config::{Config, ConfigError, DatabaseConfig, Log, LogFormat};
 use crate::ledger::{Database, LedgerError};
@@ -26,8 +27,8 @@ use crate::simulator::SimulatorError;
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
 ///
-/// Exit codes: 0 done; 1 it failed, or an audit found a breach; 2 wrong usage or configuration; 3 the database cannot
-/// be used.
+/// Exit codes: 0 done; 1 it failed, or an audit found a breach; 2 wrong usage or configuration; 3 the database, or
+/// the management API, cannot be used.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, max_term_width = 100)]
 pub struct Cli {
@@ -54,8 +55,15 @@ enum Command {
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Manage organisations, users, keys, credits and prices, straight on the database.
+    /// Manage organisations, teams, users, keys, credits and prices, through a gateway's management API.
     Admin(admin::AdminArgs),
+    /// Print what makes a shell complete these commands: source it, or put it where your shell looks for it.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print a fresh operator's token, for admin.bootstrap_token_file. Nothing knows it yet.
+    OperatorToken,
     /// Become a PostgreSQL process that ends when the gateway ends.
     #[command(hide = true)]
     PostgresChild(ChildArgs),
@@ -101,6 +109,8 @@ enum CliError {
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
+    Unreachable(String),
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -109,10 +119,10 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Usage(_) => 2,
             Self::Ledger(error) | Self::Start(StartError::Ledger(error)) => match error {
-                LedgerError::Invalid(_) => 1,
+                LedgerError::Invalid(_) | LedgerError::NotFound(_) | LedgerError::Conflict(_) => 1,
                 _ => 3,
             },
-            Self::Postgres(_) => 3,
+            Self::Postgres(_) | Self::Unreachable(_) => 3,
             Self::Start(_) | Self::Simulator(_) | Self::Failed(_) => 1,
         }
     }
@@ -144,6 +154,14 @@ impl Cli {
                 })
             }
             Command::Admin(args) => admin::run(args),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut std::io::stdout());
+                Ok(())
+            }
+            Command::OperatorToken => {
+                println!("{}", NewKey::generate_operator().text.expose());
+                Ok(())
+            }
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -78,17 +78,25 @@ impl Default for Server {
     }
 }
 
-/// The operations listener: health, metrics.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The operators' listener: health, metrics, the management API.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// Its address; keep it off public networks.
     pub listen: SocketAddr,
+    /// The first operator's token, used while there is none. Left out, the first start makes one and prints it once.
+    pub bootstrap_token: Option<Secret>,
+    /// A file that holds it, instead.
+    pub bootstrap_token_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            bootstrap_token: None,
+            bootstrap_token_file: None,
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod admin_credits;
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/authorisation.rs"]
+mod authorisation;
 #[path = "integration/both_profiles.rs"]
 mod both_profiles;
 #[path = "integration/cluster.rs"]

@@ -1,25 +1,42 @@
-//! `tollgate admin`: organisations, users, keys, credits, prices.
+//! `tollgate admin`: a client of the management API.
 
+mod client;
 mod holds;
+mod operators;
 mod prices;
+mod tenancy;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use self::client::Session;
 use super::output::{json, table};
 use super::{CliError, DatabaseArgs, block_on};
 use crate::clock::Clock;
-use crate::credits::{Credits, PriceFactor};
+use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::ledger::{Database, KeySpec, Org, OrgChange, Rates};
+use crate::ledger::{Database, KeySpec, Rates};
+use crate::secret::Secret;
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
     #[command(flatten)]
     database: DatabaseArgs,
+    /// The management API: a gateway's admin.listen.
+    #[arg(
+        long,
+        env = "TOLLGATE_ADMIN_URL",
+        default_value = "http://127.0.0.1:8081",
+        value_name = "URL",
+        global = true
+    )]
+    url: String,
+    /// An operator's token, or the API key of an organisation's admin.
+    #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
+    token: Option<String>,
     /// Print JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
@@ -31,10 +48,13 @@ pub(super) struct AdminArgs {
 enum AdminCommand {
     /// Organisations: each owns a balance.
     #[command(subcommand)]
-    Org(OrgCommand),
+    Org(tenancy::OrgCommand),
+    /// Teams of an organisation.
+    #[command(subcommand)]
+    Team(tenancy::TeamCommand),
     /// Users of an organisation.
     #[command(subcommand)]
-    User(UserCommand),
+    User(tenancy::UserCommand),
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -51,42 +71,13 @@ enum AdminCommand {
     Losses(holds::DaysArgs),
     /// What was booked beside what the vendor reported, by account and by task.
     Drift(holds::DaysArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum OrgCommand {
-    /// Make an organisation.
-    Create {
-        /// Its name, unique.
-        name: String,
-    },
-    /// List all.
-    List,
-    /// Show one.
-    Show {
-        /// Which.
-        org: OrgId,
-    },
-    /// Change what an organisation may do. What is not given stays.
-    Limits {
-        /// Which.
-        org: OrgId,
-        /// Creates a minute: a number, 'default' or 'unlimited'.
-        #[arg(long, value_parser = limit, value_name = "N")]
-        create_per_minute: Option<Limit>,
-        /// Other calls a minute: a number, 'default' or 'unlimited'.
-        #[arg(long, value_parser = limit, value_name = "N")]
-        status_per_minute: Option<Limit>,
-        /// Unfinished tasks at one time: a number, 'default' or 'unlimited'.
-        #[arg(long, value_parser = limit, value_name = "N")]
-        max_open_tasks: Option<Limit>,
-        /// How far below zero new tasks may go.
-        #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
-        overdraft: Option<i64>,
-        /// What it pays of the list price, in basis points: 10000 is the list price.
-        #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
-        price_factor: Option<i32>,
-    },
+    /// Tokens of those who run the platform.
+    #[command(subcommand)]
+    OperatorToken(operators::TokenCommand),
+    /// Who changed what, newest first.
+    AuditLog(operators::LogArgs),
+    /// Who you are.
+    Me,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,22 +92,6 @@ fn limit(text: &str) -> Result<Limit, String> {
             _ => Err("give a number from 1, 'default' or 'unlimited'".into()),
         },
     }
-}
-
-#[derive(Debug, Subcommand)]
-enum UserCommand {
-    /// Make a user.
-    Create {
-        /// Of which organisation.
-        #[arg(long)]
-        org: OrgId,
-        /// Its name, unique within the organisation.
-        #[arg(long)]
-        name: String,
-        /// What it may see: its own tasks, or all of its organisation.
-        #[arg(long, default_value = "member", value_parser = ["member", "admin"])]
-        role: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -195,19 +170,21 @@ fn text(at: OffsetDateTime) -> String {
 pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let as_json = args.json;
     block_on(async move {
+        match args.command {
+            AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => {}
+            _ => {
+                let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
+                    return Err(CliError::Usage(
+                        "who are you? Give --token, or set TOLLGATE_ADMIN_TOKEN".into(),
+                    ));
+                };
+                let session = Session::new(&args.url, Secret::new(token.trim()), as_json)?;
+                return by_api(&session, args.command).await;
+            }
+        }
         let database = args.database.database().await?;
         database.check_schema().await?;
         match args.command {
-            AdminCommand::Org(command) => org(&database, command, as_json).await,
-            AdminCommand::User(UserCommand::Create { org, name, role }) => {
-                let user = database.create_user(org, non_empty(&name, "the name")?, &role).await?;
-                if as_json {
-                    json(&json!({ "user_id": user }))
-                } else {
-                    println!("{user}")
-                }
-                Ok(())
-            }
             AdminCommand::Key(command) => key(&database, command, as_json).await,
             AdminCommand::Credit(CreditCommand::Grant { org, credits, reason, idempotency_key }) => {
                 let key = idempotency_key.as_deref();
@@ -229,98 +206,34 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
                 Ok(())
             }
             AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
-            AdminCommand::Holds(command) => holds::run(&database, command, as_json).await,
-            AdminCommand::Losses(args) => holds::losses(&database, args, as_json).await,
-            AdminCommand::Drift(args) => holds::drift(&database, args, as_json).await,
+            _ => Ok(()),
         }
     })
+}
+
+async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError> {
+    match command {
+        AdminCommand::Org(command) => tenancy::org(session, command).await,
+        AdminCommand::Team(command) => tenancy::team(session, command).await,
+        AdminCommand::User(command) => tenancy::user(session, command).await,
+        AdminCommand::Holds(command) => holds::run(session, command).await,
+        AdminCommand::Losses(args) => holds::losses(session, args).await,
+        AdminCommand::Drift(args) => holds::drift(session, args).await,
+        AdminCommand::OperatorToken(command) => operators::token(session, command).await,
+        AdminCommand::AuditLog(args) => operators::log(session, args).await,
+        AdminCommand::Me => operators::me(session).await,
+        AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => Ok(()),
+    }
+}
+
+/// The id of what was made.
+fn named(made: &Value, field: &str) -> String {
+    made[field].as_str().unwrap_or_default().to_owned()
 }
 
 fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
     let trimmed = text.trim();
     if trimmed.is_empty() { Err(CliError::Usage(format!("{what} must not be empty"))) } else { Ok(trimmed) }
-}
-
-async fn org(database: &Database, command: OrgCommand, as_json: bool) -> Result<(), CliError> {
-    match command {
-        OrgCommand::Create { name } => {
-            let org = database.create_org(non_empty(&name, "the name")?).await?;
-            if as_json { json(&json!({ "org_id": org })) } else { println!("{org}") }
-        }
-        OrgCommand::List => show_orgs(&database.orgs().await?, as_json),
-        OrgCommand::Show { org } => match database.org(org).await? {
-            Some(found) if as_json => json(&found),
-            Some(found) => show_orgs(&[found], false),
-            None => return Err(CliError::Failed(format!("there is no organisation {org}"))),
-        },
-        OrgCommand::Limits {
-            org,
-            create_per_minute,
-            status_per_minute,
-            max_open_tasks,
-            overdraft,
-            price_factor,
-        } => {
-            let limits = OrgChange {
-                create_per_minute: create_per_minute.map(|limit| limit.0),
-                status_per_minute: status_per_minute.map(|limit| limit.0),
-                max_open_tasks: max_open_tasks.map(|limit| limit.0),
-                overdraft: overdraft.map(Credits::new),
-                price_factor: price_factor.and_then(PriceFactor::new),
-                ..OrgChange::default()
-            };
-            database.update_org(org, limits, None).await?;
-            if let Some(found) = database.org(org).await? {
-                if as_json { json(&found) } else { show_orgs(&[found], false) }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn show_orgs(orgs: &[Org], as_json: bool) {
-    if as_json {
-        return json(&orgs);
-    }
-    let limit = |limit: Option<i32>| match limit {
-        None => "default".to_owned(),
-        Some(0) => "unlimited".to_owned(),
-        Some(number) => number.to_string(),
-    };
-    let header = [
-        "ORG",
-        "NAME",
-        "STATUS",
-        "AVAILABLE",
-        "HELD",
-        "CONSUMED",
-        "GRANTED",
-        "OVERDRAFT",
-        "FACTOR",
-        "OPEN",
-        "MAX OPEN",
-        "CREATE/MIN",
-        "OTHER/MIN",
-    ];
-    let row = |org: &Org| {
-        let b = org.balance;
-        vec![
-            org.org_id.to_string(),
-            org.name.clone(),
-            org.status.as_str().to_owned(),
-            b.available.to_string(),
-            b.held.to_string(),
-            b.consumed.to_string(),
-            b.granted.to_string(),
-            b.overdraft.to_string(),
-            org.price_factor_bp.basis_points().to_string(),
-            format!("{} (+{} in doubt)", b.open_tasks, b.in_doubt),
-            limit(org.max_open_tasks),
-            limit(org.create_per_minute),
-            limit(org.status_per_minute),
-        ]
-    };
-    table(&header, &orgs.iter().map(row).collect::<Vec<_>>());
 }
 
 /// A key for types nobody offers is a key for nothing.

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::{Config, DatabaseConfig, Log, LogFormat};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{Database, KeySpec, LedgerError, OrgChange};
+use crate::ledger::{Database, KeySpec, LedgerError, OperatorRole, OrgChange};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
@@ -126,12 +126,13 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
         json!(simulator_url),
         json!(MASTER_KEY),
     );
+    let operator_token = operator(&database, &dir).await?;
     let app = App::start(Config::from_toml(&text)?).await?;
     let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
     let (base_url, admin_url) = (address(app.data_address()), address(app.admin_address()));
     drop(database);
 
-    let ready = Ready { base_url, admin_url, key, org, simulator_url, database_url: url };
+    let ready = Ready { base_url, admin_url, key, operator_token, org, simulator_url, database_url: url };
     if args.json {
         ready.print_json()
     } else {
@@ -205,11 +206,30 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
     };
     let spec = KeySpec { name: "demo".into(), env: "demo".into(), ..KeySpec::default() };
     let (_, key) = database.create_key(org, user, &spec).await?;
-    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
-    written
-        .and_then(|mut file| file.write_all(key.expose().as_bytes()))
-        .map_err(|error| cannot_write(&file, &error))?;
+    keep(&file, &key)?;
     Ok((org, key))
+}
+
+/// Writes a secret into a file that only its owner can read.
+fn keep(file: &Path, secret: &Secret) -> Result<(), CliError> {
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
+    written
+        .and_then(|mut file| file.write_all(secret.expose().as_bytes()))
+        .map_err(|error| cannot_write(file, &error))
+}
+
+/// The demo's operator; made once, found again later.
+async fn operator(database: &Database, dir: &Path) -> Result<Secret, CliError> {
+    let file = dir.join("operator_token");
+    let kept = fs::read_to_string(&file).unwrap_or_default();
+    if let Some(presented) = PresentedKey::parse(kept.trim())
+        && database.find_operator(&presented).await?.is_some()
+    {
+        return Ok(Secret::new(kept.trim()));
+    }
+    let (_, token) = database.create_operator_token("demo", OperatorRole::Operator, None).await?;
+    keep(&file, &token)?;
+    Ok(token)
 }
 
 async fn known_key(database: &Database, file: &Path) -> Result<Option<Secret>, CliError> {
@@ -224,6 +244,7 @@ struct Ready {
     base_url: String,
     admin_url: String,
     key: Secret,
+    operator_token: Secret,
     org: OrgId,
     simulator_url: String,
     database_url: String,
@@ -235,6 +256,7 @@ impl Ready {
             "base_url": self.base_url,
             "admin_url": self.admin_url,
             "api_key": self.key.expose(),
+            "operator_token": self.operator_token.expose(),
             "org_id": self.org,
             "simulator_url": self.simulator_url,
             "simulator_key": MASTER_KEY,
@@ -245,6 +267,9 @@ impl Ready {
     fn print(&self) {
         let Self { base_url, admin_url, org, simulator_url, database_url, .. } = self;
         let key = self.key.expose();
+        let token = self.operator_token.expose();
+        let program =
+            std::env::current_exe().map_or_else(|_| "tollgate".into(), |path| path.display().to_string());
         println!(
             r#"
 Tollgate is ready. Ctrl-C stops everything; the data stays.
@@ -253,6 +278,7 @@ Tollgate is ready. Ctrl-C stops everything; the data stays.
   API key      {key}
   organisation {org}
   operations   {admin_url}/readyz  {admin_url}/metrics
+  management   {admin_url}/admin/v1
   simulator    {simulator_url}/_sim/books
   database     {database_url}
 
@@ -274,6 +300,11 @@ A refusal, which costs nothing:
 The balance:
 
   curl '{base_url}/api/credits' -H 'Authorization: Bearer {key}'
+
+Manage it, as its operator:
+
+  export TOLLGATE_ADMIN_URL='{admin_url}' TOLLGATE_ADMIN_TOKEN='{token}'
+  {program} admin org list
 "#
         );
     }

@@ -17,6 +17,10 @@ pub(super) fn serve(config: Config) -> Result<(), CliError> {
     block_on(async move {
         let stop = stop_signal()?;
         let app = App::start(config).await?;
+        if let Some(token) = app.bootstrap_operator().await? {
+            // Standard output: what is logged is kept and read by many.
+            println!("the first operator's token, shown this once: {}", token.expose());
+        }
         let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
         tracing::info!(
             data = address(app.data_address()),

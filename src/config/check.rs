@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Config, DatabaseConfig};
+use super::{Admin, Config, DatabaseConfig};
+use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
 
 /// A configuration that cannot be used: where, what, and what would be right.
@@ -168,9 +169,29 @@ impl Config {
             );
         }
         check_database(origin, &mut self.database)?;
+        check_admin(origin, &mut self.admin)?;
         self.upstream.check(origin)?;
         Ok(self)
     }
+}
+
+fn check_admin(origin: &str, admin: &mut Admin) -> Result<(), ConfigError> {
+    let (field, file) = ("admin.bootstrap_token", "admin.bootstrap_token_file");
+    if admin.bootstrap_token.is_none() && admin.bootstrap_token_file.is_none() {
+        return Ok(());
+    }
+    let token = secret(origin, field, admin.bootstrap_token.take(), file, &mut admin.bootstrap_token_file)?;
+    let presented = token.as_ref().and_then(|token| PresentedKey::parse(token.expose()));
+    if presented.is_none_or(|presented| presented.env != OPERATOR_ENV) {
+        return Err(ConfigError::Value {
+            origin: origin.to_owned(),
+            field,
+            value: "not a token".into(),
+            right: "one that 'tollgate operator-token' printed",
+        });
+    }
+    admin.bootstrap_token = token;
+    Ok(())
 }
 
 fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), ConfigError> {

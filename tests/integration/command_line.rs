@@ -216,9 +216,7 @@ async fn an_audit_says_yes_or_shows_what_is_broken() {
 async fn an_operators_day() {
     let gateway = TestGateway::builder().credits(0).start().await;
     let scratch = Scratch::new();
-    let url = gateway.db.url().to_owned();
-    let admin =
-        async |args: &[&str]| run(&[&["admin", "--json", "--database-url", &url], args].concat()).await;
+    let admin = async |args: &[&str]| gateway.admin_says(&[&["--json"], args].concat()).await;
     let made = admin(&["org", "create", "studio"]).await.json();
     let org = made["org_id"].as_str().unwrap();
     assert_eq!(admin(&["org", "create", "studio"]).await.code, 1, "names are unique");
@@ -259,7 +257,7 @@ async fn an_operators_day() {
     let task = create(&gateway.client, &base, secret, "x").await.task_id();
 
     // The printed book is what import reads.
-    let shown = run(&["admin", "--database-url", &url, "price", "show"]).await;
+    let shown = gateway.admin_says(&["price", "show"]).await;
     let book =
         scratch.file("book.toml", &shown.out.replace("credits_with_audio = 80", "credits_with_audio = 90"));
     let version = admin(&["price", "import", &book]).await.json()["version"].to_string();

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate::credits::Credits;
 use tollgate::ids::{KeyId, OrgId, UserId};
-use tollgate::ledger::KeySpec;
+use tollgate::ledger::{KeySpec, OperatorRole};
 
 pub use self::answer::Answer;
 pub use self::books::Hold;
@@ -29,6 +29,7 @@ use self::books::{Closing, account};
 use self::builder::{Addresses, Builder};
 pub use self::raw::{RawClient, closed_port, stub_upstream};
 use super::database::TestDatabase;
+use super::process::{Said, run};
 
 pub const MASTER_KEY: &str = "sim-master-key";
 
@@ -101,6 +102,19 @@ impl TestGateway {
 
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addresses.admin)
+    }
+
+    /// The token of a new operator.
+    pub async fn operator_token(&self) -> String {
+        let made = self.db.database().create_operator_token("a test", OperatorRole::Operator, None);
+        made.await.unwrap().1.expose().to_owned()
+    }
+
+    /// What `tollgate admin` says to an operator.
+    pub async fn admin_says(&self, args: &[&str]) -> Said {
+        let (url, token) = (self.admin_url(""), self.operator_token().await);
+        run(&[&["admin", "--database-url", self.db.url(), "--url", &url, "--token", &token], args].concat())
+            .await
     }
 
     /// Another key of the caller's user.

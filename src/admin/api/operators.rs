@@ -51,7 +51,6 @@ pub(super) struct TokenBody {
     /// What to call it.
     name: Text,
     /// `operator`: everything; `operator_read`: look at everything.
-    #[schema(inline)]
     role: OperatorRole,
     /// When it ends.
     #[serde(default, with = "time::serde::rfc3339::option")]

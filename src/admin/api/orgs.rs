@@ -108,7 +108,6 @@ pub(super) struct OrgPatch {
     /// Its name.
     name: Option<Text>,
     /// `suspended`: its creates are refused; its tasks can be read and end as they would.
-    #[schema(inline)]
     status: Option<Status>,
     /// A name of the IANA time zone database.
     time_zone: Option<String>,
@@ -139,7 +138,7 @@ pub(super) struct OrgPatch {
     patch, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(
         ("org_id" = OrgId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = OrgPatch,
     responses((status = 200, body = Org)),
@@ -178,7 +177,7 @@ pub(super) async fn update_org(
     delete, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(
         ("org_id" = OrgId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator"]))

@@ -12,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
 use crate::ledger::{LedgerError, Slice};
@@ -86,6 +88,54 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         version
             .map(|version| Self(Some(version)))
             .map_err(|_| Problem::Invalid("If-Match must be the ETag of an earlier answer".into()))
+    }
+}
+
+/// A header that may be sent, for the document.
+fn header(name: &str, description: &str, pattern: &str, longest: usize) -> Vec<Parameter> {
+    let schema = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::String))
+        .pattern(Some(pattern))
+        .max_length(Some(longest))
+        .build();
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(description))
+        .schema(Some(schema));
+    vec![parameter.build()]
+}
+
+impl IntoParams for IfMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        header("If-Match", "The ETag it must still have", r#"^("[0-9]{1,9}"|\*)$"#, 11)
+    }
+}
+
+/// The key under which a request that moves money is done once (`Idempotency-Key`).
+pub(super) struct IdempotencyKey(pub(super) Option<String>);
+
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        header(
+            "Idempotency-Key",
+            "The same key and the same body are done once, for 72 hours",
+            "^[!-~]+$",
+            255,
+        )
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
+        let bytes = value.as_bytes();
+        if !(1..=255).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
+            return Err(Problem::Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters".into()));
+        }
+        Ok(Self(value.to_str().ok().map(str::to_owned)))
     }
 }
 

@@ -93,7 +93,6 @@ pub(super) struct TeamPatch {
     /// Its name.
     name: Option<Text>,
     /// `suspended`: its members' creates are refused.
-    #[schema(inline)]
     status: Option<Status>,
 }
 
@@ -102,7 +101,7 @@ pub(super) struct TeamPatch {
     patch, path = "/admin/v1/teams/{team_id}", tag = "teams",
     params(
         ("team_id" = TeamId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = TeamPatch,
     responses((status = 200, body = Team)),
@@ -127,7 +126,7 @@ pub(super) async fn update_team(
     delete, path = "/admin/v1/teams/{team_id}", tag = "teams",
     params(
         ("team_id" = TeamId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator", "org-admin"]))

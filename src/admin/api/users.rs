@@ -62,7 +62,6 @@ pub(super) struct UserBody {
     name: Text,
     /// `member`: creates tasks, sees its own; `admin`: sees and manages all of its organisation.
     #[serde(default = "member")]
-    #[schema(inline)]
     role: Role,
     /// Its team.
     team_id: Option<TeamId>,
@@ -113,10 +112,8 @@ pub(super) struct UserPatch {
     /// Its name.
     name: Option<Text>,
     /// What it may do within the organisation.
-    #[schema(inline)]
     role: Option<Role>,
     /// `suspended`: its creates are refused.
-    #[schema(inline)]
     status: Option<Status>,
     /// Its team; null: none.
     #[serde(default, deserialize_with = "given")]
@@ -129,7 +126,7 @@ pub(super) struct UserPatch {
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
     params(
         ("user_id" = UserId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = UserPatch,
     responses((status = 200, body = User)),
@@ -159,7 +156,7 @@ pub(super) async fn update_user(
     delete, path = "/admin/v1/users/{user_id}", tag = "users",
     params(
         ("user_id" = UserId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator", "org-admin"]))

@@ -1,14 +1,11 @@
 //! `tollgate admin holds`, `losses` and `drift`: what needs an operator's eye.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::CliError;
-use super::super::output::{json, table};
-use super::{non_empty, text};
-use crate::credits::Credits;
+use super::client::{Column, Query, Session};
 use crate::ids::{HoldId, OrgId};
-use crate::ledger::{Database, Resolution};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldsCommand {
@@ -50,140 +47,104 @@ pub(super) struct DaysArgs {
     days: u32,
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+const DOUBT: &[Column] = &[
+    ("HOLD", "hold_id"),
+    ("ORG", "org_id"),
+    ("NAME", "org"),
+    ("TYPE", "task_type"),
+    ("CREDITS", "credits"),
+    ("BACKEND", "backend"),
+    ("ACCOUNT", "account"),
+    ("VENDOR'S TASK", "upstream_task"),
+    ("SINCE", "since"),
+    ("REASON", "reason"),
+];
+const LOSS: &[Column] = &[
+    ("BOOKED", "created_at"),
+    ("HOLD", "hold_id"),
+    ("ORG", "org_id"),
+    ("ACCOUNT", "account"),
+    ("TYPE", "task_type"),
+    ("CREDITS", "credits"),
+    ("ONLY POSSIBLY", "possible"),
+    ("REASON", "reason"),
+];
+const BY_ACCOUNT: &[Column] = &[
+    ("ACCOUNT", "account"),
+    ("TASKS", "tasks"),
+    ("CHARGED", "charged"),
+    ("LOST", "lost"),
+    ("POSSIBLY LOST", "possibly_lost"),
+    ("REPORTED", "reported"),
+    ("DRIFT", "drift"),
+    ("DIFFERING", "differing"),
+];
+const BY_TASK: &[Column] = &[
+    ("ENDED", "ended_at"),
+    ("HOLD", "hold_id"),
+    ("VENDOR'S TASK", "upstream_task"),
+    ("TYPE", "task_type"),
+    ("STATE", "state"),
+    ("LIST", "list_price"),
+    ("REPORTED", "reported"),
+    ("DRIFT", "drift"),
+    ("REASON", "reason"),
+];
+const BY_PRICE: &[Column] = &[
+    ("TYPE", "task_type"),
+    ("BOOK", "price_book"),
+    ("TASKS", "tasks"),
+    ("LISTED", "listed"),
+    ("CONSUMED", "consumed"),
+];
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-pub(super) async fn run(database: &Database, command: HoldsCommand, as_json: bool) -> Result<(), CliError> {
-    let (hold, resolution, reason) = match command {
-        HoldsCommand::InDoubt { org } => return in_doubt(database, org, as_json).await,
-        HoldsCommand::Settle { hold, task_id, credits, reason } => {
-            let usable = (1..=255).contains(&task_id.len()) && task_id.bytes().all(|b| b.is_ascii_graphic());
-            if !usable {
-                return Err(CliError::Usage("--task-id must be 1 to 255 visible ASCII characters".into()));
-            }
-            let task = task_id.into();
-            let resolution = match credits {
-                Some(consumed) => Resolution::Succeeded { task, consumed: Credits::new(consumed) },
-                None => Resolution::Taken { task },
-            };
-            (hold, resolution, reason)
+pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), CliError> {
+    let (hold, step, body) = match command {
+        HoldsCommand::InDoubt { org } => {
+            let path = Query::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
+            session.show_all(array(&session.get(&path).await?), DOUBT);
+            return Ok(());
         }
-        HoldsCommand::Release { hold, reason } => (hold, Resolution::NotOwed, reason),
+        HoldsCommand::Settle { hold, task_id, credits, reason } => {
+            (hold, "settle", json!({"task_id": task_id, "credits": credits, "reason": reason}))
+        }
+        HoldsCommand::Release { hold, reason } => (hold, "release", json!({"reason": reason})),
     };
-    let reason = format!("cli: {}", non_empty(&reason, "the reason")?);
-    database.resolve(hold, resolution.clone(), &reason).await?;
-    let (state, said) = match resolution {
-        Resolution::Taken { .. } => ("POLLED", "is polled until the vendor tells its end"),
-        Resolution::Succeeded { .. } => ("SETTLED", "is charged"),
-        Resolution::NotOwed => ("RELEASED", "is released"),
+    let resolved = session.post(&format!("/admin/v1/holds/{hold}/{step}"), body).await?;
+    let said = match resolved["state"].as_str() {
+        Some("POLLED") => "is polled until the vendor tells its end",
+        Some("SETTLED") => "is charged",
+        _ => "is released",
     };
-    if as_json {
-        json(&json!({ "hold_id": hold, "state": state }))
-    } else {
-        println!("{hold} {said}")
-    }
+    session.say(&resolved, format_args!("{hold} {said}"));
     Ok(())
 }
 
-async fn in_doubt(database: &Database, org: Option<OrgId>, as_json: bool) -> Result<(), CliError> {
-    let doubts = database.doubts(org).await?;
-    if as_json {
-        json(&doubts);
-        return Ok(());
-    }
-    let header = ["HOLD", "ORG", "TYPE", "CREDITS", "ACCOUNT", "VENDOR'S TASK", "SINCE", "REASON"];
-    let rows = doubts.into_iter().map(|doubt| {
-        vec![
-            doubt.hold_id.to_string(),
-            format!("{} ({})", doubt.org_id, doubt.org),
-            doubt.task_type,
-            doubt.credits.to_string(),
-            format!("{}/{}", doubt.backend, doubt.account),
-            or_dash(doubt.upstream_task),
-            text(doubt.since),
-            or_dash(doubt.reason),
-        ]
-    });
-    table(&header, &rows.collect::<Vec<_>>());
+pub(super) async fn losses(session: &Session, args: DaysArgs) -> Result<(), CliError> {
+    let losses = session.get(&format!("/admin/v1/losses?days={}", args.days)).await?;
+    session.show_all(array(&losses), LOSS);
     Ok(())
 }
 
-pub(super) async fn losses(database: &Database, args: DaysArgs, as_json: bool) -> Result<(), CliError> {
-    let losses = database.losses(args.days).await?;
-    if as_json {
-        json(&losses);
+pub(super) async fn drift(session: &Session, args: DaysArgs) -> Result<(), CliError> {
+    let drift = session.get(&format!("/admin/v1/drift?days={}", args.days)).await?;
+    if session.prints_json() {
+        session.show(&drift, &[]);
         return Ok(());
     }
-    let header = ["BOOKED", "HOLD", "ORG", "ACCOUNT", "TYPE", "CREDITS", "LOST", "REASON"];
-    let rows = losses.into_iter().map(|loss| {
-        vec![
-            text(loss.created_at),
-            loss.hold_id.to_string(),
-            loss.org_id.to_string(),
-            loss.account,
-            loss.task_type,
-            loss.credits.to_string(),
-            if loss.possible { "possibly" } else { "surely" }.to_owned(),
-            loss.reason,
-        ]
-    });
-    table(&header, &rows.collect::<Vec<_>>());
-    Ok(())
-}
-
-pub(super) async fn drift(database: &Database, args: DaysArgs, as_json: bool) -> Result<(), CliError> {
-    let drift = database.drift(args.days).await?;
-    if as_json {
-        json(&drift);
-        return Ok(());
-    }
-    let header = ["ACCOUNT", "TASKS", "CHARGED", "LOST", "POSSIBLY LOST", "REPORTED", "DRIFT", "DIFFERING"];
-    let rows = drift.accounts.into_iter().map(|account| {
-        vec![
-            account.account,
-            account.tasks.to_string(),
-            account.charged.to_string(),
-            account.lost.to_string(),
-            account.possibly_lost.to_string(),
-            account.reported.to_string(),
-            account.drift.to_string(),
-            account.differing.to_string(),
-        ]
-    });
-    table(&header, &rows.collect::<Vec<_>>());
-    if !drift.tasks.is_empty() {
-        println!("\ntasks for which the vendor reported another figure than was booked:");
-        let header =
-            ["ENDED", "HOLD", "VENDOR'S TASK", "TYPE", "STATE", "LIST", "REPORTED", "DRIFT", "REASON"];
-        let rows = drift.tasks.into_iter().map(|task| {
-            vec![
-                text(task.ended_at),
-                task.hold_id.to_string(),
-                or_dash(task.upstream_task),
-                task.task_type,
-                task.state,
-                task.list_price.to_string(),
-                or_dash(task.reported),
-                task.drift.to_string(),
-                or_dash(task.reason),
-            ]
-        });
-        table(&header, &rows.collect::<Vec<_>>());
-    }
-    if !drift.prices.is_empty() {
-        println!("\nprices that disagree with the book:");
-        let header = ["TYPE", "BOOK", "TASKS", "LISTED", "CONSUMED"];
-        let rows = drift.prices.into_iter().map(|price| {
-            vec![
-                price.task_type,
-                price.price_book.to_string(),
-                price.tasks.to_string(),
-                price.listed.to_string(),
-                price.consumed.to_string(),
-            ]
-        });
-        table(&header, &rows.collect::<Vec<_>>());
+    session.show_all(array(&drift["accounts"]), BY_ACCOUNT);
+    for (title, field, columns) in [
+        ("tasks for which the vendor reported another figure than was booked", "tasks", BY_TASK),
+        ("prices that disagree with the book", "prices", BY_PRICE),
+    ] {
+        if !array(&drift[field]).is_empty() {
+            println!("\n{title}:");
+            session.show_all(array(&drift[field]), columns);
+        }
     }
     Ok(())
 }

@@ -1,0 +1,238 @@
+//! A client of the management API, for the command line.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::CliError;
+use super::super::output;
+use crate::secret::Secret;
+
+/// Statements and what-ifs may take their time.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A header of a table, and the field of an item that stands below it.
+pub(super) type Column = (&'static str, &'static str);
+
+/// A management API, and how its answers are shown.
+pub(super) struct Session {
+    base: String,
+    token: Secret,
+    json: bool,
+    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// The query part of a path.
+pub(super) struct Query(url::form_urlencoded::Serializer<'static, String>);
+
+impl Default for Query {
+    fn default() -> Self {
+        Self(url::form_urlencoded::Serializer::new(String::new()))
+    }
+}
+
+impl Query {
+    /// Adds a parameter that was given.
+    pub(super) fn add(mut self, name: &str, value: Option<impl ToString>) -> Self {
+        if let Some(value) = value {
+            self.0.append_pair(name, &value.to_string());
+        }
+        self
+    }
+
+    /// `path` with the parameters behind it.
+    pub(super) fn of(mut self, path: &str) -> String {
+        let query = self.0.finish();
+        if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    }
+}
+
+impl Session {
+    pub(super) fn new(base: &str, token: Secret, json: bool) -> Result<Self, CliError> {
+        let base = base.trim_end_matches('/').to_owned();
+        let uri: Option<Uri> = base.parse().ok();
+        if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
+            return Err(CliError::Usage(format!(
+                "--url must be such as http://127.0.0.1:8081, not '{base}'"
+            )));
+        }
+        let https = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().build();
+        let http = legacy::Client::builder(TokioExecutor::new()).build(https);
+        Ok(Self { base, token, json, http })
+    }
+
+    /// Whether a program reads along.
+    pub(super) fn prints_json(&self) -> bool {
+        self.json
+    }
+
+    /// Sends a request; the body of a good answer, or what the API says is wrong.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Option<&Value>,
+    ) -> Result<Bytes, CliError> {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
+            .map_err(|_| CliError::Usage("the token has characters that no token has".into()))?;
+        bearer.set_sensitive(true);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(AUTHORIZATION, bearer);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = request
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(body))
+            .map_err(|error| CliError::Usage(format!("this cannot be asked for: {error}")))?;
+        let unreachable = |why: String| {
+            CliError::Unreachable(format!(
+                "the management API at {} cannot be reached ({why}): is it running, is --url right?",
+                self.base
+            ))
+        };
+        let asked = async {
+            let answer = self.http.request(request).await.map_err(|error| unreachable(error.to_string()))?;
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.map_err(|error| unreachable(error.to_string()))?.to_bytes();
+            Ok((head.status, body))
+        };
+        let (status, body) = tokio::time::timeout(TIMEOUT, asked)
+            .await
+            .unwrap_or_else(|_| Err(unreachable("it did not answer".into())))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let problem: Option<Value> = serde_json::from_slice(&body).ok();
+        let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+        let said = detail.map_or_else(|| format!("the management API answered {status}"), str::to_owned);
+        Err(match status.as_u16() {
+            503 => CliError::Unreachable(said),
+            401 => CliError::Usage(format!("--token: {said}")),
+            _ => CliError::Failed(said),
+        })
+    }
+
+    /// Sends a request; its answer as JSON, null if it has no body.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CliError> {
+        read(&self.send(method, path, &[], body).await?)
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: Value) -> Result<Value, CliError> {
+        self.call(Method::POST, path, Some(&body)).await
+    }
+
+    pub(super) async fn patch(&self, path: &str, body: Value) -> Result<Value, CliError> {
+        self.call(Method::PATCH, path, Some(&body)).await
+    }
+
+    /// Posts what moves money: under the given idempotency key, or a fresh one, so that the request can be sent again
+    /// by whatever lies between.
+    pub(super) async fn post_money(
+        &self,
+        path: &str,
+        key: Option<String>,
+        body: Value,
+    ) -> Result<Value, CliError> {
+        let key = key.unwrap_or_else(|| format!("cli-{}", uuid::Uuid::new_v4().simple()));
+        if !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(CliError::Usage(
+                "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
+            ));
+        }
+        read(&self.send(Method::POST, path, &[("idempotency-key", key)], Some(&body)).await?)
+    }
+
+    /// All items of a list, page after page.
+    pub(super) async fn items(&self, path: &str) -> Result<Vec<Value>, CliError> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.get(&format!("{path}{separator}limit=200{cursor}")).await?;
+            if let Some(more) = page["items"].as_array_mut() {
+                items.append(more);
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => {
+                    let next: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+                    cursor = format!("&cursor={next}");
+                }
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Shows all items of a list: a table, or a JSON array.
+    pub(super) async fn list(&self, path: &str, columns: &[Column]) -> Result<(), CliError> {
+        let items = self.items(path).await?;
+        self.show_all(&items, columns);
+        Ok(())
+    }
+
+    /// Shows one item: a table of one line, or JSON.
+    pub(super) fn show(&self, item: &Value, columns: &[Column]) {
+        if self.json { output::json(item) } else { rows(std::slice::from_ref(item), columns) }
+    }
+
+    /// Shows items: a table, or a JSON array.
+    pub(super) fn show_all(&self, items: &[Value], columns: &[Column]) {
+        if self.json { output::json(&items) } else { rows(items, columns) }
+    }
+
+    /// Shows a sentence, or `value` as JSON.
+    pub(super) fn say(&self, value: &impl Serialize, sentence: impl std::fmt::Display) {
+        if self.json { output::json(value) } else { println!("{sentence}") }
+    }
+}
+
+fn read(body: &Bytes) -> Result<Value, CliError> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body).map_err(|_| {
+        CliError::Failed("the answer is no JSON: is --url a management API (admin.listen)?".into())
+    })
+}
+
+fn rows(items: &[Value], columns: &[Column]) {
+    let header: Vec<&str> = columns.iter().map(|(header, _)| *header).collect();
+    let row = |item: &Value| columns.iter().map(|(_, field)| cell(item, field)).collect();
+    output::table(&header, &items.iter().map(row).collect::<Vec<Vec<String>>>());
+}
+
+fn cell(item: &Value, field: &str) -> String {
+    match field.split('.').fold(item, |value, part| &value[part]) {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            let texts: Vec<String> = list
+                .iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                .collect();
+            texts.join(",")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,117 @@
+//! `tollgate admin operator-token`, `audit-log`, `me`.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::super::CliError;
+use super::client::{Column, Query, Session};
+use super::{instant, text};
+use crate::ids::{OperatorTokenId, OrgId};
+
+const TOKEN: &[Column] = &[
+    ("TOKEN", "token_id"),
+    ("NAME", "name"),
+    ("ROLE", "role"),
+    ("CREATED", "created_at"),
+    ("EXPIRES", "expires_at"),
+    ("REVOKED", "revoked_at"),
+];
+const LOG: &[Column] = &[
+    ("AT", "at"),
+    ("ACTOR", "actor"),
+    ("FROM", "address"),
+    ("ACTION", "action"),
+    ("WHAT", "target_id"),
+    ("BEFORE", "before"),
+    ("AFTER", "after"),
+];
+const ME: &[Column] = &[("ROLE", "role"), ("ORG", "org_id"), ("USER", "user_id")];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make an operator's token. It is shown once.
+    Create {
+        /// What to call it.
+        #[arg(long)]
+        name: String,
+        /// Only to look.
+        #[arg(long)]
+        read_only: bool,
+        /// When it ends, such as 2027-01-31T00:00:00Z.
+        #[arg(long, value_parser = instant)]
+        expires: Option<OffsetDateTime>,
+    },
+    /// List all.
+    List,
+    /// Revoke one, at once and for good.
+    Revoke {
+        /// Which.
+        token: OperatorTokenId,
+    },
+}
+
+pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<(), CliError> {
+    const PATH: &str = "/admin/v1/operator-tokens";
+    match command {
+        TokenCommand::Create { name, read_only, expires } => {
+            let role = if read_only { "operator_read" } else { "operator" };
+            let body = json!({"name": name, "role": role, "expires_at": expires.map(text)});
+            let made = session.post(PATH, body).await?;
+            let shown = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
+            session.say(
+                &made,
+                format_args!("{}\n{}\nkeep it: it is not shown again", shown("token_id"), shown("token")),
+            );
+        }
+        TokenCommand::List => session.list(PATH, TOKEN).await?,
+        TokenCommand::Revoke { token } => {
+            session.call(Method::DELETE, &format!("{PATH}/{token}"), None).await?;
+            session.say(&json!({"token_id": token, "revoked": true}), format_args!("{token} is revoked"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    /// Only of this organisation. Its own admin must say it.
+    #[arg(long)]
+    org: Option<OrgId>,
+    /// Only by this actor, as the log names it.
+    #[arg(long)]
+    actor: Option<String>,
+    /// Only by this operation, as the log names it.
+    #[arg(long)]
+    action: Option<String>,
+    /// Only to what has this id.
+    #[arg(long, value_name = "ID")]
+    target: Option<String>,
+    /// Only from then on, such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_parser = instant)]
+    since: Option<OffsetDateTime>,
+    /// Only before then.
+    #[arg(long, value_parser = instant)]
+    until: Option<OffsetDateTime>,
+}
+
+pub(super) async fn log(session: &Session, args: LogArgs) -> Result<(), CliError> {
+    let path = match args.org {
+        Some(org) => format!("/admin/v1/orgs/{org}/audit-log"),
+        None => "/admin/v1/audit-log".into(),
+    };
+    let query = Query::default()
+        .add("actor", args.actor)
+        .add("action", args.action)
+        .add("target_id", args.target)
+        .add("since", args.since.map(text))
+        .add("until", args.until.map(text));
+    session.list(&query.of(&path), LOG).await
+}
+
+pub(super) async fn me(session: &Session) -> Result<(), CliError> {
+    let me: Value = session.get("/admin/v1/me").await?;
+    session.show(&me, ME);
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! `tollgate admin org`, `team`, `user`.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::super::CliError;
+use super::client::{Column, Query, Session};
+use super::{Limit, limit, named};
+use crate::ids::{OrgId, TeamId, UserId};
+
+const ORG: &[Column] = &[
+    ("ORG", "org_id"),
+    ("NAME", "name"),
+    ("STATUS", "status"),
+    ("AVAILABLE", "available"),
+    ("HELD", "held"),
+    ("CONSUMED", "consumed"),
+    ("GRANTED", "granted"),
+    ("OVERDRAFT", "overdraft"),
+    ("FACTOR", "price_factor_bp"),
+    ("OPEN", "open_tasks"),
+    ("IN DOUBT", "in_doubt"),
+    ("TIME ZONE", "time_zone"),
+];
+const TEAM: &[Column] =
+    &[("TEAM", "team_id"), ("NAME", "name"), ("STATUS", "status"), ("CREATED", "created_at")];
+const USER: &[Column] = &[
+    ("USER", "user_id"),
+    ("NAME", "name"),
+    ("ROLE", "role"),
+    ("STATUS", "status"),
+    ("TEAM", "team_id"),
+    ("CREATED", "created_at"),
+];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum OrgCommand {
+    /// Make an organisation.
+    Create {
+        /// Its name, unique.
+        name: String,
+        /// Its days, weeks and months begin by that clock, such as Europe/Berlin.
+        #[arg(long, default_value = "UTC", value_name = "ZONE")]
+        time_zone: String,
+    },
+    /// List all.
+    List {
+        /// Only those: active or suspended.
+        #[arg(long, value_parser = ["active", "suspended"])]
+        status: Option<String>,
+        /// Those that were deleted, in place of the others.
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Show one.
+    Show {
+        /// Which.
+        org: OrgId,
+    },
+    /// Change an organisation. What is not given stays.
+    #[command(visible_alias = "limits")]
+    Update(OrgUpdate),
+    /// Refuse its creates; its tasks can be read and end as they would.
+    Suspend {
+        /// Which.
+        org: OrgId,
+    },
+    /// Let it create again.
+    Resume {
+        /// Which.
+        org: OrgId,
+    },
+    /// Delete it: its keys are refused, its balance and its history stay.
+    Delete {
+        /// Which.
+        org: OrgId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OrgUpdate {
+    /// Which.
+    org: OrgId,
+    /// Its name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Its days, weeks and months begin by that clock, such as Europe/Berlin.
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
+    /// Creates a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    create_per_minute: Option<Limit>,
+    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    status_per_minute: Option<Limit>,
+    /// Unfinished tasks at one time: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    max_open_tasks: Option<Limit>,
+    /// How far below zero new tasks may go.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
+    overdraft: Option<i64>,
+    /// What it pays of the list price, in basis points: 10000 is the list price.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
+    price_factor: Option<i32>,
+}
+
+pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), CliError> {
+    let path = |org: OrgId| format!("/admin/v1/orgs/{org}");
+    match command {
+        OrgCommand::Create { name, time_zone } => {
+            let made = session.post("/admin/v1/orgs", json!({"name": name, "time_zone": time_zone})).await?;
+            session.say(&made, named(&made, "org_id"));
+        }
+        OrgCommand::List { status, deleted } => {
+            let query = Query::default().add("status", status).add("deleted", deleted.then_some(true));
+            session.list(&query.of("/admin/v1/orgs"), ORG).await?;
+        }
+        OrgCommand::Show { org } => session.show(&session.get(&path(org)).await?, ORG),
+        OrgCommand::Update(update) => {
+            let mut patch = Map::new();
+            let mut set = |field: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    patch.insert(field.into(), value);
+                }
+            };
+            set("name", update.name.map(Value::from));
+            set("time_zone", update.time_zone.map(Value::from));
+            set("create_per_minute", update.create_per_minute.map(|limit| limit.0.into()));
+            set("status_per_minute", update.status_per_minute.map(|limit| limit.0.into()));
+            set("max_open_tasks", update.max_open_tasks.map(|limit| limit.0.into()));
+            set("overdraft", update.overdraft.map(Value::from));
+            set("price_factor_bp", update.price_factor.map(Value::from));
+            session.show(&session.patch(&path(update.org), patch.into()).await?, ORG);
+        }
+        OrgCommand::Suspend { org } => {
+            session.show(&session.patch(&path(org), json!({"status": "suspended"})).await?, ORG);
+        }
+        OrgCommand::Resume { org } => {
+            session.show(&session.patch(&path(org), json!({"status": "active"})).await?, ORG);
+        }
+        OrgCommand::Delete { org } => {
+            session.call(Method::DELETE, &path(org), None).await?;
+            session.say(&json!({"org_id": org, "deleted": true}), format_args!("{org} is deleted"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TeamCommand {
+    /// Make a team.
+    Create {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Its name, unique within the organisation.
+        #[arg(long)]
+        name: String,
+    },
+    /// List an organisation's teams.
+    List {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+    },
+    /// Show one.
+    Show {
+        /// Which.
+        team: TeamId,
+    },
+    /// Give it another name.
+    Rename {
+        /// Which.
+        team: TeamId,
+        /// Its new name.
+        name: String,
+    },
+    /// Refuse its members' creates.
+    Suspend {
+        /// Which.
+        team: TeamId,
+    },
+    /// Let them create again.
+    Resume {
+        /// Which.
+        team: TeamId,
+    },
+    /// Delete it; its members stay, without a team.
+    Delete {
+        /// Which.
+        team: TeamId,
+    },
+}
+
+pub(super) async fn team(session: &Session, command: TeamCommand) -> Result<(), CliError> {
+    let path = |team: TeamId| format!("/admin/v1/teams/{team}");
+    match command {
+        TeamCommand::Create { org, name } => {
+            let made = session.post(&format!("/admin/v1/orgs/{org}/teams"), json!({"name": name})).await?;
+            session.say(&made, named(&made, "team_id"));
+        }
+        TeamCommand::List { org } => session.list(&format!("/admin/v1/orgs/{org}/teams"), TEAM).await?,
+        TeamCommand::Show { team } => session.show(&session.get(&path(team)).await?, TEAM),
+        TeamCommand::Rename { team, name } => {
+            session.show(&session.patch(&path(team), json!({"name": name})).await?, TEAM);
+        }
+        TeamCommand::Suspend { team } => {
+            session.show(&session.patch(&path(team), json!({"status": "suspended"})).await?, TEAM);
+        }
+        TeamCommand::Resume { team } => {
+            session.show(&session.patch(&path(team), json!({"status": "active"})).await?, TEAM);
+        }
+        TeamCommand::Delete { team } => {
+            session.call(Method::DELETE, &path(team), None).await?;
+            session.say(&json!({"team_id": team, "deleted": true}), format_args!("{team} is deleted"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Make a user.
+    Create {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Its name, unique within the organisation.
+        #[arg(long)]
+        name: String,
+        /// What it may do: create tasks and see its own, or see and manage all of its organisation.
+        #[arg(long, default_value = "member", value_parser = ["member", "admin"])]
+        role: String,
+        /// Its team.
+        #[arg(long)]
+        team: Option<TeamId>,
+    },
+    /// List an organisation's users.
+    List {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Only those of this team.
+        #[arg(long)]
+        team: Option<TeamId>,
+    },
+    /// Show one.
+    Show {
+        /// Which.
+        user: UserId,
+    },
+    /// Change a user. What is not given stays.
+    Update {
+        /// Which.
+        user: UserId,
+        /// Its name.
+        #[arg(long)]
+        name: Option<String>,
+        /// What it may do.
+        #[arg(long, value_parser = ["member", "admin"])]
+        role: Option<String>,
+        /// Its team.
+        #[arg(long, conflicts_with = "no_team")]
+        team: Option<TeamId>,
+        /// Take it out of its team.
+        #[arg(long)]
+        no_team: bool,
+    },
+    /// Refuse its creates.
+    Suspend {
+        /// Which.
+        user: UserId,
+    },
+    /// Let it create again.
+    Resume {
+        /// Which.
+        user: UserId,
+    },
+    /// Delete it: its keys are refused, its history stays.
+    Delete {
+        /// Which.
+        user: UserId,
+    },
+}
+
+pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), CliError> {
+    let path = |user: UserId| format!("/admin/v1/users/{user}");
+    match command {
+        UserCommand::Create { org, name, role, team } => {
+            let body = json!({"name": name, "role": role, "team_id": team});
+            let made = session.post(&format!("/admin/v1/orgs/{org}/users"), body).await?;
+            session.say(&made, named(&made, "user_id"));
+        }
+        UserCommand::List { org, team } => {
+            let query = Query::default().add("team_id", team);
+            session.list(&query.of(&format!("/admin/v1/orgs/{org}/users")), USER).await?;
+        }
+        UserCommand::Show { user } => session.show(&session.get(&path(user)).await?, USER),
+        UserCommand::Update { user, name, role, team, no_team } => {
+            let mut patch = Map::new();
+            for (field, value) in
+                [("name", name), ("role", role), ("team_id", team.map(|team| team.to_string()))]
+            {
+                if let Some(value) = value {
+                    patch.insert(field.into(), value.into());
+                }
+            }
+            if no_team {
+                patch.insert("team_id".into(), Value::Null);
+            }
+            session.show(&session.patch(&path(user), patch.into()).await?, USER);
+        }
+        UserCommand::Suspend { user } => {
+            session.show(&session.patch(&path(user), json!({"status": "suspended"})).await?, USER);
+        }
+        UserCommand::Resume { user } => {
+            session.show(&session.patch(&path(user), json!({"status": "active"})).await?, USER);
+        }
+        UserCommand::Delete { user } => {
+            session.call(Method::DELETE, &path(user), None).await?;
+            session.say(&json!({"user_id": user, "deleted": true}), format_args!("{user} is deleted"));
+        }
+    }
+    Ok(())
+}
