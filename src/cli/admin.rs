@@ -1,6 +1,7 @@
 //! `tollgate admin`: a client of the management API.
 
 mod client;
+mod credits;
 mod holds;
 mod operators;
 mod prices;
@@ -16,7 +17,6 @@ use self::client::Session;
 use super::output::{json, table};
 use super::{CliError, DatabaseArgs, block_on};
 use crate::clock::Clock;
-use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::{Database, KeySpec, Rates};
 use crate::secret::Secret;
@@ -60,7 +60,11 @@ enum AdminCommand {
     Key(KeyCommand),
     /// Credits.
     #[command(subcommand)]
-    Credit(CreditCommand),
+    Credit(credits::CreditCommand),
+    /// What tasks cost, split by whatever is asked for.
+    Usage(credits::UsageArgs),
+    /// A month of an organisation, line by line.
+    Statement(credits::StatementArgs),
     /// Price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
@@ -139,25 +143,6 @@ enum KeyCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum CreditCommand {
-    /// Give credits to an organisation.
-    Grant {
-        /// Which organisation.
-        #[arg(long)]
-        org: OrgId,
-        /// How many.
-        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-        credits: i64,
-        /// Why; kept with the entry.
-        #[arg(long)]
-        reason: String,
-        /// The same key posts once, if the command is repeated within 72 hours.
-        #[arg(long)]
-        idempotency_key: Option<String>,
-    },
-}
-
 fn instant(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "give an instant such as 2027-01-31T00:00:00Z".into())
 }
@@ -171,7 +156,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let as_json = args.json;
     block_on(async move {
         match args.command {
-            AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => {}
+            AdminCommand::Key(_) | AdminCommand::Price(_) => {}
             _ => {
                 let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
                     return Err(CliError::Usage(
@@ -186,25 +171,6 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
         database.check_schema().await?;
         match args.command {
             AdminCommand::Key(command) => key(&database, command, as_json).await,
-            AdminCommand::Credit(CreditCommand::Grant { org, credits, reason, idempotency_key }) => {
-                let key = idempotency_key.as_deref();
-                if key.is_some_and(|key| {
-                    !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic())
-                }) {
-                    return Err(CliError::Usage(
-                        "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
-                    ));
-                }
-                let reason = non_empty(&reason, "the reason")?;
-                let posted = database.post_credit(org, Credits::new(credits), reason, "cli", key).await?;
-                if as_json {
-                    json(&posted);
-                } else {
-                    let again = if posted.replayed { "already granted" } else { "granted" };
-                    println!("{again}: {} ({} available)", posted.entry_id, posted.available);
-                }
-                Ok(())
-            }
             AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
             _ => Ok(()),
         }
@@ -222,18 +188,16 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::OperatorToken(command) => operators::token(session, command).await,
         AdminCommand::AuditLog(args) => operators::log(session, args).await,
         AdminCommand::Me => operators::me(session).await,
-        AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => Ok(()),
+        AdminCommand::Credit(command) => credits::credit(session, command).await,
+        AdminCommand::Usage(args) => credits::usage(session, args).await,
+        AdminCommand::Statement(args) => credits::statement(session, args).await,
+        AdminCommand::Key(_) | AdminCommand::Price(_) => Ok(()),
     }
 }
 
 /// The id of what was made.
 fn named(made: &Value, field: &str) -> String {
     made[field].as_str().unwrap_or_default().to_owned()
-}
-
-fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
-    let trimmed = text.trim();
-    if trimmed.is_empty() { Err(CliError::Usage(format!("{what} must not be empty"))) } else { Ok(trimmed) }
 }
 
 /// A key for types nobody offers is a key for nothing.

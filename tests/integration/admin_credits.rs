@@ -2,12 +2,10 @@
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use tollgate::ids::HoldId;
 use tollgate::ledger::OperatorRole;
 
 use super::admin_api::AdminClient;
 use super::database::until;
-use super::fixture::{grant, ledger, new_hold, run, settle};
 use super::gateway::TestGateway;
 
 async fn raw(gateway: &TestGateway, token: &str, path: &str, accept: &str) -> Response {
@@ -110,22 +108,20 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
     let operator = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
     let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
     let org = gateway.caller.org;
-    let ledger = ledger(&gateway.db).await;
-    for charge in [100, 90, 80] {
-        let new = tollgate::ledger::NewHold { user: gateway.caller.user, ..new_hold(org, 100) };
-        let mut guard = grant(&ledger, new).await;
-        guard.step(run(HoldId::generate())).await.unwrap();
-        guard.step(settle(charge)).await.unwrap();
+    let tasks = [gateway.task("one").await, gateway.task("two").await, gateway.task("three").await];
+    for task in &tasks {
+        gateway.finished(task).await;
     }
+    until("all are charged", async || gateway.balance().await[2] == 1200).await;
     let why = tollgate::ledger::Why { reason: "=1+1, \"sorry\"", external_ref: None };
     gateway.db.database().adjust(org, tollgate::credits::Credits::new(-7), why, None).await.unwrap();
 
     let path = format!("/admin/v1/orgs/{org}/usage");
     let sum = admin.get(&path).await.expect(200);
-    assert_eq!(sum["items"], json!([{"tasks": 3, "charged": 270, "corrected": 0, "consumed": 270}]));
+    assert_eq!(sum["items"], json!([{"tasks": 3, "charged": 1200, "corrected": 0, "consumed": 1200}]));
     let split = admin.get(&format!("{path}?group_by=user,key,task_type")).await.expect(200);
-    let expected = json!({"user_id": gateway.caller.user, "key_id": null, "task_type": "pro-text-to-video",
-                          "tasks": 3, "charged": 270, "corrected": 0, "consumed": 270});
+    let expected = json!({"user_id": gateway.caller.user, "key_id": gateway.caller.key, "task_type": "pro-text-to-video",
+                          "tasks": 3, "charged": 1200, "corrected": 0, "consumed": 1200});
     assert_eq!(split["items"], json!([expected]));
     let all = operator.get("/admin/v1/usage?group_by=org").await.expect(200);
     assert_eq!((&all["items"][0]["org_id"], &all["items"][0]["tasks"]), (&json!(org), &json!(3)));
@@ -143,10 +139,10 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
     }
     admin.get("/admin/v1/usage").await.expect(403);
 
-    let answer = raw(&gateway, &admin.token, &format!("{path}?group_by=task_type,key"), "text/csv").await;
+    let answer = raw(&gateway, &admin.token, &format!("{path}?group_by=task_type"), "text/csv").await;
     assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/csv"));
     let table = answer.text().await.unwrap();
-    assert_eq!(table, "task_type,key,tasks,charged,corrected,consumed\r\npro-text-to-video,,3,270,0,270\r\n");
+    assert_eq!(table, "task_type,tasks,charged,corrected,consumed\r\npro-text-to-video,3,1200,0,1200\r\n");
 
     let today = tollgate::clock::Clock.wall();
     let month = format!("{:04}-{:02}", today.year(), u8::from(today.month()));
@@ -177,4 +173,47 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
     assert!(rows[7].ends_with(&format!(",closing,,{}", whole["closing"])), "{table}");
     admin.get(&format!("/admin/v1/orgs/{org}/statements/2026-13")).await.expect(400);
     admin.get(&format!("/admin/v1/orgs/{org}/statements/2999-01")).await.expect(404);
+}
+
+#[tokio::test]
+async fn the_command_line_moves_and_shows_credits() {
+    let gateway = TestGateway::start().await;
+    let admin = async |args: &[&str]| gateway.admin_says(&[&["--json"], args].concat()).await;
+    gateway.finished(&gateway.task("a task").await).await;
+    until("it is charged", async || gateway.balance().await[2] == 400).await;
+    let org = gateway.caller.org.to_string();
+    let other = admin(&["org", "create", "other"]).await.json();
+    let other = other["org_id"].as_str().unwrap();
+    let grant =
+        ["credit", "grant", "--org", other, "--credits", "500", "--reason", "paid", "--reference", "inv-9"];
+    let granted = admin(&[&grant[..], &["--expires", "2999-01-01T00:00:00Z"]].concat()).await.json();
+    assert_eq!(granted["available"], 500);
+    let adjust = ["credit", "adjust", "--org", other, "--credits", "-20", "--reason", "typo"];
+    assert_eq!(admin(&adjust).await.json()["available"], 480);
+    let transfer =
+        ["credit", "transfer", "--from", other, "--to", &org, "--credits", "80", "--reason", "moved"];
+    assert_eq!(admin(&transfer).await.json()["from_available"], 400);
+    assert_eq!(admin(&[&transfer[..], &["--idempotency-key", "a b"]].concat()).await.code, 2);
+    assert_eq!(admin(&["credit", "low", "--org", other, "--below", "401"]).await.json()["low"], true);
+    assert_eq!(admin(&["credit", "show", "--org", other]).await.json()["low_threshold"], 401);
+    assert_eq!(admin(&["credit", "low", "--org", other]).await.json()["low"], false);
+    let entries =
+        admin(&["credit", "entries", "--org", other, "--kind", "grant", "--reference", "inv-9"]).await.json();
+    assert_eq!((&entries[0]["entry_id"], &entries[1]), (&granted["entry_id"], &Value::Null));
+
+    let usage = admin(&["usage", "--org", &org, "--by", "user,task_type"]).await.json();
+    assert_eq!((&usage[0]["user_id"], &usage[0]["consumed"]), (&json!(gateway.caller.user), &json!(400)));
+    assert_eq!(admin(&["usage", "--by", "colour"]).await.code, 2);
+    let table = gateway.admin_says(&["usage", "--by", "task_type", "--csv"]).await;
+    assert!(table.out.contains("pro-text-to-video,1,400,0,400"), "{table:?}");
+
+    let today = tollgate::clock::Clock.wall();
+    let month = format!("{:04}-{:02}", today.year(), u8::from(today.month()));
+    let statement = admin(&["statement", "--org", other, "--month", &month]).await.json();
+    assert_eq!((&statement["closing"], &statement["items"][2]["balance"]), (&json!(400), &json!(400)));
+    let shown = gateway.admin_says(&["statement", "--org", other, "--month", &month]).await;
+    assert!(shown.out.contains("closing balance: 400"), "{shown:?}");
+    let table = gateway.admin_says(&["statement", "--org", other, "--month", &month, "--csv"]).await;
+    assert!(table.out.trim_end().ends_with(",closing,,400"), "{table:?}");
+    assert_eq!(admin(&["statement", "--org", other, "--month", "2026-13"]).await.code, 1);
 }

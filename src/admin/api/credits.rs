@@ -11,7 +11,7 @@ use super::Api;
 use super::access::Acting;
 use super::once::{Made, OnceBody};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
+use super::request::{Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::ledger::{CreditSummary, Entry, EntryFilter, EntryKind, Place, PostedEntry, Transferred, Why};
@@ -48,7 +48,7 @@ pub(super) struct CreditsPatch {
     patch, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
     params(
         ("org_id" = OrgId, Path, description = "Whose"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
+        IfMatch
     ),
     request_body = CreditsPatch,
     responses((status = 200, body = CreditSummary)),
@@ -88,7 +88,7 @@ pub(super) struct GrantBody {
     post, path = "/admin/v1/orgs/{org_id}/credits/grants", tag = "credits",
     params(
         ("org_id" = OrgId, Path, description = "To whom"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body gives nothing more")
+        IdempotencyKey
     ),
     request_body = GrantBody,
     responses((status = 201, body = PostedEntry)),
@@ -123,7 +123,7 @@ pub(super) struct AdjustmentBody {
     post, path = "/admin/v1/orgs/{org_id}/credits/adjustments", tag = "credits",
     params(
         ("org_id" = OrgId, Path, description = "Whose"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body corrects nothing more")
+        IdempotencyKey
     ),
     request_body = AdjustmentBody,
     responses((status = 201, body = PostedEntry)),
@@ -161,7 +161,7 @@ pub(super) struct TransferBody {
 /// From what the one has available, without its overdraft. They do not run out at the other.
 #[utoipa::path(
     post, path = "/admin/v1/transfers", tag = "credits",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body moves nothing more")),
+    params(IdempotencyKey),
     request_body = TransferBody,
     responses((status = 201, body = Transferred)),
     security(("bearer" = ["operator"]))

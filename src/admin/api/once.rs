@@ -1,7 +1,7 @@
 //! Calls that move money: a retry with the same `Idempotency-Key` gets the first answer and moves nothing.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
-use super::request::{bytes, parse};
+use super::request::{IdempotencyKey, bytes, parse};
 use crate::ledger::{Done, Once};
 
 /// A JSON body with the caller's idempotency key.
@@ -31,20 +31,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OnceBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let wrong = || Problem::Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters".into());
-        let mut keys = request.headers().get_all("idempotency-key").iter();
-        let key = match (keys.next(), keys.next()) {
-            (None, _) => None,
-            (Some(_), Some(_)) => {
-                return Err(Problem::Invalid("only one Idempotency-Key can be said".into()));
-            }
-            (Some(key), None) => {
-                let key = key.to_str().map_err(|_| wrong())?.to_owned();
-                let usable =
-                    (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-                Some(usable.then_some(key).ok_or_else(wrong)?)
-            }
-        };
+        let (mut parts, body) = request.into_parts();
+        let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, state).await?;
+        let request = Request::from_parts(parts, body);
         let raw = bytes(request, state).await?;
         Ok(Self { key, body: parse(&raw)?, raw })
     }
