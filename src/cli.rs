@@ -56,7 +56,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Manage organisations, teams, users, keys, credits and prices, through a gateway's management API.
-    Admin(admin::AdminArgs),
+    Admin(Box<admin::AdminArgs>),
     /// Print what makes a shell complete these commands: source it, or put it where your shell looks for it.
     Completions {
         /// Which shell.
@@ -153,7 +153,7 @@ impl Cli {
                     println!("{} is a usable configuration", file.display());
                 })
             }
-            Command::Admin(args) => admin::run(args),
+            Command::Admin(args) => admin::run(*args),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut std::io::stdout());
                 Ok(())

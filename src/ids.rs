@@ -105,6 +105,10 @@ ids! {
     OperatorTokenId = "opt";
     /// One run of a gateway process.
     GatewayId = "gw";
+    /// An identity provider: who else may say who is calling.
+    ProviderId = "idp";
+    /// A subject of an identity provider, as a user here.
+    IdentityId = "idn";
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod error;
 mod gateways;
 mod hold;
 mod idempotency;
+mod identity;
 mod keys;
 mod lanes;
 mod lots;
@@ -59,7 +60,12 @@ pub use self::error::LedgerError;
 pub use self::gateways::Lease;
 pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
-pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
+pub use self::identity::{
+    FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+};
+pub use self::keys::{
+    FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
+};
 pub use self::lanes::LaneSettings;
 pub use self::operators::{OperatorRole, OperatorToken};
 pub use self::prices::BookInfo;

@@ -169,6 +169,17 @@ pub async fn renew(lease: Arc<Lease>, poller: Arc<Poller>, stop: CancellationTok
     }
 }
 
+/// Writes down which keys were used: some seconds late, all at once, and a last time at the end.
+pub async fn note_uses(keys: Arc<Keys>, database: Database, stop: CancellationToken) {
+    let mut on = true;
+    while on {
+        on = pause(&stop, Duration::from_secs(2)).await;
+        if let Err(error) = keys.write_down_uses(&database).await {
+            tracing::warn!(%error, "cannot write down which keys were used");
+        }
+    }
+}
+
 /// Follows keys and prices: wakes by notification, looks every second in any case.
 #[derive(Debug)]
 pub struct Watcher {

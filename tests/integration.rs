@@ -42,6 +42,10 @@ mod fixture;
 mod gateway;
 #[path = "integration/idempotency.rs"]
 mod idempotency;
+#[path = "integration/identity_provider.rs"]
+mod identity_provider;
+#[path = "integration/keys.rs"]
+mod keys;
 #[path = "integration/ledger.rs"]
 mod ledger;
 #[path = "integration/ledger_faults.rs"]
@@ -66,16 +70,22 @@ mod postgres_cluster;
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
+#[path = "integration/proxies.rs"]
+mod proxies;
 #[path = "integration/reconciler.rs"]
 mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
+#[path = "integration/revocation.rs"]
+mod revocation;
 #[path = "integration/schema.rs"]
 mod schema;
 #[path = "integration/statement.rs"]
 mod statement;
 #[path = "integration/status.rs"]
 mod status;
+#[path = "integration/tokens.rs"]
+mod tokens;
 #[path = "integration/upstream_answers.rs"]
 mod upstream_answers;
 #[path = "integration/upstream_delays.rs"]

@@ -12,11 +12,14 @@ mod audit;
 mod credits;
 mod csv;
 mod holds;
+mod identities;
+mod keys;
 mod me;
 mod once;
 mod operators;
 mod orgs;
 pub mod problem;
+mod providers;
 mod request;
 mod statements;
 mod teams;
@@ -37,6 +40,7 @@ use utoipa_axum::routes;
 use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
 use crate::layers::auth::Keys;
+use crate::layers::forwarded::TrustedProxies;
 use crate::ledger::Database;
 
 /// What the management API works on.
@@ -46,6 +50,8 @@ pub struct Api {
     pub database: Database,
     /// Who may call.
     pub keys: Arc<Keys>,
+    /// Whose word on a client's address is taken.
+    pub proxies: TrustedProxies,
     /// Where changes run on when their caller has left.
     pub tasks: TaskTracker,
 }
@@ -72,6 +78,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(routes!(users::list_users, users::create_user))
         .routes(routes!(users::show_user, users::update_user, users::delete_user))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::show_key, keys::update_key))
+        .routes(routes!(keys::rotate_key))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(providers::list_providers, providers::create_provider))
+        .routes(routes!(providers::show_provider, providers::update_provider, providers::delete_provider))
+        .routes(routes!(identities::list_identities, identities::create_identity))
+        .routes(routes!(identities::delete_identity))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
         .routes(routes!(audit::list_audit_log))

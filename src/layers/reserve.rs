@@ -100,9 +100,10 @@ impl ReserveLayer {
     /// that nothing is held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
         let fresh = &priced.fresh;
-        let (org, key) = (fresh.principal.org, fresh.principal.key);
+        let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);
         if refuses_if_in_doubt(fresh)
-            && let Ok(Some(reference)) = self.ledger.database().in_doubt(org, key, fresh.fingerprint).await
+            && let Ok(Some(reference)) =
+                self.ledger.database().in_doubt(org, key, user, fresh.fingerprint).await
         {
             return GatewayError::OutcomeUnknown { reference };
         }
@@ -115,7 +116,7 @@ impl ReserveLayer {
             hold: HoldId::generate(),
             org: fresh.principal.org,
             user: fresh.principal.user,
-            key: Some(fresh.principal.key),
+            key: fresh.principal.key,
             amount: order.price.hold,
             list_price: order.price.list_price,
             factor: order.price.factor,

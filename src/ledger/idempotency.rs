@@ -6,7 +6,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::{Bounded, Database, Fingerprint, LedgerError, State};
-use crate::ids::{HoldId, KeyId, OrgId};
+use crate::ids::{HoldId, KeyId, OrgId, UserId};
 
 /// Keys forgotten in one statement.
 const SOME: i64 = 5000;
@@ -50,20 +50,23 @@ impl Database {
         }))
     }
 
-    /// A create of `key` with this body and without an idempotency key that is in doubt.
+    /// A create of `key` (or, if none, of `user` without a key) with this body and without an idempotency key that is
+    /// in doubt.
     pub async fn in_doubt(
         &self,
         org: OrgId,
-        key: KeyId,
+        key: Option<KeyId>,
+        user: UserId,
         body: Fingerprint,
     ) -> Result<Option<HoldId>, LedgerError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
-            "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
-             and state = 'IN_DOUBT' and idem_key is null limit 1",
+            "select hold_id from hold where org_id = $1 and fingerprint = $3 \
+             and (key_id = $2 or $2 is null and key_id is null and user_id = $4) and state = 'IN_DOUBT' and idem_key is null limit 1",
         )
         .bind(org.as_uuid())
-        .bind(key.as_uuid())
+        .bind(key.map(KeyId::as_uuid))
         .bind(body.as_bytes())
+        .bind(user.as_uuid())
         .fetch_optional(self.pool())
         .bounded()
         .await?;
