@@ -15,9 +15,11 @@ mod audit_log;
 mod batch;
 mod budgets;
 mod change;
+mod credit;
 mod doubts;
 mod drift;
 mod due;
+mod entries;
 mod epochs;
 mod error;
 mod gateways;
@@ -26,12 +28,16 @@ mod idempotency;
 mod identity;
 mod keys;
 mod lanes;
+mod lots;
 mod operators;
 mod prices;
 mod queries;
 mod servers;
+mod statement;
+mod summary;
 mod tasks;
 mod tenancy;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +56,10 @@ pub use self::budgets::{
     NewBudget, Period,
 };
 pub use self::change::Actor;
+pub use self::credit::{Done, Once, PostedEntry, Transferred, Why};
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
+pub use self::entries::{Entry, EntryFilter, EntryKind, Place};
 pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
 pub use self::gateways::Lease;
@@ -66,11 +74,14 @@ pub use self::keys::{
 pub use self::lanes::LaneSettings;
 pub use self::operators::{OperatorRole, OperatorToken};
 pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};
+pub use self::statement::{Line, Month, Statement, Total};
+pub use self::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::tenancy::{
     NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
     UserFilter,
 };
+pub use self::usage::{Usage, UsageBy, UsageFilter};
 
 use self::lanes::Lanes;
 use self::queries::{Queries, Suspicion};

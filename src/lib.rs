@@ -39,6 +39,8 @@
 //! - ledger rows are only added (`ledger`, `audit`);
 //! - a hold ends once (`ledger`, `ledger_model`);
 //! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
+//! - what was spent burns the grants that end first, and what is left of them is taken back once (`expiry`);
+//! - usage by day = the entries of tasks, and a statement adds up to the balance (`usage`, `statement`, `audit`);
 //! - no SQL outside [`ledger`] (`architecture`, `clippy.toml`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
 //! - what was acknowledged survives a crash of the database (`both_profiles`) and a promotion (`failover`);

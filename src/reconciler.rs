@@ -91,7 +91,7 @@ pub async fn finish_tasks(
     }
 }
 
-/// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open and what drifts
+/// Brings holds nobody works on to an honest end, takes back credits that have run out, forgets old idempotency keys, counts what is open and what drifts
 /// (at least in these upstream `accounts`).
 pub async fn sweep(
     ledger: Ledger,
@@ -109,6 +109,9 @@ pub async fn sweep(
         metrics.run_upkeep();
         if let Err(error) = ledger.sweep(&database, pace.in_doubt_ttl).await {
             tracing::warn!(%error, "cannot sweep");
+        }
+        if let Err(error) = database.expire_credits().await {
+            tracing::warn!(%error, "cannot take back credits that have run out");
         }
         let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
         if round.is_multiple_of(120) {

@@ -4,6 +4,8 @@
 
 #[path = "integration/admin_api.rs"]
 mod admin_api;
+#[path = "integration/admin_credits.rs"]
+mod admin_credits;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]
@@ -38,6 +40,8 @@ mod database_faults;
 mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
+#[path = "integration/expiry.rs"]
+mod expiry;
 #[path = "integration/failover.rs"]
 mod failover;
 #[path = "integration/faults.rs"]
@@ -68,6 +72,8 @@ mod money;
 mod network;
 #[path = "integration/operations.rs"]
 mod operations;
+#[path = "integration/operator_credit.rs"]
+mod operator_credit;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
 #[path = "integration/price_api.rs"]
@@ -94,6 +100,8 @@ mod replicas;
 mod revocation;
 #[path = "integration/schema.rs"]
 mod schema;
+#[path = "integration/statement.rs"]
+mod statement;
 #[path = "integration/status.rs"]
 mod status;
 #[path = "integration/tenant_life.rs"]
@@ -106,6 +114,8 @@ mod upstream_answers;
 mod upstream_delays;
 #[path = "integration/upstream_health.rs"]
 mod upstream_health;
+#[path = "integration/usage.rs"]
+mod usage;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]

@@ -10,10 +10,13 @@
 pub mod access;
 mod audit;
 mod budgets;
+mod credits;
+mod csv;
 mod holds;
 mod identities;
 mod keys;
 mod me;
+mod once;
 mod operators;
 mod orgs;
 mod price_books;
@@ -21,7 +24,9 @@ mod price_factors;
 pub mod problem;
 mod providers;
 mod request;
+mod statements;
 mod teams;
+mod usage;
 mod users;
 
 use std::sync::Arc;
@@ -115,6 +120,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(price_factors::end_price_factor))
         .routes(routes!(audit::list_audit_log))
         .routes(routes!(audit::list_org_audit_log))
+        .routes(routes!(credits::show_credits, credits::update_credits))
+        .routes(routes!(credits::grant_credits))
+        .routes(routes!(credits::adjust_credits))
+        .routes(routes!(credits::transfer_credits))
+        .routes(routes!(credits::list_entries))
+        .routes(routes!(usage::show_usage))
+        .routes(routes!(usage::show_org_usage))
+        .routes(routes!(statements::show_statement))
         .routes(routes!(holds::list_doubts))
         .routes(routes!(holds::settle_hold))
         .routes(routes!(holds::release_hold))

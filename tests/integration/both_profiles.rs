@@ -47,6 +47,7 @@ const MONEY: &[&str] = &[
     "status::",
     "upstream_answers::",
     "upstream_delays::",
+    "usage::",
 ];
 
 #[test]

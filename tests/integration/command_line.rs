@@ -236,8 +236,7 @@ async fn an_operators_day() {
     ];
     let first = admin(&grant).await.json();
     let again = admin(&grant).await.json();
-    assert_eq!((&first["replayed"], &again["replayed"]), (&json!(false), &json!(true)));
-    assert_eq!((&again["entry_id"], &again["available"]), (&first["entry_id"], &json!(1000)));
+    assert_eq!((&again, &first["available"]), (&first, &json!(1000)), "the first answer again");
     let mut other = grant;
     other[5] = "2000";
     assert_eq!(admin(&other).await.code, 1, "the same key, another amount");
