@@ -16,8 +16,10 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
+use crate::jwks::KeySets;
 use crate::layers::auth::Keys;
 use crate::layers::forward::Forward;
+use crate::layers::forwarded::TrustedProxies;
 use crate::layers::price::Prices;
 use crate::layers::rate_limit::RateLimits;
 use crate::layers::replay::ReplayLayer;
@@ -125,6 +127,7 @@ impl App {
         let gateways = lease.renew().await?;
         let keys = Arc::new(Keys::new(
             database.clone(),
+            KeySets::new(&config.auth, clock),
             &config.auth,
             config.limits.failed_logins_per_minute,
             clock,
@@ -156,10 +159,13 @@ impl App {
         ));
         poller.budget().share_with(gateways);
         let body_timeout = ms(config.server.body_timeout_ms);
+        let proxies = TrustedProxies::new(&config.server);
         let parts = Parts {
             clock,
             draining: TaskTracker::new(),
+            proxies: proxies.clone(),
             keys: keys.clone(),
+            document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: Arc::new(RateLimits::new(config.limits)),
             prices: prices.clone(),
             replay: ReplayLayer { database: database.clone(), body_timeout },
@@ -178,11 +184,12 @@ impl App {
                 database: database.clone(),
                 poller: poller.clone(),
                 prices: prices.clone(),
+                max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
                 body_timeout,
                 clock,
             },
         };
-        let api = Api { database: database.clone(), keys: keys.clone(), tasks: tasks.clone() };
+        let api = Api { database: database.clone(), keys: keys.clone(), proxies, tasks: tasks.clone() };
         let operations = Operations { database, prices, lease: lease.clone(), metrics };
         Ok(Self {
             config,
@@ -257,6 +264,7 @@ impl App {
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(watcher.run(stop.clone()));
+        background.spawn(reconciler::note_uses(keys.clone(), upkeep.clone(), drained.clone()));
         background.spawn(reconciler::renew(lease.clone(), poller.clone(), drained.clone()));
         for backend in Upstream::names() {
             background.spawn(reconciler::finish_tasks(

@@ -74,7 +74,7 @@ pub struct Context {
     pub query: String,
     /// The caller's headers.
     pub headers: HeaderMap,
-    /// The caller's address.
+    /// The caller's address; behind trusted proxies the one they tell.
     pub peer: IpAddr,
     /// When it arrived.
     pub arrived: Instant,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::check::ConfigError;
@@ -36,6 +37,9 @@ pub struct Config {
     /// Limits of those who have none of their own.
     #[serde(default)]
     pub limits: Limits,
+    /// Prices that are promised.
+    #[serde(default)]
+    pub quotes: Quotes,
     /// Answers to status calls.
     #[serde(default)]
     pub status: Status,
@@ -64,6 +68,21 @@ pub struct Server {
     pub create_deadline_ms: u64,
     /// How long what is in flight may take after SIGTERM.
     pub shutdown_grace_ms: u64,
+    /// Networks of proxies whose word on the client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it. The other one is not looked at: whoever is not made to set it may forge it.
+    pub proxy_header: ProxyHeader,
+}
+
+/// How proxies tell for whom they call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`: addresses.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 impl Default for Server {
@@ -74,6 +93,8 @@ impl Default for Server {
             body_timeout_ms: 60_000,
             create_deadline_ms: 60_000,
             shutdown_grace_ms: 30_000,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
         }
     }
 }
@@ -238,6 +259,20 @@ impl Default for Limits {
     }
 }
 
+/// Prices that are promised.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotes {
+    /// For how long a caller may have a price promised, at most. 0: not at all.
+    pub max_valid_seconds: u32,
+}
+
+impl Default for Quotes {
+    fn default() -> Self {
+        Self { max_valid_seconds: 900 }
+    }
+}
+
 /// Answers to status calls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -293,11 +328,13 @@ pub struct Auth {
     pub cached_keys: u64,
     /// While the database is away, keys in memory may ask for the status of their tasks for this long.
     pub stale_max_ms: u64,
+    /// The keys of an identity provider are fetched again after this; if that fails, they are used for `stale_max_ms` more.
+    pub jwks_refresh_ms: u64,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { cached_keys: 100_000, stale_max_ms: 300_000 }
+        Self { cached_keys: 100_000, stale_max_ms: 300_000, jwks_refresh_ms: 300_000 }
     }
 }
 

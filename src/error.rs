@@ -82,8 +82,8 @@ pub enum GatewayError {
     /// The key may not be used from here.
     #[error("this API key may not be used from your network")]
     NetworkNotAllowed,
-    /// Organisation or user is suspended.
-    #[error("your organisation or user is suspended: new tasks are refused, running ones finish")]
+    /// Organisation, team or user is suspended.
+    #[error("your organisation, team or user is suspended: new tasks are refused, running ones finish")]
     Suspended,
     /// The key may not create this type.
     #[error("this API key may not create tasks of type {0}")]
@@ -174,6 +174,9 @@ pub enum GatewayError {
     /// The gateway cannot serve this now; nothing is charged.
     #[error("the gateway cannot serve this request right now: try again")]
     Unavailable(#[source] LedgerError),
+    /// Whether a token is valid cannot be known now.
+    #[error("the keys of your identity provider cannot be fetched right now: try again")]
+    IdentityUnavailable,
     /// Our defect.
     #[error("an internal error; nothing is charged unless a status call says otherwise")]
     Internal(&'static str),
@@ -224,7 +227,7 @@ impl GatewayError {
             Self::UpstreamError(_) => Code::UpstreamError,
             Self::UpstreamUnavailable(_) | Self::NotAdmitted(_) => Code::UpstreamUnavailable,
             Self::OutcomeUnknown { .. } | Self::WrittenOff { .. } => Code::OutcomeUnknown,
-            Self::Unavailable(_) => Code::Unavailable,
+            Self::Unavailable(_) | Self::IdentityUnavailable => Code::Unavailable,
             Self::Internal(_) => Code::InternalError,
         })
     }
@@ -246,7 +249,7 @@ impl GatewayError {
             Self::RequestInProgress => Some(Duration::from_secs(2)),
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
             Self::NotAdmitted(refusal) => Some(refusal.retry_after()),
-            Self::Unavailable(_) => Some(Duration::from_secs(5)),
+            Self::Unavailable(_) | Self::IdentityUnavailable => Some(Duration::from_secs(5)),
             _ => None,
         }
     }

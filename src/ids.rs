@@ -107,6 +107,12 @@ ids! {
     OperatorTokenId = "opt";
     /// One run of a gateway process.
     GatewayId = "gw";
+    /// A price factor with a validity.
+    FactorId = "fac";
+    /// An identity provider: who else may say who is calling.
+    ProviderId = "idp";
+    /// A subject of an identity provider, as a user here.
+    IdentityId = "idn";
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod forward;
+pub mod forwarded;
 pub mod price;
 pub mod rate_limit;
 pub mod replay;

@@ -23,6 +23,7 @@ mod error;
 mod gateways;
 mod hold;
 mod idempotency;
+mod identity;
 mod keys;
 mod lanes;
 mod operators;
@@ -56,10 +57,15 @@ pub use self::error::LedgerError;
 pub use self::gateways::Lease;
 pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
 pub use self::idempotency::Claim;
-pub use self::keys::{FoundKey, KeyInfo, KeySpec, Principal, Rates, Role};
+pub use self::identity::{
+    FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+};
+pub use self::keys::{
+    FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
+};
 pub use self::lanes::LaneSettings;
 pub use self::operators::{OperatorRole, OperatorToken};
-pub use self::prices::BookInfo;
+pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::tenancy::{
     NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,

@@ -6,10 +6,10 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] | newtypes, checked integers, time, secrets, names |
-//! | 1 rules, no IO | [`wire`] [`pricing`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] | newtypes, checked integers, time, secrets, names, the page that shows an API |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
-//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`postgres`] · [`simulator`] | all IO |
+//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
 //! | 5 layers | [`poll`] [`layers`] [`handlers`] | one file each |
 //! | 6 assemblies | [`stack`] [`server`] [`admin`] [`reconciler`] | they do not import one another |
@@ -55,16 +55,19 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credits;
+pub mod docs_page;
 pub mod error;
 pub mod fail_point;
 pub mod handlers;
 pub mod ids;
+pub mod jwks;
 pub mod layers;
 pub mod ledger;
 pub mod metrics;
 pub mod poll;
 pub mod postgres;
 pub mod pricing;
+pub mod quote;
 pub mod reconciler;
 pub mod secret;
 pub mod server;

@@ -60,6 +60,8 @@ pub const DRIFT_CREDITS: &str = "tollgate_drift_credits";
 pub const POOL_CONNECTIONS: &str = "tollgate_pool_connections";
 /// Requests refused by a rate limit, by level.
 pub const LIMITED: &str = "tollgate_rate_limited_total";
+/// Fetches of identity providers' keys by outcome.
+pub const JWKS_FETCHES: &str = "tollgate_jwks_fetches_total";
 /// The price book in force.
 pub const PRICE_BOOK_VERSION: &str = "tollgate_price_book_version";
 /// Requests being answered.
@@ -102,6 +104,7 @@ pub fn describe() {
     describe_gauge!(DRIFT_CREDITS, "Booked above or below what the upstream reported, tasks of the last day");
     describe_gauge!(POOL_CONNECTIONS, "Connections of the database pool");
     describe_counter!(LIMITED, "Requests refused by a rate limit");
+    describe_counter!(JWKS_FETCHES, "Fetches of identity providers' keys");
     describe_gauge!(PRICE_BOOK_VERSION, "Version of the price book in force");
     describe_gauge!(IN_FLIGHT, "Requests being answered");
 }

@@ -18,6 +18,7 @@ use crate::error::GatewayError;
 use crate::handlers::{Dispatch, Handlers};
 use crate::layers::auth::{AuthLayer, Keys};
 use crate::layers::forward::Forward;
+use crate::layers::forwarded::TrustedProxies;
 use crate::layers::price::{PriceLayer, Prices};
 use crate::layers::rate_limit::{RateLimitLayer, RateLimits};
 use crate::layers::replay::ReplayLayer;
@@ -33,8 +34,12 @@ pub struct Parts {
     pub clock: Clock,
     /// Where the rest of refused bodies is read; nothing waits for it.
     pub draining: TaskTracker,
+    /// Whose word on a client's address is taken.
+    pub proxies: TrustedProxies,
     /// Who may call.
     pub keys: Arc<Keys>,
+    /// What the data plane says of itself.
+    pub document: Bytes,
     /// How often.
     pub limits: Arc<RateLimits>,
     /// What creates cost.
@@ -80,11 +85,11 @@ pub fn data_plane(
         // a defect costs one request, not the process
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
         // the one event, and from here on a typed call
-        .layer(TraceLayer { clock: parts.clock, draining: parts.draining })
+        .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
         .layer(RescueLayer)
         // what is not on the list leads nowhere, whoever asks
-        .layer(RouteLayer)
+        .layer(RouteLayer { document: parts.document })
         // before a body is read
         .layer(AuthLayer { keys: parts.keys })
         // after it is known who asks, before anything costs much

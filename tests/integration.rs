@@ -28,6 +28,8 @@ mod command_line;
 mod consumption;
 #[path = "integration/credit.rs"]
 mod credit;
+#[path = "integration/data_plane_document.rs"]
+mod data_plane_document;
 #[path = "integration/database.rs"]
 mod database;
 #[path = "integration/database_faults.rs"]
@@ -46,6 +48,10 @@ mod fixture;
 mod gateway;
 #[path = "integration/idempotency.rs"]
 mod idempotency;
+#[path = "integration/identity_provider.rs"]
+mod identity_provider;
+#[path = "integration/keys.rs"]
+mod keys;
 #[path = "integration/ledger.rs"]
 mod ledger;
 #[path = "integration/ledger_faults.rs"]
@@ -64,18 +70,36 @@ mod network;
 mod operations;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/price_api.rs"]
+mod price_api;
+#[path = "integration/price_drafts.rs"]
+mod price_drafts;
+#[path = "integration/price_factors.rs"]
+mod price_factors;
+#[path = "integration/price_history.rs"]
+mod price_history;
 #[path = "integration/prices.rs"]
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
+#[path = "integration/proxies.rs"]
+mod proxies;
+#[path = "integration/quotes.rs"]
+mod quotes;
 #[path = "integration/reconciler.rs"]
 mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
+#[path = "integration/revocation.rs"]
+mod revocation;
 #[path = "integration/schema.rs"]
 mod schema;
 #[path = "integration/status.rs"]
 mod status;
+#[path = "integration/tenant_life.rs"]
+mod tenant_life;
+#[path = "integration/tokens.rs"]
+mod tokens;
 #[path = "integration/upstream_answers.rs"]
 mod upstream_answers;
 #[path = "integration/upstream_delays.rs"]
@@ -86,5 +110,7 @@ mod upstream_health;
 mod validation;
 #[path = "integration/vendor_examples.rs"]
 mod vendor_examples;
+#[path = "integration/what_if.rs"]
+mod what_if;
 #[path = "integration/wire.rs"]
 mod wire;

@@ -11,16 +11,24 @@ pub mod access;
 mod audit;
 mod budgets;
 mod holds;
+mod identities;
+mod keys;
 mod me;
 mod operators;
 mod orgs;
+mod price_books;
+mod price_factors;
 pub mod problem;
+mod providers;
 mod request;
 mod teams;
 mod users;
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tokio_util::task::TaskTracker;
@@ -32,7 +40,9 @@ use utoipa_axum::routes;
 
 use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
+use crate::docs_page;
 use crate::layers::auth::Keys;
+use crate::layers::forwarded::TrustedProxies;
 use crate::ledger::Database;
 
 /// What the management API works on.
@@ -42,6 +52,8 @@ pub struct Api {
     pub database: Database,
     /// Who may call.
     pub keys: Arc<Keys>,
+    /// Whose word on a client's address is taken.
+    pub proxies: TrustedProxies,
     /// Where changes run on when their caller has left.
     pub tasks: TaskTracker,
 }
@@ -68,6 +80,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(routes!(users::list_users, users::create_user))
         .routes(routes!(users::show_user, users::update_user, users::delete_user))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::show_key, keys::update_key))
+        .routes(routes!(keys::rotate_key))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(providers::list_providers, providers::create_provider))
+        .routes(routes!(providers::show_provider, providers::update_provider, providers::delete_provider))
+        .routes(routes!(identities::list_identities, identities::create_identity))
+        .routes(routes!(identities::delete_identity))
         .routes(routes!(budgets::list_org_budgets, budgets::create_org_budget))
         .routes(routes!(budgets::list_default_budgets, budgets::create_default_budget))
         .routes(routes!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
@@ -75,6 +95,24 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(budgets::list_budget_events))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
+        .routes(routes!(price_books::list_price_books, price_books::create_price_book))
+        .routes(routes!(price_books::show_price_book_in_force))
+        .routes(routes!(
+            price_books::show_price_book,
+            price_books::rename_price_book,
+            price_books::delete_price_book
+        ))
+        .routes(routes!(price_books::set_price, price_books::remove_price))
+        .routes(routes!(price_books::compare_price_books))
+        .routes(routes!(price_books::replay_tasks))
+        .routes(routes!(price_books::activate_price_book))
+        .routes(routes!(price_books::unschedule_price_book))
+        .routes(routes!(price_books::roll_back_price_book))
+        .routes(routes!(price_books::list_price_activations))
+        .routes(routes!(price_books::rotate_quote_key))
+        .routes(routes!(price_factors::list_price_factors, price_factors::create_price_factor))
+        .routes(routes!(price_factors::show_price_factor))
+        .routes(routes!(price_factors::end_price_factor))
         .routes(routes!(audit::list_audit_log))
         .routes(routes!(audit::list_org_audit_log))
         .routes(routes!(holds::list_doubts))
@@ -82,6 +120,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(holds::release_hold))
         .routes(routes!(holds::list_losses))
         .routes(routes!(holds::show_drift))
+}
+
+/// The document, for people.
+async fn docs(uri: Uri) -> Response {
+    match docs_page::page(uri.path()) {
+        Some(page) => page.map(Body::from),
+        None => Problem::NotFound("there is nothing at this path".into()).into_response(),
+    }
 }
 
 /// The OpenAPI document.
@@ -128,6 +174,9 @@ pub fn router(api: Api) -> Router {
         .route_layer(middleware::from_fn_with_state(access, access::enforce))
         .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
+        .route("/docs", get(docs))
+        .route("/docs/{*file}", get(docs))
+        .route("/docs/", get(docs))
         .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())))
         .layer(middleware::from_fn(access::trace))
         .with_state(api)

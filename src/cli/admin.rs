@@ -3,23 +3,22 @@
 mod budgets;
 mod client;
 mod holds;
+mod keys;
 mod operators;
 mod prices;
+mod providers;
 mod tenancy;
 
 use clap::{Args, Subcommand};
-use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::client::Session;
-use super::output::{json, table};
+use super::output::json;
 use super::{CliError, DatabaseArgs, block_on};
-use crate::clock::Clock;
 use crate::credits::Credits;
-use crate::ids::{KeyId, OrgId, UserId};
-use crate::ledger::{Database, KeySpec, Rates};
+use crate::ids::OrgId;
 use crate::secret::Secret;
 
 #[derive(Debug, Args)]
@@ -61,13 +60,22 @@ enum AdminCommand {
     Budget(budgets::BudgetCommand),
     /// API keys.
     #[command(subcommand)]
-    Key(KeyCommand),
+    Key(keys::KeyCommand),
+    /// Identity providers: whose tokens (JWT) are taken in place of keys.
+    #[command(subcommand)]
+    IdentityProvider(providers::ProviderCommand),
+    /// Who signs in with such tokens.
+    #[command(subcommand)]
+    Identity(providers::IdentityCommand),
     /// Credits.
     #[command(subcommand)]
     Credit(CreditCommand),
     /// Price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
+    /// What an organisation pays of the list price for a time.
+    #[command(subcommand)]
+    PriceFactor(prices::FactorCommand),
     /// Tasks whose outcome is unknown.
     #[command(subcommand)]
     Holds(holds::HoldsCommand),
@@ -96,51 +104,6 @@ fn limit(text: &str) -> Result<Limit, String> {
             _ => Err("give a number from 1, 'default' or 'unlimited'".into()),
         },
     }
-}
-
-#[derive(Debug, Subcommand)]
-enum KeyCommand {
-    /// Make a key. It is shown once.
-    Create {
-        /// Of which organisation.
-        #[arg(long)]
-        org: OrgId,
-        /// For which of its users.
-        #[arg(long)]
-        user: UserId,
-        /// What to call it.
-        #[arg(long, default_value = "default")]
-        name: String,
-        /// The second part of its text.
-        #[arg(long, default_value = "live")]
-        env: String,
-        /// When it ends, such as 2027-01-31T00:00:00Z.
-        #[arg(long, value_parser = instant)]
-        expires: Option<OffsetDateTime>,
-        /// Task types it may create; all if left out.
-        #[arg(long, value_delimiter = ',')]
-        types: Option<Vec<String>>,
-        /// Networks it may be used from, such as 10.0.0.0/8; all if left out.
-        #[arg(long, value_delimiter = ',')]
-        networks: Option<Vec<IpNet>>,
-        /// Creates a minute.
-        #[arg(long, value_name = "N")]
-        create_per_minute: Option<u32>,
-        /// Other calls a minute.
-        #[arg(long, value_name = "N")]
-        status_per_minute: Option<u32>,
-    },
-    /// List an organisation's keys.
-    List {
-        /// Which organisation.
-        #[arg(long)]
-        org: OrgId,
-    },
-    /// Revoke a key, everywhere within a second.
-    Revoke {
-        /// Which.
-        key: KeyId,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,7 +138,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let as_json = args.json;
     block_on(async move {
         match args.command {
-            AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => {}
+            AdminCommand::Credit(_) => {}
             _ => {
                 let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
                     return Err(CliError::Usage(
@@ -189,7 +152,6 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
         let database = args.database.database().await?;
         database.check_schema().await?;
         match args.command {
-            AdminCommand::Key(command) => key(&database, command, as_json).await,
             AdminCommand::Credit(CreditCommand::Grant { org, credits, reason, idempotency_key }) => {
                 let key = idempotency_key.as_deref();
                 if key.is_some_and(|key| {
@@ -209,7 +171,6 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
                 }
                 Ok(())
             }
-            AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
             _ => Ok(()),
         }
     })
@@ -227,7 +188,12 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::OperatorToken(command) => operators::token(session, command).await,
         AdminCommand::AuditLog(args) => operators::log(session, args).await,
         AdminCommand::Me => operators::me(session).await,
-        AdminCommand::Key(_) | AdminCommand::Credit(_) | AdminCommand::Price(_) => Ok(()),
+        AdminCommand::Key(command) => keys::key(session, command).await,
+        AdminCommand::IdentityProvider(command) => providers::provider(session, command).await,
+        AdminCommand::Identity(command) => providers::identity(session, command).await,
+        AdminCommand::Price(command) => prices::price(session, command).await,
+        AdminCommand::PriceFactor(command) => prices::factor(session, command).await,
+        AdminCommand::Credit(_) => Ok(()),
     }
 }
 
@@ -239,102 +205,4 @@ fn named(made: &Value, field: &str) -> String {
 fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
     let trimmed = text.trim();
     if trimmed.is_empty() { Err(CliError::Usage(format!("{what} must not be empty"))) } else { Ok(trimmed) }
-}
-
-/// A key for types nobody offers is a key for nothing.
-async fn check_types(database: &Database, types: &[String]) -> Result<(), CliError> {
-    let book = match database.active_book_version().await? {
-        Some(version) => database.book(version).await?,
-        None => None,
-    };
-    let known: Vec<String> =
-        book.iter().flat_map(|book| book.prices.keys()).map(ToString::to_string).collect();
-    match types.iter().find(|wanted| !known.contains(wanted)) {
-        None => Ok(()),
-        Some(unknown) => Err(CliError::Usage(format!(
-            "--types: '{unknown}' is not in the price book in force: {}",
-            known.join(", ")
-        ))),
-    }
-}
-
-async fn key(database: &Database, command: KeyCommand, as_json: bool) -> Result<(), CliError> {
-    match command {
-        KeyCommand::Create {
-            org,
-            user,
-            name,
-            env,
-            expires,
-            types,
-            networks,
-            create_per_minute,
-            status_per_minute,
-        } => {
-            let types =
-                types.map(|types| types.iter().map(|text| text.trim().to_owned()).collect::<Vec<_>>());
-            check_types(database, types.as_deref().unwrap_or_default()).await?;
-            if expires.is_some_and(|end| end <= Clock.wall()) {
-                return Err(CliError::Usage("--expires is in the past: the key would never be valid".into()));
-            }
-            let spec = KeySpec {
-                name,
-                env,
-                expires_at: expires,
-                allowed_types: types,
-                allowed_networks: networks,
-                rates: Rates { create: create_per_minute, status: status_per_minute },
-            };
-            let (key, secret) = database.create_key(org, user, &spec).await?;
-            if as_json {
-                json(&json!({ "key_id": key, "api_key": secret.expose() }));
-            } else {
-                println!("{key}\n{}\nkeep it: it is not shown again", secret.expose());
-            }
-        }
-        KeyCommand::List { org } => {
-            let keys = database.keys(org).await?;
-            if as_json {
-                json(&keys);
-            } else {
-                let optional = |at: Option<OffsetDateTime>| at.map_or_else(|| "-".to_owned(), text);
-                let row = |key: &crate::ledger::KeyInfo| {
-                    vec![
-                        key.key_id.to_string(),
-                        key.public_id.clone(),
-                        key.name.clone(),
-                        key.user_id.to_string(),
-                        text(key.created_at),
-                        optional(key.expires_at),
-                        optional(key.revoked_at),
-                        key.allowed_types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(",")),
-                        key.allowed_networks
-                            .as_ref()
-                            .map_or_else(|| "all".to_owned(), |networks| networks.join(",")),
-                    ]
-                };
-                let header = [
-                    "KEY",
-                    "PUBLIC ID",
-                    "NAME",
-                    "USER",
-                    "CREATED",
-                    "EXPIRES",
-                    "REVOKED",
-                    "TYPES",
-                    "NETWORKS",
-                ];
-                table(&header, &keys.iter().map(row).collect::<Vec<_>>());
-            }
-        }
-        KeyCommand::Revoke { key } => {
-            let first = database.revoke_key(key).await?;
-            if as_json {
-                json(&json!({ "key_id": key, "revoked": true }));
-            } else {
-                println!("{key} {}", if first { "is revoked" } else { "was revoked already" });
-            }
-        }
-    }
-    Ok(())
 }

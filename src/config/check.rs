@@ -68,7 +68,7 @@ impl Config {
             Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
         };
         let day_ms = 86_400_000;
-        let ranges: [(&'static str, u64, u64, u64, &'static str); 20] = [
+        let ranges: [(&'static str, u64, u64, u64, &'static str); 22] = [
             (
                 "server.header_timeout_ms",
                 self.server.header_timeout_ms,
@@ -138,6 +138,14 @@ impl Config {
                 8_760,
                 "from 1 to 8760 hours",
             ),
+            // Books that were in force within an hour are at hand.
+            (
+                "quotes.max_valid_seconds",
+                self.quotes.max_valid_seconds.into(),
+                0,
+                3_000,
+                "at most 3000 seconds",
+            ),
             ("status.wait_ms", self.status.wait_ms, 0, 2_000, "at most 2000 milliseconds"),
             (
                 "reconciler.polls_per_second",
@@ -153,6 +161,13 @@ impl Config {
                 10,
                 day_ms,
                 "from 10 to 86400000 milliseconds",
+            ),
+            (
+                "auth.jwks_refresh_ms",
+                self.auth.jwks_refresh_ms,
+                100,
+                day_ms,
+                "from 100 to 86400000 milliseconds",
             ),
             ("reconciler.tick_ms", self.reconciler.tick_ms, 10, 60_000, "from 10 to 60000 milliseconds"),
         ];

@@ -19,6 +19,7 @@ use super::{LayerFuture, Stage};
 use crate::call::{Admitted, Authenticated, Call, Endpoint};
 use crate::config::Limits;
 use crate::error::{Answer, GatewayError, Level};
+use crate::ids::KeyId;
 use crate::ledger::Principal;
 use crate::metrics as m;
 
@@ -53,19 +54,24 @@ impl RateLimits {
         let levels = [
             (
                 Level::Key,
-                principal.key.as_uuid(),
+                principal.key.map(KeyId::as_uuid),
                 own(principal.key_rates).unwrap_or(pick(d.key_create_per_minute, d.key_status_per_minute)),
             ),
-            (Level::User, principal.user.as_uuid(), pick(d.user_create_per_minute, d.user_status_per_minute)),
+            (
+                Level::User,
+                Some(principal.user.as_uuid()),
+                pick(d.user_create_per_minute, d.user_status_per_minute),
+            ),
             (
                 Level::Org,
-                principal.org.as_uuid(),
+                Some(principal.org.as_uuid()),
                 own(principal.org_rates).unwrap_or(pick(d.org_create_per_minute, d.org_status_per_minute)),
             ),
         ];
         let mut tightest: Option<RateHeaders> = None;
         for (level, id, per_minute) in levels {
-            let Some(per_minute) = NonZeroU32::new(per_minute) else { continue };
+            // Who came without a key has no limit of a key.
+            let (Some(id), Some(per_minute)) = (id, NonZeroU32::new(per_minute)) else { continue };
             let limiter = self.limiters.get_with((level, id, create, per_minute), || {
                 Arc::new(RateLimiter::direct(Quota::per_minute(per_minute)).with_middleware())
             });

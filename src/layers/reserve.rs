@@ -114,7 +114,7 @@ impl ReserveLayer {
         let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);
         if refuses_if_in_doubt(fresh)
             && let Ok(Some(reference)) =
-                self.ledger.database().in_doubt(org, user, Some(key), fresh.fingerprint).await
+                self.ledger.database().in_doubt(org, user, key, fresh.fingerprint).await
         {
             return GatewayError::OutcomeUnknown { reference };
         }
@@ -127,7 +127,7 @@ impl ReserveLayer {
             hold: HoldId::generate(),
             org: fresh.principal.org,
             user: fresh.principal.user,
-            key: Some(fresh.principal.key),
+            key: fresh.principal.key,
             amount: order.price.hold,
             list_price: order.price.list_price,
             factor: order.price.factor,

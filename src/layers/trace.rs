@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
+use crate::layers::forwarded::TrustedProxies;
 use crate::metrics as m;
 
 /// See the module.
@@ -28,6 +29,8 @@ pub struct TraceLayer {
     pub clock: Clock,
     /// Where the rest of refused bodies is read.
     pub draining: TaskTracker,
+    /// Whose word on a client's address is taken.
+    pub proxies: TrustedProxies,
 }
 
 impl<S> Layer<S> for TraceLayer {
@@ -45,7 +48,7 @@ pub struct Trace<S> {
     settings: TraceLayer,
 }
 
-/// The address a request came from; the server puts it among the extensions.
+/// The address of the connection a request came by; the server puts it among the extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
@@ -70,8 +73,8 @@ where
         let (head, body) = request.into_parts();
         let request_id =
             head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-        let peer =
-            head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.to_canonical());
+        let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        let peer = self.settings.proxies.client(peer, &head.headers);
         // A client that waits for our word has not begun to send.
         let draining = (!head.headers.contains_key(EXPECT)).then(|| self.settings.draining.clone());
         let notes = Notes::default();
@@ -146,7 +149,7 @@ impl Drop for Event {
             peer = %self.peer,
             org = principal.map(|p| tracing::field::display(p.org)),
             user = principal.map(|p| tracing::field::display(p.user)),
-            key = principal.map(|p| tracing::field::display(p.key)),
+            key = principal.and_then(|p| p.key).map(tracing::field::display),
             hold = noted.hold.map(tracing::field::display),
             "request"
         );

@@ -206,7 +206,7 @@ pub struct BudgetFilter {
 }
 
 /// A budget that counts for a caller.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct CallerBudget {
     /// Whose spending it bounds.
     pub level: BudgetLevel,

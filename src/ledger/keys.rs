@@ -1,4 +1,6 @@
-//! API keys: making, finding, revoking.
+//! API keys: who they stand for, and that they were used. [`manage`](self) makes, changes and ends them.
+
+mod manage;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,14 +9,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
-use time::OffsetDateTime;
+use sqlx::postgres::PgRow;
 use utoipa::ToSchema;
 
+pub use self::manage::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Rotated};
 use super::{Bounded, Database, LedgerError};
-use crate::api_key::{NewKey, SecretHash};
+use crate::api_key::SecretHash;
 use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::secret::Secret;
 
 /// What a caller may do within its organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +36,11 @@ impl Role {
             Self::Admin => "admin",
         }
     }
+
+    /// The role of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Member, Self::Admin].into_iter().find(|role| role.as_str() == text)
+    }
 }
 
 /// Requests a minute; none: the gateway's default, 0: no limit.
@@ -52,11 +59,11 @@ pub struct Principal {
     pub org: OrgId,
     /// The user.
     pub user: UserId,
-    /// The key.
-    pub key: KeyId,
+    /// The key; none: it came with a token of an identity provider.
+    pub key: Option<KeyId>,
     /// The user's role.
     pub role: Role,
-    /// Whether organisation or user is suspended: no creates.
+    /// Whether organisation, team, user or key is suspended: no creates.
     pub suspended: bool,
     /// What the organisation pays of the list price.
     pub factor: PriceFactor,
@@ -82,14 +89,44 @@ impl Principal {
     pub fn allows_type(&self, task_type: &str) -> bool {
         self.allowed_types.as_ref().is_none_or(|types| types.iter().any(|allowed| allowed == task_type))
     }
+
+    /// What every way to sign in reads of organisation, team and user: the columns of [`STANDING`].
+    pub(super) fn of(row: &PgRow) -> Result<Self, LedgerError> {
+        Ok(Self {
+            org: OrgId::from_uuid(row.try_get("org_id")?),
+            user: UserId::from_uuid(row.try_get("user_id")?),
+            key: None,
+            role: Role::parse(row.try_get("role")?).ok_or(LedgerError::Corrupt("role"))?,
+            suspended: row.try_get("suspended")?,
+            factor: PriceFactor::new(row.try_get("price_factor_bp")?)
+                .ok_or(LedgerError::Corrupt("price_factor_bp"))?,
+            key_rates: Rates::default(),
+            org_rates: Rates { create: rate(row, "org_create")?, status: rate(row, "org_status")? },
+            allowed_types: None,
+            allowed_networks: None,
+        })
+    }
 }
+
+/// Columns of user `u`, organisation `o` and team `t` (left joined) that say what a caller may do.
+macro_rules! standing {
+    () => {
+        "o.org_id, u.user_id, u.role, o.price_factor_bp, \
+         o.status = 'suspended' or u.status = 'suspended' or coalesce(t.status = 'suspended', false) as suspended, \
+         u.deleted_at is not null or o.deleted_at is not null as gone, \
+         o.create_per_minute as org_create, o.status_per_minute as org_status"
+    };
+}
+pub(super) use standing;
 
 /// A key as it was found: to be proved by its secret.
 #[derive(Debug, Clone)]
 pub struct FoundKey {
+    /// The key.
+    pub key: KeyId,
     /// What proves it.
     pub secret: SecretHash,
-    /// Whether it was revoked.
+    /// Whether it was revoked, or belongs to a user or an organisation that was deleted.
     pub revoked: bool,
     /// How much longer it was to live when it was found, by the database's clock: gateways' may differ.
     pub expires_in: Option<Duration>,
@@ -97,139 +134,52 @@ pub struct FoundKey {
     pub principal: Arc<Principal>,
 }
 
-/// A key to be made.
-#[derive(Debug, Clone, Default)]
-pub struct KeySpec {
-    /// What people call it.
-    pub name: String,
-    /// The `<env>` part of its text.
-    pub env: String,
-    /// When it ends.
-    pub expires_at: Option<OffsetDateTime>,
-    /// Types it may create.
-    pub allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from.
-    pub allowed_networks: Option<Vec<IpNet>>,
-    /// Its own limits.
-    pub rates: Rates,
-}
-
-/// A key as operators see it: never its secret.
-#[derive(Debug, Clone, Serialize)]
-pub struct KeyInfo {
-    /// Its id, stable over rotations.
-    pub key_id: KeyId,
-    /// The part of its text that finds it.
-    pub public_id: String,
-    /// The user it stands for.
-    pub user_id: UserId,
-    /// What people call it.
-    pub name: String,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// When it ends.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub revoked_at: Option<OffsetDateTime>,
-    /// Types it may create; none: all.
-    pub allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from; none: all.
-    pub allowed_networks: Option<Vec<String>>,
-}
-
-fn rate(row: &sqlx::postgres::PgRow, column: &str) -> Result<Option<u32>, sqlx::Error> {
+fn rate(row: &PgRow, column: &str) -> Result<Option<u32>, sqlx::Error> {
     Ok(row.try_get::<Option<i32>, _>(column)?.and_then(|rate| u32::try_from(rate).ok()))
 }
 
+fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, LedgerError> {
+    let texts: Option<Vec<String>> = row.try_get("allowed_networks")?;
+    let parsed = texts.map(|list| list.iter().map(|text| text.parse()).collect::<Result<_, _>>());
+    parsed.transpose().map_err(|_| LedgerError::Corrupt("allowed_networks"))
+}
+
 impl Database {
-    /// Makes a key for a user of `org`. Its text is in the answer and nowhere else.
-    pub async fn create_key(
-        &self,
-        org: OrgId,
-        user: UserId,
-        spec: &KeySpec,
-    ) -> Result<(KeyId, Secret), LedgerError> {
-        let new = NewKey::generate(&spec.env).ok_or_else(|| {
-            LedgerError::Invalid(format!("'{}' is not 1 to 12 lower-case letters or digits", spec.env))
-        })?;
-        let key = KeyId::generate();
-        let networks = spec
-            .allowed_networks
-            .as_ref()
-            .map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let rate = |rate: Option<u32>| rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
-        let mut change = self.change().await?;
-        let done = sqlx::query(
-            "insert into api_key (key_id, public_id, org_id, user_id, name, secret_sha256, allowed_types, \
-             allowed_networks, create_per_minute, status_per_minute, expires_at) \
-             select $1, $2, org_id, user_id, $5, $6, $7, $8, $9, $10, $11 from app_user \
-             where org_id = $3 and user_id = $4",
-        )
-        .bind(key.as_uuid())
-        .bind(&new.public_id)
-        .bind(org.as_uuid())
-        .bind(user.as_uuid())
-        .bind(&spec.name)
-        .bind(new.secret.as_bytes())
-        .bind(spec.allowed_types.as_ref())
-        .bind(networks)
-        .bind(rate(spec.rates.create))
-        .bind(rate(spec.rates.status))
-        .bind(spec.expires_at)
-        .execute(&mut *change)
+    /// The key with that public id: its present one, or the one before the last rotation while that still works.
+    pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
+        let row = sqlx::query(concat!(
+            "select k.key_id, k.revoked_at is not null as revoked, ",
+            standing!(),
+            ", case when k.public_id = $1 then k.secret_sha256 else k.previous_sha256 end as secret, \
+             extract(epoch from case when k.public_id = $1 then k.expires_at else least(k.expires_at, k.previous_until) end \
+                     - clock_timestamp())::float8 as expires_in, \
+             k.suspended as key_suspended, k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute \
+             from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
+             left join team t on t.team_id = u.team_id where k.public_id = $1 or k.previous_public_id = $1"
+        ))
+        .bind(public_id)
+        .fetch_optional(self.pool())
         .bounded()
         .await?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no user {user}")));
-        }
-        change.commit().await?;
-        Ok((key, new.text))
-    }
-
-    /// The key with that public id.
-    pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
-        let row = sqlx::query(
-            "select k.key_id, k.org_id, k.user_id, k.secret_sha256, k.revoked_at is not null as revoked, \
-             extract(epoch from k.expires_at - clock_timestamp())::float8 as expires_in, \
-             k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, u.role, \
-             o.status = 'suspended' or u.status = 'suspended' as suspended, o.price_factor_bp, \
-             o.create_per_minute as org_create, o.status_per_minute as org_status \
-             from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id where k.public_id = $1",
-        )
-        .bind(public_id)
-        .fetch_optional(self.pool()).bounded()
-        .await?;
         let Some(row) = row else { return Ok(None) };
-        let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
-            .ok_or(LedgerError::Corrupt("secret_sha256"))?;
-        let networks = row
-            .try_get::<Option<Vec<String>>, _>("allowed_networks")?
-            .map(|list| list.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>())
-            .transpose()
-            .map_err(|_| LedgerError::Corrupt("allowed_networks"))?;
+        let key = KeyId::from_uuid(row.try_get("key_id")?);
+        let standing = Principal::of(&row)?;
         let principal = Principal {
-            org: OrgId::from_uuid(row.try_get("org_id")?),
-            user: UserId::from_uuid(row.try_get("user_id")?),
-            key: KeyId::from_uuid(row.try_get("key_id")?),
-            role: if row.try_get::<&str, _>("role")? == "admin" { Role::Admin } else { Role::Member },
-            suspended: row.try_get("suspended")?,
-            factor: PriceFactor::new(row.try_get("price_factor_bp")?)
-                .ok_or(LedgerError::Corrupt("price_factor_bp"))?,
+            key: Some(key),
+            suspended: standing.suspended || row.try_get("key_suspended")?,
             key_rates: Rates {
                 create: rate(&row, "create_per_minute")?,
                 status: rate(&row, "status_per_minute")?,
             },
-            org_rates: Rates { create: rate(&row, "org_create")?, status: rate(&row, "org_status")? },
             allowed_types: row.try_get("allowed_types")?,
-            allowed_networks: networks,
+            allowed_networks: networks(&row)?,
+            ..standing
         };
         let expires_in = row.try_get::<Option<f64>, _>("expires_in")?;
         Ok(Some(FoundKey {
-            secret,
-            revoked: row.try_get("revoked")?,
+            key,
+            secret: SecretHash::from_bytes(row.try_get("secret")?).ok_or(LedgerError::Corrupt("secret"))?,
+            revoked: row.try_get::<bool, _>("revoked")? || row.try_get::<bool, _>("gone")?,
             // What does not fit is over (negative), or will not be over in our time.
             expires_in: expires_in
                 .map(|seconds| Duration::try_from_secs_f64(seconds.clamp(0.0, 1e10)).unwrap_or_default()),
@@ -237,50 +187,21 @@ impl Database {
         }))
     }
 
-    /// The keys of `org`, oldest first.
-    pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, LedgerError> {
-        let rows = sqlx::query(
-            "select key_id, public_id, user_id, name, created_at, expires_at, revoked_at, allowed_types, \
-             allowed_networks from api_key \
-             where org_id = $1 order by key_id",
+    /// Writes down that these keys were used so long ago.
+    pub async fn note_key_uses(&self, uses: &[(KeyId, Duration)]) -> Result<(), LedgerError> {
+        // In one order everywhere: gateways write down the same keys at the same time. And not for some seconds' sake.
+        sqlx::query(
+            "insert into api_key_use (key_id, used_at) \
+             select key_id, max(now() - make_interval(secs => ago)) from unnest($1::uuid[], $2::float8[]) as noted(key_id, ago) \
+             join api_key using (key_id) group by key_id order by key_id \
+             on conflict (key_id) do update set used_at = excluded.used_at \
+             where api_key_use.used_at < excluded.used_at - interval '30 seconds'",
         )
-        .bind(org.as_uuid())
-        .fetch_all(self.pool())
+        .bind(uses.iter().map(|(key, _)| key.as_uuid()).collect::<Vec<_>>())
+        .bind(uses.iter().map(|(_, ago)| ago.as_secs_f64()).collect::<Vec<_>>())
+        .execute(self.pool())
         .bounded()
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(KeyInfo {
-                    key_id: KeyId::from_uuid(row.try_get("key_id")?),
-                    public_id: row.try_get("public_id")?,
-                    user_id: UserId::from_uuid(row.try_get("user_id")?),
-                    name: row.try_get("name")?,
-                    created_at: row.try_get("created_at")?,
-                    expires_at: row.try_get("expires_at")?,
-                    revoked_at: row.try_get("revoked_at")?,
-                    allowed_types: row.try_get("allowed_types")?,
-                    allowed_networks: row.try_get("allowed_networks")?,
-                })
-            })
-            .collect()
-    }
-
-    /// Revokes a key for good. Says whether it was this call that did it.
-    pub async fn revoke_key(&self, key: KeyId) -> Result<bool, LedgerError> {
-        let mut change = self.change().await?;
-        let row: Option<(bool,)> = sqlx::query_as(
-            "with before as (select revoked_at from api_key where key_id = $1 for update), \
-             done as (update api_key set revoked_at = coalesce(revoked_at, now()) where key_id = $1) \
-             select revoked_at is null from before",
-        )
-        .bind(key.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        let Some((first,)) = row else {
-            return Err(LedgerError::NotFound(format!("there is no key {key}")));
-        };
-        change.commit().await?;
-        Ok(first)
+        Ok(())
     }
 }

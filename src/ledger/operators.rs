@@ -29,6 +29,11 @@ impl OperatorRole {
             Self::OperatorRead => "operator_read",
         }
     }
+
+    /// The role of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Operator, Self::OperatorRead].into_iter().find(|role| role.as_str() == text)
+    }
 }
 
 /// An operator's token: never its secret.

@@ -94,6 +94,7 @@ fn value(samples: &BTreeMap<&'static str, String>, name: &str) -> String {
         "hold_id" => format!("hold_{:032x}", 1),
         "budget_id" => format!("bud_{:032x}", 1),
         "provider_id" => format!("idp_{:032x}", 1),
+        "identity_id" => format!("idn_{:032x}", 1),
         "version" => "1".into(),
         "task_type" => "pro-text-to-video".into(),
         "month" => "2026-01".into(),

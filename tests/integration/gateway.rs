@@ -112,8 +112,13 @@ impl TestGateway {
 
     /// What `tollgate admin` says to an operator.
     pub async fn admin_says(&self, args: &[&str]) -> Said {
-        let (url, token) = (self.admin_url(""), self.operator_token().await);
-        run(&[&["admin", "--database-url", self.db.url(), "--url", &url, "--token", &token], args].concat())
+        self.admin_says_as(&self.operator_token().await, args).await
+    }
+
+    /// What `tollgate admin` says to whoever has this token.
+    pub async fn admin_says_as(&self, token: &str, args: &[&str]) -> Said {
+        let url = self.admin_url("");
+        run(&[&["admin", "--database-url", self.db.url(), "--url", &url, "--token", token], args].concat())
             .await
     }
 

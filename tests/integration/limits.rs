@@ -61,6 +61,36 @@ async fn the_narrowest_level_refuses_and_costs_the_wider_ones_nothing() {
 }
 
 #[tokio::test]
+async fn all_keys_of_a_user_share_its_limit_and_other_users_have_their_own() {
+    let limits = TestGateway::builder().config(|config| {
+        config.limits.user_create_per_minute = 3;
+        config.limits.user_status_per_minute = 2;
+        config.limits.org_create_per_minute = 5;
+    });
+    let gateway = limits.start().await;
+    let second = gateway.another_key(KeySpec::default()).await;
+    let colleague = gateway.another_user("a colleague", "member").await;
+    create(&gateway, &gateway.caller).await.expect(200);
+    let answer = create(&gateway, &second).await;
+    assert_eq!(answer.header("ratelimit-policy"), r#""user";q=3;w=60"#);
+    create(&gateway, &second).await.expect(200);
+    for key in [&gateway.caller, &second, &second] {
+        let answer = create(&gateway, key).await;
+        assert_eq!(answer.refused(429, "RATE_LIMITED")["data"]["limit"], "user");
+    }
+    // What was refused to one user has cost the organisation nothing.
+    for _ in 0..2 {
+        create(&gateway, &colleague).await.expect(200);
+    }
+    let answer = create(&gateway, &colleague).await;
+    assert_eq!(answer.refused(429, "RATE_LIMITED")["data"]["limit"], "organisation");
+    for expected in [200, 200, 429] {
+        assert_eq!(get(&gateway, &second, "/api/credits").await.status, expected);
+    }
+    get(&gateway, &colleague, "/api/credits").await.expect(200);
+}
+
+#[tokio::test]
 async fn status_calls_have_limits_of_their_own() {
     let gateway = TestGateway::start().await;
     let rates = Rates { create: None, status: Some(1) };
@@ -83,6 +113,30 @@ async fn wrong_keys_are_limited_by_address_and_a_valid_one_always_passes() {
     // Who presents nothing has not failed.
     Answer::to(gateway.request(Method::GET, "/api/credits")).await.refused(401, "INVALID_API_KEY");
     wrong().await.expect(429);
+}
+
+/// A key as it should be in form, with another secret.
+fn with_another_secret(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let (head, _) = text.rsplit_once('_').unwrap();
+    let body = format!("{head}_{}", "x".repeat(32));
+    let digest = Sha256::digest(body.as_bytes());
+    format!("{body}{}", digest[..3].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+#[tokio::test]
+async fn the_right_id_with_another_secret_is_refused_in_memory_or_not() {
+    let gateway = TestGateway::start().await;
+    let wrong = Caller { text: with_another_secret(&gateway.caller.text), ..gateway.caller.clone() };
+    get(&gateway, &wrong, "/api/credits").await.refused(401, "INVALID_API_KEY");
+    gateway.get("/api/credits").await.expect(200);
+    get(&gateway, &wrong, "/api/credits").await.refused(401, "INVALID_API_KEY");
+    create(&gateway, &wrong).await.refused(401, "INVALID_API_KEY");
+    let database = gateway.db.database();
+    until("its use is written down", async || {
+        database.key(gateway.caller.key).await.unwrap().unwrap().last_used_at.is_some()
+    })
+    .await;
 }
 
 #[tokio::test]

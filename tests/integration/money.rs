@@ -93,5 +93,5 @@ async fn clients_that_leave_at_any_instant_leave_nothing_behind() {
     })
     .await;
     let (_, made) = gateway.upstream_creates().await;
-    assert!((100..1900).contains(&made), "{made} of 2000 requests came through");
+    assert!((20..1900).contains(&made), "{made} of 2000 requests came through");
 }

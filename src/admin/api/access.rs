@@ -14,10 +14,12 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
-use crate::api_key::PresentedKey;
 use crate::ids::OrgId;
+use crate::layers::auth;
+use crate::layers::auth::Operator;
+use crate::layers::forwarded::TrustedProxies;
 use crate::layers::trace::Peer;
-use crate::ledger::{Actor, Database, OperatorRole, OperatorToken, Owned, Principal, Role};
+use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 
 /// Roles as the OpenAPI document names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ impl Who {
 #[derive(Debug, Clone)]
 pub enum Caller {
     /// One of those who run the platform.
-    Operator(Arc<OperatorToken>),
+    Operator(Operator),
     /// Somebody of an organisation.
     Tenant(Arc<Principal>),
 }
@@ -57,7 +59,7 @@ impl Caller {
     /// Its role.
     pub fn who(&self) -> Who {
         match self {
-            Self::Operator(token) if token.role == OperatorRole::Operator => Who::Operator,
+            Self::Operator(operator) if operator.role == OperatorRole::Operator => Who::Operator,
             Self::Operator(_) => Who::OperatorRead,
             Self::Tenant(principal) if principal.role == Role::Admin => Who::OrgAdmin,
             Self::Tenant(_) => Who::Member,
@@ -75,8 +77,11 @@ impl Caller {
     /// Its name in the audit log.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Operator(token) => format!("operator:{}", token.name),
-            Self::Tenant(principal) => format!("key:{}", principal.key),
+            Self::Operator(operator) => operator.name.clone(),
+            Self::Tenant(principal) => match principal.key {
+                Some(key) => format!("key:{key}"),
+                None => format!("user:{}", principal.user),
+            },
         }
     }
 }
@@ -130,19 +135,10 @@ impl Access {
 
     async fn caller(&self, parts: &Parts, peer: IpAddr) -> Result<Caller, Problem> {
         let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
-        let presented = header
-            .and_then(|header| header.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .and_then(|(_, token)| PresentedKey::parse(token.trim()))
-            .filter(|presented| presented.env == crate::api_key::OPERATOR_ENV);
-        match presented {
-            Some(presented) => {
-                let found = self.api.database.find_operator(&presented).await?;
-                let operator = found.ok_or_else(|| self.api.keys.wrong(peer))?;
-                Ok(Caller::Operator(Arc::new(operator)))
-            }
-            None => Ok(Caller::Tenant(self.api.keys.principal(header, peer).await?)),
-        }
+        Ok(match self.api.keys.authenticate(header, peer, false).await? {
+            auth::Caller::Operator(operator) => Caller::Operator(operator),
+            auth::Caller::Tenant(principal) => Caller::Tenant(principal),
+        })
     }
 
     /// An organisation's own people get to nothing but what is their organisation's.
@@ -208,7 +204,7 @@ async fn admit(access: &Access, request: Request) -> Result<Request, Problem> {
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     let operation = access.operation(&path, &parts.method)?;
-    let peer = address(&parts);
+    let peer = address(&parts, &access.api.proxies);
     let caller = access.caller(&parts, peer).await?;
     let who = caller.who();
     if !operation.roles.iter().any(|role| role == who.as_str()) {
@@ -239,8 +235,9 @@ async fn admit(access: &Access, request: Request) -> Result<Request, Problem> {
     Ok(Request::from_parts(parts, body))
 }
 
-fn address(parts: &Parts) -> IpAddr {
-    parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.to_canonical())
+fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
+    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    proxies.client(peer, &parts.headers)
 }
 
 /// The database, acting on behalf of the caller.

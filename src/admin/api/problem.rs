@@ -151,7 +151,9 @@ impl From<GatewayError> for Problem {
                 "send 'Authorization: Bearer <token>' with an operator's token, or the key of an organisation's admin".into(),
             ),
             GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
+            GatewayError::Forbidden(why) => Self::Forbidden(why.into()),
             GatewayError::Unavailable(error) => error.into(),
+            GatewayError::IdentityUnavailable => Self::Unavailable,
             error => {
                 tracing::error!(%error, "authentication met a defect");
                 Self::Internal

@@ -1,0 +1,206 @@
+//! `tollgate admin key`.
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use super::super::CliError;
+use super::client::{Column, Query, Session};
+use super::{Limit, instant, limit, text};
+use crate::ids::{KeyId, OrgId, UserId};
+
+const KEY: &[Column] = &[
+    ("KEY", "key_id"),
+    ("PUBLIC ID", "public_id"),
+    ("NAME", "name"),
+    ("USER", "user_id"),
+    ("STATUS", "status"),
+    ("CREATED", "created_at"),
+    ("LAST USED", "last_used_at"),
+    ("EXPIRES", "expires_at"),
+    ("FORMER TEXT UNTIL", "previous_until"),
+    ("TYPES", "allowed_types"),
+    ("NETWORKS", "allowed_networks"),
+];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key. It is shown once.
+    Create(KeyCreate),
+    /// List an organisation's keys.
+    List {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Only those of this user.
+        #[arg(long)]
+        user: Option<UserId>,
+        /// Only those.
+        #[arg(long, value_parser = ["active", "suspended", "expired", "revoked"])]
+        status: Option<String>,
+    },
+    /// Show one.
+    Show {
+        /// Which.
+        key: KeyId,
+    },
+    /// Change a key. What is not given stays.
+    Update(KeyUpdate),
+    /// Give it another text, which is shown once. The present one works on for a while.
+    Rotate {
+        /// Which.
+        key: KeyId,
+        /// For how long: at most 2592000, 30 days; 0: it ends now.
+        #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(0..=2_592_000), value_name = "SECONDS")]
+        overlap: u32,
+    },
+    /// Refuse its creates; its tasks can be read and end as they would.
+    Suspend {
+        /// Which.
+        key: KeyId,
+    },
+    /// Let it create again.
+    Resume {
+        /// Which.
+        key: KeyId,
+    },
+    /// Revoke a key, everywhere within a second.
+    Revoke {
+        /// Which.
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyCreate {
+    /// Of which organisation.
+    #[arg(long)]
+    org: OrgId,
+    /// For which of its users.
+    #[arg(long)]
+    user: UserId,
+    /// What to call it.
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// The second part of its text.
+    #[arg(long, default_value = "live")]
+    env: String,
+    /// When it ends, such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_parser = instant)]
+    expires: Option<OffsetDateTime>,
+    /// Task types it may create; all if left out.
+    #[arg(long, value_delimiter = ',')]
+    types: Option<Vec<String>>,
+    /// Networks it may be used from, such as 10.0.0.0/8; all if left out.
+    #[arg(long, value_delimiter = ',')]
+    networks: Option<Vec<IpNet>>,
+    /// Creates a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    create_per_minute: Option<Limit>,
+    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    status_per_minute: Option<Limit>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyUpdate {
+    /// Which.
+    key: KeyId,
+    /// What to call it.
+    #[arg(long)]
+    name: Option<String>,
+    /// When it ends, such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_parser = instant, conflicts_with = "no_expiry")]
+    expires: Option<OffsetDateTime>,
+    /// It does not end.
+    #[arg(long)]
+    no_expiry: bool,
+    /// Task types it may create.
+    #[arg(long, value_delimiter = ',', conflicts_with = "all_types")]
+    types: Option<Vec<String>>,
+    /// It may create all types.
+    #[arg(long)]
+    all_types: bool,
+    /// Networks it may be used from, such as 10.0.0.0/8.
+    #[arg(long, value_delimiter = ',', conflicts_with = "all_networks")]
+    networks: Option<Vec<IpNet>>,
+    /// It may be used from anywhere.
+    #[arg(long)]
+    all_networks: bool,
+    /// Creates a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    create_per_minute: Option<Limit>,
+    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    status_per_minute: Option<Limit>,
+}
+
+impl KeyUpdate {
+    fn patch(self) -> Value {
+        let mut patch = Map::new();
+        let mut set = |field: &str, value: Option<Value>, none: bool| {
+            if let Some(value) = value.or_else(|| none.then_some(Value::Null)) {
+                patch.insert(field.into(), value);
+            }
+        };
+        set("name", self.name.map(Value::from), false);
+        set("expires_at", self.expires.map(|at| text(at).into()), self.no_expiry);
+        set("allowed_types", self.types.map(Value::from), self.all_types);
+        set("allowed_networks", self.networks.map(|networks| json!(networks)), self.all_networks);
+        set("create_per_minute", self.create_per_minute.map(|limit| limit.0.into()), false);
+        set("status_per_minute", self.status_per_minute.map(|limit| limit.0.into()), false);
+        patch.into()
+    }
+}
+
+pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), CliError> {
+    let path = |key: KeyId| format!("/admin/v1/keys/{key}");
+    match command {
+        KeyCommand::Create(new) => {
+            let body = json!({
+                "user_id": new.user,
+                "name": new.name,
+                "env": new.env,
+                "expires_at": new.expires.map(text),
+                "allowed_types": new.types,
+                "allowed_networks": new.networks,
+                "create_per_minute": new.create_per_minute.and_then(|limit| limit.0),
+                "status_per_minute": new.status_per_minute.and_then(|limit| limit.0),
+            });
+            show_once(session, &session.post(&format!("/admin/v1/orgs/{}/keys", new.org), body).await?);
+        }
+        KeyCommand::List { org, user, status } => {
+            let query = Query::default().add("user_id", user).add("status", status);
+            session.list(&query.of(&format!("/admin/v1/orgs/{org}/keys")), KEY).await?;
+        }
+        KeyCommand::Show { key } => session.show(&session.get(&path(key)).await?, KEY),
+        KeyCommand::Update(update) => {
+            let path = path(update.key);
+            session.show(&session.patch(&path, update.patch()).await?, KEY);
+        }
+        KeyCommand::Rotate { key, overlap } => {
+            let body = json!({"overlap_seconds": overlap});
+            show_once(session, &session.post(&format!("{}/rotate", path(key)), body).await?);
+        }
+        KeyCommand::Suspend { key } => {
+            session.show(&session.patch(&path(key), json!({"status": "suspended"})).await?, KEY);
+        }
+        KeyCommand::Resume { key } => {
+            session.show(&session.patch(&path(key), json!({"status": "active"})).await?, KEY);
+        }
+        KeyCommand::Revoke { key } => {
+            session.post(&format!("{}/revoke", path(key)), json!({})).await?;
+            session.say(&json!({"key_id": key, "revoked": true}), format_args!("{key} is revoked"));
+        }
+    }
+    Ok(())
+}
+
+fn show_once(session: &Session, shown: &Value) {
+    let field = |name: &str| shown[name].as_str().unwrap_or_default().to_owned();
+    session.say(
+        shown,
+        format_args!("{}\n{}\nkeep it: it is not shown again", field("key_id"), field("api_key")),
+    );
+}

@@ -1,0 +1,236 @@
+//! `tollgate admin identity-provider` and `identity`.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::super::CliError;
+use super::client::{Column, Query, Session};
+use super::named;
+use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
+
+const PROVIDER: &[Column] = &[
+    ("PROVIDER", "provider_id"),
+    ("NAME", "name"),
+    ("SERVES", "serves"),
+    ("ORG", "org_id"),
+    ("ISSUER", "issuer"),
+    ("AUDIENCES", "audiences"),
+    ("KEYS", "jwks_url"),
+    ("MAKES USERS", "create_users"),
+    ("SUSPENDED", "suspended"),
+];
+const IDENTITY: &[Column] = &[
+    ("IDENTITY", "identity_id"),
+    ("PROVIDER", "provider_id"),
+    ("SUBJECT", "subject"),
+    ("USER", "user_id"),
+    ("CREATED", "created_at"),
+];
+
+const PATH: &str = "/admin/v1/identity-providers";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProviderCommand {
+    /// Take the tokens (JWT) of an identity provider.
+    Create {
+        /// What to call it, unique.
+        #[arg(long)]
+        name: String,
+        /// The one organisation it speaks for; else --org-claim says which.
+        #[arg(long)]
+        org: Option<OrgId>,
+        /// It speaks for those who run the platform.
+        #[arg(long, conflicts_with_all = ["org", "org_claim"])]
+        operators: bool,
+        #[command(flatten)]
+        settings: ProviderSettings,
+    },
+    /// List all.
+    List,
+    /// Show one.
+    Show {
+        /// Which.
+        provider: ProviderId,
+    },
+    /// Change one. What is not given stays.
+    Update {
+        /// Which.
+        provider: ProviderId,
+        /// What to call it, unique.
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        settings: ProviderSettings,
+    },
+    /// Refuse its tokens for now.
+    Suspend {
+        /// Which.
+        provider: ProviderId,
+    },
+    /// Take them again.
+    Resume {
+        /// Which.
+        provider: ProviderId,
+    },
+    /// Refuse its tokens for good; the users that came by it stay.
+    Delete {
+        /// Which.
+        provider: ProviderId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProviderSettings {
+    /// The 'iss' of its tokens.
+    #[arg(long)]
+    issuer: Option<String>,
+    /// The 'aud' of its tokens; one of several.
+    #[arg(long, value_delimiter = ',', value_name = "AUDIENCE")]
+    audiences: Option<Vec<String>>,
+    /// Where it publishes its keys: https, or http on this machine.
+    #[arg(long, value_name = "URL")]
+    jwks_url: Option<Url>,
+    /// How it may sign: RS256, ES256, EdDSA; all if left out.
+    #[arg(long, value_delimiter = ',')]
+    algorithms: Option<Vec<String>>,
+    /// By how much its clock may differ.
+    #[arg(long, value_name = "N")]
+    leeway_seconds: Option<u32>,
+    /// The claim that says which user; 'sub' if left out.
+    #[arg(long, value_name = "CLAIM")]
+    user_claim: Option<String>,
+    /// The claim that says which organisation, by id or name.
+    #[arg(long, value_name = "CLAIM")]
+    org_claim: Option<String>,
+    /// The claim that says which team, by name.
+    #[arg(long, value_name = "CLAIM")]
+    team_claim: Option<String>,
+    /// The claim that says which role.
+    #[arg(long, value_name = "CLAIM")]
+    role_claim: Option<String>,
+    /// What its values mean, such as bosses=admin; operators: ops=operator,support=operator_read.
+    #[arg(long, value_delimiter = ',', value_parser = pair, value_name = "VALUE=ROLE")]
+    roles: Option<Vec<(String, String)>>,
+    /// Whether a subject that was never seen becomes a user.
+    #[arg(long, value_name = "BOOL")]
+    create_users: Option<bool>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (value, role) = text.rsplit_once('=').ok_or("give VALUE=ROLE")?;
+    Ok((value.to_owned(), role.to_owned()))
+}
+
+impl ProviderSettings {
+    fn into_body(self, mut body: Map<String, Value>) -> Value {
+        let mut set = |field: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body.insert(field.into(), value);
+            }
+        };
+        set("issuer", self.issuer.map(Value::from));
+        set("audiences", self.audiences.map(Value::from));
+        set("jwks_url", self.jwks_url.map(|url| url.as_str().into()));
+        set("algorithms", self.algorithms.map(Value::from));
+        set("leeway_seconds", self.leeway_seconds.map(Value::from));
+        set("user_claim", self.user_claim.map(Value::from));
+        set("org_claim", self.org_claim.map(Value::from));
+        set("team_claim", self.team_claim.map(Value::from));
+        set("role_claim", self.role_claim.map(Value::from));
+        let map = |roles: Vec<(String, String)>| roles.into_iter().map(|(value, role)| (value, role.into()));
+        set("role_map", self.roles.map(|roles| map(roles).collect::<Map<_, _>>().into()));
+        set("create_users", self.create_users.map(Value::from));
+        body.into()
+    }
+}
+
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+}
+
+pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Result<(), CliError> {
+    let path = |provider: ProviderId| format!("{PATH}/{provider}");
+    let patch = async |provider, body| {
+        session.patch(&path(provider), body).await.map(|changed| session.show(&changed, PROVIDER))
+    };
+    match command {
+        ProviderCommand::Create { name, org, operators, settings } => {
+            let serves = if operators { "operators" } else { "organisations" };
+            let body = fields([("name", name.into()), ("org_id", json!(org)), ("serves", serves.into())]);
+            let made = session.post(PATH, settings.into_body(body)).await?;
+            session.say(&made, named(&made, "provider_id"));
+        }
+        ProviderCommand::List => session.list(PATH, PROVIDER).await?,
+        ProviderCommand::Show { provider } => session.show(&session.get(&path(provider)).await?, PROVIDER),
+        ProviderCommand::Update { provider, name, settings } => {
+            let body = name.map(|name| fields([("name", name.into())])).unwrap_or_default();
+            patch(provider, settings.into_body(body)).await?;
+        }
+        ProviderCommand::Suspend { provider } => patch(provider, json!({"suspended": true})).await?,
+        ProviderCommand::Resume { provider } => patch(provider, json!({"suspended": false})).await?,
+        ProviderCommand::Delete { provider } => {
+            session.call(Method::DELETE, &path(provider), None).await?;
+            let deleted = json!({"provider_id": provider, "deleted": true});
+            session.say(&deleted, format_args!("{provider} is deleted"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IdentityCommand {
+    /// List who signs in with tokens, and which user that is.
+    List {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Only those of this user.
+        #[arg(long)]
+        user: Option<UserId>,
+    },
+    /// Tie a subject of an identity provider to a user.
+    Tie {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Who vouches for it.
+        #[arg(long)]
+        provider: ProviderId,
+        /// The provider's word for it.
+        #[arg(long)]
+        subject: String,
+        /// Which user it is.
+        #[arg(long)]
+        user: UserId,
+    },
+    /// Untie it.
+    Untie {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Which.
+        identity: IdentityId,
+    },
+}
+
+pub(super) async fn identity(session: &Session, command: IdentityCommand) -> Result<(), CliError> {
+    let path = |org: OrgId| format!("/admin/v1/orgs/{org}/identities");
+    match command {
+        IdentityCommand::List { org, user } => {
+            session.list(&Query::default().add("user_id", user).of(&path(org)), IDENTITY).await?;
+        }
+        IdentityCommand::Tie { org, provider, subject, user } => {
+            let body = json!({"provider_id": provider, "subject": subject, "user_id": user});
+            let tied = session.post(&path(org), body).await?;
+            session.say(&tied, named(&tied, "identity_id"));
+        }
+        IdentityCommand::Untie { org, identity } => {
+            session.call(Method::DELETE, &format!("{}/{identity}", path(org)), None).await?;
+            let untied = json!({"identity_id": identity, "untied": true});
+            session.say(&untied, format_args!("{identity} is untied"));
+        }
+    }
+    Ok(())
+}
