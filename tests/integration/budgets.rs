@@ -9,7 +9,7 @@ use tollgate::ledger::{
     LedgerError, NewBudget, NewHold, NewUser, OrgChange, Period, Role, Slice, Step, UserChange, Verdict,
 };
 
-use super::database::TestDatabase;
+use super::database::{TestDatabase, until};
 use super::fixture::{
     credits, doubt, fail, funded, grant, lanes, late_run, late_settle, ledger, ledger_with, money, new_hold,
     refuse, run, settle, with_key, write_off,
@@ -468,4 +468,36 @@ async fn what_cannot_be_a_budget_is_refused() {
     let drawn: Vec<CallerBudget> =
         db.database().budgets_of_caller(tenant.org, tenant.user, Some(tenant.key)).await.unwrap();
     assert_eq!(drawn.len(), 1);
+}
+
+/// What a reservation draws on is looked up before it has the organisation's row.
+#[tokio::test]
+async fn a_budget_made_while_a_reservation_waits_counts_for_it() {
+    let db = TestDatabase::new().await;
+    let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 10_000).await);
+    for round in 0..2 {
+        let mut change = db.pool().begin().await.unwrap();
+        let sql = if round == 0 {
+            "insert into budget (budget_id, org_id, level, period, credits) values (gen_random_uuid(), $1, 'org', 'total', 50)"
+        } else {
+            "update budget set credits = 20 where org_id = $1"
+        };
+        sqlx::query(sql).bind(tenant.org.as_uuid()).execute(&mut *change).await.unwrap();
+        let waiting = ledger.reserve(tenant.hold(60 - 30 * round));
+        let committing = async {
+            until("it waits for the row", async || {
+                let waits = "select count(*) from pg_stat_activity \
+                             where datname = current_database() and wait_event_type = 'Lock'";
+                count(&db, waits).await > 0
+            })
+            .await;
+            change.commit().await.unwrap();
+        };
+        let (verdict, ()) = tokio::join!(waiting, committing);
+        let left = if round == 0 { 50 } else { 20 };
+        assert!(
+            matches!(verdict, Ok(Verdict::OverBudget { left: told, .. }) if told.get() == left),
+            "{verdict:?}"
+        );
+    }
 }
