@@ -19,8 +19,11 @@ use std::time::{Duration, Instant};
 use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
-use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
-use tollgate::ledger::{Applied, Database, Fingerprint, LaneSettings, Ledger, NewHold, Step, Verdict};
+use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
+use tollgate::ledger::{
+    Applied, BudgetLevel, Database, Fingerprint, LaneSettings, Ledger, NewBudget, NewHold, Period, Step,
+    Verdict,
+};
 use tollgate::pricing::BookVersion;
 use tollgate::secret::Secret;
 
@@ -112,6 +115,39 @@ async fn run(url: String) {
         })
         .await;
     }
+    for (what, keys, users) in
+        [("one key", 1, 1), ("16 keys, 4 users", 16, 4), ("256 keys and users", 256, 256)]
+    {
+        let org = funded(&database, 1 << 50).await;
+        budgets(&database, org, 1 << 50).await;
+        let callers = callers(&database, org, keys, users).await;
+        let ledger = ledger.clone();
+        measure(&format!("reserve, key and user budgets, {what}, 256"), 256, Some(reference), move |n| {
+            let (ledger, (key, user)) = (ledger.clone(), callers[n as usize % callers.len()]);
+            async move {
+                match ledger.reserve(NewHold { key: Some(key), user, ..new_hold(org) }).await.unwrap() {
+                    Verdict::Granted(guard) => std::mem::forget(guard),
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .await;
+    }
+    {
+        let org = funded(&database, 1 << 50).await;
+        budgets(&database, org, 1).await;
+        let callers = callers(&database, org, 16, 4).await;
+        let ledger = ledger.clone();
+        measure("refusals by a budget, 16 keys, 4 users, 256", 256, None, move |n| {
+            let (ledger, (key, user)) = (ledger.clone(), callers[n as usize % callers.len()]);
+            async move {
+                let verdict =
+                    ledger.reserve(NewHold { key: Some(key), user, ..new_hold(org) }).await.unwrap();
+                assert!(matches!(verdict, Verdict::OverBudget { .. }));
+            }
+        })
+        .await;
+    }
     let empty = funded(&database, 1).await;
     for callers in [256, 1024] {
         let ledger = ledger.clone();
@@ -153,6 +189,24 @@ async fn funded(database: &Database, credits: i64) -> OrgId {
     let org = database.create_org(&GatewayId::generate().to_string()).await.unwrap();
     database.post_credit(org, Credits::new(credits), "bench", "bench", None).await.unwrap();
     org
+}
+
+/// A daily budget for each key, a monthly one for each user.
+async fn budgets(database: &Database, org: OrgId, credits: i64) {
+    for (level, period) in [(BudgetLevel::Key, Period::Daily), (BudgetLevel::User, Period::Monthly)] {
+        let credits = Some(Credits::new(credits));
+        let new = NewBudget { org: Some(org), level, subject: None, period, credits, thresholds: None };
+        database.make_budget(&new).await.unwrap();
+    }
+}
+
+/// So many keys, in turn of so many users.
+async fn callers(database: &Database, org: OrgId, keys: usize, users: usize) -> Arc<Vec<(KeyId, UserId)>> {
+    let mut of = Vec::new();
+    for number in 0..users {
+        of.push(database.create_user(org, &number.to_string(), "member").await.unwrap());
+    }
+    Arc::new((0..keys).map(|number| (KeyId::generate(), of[number % users])).collect())
 }
 
 fn new_hold(org: OrgId) -> NewHold {

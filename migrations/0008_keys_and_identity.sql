@@ -12,6 +12,8 @@ alter table api_key
     add column previous_sha256    bytea check (length(previous_sha256) = 32),
     add column previous_until     timestamptz,
     add column rotated_at         timestamptz,
+    -- its creates are refused, as those of a suspended user are
+    add column suspended          boolean not null default false,
     add check ((previous_public_id is null) = (previous_sha256 is null)
            and (previous_public_id is null) = (previous_until is null));
 

@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::time::UtcTime;
 use crate::api_key::NewKey;
 use crate::app::StartError;
 use crate::config::{Config, ConfigError, DatabaseConfig, Log, LogFormat};
-use crate::ledger::{Database, LedgerError};
+use crate::ledger::{Actor, Database, LedgerError, OperatorRole};
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::secret::Secret;
@@ -63,7 +63,13 @@ enum Command {
         shell: clap_complete::Shell,
     },
     /// Print a fresh operator's token, for admin.bootstrap_token_file. Nothing knows it yet.
-    OperatorToken,
+    OperatorToken {
+        /// Make it known at once, straight in the database: if nobody has a token any more.
+        #[arg(long)]
+        enter: bool,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
     /// Become a PostgreSQL process that ends when the gateway ends.
     #[command(hide = true)]
     PostgresChild(ChildArgs),
@@ -158,10 +164,18 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut std::io::stdout());
                 Ok(())
             }
-            Command::OperatorToken => {
+            Command::OperatorToken { enter: false, .. } => {
                 println!("{}", NewKey::generate_operator().text.expose());
                 Ok(())
             }
+            Command::OperatorToken { enter: true, database } => block_on(async move {
+                let database = database.database().await?.acting(Actor::program("operator-token"));
+                database.check_schema().await?;
+                let made =
+                    database.create_operator_token("entered by hand", OperatorRole::Operator, None).await?;
+                println!("{}", made.1.expose());
+                Ok(())
+            }),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

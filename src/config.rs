@@ -37,6 +37,9 @@ pub struct Config {
     /// Limits of those who have none of their own.
     #[serde(default)]
     pub limits: Limits,
+    /// Prices that are promised.
+    #[serde(default)]
+    pub quotes: Quotes,
     /// Answers to status calls.
     #[serde(default)]
     pub status: Status,
@@ -253,6 +256,20 @@ impl Default for Limits {
             max_open_tasks: 200,
             failed_logins_per_minute: 60,
         }
+    }
+}
+
+/// Prices that are promised.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotes {
+    /// For how long a caller may have a price promised, at most. 0: not at all.
+    pub max_valid_seconds: u32,
+}
+
+impl Default for Quotes {
+    fn default() -> Self {
+        Self { max_valid_seconds: 900 }
     }
 }
 

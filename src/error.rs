@@ -1,5 +1,6 @@
 //! The one error of the data plane, and the one place where it becomes an answer.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,13 +8,17 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
+use time::format_description::well_known::Rfc3339;
 
 use crate::credits::Credits;
 use crate::ids::HoldId;
-use crate::ledger::LedgerError;
+use crate::ledger::{BudgetInForce, LedgerError};
 use crate::task::Invalid;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
+
+/// How long a caller without credits should stay away, at most.
+const PARKED: Duration = Duration::from_secs(3600);
 
 /// An answer of the data plane.
 pub type Answer = Response<Full<Bytes>>;
@@ -40,6 +45,28 @@ impl Level {
             Self::User => "user",
             Self::Org => "organisation",
         }
+    }
+}
+
+/// What a budget does not allow.
+#[derive(Debug)]
+pub struct OverBudget {
+    /// Which.
+    pub budget: BudgetInForce,
+    /// What is held and charged of it.
+    pub used: Credits,
+    /// The hold.
+    pub required: Credits,
+}
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { budget, used, required } = self;
+        let (period, level, limit) = (budget.period.as_str(), budget.level.as_str(), budget.limit);
+        write!(
+            f,
+            "the {period} budget of this {level} does not allow it: {required} credits are needed, {used} of {limit} are used"
+        )
     }
 }
 
@@ -95,6 +122,9 @@ pub enum GatewayError {
         /// The balance.
         available: Credits,
     },
+    /// A budget does not cover the hold.
+    #[error("{0}")]
+    BudgetExceeded(Box<OverBudget>),
     /// The first request with this idempotency key still runs.
     #[error("a request with this Idempotency-Key is still in progress")]
     RequestInProgress,
@@ -190,6 +220,7 @@ impl GatewayError {
             Self::RateLimited { .. } | Self::UpstreamBusy { .. } => Code::RateLimited,
             Self::TooManyTasks => Code::TooManyTasks,
             Self::InsufficientCredits { .. } => Code::InsufficientCredits,
+            Self::BudgetExceeded(_) => Code::BudgetExceeded,
             Self::RequestInProgress => Code::RequestInProgress,
             Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
             Self::RefusedByVendor { .. } => return None,
@@ -210,7 +241,10 @@ impl GatewayError {
         match self {
             Self::RateLimited { retry_after, .. } | Self::UpstreamBusy { retry_after } => Some(*retry_after),
             // ⚑ one client parks its key for as long as a 402 says
-            Self::InsufficientCredits { .. } => Some(Duration::from_secs(3600)),
+            Self::InsufficientCredits { .. } => Some(PARKED),
+            Self::BudgetExceeded(over) => {
+                Some(over.budget.resets_in.map_or(PARKED, |after| after.min(PARKED)))
+            }
             Self::TooManyTasks => Some(Duration::from_secs(10)),
             Self::RequestInProgress => Some(Duration::from_secs(2)),
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
@@ -224,6 +258,14 @@ impl GatewayError {
         match self {
             Self::InsufficientCredits { required, available } => {
                 Some(json!({ "required": required, "available": available }))
+            }
+            Self::BudgetExceeded(over) => {
+                let budget = &over.budget;
+                let resets_at = budget.resets_at.and_then(|at| at.format(&Rfc3339).ok());
+                Some(json!({
+                    "level": budget.level, "period": budget.period, "limit": budget.limit, "used": over.used,
+                    "required": over.required, "resets_at": resets_at,
+                }))
             }
             Self::OutcomeUnknown { reference } => {
                 Some(json!({ "task_id": reference, "charged": "held", "retry_safe": false }))

@@ -1,9 +1,13 @@
 //! What the data plane answers by itself: status, quote, credits, tasks.
 
 mod credits;
+mod document;
+mod generate;
 mod quote;
 mod status;
 mod tasks;
+
+pub use self::document::document;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,6 +32,8 @@ pub struct Handlers {
     pub poller: Arc<Poller>,
     /// For quotes.
     pub prices: Arc<Prices>,
+    /// For how long a quote may bind, at most.
+    pub max_quote: Duration,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
     /// The time.
@@ -54,10 +60,10 @@ impl<C: Stage<Admitted>> Service<Call<Admitted>> for Dispatch<C> {
 
     fn call(&mut self, call: Call<Admitted>) -> LayerFuture {
         let clone = self.create.clone();
-        let mut create = std::mem::replace(&mut self.create, clone);
+        let create = std::mem::replace(&mut self.create, clone);
         let handlers = self.handlers.clone();
         match call.stage.endpoint {
-            Endpoint::Generate => Box::pin(async move { create.call(call).await }),
+            Endpoint::Generate => Box::pin(generate::generate(create, call)),
             Endpoint::Status => Box::pin(status::status(handlers, call)),
             Endpoint::Quote => Box::pin(quote::quote(handlers, call)),
             Endpoint::Credits => Box::pin(credits::credits(handlers, call)),

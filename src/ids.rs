@@ -101,10 +101,14 @@ ids! {
     HoldId = "hold";
     /// An entry of the ledger.
     EntryId = "ent";
+    /// A budget.
+    BudgetId = "bud";
     /// A token of those who run the platform.
     OperatorTokenId = "opt";
     /// One run of a gateway process.
     GatewayId = "gw";
+    /// A price factor with a validity.
+    FactorId = "fac";
     /// An identity provider: who else may say who is calling.
     ProviderId = "idp";
     /// A subject of an identity provider, as a user here.

@@ -13,10 +13,13 @@ mod accounts;
 mod audit;
 mod audit_log;
 mod batch;
+mod budgets;
 mod change;
+mod credit;
 mod doubts;
 mod drift;
 mod due;
+mod entries;
 mod epochs;
 mod error;
 mod gateways;
@@ -25,12 +28,16 @@ mod idempotency;
 mod identity;
 mod keys;
 mod lanes;
+mod lots;
 mod operators;
 mod prices;
 mod queries;
 mod servers;
+mod statement;
+mod summary;
 mod tasks;
 mod tenancy;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +51,15 @@ use tokio_util::task::TaskTracker;
 pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
 pub use self::audit_log::{AuditEntry, AuditFilter};
+pub use self::budgets::{
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
+    NewBudget, Period,
+};
 pub use self::change::Actor;
+pub use self::credit::{Done, Once, PostedEntry, Transferred, Why};
 pub use self::doubts::{Doubt, Loss, Resolution};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
+pub use self::entries::{Entry, EntryFilter, EntryKind, Place};
 pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
 pub use self::gateways::Lease;
@@ -60,12 +73,15 @@ pub use self::keys::{
 };
 pub use self::lanes::LaneSettings;
 pub use self::operators::{OperatorRole, OperatorToken};
-pub use self::prices::BookInfo;
+pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};
+pub use self::statement::{Line, Month, Statement, Total};
+pub use self::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::tenancy::{
     NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
     UserFilter,
 };
+pub use self::usage::{Usage, UsageBy, UsageFilter};
 
 use self::lanes::Lanes;
 use self::queries::{Queries, Suspicion};

@@ -6,8 +6,8 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] | newtypes, checked integers, time, secrets, names |
-//! | 1 rules, no IO | [`wire`] [`pricing`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] | newtypes, checked integers, time, secrets, names, the page that shows an API |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
@@ -39,6 +39,8 @@
 //! - ledger rows are only added (`ledger`, `audit`);
 //! - a hold ends once (`ledger`, `ledger_model`);
 //! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
+//! - what was spent burns the grants that end first, and what is left of them is taken back once (`expiry`);
+//! - usage by day = the entries of tasks, and a statement adds up to the balance (`usage`, `statement`, `audit`);
 //! - no SQL outside [`ledger`] (`architecture`, `clippy.toml`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
 //! - what was acknowledged survives a crash of the database (`both_profiles`) and a promotion (`failover`);
@@ -55,6 +57,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credits;
+pub mod docs_page;
 pub mod error;
 pub mod fail_point;
 pub mod handlers;
@@ -66,6 +69,7 @@ pub mod metrics;
 pub mod poll;
 pub mod postgres;
 pub mod pricing;
+pub mod quote;
 pub mod reconciler;
 pub mod secret;
 pub mod server;

@@ -6,16 +6,23 @@
     clippy::cast_sign_loss
 )]
 
+mod compare;
+mod list;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::compare::{Outcome, PriceChange, PricedTasks, Replay, changes, replay};
+pub use self::list::{FactorSpan, PriceList};
 use crate::credits::{Credits, PriceFactor};
 
 /// The version of a price book.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct BookVersion(i32);
 
@@ -38,20 +45,23 @@ impl fmt::Display for BookVersion {
 }
 
 /// What one task type costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "unit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tariff {
     /// Credits a second of video.
     Second {
         /// Without sound, or always if sound makes no difference.
+        #[schema(value_type = i64, minimum = 1, maximum = 1_000_000_000)]
         credits: Credits,
         /// With sound, if that costs otherwise.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000)]
         credits_with_audio: Option<Credits>,
     },
     /// Credits a task.
     Fixed {
         /// The price.
+        #[schema(value_type = i64, minimum = 1, maximum = 1_000_000_000)]
         credits: Credits,
     },
 }

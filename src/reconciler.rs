@@ -2,7 +2,7 @@
 //! Each loop ends with `stop`; each failure is logged and tried again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::layers::auth::Keys;
-use crate::layers::price::Prices;
+use crate::layers::price::{DatabaseTime, Prices};
 use crate::ledger::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError, State};
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -91,7 +91,7 @@ pub async fn finish_tasks(
     }
 }
 
-/// Brings holds nobody works on to an honest end, forgets old idempotency keys, counts what is open and what drifts
+/// Brings holds nobody works on to an honest end, takes back credits that have run out, forgets old idempotency keys, counts what is open and what drifts
 /// (at least in these upstream `accounts`).
 pub async fn sweep(
     ledger: Ledger,
@@ -110,6 +110,9 @@ pub async fn sweep(
         if let Err(error) = ledger.sweep(&database, pace.in_doubt_ttl).await {
             tracing::warn!(%error, "cannot sweep");
         }
+        if let Err(error) = database.expire_credits().await {
+            tracing::warn!(%error, "cannot take back credits that have run out");
+        }
         let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
         if round.is_multiple_of(120) {
             if let Err(error) = database.forget_old_claims(hours).await {
@@ -118,6 +121,9 @@ pub async fn sweep(
             if let Err(error) = database.forget_dead_gateways().await {
                 tracing::warn!(%error, "cannot forget dead gateways");
             }
+        }
+        if let Err(error) = database.tell_budget_events().await {
+            tracing::warn!(%error, "cannot tell of budgets");
         }
         round = round.wrapping_add(1);
         if let Err(error) = count(&database, &mut accounts).await {
@@ -184,37 +190,53 @@ pub struct Watcher {
     keys: Arc<Keys>,
     prices: Arc<Prices>,
     clock: Clock,
-    seen: Option<(Epochs, BookVersion)>,
+    seen: Option<Epochs>,
+    in_force: Option<BookVersion>,
+    /// When the database's clock was last taken over, and how long it took to say it.
+    timed: Option<(Instant, Duration)>,
 }
 
 impl Watcher {
     /// A watcher that has seen nothing yet.
     pub fn new(database: Database, keys: Arc<Keys>, prices: Arc<Prices>, clock: Clock) -> Self {
-        Self { database, keys, prices, clock, seen: None }
+        Self { database, keys, prices, clock, seen: None, in_force: None, timed: None }
     }
 
     /// Looks once.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
         let begun = self.clock.now();
         let epochs = self.database.epochs().await?;
-        if self.seen.is_none_or(|(seen, _)| seen.auth != epochs.auth) {
+        if self.seen.is_none_or(|seen| seen.auth != epochs.auth) {
             self.keys.invalidate();
         }
         self.keys.confirm(begun);
-        // A book may also come into force by the passing of time alone.
-        let active = self.database.active_book_version().await?;
-        let version = active.ok_or_else(|| LedgerError::Schema("no price book is in force".into()))?;
-        if self.seen.is_none_or(|(seen, book)| book != version || seen.prices != epochs.prices) {
-            let book = self
-                .database
-                .book(version)
-                .await?
-                .ok_or(LedgerError::Corrupt("a price book that vanished"))?;
-            metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(version.get()));
-            tracing::info!(%version, name = book.name, types = book.prices.len(), "price book in force");
-            self.prices.set(book);
+        self.look_at_the_clock().await?;
+        if self.seen.is_none_or(|seen| seen.prices != epochs.prices) {
+            self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
         }
-        self.seen = Some((epochs, version));
+        self.seen = Some(epochs);
+        // A book may also have come into force by the passing of time alone.
+        let book = self.prices.current()?;
+        if self.in_force.replace(book.version) != Some(book.version) {
+            metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(book.version.get()));
+            tracing::info!(version = %book.version, name = book.name, types = book.prices.len(), "price book in force");
+        }
+        Ok(())
+    }
+
+    /// Prices begin and end by the database's clock.
+    async fn look_at_the_clock(&mut self) -> Result<(), LedgerError> {
+        let asked = self.clock.now();
+        let shown = self.database.clock().await?;
+        let took = self.clock.since(asked);
+        // By half of that we may be wrong: while it is slow, what it said before is better, unless that is long ago.
+        let better = self.timed.is_none_or(|(last, last_took)| {
+            took <= last_took * 2 || self.clock.since(last) > Duration::from_secs(60)
+        });
+        if better {
+            self.prices.set_time(DatabaseTime { shown, seen: asked + took / 2 });
+            self.timed = Some((asked, took));
+        }
         Ok(())
     }
 

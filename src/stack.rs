@@ -38,6 +38,8 @@ pub struct Parts {
     pub proxies: TrustedProxies,
     /// Who may call.
     pub keys: Arc<Keys>,
+    /// What the data plane says of itself.
+    pub document: Bytes,
     /// How often.
     pub limits: Arc<RateLimits>,
     /// What creates cost.
@@ -87,7 +89,7 @@ pub fn data_plane(
         // errors become answers here and nowhere else
         .layer(RescueLayer)
         // what is not on the list leads nowhere, whoever asks
-        .layer(RouteLayer)
+        .layer(RouteLayer { document: parts.document })
         // before a body is read
         .layer(AuthLayer { keys: parts.keys })
         // after it is known who asks, before anything costs much

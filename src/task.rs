@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use utoipa::ToSchema;
+
 use crate::credits::PriceFactor;
 use crate::pricing::{Price, PriceBook, Tariff};
 use crate::wire::{Code, RawObject};
@@ -33,6 +35,61 @@ pub struct Order {
     pub price: Price,
     /// What goes upstream: the caller's fields, with those the price depends on written out.
     pub body: String,
+}
+
+/// The fields that are looked at; all others pass through, and `null` counts as absent. For the OpenAPI document.
+#[derive(Debug, ToSchema)]
+pub struct CreateBody {
+    /// One of the types in the price book in force, such as `pro-text-to-video`, `pro-image-to-video`,
+    /// `std-text-to-video`, `std-image-to-video`, `o3-pro-text-to-video`, `o3-pro-image-to-video`,
+    /// `o3-pro-reference-to-video`, `o3-pro-video-edit`, and the last four with `o3-std-`.
+    #[schema(rename = "type", example = "pro-text-to-video")]
+    pub task_type: String,
+    /// What to show; not blank.
+    #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "An eagle over the sea")]
+    pub prompt: String,
+    /// Seconds; 5 if left out. Not looked at by `*-video-edit`. A string of the same digits counts too.
+    #[schema(value_type = Option<u8>, minimum = 3, maximum = 15)]
+    pub duration: Option<u8>,
+    /// 16:9, 9:16 or 1:1
+    #[schema(pattern = "^(16:9|9:16|1:1)$")]
+    pub aspect_ratio: Option<String>,
+    /// Needed by `*-image-to-video`: the URL or data URI of an image.
+    pub image: Option<String>,
+    /// For `*-reference-to-video`, which need `images` or `video`: URLs or data URIs.
+    #[schema(max_items = 7)]
+    pub images: Option<Vec<String>>,
+    /// Needed by `*-video-edit`: the URL of a video.
+    pub video: Option<String>,
+    /// The URL or data URI of the last image.
+    pub end_image: Option<String>,
+    /// Whether the video has sound; true if left out.
+    pub sound: Option<bool>,
+    /// Whether the sound of `video` is kept.
+    pub keep_original_sound: Option<bool>,
+    /// How closely to follow the prompt.
+    #[schema(minimum = 0, maximum = 1)]
+    pub cfg_scale: Option<f64>,
+    /// What not to show.
+    pub negative_prompt: Option<String>,
+}
+
+/// A task as the video service describes it, with what is charged here. It may have more fields than these. For the
+/// OpenAPI document.
+#[derive(Debug, ToSchema)]
+pub struct TaskData {
+    /// What a status call takes.
+    pub task_id: String,
+    /// `SUCCESS`: it is done. `FAILED`: it failed, and costs nothing. All else: it is under way.
+    pub status: String,
+    /// What is held for it, or was charged.
+    pub consumed_credits: i64,
+    /// The result: mostly a list with the URL of the video, in any case null until there is one.
+    #[schema(required = false)]
+    pub response: Option<serde_json::Value>,
+    /// Why it failed.
+    #[schema(required = false)]
+    pub error_message: Option<serde_json::Value>,
 }
 
 /// The backend a task type goes to.

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
@@ -11,6 +12,9 @@ macro_rules! codes {
         pub enum Code { $($(#[$doc])* $name,)* }
 
         impl Code {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The code's stable text.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
@@ -83,14 +87,20 @@ codes! {
     OutcomeUnknown = "OUTCOME_UNKNOWN", GATEWAY_TIMEOUT;
 }
 
+/// A success.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Success<T> {
+    /// 200, as the status.
+    #[schema(minimum = 200, maximum = 200)]
+    code: u16,
+    /// `success`
+    message: &'static str,
+    /// What was asked for.
+    data: T,
+}
+
 /// A success: `{"code":200,"message":"success","data":…}`.
 pub fn success(data: &impl Serialize) -> String {
-    #[derive(Serialize)]
-    struct Success<'a, T> {
-        code: u16,
-        message: &'static str,
-        data: &'a T,
-    }
     // Our own types and raw JSON: serialising them cannot fail.
     serde_json::to_string(&Success { code: 200, message: "success", data }).unwrap_or_default()
 }

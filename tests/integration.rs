@@ -4,6 +4,8 @@
 
 #[path = "integration/admin_api.rs"]
 mod admin_api;
+#[path = "integration/admin_credits.rs"]
+mod admin_credits;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]
@@ -12,6 +14,14 @@ mod audit;
 mod authorisation;
 #[path = "integration/both_profiles.rs"]
 mod both_profiles;
+#[path = "integration/budget_gateways.rs"]
+mod budget_gateways;
+#[path = "integration/budget_model.rs"]
+mod budget_model;
+#[path = "integration/budget_windows.rs"]
+mod budget_windows;
+#[path = "integration/budgets.rs"]
+mod budgets;
 #[path = "integration/cluster.rs"]
 mod cluster;
 #[path = "integration/command_line.rs"]
@@ -20,6 +30,8 @@ mod command_line;
 mod consumption;
 #[path = "integration/credit.rs"]
 mod credit;
+#[path = "integration/data_plane_document.rs"]
+mod data_plane_document;
 #[path = "integration/database.rs"]
 mod database;
 #[path = "integration/database_faults.rs"]
@@ -28,6 +40,8 @@ mod database_faults;
 mod doubt;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
+#[path = "integration/expiry.rs"]
+mod expiry;
 #[path = "integration/failover.rs"]
 mod failover;
 #[path = "integration/faults.rs"]
@@ -58,14 +72,26 @@ mod money;
 mod network;
 #[path = "integration/operations.rs"]
 mod operations;
+#[path = "integration/operator_credit.rs"]
+mod operator_credit;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
+#[path = "integration/price_api.rs"]
+mod price_api;
+#[path = "integration/price_drafts.rs"]
+mod price_drafts;
+#[path = "integration/price_factors.rs"]
+mod price_factors;
+#[path = "integration/price_history.rs"]
+mod price_history;
 #[path = "integration/prices.rs"]
 mod prices;
 #[path = "integration/process.rs"]
 mod process;
 #[path = "integration/proxies.rs"]
 mod proxies;
+#[path = "integration/quotes.rs"]
+mod quotes;
 #[path = "integration/reconciler.rs"]
 mod reconciler;
 #[path = "integration/replicas.rs"]
@@ -74,8 +100,12 @@ mod replicas;
 mod revocation;
 #[path = "integration/schema.rs"]
 mod schema;
+#[path = "integration/statement.rs"]
+mod statement;
 #[path = "integration/status.rs"]
 mod status;
+#[path = "integration/tenant_life.rs"]
+mod tenant_life;
 #[path = "integration/tokens.rs"]
 mod tokens;
 #[path = "integration/upstream_answers.rs"]
@@ -84,9 +114,13 @@ mod upstream_answers;
 mod upstream_delays;
 #[path = "integration/upstream_health.rs"]
 mod upstream_health;
+#[path = "integration/usage.rs"]
+mod usage;
 #[path = "integration/validation.rs"]
 mod validation;
 #[path = "integration/vendor_examples.rs"]
 mod vendor_examples;
+#[path = "integration/what_if.rs"]
+mod what_if;
 #[path = "integration/wire.rs"]
 mod wire;

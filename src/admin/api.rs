@@ -9,20 +9,31 @@
 
 pub mod access;
 mod audit;
+mod budgets;
+mod credits;
+mod csv;
 mod holds;
 mod identities;
 mod keys;
 mod me;
+mod once;
 mod operators;
 mod orgs;
+mod price_books;
+mod price_factors;
 pub mod problem;
 mod providers;
 mod request;
+mod statements;
 mod teams;
+mod usage;
 mod users;
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tokio_util::task::TaskTracker;
@@ -34,6 +45,7 @@ use utoipa_axum::routes;
 
 use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
+use crate::docs_page;
 use crate::layers::auth::Keys;
 use crate::layers::forwarded::TrustedProxies;
 use crate::ledger::Database;
@@ -81,15 +93,54 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(providers::show_provider, providers::update_provider, providers::delete_provider))
         .routes(routes!(identities::list_identities, identities::create_identity))
         .routes(routes!(identities::delete_identity))
+        .routes(routes!(budgets::list_org_budgets, budgets::create_org_budget))
+        .routes(routes!(budgets::list_default_budgets, budgets::create_default_budget))
+        .routes(routes!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
+        .routes(routes!(budgets::raise_budget, budgets::end_budget_raise))
+        .routes(routes!(budgets::list_budget_events))
         .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(routes!(operators::revoke_operator_token))
+        .routes(routes!(price_books::list_price_books, price_books::create_price_book))
+        .routes(routes!(price_books::show_price_book_in_force))
+        .routes(routes!(
+            price_books::show_price_book,
+            price_books::rename_price_book,
+            price_books::delete_price_book
+        ))
+        .routes(routes!(price_books::set_price, price_books::remove_price))
+        .routes(routes!(price_books::compare_price_books))
+        .routes(routes!(price_books::replay_tasks))
+        .routes(routes!(price_books::activate_price_book))
+        .routes(routes!(price_books::unschedule_price_book))
+        .routes(routes!(price_books::roll_back_price_book))
+        .routes(routes!(price_books::list_price_activations))
+        .routes(routes!(price_books::rotate_quote_key))
+        .routes(routes!(price_factors::list_price_factors, price_factors::create_price_factor))
+        .routes(routes!(price_factors::show_price_factor))
+        .routes(routes!(price_factors::end_price_factor))
         .routes(routes!(audit::list_audit_log))
         .routes(routes!(audit::list_org_audit_log))
+        .routes(routes!(credits::show_credits, credits::update_credits))
+        .routes(routes!(credits::grant_credits))
+        .routes(routes!(credits::adjust_credits))
+        .routes(routes!(credits::transfer_credits))
+        .routes(routes!(credits::list_entries))
+        .routes(routes!(usage::show_usage))
+        .routes(routes!(usage::show_org_usage))
+        .routes(routes!(statements::show_statement))
         .routes(routes!(holds::list_doubts))
         .routes(routes!(holds::settle_hold))
         .routes(routes!(holds::release_hold))
         .routes(routes!(holds::list_losses))
         .routes(routes!(holds::show_drift))
+}
+
+/// The document, for people.
+async fn docs(uri: Uri) -> Response {
+    match docs_page::page(uri.path()) {
+        Some(page) => page.map(Body::from),
+        None => Problem::NotFound("there is nothing at this path".into()).into_response(),
+    }
 }
 
 /// The OpenAPI document.
@@ -136,6 +187,9 @@ pub fn router(api: Api) -> Router {
         .route_layer(middleware::from_fn_with_state(access, access::enforce))
         .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
+        .route("/docs", get(docs))
+        .route("/docs/{*file}", get(docs))
+        .route("/docs/", get(docs))
         .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())))
         .layer(middleware::from_fn(access::trace))
         .with_state(api)

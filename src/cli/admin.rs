@@ -1,6 +1,8 @@
 //! `tollgate admin`: a client of the management API.
 
+mod budgets;
 mod client;
+mod credits;
 mod holds;
 mod keys;
 mod operators;
@@ -14,16 +16,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::client::Session;
-use super::output::json;
-use super::{CliError, DatabaseArgs, block_on};
-use crate::credits::Credits;
-use crate::ids::OrgId;
+use super::{CliError, block_on};
 use crate::secret::Secret;
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
-    #[command(flatten)]
-    database: DatabaseArgs,
     /// The management API: a gateway's admin.listen.
     #[arg(
         long,
@@ -54,6 +51,9 @@ enum AdminCommand {
     /// Users of an organisation.
     #[command(subcommand)]
     User(tenancy::UserCommand),
+    /// Budgets: what a key, a user, a team or an organisation may spend in a time.
+    #[command(subcommand)]
+    Budget(budgets::BudgetCommand),
     /// API keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
@@ -65,10 +65,17 @@ enum AdminCommand {
     Identity(providers::IdentityCommand),
     /// Credits.
     #[command(subcommand)]
-    Credit(CreditCommand),
+    Credit(credits::CreditCommand),
+    /// What tasks cost, split by whatever is asked for.
+    Usage(credits::UsageArgs),
+    /// A month of an organisation, line by line.
+    Statement(credits::StatementArgs),
     /// Price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
+    /// What an organisation pays of the list price for a time.
+    #[command(subcommand)]
+    PriceFactor(prices::FactorCommand),
     /// Tasks whose outcome is unknown.
     #[command(subcommand)]
     Holds(holds::HoldsCommand),
@@ -99,25 +106,6 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
-#[derive(Debug, Subcommand)]
-enum CreditCommand {
-    /// Give credits to an organisation.
-    Grant {
-        /// Which organisation.
-        #[arg(long)]
-        org: OrgId,
-        /// How many.
-        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-        credits: i64,
-        /// Why; kept with the entry.
-        #[arg(long)]
-        reason: String,
-        /// The same key posts once, if the command is repeated within 72 hours.
-        #[arg(long)]
-        idempotency_key: Option<String>,
-    },
-}
-
 fn instant(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "give an instant such as 2027-01-31T00:00:00Z".into())
 }
@@ -128,46 +116,11 @@ fn text(at: OffsetDateTime) -> String {
 
 /// Runs one administrative command.
 pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
-    let as_json = args.json;
-    block_on(async move {
-        match args.command {
-            AdminCommand::Credit(_) | AdminCommand::Price(_) => {}
-            _ => {
-                let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
-                    return Err(CliError::Usage(
-                        "who are you? Give --token, or set TOLLGATE_ADMIN_TOKEN".into(),
-                    ));
-                };
-                let session = Session::new(&args.url, Secret::new(token.trim()), as_json)?;
-                return by_api(&session, args.command).await;
-            }
-        }
-        let database = args.database.database().await?;
-        database.check_schema().await?;
-        match args.command {
-            AdminCommand::Credit(CreditCommand::Grant { org, credits, reason, idempotency_key }) => {
-                let key = idempotency_key.as_deref();
-                if key.is_some_and(|key| {
-                    !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic())
-                }) {
-                    return Err(CliError::Usage(
-                        "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
-                    ));
-                }
-                let reason = non_empty(&reason, "the reason")?;
-                let posted = database.post_credit(org, Credits::new(credits), reason, "cli", key).await?;
-                if as_json {
-                    json(&posted);
-                } else {
-                    let again = if posted.replayed { "already granted" } else { "granted" };
-                    println!("{again}: {} ({} available)", posted.entry_id, posted.available);
-                }
-                Ok(())
-            }
-            AdminCommand::Price(command) => prices::run(&database, command, as_json).await,
-            _ => Ok(()),
-        }
-    })
+    let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
+        return Err(CliError::Usage("who are you? Give --token, or set TOLLGATE_ADMIN_TOKEN".into()));
+    };
+    let session = Session::new(&args.url, Secret::new(token.trim()), args.json)?;
+    block_on(async move { by_api(&session, args.command).await })
 }
 
 async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError> {
@@ -175,6 +128,7 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::Org(command) => tenancy::org(session, command).await,
         AdminCommand::Team(command) => tenancy::team(session, command).await,
         AdminCommand::User(command) => tenancy::user(session, command).await,
+        AdminCommand::Budget(command) => budgets::run(session, command).await,
         AdminCommand::Holds(command) => holds::run(session, command).await,
         AdminCommand::Losses(args) => holds::losses(session, args).await,
         AdminCommand::Drift(args) => holds::drift(session, args).await,
@@ -184,16 +138,15 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::Key(command) => keys::key(session, command).await,
         AdminCommand::IdentityProvider(command) => providers::provider(session, command).await,
         AdminCommand::Identity(command) => providers::identity(session, command).await,
-        AdminCommand::Credit(_) | AdminCommand::Price(_) => Ok(()),
+        AdminCommand::Price(command) => prices::price(session, command).await,
+        AdminCommand::PriceFactor(command) => prices::factor(session, command).await,
+        AdminCommand::Credit(command) => credits::credit(session, command).await,
+        AdminCommand::Usage(args) => credits::usage(session, args).await,
+        AdminCommand::Statement(args) => credits::statement(session, args).await,
     }
 }
 
 /// The id of what was made.
 fn named(made: &Value, field: &str) -> String {
     made[field].as_str().unwrap_or_default().to_owned()
-}
-
-fn non_empty<'a>(text: &'a str, what: &str) -> Result<&'a str, CliError> {
-    let trimmed = text.trim();
-    if trimmed.is_empty() { Err(CliError::Usage(format!("{what} must not be empty"))) } else { Ok(trimmed) }
 }

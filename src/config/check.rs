@@ -68,7 +68,7 @@ impl Config {
             Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
         };
         let day_ms = 86_400_000;
-        let ranges: [(&'static str, u64, u64, u64, &'static str); 21] = [
+        let ranges: [(&'static str, u64, u64, u64, &'static str); 22] = [
             (
                 "server.header_timeout_ms",
                 self.server.header_timeout_ms,
@@ -137,6 +137,14 @@ impl Config {
                 1,
                 8_760,
                 "from 1 to 8760 hours",
+            ),
+            // Books that were in force within an hour are at hand.
+            (
+                "quotes.max_valid_seconds",
+                self.quotes.max_valid_seconds.into(),
+                0,
+                3_000,
+                "at most 3000 seconds",
             ),
             ("status.wait_ms", self.status.wait_ms, 0, 2_000, "at most 2000 milliseconds"),
             (

@@ -1,25 +1,34 @@
 //! `GET /api/credits`: the caller's balance.
 
 use http::StatusCode;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::wire::success;
+use crate::ledger::{Balance, CallerBudget, Principal};
+use crate::wire::{Success, success};
 
+/// The caller's balance and budgets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CreditsData {
+    #[serde(flatten)]
+    balance: Balance,
+    /// Those that a create of the caller counts against.
+    budgets: Vec<CallerBudget>,
+}
+
+/// Show the balance
+#[utoipa::path(
+    get, path = "/api/credits", tag = "credits", operation_id = "credits",
+    responses((status = 200, description = "The organisation's balance", body = Success<CreditsData>))
+)]
 pub(super) async fn credits(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let balance = handlers.database.balance(call.stage.principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance"))?;
-    let data = json!({
-        "available": balance.available,
-        "held": balance.held,
-        "consumed": balance.consumed,
-        "granted": balance.granted,
-        "overdraft": balance.overdraft,
-        "open_tasks": balance.open_tasks,
-        "in_doubt": balance.in_doubt,
-        "budgets": [],
-    });
+    let Principal { org, user, key, .. } = *call.stage.principal;
+    let budgets = handlers.database.budgets_of_caller(org, user, key).await?;
+    let data = CreditsData { balance, budgets };
     Ok(json_answer(StatusCode::OK, success(&data)))
 }

@@ -5,7 +5,22 @@ use http::{HeaderName, StatusCode};
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
+use crate::task::TaskData;
+use crate::wire::Success;
 
+/// Show the state of a task
+///
+/// Of any task of the caller's organisation, from here; the video service is asked when what is known is old. Polling
+/// costs nothing. Ask every few seconds until `status` is neither `IN_PROGRESS` nor any word you do not know.
+#[utoipa::path(
+    get, path = "/api/status", tag = "tasks", operation_id = "status",
+    params(("task_id" = String, Query, min_length = 1, max_length = 255,
+            description = "The task_id of a create, or the reference in a 504")),
+    responses((
+        status = 200, description = "What is known of it", body = Success<TaskData>,
+        headers(("X-Tollgate-Stale-Seconds" = u64, description = "How old this is; left out when it is final"))
+    ))
+)]
 pub(super) async fn status(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let id = call.context.parameter("task_id").filter(|id| !id.is_empty());
     let Some(id) = id else {

@@ -1,21 +1,31 @@
 //! `GET /api/tasks`: newest first, in pages. A member lists its own, an organisation's admin all.
 
 use http::StatusCode;
-use serde_json::json;
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Handlers;
 use crate::call::{Admitted, Call, Context};
+use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::ids::HoldId;
+use crate::ids::{HoldId, KeyId, UserId};
 use crate::ledger::{Principal, Role, State, Task, TaskFilter};
 use crate::poll::{shown_credits, shown_status, word};
-use crate::wire::success;
+use crate::wire::{Success, success};
 
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 
+/// List tasks
+///
+/// Newest first. A member sees its own, an organisation's admin all.
+#[utoipa::path(
+    get, path = "/api/tasks", tag = "tasks", operation_id = "tasks",
+    params(TasksQuery),
+    responses((status = 200, description = "A page of tasks", body = Success<TasksData>))
+)]
 pub(super) async fn tasks(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = &call.stage.principal;
     let filter = filter(&call.context, principal)?;
@@ -31,24 +41,97 @@ pub(super) async fn tasks(handlers: Handlers, call: Call<Admitted>) -> Result<An
     let more = page.len() > limit as usize;
     page.truncate(limit as usize);
     let cursor = page.last().filter(|_| more).map(|task| task.hold);
-    let data = json!({ "tasks": page.iter().map(row).collect::<Vec<_>>(), "next_cursor": cursor });
+    let data = TasksData { tasks: page.iter().map(row).collect(), next_cursor: cursor };
     Ok(json_answer(StatusCode::OK, success(&data)))
 }
 
-fn row(task: &Task) -> serde_json::Value {
-    let instant = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
-    json!({
-        "task_id": task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
-        "reference": task.hold,
-        "status": shown_status(task),
-        "state": task.state.as_str(),
-        "type": &*task.task_type,
-        "consumed_credits": shown_credits(task),
-        "user_id": task.user,
-        "key_id": task.key,
-        "created_at": instant(task.created_at),
-        "ended_at": task.ended_at.map(instant),
-    })
+/// A task in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TaskRow {
+    /// What a status call takes.
+    task_id: String,
+    /// Our own reference; a status call takes it as well.
+    reference: HoldId,
+    /// `IN_PROGRESS`, `SUCCESS` or `FAILED`.
+    status: &'static str,
+    /// The same as our books have it.
+    state: &'static str,
+    /// The task type.
+    #[serde(rename = "type")]
+    task_type: String,
+    /// What is held for it, or was charged.
+    consumed_credits: Credits,
+    /// Whose it is.
+    user_id: UserId,
+    /// With which key it was made; null: without one.
+    key_id: Option<KeyId>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339::option")]
+    ended_at: Option<OffsetDateTime>,
+}
+
+/// A page of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TasksData {
+    /// Newest first.
+    tasks: Vec<TaskRow>,
+    /// What to send as `cursor` for the next page; null: this is the last one.
+    next_cursor: Option<HoldId>,
+}
+
+/// Which tasks.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read one by one, so that each refusal names what would be right")]
+pub(super) struct TasksQuery {
+    /// `IN_PROGRESS`, `SUCCESS`, `FAILED`, or a state of our books: `HELD`, `RUNNING`, `IN_DOUBT`, `SETTLED`, `RELEASED`,
+    /// `WRITTEN_OFF`.
+    #[param(inline, schema_with = status_words)]
+    status: Option<String>,
+    /// Only of this user.
+    user: Option<UserId>,
+    /// Only of this key.
+    key: Option<KeyId>,
+    /// Made at this instant or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<OffsetDateTime>,
+    /// Made before this instant.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<OffsetDateTime>,
+    /// Tasks of a page; 20 if left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<HoldId>,
+}
+
+fn status_words() -> utoipa::openapi::Schema {
+    let states =
+        [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
+    let words = [State::Running, State::Settled, State::Released].map(word);
+    let all = words.into_iter().chain(states.map(State::as_str));
+    utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::String)
+        .enum_values(Some(all))
+        .into()
+}
+
+fn row(task: &Task) -> TaskRow {
+    TaskRow {
+        task_id: task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
+        reference: task.hold,
+        status: shown_status(task),
+        state: task.state.as_str(),
+        task_type: task.task_type.to_string(),
+        consumed_credits: shown_credits(task),
+        user_id: task.user,
+        key_id: task.key,
+        created_at: task.created_at,
+        ended_at: task.ended_at,
+    }
 }
 
 const PARAMETERS: [&str; 7] = ["status", "user", "key", "since", "until", "limit", "cursor"];

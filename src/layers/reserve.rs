@@ -8,7 +8,7 @@ use tower::{Layer, Service};
 use super::replay::replay;
 use super::{LayerFuture, Stage};
 use crate::call::{Call, Fresh, Held, Priced};
-use crate::error::{Answer, GatewayError};
+use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
 use crate::ledger::{Ledger, NewHold, Verdict};
 use crate::upstream::{Refusal, Ticket, Upstream};
@@ -71,6 +71,17 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
                     Verdict::Insufficient { available } => {
                         return Err(GatewayError::InsufficientCredits { required, available });
                     }
+                    // One that was deleted or lifted meanwhile is no reason: it is asked again.
+                    Verdict::OverBudget { budget, left } => {
+                        if let Some(budget) = parts.ledger.database().budget_in_force(org, budget).await? {
+                            let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
+                            return Err(GatewayError::BudgetExceeded(Box::new(OverBudget {
+                                budget,
+                                used,
+                                required,
+                            })));
+                        }
+                    }
                     Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
                     Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
                     Verdict::UnknownOrg => {
@@ -103,7 +114,7 @@ impl ReserveLayer {
         let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);
         if refuses_if_in_doubt(fresh)
             && let Ok(Some(reference)) =
-                self.ledger.database().in_doubt(org, key, user, fresh.fingerprint).await
+                self.ledger.database().in_doubt(org, user, key, fresh.fingerprint).await
         {
             return GatewayError::OutcomeUnknown { reference };
         }

@@ -99,9 +99,12 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "an idempotency key points to what it made",
-        "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c where case c.endpoint \
-      when 'generate' then not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key) \
-      else not exists (select from entry e where e.org_id = c.org_id and e.entry_id = c.hold_id) end",
+        // Those of operators stand under the nil organisation.
+        "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c \
+      left join hold h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
+      left join entry e on c.endpoint <> 'generate' and e.entry_id = c.hold_id \
+      and (e.org_id = c.org_id or c.org_id = '00000000-0000-0000-0000-000000000000') \
+      where h.hold_id is null and e.entry_id is null",
     ),
     (
         "an open hold keeps its idempotency key",
@@ -121,6 +124,72 @@ const INVARIANTS: &[(&str, &str)] = &[
       from hold h full join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) e \
       using (org_id, hold_id) where coalesce(h.late = 'charged', false) is distinct from (e.amount is not null) \
       or (h.late = 'charged' and -e.amount is distinct from div(h.raw_consumed::numeric * h.factor_bp + 9999, 10000))",
+    ),
+    (
+        "a window of a budget counts the tasks that list it",
+        "select format('org %s window %s: held %s, open holds %s; used %s, charges %s and %s from before', w.org_id, w.window_id, \
+      w.held, coalesce(h.held, 0), w.used, coalesce(h.used, 0), w.opening) \
+      from budget_window w left join (select h.org_id, n.window_id, \
+      sum(h.amount) filter (where h.state in ('HELD','RUNNING','IN_DOUBT')) as held, \
+      sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as used \
+      from hold h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
+      from entry where kind = 'correct' group by 1, 2) c on c.org_id = h.org_id and c.hold_id = h.hold_id \
+      group by 1, 2) h on h.org_id = w.org_id and h.window_id = w.window_id \
+      where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
+    ),
+    (
+        "a task is counted in windows of its own organisation, team, user and key, and of its time",
+        "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
+      from hold h cross join lateral unnest(h.windows) n(window_id) \
+      left join budget_window w on w.org_id = h.org_id and w.window_id = n.window_id \
+      where w.window_id is null or h.created_at < w.starts_at \
+      or w.subject_id is distinct from subject_of(w.level, h.org_id, h.team_id, h.user_id, h.key_id)",
+    ),
+    (
+        "no admission took a budget below zero",
+        "select format('org %s hold %s: %s left', org_id, hold_id, budget_after) from hold where budget_after < 0",
+    ),
+    (
+        "an organisation knows whether there are budgets and teams to look for",
+        "select format('org %s: budgets %s, teams %s', org_id, b.budgets, b.teams) from org_balance b \
+      where (b.budgets > 0) <> exists (select from budget u where u.org_id = b.org_id or u.org_id is null) \
+      or (not b.teams and exists (select from team t where t.org_id = b.org_id))",
+    ),
+    (
+        "usage by day = entries of tasks",
+        "select format('org %s %s user %s team %s key %s %s: %s tasks, %s + %s; entries: %s tasks, %s + %s', org_id, day, user_id, team_id, \
+      key_id, task_type, u.tasks, u.charged, u.corrected, e.tasks, e.charged, e.corrected) from usage_day u full join ( \
+      select e.org_id, (e.created_at at time zone 'UTC')::date as day, coalesce(e.user_id, v.none) as user_id, \
+      coalesce(e.team_id, h.team_id, v.none) as team_id, coalesce(e.key_id, v.none) as key_id, \
+      coalesce(e.task_type, h.task_type, '') as task_type, count(*) filter (where e.kind = 'consume') as tasks, \
+      coalesce(-sum(e.amount) filter (where e.kind = 'consume'), 0) as charged, \
+      coalesce(-sum(e.amount) filter (where e.kind = 'correct'), 0) as corrected \
+      from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), entry e \
+      left join hold h on e.task_type is null and h.org_id = e.org_id and h.hold_id = e.hold_id \
+      where e.kind in ('consume', 'correct') group by 1, 2, 3, 4, 5, 6) e using (org_id, day, user_id, team_id, key_id, task_type) \
+      where (u.tasks, u.charged, u.corrected) is distinct from (e.tasks, e.charged, e.corrected)",
+    ),
+    (
+        "a transfer has two halves",
+        "select format('org %s entry %s: %s, other half %s', e.org_id, e.entry_id, e.amount, o.amount) from entry e \
+      left join entry o on o.entry_id = e.related_entry and o.related_entry = e.entry_id and o.kind = 'transfer' \
+      where e.kind = 'transfer' and (o.amount is null or o.org_id = e.org_id or o.amount <> -e.amount)",
+    ),
+    (
+        "a grant that runs out was granted, and what was taken back of it is in the ledger",
+        "select format('org %s grant %s of %s: lot of %s, %s taken back, entries %s', org_id, entry_id, g.amount, l.amount, l.expired, x.amount) \
+      from credit_lot l left join (select * from entry where kind = 'grant') g using (org_id, entry_id) \
+      full join (select org_id, related_entry as entry_id, -sum(amount) as amount from entry where kind = 'expire' group by 1, 2) x \
+      using (org_id, entry_id) where l.amount is distinct from g.amount or coalesce(l.expired, 0) <> coalesce(x.amount, 0)",
+    ),
+    (
+        "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed",
+        "select format('org %s: has %s; %s + %s + %s', org_id, b.granted - b.consumed, p.credits, l.left, q.amount) \
+      from credit_pool p full join (select org_id, coalesce(sum(amount - burned - expired) filter (where counted), 0) as left \
+      from credit_lot where burned + expired < amount group by 1) l using (org_id) \
+      full join (select q.org_id, sum(e.amount) as amount from credit_event q left join entry e using (org_id, entry_id) group by 1) q using (org_id) \
+      left join org_balance b using (org_id) where b.granted::numeric - b.consumed \
+      is distinct from p.credits + coalesce(l.left, 0) + coalesce(q.amount, 0)",
     ),
 ];
 

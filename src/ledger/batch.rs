@@ -1,5 +1,5 @@
-//! The two database calls of a lane: arrays out, verdicts back, one round trip each. Migration `0002` has the functions,
-//! `0005` their form with two commits.
+//! The two database calls of a lane: arrays out, verdicts back, one round trip each. Migration `0007` has the functions
+//! (and `0002` tells what they are about), `0005` their form with two commits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::hold::Step;
 use super::lanes::{LaneSettings, ReserveItem};
 use crate::config::Profile;
 use crate::credits::Credits;
-use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::ids::{BudgetId, GatewayId, HoldId, OrgId};
 
 /// How often a task is asked for that is in doubt although its id is known.
 const RARELY: Duration = Duration::from_secs(600);
@@ -23,6 +23,7 @@ type Verdicts = (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
 pub(super) enum RowVerdict {
     Granted { available: Credits },
     Insufficient { available: Credits },
+    OverBudget { budget: BudgetId, left: Credits },
     TooManyTasks,
     KeyTaken,
     InDoubt(HoldId),
@@ -96,14 +97,17 @@ pub(super) async fn reserve(
 }
 
 fn row_verdict(verdict: Option<i32>, available: Option<i64>, reference: Option<Uuid>) -> RowVerdict {
-    match (verdict, available.map(Credits::new), reference.map(HoldId::from_uuid)) {
+    match (verdict, available.map(Credits::new), reference) {
         (Some(0), _, _) => RowVerdict::UnknownOrg,
         (Some(1 | 7), Some(available), _) => RowVerdict::Granted { available },
         (Some(2), Some(available), _) => RowVerdict::Insufficient { available },
         (Some(3), _, _) => RowVerdict::TooManyTasks,
         (Some(4), _, _) => RowVerdict::KeyTaken,
-        (Some(5), _, Some(hold)) => RowVerdict::InDoubt(hold),
+        (Some(5), _, Some(hold)) => RowVerdict::InDoubt(HoldId::from_uuid(hold)),
         (Some(6), _, _) => RowVerdict::Ended,
+        (Some(8), Some(left), Some(budget)) => {
+            RowVerdict::OverBudget { budget: BudgetId::from_uuid(budget), left }
+        }
         _ => RowVerdict::Corrupt,
     }
 }

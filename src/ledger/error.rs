@@ -45,6 +45,9 @@ pub enum LedgerError {
     /// What the caller of an administrative operation asked for does not go with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// The idempotency key of an administrative operation was used for another one.
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
     /// It was changed since the caller saw it.
     #[error("it was changed meanwhile: its version is {current} now")]
     Stale {

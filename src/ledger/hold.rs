@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::LedgerError;
 use super::lanes::Lanes;
 use crate::credits::{Credits, PriceFactor};
-use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::ids::{BudgetId, HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
 
 /// SHA-256 of a create's raw body: what makes two requests "the same" (contract, "Idempotency").
@@ -63,7 +63,8 @@ pub struct NewHold {
     pub fingerprint: Fingerprint,
     /// The caller's idempotency key; claimed in the same transaction as the hold.
     pub idempotency_key: Option<Arc<str>>,
-    /// Refuse if a create with the same body and key, and no idempotency key, is in doubt.
+    /// Refuse if a create with the same body and key (without a key: of the same user), and no idempotency key, is in
+    /// doubt.
     pub refuse_if_in_doubt: bool,
 }
 
@@ -77,11 +78,18 @@ pub enum Verdict {
         /// What was there.
         available: Credits,
     },
+    /// A budget does not allow it.
+    OverBudget {
+        /// Which one.
+        budget: BudgetId,
+        /// What is left of it; below zero after an overrun, or when it was lowered.
+        left: Credits,
+    },
     /// The organisation has as many unfinished tasks as it may.
     TooManyTasks,
     /// Somebody else holds this idempotency key.
     KeyTaken,
-    /// The same body from the same key is in doubt under this reference.
+    /// The same body from the same key (from the same user, if without a key) is in doubt under this reference.
     InDoubt(HoldId),
     /// No such organisation.
     UnknownOrg,

@@ -50,18 +50,20 @@ impl Database {
         }))
     }
 
-    /// A create of `key` (or, if none, of `user` without a key) with this body and without an idempotency key that is
-    /// in doubt.
+    /// A create of `key` (none: of `user`, without a key) with this body and without an idempotency key that is in doubt.
     pub async fn in_doubt(
         &self,
         org: OrgId,
-        key: Option<KeyId>,
         user: UserId,
+        key: Option<KeyId>,
         body: Fingerprint,
     ) -> Result<Option<HoldId>, LedgerError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
-            "select hold_id from hold where org_id = $1 and fingerprint = $3 \
-             and (key_id = $2 or $2 is null and key_id is null and user_id = $4) and state = 'IN_DOUBT' and idem_key is null limit 1",
+            "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
+             and state = 'IN_DOUBT' and idem_key is null \
+             union all \
+             select hold_id from hold where $2 is null and org_id = $1 and key_id is null and user_id = $4 and fingerprint = $3 \
+             and state = 'IN_DOUBT' and idem_key is null limit 1",
         )
         .bind(org.as_uuid())
         .bind(key.map(KeyId::as_uuid))

@@ -65,7 +65,7 @@ pub struct Principal {
     pub key: Option<KeyId>,
     /// The user's role.
     pub role: Role,
-    /// Whether organisation, team or user is suspended: no creates.
+    /// Whether organisation, team, user or key is suspended: no creates.
     pub suspended: bool,
     /// What the organisation pays of the list price.
     pub factor: PriceFactor,
@@ -155,7 +155,7 @@ impl Database {
             ", case when k.public_id = $1 then k.secret_sha256 else k.previous_sha256 end as secret, \
              extract(epoch from case when k.public_id = $1 then k.expires_at else least(k.expires_at, k.previous_until) end \
                      - clock_timestamp())::float8 as expires_in, \
-             k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute \
+             k.suspended as key_suspended, k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute \
              from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
              left join team t on t.team_id = u.team_id where k.public_id = $1 or k.previous_public_id = $1"
         ))
@@ -165,15 +165,17 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let key = KeyId::from_uuid(row.try_get("key_id")?);
+        let standing = Principal::of(&row)?;
         let principal = Principal {
             key: Some(key),
+            suspended: standing.suspended || row.try_get("key_suspended")?,
             key_rates: Rates {
                 create: rate(&row, "create_per_minute")?,
                 status: rate(&row, "status_per_minute")?,
             },
             allowed_types: row.try_get("allowed_types")?,
             allowed_networks: networks(&row)?,
-            ..Principal::of(&row)?
+            ..standing
         };
         let expires_in = row.try_get::<Option<f64>, _>("expires_in")?;
         Ok(Some(FoundKey {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::accounts::balance;
 use super::{Balance, Bounded, Database, LedgerError};
 use crate::credits::{Credits, PriceFactor};
-use crate::ids::{HoldId, KeyId, OrgId, TeamId, UserId};
+use crate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
 
 mod orgs;
 mod teams;
@@ -70,6 +70,8 @@ pub enum Owned {
     Key(KeyId),
     /// A hold.
     Hold(HoldId),
+    /// A budget.
+    Budget(BudgetId),
 }
 
 impl Database {
@@ -82,6 +84,11 @@ impl Database {
             Owned::Hold(id) => (
                 "select h.org_id from org o cross join lateral \
                  (select org_id from hold h where h.org_id = o.org_id and h.hold_id = $1 limit 1) h",
+                id.as_uuid(),
+            ),
+            Owned::Budget(id) => (
+                // the platform's belong to nobody
+                "select org_id from budget where budget_id = $1 and org_id is not null",
                 id.as_uuid(),
             ),
         };

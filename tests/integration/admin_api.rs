@@ -1,5 +1,6 @@
 //! The management API: what it lets whom do, how it refuses, and that it writes down who changed what.
 
+use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tollgate::ledger::{KeySpec, OperatorRole};
@@ -17,6 +18,7 @@ pub struct AdminClient<'a> {
 pub struct AdminAnswer {
     pub status: StatusCode,
     pub etag: Option<String>,
+    pub headers: HeaderMap,
     pub body: Value,
 }
 
@@ -72,13 +74,14 @@ impl<'a> AdminClient<'a> {
         let answer = request.send().await.unwrap();
         let status = answer.status();
         let etag = answer.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
+        let headers = answer.headers().clone();
         let text = answer.text().await.unwrap();
         let body = if text.is_empty() {
             Value::Null
         } else {
             serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: not JSON: {text}"))
         };
-        AdminAnswer { status, etag, body }
+        AdminAnswer { status, etag, headers, body }
     }
 
     pub async fn get(&self, path: &str) -> AdminAnswer {

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rand::RngExt;
 use tokio::task::JoinSet;
+use tollgate::clock::Clock;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::ledger::{Ledger, Step};
+use tollgate::ledger::{Ledger, Once, Step, Why};
 
 use super::database::TestDatabase;
 use super::fixture::{
@@ -29,6 +31,10 @@ const LOST: &str = "a loss belongs to a task that no tenant paid for";
 const LATE: &str = "a task that came to light after its end is charged by corrections, and no other is";
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
+const USAGE: &str = "usage by day = entries of tasks";
+const TRANSFER: &str = "a transfer has two halves";
+const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
+const POOL: &str = "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed";
 const OPEN_KEY: &str = "an open hold keeps its idempotency key";
 
 /// An organisation with a hold in every state, each with an idempotency key.
@@ -78,7 +84,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update org_balance set open_tasks = open_tasks + 1", &[COUNTERS]),
         ("update org_balance set in_doubt = 0", &[COUNTERS]),
         ("delete from hold where idem_key = 'held'", &[HELD, COUNTERS, KEY]),
-        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY]),
+        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY, USAGE]),
         ("delete from hold where idem_key = 'refused'", &[]),
         ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT]),
         ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT]),
@@ -98,9 +104,9 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update entry set overrun = 0 where overrun > 0", &[OVERRUN]),
         ("update entry set overrun = 1 where kind = 'consume'", &[OVERRUN]),
         ("update entry set amount = amount + 1 where kind = 'grant'", &[ENTRIES]),
-        ("update entry set amount = amount - 1 where kind = 'consume'", &[ENTRIES, CONSUME]),
+        ("update entry set amount = amount - 1 where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
         ("delete from entry where kind = 'grant'", &[ENTRIES, KEY]),
-        ("delete from entry where kind = 'consume'", &[ENTRIES, CONSUME]),
+        ("delete from entry where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
         (
             "insert into entry (org_id, entry_id, kind, amount, created_at) \
              select org_id, gen_random_uuid(), 'adjust', -1, now() from org",
@@ -109,17 +115,17 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
              select org_id, hold_id, 'consume', 0, hold_id, now() from hold where idem_key = 'refused'",
-            &[CONSUME],
+            &[CONSUME, USAGE],
         ),
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
              select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), now() from org",
-            &[CORRECTION, LATE],
+            &[CORRECTION, LATE, USAGE],
         ),
         ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),
         ("update hold set late = 'charged' where idem_key = 'failed'", &[LOST, LATE]),
         ("update hold set raw_consumed = 301 where idem_key = 'late'", &[LATE]),
-        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE]),
+        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE, USAGE]),
         ("update platform_loss set amount = -399 where amount = -400", &[LOST]),
         ("delete from platform_loss where possible", &[LOSS]),
         ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST]),
@@ -128,6 +134,11 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update idempotency set hold_id = gen_random_uuid() where key = 'top-up'", &[KEY]),
         ("update idempotency set key = 'other' where key = 'failed'", &[KEY]),
         ("delete from idempotency where key in ('held', 'settled')", &[OPEN_KEY]),
+        ("update usage_day set tasks = tasks + 1", &[USAGE]),
+        ("update usage_day set charged = charged + 1, corrected = corrected - 1", &[USAGE]),
+        ("update usage_day set day = day - 1", &[USAGE]),
+        ("update usage_day set user_id = gen_random_uuid()", &[USAGE]),
+        ("delete from usage_day", &[USAGE]),
     ] {
         let mut db = TestDatabase::new().await;
         live(&db).await;
@@ -146,6 +157,58 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
                 .iter()
                 .all(|finding| finding.detail.contains("org") || finding.detail.contains("balance"))
         );
+    }
+}
+
+/// Two organisations with a transfer between them; one has a grant that ran out in part, and one that has not.
+async fn dealing(db: &TestDatabase) {
+    let (from, to) = (funded(db, 0).await, funded(db, 1000).await);
+    let why = Why { reason: "r", external_ref: None };
+    let database = db.database();
+    let tomorrow = Clock.wall() + Duration::from_secs(86_400);
+    database.grant(from, credits(100), Some(tomorrow), why, None).await.unwrap();
+    database.transfer(from, to, credits(30), why, Some(Once { key: "move", body: b"{}" })).await.unwrap();
+    database.expire_credits_of(from, Some(tomorrow)).await.unwrap();
+    database.grant(from, credits(50), Some(tomorrow), why, None).await.unwrap();
+    database.expire_credits().await.unwrap();
+    database.adjust(from, credits(-10), why, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_breach_of_what_operators_move_is_found_by_name() {
+    for (statement, expected) in [
+        (
+            "update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0",
+            &[TRANSFER][..],
+        ),
+        ("update entry set amount = amount + 1 where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
+        ("delete from entry where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
+        ("update entry set related_entry = gen_random_uuid() where kind = 'expire'", &[LOT]),
+        ("update entry set amount = amount - 1 where kind = 'expire'", &[ENTRIES, LOT]),
+        ("delete from entry where kind = 'expire'", &[ENTRIES, LOT]),
+        ("update credit_lot set expired = 0, burned = burned + expired where expired > 0", &[LOT]),
+        ("update credit_lot set amount = amount + 1, burned = burned + 1", &[LOT]),
+        ("update credit_lot set burned = 1 where burned = 0", &[POOL]),
+        ("delete from credit_lot where expired = 0", &[POOL]),
+        ("delete from credit_lot where expired > 0", &[LOT]),
+        ("update credit_pool set credits = credits + 1", &[POOL]),
+        ("delete from credit_pool", &[POOL]),
+        ("delete from credit_event", &[POOL]),
+        (
+            "insert into credit_event (org_id, entry_id) select org_id, entry_id from entry where kind = 'transfer'",
+            &[POOL],
+        ),
+        ("update idempotency set hold_id = gen_random_uuid()", &[KEY]),
+    ] {
+        let mut db = TestDatabase::new().await;
+        dealing(&db).await;
+        assert_eq!(db.database().audit().await.unwrap().breaches, []);
+        db.expect_broken();
+        break_it(&db, statement).await;
+        let mut found: Vec<_> =
+            db.database().audit().await.unwrap().breaches.iter().map(|f| f.check).collect();
+        found.dedup();
+        assert_eq!(found, expected, "{statement}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::OrgId;
-use tollgate::ledger::{KeySpec, OperatorRole, Role};
+use tollgate::ledger::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Role};
 
 use super::admin_api::AdminClient;
 use super::fixture;
@@ -64,12 +64,22 @@ async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, St
     let team = db.create_team(org, &name).await.unwrap();
     let spec = KeySpec { name, env: "test".into(), ..KeySpec::default() };
     let (key, _) = db.create_key(org, user, &spec).await.unwrap();
+    let new = NewBudget {
+        org: Some(org),
+        level: BudgetLevel::User,
+        subject: Some(user.to_string()),
+        period: Period::Daily,
+        credits: None,
+        thresholds: None,
+    };
+    let budget = db.make_budget(&new).await.unwrap();
     let (token, _) = db.create_operator_token("a sample", OperatorRole::OperatorRead, None).await.unwrap();
     BTreeMap::from([
         ("org_id", org.to_string()),
         ("user_id", user.to_string()),
         ("team_id", team.to_string()),
         ("key_id", key.to_string()),
+        ("budget_id", budget.to_string()),
         ("token_id", token.to_string()),
     ])
 }

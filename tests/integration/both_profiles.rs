@@ -25,6 +25,10 @@ const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
 
 /// Modules whose tests move money.
 const MONEY: &[&str] = &[
+    "budget_gateways::",
+    "budget_model::",
+    "budget_windows::",
+    "budgets::",
     "consumption::",
     "credit::",
     "database_faults::",
@@ -43,6 +47,7 @@ const MONEY: &[&str] = &[
     "status::",
     "upstream_answers::",
     "upstream_delays::",
+    "usage::",
 ];
 
 #[test]

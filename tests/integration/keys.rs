@@ -36,7 +36,7 @@ async fn made(admin: &AdminClient<'_>, of: &Caller, more: Value) -> (String, Str
 }
 
 #[tokio::test]
-async fn suspension_reaches_down_from_organisation_team_and_user_and_is_lifted_again() {
+async fn suspension_reaches_down_from_each_level_and_is_lifted_again() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
     let caller = &gateway.caller;
@@ -50,6 +50,7 @@ async fn suspension_reaches_down_from_organisation_team_and_user_and_is_lifted_a
         (format!("/admin/v1/orgs/{}", caller.org), true),
         (format!("/admin/v1/teams/{}", team.as_str().unwrap()), false),
         (user, false),
+        (format!("/admin/v1/keys/{}", caller.key), false),
     ] {
         // Both keys are in memory, and a task is under way.
         let task = create(&gateway, &caller.text).await.task_id();

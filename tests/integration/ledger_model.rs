@@ -184,7 +184,7 @@ impl Model {
     }
 
     fn doubts(&self, wish: &Wish, hold: &ModelHold) -> bool {
-        let same = hold.wish.key == wish.key && hold.wish.body == wish.body && wish.key.is_some();
+        let same = hold.wish.key == wish.key && hold.wish.body == wish.body;
         same && hold.state == State::InDoubt && hold.wish.idem.is_none()
     }
 

@@ -23,6 +23,7 @@ fn word(verdict: Verdict) -> &'static str {
             "granted"
         }
         Verdict::Insufficient { .. } => "insufficient",
+        Verdict::OverBudget { .. } => "over budget",
         Verdict::TooManyTasks => "too many",
         Verdict::KeyTaken => "key taken",
         Verdict::InDoubt(_) => "in doubt",

@@ -1,4 +1,4 @@
-//! Price books: imported as drafts, put in force from an instant, never edited.
+//! Price books: imported as drafts, put in force from an instant, and then never edited.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn book<const N: usize>(prices: [(&str, Tariff); N]) -> BTreeMap<String, Tariff>
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
     match answer {
-        Err(LedgerError::Invalid(why)) => why,
+        Err(LedgerError::Invalid(why) | LedgerError::NotFound(why)) => why,
         other => panic!("not refused: {other:?}"),
     }
 }

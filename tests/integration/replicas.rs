@@ -9,12 +9,18 @@ use super::database::until;
 use super::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body};
 use super::process::{Process, Scratch};
 
-/// One more gateway on the same database, in front of the same vendor; and where it listens.
+/// One more gateway on the same database, in front of the same vendor; and where it listens. Its lease is short: when
+/// it dies the others soon see it.
 async fn another(gateway: &TestGateway, scratch: &Scratch) -> (Process, String) {
+    another_with(gateway, scratch, 1000).await
+}
+
+/// The same with another lease.
+pub async fn another_with(gateway: &TestGateway, scratch: &Scratch, lease_ms: u32) -> (Process, String) {
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-         [ledger]\nlease_ms = 1000\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
+         [ledger]\nlease_ms = {lease_ms}\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
         gateway.db.url(),
         gateway.simulator()
     );

@@ -15,7 +15,8 @@ async fn create(gateway: &TestGateway, key: &str, prompt: &str) -> Answer {
 
 #[tokio::test]
 async fn a_tenant_is_made_funded_capped_raised_revoked_billed_and_suspended() {
-    let gateway = TestGateway::builder().credits(0).task_time(std::time::Duration::from_millis(50)).start().await;
+    let gateway =
+        TestGateway::builder().credits(0).task_time(std::time::Duration::from_millis(50)).start().await;
     let token = gateway.operator_token().await;
     let admin = async |args: &[&str]| gateway.admin_says_as(&token, &[&["--json"], args].concat()).await;
     let done = async |args: &[&str]| {
@@ -55,14 +56,19 @@ async fn a_tenant_is_made_funded_capped_raised_revoked_billed_and_suspended() {
     until("the former text is refused", async || create(&gateway, &first, "two").await.status == 401).await;
 
     // Capped: what the key spent before counts.
-    let budget = ["budget", "create", "--org", &org, "--key", &key, "--period", "monthly", "--credits", "800"];
+    let budget =
+        ["budget", "create", "--org", &org, "--key", &key, "--period", "monthly", "--credits", "800"];
     let budget = text(&done(&budget).await, "budget_id");
     create(&gateway, &second, "three").await.expect(200);
     settled(&org, 800).await;
     let refused = create(&gateway, &second, "four").await;
     refused.refused(402, "BUDGET_EXCEEDED");
     let over = refused.json()["data"].clone();
-    assert_eq!((&over["level"], &over["limit"], &over["used"]), (&json!("key"), &json!(800), &json!(800)), "{over}");
+    assert_eq!(
+        (&over["level"], &over["limit"], &over["used"]),
+        (&json!("key"), &json!(800), &json!(800)),
+        "{over}"
+    );
     assert!(over["resets_at"].is_string(), "{over}");
     let events = done(&["budget", "events", "--org", &org]).await;
     assert!(events.as_array().unwrap().iter().any(|event| event["threshold"] == 100), "{events}");
@@ -84,12 +90,11 @@ async fn a_tenant_is_made_funded_capped_raised_revoked_billed_and_suspended() {
     assert_eq!((&usage[0]["team_id"], &usage[0]["tasks"]), (&json!(team), &json!(3)), "{usage}");
     let month = done(&["org", "show", &org]).await;
     let zone = text(&month, "time_zone");
-    let month: String =
-        sqlx::query_scalar("select to_char(now() at time zone $1, 'YYYY-MM')")
-            .bind(&zone)
-            .fetch_one(gateway.db.pool())
-            .await
-            .unwrap();
+    let month: String = sqlx::query_scalar("select to_char(now() at time zone $1, 'YYYY-MM')")
+        .bind(&zone)
+        .fetch_one(gateway.db.pool())
+        .await
+        .unwrap();
     let statement = done(&["statement", "--org", &org, "--month", &month]).await;
     let lines = statement["items"].as_array().unwrap();
     let amounts: Vec<i64> = lines.iter().map(|line| line["amount"].as_i64().unwrap()).collect();
@@ -109,7 +114,8 @@ async fn a_tenant_is_made_funded_capped_raised_revoked_billed_and_suspended() {
 
     // Who did all that.
     let log = done(&["audit-log", "--org", &org]).await;
-    let actions: Vec<&str> = log.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    let actions: Vec<&str> =
+        log.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
     for action in ["create_org", "create_team", "create_user", "create_key", "rotate_key", "revoke_key"] {
         assert!(actions.contains(&action), "{action}: {actions:?}");
     }

@@ -153,6 +153,7 @@ impl Access {
                 "user_id" => text.parse().map(Owned::User),
                 "key_id" => text.parse().map(Owned::Key),
                 "hold_id" => text.parse().map(Owned::Hold),
+                "budget_id" => text.parse().map(Owned::Budget),
                 _ => continue,
             };
             let owner = match owned {

@@ -16,7 +16,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::ledger::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates};
+use crate::ledger::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
 /// Which keys.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -177,6 +177,8 @@ pub(super) async fn show_key(
 pub(super) struct KeyPatch {
     /// What people call it.
     name: Option<Text>,
+    /// `suspended`: its creates are refused.
+    status: Option<Status>,
     /// When it ends; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -219,6 +221,7 @@ pub(super) async fn update_key(
     let rate = |given: Option<Option<PerMinute>>| given.map(|rate| rate.map(|rate| rate.0));
     let edit = KeyEdit {
         name: patch.name.map(Text::into_string),
+        status: patch.status,
         expires_at: patch.expires_at.map(|end| end.map(|at| at.0)),
         allowed_types: patch.allowed_types,
         allowed_networks: patch.allowed_networks,

@@ -123,6 +123,7 @@ impl From<LedgerError> for Problem {
             LedgerError::Invalid(what) => Self::Invalid(what),
             LedgerError::NotFound(what) => Self::NotFound(what),
             LedgerError::Conflict(what) => Self::Conflict(what),
+            LedgerError::KeyReused => Self::KeyReused,
             LedgerError::Stale { current } => Self::Stale { current },
             LedgerError::Corrupt(_) | LedgerError::Refused(_) => {
                 tracing::error!(%error, "the management API met a defect");

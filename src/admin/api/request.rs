@@ -26,18 +26,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
-            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::TooLarge
-            } else {
-                Problem::Invalid("the body could not be read to its end".into())
-            }
-        })?;
-        parse(&bytes).map(Self)
+        parse(&bytes(request, state).await?).map(Self)
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+/// The whole body.
+pub(super) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|error| {
+        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::TooLarge
+        } else {
+            Problem::Invalid("the body could not be read to its end".into())
+        }
+    })
+}
+
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
@@ -160,11 +164,8 @@ pub(super) struct Page<T> {
 
 impl<T> Page<T> {
     /// `items` holds one more than `limit` if there are more.
-    pub(super) fn of<C: Display>(mut items: Vec<T>, limit: Limit, cursor: impl Fn(&T) -> C) -> Json<Self> {
-        let limit = usize::from(limit.0);
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = items.last().filter(|_| more).map(|last| cursor(last).to_string());
+    pub(super) fn of<C: Display>(items: Vec<T>, limit: Limit, cursor: impl Fn(&T) -> C) -> Json<Self> {
+        let (items, next_cursor) = limit.cut(items, cursor);
         Json(Self { items, next_cursor })
     }
 }
@@ -189,6 +190,19 @@ impl TryFrom<u16> for Limit {
 }
 
 impl Limit {
+    /// Cuts off the one too many, and says how to go on if there was one.
+    pub(super) fn cut<T, C: Display>(
+        self,
+        mut items: Vec<T>,
+        cursor: impl Fn(&T) -> C,
+    ) -> (Vec<T>, Option<String>) {
+        let limit = usize::from(self.0);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| cursor(last).to_string());
+        (items, next_cursor)
+    }
+
     /// One more than the page holds: whether there is more is then known.
     pub(super) fn and_one(self) -> u16 {
         self.0.saturating_add(1)
@@ -222,6 +236,10 @@ impl TryFrom<String> for Text {
 impl Text {
     pub(super) fn into_string(self) -> String {
         self.0
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) enum KeyCommand {
         #[arg(long)]
         user: Option<UserId>,
         /// Only those.
-        #[arg(long, value_parser = ["active", "expired", "revoked"])]
+        #[arg(long, value_parser = ["active", "suspended", "expired", "revoked"])]
         status: Option<String>,
     },
     /// Show one.
@@ -54,6 +54,16 @@ pub(super) enum KeyCommand {
         /// For how long: at most 2592000, 30 days; 0: it ends now.
         #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(0..=2_592_000), value_name = "SECONDS")]
         overlap: u32,
+    },
+    /// Refuse its creates; its tasks can be read and end as they would.
+    Suspend {
+        /// Which.
+        key: KeyId,
+    },
+    /// Let it create again.
+    Resume {
+        /// Which.
+        key: KeyId,
     },
     /// Revoke a key, everywhere within a second.
     Revoke {
@@ -172,6 +182,12 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), Cl
         KeyCommand::Rotate { key, overlap } => {
             let body = json!({"overlap_seconds": overlap});
             show_once(session, &session.post(&format!("{}/rotate", path(key)), body).await?);
+        }
+        KeyCommand::Suspend { key } => {
+            session.show(&session.patch(&path(key), json!({"status": "suspended"})).await?, KEY);
+        }
+        KeyCommand::Resume { key } => {
+            session.show(&session.patch(&path(key), json!({"status": "active"})).await?, KEY);
         }
         KeyCommand::Revoke { key } => {
             session.post(&format!("{}/revoke", path(key)), json!({})).await?;

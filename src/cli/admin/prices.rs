@@ -1,4 +1,4 @@
-//! `tollgate admin price`.
+//! `tollgate admin price`, `price-factor`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,15 +6,51 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use figment::Figment;
 use figment::providers::{Format, Json, Toml};
+use http::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::CliError;
-use super::super::output::{json, table};
-use super::{instant, text};
-use crate::ledger::Database;
-use crate::pricing::{BookVersion, Tariff};
+use super::client::{Column, Query, Session};
+use super::{instant, named, text};
+use crate::ids::{FactorId, OrgId};
+use crate::pricing::Tariff;
+
+const BOOKS: &str = "/admin/v1/price-books";
+const BOOK: &[Column] = &[
+    ("VERSION", "version"),
+    ("NAME", "name"),
+    ("STATE", "state"),
+    ("EFFECTIVE FROM", "effective_from"),
+    ("CREATED", "created_at"),
+];
+const ACTIVATION: &[Column] = &[
+    ("VERSION", "version"),
+    ("EFFECTIVE FROM", "effective_from"),
+    ("BY", "actor"),
+    ("AT", "created_at"),
+    ("WITHDRAWN", "withdrawn_at"),
+];
+const CHANGE: &[Column] = &[("TYPE", "task_type"), ("BEFORE", "before"), ("AFTER", "after")];
+const OUTCOME: &[Column] = &[
+    ("WHAT", "what"),
+    ("TASKS", "tasks"),
+    ("CHARGED", "charged"),
+    ("PRICED", "priced"),
+    ("WOULD BE", "would_be_priced"),
+    ("DIFFERENCE", "difference"),
+    ("ESTIMATED", "estimated"),
+    ("REFUSED", "refused"),
+];
+const FACTOR: &[Column] = &[
+    ("FACTOR", "factor_id"),
+    ("BASIS POINTS", "factor_bp"),
+    ("FROM", "valid_from"),
+    ("UNTIL", "valid_until"),
+    ("IN FORCE", "active"),
+    ("REASON", "reason"),
+];
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PriceCommand {
@@ -30,11 +66,115 @@ pub(super) enum PriceCommand {
         /// The file; 'price show' prints one to start from.
         file: PathBuf,
     },
+    /// Make a draft that is a copy of another book.
+    Copy {
+        /// Of which version.
+        version: i32,
+        /// What to call it.
+        #[arg(long)]
+        name: String,
+    },
+    /// Set a price of a draft.
+    Set {
+        /// Of which version.
+        version: i32,
+        /// The task type.
+        task_type: String,
+        /// Credits a second, or a task with --fixed.
+        #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000_000))]
+        credits: i64,
+        /// Credits a second with sound, if that costs otherwise.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..=1_000_000_000), conflicts_with = "fixed")]
+        with_audio: Option<i64>,
+        /// The same for every length.
+        #[arg(long)]
+        fixed: bool,
+    },
+    /// Take a task type out of a draft: creates of it will be refused.
+    Unset {
+        /// Of which version.
+        version: i32,
+        /// The task type.
+        task_type: String,
+    },
+    /// Delete a draft.
+    Delete {
+        /// Which version.
+        version: i32,
+    },
+    /// Show what changes with a book.
+    Diff {
+        /// Which version.
+        version: i32,
+        /// Beside which; the one in force if left out.
+        #[arg(long)]
+        against: Option<i32>,
+    },
+    /// Show what the tasks of the last days would have cost by a book.
+    WhatIf {
+        /// Which version.
+        version: i32,
+        /// Of how many days.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
+        days: u32,
+    },
     /// Put a book in force on every running gateway, within a second.
     Activate {
         /// Which version.
         version: i32,
         /// From this instant on; now if left out.
+        #[arg(long, value_parser = instant)]
+        at: Option<OffsetDateTime>,
+    },
+    /// Take a schedule back: the book is a draft again.
+    Unschedule {
+        /// Which version.
+        version: i32,
+    },
+    /// Put the former book in force again.
+    Rollback {
+        /// Only if this version is in force.
+        #[arg(long)]
+        from: Option<i32>,
+    },
+    /// List what was in force when.
+    History,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FactorCommand {
+    /// List an organisation's factors.
+    List {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+    },
+    /// Give an organisation a factor for a time.
+    Create {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// What it pays of the list price, in basis points: 10000 is the list price.
+        #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
+        factor: i32,
+        /// From this instant on; now if left out.
+        #[arg(long, value_parser = instant)]
+        from: Option<OffsetDateTime>,
+        /// Until just before this instant; until it is ended if left out.
+        #[arg(long, value_parser = instant)]
+        until: Option<OffsetDateTime>,
+        /// Why; kept with it.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a factor; one that has not begun is taken back.
+    End {
+        /// Which.
+        factor: FactorId,
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// At this instant; now if left out.
         #[arg(long, value_parser = instant)]
         at: Option<OffsetDateTime>,
     },
@@ -48,77 +188,134 @@ struct BookFile {
     prices: BTreeMap<String, Tariff>,
 }
 
-pub(super) async fn run(database: &Database, command: PriceCommand, as_json: bool) -> Result<(), CliError> {
+pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<(), CliError> {
+    let of = |version: i32| format!("{BOOKS}/{version}");
     match command {
-        PriceCommand::List => {
-            let books = database.books().await?;
-            if as_json {
-                json(&books);
-                return Ok(());
-            }
-            let row = |book: &crate::ledger::BookInfo| {
-                vec![
-                    book.version.to_string(),
-                    book.name.clone(),
-                    book.effective_from.map_or_else(|| "draft".to_owned(), text),
-                    if book.active { "in force".to_owned() } else { String::new() },
-                ]
-            };
-            table(&["VERSION", "NAME", "EFFECTIVE FROM", ""], &books.iter().map(row).collect::<Vec<_>>());
-        }
+        PriceCommand::List => session.list(BOOKS, BOOK).await?,
         PriceCommand::Show { version } => {
-            let version = match version {
-                Some(version) => Some(BookVersion::new(version)),
-                None => database.active_book_version().await?,
-            };
-            let book = match version {
-                Some(version) => database.book(version).await?,
-                None => None,
-            };
-            let book = book.ok_or_else(|| CliError::Failed("there is no such price book".into()))?;
-            let prices = book.prices.iter().map(|(name, tariff)| (name.to_string(), *tariff)).collect();
-            let file = BookFile { name: book.name, prices };
-            if as_json {
-                json(&file);
+            let path = version.map_or_else(|| format!("{BOOKS}/in-force"), of);
+            let book = session.get(&path).await?;
+            let prices = serde_json::from_value(book["prices"].clone())
+                .map_err(|_| CliError::Failed("the answer is no price book".into()))?;
+            let file = BookFile { name: named(&book, "name"), prices };
+            if session.prints_json() {
+                session.show(&serde_json::to_value(&file).unwrap_or_default(), BOOK);
             } else {
                 print!("{}", toml(&file));
             }
         }
         PriceCommand::Import { file } => {
             let book = read(&file)?;
-            let version = database.import_book(&book.name, &book.prices).await?;
-            warn_of_differences(database, &book).await?;
-            if as_json {
-                json(&json!({ "version": version }));
+            if book.prices.is_empty() {
+                return Err(CliError::Usage("a price book needs at least one price".into()));
+            }
+            let made = session.post(BOOKS, json!(book)).await?;
+            warn_of_differences(session, &book).await?;
+            let version = &made["version"];
+            session.say(&made, format!("imported as version {version}, a draft: 'tollgate admin price activate {version}' puts it in force"));
+        }
+        PriceCommand::Copy { version, name } => {
+            let made = session.post(BOOKS, json!({"name": name, "copy_of": version})).await?;
+            session.say(&made, format!("version {} is a draft", made["version"]));
+        }
+        PriceCommand::Set { version, task_type, credits, with_audio, fixed } => {
+            let tariff = match (fixed, with_audio) {
+                (true, _) => json!({"unit": "fixed", "credits": credits}),
+                (false, None) => json!({"unit": "second", "credits": credits}),
+                (false, audio) => json!({"unit": "second", "credits": credits, "credits_with_audio": audio}),
+            };
+            let path = format!("{}/prices/{}", of(version), escaped(&task_type));
+            let book = session.call(Method::PUT, &path, Some(&tariff)).await?;
+            session.say(&book, "set");
+        }
+        PriceCommand::Unset { version, task_type } => {
+            let path = format!("{}/prices/{}", of(version), escaped(&task_type));
+            let book = session.call(Method::DELETE, &path, None).await?;
+            session.say(&book, "taken out");
+        }
+        PriceCommand::Delete { version } => {
+            session.call(Method::DELETE, &of(version), None).await?;
+            session.say(&json!({"version": version, "deleted": true}), "deleted");
+        }
+        PriceCommand::Diff { version, against } => {
+            let path = Query::default().add("against", against).of(&format!("{}/diff", of(version)));
+            let compared = session.get(&path).await?;
+            if session.prints_json() {
+                session.show(&compared, CHANGE);
             } else {
-                println!(
-                    "imported as version {version}, a draft: 'tollgate admin price activate {version}' puts it in force"
-                );
+                session.show_all(compared["changes"].as_array().map_or(&[], Vec::as_slice), CHANGE);
             }
         }
+        PriceCommand::WhatIf { version, days } => {
+            let path = Query::default().add("days", Some(days)).of(&format!("{}/what-if", of(version)));
+            let told = session.get(&path).await?;
+            if session.prints_json() { session.show(&told, OUTCOME) } else { show_outcomes(session, &told) }
+        }
         PriceCommand::Activate { version, at } => {
-            database.activate_book(BookVersion::new(version), at).await?;
-            if as_json {
-                json(&json!({ "version": version }));
-            } else {
-                println!(
-                    "version {version} is in force{}",
-                    at.map(|at| format!(" from {}", text(at))).unwrap_or_default()
-                );
-            }
+            let body = json!({"at": at.map(text)});
+            let book = session.post(&format!("{}/activate", of(version)), body).await?;
+            let from = at.map(|at| format!(" from {}", text(at))).unwrap_or_default();
+            session.say(&book, format!("version {version} is in force{from}"));
+        }
+        PriceCommand::Unschedule { version } => {
+            let book = session.call(Method::POST, &format!("{}/unschedule", of(version)), None).await?;
+            session.say(&book, format!("version {version} is a draft again"));
+        }
+        PriceCommand::Rollback { from } => {
+            let book = session.post(&format!("{BOOKS}/rollback"), json!({"from": from})).await?;
+            session.say(&book, format!("version {} is in force again", book["version"]));
+        }
+        PriceCommand::History => session.list("/admin/v1/price-activations", ACTIVATION).await?,
+    }
+    Ok(())
+}
+
+pub(super) async fn factor(session: &Session, command: FactorCommand) -> Result<(), CliError> {
+    let of = |org: OrgId| format!("/admin/v1/orgs/{org}/price-factors");
+    match command {
+        FactorCommand::List { org } => session.list(&of(org), FACTOR).await?,
+        FactorCommand::Create { org, factor, from, until, reason } => {
+            let body = json!({
+                "factor_bp": factor, "valid_from": from.map(text), "valid_until": until.map(text), "reason": reason,
+            });
+            let made = session.post(&of(org), body).await?;
+            session.say(&made, named(&made, "factor_id"));
+        }
+        FactorCommand::End { factor, org, at } => {
+            session.post(&format!("{}/{factor}/end", of(org)), json!({"at": at.map(text)})).await?;
+            session.say(&json!({"factor_id": factor, "ended": true}), "it ends");
         }
     }
     Ok(())
 }
 
+/// A part of a path.
+fn escaped(part: &str) -> String {
+    url::form_urlencoded::byte_serialize(part.as_bytes()).collect()
+}
+
+/// The total, the organisations and the types in one table.
+fn show_outcomes(session: &Session, told: &Value) {
+    let line = |what: &Value, outcome: &Value| {
+        let mut line = outcome.clone();
+        line["what"] = what.clone();
+        line
+    };
+    let mut lines = vec![line(&json!("all"), &told["total"])];
+    for (list, name) in [("orgs", "name"), ("task_types", "task_type")] {
+        lines.extend(told[list].as_array().into_iter().flatten().map(|one| line(&one[name], one)));
+    }
+    session.show_all(&lines, OUTCOME);
+}
+
 /// A mistyped name would offer what the vendor does not know, and withdraw what it does.
-async fn warn_of_differences(database: &Database, imported: &BookFile) -> Result<(), CliError> {
-    let Some(version) = database.active_book_version().await? else { return Ok(()) };
-    let Some(in_force) = database.book(version).await? else { return Ok(()) };
-    for name in imported.prices.keys().filter(|name| !in_force.prices.contains_key(name.as_str())) {
+async fn warn_of_differences(session: &Session, imported: &BookFile) -> Result<(), CliError> {
+    let in_force = session.get(&format!("{BOOKS}/in-force")).await?;
+    let Some(in_force) = in_force["prices"].as_object() else { return Ok(()) };
+    for name in imported.prices.keys().filter(|name| !in_force.contains_key(name.as_str())) {
         eprintln!("warning: '{name}' is not in the book in force: does the vendor know it?");
     }
-    for name in in_force.prices.keys().filter(|name| !imported.prices.contains_key(name.as_ref())) {
+    for name in in_force.keys().filter(|name| !imported.prices.contains_key(name.as_str())) {
         eprintln!("warning: '{name}' is in the book in force but not in this one: it will be refused");
     }
     Ok(())

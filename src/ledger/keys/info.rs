@@ -17,6 +17,8 @@ use crate::ledger::{Bounded, Database, LedgerError};
 pub enum KeyStatus {
     /// It does.
     Active,
+    /// Its creates are refused.
+    Suspended,
     /// Its time is over.
     Expired,
     /// Somebody ended it.
@@ -28,6 +30,7 @@ impl KeyStatus {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Suspended => "suspended",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
         }
@@ -35,7 +38,9 @@ impl KeyStatus {
 
     /// The status of that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Active, Self::Expired, Self::Revoked].into_iter().find(|status| status.as_str() == text)
+        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked]
+            .into_iter()
+            .find(|status| status.as_str() == text)
     }
 }
 
@@ -99,7 +104,8 @@ macro_rules! select_key {
             "select k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.revoked_at, k.rotated_at, \
              k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, w.used_at, \
              case when k.revoked_at is null and k.previous_until > now() then k.previous_until end as previous_until, \
-             case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' else 'active' end as status \
+             case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' \
+             when k.suspended then 'suspended' else 'active' end as status \
              from api_key k left join api_key_use w using (key_id) ",
             $rest
         )
@@ -146,7 +152,7 @@ impl Database {
         let rows = sqlx::query(select_key!(
             "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
              and ($4::text is null or $4 = case when k.revoked_at is not null then 'revoked' \
-                  when k.expires_at <= now() then 'expired' else 'active' end) order by k.key_id limit $5"
+                  when k.expires_at <= now() then 'expired' when k.suspended then 'suspended' else 'active' end) order by k.key_id limit $5"
         ))
         .bind(org.as_uuid())
         .bind(filter.user.map(UserId::as_uuid))

@@ -10,6 +10,7 @@ use super::info::{KeyInfo, info, select_key};
 use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::change::Change;
+use crate::ledger::tenancy::Status;
 use crate::ledger::{Bounded, Database, LedgerError};
 use crate::secret::Secret;
 
@@ -41,6 +42,8 @@ pub struct KeySpec {
 pub struct KeyEdit {
     /// What people call it.
     pub name: Option<String>,
+    /// Whether its creates are refused.
+    pub status: Option<Status>,
     /// When it ends; `Some(None)`: never.
     pub expires_at: Option<Option<OffsetDateTime>>,
     /// Types it may create; `Some(None)`: all.
@@ -176,7 +179,8 @@ impl Database {
              allowed_types = case when $5 then $6 else allowed_types end, \
              allowed_networks = case when $7 then $8 else allowed_networks end, \
              create_per_minute = case when $9 then $10 else create_per_minute end, \
-             status_per_minute = case when $11 then $12 else status_per_minute end where key_id = $1",
+             status_per_minute = case when $11 then $12 else status_per_minute end, \
+             suspended = coalesce($13, suspended) where key_id = $1",
         )
         .bind(key.as_uuid())
         .bind(edit.name.as_ref())
@@ -190,6 +194,7 @@ impl Database {
         .bind(stored(edit.create_per_minute.flatten()))
         .bind(edit.status_per_minute.is_some())
         .bind(stored(edit.status_per_minute.flatten()))
+        .bind(edit.status.map(|status| status == Status::Suspended))
         .execute(&mut *change)
         .bounded()
         .await?;

@@ -204,6 +204,7 @@ impl Worker {
                 return (item.reply, Ok(Verdict::Granted(guard)));
             }
             Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
+            Row::OverBudget { budget, left } => Ok(Verdict::OverBudget { budget, left }),
             Row::TooManyTasks => Ok(Verdict::TooManyTasks),
             Row::KeyTaken => Ok(Verdict::KeyTaken),
             Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),

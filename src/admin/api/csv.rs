@@ -1,0 +1,96 @@
+//! Tables for spreadsheets (RFC 4180).
+//!
+//! What callers wrote may begin like a formula, and some spreadsheets would run it: such a text gets an apostrophe in
+//! front. Numbers, ids and times are ours and stay as they are.
+
+use axum::body::Body;
+use axum::http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+/// In which form an answer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    /// JSON, in pages.
+    Json,
+    /// CSV, everything at once.
+    Csv,
+}
+
+impl Format {
+    /// What the query says, or else the `Accept` header.
+    pub(super) fn wanted(said: Option<Self>, headers: &HeaderMap) -> Self {
+        let accepts = || headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        said.unwrap_or_else(|| if accepts().trim().starts_with("text/csv") { Self::Csv } else { Self::Json })
+    }
+}
+
+/// A field.
+pub(super) enum Cell {
+    /// Ours.
+    Plain(String),
+    /// What somebody wrote.
+    Text(String),
+}
+
+/// A field of ours; none: empty.
+pub(super) fn plain(value: Option<impl ToString>) -> Cell {
+    Cell::Plain(value.map(|value| value.to_string()).unwrap_or_default())
+}
+
+/// A field somebody wrote; none: empty.
+pub(super) fn text(value: Option<&str>) -> Cell {
+    Cell::Text(value.unwrap_or_default().to_owned())
+}
+
+/// Adds a line.
+pub(super) fn line(table: &mut String, cells: impl IntoIterator<Item = Cell>) {
+    for (n, cell) in cells.into_iter().enumerate() {
+        if n > 0 {
+            table.push(',');
+        }
+        let value = match cell {
+            Cell::Plain(value) => value,
+            Cell::Text(value) if value.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{value}"),
+            Cell::Text(value) => value,
+        };
+        if value.contains([',', '"', '\n', '\r']) {
+            table.push('"');
+            table.push_str(&value.replace('"', "\"\""));
+            table.push('"');
+        } else {
+            table.push_str(&value);
+        }
+    }
+    table.push_str("\r\n");
+}
+
+/// A table as an answer; `name` is made of ids and dates.
+pub(super) fn answer(name: &str, body: Body) -> Response {
+    let mut answer = body.into_response();
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8; header=present"));
+    if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}.csv\"")) {
+        headers.insert(CONTENT_DISPOSITION, value);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_and_formulas_disarmed() {
+        let mut table = String::new();
+        let cells = ["a,b", "say \"hi\"", "two\nlines", "=1+1", "+1", "-1", "@x", "\t=1", "a=b", ""];
+        line(&mut table, cells.map(|value| text(Some(value))));
+        assert_eq!(table, "\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\",'=1+1,'+1,'-1,'@x,'\t=1,a=b,\r\n");
+        let mut table = String::new();
+        line(&mut table, [plain(Some(-400)), plain(None::<i64>), text(None)]);
+        assert_eq!(table, "-400,,\r\n");
+    }
+}

@@ -1,0 +1,303 @@
+//! `tollgate admin credit`, `usage`, `statement`.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use time::OffsetDateTime;
+
+use super::super::CliError;
+use super::super::output;
+use super::client::{Column, Query, Session};
+use super::{instant, named, text};
+use crate::ids::{KeyId, OrgId, TeamId, UserId};
+
+const CREDITS: &[Column] = &[
+    ("AVAILABLE", "available"),
+    ("HELD", "held"),
+    ("CONSUMED", "consumed"),
+    ("OVERDRAFT", "overdraft"),
+    ("LOW BELOW", "low_threshold"),
+    ("LOW", "low"),
+    ("PER DAY", "runway.per_day"),
+    ("DAYS LEFT", "runway.days"),
+    ("UNTIL", "runway.until"),
+];
+const EXPIRING: &[Column] = &[("GRANT", "entry_id"), ("LEFT", "left"), ("RUNS OUT", "expires_at")];
+const ENTRY: &[Column] = &[
+    ("AT", "created_at"),
+    ("ENTRY", "entry_id"),
+    ("KIND", "kind"),
+    ("CREDITS", "credits"),
+    ("TASK", "task_id"),
+    ("REASON", "reason"),
+    ("REFERENCE", "external_ref"),
+    ("ACTOR", "actor"),
+];
+const LINE: &[Column] = &[
+    ("AT", "created_at"),
+    ("KIND", "kind"),
+    ("CREDITS", "credits"),
+    ("BALANCE", "balance"),
+    ("TASK", "task_id"),
+    ("TYPE", "task_type"),
+    ("REASON", "reason"),
+    ("REFERENCE", "external_ref"),
+];
+const TOTAL: &[Column] = &[("KIND", "kind"), ("LINES", "lines"), ("CREDITS", "credits")];
+const SUMS: &[Column] =
+    &[("TASKS", "tasks"), ("CHARGED", "charged"), ("CORRECTED", "corrected"), ("CONSUMED", "consumed")];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CreditCommand {
+    /// What an organisation has, how long it lasts, and what of it will run out.
+    Show {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+    },
+    /// Give credits to an organisation.
+    Grant {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// How many.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        credits: i64,
+        /// When what is left of them runs out, such as 2027-01-31T00:00:00Z; never if left out.
+        #[arg(long, value_parser = instant)]
+        expires: Option<OffsetDateTime>,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Correct an organisation's balance, up or down.
+    Adjust {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// By how many.
+        #[arg(long, allow_negative_numbers = true)]
+        credits: i64,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Move credits from one organisation to another.
+    Transfer {
+        /// Who gives.
+        #[arg(long)]
+        from: OrgId,
+        /// Who gets.
+        #[arg(long)]
+        to: OrgId,
+        /// How many.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        credits: i64,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Set below how many available credits an organisation is low.
+    Low {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Below so many; left out: nobody wants to know.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+        below: Option<i64>,
+    },
+    /// List ledger entries, newest first.
+    Entries {
+        /// Of which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// Only grant, adjust, transfer, expire, consume or correct.
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only with this reference.
+        #[arg(long)]
+        reference: Option<String>,
+        /// Only from then on.
+        #[arg(long, value_parser = instant)]
+        since: Option<OffsetDateTime>,
+        /// Only before then.
+        #[arg(long, value_parser = instant)]
+        until: Option<OffsetDateTime>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// Why; kept with the entry.
+    #[arg(long)]
+    reason: String,
+    /// What it is called elsewhere, an invoice say.
+    #[arg(long)]
+    reference: Option<String>,
+    /// The same key posts once, if the command is repeated within 72 hours.
+    #[arg(long)]
+    idempotency_key: Option<String>,
+}
+
+impl Why {
+    /// Posts `fields` with the reason.
+    async fn post(self, session: &Session, path: &str, fields: Value) -> Result<Value, CliError> {
+        let mut body = Map::new();
+        body.extend(fields.as_object().cloned().unwrap_or_default());
+        body.insert("reason".into(), self.reason.into());
+        if let Some(reference) = self.reference {
+            body.insert("external_ref".into(), reference.into());
+        }
+        session.post_money(path, self.idempotency_key, body.into()).await
+    }
+}
+
+pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<(), CliError> {
+    let posted = |done: &Value| format!("{}: {} available", named(done, "entry_id"), done["available"]);
+    match command {
+        CreditCommand::Show { org } => show(session, &session.get(&path(org, "credits")).await?),
+        CreditCommand::Grant { org, credits, expires, why } => {
+            let mut fields = json!({"credits": credits});
+            if let Some(expires) = expires {
+                fields["expires_at"] = text(expires).into();
+            }
+            let done = why.post(session, &path(org, "credits/grants"), fields).await?;
+            session.say(&done, posted(&done));
+        }
+        CreditCommand::Adjust { org, credits, why } => {
+            let fields = json!({"credits": credits});
+            let done = why.post(session, &path(org, "credits/adjustments"), fields).await?;
+            session.say(&done, posted(&done));
+        }
+        CreditCommand::Transfer { from, to, credits, why } => {
+            let fields = json!({"from_org": from, "to_org": to, "credits": credits});
+            let done = why.post(session, "/admin/v1/transfers", fields).await?;
+            let sentence = format!(
+                "{from}: {} available\n{to}: {} available",
+                done["from_available"], done["to_available"]
+            );
+            session.say(&done, sentence);
+        }
+        CreditCommand::Low { org, below } => {
+            let patch = json!({"low_threshold": below});
+            show(session, &session.patch(&path(org, "credits"), patch).await?);
+        }
+        CreditCommand::Entries { org, kind, reference, since, until } => {
+            let query = Query::default().add("kind", kind).add("external_ref", reference);
+            let query = query.add("since", since.map(text)).add("until", until.map(text));
+            session.list(&query.of(&path(org, "entries")), ENTRY).await?;
+        }
+    }
+    Ok(())
+}
+
+fn path(org: OrgId, what: &str) -> String {
+    format!("/admin/v1/orgs/{org}/{what}")
+}
+
+fn show(session: &Session, credits: &Value) {
+    session.show(credits, CREDITS);
+    if let Some(expiring) = credits["expiring"].as_array().filter(|list| !list.is_empty())
+        && !session.prints_json()
+    {
+        println!();
+        session.show_all(expiring, EXPIRING);
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UsageArgs {
+    /// Only of this organisation. Operators see all if it is left out.
+    #[arg(long)]
+    org: Option<OrgId>,
+    /// The first UTC day, such as 2026-11-01; thirty days up to --to if left out.
+    #[arg(long, value_name = "DAY")]
+    from: Option<String>,
+    /// The last UTC day; today if left out.
+    #[arg(long, value_name = "DAY")]
+    to: Option<String>,
+    /// What to split by.
+    #[arg(long, value_delimiter = ',', value_name = "WHAT", value_parser = ["org", "day", "team", "user", "key", "task_type"])]
+    by: Vec<String>,
+    /// Only of users who were in this team.
+    #[arg(long)]
+    team: Option<TeamId>,
+    /// Only of this user.
+    #[arg(long)]
+    user: Option<UserId>,
+    /// Only with this key.
+    #[arg(long)]
+    key: Option<KeyId>,
+    /// Only of this task type.
+    #[arg(long = "type", value_name = "TYPE")]
+    task_type: Option<String>,
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliError> {
+    let base = args.org.map_or_else(|| "/admin/v1/usage".to_owned(), |org| path(org, "usage"));
+    let by = (!args.by.is_empty()).then(|| args.by.join(","));
+    let query = Query::default().add("from", args.from).add("to", args.to).add("group_by", by);
+    let query = query.add("team_id", args.team).add("user_id", args.user).add("key_id", args.key);
+    let query = query.add("task_type", args.task_type).add("format", args.csv.then_some("csv"));
+    let asked = query.of(&base);
+    if args.csv {
+        return print(session, &asked).await;
+    }
+    let columns = args.by.iter().map(|by| match by.as_str() {
+        "org" => ("ORG", "org_id"),
+        "day" => ("DAY", "day"),
+        "team" => ("TEAM", "team_id"),
+        "user" => ("USER", "user_id"),
+        "key" => ("KEY", "key_id"),
+        _ => ("TYPE", "task_type"),
+    });
+    let columns: Vec<Column> = columns.chain(SUMS.iter().copied()).collect();
+    session.list(&asked, &columns).await
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatementArgs {
+    /// Whose.
+    #[arg(long)]
+    org: OrgId,
+    /// A month of the organisation's time zone, such as 2026-11.
+    #[arg(long)]
+    month: String,
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+pub(super) async fn statement(session: &Session, args: StatementArgs) -> Result<(), CliError> {
+    let month: String = url::form_urlencoded::byte_serialize(args.month.as_bytes()).collect();
+    let path = path(args.org, &format!("statements/{month}"));
+    if args.csv {
+        return print(session, &format!("{path}?format=csv")).await;
+    }
+    let mut statement = session.get(&format!("{path}?limit=1")).await?;
+    let lines = session.items(&path).await?;
+    if session.prints_json() {
+        if let Some(fields) = statement.as_object_mut() {
+            fields.remove("next_cursor");
+            fields.insert("items".into(), lines.into());
+        }
+        output::json(&statement);
+        return Ok(());
+    }
+    println!("{}: {} ({})", named(&statement, "org_name"), args.month, named(&statement, "time_zone"));
+    println!("opening balance: {}\n", statement["opening"]);
+    session.show_all(&lines, LINE);
+    println!();
+    session.show_all(statement["totals"].as_array().map_or(&[], Vec::as_slice), TOTAL);
+    println!("\nclosing balance: {}", statement["closing"]);
+    Ok(())
+}
+
+/// Prints an answer as it is.
+async fn print(session: &Session, path: &str) -> Result<(), CliError> {
+    let table = session.send(Method::GET, path, &[], None).await?;
+    std::io::stdout()
+        .write_all(&table)
+        .map_err(|error| CliError::Failed(format!("the table cannot be printed: {error}")))
+}

@@ -1,0 +1,62 @@
+//! The page that shows an OpenAPI document to people, with all that it needs: nothing is loaded from elsewhere.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Response, StatusCode};
+use utoipa_swagger_ui::Config;
+
+/// Where it is.
+const AT: &str = "/docs";
+
+/// A page from elsewhere could not even be asked for.
+const ONLY_OURS: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+);
+
+/// Whether a path is the page's.
+pub fn is_below(path: &str) -> bool {
+    path.strip_prefix(AT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What is at `path`; nothing if there is no such file. The document it shows is at `/openapi.json`.
+pub fn page(path: &str) -> Option<Response<Bytes>> {
+    // The validator is another site.
+    static CONFIG: LazyLock<Arc<Config<'static>>> =
+        LazyLock::new(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
+    let mut answer = Response::new(Bytes::new());
+    let file = path.strip_prefix(AT)?;
+    let Some(file) = file.strip_prefix('/') else {
+        *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        answer.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs/"));
+        return Some(answer);
+    };
+    let found = utoipa_swagger_ui::serve(file, CONFIG.clone()).ok().flatten()?;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::try_from(found.content_type).ok()?);
+    headers.insert(CONTENT_SECURITY_POLICY, ONLY_OURS);
+    *answer.body_mut() = Bytes::from(found.bytes.into_owned());
+    Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_nothing_from_elsewhere() {
+        let text = |path| String::from_utf8(page(path).unwrap().into_body().to_vec()).unwrap();
+        for path in ["/docs/", "/docs/index.html"] {
+            let index = text(path);
+            assert!(index.contains("swagger-ui-bundle.js"), "{index}");
+            assert!(!index.contains("src=\"http") && !index.contains("href=\"http"), "{index}");
+        }
+        let start = text("/docs/swagger-initializer.js");
+        assert!(start.contains("/openapi.json") && start.contains("\"validatorUrl\": \"none\""), "{start}");
+        assert!(text("/docs/swagger-ui-bundle.js").len() > 100_000);
+        assert_eq!(page("/docs").unwrap().headers()[LOCATION], "/docs/");
+        assert!(page("/docs/../Cargo.toml").is_none() && page("/docs/nothing").is_none());
+        assert!(is_below("/docs") && is_below("/docs/x") && !is_below("/docsx") && !is_below("/"));
+    }
+}

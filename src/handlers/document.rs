@@ -1,0 +1,170 @@
+//! The data plane's OpenAPI document: what each operation takes and answers, and every code it can refuse with.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use utoipa::OpenApi as _;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{AdditionalProperties, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ContentBuilder, Header, ObjectBuilder, OpenApi, RefOr, Response, ResponseBuilder, Schema,
+};
+
+use crate::wire::Code;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Tollgate",
+        description = "Video tasks, paid from your organisation's credits. A client of the video service's own API changes \
+                       its base URL and its key.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    paths(
+        super::generate::generate,
+        super::status::status,
+        super::quote::quote,
+        super::credits::credits,
+        super::tasks::tasks,
+        crate::layers::route::healthz
+    )
+)]
+struct Paths;
+
+/// What anything may answer that wants a key.
+const ANYWHERE: &[Code] = &[
+    Code::InvalidApiKey,
+    Code::NetworkNotAllowed,
+    Code::RateLimited,
+    Code::InternalError,
+    Code::Unavailable,
+];
+
+/// What is wrong with a body.
+const BODY: &[Code] = &[
+    Code::InvalidRequest,
+    Code::InvalidType,
+    Code::InvalidPrompt,
+    Code::InvalidDuration,
+    Code::InvalidAspectRatio,
+    Code::MissingImage,
+    Code::TooManyImages,
+    Code::MissingVideo,
+    Code::TypeNotAllowed,
+    Code::BodyTooLarge,
+];
+
+/// What a create may meet beyond its body.
+const CREATE: &[Code] = &[
+    Code::InsufficientCredits,
+    Code::BudgetExceeded,
+    Code::Suspended,
+    Code::RequestInProgress,
+    Code::IdempotencyKeyReused,
+    Code::TooManyTasks,
+    Code::UpstreamError,
+    Code::UpstreamUnavailable,
+    Code::OutcomeUnknown,
+];
+
+/// The codes of an operation, beside [`ANYWHERE`].
+fn codes(operation: &str) -> &'static [&'static [Code]] {
+    match operation {
+        "generate" => &[BODY, CREATE],
+        "quote" => &[BODY],
+        "status" => &[&[Code::InvalidRequest, Code::TaskNotFound]],
+        "tasks" => &[&[Code::InvalidRequest, Code::Forbidden]],
+        _ => &[],
+    }
+}
+
+/// The document.
+pub fn document() -> OpenApi {
+    let mut document = Paths::openapi();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key, `tg_…`."));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    // What the video service says of a task goes through as it is, and so do fields nobody here knows.
+    for open in ["TaskData", "CreateBody"] {
+        if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(open) {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(true)));
+        }
+    }
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let id = operation.operation_id.clone().unwrap_or_default();
+            let responses = &mut operation.responses.responses;
+            if id != "healthz" {
+                operation.security = Some(vec![SecurityRequirement::new("bearer", [""; 0])]);
+                for (status, codes) in by_status(codes(&id)) {
+                    let vendors = id == "generate" && status == StatusCode::BAD_REQUEST;
+                    responses.insert(status.as_u16().to_string(), RefOr::T(refusal(status, &codes, vendors)));
+                }
+            }
+            for (status, response) in responses {
+                if let RefOr::T(response) = response {
+                    response.headers.extend(headers(status, &id));
+                }
+            }
+        }
+    }
+    document
+}
+
+fn by_status(codes: &[&[Code]]) -> BTreeMap<StatusCode, Vec<Code>> {
+    let mut by_status: BTreeMap<StatusCode, Vec<Code>> = BTreeMap::new();
+    for code in codes.iter().copied().chain([ANYWHERE]).flatten() {
+        by_status.entry(code.status()).or_default().push(*code);
+    }
+    by_status
+}
+
+fn refusal(status: StatusCode, codes: &[Code], vendors: bool) -> Response {
+    let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    let error = ObjectBuilder::new().schema_type(Type::String);
+    let (error, description) = if vendors {
+        (error, format!("{}, or a code of the video service's own", names.join(", ")))
+    } else {
+        (error.enum_values(Some(names.clone())), names.join(", "))
+    };
+    let code = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([status.as_u16()]));
+    let message = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
+    let data = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)));
+    let schema = ObjectBuilder::new()
+        .property("code", code)
+        .required("code")
+        .property("error", error)
+        .required("error")
+        .property("message", message.description(Some("What is wrong, and what would be right")))
+        .required("message")
+        .property("data", data.description(Some("Figures that belong to it")));
+    let content = ContentBuilder::new().schema(Some(Schema::from(schema))).build();
+    ResponseBuilder::new().description(description).content("application/json", content).build()
+}
+
+fn header(kind: Type, description: &str) -> Header {
+    HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(kind)))
+        .description(Some(description))
+        .build()
+}
+
+fn headers(status: &str, operation: &str) -> Vec<(String, RefOr<Header>)> {
+    let mut headers =
+        vec![("X-Request-Id", header(Type::String, "What to name when you ask about this call"))];
+    if operation != "healthz" && status != "401" {
+        headers
+            .push(("RateLimit-Policy", header(Type::String, "The limit that is nearest, if there is one")));
+        headers.push(("RateLimit", header(Type::String, "What is left of it, and when it is full again")));
+    }
+    if ["402", "409", "429", "503"].contains(&status) {
+        headers.push(("Retry-After", header(Type::Integer, "When to come back, in seconds")));
+    }
+    if status == "401" {
+        headers.push(("WWW-Authenticate", header(Type::String, "`Bearer`")));
+    }
+    headers.into_iter().map(|(name, header)| (name.to_owned(), RefOr::T(header))).collect()
+}

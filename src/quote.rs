@@ -1,0 +1,231 @@
+//! Quotes that bind: a price, for one body of one organisation, for some minutes. The caller keeps the quote, signed;
+//! no gateway does.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use time::OffsetDateTime;
+
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::OrgId;
+use crate::pricing::BookVersion;
+
+const PREFIX: &str = "tgq1_";
+const CONTENT: usize = 76;
+const SIGNATURE: usize = 32;
+
+/// A key that signs quotes; all gateways of one database share it.
+#[derive(Clone)]
+pub struct SigningKey {
+    /// Which: a later one has a higher number.
+    pub generation: i32,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    secret: [u8; 32],
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<signing key {}>", self.generation)
+    }
+}
+
+impl SigningKey {
+    /// A stored key; nothing if it has another length.
+    pub fn new(generation: i32, created_at: OffsetDateTime, secret: &[u8]) -> Option<Self> {
+        Some(Self { generation, created_at, secret: secret.try_into().ok()? })
+    }
+
+    /// The secret part of a fresh key.
+    pub fn fresh_secret() -> [u8; 32] {
+        rand::random()
+    }
+
+    fn mac(&self) -> Hmac<Sha256> {
+        // What is shorter than a block is filled with zeros: so HMAC defines it.
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&self.secret);
+        Hmac::new(&block.into())
+    }
+}
+
+/// A promised price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// To whom.
+    pub org: OrgId,
+    /// The book it is from.
+    pub book: BookVersion,
+    /// The factor it is with.
+    pub factor: PriceFactor,
+    /// What will be held.
+    pub hold: Credits,
+    /// For which body: its SHA-256.
+    pub fingerprint: [u8; 32],
+    /// Until when, in seconds since 1970.
+    pub expires: i64,
+}
+
+/// Why a quote does not bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadQuote {
+    /// Not one of ours, or changed.
+    #[error("this quote is not one that POST /api/quote gave out, or not as it was given out")]
+    Forged,
+    /// Somebody else's.
+    #[error("this quote was given to another organisation")]
+    OtherOrg,
+    /// For something else.
+    #[error("this quote is for another body: send the body that was quoted, byte for byte")]
+    OtherBody,
+    /// Too late.
+    #[error("this quote has expired: ask for another one")]
+    Expired,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+impl Quote {
+    /// The quote as the caller gets it.
+    pub fn sign(&self, key: &SigningKey) -> String {
+        let mut bytes = Vec::with_capacity(CONTENT + SIGNATURE);
+        bytes.extend(key.generation.to_be_bytes());
+        bytes.extend(self.org.as_uuid().into_bytes());
+        bytes.extend(self.book.get().to_be_bytes());
+        bytes.extend(self.factor.basis_points().to_be_bytes());
+        bytes.extend(self.hold.get().to_be_bytes());
+        bytes.extend(self.fingerprint);
+        bytes.extend(self.expires.to_be_bytes());
+        let signature = key.mac().chain_update(&bytes).finalize().into_bytes();
+        bytes.extend(signature);
+        format!("{PREFIX}{}", hex(&bytes))
+    }
+
+    /// The quote that `text` is, if one of `keys` has signed it.
+    pub fn open(text: &str, keys: &[SigningKey]) -> Result<Self, BadQuote> {
+        Self::verified(text, keys).ok_or(BadQuote::Forged)
+    }
+
+    fn verified(text: &str, keys: &[SigningKey]) -> Option<Self> {
+        let bytes = unhex(text.strip_prefix(PREFIX)?)?;
+        if bytes.len() != CONTENT + SIGNATURE {
+            return None;
+        }
+        let (content, signature) = bytes.split_at(CONTENT);
+        let (generation, rest) = content.split_first_chunk()?;
+        let generation = i32::from_be_bytes(*generation);
+        let key = keys.iter().find(|key| key.generation == generation)?;
+        key.mac().chain_update(content).verify_slice(signature).ok()?;
+        let (org, rest) = rest.split_first_chunk()?;
+        let (book, rest) = rest.split_first_chunk()?;
+        let (factor, rest) = rest.split_first_chunk()?;
+        let (hold, rest) = rest.split_first_chunk()?;
+        let (fingerprint, rest) = rest.split_first_chunk()?;
+        let (expires, _) = rest.split_first_chunk()?;
+        Some(Self {
+            org: OrgId::from_uuid(uuid::Uuid::from_bytes(*org)),
+            book: BookVersion::new(i32::from_be_bytes(*book)),
+            factor: PriceFactor::new(i32::from_be_bytes(*factor))?,
+            hold: Credits::new(i64::from_be_bytes(*hold)),
+            fingerprint: *fingerprint,
+            expires: i64::from_be_bytes(*expires),
+        })
+    }
+
+    /// Whether it binds for this body of this organisation at this instant.
+    pub fn check(&self, org: OrgId, fingerprint: &[u8], now: OffsetDateTime) -> Result<(), BadQuote> {
+        if self.org != org {
+            return Err(BadQuote::OtherOrg);
+        }
+        if self.expires <= now.unix_timestamp() {
+            return Err(BadQuote::Expired);
+        }
+        if self.fingerprint != fingerprint {
+            return Err(BadQuote::OtherBody);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+
+    fn key(generation: i32) -> SigningKey {
+        SigningKey::new(generation, NOW, &SigningKey::fresh_secret()).unwrap()
+    }
+
+    fn quote() -> Quote {
+        Quote {
+            org: OrgId::generate(),
+            book: BookVersion::new(3),
+            factor: PriceFactor::new(8_333).unwrap(),
+            hold: Credits::new(334),
+            fingerprint: [7; 32],
+            expires: NOW.unix_timestamp() + 60,
+        }
+    }
+
+    #[test]
+    fn what_one_key_signed_opens_with_it_and_with_no_other() {
+        let (old, new, quote) = (key(1), key(2), quote());
+        let text = quote.sign(&old);
+        assert_eq!(
+            Quote::open(&text, &[new.clone(), old.clone()]),
+            Ok(quote),
+            "a rotation invalidates nothing"
+        );
+        assert_eq!(Quote::open(&text, std::slice::from_ref(&new)), Err(BadQuote::Forged));
+        assert_eq!(Quote::open(&text, &[key(1)]), Err(BadQuote::Forged));
+        assert!(!format!("{old:?}").contains(&hex(&old.secret)));
+    }
+
+    #[test]
+    fn a_quote_binds_its_organisation_its_body_and_its_time() {
+        let quote = quote();
+        let check = |org, body: u8, seconds| {
+            quote.check(org, &[body; 32], NOW + std::time::Duration::from_secs(seconds))
+        };
+        assert_eq!(check(quote.org, 7, 59), Ok(()));
+        assert_eq!(check(quote.org, 7, 60), Err(BadQuote::Expired));
+        assert_eq!(check(quote.org, 8, 0), Err(BadQuote::OtherBody));
+        assert_eq!(check(OrgId::generate(), 7, 0), Err(BadQuote::OtherOrg));
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_character_passes(place in any::<prop::sample::Index>(), other in "[0-9a-fA-F_ é]") {
+            let key = key(1);
+            let text = quote().sign(&key);
+            let place = place.index(text.len());
+            let mut changed = text.clone();
+            changed.replace_range(place..=place, &other);
+            // Digits in capitals are the same digits.
+            prop_assume!(!changed.eq_ignore_ascii_case(&text));
+            prop_assert_eq!(Quote::open(&changed, &[key]), Err(BadQuote::Forged));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,300}", hex in "[0-9a-f]{216}") {
+            let key = key(1);
+            prop_assert!(Quote::open(&text, std::slice::from_ref(&key)).is_err());
+            let formed = format!("{PREFIX}{hex}");
+            prop_assert!(Quote::open(&formed, &[key]).is_err());
+        }
+    }
+}
