@@ -1,5 +1,6 @@
-//! API keys: who they stand for, and that they were used. [`manage`](self) makes, changes and ends them.
+//! API keys: who they stand for, and that they were used. `manage` makes, changes and ends them.
 
+mod info;
 mod manage;
 
 use std::net::IpAddr;
@@ -12,7 +13,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use utoipa::ToSchema;
 
-pub use self::manage::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Rotated};
+pub use self::info::{KeyFilter, KeyInfo, KeyStatus};
+pub use self::manage::{KeyEdit, KeySpec, MAX_OVERLAP, Rotated};
 use super::{Bounded, Database, LedgerError};
 use crate::api_key::SecretHash;
 use crate::credits::PriceFactor;

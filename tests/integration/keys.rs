@@ -300,3 +300,74 @@ async fn two_who_rotate_or_edit_at_once_do_so_one_after_the_other() {
         assert!(matches!(outcome, LedgerError::Stale { .. }), "{outcome:?}");
     }
 }
+
+#[tokio::test]
+async fn the_command_line_rotates_keys_and_manages_identity_providers() {
+    let gateway = TestGateway::start().await;
+    let admin = async |args: &[&str]| gateway.admin_says(&[&["--json"], args].concat()).await;
+    let (org, user) = (gateway.caller.org.to_string(), gateway.caller.user.to_string());
+    let key = gateway.caller.key.to_string();
+    let rotated = admin(&["key", "rotate", &key, "--overlap", "60"]).await.json();
+    assert_eq!((&rotated["key_id"], rotated["previous_until"].is_string()), (&json!(key), true));
+    assert_eq!(credits(&gateway, rotated["api_key"].as_str().unwrap()).await, 200);
+    let update = [
+        "key",
+        "update",
+        &key,
+        "--name",
+        "laptop",
+        "--types",
+        "o3-std-text-to-video",
+        "--create-per-minute",
+        "5",
+    ];
+    let updated = admin(&update).await.json();
+    assert_eq!((&updated["name"], &updated["create_per_minute"]), (&json!("laptop"), &json!(5)));
+    assert_eq!(admin(&["key", "update", &key, "--all-types"]).await.json()["allowed_types"], Value::Null);
+    assert_eq!(admin(&["key", "show", &key]).await.json()["status"], "active");
+    let listed = admin(&["key", "list", "--org", &org, "--user", &user, "--status", "active"]).await;
+    assert_eq!(listed.json().as_array().unwrap().len(), 1);
+    assert_eq!(admin(&["key", "rotate", &key, "--overlap", "2592001"]).await.code, 2);
+
+    let create = [
+        "identity-provider",
+        "create",
+        "--name",
+        "ours",
+        "--org",
+        &org,
+        "--issuer",
+        "https://id.example",
+        "--audiences",
+        "a,b",
+        "--jwks-url",
+        "https://id.example/keys",
+        "--algorithms",
+        "ES256",
+        "--role-claim",
+        "groups",
+        "--roles",
+        "bosses=admin",
+        "--create-users",
+        "false",
+    ];
+    let provider = admin(&create).await.json();
+    let id = provider["provider_id"].as_str().unwrap();
+    assert_eq!(
+        (&provider["audiences"], &provider["role_map"], &provider["algorithms"]),
+        (&json!(["a", "b"]), &json!({"bosses": "admin"}), &json!(["ES256"]))
+    );
+    let http = ["identity-provider", "update", id, "--jwks-url", "http://id.example/keys"];
+    assert_eq!(admin(&http).await.code, 1);
+    assert_eq!(admin(&["identity-provider", "suspend", id]).await.json()["suspended"], true);
+    assert_eq!(admin(&["identity-provider", "resume", id]).await.json()["suspended"], false);
+    let tie = ["identity", "tie", "--org", &org, "--provider", id, "--subject", "ada", "--user", &user];
+    let tied = admin(&tie).await.json();
+    assert_eq!(admin(&["identity", "list", "--org", &org]).await.json()[0]["subject"], "ada");
+    assert_eq!(
+        admin(&["identity", "untie", "--org", &org, tied["identity_id"].as_str().unwrap()]).await.code,
+        0
+    );
+    assert_eq!(admin(&["identity-provider", "delete", id]).await.code, 0);
+    assert_eq!(admin(&["identity-provider", "list"]).await.json(), json!([]));
+}
