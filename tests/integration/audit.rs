@@ -84,7 +84,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update org_balance set open_tasks = open_tasks + 1", &[COUNTERS]),
         ("update org_balance set in_doubt = 0", &[COUNTERS]),
         ("delete from hold where idem_key = 'held'", &[HELD, COUNTERS, KEY]),
-        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY, USAGE]),
+        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY]),
         ("delete from hold where idem_key = 'refused'", &[]),
         ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT]),
         ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT]),
