@@ -191,8 +191,11 @@ impl Database {
         // References have an index of their own, which only serves who always asks for one.
         let reference =
             if filter.external_ref.is_some() { "e.external_ref = $2" } else { "$2::text is null" };
+        // So have the few entries among the many that are not charges.
+        let rare = filter.kind.is_some_and(|kind| kind != EntryKind::Consume);
+        let kinds = if rare { "e.kind <> 'consume'" } else { "true" };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from (select * from entry e where e.org_id = $1 and {reference} \
+            "select {COLUMNS} from (select * from entry e where e.org_id = $1 and {reference} and {kinds} \
              and ($3::text is null or e.kind = $3) and e.created_at >= coalesce($4, '-infinity') \
              and e.created_at < coalesce($5, 'infinity') \
              and (e.created_at, e.entry_id) < (coalesce($6, 'infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
