@@ -38,6 +38,8 @@ pub const DUPLICATE_TASKS: &str = "tollgate_duplicate_upstream_tasks_total";
 pub const HOLDS_SWEPT: &str = "tollgate_holds_swept_total";
 /// Thresholds that budgets reached, by threshold: a percentage from 1 to 100.
 pub const BUDGET_EVENTS: &str = "tollgate_budget_events_total";
+/// Organisations that fell below the balance somebody wants to know of.
+pub const LOW_BALANCE_EVENTS: &str = "tollgate_low_balance_events_total";
 /// Time of a ledger call, by call.
 pub const LEDGER_CALL_SECONDS: &str = "tollgate_ledger_call_seconds";
 /// Items in a ledger call, by call.
@@ -93,6 +95,7 @@ pub fn describe() {
     describe_counter!(DUPLICATE_TASKS, "Creates that got another create's upstream task id");
     describe_counter!(HOLDS_SWEPT, "Holds nobody worked on, released by the sweep");
     describe_counter!(BUDGET_EVENTS, "Thresholds that budgets reached");
+    describe_counter!(LOW_BALANCE_EVENTS, "Organisations that fell below their low-balance threshold");
     describe_histogram!(LEDGER_CALL_SECONDS, "Time of a ledger call");
     describe_histogram!(LEDGER_BATCH_ITEMS, "Items in a ledger call");
     describe_counter!(LEDGER_CALL_FAILURES, "Ledger calls that failed");

@@ -125,6 +125,9 @@ pub async fn sweep(
         if let Err(error) = database.tell_budget_events().await {
             tracing::warn!(%error, "cannot tell of budgets");
         }
+        if let Err(error) = database.tell_low_balances().await {
+            tracing::warn!(%error, "cannot tell of low balances");
+        }
         round = round.wrapping_add(1);
         if let Err(error) = count(&database, &mut accounts).await {
             tracing::warn!(%error, "cannot count what is open");

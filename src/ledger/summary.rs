@@ -9,6 +9,7 @@ use super::accounts::balance;
 use super::{Balance, Bounded, Database, LedgerError};
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
+use crate::metrics as m;
 
 /// Grants that run out, in a summary.
 const LOTS: i64 = 20;
@@ -152,5 +153,28 @@ impl Database {
         .bounded()
         .await?;
         change.commit().await
+    }
+
+    /// Logs and counts the organisations that have fallen below what somebody wants to know of. Each is told once, by
+    /// one gateway, until it is above again.
+    pub async fn tell_low_balances(&self) -> Result<(), LedgerError> {
+        let fallen: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(
+            "with above as ( \
+               delete from low_balance l using org_balance b where b.org_id = l.org_id and not exists ( \
+                 select from credit_setting s where s.org_id = b.org_id and b.available < s.low_threshold)), \
+             below as ( \
+               insert into low_balance (org_id) select s.org_id from credit_setting s join org_balance b using (org_id) \
+               where b.available < s.low_threshold on conflict do nothing returning org_id) \
+             select org_id, b.available, s.low_threshold from below join org_balance b using (org_id) \
+             join credit_setting s using (org_id)",
+        )
+        .fetch_all(self.pool())
+        .bounded()
+        .await?;
+        for (org, available, threshold) in fallen {
+            metrics::counter!(m::LOW_BALANCE_EVENTS).increment(1);
+            tracing::warn!(org = %OrgId::from_uuid(org), available, threshold, "an organisation is low on credits");
+        }
+        Ok(())
     }
 }

@@ -86,10 +86,17 @@ async fn operators_move_credits_once_a_key_and_admins_only_look() {
     assert_eq!(seen.expect(200)["low"], false);
     let low = admin.patch(&path, json!({"low_threshold": 1_000_000_000})).await.expect(200);
     assert_eq!((&low["low"], &low["low_threshold"]), (&json!(true), &json!(1_000_000_000)));
+    let told = async || {
+        let rows =
+            sqlx::query_scalar::<_, i64>("select count(*) from low_balance").fetch_one(gateway.db.pool());
+        rows.await.unwrap()
+    };
+    until("the sweep has told of it", async || told().await == 1).await;
     let stale = [("if-match", tag.as_str())];
     admin.call_with(Method::PATCH, &path, Some(json!({"low_threshold": null})), &stale).await.expect(412);
     admin.patch(&path, json!({"low_threshold": -1})).await.expect(400);
     assert_eq!(admin.patch(&path, json!({"low_threshold": null})).await.expect(200)["low"], false);
+    until("it is low no more", async || told().await == 0).await;
     admin.get(&credits).await.expect(404);
     let other = operator.get(&credits).await.expect(200);
     // The job that attributes charges runs by itself.
