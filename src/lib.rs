@@ -29,6 +29,10 @@
 //! holds of one whose lease is over are put in doubt by the others. No task of theirs needs a leader: polls are claimed,
 //! ends are conditional. [`upstream`] refuses early what the vendor will not bear (a breaker, a bounded number of places).
 //!
+//! What people manage (organisations, keys, budgets, credits, prices) goes through [`admin::api`], whose OpenAPI document is
+//! also its access rule; `tollgate admin` is a client of it. A change is one transaction that knows its actor
+//! (`ledger/change.rs`), and the audit log is written by triggers, so that none can be left out.
+//!
 //! Where a process may break off is named in [`fail_point`]; what must hold then is tried in
 //! `tests/integration/faults/`.
 //!
@@ -40,6 +44,9 @@
 //! - a hold ends once (`ledger`, `ledger_model`);
 //! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
 //! - what was spent burns the grants that end first, and what is left of them is taken back once (`expiry`);
+//! - no budget is exceeded by an admission, on any number of gateways (`budget_gateways`, `budget_model`);
+//! - a management route lets in whom its description names and nobody else (`authorisation`);
+//! - who changes what is written down with the change, and no secret is (`admin_api`);
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`usage`, `statement`, `audit`);
 //! - no SQL outside [`ledger`] (`architecture`, `clippy.toml`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
