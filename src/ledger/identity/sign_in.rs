@@ -162,6 +162,8 @@ async fn tied_user(
 }
 
 /// A team that nobody knows changes nothing.
+///
+/// Locks the team, then the user, then what bumps the epoch, as whoever edits one of them.
 async fn take_over(
     change: &mut Change,
     provider: &Provider,
@@ -169,6 +171,12 @@ async fn take_over(
     org: Uuid,
     user: Uuid,
 ) -> Result<(), LedgerError> {
+    let team = team_of(change, org, presented).await?;
+    sqlx::query("select from app_user where user_id = $1 for no key update")
+        .bind(user)
+        .execute(&mut **change)
+        .bounded()
+        .await?;
     let newer = sqlx::query(
         "update user_identity set claims_as_of = $4 \
          where provider_id = $1 and org_id = $2 and subject = $3 and claims_as_of < $4",
@@ -184,19 +192,26 @@ async fn take_over(
         return Ok(());
     }
     sqlx::query(
-        "update app_user u set role = coalesce($3, u.role), team_id = coalesce(t.team_id, u.team_id) \
-         from (select (select team_id from team where org_id = $1 and name = $4 and deleted_at is null) as team_id) t \
-         where u.user_id = $2 and u.deleted_at is null \
-         and (u.role <> coalesce($3, u.role) or u.team_id is distinct from coalesce(t.team_id, u.team_id))",
+        "update app_user set role = coalesce($2, role), team_id = coalesce($3, team_id) \
+         where user_id = $1 and deleted_at is null \
+         and (role <> coalesce($2, role) or team_id is distinct from coalesce($3, team_id))",
     )
-    .bind(org)
     .bind(user)
     .bind(presented.role.map(Role::as_str))
-    .bind(&presented.team)
+    .bind(team)
     .execute(&mut **change)
     .bounded()
     .await?;
     Ok(())
+}
+
+/// The team that a token names, if there is one; nobody deletes it before this change is over.
+async fn team_of(change: &mut Change, org: Uuid, presented: &Presented) -> Result<Option<Uuid>, LedgerError> {
+    let Some(name) = &presented.team else { return Ok(None) };
+    let team = sqlx::query_scalar(
+        "select team_id from team where org_id = $1 and name = $2 and deleted_at is null for share",
+    );
+    Ok(team.bind(org).bind(name).fetch_optional(&mut **change).bounded().await?)
 }
 
 /// Called as its subject, or so that nobody takes it for another user of that name.
@@ -207,20 +222,20 @@ async fn make_user(
     org: Uuid,
 ) -> Result<(), LedgerError> {
     let user = UserId::generate();
+    let team = team_of(change, org, presented).await?;
     let subject = &presented.subject;
     let names =
         [subject.clone(), format!("{subject} ({})", provider.spec.name), format!("{subject} ({user})")];
     for name in names {
         let done = sqlx::query(
-            "insert into app_user (user_id, org_id, name, role, team_id) values ($1, $2, $3, $4, \
-             (select team_id from team where org_id = $2 and name = $5 and deleted_at is null)) \
+            "insert into app_user (user_id, org_id, name, role, team_id) values ($1, $2, $3, $4, $5) \
              on conflict (org_id, name) where deleted_at is null do nothing",
         )
         .bind(user.as_uuid())
         .bind(org)
         .bind(name)
         .bind(presented.role.unwrap_or(Role::Member).as_str())
-        .bind(&presented.team)
+        .bind(team)
         .execute(&mut **change)
         .bounded()
         .await?;

@@ -120,6 +120,13 @@ impl Database {
     /// Deletes a team; its members stay, without a team.
     pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), LedgerError> {
         let mut change = self.change().await?;
+        // Team, then its members, then the epoch, as whoever edits one of them: nobody joins it from here on.
+        for rows in [
+            "select from team where team_id = $1 for no key update",
+            "select from app_user where team_id = $1 order by user_id for no key update",
+        ] {
+            sqlx::query(rows).bind(team.as_uuid()).execute(&mut *change).bounded().await?;
+        }
         let done = sqlx::query(
             "update team set deleted_at = now() \
              where team_id = $1 and deleted_at is null and version = coalesce($2, version)",

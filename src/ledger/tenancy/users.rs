@@ -155,9 +155,16 @@ impl Database {
         new: UserChange,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let Some(found) = self.user(user).await? else { return Err(self.missing_user(user).await?) };
         let mut change = self.change().await?;
-        own_team(&mut change, found.org_id, new.team.flatten()).await?;
+        let org: Option<Uuid> = sqlx::query_scalar(
+            "select o.org_id from app_user u join org o using (org_id) where u.user_id = $1 and o.deleted_at is null",
+        )
+        .bind(user.as_uuid())
+        .fetch_optional(&mut *change)
+        .bounded()
+        .await?;
+        let org = org.ok_or_else(|| LedgerError::NotFound(no_user(user)))?;
+        own_team(&mut change, OrgId::from_uuid(org), new.team.flatten()).await?;
         let done = sqlx::query(
             "update app_user set name = coalesce($2, name), role = coalesce($3, role), \
                status = coalesce($4, status), team_id = case when $5 then $6 else team_id end \
@@ -200,8 +207,12 @@ impl Database {
 
     async fn missing_user(&self, user: UserId) -> Result<LedgerError, LedgerError> {
         let current = self.user(user).await?.map(|user| user.version);
-        Ok(unchanged(current, || format!("there is no user {user}")))
+        Ok(unchanged(current, || no_user(user)))
     }
+}
+
+fn no_user(user: UserId) -> String {
+    format!("there is no user {user}")
 }
 
 /// A user's team is one of its own organisation.
@@ -211,13 +222,13 @@ async fn own_team(
     team: Option<TeamId>,
 ) -> Result<(), LedgerError> {
     let Some(team) = team else { return Ok(()) };
-    let own: bool = sqlx::query_scalar(
-        "select exists (select from team where team_id = $1 and org_id = $2 and deleted_at is null)",
-    )
-    .bind(team.as_uuid())
-    .bind(org.as_uuid())
-    .fetch_one(change)
-    .bounded()
-    .await?;
-    own.then_some(()).ok_or_else(|| LedgerError::NotFound(format!("{org} has no team {team}")))
+    // Before any user: whoever deletes the team locks it first, then its members.
+    let own =
+        sqlx::query("select from team where team_id = $1 and org_id = $2 and deleted_at is null for share")
+            .bind(team.as_uuid())
+            .bind(org.as_uuid())
+            .fetch_optional(change)
+            .bounded()
+            .await?;
+    own.map(drop).ok_or_else(|| LedgerError::NotFound(format!("{org} has no team {team}")))
 }
