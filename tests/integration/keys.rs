@@ -80,6 +80,7 @@ async fn keys_of_the_deleted_are_refused_and_their_tasks_end_as_they_would() {
     operator.delete(&format!("/admin/v1/users/{}", colleague.user)).await.expect(204);
     until("it is refused", async || credits(&gateway, &colleague.text).await == 401).await;
     create(&gateway, &colleague.text).await.refused(401, "INVALID_API_KEY");
+    shown_as_revoked(&operator, &colleague).await;
     assert_eq!(task_of(&gateway, &gateway.caller, &task).await.status, 200, "the others still read it");
 
     create(&gateway, &gateway.caller.text).await.expect(200);
@@ -88,6 +89,24 @@ async fn keys_of_the_deleted_are_refused_and_their_tasks_end_as_they_would() {
     until("what was under way is settled", async || gateway.balance().await == [999_200, 0, 800]).await;
     let user = json!({"user_id": gateway.caller.user, "name": "late"});
     operator.post(&format!("/admin/v1/orgs/{}/keys", gateway.caller.org), user).await.expect(404);
+    shown_as_revoked(&operator, &gateway.caller).await;
+    let user = format!("/admin/v1/users/{}", gateway.caller.user);
+    operator.patch(&user, json!({"name": "late"})).await.expect(404);
+}
+
+/// A key that works no more is not called active, and gets no text that would not work either.
+async fn shown_as_revoked(operator: &AdminClient<'_>, of: &Caller) {
+    let path = format!("/admin/v1/keys/{}", of.key);
+    let shown = operator.get(&path).await.expect(200);
+    assert!(shown["status"] == "revoked" && shown["revoked_at"].is_string(), "{shown}");
+    for (status, there) in [("revoked", true), ("active", false)] {
+        let listed = format!("/admin/v1/orgs/{}/keys?status={status}", of.org);
+        let listed = operator.get(&listed).await.expect(200);
+        let found = listed["items"].as_array().unwrap().iter().any(|key| key["key_id"] == json!(of.key));
+        assert_eq!(found, there, "{status}: {listed}");
+    }
+    operator.post(&format!("{path}/rotate"), json!({})).await.expect(409);
+    operator.patch(&path, json!({"name": "late"})).await.expect(409);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub enum KeyStatus {
     Suspended,
     /// Its time is over.
     Expired,
-    /// Somebody ended it.
+    /// Somebody ended it, or deleted the user or the organisation it belongs to.
     Revoked,
 }
 
@@ -74,7 +74,7 @@ pub struct KeyInfo {
     /// When it ends.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
+    /// When it was revoked, or its user or organisation deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
     /// When it last got another secret.
@@ -98,21 +98,31 @@ pub struct KeyInfo {
     pub version: i32,
 }
 
+/// The status of key `k` of user `u` and organisation `o`. What belongs to somebody deleted never works again.
+macro_rules! key_status {
+    () => {
+        "case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null then 'revoked' \
+         when k.expires_at <= now() then 'expired' when k.suspended then 'suspended' else 'active' end"
+    };
+}
+
 macro_rules! select_key {
-    ($rest:literal) => {
+    ($($rest:expr),+) => {
         concat!(
-            "select k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.revoked_at, k.rotated_at, \
+            "select k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.rotated_at, \
              k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, w.used_at, \
-             case when k.revoked_at is null and k.previous_until > now() then k.previous_until end as previous_until, \
-             case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' \
-             when k.suspended then 'suspended' else 'active' end as status \
-             from api_key k left join api_key_use w using (key_id) ",
-            $rest
+             coalesce(k.revoked_at, least(u.deleted_at, o.deleted_at)) as revoked_at, \
+             case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is null and k.previous_until > now() \
+             then k.previous_until end as previous_until, ",
+            key_status!(),
+            " as status from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
+             left join api_key_use w using (key_id) ",
+            $($rest),+
         )
     };
 }
 
-pub(super) use select_key;
+pub(super) use {key_status, select_key};
 
 pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
     Ok(KeyInfo {
@@ -151,8 +161,9 @@ impl Database {
     ) -> Result<Vec<KeyInfo>, LedgerError> {
         let rows = sqlx::query(select_key!(
             "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
-             and ($4::text is null or $4 = case when k.revoked_at is not null then 'revoked' \
-                  when k.expires_at <= now() then 'expired' when k.suspended then 'suspended' else 'active' end) order by k.key_id limit $5"
+             and ($4::text is null or $4 = ",
+            key_status!(),
+            ") order by k.key_id limit $5"
         ))
         .bind(org.as_uuid())
         .bind(filter.user.map(UserId::as_uuid))

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 
 use super::Rates;
-use super::info::{KeyInfo, info, select_key};
+use super::info::{KeyInfo, info, key_status, select_key};
 use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::change::Change;
@@ -255,11 +255,13 @@ struct Locked {
     expired: bool,
 }
 
-/// Locks a key for a change of it; it must not be revoked.
+/// Locks a key for a change of it; it must not be revoked, nor belong to somebody who was deleted.
 async fn lock(change: &mut Change, key: KeyId, version: Option<i32>) -> Result<Locked, LedgerError> {
     let row: Option<(i32, bool, bool, Option<String>)> = sqlx::query_as(
-        "select version, revoked_at is not null, coalesce(expires_at <= now(), false), env from api_key \
-         where key_id = $1 for update",
+        "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
+         coalesce(k.expires_at <= now(), false), k.env \
+         from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
+         where k.key_id = $1 for update of k",
     )
     .bind(key.as_uuid())
     .fetch_optional(&mut **change)
