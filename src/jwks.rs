@@ -1,7 +1,8 @@
 //! Keys that identity providers publish (JWKS): fetched when needed, kept, used on for a while when the provider is away.
 //!
 //! Nobody waits for a provider longer than [`PATIENCE`]. However many ask, one fetch is under way, and the next one begins
-//! only after a pause: tokens with made-up key ids cannot make us hammer a provider.
+//! only after a pause: tokens with made-up key ids cannot make us hammer a provider. Whether such an id is really made up
+//! is known only by a set that was asked for since; until then it may be a new one.
 
 mod fetch;
 
@@ -176,18 +177,21 @@ impl KeySets {
         }
     }
 
-    /// The key with that id (none: the only key) of the set published at `url`. Nothing if there is certainly none.
+    /// The key with that id (none: the only key) of the set published at `url`. Nothing if there is certainly none: a
+    /// set that was asked for earlier than this cannot tell, the key may be newer.
     pub async fn find(&self, url: &Url, id: Option<&str>) -> Result<Option<Arc<PublicKey>>, Unavailable> {
+        let called = self.clock.now();
         let source = self.sources.get_with(url.clone(), || {
             Arc::new(Source { state: Mutex::default(), ended: watch::Sender::new(0) })
         });
         let mut ended = source.ended.subscribe();
-        let usable = |(_, age): &(KeySet, Duration)| *age < self.fresh + self.stale;
+        let age = |asked: Instant| self.clock.since(asked);
+        let usable = |(_, asked): &(KeySet, Instant)| age(*asked) < self.fresh + self.stale;
         let known = self.known(&source).filter(usable);
         match known.as_ref().map(|(set, _)| pick(set, id)) {
             Some(Pick::Found(key)) => {
                 // An old set is good enough for this caller, and renewed for the next.
-                if known.is_some_and(|(_, age)| age >= self.fresh) {
+                if known.is_some_and(|(_, asked)| age(asked) >= self.fresh) {
                     self.refresh(url, &source);
                 }
                 return Ok(Some(key));
@@ -200,19 +204,18 @@ impl KeySets {
             let _ = tokio::time::timeout(PATIENCE, ended.changed()).await;
         }
         match self.known(&source).filter(usable) {
-            Some((set, age)) => match pick(&set, id) {
+            Some((set, asked)) => match pick(&set, id) {
                 Pick::Found(key) => Ok(Some(key)),
                 Pick::Ambiguous => Ok(None),
-                Pick::Missing if age <= self.pause + PATIENCE => Ok(None),
+                Pick::Missing if asked >= called => Ok(None),
                 Pick::Missing => Err(Unavailable),
             },
             None => Err(Unavailable),
         }
     }
 
-    fn known(&self, source: &Source) -> Option<(KeySet, Duration)> {
-        let state = source.state();
-        state.set.as_ref().map(|(set, asked)| (set.clone(), self.clock.since(*asked)))
+    fn known(&self, source: &Source) -> Option<(KeySet, Instant)> {
+        source.state().set.clone()
     }
 
     /// Sees to it that a fetch is under way; not if one has just ended.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::{OrgId, UserId};
-use tollgate::ledger::{LedgerError, OperatorRole, ProviderSpec, Serves, SigningAlgorithm};
+use tollgate::ledger::{LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange};
 
 use super::admin_api::AdminClient;
 use super::database::until;
@@ -139,7 +139,6 @@ async fn no_forgery_is_taken_and_none_leaves_a_user_behind() {
         ("HMAC with the published key", forged("HS256", "k1", &good, Some(published.as_bytes()))),
         ("HMAC that calls itself RSA", forged("RS256", "k1", &good, Some(modulus.as_bytes()))),
         ("somebody's own key", mine.token("k1", &good)),
-        ("somebody's own key under an id nobody knows", mine.token("k9", &good)),
         ("somebody's own key, brought along", mine.token_of(&with(json!({"jwk": mine.jwk("k1")})), &good)),
         ("a key from elsewhere", mine.token_of(&with(json!({"jku": url, "x5u": url})), &good)),
         ("another's claims", format!("{}.{}.{}", other[0], other[1], parts[2])),
@@ -175,6 +174,14 @@ async fn no_forgery_is_taken_and_none_leaves_a_user_behind() {
         assert_eq!(answer.status, 401, "{what}: {answer:?}");
         create(&gateway, &token, "x").await.refused(401, "INVALID_API_KEY");
     }
+    // Under an id that nobody knows it may be a new key, until a fetch has told.
+    let unknown = mine.token("k9", &good);
+    until("it is refused", async || {
+        let status = create(&gateway, &unknown, "x").await.status;
+        assert!([401, 503].contains(&status), "{status}");
+        status == 401
+    })
+    .await;
     assert_eq!(evil.asked(), 0, "a token said whom to ask");
     assert_eq!(users(&gateway).await, [user("ada", "member", None)]);
     assert_eq!(gateway.holds().await.len(), 0);
@@ -357,6 +364,67 @@ async fn role_and_team_follow_the_newest_token_and_no_older_one_takes_them_back(
     assert_eq!(users(&gateway).await, [user("ada", "member", Some("print"))]);
     let other = gateway.get("/api/tasks").await;
     other.expect(200);
+    // One that tells no time, or one to come, would decide for good.
+    let mut claimed = json!({"groups": "bosses", "team": "film", "iat": null});
+    for iat in [Value::Null, json!("now"), json!(0), json!(now() + 3600), json!(1e300)] {
+        claimed["iat"] = iat.clone();
+        for subject in ["ada", "bob"] {
+            let answer = credits(&gateway, &provider.token(subject, claimed.clone())).await;
+            assert_eq!(answer.status, 401, "{iat}: {answer:?}");
+        }
+    }
+    claimed["iat"] = json!(now() + 30);
+    credits(&gateway, &provider.token("ada", claimed)).await.expect(200);
+    assert_eq!(users(&gateway).await, [user("ada", "admin", Some("film"))]);
+}
+
+#[tokio::test]
+async fn claims_that_nothing_can_be_called_are_refused_and_other_groups_are_passed_over() {
+    let (gateway, provider) = with_provider(|spec| {
+        spec.org_claim = Some("organisation".into());
+        spec.team_claim = Some("team".into());
+        spec.role_claim = Some("groups".into());
+        spec.role_map = [("bosses".to_owned(), "admin".to_owned())].into();
+    })
+    .await;
+    for claim in ["sub", "organisation", "team", "groups"] {
+        for wrong in ["a\u{0}".to_owned(), "a\nb".to_owned(), "x".repeat(201)] {
+            let answer = credits(&gateway, &provider.token("ada", json!({claim: wrong}))).await;
+            assert_eq!(answer.status, 401, "{claim}: {wrong:?}: {answer:?}");
+        }
+    }
+    let groups = json!(["x".repeat(201), "a\u{0}", "bosses"]);
+    credits(&gateway, &provider.token("ada", json!({"groups": groups, "team": "é".repeat(200)})))
+        .await
+        .expect(200);
+    assert_eq!(users(&gateway).await, [user("ada", "admin", None)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tokens_that_move_a_user_stand_in_the_way_of_nobody_who_edits_it() {
+    let (gateway, provider) = with_provider(|spec| spec.team_claim = Some("team".into())).await;
+    let db = gateway.db.database();
+    let [film, print] = ["film", "print"];
+    for team in [film, print] {
+        db.create_team(gateway.caller.org, team).await.unwrap();
+    }
+    let token = |age: i64, team: &str| provider.token("ada", json!({"iat": now() - age, "team": team}));
+    credits(&gateway, &token(5000, film)).await.expect(200);
+    let id: uuid::Uuid = sqlx::query_scalar("select user_id from user_identity where subject = 'ada'")
+        .fetch_one(gateway.db.pool())
+        .await
+        .unwrap();
+    let ada = UserId::from_uuid(id);
+    for round in 0..100 {
+        let newer = token(4000 - round, if round % 2 == 0 { print } else { film });
+        let edit = async || {
+            let role = Some(if round % 2 == 0 { Role::Admin } else { Role::Member });
+            db.update_user(ada, UserChange { role, ..UserChange::default() }, None).await
+        };
+        let (signed_in, first, second) = tokio::join!(credits(&gateway, &newer), edit(), edit());
+        signed_in.expect(200);
+        assert!(first.is_ok() && second.is_ok(), "round {round}: {first:?} {second:?}");
+    }
 }
 
 #[tokio::test]
@@ -486,7 +554,7 @@ async fn a_provider_that_changes_its_keys_is_followed_and_its_old_ones_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn made_up_key_ids_do_not_hammer_the_provider() {
     let gateway =
-        TestGateway::builder().config(|config| config.limits.failed_logins_per_minute = 0).start().await;
+        TestGateway::builder().config(|config| config.limits.failed_logins_per_minute = 100).start().await;
     let provider = TestProvider::start().await;
     gateway.db.database().create_provider(&provider.spec("id", Some(gateway.caller.org))).await.unwrap();
     let good = provider.token("ada", json!({}));
@@ -494,9 +562,18 @@ async fn made_up_key_ids_do_not_hammer_the_provider() {
     let storm: Vec<String> =
         (0..300).map(|n| provider.signer.token(&format!("made up {n}"), &claims("eve", json!({})))).collect();
     let answers = join_all(storm.iter().map(|token| credits(&gateway, token))).await;
-    assert!(answers.iter().all(|answer| answer.status == 401));
+    // Nobody can know yet; and what is not known to be wrong does not count as that.
+    assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");
+    assert!(answers.iter().filter(|answer| answer.status == 401).count() <= 3);
+    let unknown = answers.iter().find(|answer| answer.status == 503).unwrap();
+    assert!(!unknown.header("retry-after").is_empty());
     assert!(provider.endpoint.asked() <= 3, "asked {} times", provider.endpoint.asked());
     credits(&gateway, &good).await.expect(200);
+    // A key that was published since the last fetch is not known yet, and not wrong.
+    let next = Signer::p256();
+    provider.endpoint.set(Mood::Serve(vec![provider.signer.jwk("k1"), next.jwk("k2")]));
+    let new = credits(&gateway, &next.token("k2", &claims("ada", json!({})))).await;
+    assert!([200, 503].contains(&new.status), "{new:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

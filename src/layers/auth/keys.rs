@@ -36,7 +36,7 @@ pub enum Caller {
 /// One of those who run the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// A kind and a name, for the audit log.
+    /// A kind and an id, with a name behind it for people: for the audit log.
     pub name: String,
     /// What it may do.
     pub role: OperatorRole,
@@ -146,7 +146,9 @@ impl Keys {
     ) -> Result<Caller, GatewayError> {
         let found = self.database.find_operator(presented).await?;
         let token = found.ok_or_else(|| self.wrong(WRONG, peer))?;
-        Ok(Caller::Operator(Operator { name: format!("operator:{}", token.name), role: token.role }))
+        // Two tokens may have one name: the log must tell which it was.
+        let name = format!("operator:{} ({})", token.token_id, token.name);
+        Ok(Caller::Operator(Operator { name, role: token.role }))
     }
 
     async fn by_key(
@@ -195,10 +197,12 @@ impl Keys {
         match verified.provider.spec.serves {
             Serves::Operators => {
                 let subject = verified.subject().map_err(|refused| self.refused(refused, peer))?;
-                operator(&verified, subject).map(Caller::Operator)
+                let role = verified.role().map_err(|refused| self.refused(refused, peer))?;
+                operator(&verified, subject, role).map(Caller::Operator)
             }
             Serves::Organisations => {
-                let presented = verified.presented().map_err(|refused| self.refused(refused, peer))?;
+                let presented =
+                    verified.presented(self.clock.wall()).map_err(|refused| self.refused(refused, peer))?;
                 let principal = self.identify(&verified.provider, &presented, peer, stale_will_do).await?;
                 Ok(Caller::Tenant(principal))
             }
@@ -276,8 +280,9 @@ impl Keys {
     }
 }
 
-fn operator(verified: &Verified, subject: &str) -> Result<Operator, GatewayError> {
-    let role = verified.role().and_then(OperatorRole::parse);
-    let role = role.ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
+fn operator(verified: &Verified, subject: &str, role: Option<&str>) -> Result<Operator, GatewayError> {
+    let role = role
+        .and_then(OperatorRole::parse)
+        .ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
     Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })
 }

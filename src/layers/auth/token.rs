@@ -7,6 +7,7 @@ use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
 
 use crate::jwks::{KeyKind, KeySets};
 use crate::ledger::{Presented, Provider, Role, SigningAlgorithm};
@@ -14,8 +15,8 @@ use crate::ledger::{Presented, Provider, Role, SigningAlgorithm};
 /// Longer tokens are not looked at.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// Longer names of users are nobody's.
-const MAX_SUBJECT: usize = 200;
+/// Longer names of users, organisations, teams and roles are nobody's.
+const MAX_NAME: usize = 200;
 
 /// A token that a provider has signed, and that is for us, now.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub(super) enum Refused {
 }
 
 const MALFORMED: Refused = Refused::Wrong("this token is not valid: it is no JWT that this gateway takes");
+const UNFIT: Refused = Refused::Wrong(
+    "this token is not valid: a claim is longer than 200 characters or has control characters",
+);
 const UNSIGNED: Refused = Refused::Wrong("this token is not valid: its signature is not one of its issuer");
 
 /// What leads to its provider; believed only once that one's signature is verified.
@@ -130,44 +134,70 @@ fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc
 impl Verified {
     /// Who its bearer is.
     pub(super) fn subject(&self) -> Result<&str, Refused> {
-        let subject = self.text(&self.provider.spec.user_claim).filter(|subject| {
-            !subject.trim().is_empty()
-                && subject.chars().count() <= MAX_SUBJECT
-                && !subject.chars().any(char::is_control)
-        });
+        let subject = self.text(&self.provider.spec.user_claim)?.filter(|subject| !subject.trim().is_empty());
         subject.ok_or(Refused::Wrong("this token is not valid: it does not say which user it is for"))
     }
 
     /// What it says of a caller of an organisation.
-    pub(super) fn presented(&self) -> Result<Presented, Refused> {
+    pub(super) fn presented(&self, now: OffsetDateTime) -> Result<Presented, Refused> {
         let spec = &self.provider.spec;
-        let claim =
-            |name: &Option<String>| name.as_deref().and_then(|name| self.text(name)).map(ToOwned::to_owned);
-        let role =
-            spec.role_claim.as_ref().map(|_| self.role().and_then(Role::parse).unwrap_or(Role::Member));
+        let claim = |name: &Option<String>| {
+            let text = name.as_deref().map_or(Ok(None), |name| self.text(name))?;
+            Ok(text.map(ToOwned::to_owned))
+        };
+        let given = self.role()?.and_then(Role::parse).unwrap_or(Role::Member);
         Ok(Presented {
             subject: self.subject()?.to_owned(),
-            organisation: claim(&spec.org_claim),
-            team: claim(&spec.team_claim),
-            role,
-            issued_at: self.claims.get("iat").and_then(whole).unwrap_or(0),
+            organisation: claim(&spec.org_claim)?,
+            team: claim(&spec.team_claim)?,
+            role: spec.role_claim.as_ref().map(|_| given),
+            issued_at: self.issued_at(now)?,
         })
     }
 
-    /// The role that it gives, as the provider's map calls it.
-    pub(super) fn role(&self) -> Option<&str> {
-        let value = self.claims.get(self.provider.spec.role_claim.as_ref()?)?;
-        let values: Vec<&str> = match value {
-            Value::String(one) => vec![one],
-            Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
-        self.provider.spec.role_of(&values)
+    /// When it was issued. Where the newest token decides about role and team, one that does not say so, or is from the
+    /// future, would decide for good.
+    fn issued_at(&self, now: OffsetDateTime) -> Result<i64, Refused> {
+        let spec = &self.provider.spec;
+        let issued_at = self.claims.get("iat").and_then(whole).filter(|seconds| *seconds > 0);
+        if spec.role_claim.is_none() && spec.team_claim.is_none() {
+            return Ok(issued_at.unwrap_or(0));
+        }
+        let issued_at = issued_at
+            .ok_or(Refused::Wrong("this token is not valid: it does not say when it was issued (iat)"))?;
+        if issued_at > now.unix_timestamp() + i64::from(spec.leeway_seconds) {
+            return Err(Refused::Over(
+                "this token is not valid yet: it says that it was issued in the future",
+            ));
+        }
+        Ok(issued_at)
     }
 
-    fn text(&self, claim: &str) -> Option<&str> {
-        self.claims.get(claim).and_then(Value::as_str)
+    /// The role that it gives, as the provider's map calls it.
+    pub(super) fn role(&self) -> Result<Option<&str>, Refused> {
+        let Some(claim) = self.provider.spec.role_claim.as_deref() else { return Ok(None) };
+        let values: Vec<&str> = match self.claims.get(claim) {
+            // Most groups in such a list are of no concern here: one that nobody could map is passed over.
+            Some(Value::Array(many)) => {
+                many.iter().filter_map(Value::as_str).filter(|text| is_fit(text)).collect()
+            }
+            _ => self.text(claim)?.into_iter().collect(),
+        };
+        Ok(self.provider.spec.role_of(&values))
     }
+
+    /// A claim that is a text.
+    fn text(&self, claim: &str) -> Result<Option<&str>, Refused> {
+        match self.claims.get(claim).and_then(Value::as_str) {
+            Some(text) if !is_fit(text) => Err(UNFIT),
+            text => Ok(text),
+        }
+    }
+}
+
+/// Whether something here could be called so. Postgres cannot even be asked about some texts.
+fn is_fit(text: &str) -> bool {
+    text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control)
 }
 
 /// Some issuers write fractions of a second.

@@ -38,8 +38,11 @@ impl Database {
         user: UserId,
         subject: &str,
     ) -> Result<IdentityId, LedgerError> {
-        if subject.trim().is_empty() || subject.chars().count() > MAX_SUBJECT {
-            return Err(LedgerError::Invalid("a subject is 1 to 200 characters".into()));
+        let length = subject.chars().count();
+        if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
+            return Err(LedgerError::Invalid(
+                "a subject is 1 to 200 characters, none a control character".into(),
+            ));
         }
         let identity = IdentityId::generate();
         let mut change = self.change().await?;
