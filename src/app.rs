@@ -214,12 +214,25 @@ impl App {
         self.data_listener.local_addr()
     }
 
-    /// Makes the first operator's token, unless there is one already: that of the configuration, or a fresh one, which is
-    /// returned this once.
-    pub async fn bootstrap_operator(&self) -> Result<Option<Secret>, LedgerError> {
+    /// Makes the first operator's token, unless there is one already: that of the configuration, or a fresh one, which
+    /// `show` shows this once. If that fails there is none, and the next start shows another.
+    pub async fn bootstrap_operator<E: From<LedgerError>>(
+        &self,
+        show: impl FnOnce(&Secret) -> Result<(), E> + Send,
+    ) -> Result<(), E> {
         let given = self.config.admin.bootstrap_token.as_ref();
         let given = given.and_then(|token| PresentedKey::parse(token.expose()));
-        self.operations.database.bootstrap_operator(given.as_ref()).await
+        let database = &self.operations.database;
+        if !database.bootstrap_operator(given.as_ref(), show).await?
+            && let Some(given) = given
+            && database.find_operator(&given).await?.is_none()
+        {
+            tracing::warn!(
+                "admin.bootstrap_token is no operator's token: there were others already, or it was revoked; \
+                 it counts at the first start only and can be removed"
+            );
+        }
+        Ok(())
     }
 
     /// Where the operations listener listens.

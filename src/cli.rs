@@ -148,7 +148,7 @@ impl Cli {
             }
             Command::Migrate(args) => block_on(async move {
                 args.database().await?.migrate().await?;
-                println!("the schema is up to date");
+                output::note("the schema is up to date");
                 Ok(())
             }),
             Command::Simulate(args) => operate::simulate(args),
@@ -156,25 +156,25 @@ impl Cli {
             Command::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
                 Config::load(&file).map_err(CliError::from).map(|_| {
-                    println!("{} is a usable configuration", file.display());
+                    output::note(format_args!("{} is a usable configuration", file.display()));
                 })
             }
             Command::Admin(args) => admin::run(*args),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut script);
+                output::raw(String::from_utf8_lossy(&script));
                 Ok(())
             }
             Command::OperatorToken { enter: false, .. } => {
-                println!("{}", NewKey::generate_operator().text.expose());
-                Ok(())
+                output::secret(NewKey::generate_operator().text.expose())
             }
             Command::OperatorToken { enter: true, database } => block_on(async move {
                 let database = database.database().await?.acting(Actor::program("operator-token"));
                 database.check_schema().await?;
                 let made =
                     database.create_operator_token("entered by hand", OperatorRole::Operator, None).await?;
-                println!("{}", made.1.expose());
-                Ok(())
+                output::secret(made.1.expose())
             }),
         };
         match result {

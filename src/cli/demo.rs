@@ -195,7 +195,7 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
     };
     database.update_org(org, limits, None).await?;
     let file = dir.join("api_key");
-    if let Some(key) = known_key(database, &file).await? {
+    if let Some(key) = known_key(database, org, &file).await? {
         return Ok((org, key));
     }
     let user = match database.create_user(org, "demo", "member").await {
@@ -232,11 +232,14 @@ async fn operator(database: &Database, dir: &Path) -> Result<Secret, CliError> {
     Ok(token)
 }
 
-async fn known_key(database: &Database, file: &Path) -> Result<Option<Secret>, CliError> {
+/// The key of an earlier start; not that of an organisation which had this name then.
+async fn known_key(database: &Database, org: OrgId, file: &Path) -> Result<Option<Secret>, CliError> {
     let Ok(text) = fs::read_to_string(file) else { return Ok(None) };
     let Some(presented) = PresentedKey::parse(text.trim()) else { return Ok(None) };
     let found = database.find_key(&presented.public_id).await?;
-    let valid = found.is_some_and(|found| !found.revoked && found.secret.matches(&presented.secret));
+    let valid = found.is_some_and(|found| {
+        !found.revoked && found.principal.org == org && found.secret.matches(&presented.secret)
+    });
     Ok(valid.then(|| Secret::new(text.trim())))
 }
 
@@ -252,7 +255,7 @@ struct Ready {
 
 impl Ready {
     fn print_json(&self) {
-        output::json(&json!({
+        output::note(json!({
             "base_url": self.base_url,
             "admin_url": self.admin_url,
             "api_key": self.key.expose(),
@@ -270,7 +273,7 @@ impl Ready {
         let token = self.operator_token.expose();
         let program =
             std::env::current_exe().map_or_else(|_| "tollgate".into(), |path| path.display().to_string());
-        println!(
+        output::note(format_args!(
             r#"
 Tollgate is ready. Ctrl-C stops everything; the data stays.
 
@@ -306,6 +309,6 @@ Manage it, as its operator:
   export TOLLGATE_ADMIN_URL='{admin_url}' TOLLGATE_ADMIN_TOKEN='{token}'
   {program} admin org list
 "#
-        );
+        ));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CliError, DatabaseArgs, block_on, log, stop_signal, url_of};
+use super::{CliError, DatabaseArgs, block_on, log, output, stop_signal, url_of};
 use crate::app::App;
 use crate::config::{Config, Log, LogFormat};
 use crate::simulator::{Simulator, SimulatorConfig};
@@ -17,10 +17,11 @@ pub(super) fn serve(config: Config) -> Result<(), CliError> {
     block_on(async move {
         let stop = stop_signal()?;
         let app = App::start(config).await?;
-        if let Some(token) = app.bootstrap_operator().await? {
-            // Standard output: what is logged is kept and read by many.
-            println!("the first operator's token, shown this once: {}", token.expose());
-        }
+        // Standard output: what is logged is kept and read by many.
+        app.bootstrap_operator(|token| {
+            output::secret(format_args!("the first operator's token, shown this once: {}", token.expose()))
+        })
+        .await?;
         let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
         tracing::info!(
             data = address(app.data_address()),
@@ -74,7 +75,7 @@ pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
             public_url: None,
         };
         let simulator = Simulator::bind(args.listen, config).await?;
-        println!("simulating the video service on {}", url_of(simulator.local_addr()));
+        output::note(format_args!("simulating the video service on {}", url_of(simulator.local_addr())));
         simulator.run(stop.cancelled_owned()).await?;
         Ok(())
     })
@@ -93,15 +94,15 @@ pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
         database.check_schema().await?;
         let report = database.audit().await?;
         for warning in &report.warnings {
-            println!("warning: {}: {}", warning.check, warning.detail);
+            output::note(format_args!("warning: {}: {}", warning.check, warning.detail));
         }
         for breach in &report.breaches {
-            println!("BREACH: {}: {}", breach.check, breach.detail);
+            output::note(format_args!("BREACH: {}: {}", breach.check, breach.detail));
         }
         let seen =
             format!("{} organisations, {} holds, {} entries", report.orgs, report.holds, report.entries);
         if report.breaches.is_empty() {
-            println!("audit clean: {seen}, {} warnings", report.warnings.len());
+            output::note(format_args!("audit clean: {seen}, {} warnings", report.warnings.len()));
             Ok(())
         } else {
             Err(CliError::Failed(format!("audit found {} breaches in {seen}", report.breaches.len())))

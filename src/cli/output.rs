@@ -1,6 +1,46 @@
 //! Tables for people, JSON for programs.
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+
 use serde::Serialize;
+
+use super::CliError;
+
+fn write(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints `text` as it is. When the reader wants no more of it (`| head`) the command has done its work; when it cannot
+/// be written, it has failed.
+pub(super) fn raw(text: impl Display) {
+    match write(text) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            eprintln!("tollgate: standard output cannot be written: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Prints a line; see [`raw`].
+pub(super) fn line(text: impl Display) {
+    raw(format_args!("{text}\n"));
+}
+
+/// Prints a line of a command that goes on, or whose exit code counts, whoever reads along.
+pub(super) fn note(text: impl Display) {
+    drop(write(format_args!("{text}\n")));
+}
+
+/// Prints a line with what cannot be shown again.
+pub(super) fn secret(text: impl Display) -> Result<(), CliError> {
+    write(format_args!("{text}\n"))
+        .map_err(|error| CliError::Failed(format!("a secret cannot be printed to standard output: {error}")))
+}
 
 /// Prints `rows` under `header`, columns aligned.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
@@ -9,17 +49,20 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
         cells.chain([header[column].len()]).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
     };
     line(&mut header.iter().copied());
     for row in rows {
         line(&mut row.iter().map(String::as_str));
     }
+    raw(text);
 }
 
 /// Prints `value` as one line of JSON.
 pub(super) fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string(value).unwrap_or_default());
+    line(serde_json::to_string(value).unwrap_or_default());
 }

@@ -92,20 +92,23 @@ impl Database {
         Ok((token, new.text))
     }
 
-    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which is
-    /// returned. Safe when several gateways start at once.
-    pub async fn bootstrap_operator(
+    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which `show`
+    /// must have shown before it counts. Says whether it did. Safe when several gateways start at once.
+    pub async fn bootstrap_operator<E: From<LedgerError>>(
         &self,
         given: Option<&PresentedKey>,
-    ) -> Result<Option<Secret>, LedgerError> {
+        show: impl FnOnce(&Secret) -> Result<(), E> + Send,
+    ) -> Result<bool, E> {
         let mut change = self.change().await?;
-        sqlx::query("lock table operator_token in exclusive mode").execute(&mut *change).bounded().await?;
+        let lock = sqlx::query("lock table operator_token in exclusive mode");
+        lock.execute(&mut *change).bounded().await.map_err(LedgerError::from)?;
         let known: bool = sqlx::query_scalar("select exists (select from operator_token)")
             .fetch_one(&mut *change)
             .bounded()
-            .await?;
+            .await
+            .map_err(LedgerError::from)?;
         if known {
-            return Ok(None);
+            return Ok(false);
         }
         let new = NewKey::generate_operator();
         let (public_id, secret) = match given {
@@ -115,9 +118,13 @@ impl Database {
         insert(OperatorTokenId::generate(), "bootstrap", OperatorRole::Operator, None, public_id, secret)
             .execute(&mut *change)
             .bounded()
-            .await?;
+            .await
+            .map_err(LedgerError::from)?;
+        if given.is_none() {
+            show(&new.text)?;
+        }
         change.commit().await?;
-        Ok(given.is_none().then_some(new.text))
+        Ok(true)
     }
 
     /// Who that is, if it is an operator with a token that is still valid.

@@ -1,9 +1,11 @@
 //! The management API: what it lets whom do, how it refuses, and that it writes down who changed what.
 
+use futures_util::future::join_all;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tollgate::ledger::{KeySpec, OperatorRole};
+use tollgate::ledger::{KeySpec, LedgerError, OperatorRole};
+use tollgate::secret::Secret;
 
 use super::gateway::{Caller, TestGateway};
 
@@ -208,10 +210,13 @@ async fn every_change_is_in_the_audit_log_and_no_secret_is() {
     let renamed = of("update_org");
     assert_eq!(renamed.len(), 2, "the organisation and its balance: {renamed:#?}");
     let name = renamed.iter().find(|entry| entry["after"]["name"] == "renamed").unwrap();
+    // Names are not unique: the id says which token it was.
+    let all = operator.get("/admin/v1/operator-tokens").await.expect(200);
+    let actor = format!("operator:{} (a test)", all["items"][0]["token_id"].as_str().unwrap());
     assert_eq!(name["before"], json!({"name": "a customer"}));
     assert_eq!(
         (&name["actor"], &name["address"], &name["target_id"]),
-        (&json!("operator:a test"), &json!("127.0.0.1"), &json!(org))
+        (&json!(actor), &json!("127.0.0.1"), &json!(org))
     );
     assert!(name["request_id"].as_str().unwrap().starts_with("req_"));
     let suspended = of("update_user");
@@ -245,9 +250,16 @@ async fn what_leads_nowhere_is_a_problem_document_too() {
 async fn the_last_operator_token_stays_and_a_revoked_one_is_refused_at_once() {
     let gateway = TestGateway::start().await;
     let db = gateway.db.database();
-    let first = db.bootstrap_operator(None).await.unwrap().unwrap();
-    assert!(db.bootstrap_operator(None).await.unwrap().is_none(), "only once");
-    let first = AdminClient::new(&gateway, first.expose());
+    let mut first = None;
+    let lost = async || db.bootstrap_operator(None, |_| Err(LedgerError::Unreachable)).await;
+    assert!(lost().await.is_err(), "nobody saw it: there is none");
+    let shown = |token: &Secret| {
+        first = Some(token.clone());
+        Ok::<(), LedgerError>(())
+    };
+    assert!(db.bootstrap_operator(None, shown).await.unwrap());
+    assert!(!lost().await.unwrap(), "only once");
+    let first = AdminClient::new(&gateway, first.unwrap().expose());
     let listed = first.get("/admin/v1/operator-tokens").await.expect(200);
     let path = |id: &Value| format!("/admin/v1/operator-tokens/{}", id.as_str().unwrap());
     let own = path(&listed["items"][0]["token_id"]);
@@ -260,4 +272,42 @@ async fn the_last_operator_token_stays_and_a_revoked_one_is_refused_at_once() {
     second.get("/admin/v1/orgs").await.expect(200);
     let past = json!({"name": "late", "role": "operator", "expires_at": "2020-01-01T00:00:00Z"});
     second.post("/admin/v1/operator-tokens", past).await.expect(400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_team_is_deleted_while_its_members_are_edited_leave_and_join() {
+    const MEMBERS: usize = 6;
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let made = async |what: &str, body: Value, id: &str| {
+        let made = operator.post(&format!("{org}/{what}"), body).await.expect(201);
+        made[id].as_str().unwrap().to_owned()
+    };
+    let mut users = Vec::new();
+    for number in 0..MEMBERS {
+        let id = made("users", json!({"name": format!("member {number}")}), "user_id").await;
+        users.push(format!("/admin/v1/users/{id}"));
+    }
+    for round in 0..25 {
+        let team = made("teams", json!({"name": format!("team {round}")}), "team_id").await;
+        for user in &users[1..] {
+            operator.patch(user, json!({"team_id": team})).await.expect(200);
+        }
+        let edits = users.iter().enumerate().map(async |(number, user)| {
+            let patch = match number {
+                0 => json!({"team_id": team}),
+                1 => json!({"team_id": null}),
+                _ => json!({"role": if round % 2 == 0 { "admin" } else { "member" }}),
+            };
+            operator.patch(user, patch).await.status.as_u16()
+        });
+        let path = format!("/admin/v1/teams/{team}");
+        let (deleted, edited) = tokio::join!(operator.delete(&path), join_all(edits));
+        deleted.expect(204);
+        assert!(edited[1..].iter().all(|status| *status == 200), "round {round}: {edited:?}");
+        assert!([200, 404].contains(&edited[0]), "round {round}: {edited:?}");
+        let members = operator.get(&format!("{org}/users?team_id={team}")).await.expect(200);
+        assert_eq!(members["items"], json!([]), "round {round}: nobody is left in it");
+    }
 }

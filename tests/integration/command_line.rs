@@ -3,11 +3,12 @@
 use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tokio::net::TcpListener;
 
 use super::database::{TestDatabase, until};
 use super::gateway::{Answer, MASTER_KEY, TestGateway, body};
-use super::process::{Process, Scratch, run};
+use super::process::{Process, Scratch, run, run_unread};
 
 /// A configuration file for one more gateway beside the test's own.
 fn config(gateway: &TestGateway, more: &str) -> String {
@@ -301,6 +302,55 @@ async fn an_operators_day() {
     assert_eq!(admin(&["key", "revoke", "nonsense"]).await.code, 2);
 }
 
+#[tokio::test]
+async fn a_reader_that_leaves_ends_a_command_in_order_and_loses_no_secret() {
+    let gateway = TestGateway::start().await;
+    let said = run_unread(&["completions", "bash"]).await;
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    let said = run_unread(&["operator-token"]).await;
+    assert!(said.code == 1 && !said.err.contains("panicked"), "{said:?}");
+    // The first token counts only if somebody could see it.
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", &config(&gateway, ""));
+    let serve = ["serve", "--config", &file];
+    let said = run_unread(&serve).await;
+    assert!(said.code == 1 && said.err.contains("cannot be printed"), "{said:?}");
+    let tokens = async || {
+        let count = sqlx::query_scalar::<_, i64>("select count(*) from operator_token");
+        count.fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    assert_eq!(tokens().await, 0);
+    let process = Process::start(&serve);
+    until("there is one", async || tokens().await == 1).await;
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_that_counts_no_more_is_warned_of() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let token = run(&["operator-token"]).await.out;
+    let more = format!("bootstrap_token = \"{}\"\n[database]", token.trim());
+    let file = scratch.file("gateway.toml", &config(&gateway, "").replace("[database]", &more));
+    let log_of = async || {
+        let mut process = Process::start(&["serve", "--config", &file]);
+        let warning = process.next_event_of(|event| {
+            event["message"] == "serving" || event["message"].as_str().unwrap().contains("bootstrap_token")
+        });
+        let first = warning.await;
+        process.terminate();
+        drop(process.rest_of_log());
+        assert_eq!(process.ended().await, 0);
+        first["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(log_of().await, "serving");
+    assert_eq!(log_of().await, "serving", "it is known");
+    sqlx::query("update operator_token set revoked_at = now()").execute(gateway.db.pool()).await.unwrap();
+    let warning = log_of().await;
+    assert!(warning.contains("can be removed") && !warning.contains(token.trim()), "{warning}");
+}
+
 async fn demo(scratch: &Scratch) -> (Process, Value) {
     let directory = scratch.0.to_str().unwrap();
     let args = ["demo", "--json", "--listen", "127.0.0.1:0", "--task-ms", "50", "--data-dir", directory];
@@ -331,10 +381,19 @@ async fn a_demo_keeps_its_key_and_its_tasks_and_leaves_no_process_behind() {
         let audit = run(&["audit", "--database-url", &text("database_url")]).await;
         assert_eq!(audit.code, 0, "{audit:?}");
         assert!(!scratch.processes().is_empty(), "its database works in its directory");
+        if round == 1 {
+            let mut database = sqlx::PgConnection::connect(&text("database_url")).await.unwrap();
+            sqlx::query("update org set name = 'renamed'").execute(&mut database).await.unwrap();
+        }
         process.terminate();
         assert_eq!(process.ended().await, 0);
         assert_eq!(scratch.processes(), Vec::<std::path::PathBuf>::new());
     }
+    // The demo's organisation is another one now: so is its key.
+    let (process, ready) = demo(&scratch).await;
+    assert_ne!(ready["api_key"], known[0].0);
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
 }
 
 #[tokio::test]

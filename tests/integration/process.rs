@@ -82,6 +82,15 @@ pub async fn run(args: &[&str]) -> Said {
     Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// Runs `tollgate` to its end while nobody reads its standard output.
+pub async fn run_unread(args: &[&str]) -> Said {
+    let (_, writer) = std::io::pipe().unwrap();
+    let ended = command(args).stdout(writer).spawn().unwrap().wait_with_output();
+    let output = tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    Said { code: output.status.code().unwrap(), out: String::new(), err }
+}
+
 /// A running `tollgate`.
 pub struct Process {
     child: Child,
@@ -113,6 +122,11 @@ impl Process {
     /// The first event on standard error with this message; the rest is still to be read.
     pub async fn next_event(&mut self, message: &str) -> Value {
         json_line(self.err.as_mut().unwrap(), |event| event["message"] == message).await
+    }
+
+    /// The first event on standard error that is wanted; the rest is still to be read.
+    pub async fn next_event_of(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        json_line(self.err.as_mut().unwrap(), wanted).await
     }
 
     /// The first event on standard error with this message.

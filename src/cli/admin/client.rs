@@ -203,7 +203,16 @@ impl Session {
 
     /// Shows a sentence, or `value` as JSON.
     pub(super) fn say(&self, value: &impl Serialize, sentence: impl std::fmt::Display) {
-        if self.json { output::json(value) } else { println!("{sentence}") }
+        if self.json { output::json(value) } else { output::line(sentence) }
+    }
+
+    /// Shows what was made, with the secret that is not shown again.
+    pub(super) fn say_once(&self, made: &Value, id: &str, secret: &str) -> Result<(), CliError> {
+        if self.json {
+            return output::secret(made);
+        }
+        let field = |name: &str| made[name].as_str().unwrap_or_default();
+        output::secret(format_args!("{}\n{}\nkeep it: it is not shown again", field(id), field(secret)))
     }
 }
 

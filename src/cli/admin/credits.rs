@@ -3,7 +3,6 @@
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
-use std::io::Write;
 use time::OffsetDateTime;
 
 use super::super::CliError;
@@ -198,7 +197,7 @@ fn show(session: &Session, credits: &Value) {
     if let Some(expiring) = credits["expiring"].as_array().filter(|list| !list.is_empty())
         && !session.prints_json()
     {
-        println!();
+        output::line("");
         session.show_all(expiring, EXPIRING);
     }
 }
@@ -285,19 +284,19 @@ pub(super) async fn statement(session: &Session, args: StatementArgs) -> Result<
         output::json(&statement);
         return Ok(());
     }
-    println!("{}: {} ({})", named(&statement, "org_name"), args.month, named(&statement, "time_zone"));
-    println!("opening balance: {}\n", statement["opening"]);
+    let (org, zone) = (named(&statement, "org_name"), named(&statement, "time_zone"));
+    output::line(format_args!("{org}: {} ({zone})", args.month));
+    output::line(format_args!("opening balance: {}\n", statement["opening"]));
     session.show_all(&lines, LINE);
-    println!();
+    output::line("");
     session.show_all(statement["totals"].as_array().map_or(&[], Vec::as_slice), TOTAL);
-    println!("\nclosing balance: {}", statement["closing"]);
+    output::line(format_args!("\nclosing balance: {}", statement["closing"]));
     Ok(())
 }
 
 /// Prints an answer as it is.
 async fn print(session: &Session, path: &str) -> Result<(), CliError> {
     let table = session.send(Method::GET, path, &[], None).await?;
-    std::io::stdout()
-        .write_all(&table)
-        .map_err(|error| CliError::Failed(format!("the table cannot be printed: {error}")))
+    output::raw(String::from_utf8_lossy(&table));
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::super::CliError;
+use super::super::{CliError, output};
 use super::client::{Column, Query, Session};
 use crate::ids::{HoldId, OrgId};
 
@@ -142,7 +142,7 @@ pub(super) async fn drift(session: &Session, args: DaysArgs) -> Result<(), CliEr
         ("prices that disagree with the book", "prices", BY_PRICE),
     ] {
         if !array(&drift[field]).is_empty() {
-            println!("\n{title}:");
+            output::line(format_args!("\n{title}:"));
             session.show_all(array(&drift[field]), columns);
         }
     }

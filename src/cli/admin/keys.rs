@@ -168,7 +168,8 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), Cl
                 "create_per_minute": new.create_per_minute.and_then(|limit| limit.0),
                 "status_per_minute": new.status_per_minute.and_then(|limit| limit.0),
             });
-            show_once(session, &session.post(&format!("/admin/v1/orgs/{}/keys", new.org), body).await?);
+            let made = session.post(&format!("/admin/v1/orgs/{}/keys", new.org), body).await?;
+            session.say_once(&made, "key_id", "api_key")?;
         }
         KeyCommand::List { org, user, status } => {
             let query = Query::default().add("user_id", user).add("status", status);
@@ -181,7 +182,8 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), Cl
         }
         KeyCommand::Rotate { key, overlap } => {
             let body = json!({"overlap_seconds": overlap});
-            show_once(session, &session.post(&format!("{}/rotate", path(key)), body).await?);
+            let rotated = session.post(&format!("{}/rotate", path(key)), body).await?;
+            session.say_once(&rotated, "key_id", "api_key")?;
         }
         KeyCommand::Suspend { key } => {
             session.show(&session.patch(&path(key), json!({"status": "suspended"})).await?, KEY);
@@ -195,12 +197,4 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), Cl
         }
     }
     Ok(())
-}
-
-fn show_once(session: &Session, shown: &Value) {
-    let field = |name: &str| shown[name].as_str().unwrap_or_default().to_owned();
-    session.say(
-        shown,
-        format_args!("{}\n{}\nkeep it: it is not shown again", field("key_id"), field("api_key")),
-    );
 }

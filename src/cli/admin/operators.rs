@@ -59,11 +59,7 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
             let role = if read_only { "operator_read" } else { "operator" };
             let body = json!({"name": name, "role": role, "expires_at": expires.map(text)});
             let made = session.post(PATH, body).await?;
-            let shown = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
-            session.say(
-                &made,
-                format_args!("{}\n{}\nkeep it: it is not shown again", shown("token_id"), shown("token")),
-            );
+            session.say_once(&made, "token_id", "token")?;
         }
         TokenCommand::List => session.list(PATH, TOKEN).await?,
         TokenCommand::Revoke { token } => {

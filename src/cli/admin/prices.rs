@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::super::CliError;
+use super::super::{CliError, output};
 use super::client::{Column, Query, Session};
 use super::{instant, named, text};
 use crate::ids::{FactorId, OrgId};
@@ -201,7 +201,7 @@ pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<()
             if session.prints_json() {
                 session.show(&serde_json::to_value(&file).unwrap_or_default(), BOOK);
             } else {
-                print!("{}", toml(&file));
+                output::raw(toml(&file));
             }
         }
         PriceCommand::Import { file } => {

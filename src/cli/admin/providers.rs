@@ -61,6 +61,15 @@ pub(super) enum ProviderCommand {
         /// What to call it, unique.
         #[arg(long)]
         name: Option<String>,
+        /// No claim says which organisation.
+        #[arg(long, conflicts_with = "org_claim")]
+        no_org_claim: bool,
+        /// No claim says which team.
+        #[arg(long, conflicts_with = "team_claim")]
+        no_team_claim: bool,
+        /// No claim says which role; what its values mean goes with it.
+        #[arg(long, conflicts_with_all = ["role_claim", "roles"])]
+        no_role_claim: bool,
         #[command(flatten)]
         settings: ProviderSettings,
     },
@@ -164,8 +173,18 @@ pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Res
         }
         ProviderCommand::List => session.list(PATH, PROVIDER).await?,
         ProviderCommand::Show { provider } => session.show(&session.get(&path(provider)).await?, PROVIDER),
-        ProviderCommand::Update { provider, name, settings } => {
-            let body = name.map(|name| fields([("name", name.into())])).unwrap_or_default();
+        ProviderCommand::Update { provider, name, no_org_claim, no_team_claim, no_role_claim, settings } => {
+            let mut body = name.map(|name| fields([("name", name.into())])).unwrap_or_default();
+            for (gone, field, nothing) in [
+                (no_org_claim, "org_claim", Value::Null),
+                (no_team_claim, "team_claim", Value::Null),
+                (no_role_claim, "role_claim", Value::Null),
+                (no_role_claim, "role_map", json!({})),
+            ] {
+                if gone {
+                    body.insert(field.into(), nothing);
+                }
+            }
             patch(provider, settings.into_body(body)).await?;
         }
         ProviderCommand::Suspend { provider } => patch(provider, json!({"suspended": true})).await?,

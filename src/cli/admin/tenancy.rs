@@ -169,11 +169,12 @@ pub(super) enum TeamCommand {
         /// Which.
         team: TeamId,
     },
-    /// Give it another name.
-    Rename {
+    /// Change a team.
+    Update {
         /// Which.
         team: TeamId,
-        /// Its new name.
+        /// Its name.
+        #[arg(long)]
         name: String,
     },
     /// Refuse its members' creates.
@@ -202,7 +203,7 @@ pub(super) async fn team(session: &Session, command: TeamCommand) -> Result<(), 
         }
         TeamCommand::List { org } => session.list(&format!("/admin/v1/orgs/{org}/teams"), TEAM).await?,
         TeamCommand::Show { team } => session.show(&session.get(&path(team)).await?, TEAM),
-        TeamCommand::Rename { team, name } => {
+        TeamCommand::Update { team, name } => {
             session.show(&session.patch(&path(team), json!({"name": name})).await?, TEAM);
         }
         TeamCommand::Suspend { team } => {
