@@ -3,12 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
-use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::Problem;
-use super::request::{Limit, Page, Path, Query};
+use super::request::{At, Limit, Page, Path, Query};
 use crate::ids::OrgId;
 use crate::ledger::{AuditEntry, AuditFilter};
 
@@ -26,11 +25,11 @@ pub(super) struct AuditQuery {
     /// Only to what has this id.
     target_id: Option<String>,
     /// Only from then on.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    since: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<At>,
     /// Only before then.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    until: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<At>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
@@ -45,8 +44,8 @@ async fn page(api: &Api, org: Option<OrgId>, query: AuditQuery) -> Result<Json<P
         actor: query.actor,
         action: query.action,
         target: query.target_id,
-        since: query.since,
-        until: query.until,
+        since: query.since.map(At::get),
+        until: query.until.map(At::get),
     };
     let slice = query.limit.behind::<i64>(query.cursor.as_deref())?;
     let entries = api.database.audit_log(&filter, slice.after, slice.limit).await?;
