@@ -203,3 +203,156 @@ async fn heads_names_and_empty_changes_are_as_the_document_says() {
     assert_eq!(admin.get(&org).await.status.as_u16(), 200);
     assert_eq!(admin.call(Method::HEAD, &org, None).await.status.as_u16(), 200);
 }
+
+/// Every text at any depth.
+fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
+        _ => {}
+    }
+}
+
+async fn logged(operator: &AdminClient<'_>, query: &str) -> Vec<Value> {
+    let log = operator.get(&format!("/admin/v1/audit-log?limit=200{query}")).await.expect(200);
+    log["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn every_id_in_the_log_is_as_the_api_says_it() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let team = operator.post(&format!("{org}/teams"), json!({"name": "film"})).await.expect(201);
+    let user = json!({"team_id": team["team_id"]});
+    operator.patch(&format!("/admin/v1/users/{}", gateway.caller.user), user).await.expect(200);
+    let mut made = vec![team["team_id"].clone()];
+    for (level, subject) in [
+        ("team", team["team_id"].clone()),
+        ("user", json!(gateway.caller.user)),
+        ("key", json!(gateway.caller.key)),
+    ] {
+        let budget = json!({"level": level, "subject_id": subject, "period": "daily", "credits": 5_000});
+        let budget = operator.post(&format!("{org}/budgets"), budget).await.expect(201);
+        made.push(budget["budget_id"].clone());
+    }
+    let factor = json!({"factor_bp": 9000, "valid_from": "2050-01-01T00:00:00Z", "reason": "x"});
+    made.push(operator.post(&format!("{org}/price-factors"), factor).await.expect(201)["factor_id"].clone());
+    let provider = json!({"name": "new", "issuer": "https://x.example", "audiences": ["a"],
+                          "jwks_url": "https://x.example/keys", "org_id": gateway.caller.org});
+    let provider = operator.post("/admin/v1/identity-providers", provider).await.expect(201);
+    made.push(provider["provider_id"].clone());
+    let tie =
+        json!({"provider_id": provider["provider_id"], "subject": "ada", "user_id": gateway.caller.user});
+    made.push(operator.post(&format!("{org}/identities"), tie).await.expect(201)["identity_id"].clone());
+    let other = gateway.another_org("another customer", 0).await;
+    let transfer = json!({"from_org": gateway.caller.org, "to_org": other.org, "credits": 5, "reason": "x"});
+    operator.post("/admin/v1/transfers", transfer).await.expect(201);
+    let token = json!({"name": "second", "role": "operator_read"});
+    made.push(operator.post("/admin/v1/operator-tokens", token).await.expect(201)["token_id"].clone());
+    operator.post("/admin/v1/price-books", json!({"name": "next", "copy_of": 1})).await.expect(201);
+
+    let log = json!(logged(&operator, "").await);
+    let mut found = Vec::new();
+    texts(&log, &mut found);
+    let bare: Vec<&&str> = found.iter().filter(|text| uuid::Uuid::try_parse(text).is_ok()).collect();
+    assert!(bare.is_empty(), "{bare:?}");
+    let ours = ["org", "team", "usr", "key", "hold", "ent", "bud", "opt", "fac", "idp", "idn", "req"];
+    for text in &found {
+        if let Some((prefix, hex)) = text.rsplit_once('_')
+            && hex.len() == 32
+            && uuid::Uuid::try_parse(hex).is_ok()
+        {
+            let prefix = prefix.rsplit(':').next().unwrap();
+            assert!(ours.contains(&prefix), "{text} is no id");
+        }
+    }
+    for id in made {
+        let id = id.as_str().unwrap();
+        let of = logged(&operator, &format!("&target_id={id}")).await;
+        assert!(!of.is_empty() && of.iter().all(|entry| entry["target_id"] == id), "{id}: {of:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_not_logged_but_a_new_secret_is() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    operator.patch(&path, json!({})).await.expect(200);
+    operator.patch(&path, json!({"name": "a customer", "overdraft": 0})).await.expect(200);
+    assert_eq!(logged(&operator, "&action=update_org").await, Vec::<Value>::new());
+    sqlx::query("update api_key set secret_sha256 = sha256('x') where key_id = $1")
+        .bind(gateway.caller.key.as_uuid())
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    let changed = logged(&operator, "&action=key.update").await;
+    assert_eq!(changed.len(), 1, "{changed:#?}");
+    assert_eq!((&changed[0]["before"], &changed[0]["after"]), (&json!({}), &json!({})));
+}
+
+#[tokio::test]
+async fn an_export_that_goes_on_misses_nothing() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let rename = async |name: &str| {
+        operator.patch(&path, json!({"name": name})).await.expect(200);
+    };
+    let mut forward = logged(&operator, "&order=asc").await;
+    forward.reverse();
+    assert_eq!(forward, logged(&operator, "").await);
+    let last = forward[0]["audit_id"].as_i64().unwrap();
+    rename("first").await;
+    rename("second").await;
+    let mut seen = Vec::new();
+    let mut cursor = last.to_string();
+    loop {
+        let page = operator.get(&format!("/admin/v1/audit-log?order=asc&limit=1&cursor={cursor}")).await;
+        let page = page.expect(200);
+        seen.push(page["items"][0]["after"]["name"].clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["first", "second"]);
+
+    // Somebody writes an entry and does not end; a younger one must not be shown before it.
+    let mut slow = gateway.db.pool().begin().await.unwrap();
+    sqlx::query(
+        "insert into audit_log (actor, action, target_kind, target_id) values ('x', 'slow', 'x', 'x')",
+    )
+    .execute(&mut *slow)
+    .await
+    .unwrap();
+    rename("third").await;
+    let newest = logged(&operator, "").await;
+    assert_eq!(newest[0]["after"]["name"], "third");
+    operator.get("/admin/v1/audit-log?order=asc").await.expect(503);
+    slow.commit().await.unwrap();
+    let all = logged(&operator, "&order=asc").await;
+    let slow = all.iter().position(|entry| entry["action"] == "slow").unwrap();
+    assert_eq!(all[slow + 1]["after"]["name"], "third");
+}
+
+#[tokio::test]
+async fn an_organisation_says_what_it_pays_now() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let usual = operator.patch(&path, json!({"price_factor_bp": 11_000})).await.expect(200);
+    assert_eq!(usual["price_factor_in_force_bp"], 11_000);
+    operator
+        .post(&format!("{path}/price-factors"), json!({"factor_bp": 9000, "reason": "x"}))
+        .await
+        .expect(201);
+    let shown = operator.get(&path).await.expect(200);
+    assert_eq!(
+        (&shown["price_factor_bp"], &shown["price_factor_in_force_bp"]),
+        (&json!(11_000), &json!(9000))
+    );
+    assert_eq!(operator.get("/admin/v1/orgs").await.expect(200)["items"][0], shown);
+}
