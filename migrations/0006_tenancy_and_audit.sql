@@ -104,6 +104,10 @@ begin
         select coalesce(jsonb_object_agg(o.key, o.value), '{}'), coalesce(jsonb_object_agg(o.key, v_new -> o.key), '{}')
         into v_before, v_after
         from jsonb_each(v_old) o where o.key <> 'version' and v_new -> o.key is distinct from o.value;
+        -- A new secret is a change, although neither is shown.
+        if v_before = '{}' and not exists (
+            select from unnest(v_secret) s where to_jsonb(new) -> s is distinct from to_jsonb(old) -> s)
+        then return null; end if;
     end if;
     insert into audit_log (actor, address, action, request_id, target_kind, target_id, org_id, before, after)
     values (coalesce(v_who ->> 'actor', 'database:' || session_user), v_who ->> 'address',

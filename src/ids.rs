@@ -23,6 +23,9 @@ macro_rules! ids {
         pub struct $name(Uuid);
 
         impl $name {
+            /// How its text form begins, before the `_`.
+            pub const PREFIX: &str = $prefix;
+
             /// A fresh id, ordered by the time of its making (UUIDv7): new rows land at the end of their index.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())

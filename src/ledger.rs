@@ -24,6 +24,7 @@ mod epochs;
 mod error;
 mod gateways;
 mod hold;
+mod hold_place;
 mod idempotency;
 mod identity;
 mod keys;
@@ -50,7 +51,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Posted};
 pub use self::audit::{AuditReport, Finding};
-pub use self::audit_log::{AuditEntry, AuditFilter};
+pub use self::audit_log::{AuditEntry, AuditFilter, Order};
 pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
     NewBudget, Period,
@@ -64,6 +65,7 @@ pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
 pub use self::gateways::Lease;
 pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
+pub use self::hold_place::HoldPlace;
 pub use self::idempotency::Claim;
 pub use self::identity::{
     FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,

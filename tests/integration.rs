@@ -6,6 +6,8 @@
 mod admin_api;
 #[path = "integration/admin_credits.rs"]
 mod admin_credits;
+#[path = "integration/admin_edges.rs"]
+mod admin_edges;
 #[path = "integration/architecture.rs"]
 mod architecture;
 #[path = "integration/audit.rs"]

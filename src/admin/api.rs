@@ -37,6 +37,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema as _};
@@ -183,14 +184,18 @@ pub fn router(api: Api) -> Router {
     let document = complete(document);
     let access = Arc::new(Access::of(&document, api.clone()));
     let text = serde_json::to_value(&document).unwrap_or_default();
-    router
+    let router = router
         .route_layer(middleware::from_fn_with_state(access, access::enforce))
         .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
         .route("/docs", get(docs))
         .route("/docs/{*file}", get(docs))
         .route("/docs/", get(docs))
-        .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())))
-        .layer(middleware::from_fn(access::trace))
-        .with_state(api)
+        .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())));
+    guarded(router).with_state(api)
+}
+
+/// Every call gets an answer, also one that panics, and is logged.
+fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.layer(CatchPanicLayer::custom(access::panicked)).layer(middleware::from_fn(access::trace))
 }

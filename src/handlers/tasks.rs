@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 use serde::Serialize;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Handlers;
@@ -184,8 +184,11 @@ fn parse<T: std::str::FromStr>(
 
 fn instant(context: &Context, name: &str) -> Result<Option<OffsetDateTime>, GatewayError> {
     let parse = |text: String| {
+        // The last hours of the last year are in no year elsewhere.
         OffsetDateTime::parse(&text, &Rfc3339)
-            .map_err(|_| bad(name, "an instant such as 2026-02-05T10:30:00Z"))
+            .ok()
+            .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
+            .ok_or_else(|| bad(name, "an instant such as 2026-02-05T10:30:00Z"))
     };
     context.parameter(name).map(parse).transpose()
 }

@@ -10,15 +10,13 @@ use time::OffsetDateTime;
 
 use super::error::is_unique_violation;
 use super::hold::Step;
+use super::hold_place::HoldPlace;
 use super::tasks::{COLUMNS, Task, task};
-use super::{Bounded, Database, LedgerError, State, batch};
+use super::{Bounded, Database, LedgerError, Slice, State, batch};
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::wire::{RawObject, success};
-
-/// Rows of a list, at most.
-const PAGE: i64 = 1000;
 
 /// A task whose outcome is unknown.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -92,6 +90,8 @@ pub struct Loss {
     /// When it was booked.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// Of several losses of one hold.
+    pub seq: i32,
 }
 
 fn doubt(row: &PgRow) -> Result<Doubt, sqlx::Error> {
@@ -122,7 +122,22 @@ fn loss(row: &PgRow) -> Result<Loss, sqlx::Error> {
         possible: row.try_get("possible")?,
         reason: row.try_get("reason")?,
         created_at: row.try_get("created_at")?,
+        seq: row.try_get("seq")?,
     })
+}
+
+impl Doubt {
+    /// Where it is in the list.
+    pub fn place(&self) -> HoldPlace {
+        HoldPlace { at: self.since, hold: self.hold_id, seq: 0 }
+    }
+}
+
+impl Loss {
+    /// Where it is in the list.
+    pub fn place(&self) -> HoldPlace {
+        HoldPlace { at: self.created_at, hold: self.hold_id, seq: self.seq }
+    }
 }
 
 /// What a replay of the create is answered once an operator has told its id.
@@ -137,13 +152,21 @@ fn answer(task: &Task, id: &str) -> Result<Arc<str>, LedgerError> {
 
 impl Database {
     /// Tasks in doubt, oldest doubt first; of one organisation, or of all.
-    pub async fn doubts(&self, org: Option<OrgId>) -> Result<Vec<Doubt>, LedgerError> {
+    pub async fn doubts(
+        &self,
+        org: Option<OrgId>,
+        slice: Slice<HoldPlace>,
+    ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
             "select h.*, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
-             where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) order by since, h.hold_id limit $2",
+             where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
+               and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
+             order by since, h.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
-        .bind(PAGE)
+        .bind(slice.after.map(|after| after.at))
+        .bind(slice.after.map(|after| after.hold.as_uuid()))
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;
@@ -257,13 +280,18 @@ impl Database {
     }
 
     /// What the platform lost or may have lost in the last `days`, newest first.
-    pub async fn losses(&self, days: u32) -> Result<Vec<Loss>, LedgerError> {
+    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
         let rows = sqlx::query(
             "select l.*, h.account, h.task_type from platform_loss l join hold h using (org_id, hold_id) \
-             where l.created_at > now() - $1 * interval '1 day' order by l.created_at desc limit $2",
+             where l.created_at > now() - $1 * interval '1 day' \
+               and ($2::timestamptz is null or (l.created_at, l.hold_id, l.seq) < ($2, $3, $4)) \
+             order by l.created_at desc, l.hold_id desc, l.seq desc limit $5",
         )
         .bind(f64::from(days))
-        .bind(PAGE)
+        .bind(slice.after.map(|after| after.at))
+        .bind(slice.after.map(|after| after.hold.as_uuid()))
+        .bind(slice.after.map(|after| after.seq))
+        .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .bounded()
         .await?;

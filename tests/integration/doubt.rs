@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 use tollgate::config::Config;
-use tollgate::ledger::{Resolution, Step};
+use tollgate::ids::HoldId;
+use tollgate::ledger::{HoldPlace, NewHold, Resolution, Slice, Step};
 
 use super::database::{TestDatabase, until};
-use super::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as};
+use super::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as, write_off};
 use super::gateway::{Answer, ENDLESS, TestGateway, body};
 use super::process::Said;
 
@@ -148,6 +149,45 @@ async fn what_is_found_in_the_vendors_books_after_the_write_off_is_corrected() {
     until("the correction", async || gateway.balance().await == [999_600, 0, 400]).await;
     assert_eq!(gateway.last_hold().await.possible_loss, 0);
     assert_eq!(admin(&gateway, &args).await.code, 1, "once is enough");
+}
+
+#[tokio::test]
+async fn doubts_and_losses_come_in_pages_and_all_of_them() {
+    let db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
+    let mut guards = Vec::new();
+    for _ in 0..5 {
+        let new = NewHold { refuse_if_in_doubt: false, ..new_hold(org, 100) };
+        let mut guard = grant(&ledger, new).await;
+        guard.step(doubt()).await.unwrap();
+        guards.push(guard);
+    }
+    // All of one instant: only their ids tell them apart.
+    let at_once = "update hold set doubt_at = '2026-01-01' where state = 'IN_DOUBT'";
+    sqlx::query(at_once).execute(db.pool()).await.unwrap();
+    let cursor = |place: HoldPlace| place.to_string().parse::<HoldPlace>().unwrap();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = db.database().doubts(Some(org), Slice { after, limit: 2 }).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(cursor(last.place()));
+        seen.extend(page.iter().map(|doubt| doubt.hold_id));
+    }
+    let all: Vec<HoldId> = guards.iter().map(|guard| guard.id()).collect();
+    assert_eq!(seen, all);
+
+    for guard in &mut guards {
+        guard.step(write_off(100)).await.unwrap();
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = db.database().losses(30, Slice { after, limit: 2 }).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(cursor(last.place()));
+        seen.extend(page.iter().map(|loss| loss.hold_id));
+    }
+    seen.reverse();
+    assert_eq!(seen, all);
 }
 
 #[tokio::test]

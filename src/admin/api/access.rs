@@ -1,9 +1,12 @@
 //! Who calls, and whether the operation's own description lets them: the OpenAPI document is the rule.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -14,6 +17,7 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
+use super::request::bytes;
 use crate::ids::OrgId;
 use crate::layers::auth;
 use crate::layers::auth::Operator;
@@ -182,22 +186,49 @@ pub(super) fn nothing_there(id: &str) -> Problem {
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
+/// For so long a body may be under way.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn only_looks(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
 /// Lets through who may call, and runs changes to their end.
 pub(super) async fn enforce(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    match admit(&access, request).await {
-        Err(problem) => problem.into_response(),
-        Ok(request) if request.method() == Method::GET || request.method() == Method::HEAD => {
-            next.run(request).await
-        }
-        // A caller that leaves must not cut a change in two.
-        Ok(request) => match access.api.tasks.spawn(next.run(request)).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::error!(%error, "a management call panicked");
-                Problem::Internal.into_response()
-            }
+    let admitted = match admit(&access, request).await {
+        Ok(request) if only_looks(request.method()) => return next.run(request).await,
+        Ok(request) => arrived(request).await,
+        Err(problem) => Err(problem),
+    };
+    let request = match admitted {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    // A caller that leaves must not cut a change in two. One that is still sending has changed nothing, and must not hold
+    // up the gateway's end.
+    match access.api.tasks.spawn(next.run(request)).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => panicked(panic),
+            Err(_) => Problem::Internal.into_response(),
         },
     }
+}
+
+/// A request with all of its body.
+async fn arrived(request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = bytes(Request::from_parts(parts.clone(), body), &());
+    let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| Problem::TooSlow)??;
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// What a defect is answered with, wherever it is met.
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("no message"), "a management call panicked");
+    Problem::Internal.into_response()
 }
 
 async fn admit(access: &Access, request: Request) -> Result<Request, Problem> {
@@ -216,7 +247,7 @@ async fn admit(access: &Access, request: Request) -> Result<Request, Problem> {
     }
     if let Caller::Tenant(principal) = &caller
         && principal.suspended
-        && parts.method != Method::GET
+        && !only_looks(&parts.method)
     {
         return Err(Problem::Forbidden(
             "your organisation, your team or you are suspended: you can only look".into(),
@@ -274,4 +305,26 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered() {
+        let defect = get(|| async {
+            assert_eq!(1, 2, "a defect");
+        });
+        let router = super::super::guarded(Router::new().route("/admin/v1/defect", defect));
+        let request = Request::get("/admin/v1/defect").body(Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 500);
+        assert!(answer.headers().contains_key("x-request-id"), "it is traced");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
 }

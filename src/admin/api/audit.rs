@@ -3,14 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
-use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::Problem;
-use super::request::{Limit, Page, Path, Query};
+use super::request::{At, Limit, Page, Path, Query};
 use crate::ids::OrgId;
-use crate::ledger::{AuditEntry, AuditFilter};
+use crate::ledger::{AuditEntry, AuditFilter, Order};
 
 /// Which changes.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -26,16 +25,20 @@ pub(super) struct AuditQuery {
     /// Only to what has this id.
     target_id: Option<String>,
     /// Only from then on.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    since: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<At>,
     /// Only before then.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    until: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<At>,
+    /// `asc`: oldest first; left out: newest first.
+    #[serde(default)]
+    #[param(inline, value_type = Option<Order>)]
+    order: Order,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: Limit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the page before, or the `audit_id` of the last one seen.
     cursor: Option<String>,
 }
 
@@ -45,8 +48,9 @@ async fn page(api: &Api, org: Option<OrgId>, query: AuditQuery) -> Result<Json<P
         actor: query.actor,
         action: query.action,
         target: query.target_id,
-        since: query.since,
-        until: query.until,
+        since: query.since.map(At::get),
+        until: query.until.map(At::get),
+        order: query.order,
     };
     let slice = query.limit.behind::<i64>(query.cursor.as_deref())?;
     let entries = api.database.audit_log(&filter, slice.after, slice.limit).await?;
@@ -55,8 +59,9 @@ async fn page(api: &Api, org: Option<OrgId>, query: AuditQuery) -> Result<Json<P
 
 /// List changes
 ///
-/// Who did what to what, from where; newest first. Nothing is ever removed, and no secret is in it. To export it, follow
-/// the cursor.
+/// Who did what to what, from where. Nothing is ever removed, and no secret is in it. To export it, ask for `order=asc` and
+/// follow the cursor; later go on with the `audit_id` of the last one as cursor: nothing is missed in between. While a
+/// change is under way for long, that is 503.
 #[utoipa::path(
     get, path = "/admin/v1/audit-log", tag = "audit log",
     params(AuditQuery),

@@ -4,13 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::{Acting, Caller};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, given, there};
+use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, given, there};
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
 use crate::ledger::{
@@ -238,8 +237,8 @@ pub(super) struct RaiseBody {
     #[schema(minimum = 0)]
     credits: i64,
     /// Until when.
-    #[serde(with = "time::serde::rfc3339")]
-    until: OffsetDateTime,
+    #[schema(value_type = String, format = DateTime)]
+    until: At,
 }
 
 /// Raise a budget for a time
@@ -261,7 +260,7 @@ pub(super) async fn raise_budget(
     Body(body): Body<RaiseBody>,
 ) -> Result<Tagged<Budget>, Problem> {
     may_change(&database, &caller, id).await?;
-    database.raise_budget(id, Some((Credits::new(body.credits), body.until)), version).await?;
+    database.raise_budget(id, Some((Credits::new(body.credits), body.until.get())), version).await?;
     let budget = there(database.budget(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, budget.version, budget))
 }

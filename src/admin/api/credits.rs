@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Acting;
 use super::once::{Made, OnceBody};
 use super::problem::Problem;
-use super::request::{Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
+use super::request::{At, Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::ledger::{CreditSummary, Entry, EntryFilter, EntryKind, Place, PostedEntry, Transferred, Why};
@@ -64,6 +63,9 @@ pub(super) async fn update_credits(
         database.set_low_threshold(org, threshold.map(Credits::new), version).await?;
     }
     let summary = database.credit_summary(org).await?;
+    if patch.low_threshold.is_none() && version.is_some_and(|seen| seen != summary.version) {
+        return Err(Problem::Stale { current: summary.version });
+    }
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
@@ -79,8 +81,8 @@ pub(super) struct GrantBody {
     /// What it is called elsewhere, an invoice say; lists can be filtered by it.
     external_ref: Option<Text>,
     /// When what is left of it runs out; left out: never. The grant that ends first is spent first.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<At>,
 }
 
 /// Grant credits
@@ -101,7 +103,7 @@ pub(super) async fn grant_credits(
 ) -> Result<Made<PostedEntry>, Problem> {
     let GrantBody { credits, reason, external_ref, expires_at } = &call.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(database.grant(org, Credits::new(*credits), *expires_at, why, call.once()).await?))
+    Ok(Made(database.grant(org, Credits::new(*credits), expires_at.map(At::get), why, call.once()).await?))
 }
 
 /// A correction.
@@ -190,11 +192,11 @@ pub(super) struct EntryQuery {
     /// Only with this reference.
     external_ref: Option<String>,
     /// Only from then on.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    since: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<At>,
     /// Only before then.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    until: Option<OffsetDateTime>,
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<At>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
@@ -221,8 +223,8 @@ pub(super) async fn list_entries(
     let filter = EntryFilter {
         kind: query.kind,
         external_ref: query.external_ref,
-        since: query.since,
-        until: query.until,
+        since: query.since.map(At::get),
+        until: query.until.map(At::get),
         before: slice.after,
     };
     let entries = api.database.entries(org, &filter, slice.limit).await?;

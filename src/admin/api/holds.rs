@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use super::access::{Acting, Caller};
 use super::problem::Problem;
-use super::request::{Body, Path, Query, Text};
+use super::request::{Body, Limit, Page, Path, Query, Text};
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::ledger::{Doubt, Drift, Loss, Resolution};
@@ -20,22 +20,30 @@ use crate::ledger::{Doubt, Drift, Loss, Resolution};
 pub(super) struct DoubtQuery {
     /// Only of this organisation.
     org_id: Option<OrgId>,
+    /// Items of a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
 /// List tasks in doubt
 ///
-/// Those whose outcome is unknown, the oldest doubt first; at most 1,000.
+/// Those whose outcome is unknown, the oldest doubt first.
 #[utoipa::path(
     get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
     params(DoubtQuery),
-    responses((status = 200, body = Vec<Doubt>)),
+    responses((status = 200, body = Page<Doubt>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_doubts(
     State(api): State<Api>,
     Query(query): Query<DoubtQuery>,
-) -> Result<Json<Vec<Doubt>>, Problem> {
-    Ok(Json(api.database.doubts(query.org_id).await?))
+) -> Result<Json<Page<Doubt>>, Problem> {
+    let slice = query.limit.behind(query.cursor.as_deref())?;
+    let doubts = api.database.doubts(query.org_id, slice).await?;
+    Ok(Page::of(doubts, query.limit, Doubt::place))
 }
 
 /// How it is known that the vendor took a task.
@@ -140,27 +148,44 @@ fn month() -> u32 {
     30
 }
 
-impl DaysQuery {
-    fn checked(&self) -> Result<u32, Problem> {
-        let wrong = || Problem::Invalid("days must be from 1 to 3660".into());
-        (1..=3660).contains(&self.days).then_some(self.days).ok_or_else(wrong)
-    }
+fn checked(days: u32) -> Result<u32, Problem> {
+    let wrong = || Problem::Invalid("days must be from 1 to 3660".into());
+    (1..=3660).contains(&days).then_some(days).ok_or_else(wrong)
+}
+
+/// How far back, and which part.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LossQuery {
+    /// Days; 30 if left out.
+    #[serde(default = "month")]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
+    days: u32,
+    /// Items of a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
 /// List what the platform lost
 ///
-/// Or may have lost; at most 1,000.
+/// Or may have lost; newest first.
 #[utoipa::path(
     get, path = "/admin/v1/losses", tag = "doubts and losses",
-    params(DaysQuery),
-    responses((status = 200, body = Vec<Loss>)),
+    params(LossQuery),
+    responses((status = 200, body = Page<Loss>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_losses(
     State(api): State<Api>,
-    Query(query): Query<DaysQuery>,
-) -> Result<Json<Vec<Loss>>, Problem> {
-    Ok(Json(api.database.losses(query.checked()?).await?))
+    Query(query): Query<LossQuery>,
+) -> Result<Json<Page<Loss>>, Problem> {
+    let slice = query.limit.behind(query.cursor.as_deref())?;
+    let losses = api.database.losses(checked(query.days)?, slice).await?;
+    Ok(Page::of(losses, query.limit, Loss::place))
 }
 
 /// Show the drift
@@ -176,5 +201,5 @@ pub(super) async fn show_drift(
     State(api): State<Api>,
     Query(query): Query<DaysQuery>,
 ) -> Result<Json<Drift>, Problem> {
-    Ok(Json(api.database.drift(query.checked()?).await?))
+    Ok(Json(api.database.drift(checked(query.days)?).await?))
 }

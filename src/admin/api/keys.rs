@@ -6,15 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
-use time::{OffsetDateTime, UtcOffset};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Acting;
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
+use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::ledger::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
@@ -54,20 +52,6 @@ pub(super) async fn list_keys(
     let filter = KeyFilter { user: query.user_id, status: query.status };
     let keys = api.database.list_keys(org, filter, slice).await?;
     Ok(Page::of(keys, query.limit, |key| key.key_id))
-}
-
-/// An instant, as it can be stored.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct At(OffsetDateTime);
-
-impl<'de> Deserialize<'de> for At {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let at = time::serde::rfc3339::deserialize(deserializer)?;
-        // The last hours of the last year are in no year elsewhere.
-        at.checked_to_offset(UtcOffset::UTC)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom("a year from 0 to 9999 is wanted"))
-    }
 }
 
 /// Requests a minute, as they can be stored.
@@ -143,7 +127,7 @@ pub(super) async fn create_key(
     let spec = KeySpec {
         name: body.name.into_string(),
         env: body.env,
-        expires_at: body.expires_at.map(|at| at.0),
+        expires_at: body.expires_at.map(At::get),
         allowed_types: body.allowed_types,
         allowed_networks: body.allowed_networks,
         rates: Rates {
@@ -222,7 +206,7 @@ pub(super) async fn update_key(
     let edit = KeyEdit {
         name: patch.name.map(Text::into_string),
         status: patch.status,
-        expires_at: patch.expires_at.map(|end| end.map(|at| at.0)),
+        expires_at: patch.expires_at.map(|end| end.map(At::get)),
         allowed_types: patch.allowed_types,
         allowed_networks: patch.allowed_networks,
         create_per_minute: rate(patch.create_per_minute),

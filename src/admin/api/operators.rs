@@ -4,13 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Acting;
 use super::problem::Problem;
-use super::request::{Body, Limit, Page, Path, Query, Text};
+use super::request::{At, Body, Limit, Page, Path, Query, Text};
 use crate::clock::Clock;
 use crate::ids::OperatorTokenId;
 use crate::ledger::{OperatorRole, OperatorToken};
@@ -53,8 +52,8 @@ pub(super) struct TokenBody {
     /// `operator`: everything; `operator_read`: look at everything.
     role: OperatorRole,
     /// When it ends.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<At>,
 }
 
 /// A token, the one time it is shown.
@@ -79,11 +78,12 @@ pub(super) async fn create_operator_token(
     Acting(database): Acting,
     Body(body): Body<TokenBody>,
 ) -> Result<(StatusCode, Json<ShownToken>), Problem> {
-    if body.expires_at.is_some_and(|end| end <= Clock.wall()) {
+    let expires_at = body.expires_at.map(At::get);
+    if expires_at.is_some_and(|end| end <= Clock.wall()) {
         return Err(Problem::Invalid("expires_at is in the past".into()));
     }
     let name = body.name.into_string();
-    let (token_id, token) = database.create_operator_token(&name, body.role, body.expires_at).await?;
+    let (token_id, token) = database.create_operator_token(&name, body.role, expires_at).await?;
     Ok((StatusCode::CREATED, Json(ShownToken { token_id, token: token.expose().to_owned() })))
 }
 

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
@@ -12,7 +12,33 @@ use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::ledger::{NewOrg, Org, OrgChange, OrgFilter, Status};
+use crate::ledger::{Database, NewOrg, Org, OrgChange, OrgFilter, Status};
+
+/// An organisation, with what it pays now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ShownOrg {
+    #[serde(flatten)]
+    org: Org,
+    /// What it pays of the list price now, in basis points: by its price factor in force, else by default.
+    #[schema(value_type = i32)]
+    price_factor_in_force_bp: PriceFactor,
+}
+
+async fn shown(database: &Database, orgs: Vec<Org>) -> Result<Vec<ShownOrg>, Problem> {
+    let ids: Vec<OrgId> = orgs.iter().map(|org| org.org_id).collect();
+    let factors = database.price_factors_in_force(&ids).await?;
+    let shown = |org: Org| {
+        let factor = factors.get(&org.org_id).copied();
+        ShownOrg { price_factor_in_force_bp: factor.unwrap_or(org.price_factor_bp), org }
+    };
+    Ok(orgs.into_iter().map(shown).collect())
+}
+
+async fn tagged(status: StatusCode, database: &Database, id: OrgId) -> Result<Tagged<ShownOrg>, Problem> {
+    let org = there(database.org(id).await?, id)?;
+    let org = there(shown(database, vec![org]).await?.pop(), id)?;
+    Ok(Tagged(status, org.org.version, org))
+}
 
 /// Which organisations.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -41,19 +67,19 @@ pub(super) struct OrgQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs", tag = "organisations",
     params(OrgQuery),
-    responses((status = 200, body = Page<Org>)),
+    responses((status = 200, body = Page<ShownOrg>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_orgs(
     State(api): State<Api>,
     caller: Caller,
     Query(query): Query<OrgQuery>,
-) -> Result<Json<Page<Org>>, Problem> {
+) -> Result<Json<Page<ShownOrg>>, Problem> {
     let filter =
         OrgFilter { org: caller.org(), name: query.name, status: query.status, deleted: query.deleted };
     let slice = query.limit.behind(query.cursor.as_deref())?;
     let orgs = api.database.list_orgs(&filter, slice).await?;
-    Ok(Page::of(orgs, query.limit, |org| org.org_id))
+    Ok(Page::of(shown(&api.database, orgs).await?, query.limit, |shown| shown.org.org_id))
 }
 
 /// An organisation to be made.
@@ -76,29 +102,30 @@ fn utc() -> String {
 #[utoipa::path(
     post, path = "/admin/v1/orgs", tag = "organisations",
     request_body = OrgBody,
-    responses((status = 201, body = Org)),
+    responses((status = 201, body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_org(
     Acting(database): Acting,
     Body(body): Body<OrgBody>,
-) -> Result<Tagged<Org>, Problem> {
+) -> Result<Tagged<ShownOrg>, Problem> {
     let new = NewOrg { name: body.name.into_string(), time_zone: body.time_zone };
     let id = database.add_org(&new).await?;
-    let org = there(database.org(id).await?, id)?;
-    Ok(Tagged(StatusCode::CREATED, org.version, org))
+    tagged(StatusCode::CREATED, &database, id).await
 }
 
 /// Show an organisation
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "Which")),
-    responses((status = 200, body = Org)),
+    responses((status = 200, body = ShownOrg)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_org(State(api): State<Api>, Path(id): Path<OrgId>) -> Result<Tagged<Org>, Problem> {
-    let org = there(api.database.org(id).await?, id)?;
-    Ok(Tagged(StatusCode::OK, org.version, org))
+pub(super) async fn show_org(
+    State(api): State<Api>,
+    Path(id): Path<OrgId>,
+) -> Result<Tagged<ShownOrg>, Problem> {
+    tagged(StatusCode::OK, &api.database, id).await
 }
 
 /// What is to change of an organisation; what is left out stays.
@@ -126,7 +153,8 @@ pub(super) struct OrgPatch {
     /// How far below zero new tasks may go.
     #[schema(minimum = 0)]
     overdraft: Option<i64>,
-    /// What it pays of the list price, in basis points: 10000 is the list price.
+    /// What it pays of the list price by default, in basis points: 10000 is the list price. One of its price factors with
+    /// a validity counts in its place while it is in force.
     #[schema(value_type = Option<i32>, minimum = 0, maximum = 1_000_000)]
     price_factor_bp: Option<PriceFactor>,
 }
@@ -141,7 +169,7 @@ pub(super) struct OrgPatch {
         IfMatch
     ),
     request_body = OrgPatch,
-    responses((status = 200, body = Org)),
+    responses((status = 200, body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_org(
@@ -149,7 +177,7 @@ pub(super) async fn update_org(
     Path(id): Path<OrgId>,
     IfMatch(version): IfMatch,
     Body(patch): Body<OrgPatch>,
-) -> Result<Tagged<Org>, Problem> {
+) -> Result<Tagged<ShownOrg>, Problem> {
     let limits = [patch.create_per_minute, patch.status_per_minute, patch.max_open_tasks];
     if limits.into_iter().flatten().flatten().any(|limit| limit < 0) || patch.overdraft.is_some_and(|o| o < 0)
     {
@@ -166,8 +194,7 @@ pub(super) async fn update_org(
         price_factor: patch.price_factor_bp,
     };
     database.update_org(id, change, version).await?;
-    let org = there(database.org(id).await?, id)?;
-    Ok(Tagged(StatusCode::OK, org.version, org))
+    tagged(StatusCode::OK, &database, id).await
 }
 
 /// Delete an organisation

@@ -6,13 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Acting;
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
+use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::ledger::{Activation, BookInfo, BookState, Database, WhatIf};
 use crate::pricing::{BookVersion, PriceChange, Tariff, changes};
 
@@ -311,8 +310,8 @@ pub(super) async fn replay_tasks(
 #[serde(deny_unknown_fields)]
 pub(super) struct ActivateBody {
     /// An instant to come; none: now.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<At>,
 }
 
 /// Put a price book in force
@@ -336,7 +335,7 @@ pub(super) async fn activate_price_book(
     Body(body): Body<ActivateBody>,
 ) -> Result<Tagged<Book>, Problem> {
     let version = BookVersion::new(version);
-    database.put_in_force(version, body.at, revision).await?;
+    database.put_in_force(version, body.at.map(At::get), revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 

@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Acting;
 use super::price_books::PageQuery;
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Page, Path, Query, Tagged, Text, there};
+use super::request::{At, Body, IfMatch, Page, Path, Query, Tagged, Text, there};
 use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
 use crate::ledger::PriceFactorInfo;
@@ -43,11 +42,11 @@ pub(super) struct FactorBody {
     #[schema(value_type = i32, minimum = 0, maximum = 1_000_000)]
     factor_bp: PriceFactor,
     /// From when on; none: from now.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    valid_from: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    valid_from: Option<At>,
     /// Until just before; none: until it is ended.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    valid_until: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    valid_until: Option<At>,
     /// Why.
     reason: Text,
 }
@@ -69,8 +68,15 @@ pub(super) async fn create_price_factor(
     Body(body): Body<FactorBody>,
 ) -> Result<Tagged<PriceFactorInfo>, Problem> {
     let reason = body.reason.into_string();
-    let id =
-        database.create_price_factor(org, body.factor_bp, body.valid_from, body.valid_until, &reason).await?;
+    let id = database
+        .create_price_factor(
+            org,
+            body.factor_bp,
+            body.valid_from.map(At::get),
+            body.valid_until.map(At::get),
+            &reason,
+        )
+        .await?;
     let factor = there(database.price_factor(org, id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, factor.version, factor))
 }
@@ -98,8 +104,8 @@ pub(super) async fn show_price_factor(
 #[serde(deny_unknown_fields)]
 pub(super) struct EndBody {
     /// An instant to come, earlier than it would end anyway; none: now.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<At>,
 }
 
 /// End a price factor
@@ -122,6 +128,6 @@ pub(super) async fn end_price_factor(
     IfMatch(version): IfMatch,
     Body(body): Body<EndBody>,
 ) -> Result<StatusCode, Problem> {
-    database.end_price_factor(org, id, body.at, version).await?;
+    database.end_price_factor(org, id, body.at.map(At::get), version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -54,6 +54,9 @@ pub enum Problem {
         /// Its version.
         current: i32,
     },
+    /// The body dawdles.
+    #[error("the body did not arrive within ten seconds")]
+    TooSlow,
     /// More than a body may have.
     #[error("a body may have one MiB")]
     TooLarge,
@@ -78,6 +81,7 @@ impl Problem {
         ("401", "No credentials, or wrong ones"),
         ("403", "The caller may not do this"),
         ("404", "It is not there, or not the caller's"),
+        ("408", "The body did not arrive in time"),
         ("409", "It does not go with what is there"),
         ("412", "It was changed meanwhile"),
         ("413", "The body is too large"),
@@ -98,6 +102,7 @@ impl Problem {
             }
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "Changed meanwhile"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "body_too_slow", "Body too slow"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
             Self::KeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")

@@ -10,8 +10,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
@@ -41,7 +42,11 @@ pub(super) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result
     })
 }
 
+/// Every body is an object: by an array's order alone nobody sees what is meant.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::Invalid("the body must be a JSON object".into()));
+    }
     serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
@@ -240,6 +245,27 @@ impl Text {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// An instant, as it can be stored and shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At(OffsetDateTime);
+
+impl<'de> Deserialize<'de> for At {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let at = time::serde::rfc3339::deserialize(deserializer)?;
+        // The first and the last hours of the calendar are in no year that can be written elsewhere.
+        at.checked_to_offset(UtcOffset::UTC)
+            .filter(|at| (0..=9999).contains(&at.year()))
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("a year from 0 to 9999 is wanted, by the clock of UTC"))
+    }
+}
+
+impl At {
+    pub(super) fn get(self) -> OffsetDateTime {
+        self.0
     }
 }
 

@@ -106,8 +106,7 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
     let (hold, step, body) = match command {
         HoldsCommand::InDoubt { org } => {
             let path = Query::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
-            session.show_all(array(&session.get(&path).await?), DOUBT);
-            return Ok(());
+            return session.list(&path, DOUBT).await;
         }
         HoldsCommand::Settle { hold, task_id, credits, reason } => {
             (hold, "settle", json!({"task_id": task_id, "credits": credits, "reason": reason}))
@@ -125,9 +124,7 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
 }
 
 pub(super) async fn losses(session: &Session, args: DaysArgs) -> Result<(), CliError> {
-    let losses = session.get(&format!("/admin/v1/losses?days={}", args.days)).await?;
-    session.show_all(array(&losses), LOSS);
-    Ok(())
+    session.list(&format!("/admin/v1/losses?days={}", args.days), LOSS).await
 }
 
 pub(super) async fn drift(session: &Session, args: DaysArgs) -> Result<(), CliError> {

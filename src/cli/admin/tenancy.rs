@@ -18,7 +18,7 @@ const ORG: &[Column] = &[
     ("CONSUMED", "consumed"),
     ("GRANTED", "granted"),
     ("OVERDRAFT", "overdraft"),
-    ("FACTOR", "price_factor_bp"),
+    ("FACTOR", "price_factor_in_force_bp"),
     ("OPEN", "open_tasks"),
     ("IN DOUBT", "in_doubt"),
     ("TIME ZONE", "time_zone"),
@@ -100,7 +100,8 @@ pub(super) struct OrgUpdate {
     /// How far below zero new tasks may go.
     #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
     overdraft: Option<i64>,
-    /// What it pays of the list price, in basis points: 10000 is the list price.
+    /// What it pays of the list price by default, in basis points: 10000 is the list price. A `price-factor` in force
+    /// counts in its place.
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
     price_factor: Option<i32>,
 }

@@ -74,8 +74,8 @@ fn no_such(key: KeyId) -> LedgerError {
 }
 
 fn check_name(name: &str) -> Result<(), LedgerError> {
-    let fits = (1..=100).contains(&name.chars().count()) && !name.trim().is_empty();
-    if fits { Ok(()) } else { invalid("the name of a key must be 1 to 100 characters") }
+    let fits = (1..=200).contains(&name.chars().count()) && !name.trim().is_empty();
+    if fits { Ok(()) } else { invalid("the name of a key must be 1 to 200 characters") }
 }
 
 fn texts(networks: Option<&Vec<IpNet>>) -> Option<Vec<String>> {

@@ -1,5 +1,7 @@
 //! What an organisation pays of the list price for a time. What has begun only ends; what is over stays.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use sqlx::FromRow;
 use sqlx::Row;
@@ -70,6 +72,26 @@ impl Database {
         .bounded()
         .await?;
         Ok(factors)
+    }
+
+    /// What those of `orgs` pay of the list price that have a factor in force now.
+    pub async fn price_factors_in_force(
+        &self,
+        orgs: &[OrgId],
+    ) -> Result<HashMap<OrgId, PriceFactor>, LedgerError> {
+        let orgs: Vec<uuid::Uuid> = orgs.iter().map(|org| org.as_uuid()).collect();
+        let rows: Vec<(uuid::Uuid, i32)> = sqlx::query_as(
+            "select distinct on (org_id) org_id, factor_bp from price_factor \
+             where org_id = any($1) and valid_from <= clock_timestamp() \
+               and coalesce(valid_until > clock_timestamp(), true) \
+             order by org_id, valid_from desc",
+        )
+        .bind(orgs)
+        .fetch_all(self.pool())
+        .bounded()
+        .await?;
+        let factor = |(org, factor)| Some((OrgId::from_uuid(org), PriceFactor::new(factor)?));
+        Ok(rows.into_iter().filter_map(factor).collect())
     }
 
     /// One factor of `org`.

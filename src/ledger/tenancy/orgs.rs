@@ -13,7 +13,7 @@ pub struct Org {
     pub status: Status,
     /// Its days, weeks and months begin by that clock.
     pub time_zone: String,
-    /// What it pays of the list price, in basis points.
+    /// What it pays of the list price, in basis points, while none of its price factors with a validity is in force.
     pub price_factor_bp: PriceFactor,
     /// Creates a minute; none: the gateway's default, 0: no limit.
     pub create_per_minute: Option<i32>,
