@@ -3,6 +3,10 @@
 -- Replicas that know only the migrations before this one go on: both functions of a lane keep their signatures. They
 -- answer what a budget refuses with a 500, which they have no other words for, and hold nothing for it.
 
+-- Both are altered below. In the order in which a lane takes them: the other way round a reservation that has its balance
+-- row and this migration would wait for each other.
+lock table org_balance, hold in access exclusive mode;
+
 -- The budget that counts for a subject and a period is its own; else that for every subject of its level in its
 -- organisation (no subject); else that for every subject of its level anywhere (no organisation): the platform's default.
 -- None at all is no limit.
@@ -17,7 +21,7 @@ create table budget (
     -- a raise that ends by itself
     raised_to    bigint check (raised_to >= 0),
     raised_until timestamptz,
-    -- percent of the limit at which an event is raised, once per window
+    -- percent of the limit at which an event is raised, once per window and limit
     thresholds   integer[] not null default '{50,80,100}'
         check (0 < all (thresholds) and 100 >= all (thresholds) and array_position(thresholds, null) is null),
     version      integer not null default 1,
@@ -46,7 +50,7 @@ create table budget_window (
     used       bigint not null default 0,
     -- the part of them that was charged to holds from before there was a budget, which do not list this window
     opening    bigint not null default 0,
-    -- the highest threshold that was reached
+    -- the highest threshold that was reached, under the present limit
     alerted    integer not null default 0,
     primary key (org_id, window_id)
 ) with (fillfactor = 50);
@@ -65,7 +69,7 @@ create table budget_event (
     created_at timestamptz not null,
     -- whether a gateway has logged and counted it
     told       boolean not null default false,
-    unique (org_id, window_id, threshold)
+    unique (org_id, window_id, threshold, credits)
 );
 create index budget_event_untold on budget_event (event_id) where not told;
 
@@ -141,6 +145,10 @@ create function cap_of(b budget, p_now timestamptz) returns bigint language sql 
     select case when b.credits is not null and b.raised_until > p_now then greatest(b.raised_to, b.credits) else b.credits end
 $$;
 
+create function reaches(p_spent numeric, p_cap bigint, p_threshold integer) returns boolean language sql immutable as $$
+    select p_spent > 0 and p_spent * 100 >= p_cap::numeric * p_threshold
+$$;
+
 -- Raises an event for each threshold that these windows of an organisation have newly reached. Under its balance row.
 create function raise_budget_events(p_org uuid, p_windows bigint[], p_now timestamptz) returns void
 language plpgsql as $$
@@ -151,8 +159,7 @@ begin
         cross join lateral budget_of(w.org_id, w.level, w.subject_id, w.period) b
         cross join lateral unnest(b.thresholds) t(threshold)
         where w.org_id = p_org and w.window_id = any (p_windows) and t.threshold > w.alerted
-          and w.held::numeric + w.used > 0
-          and (w.held::numeric + w.used) * 100 >= cap_of(b, p_now)::numeric * t.threshold
+          and reaches(w.held::numeric + w.used, cap_of(b, p_now), t.threshold)
     ), noted as (
         insert into budget_event (org_id, window_id, budget_id, threshold, credits, spent, created_at)
         select p_org, r.window_id, r.budget_id, r.threshold, r.cap, r.spent, p_now
@@ -167,55 +174,73 @@ end $$;
 -- Brings the present window of a subject (null: of all subjects of that level) up to date with everything that was spent
 -- in it, budget or no budget. Open holds are counted in it from now on; of those that have ended the charges are.
 -- Under the organisation's balance row; a second time it changes nothing.
+--
+-- One pass over the holds, however many subjects there are: the row is locked meanwhile. What is looked up for a hold is
+-- written so that no join could be planned the other way round, with a pass for each window.
 create function count_window(p_org uuid, p_level text, p_subject uuid, p_period text, p_now timestamptz) returns void
 language plpgsql as $$
 declare
-    v_zone  constant text := (select o.time_zone from org o where o.org_id = p_org);
-    v_start constant timestamptz := window_start(p_period, v_zone, p_now);
-    v_end   constant timestamptz := window_end(p_period, v_zone, p_now);
+    v_zone   constant text := (select o.time_zone from org o where o.org_id = p_org);
+    v_start  constant timestamptz := window_start(p_period, v_zone, p_now);
+    v_end    constant timestamptz := window_end(p_period, v_zone, p_now);
+    -- those whose end is yet to be counted
+    v_follow uuid[];
 begin
-    insert into budget_window (org_id, level, subject_id, period, starts_at)
-    select distinct p_org, p_level, s.subject_id, p_period, v_start
-    from hold h cross join lateral subject_of(p_level, h.org_id, h.team_id, h.user_id, h.key_id) s(subject_id)
-    where h.org_id = p_org and h.created_at >= v_start and h.created_at < v_end
-      and s.subject_id is not null and (p_subject is null or s.subject_id = p_subject)
-    on conflict do nothing;
+    with spent as (
+        select s.subject_id, h.hold_id, h.amount, h.state in ('HELD', 'RUNNING', 'IN_DOUBT') as open,
+               -- what came to light after its end may yet be charged
+               h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late is not distinct from 'open' as followed,
+               h.windows is not null and exists (
+                   select from budget_window w
+                   where w.org_id = p_org and w.level = p_level and w.subject_id = s.subject_id and w.period = p_period
+                     and w.starts_at = v_start and w.window_id = any (h.windows) limit 1) as listed,
+               coalesce(h.charged, 0) - case when h.late = 'charged' then (
+                   select coalesce(sum(e.amount), 0) from entry e
+                   where e.org_id = p_org and e.hold_id = h.hold_id and e.kind = 'correct') else 0 end as charge
+        from hold h cross join lateral subject_of(p_level, h.org_id, h.team_id, h.user_id, h.key_id) s(subject_id)
+        where h.org_id = p_org and h.created_at >= v_start and h.created_at < v_end
+          and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT', 'SETTLED') or h.late is not null)
+          and s.subject_id is not null and (p_subject is null or s.subject_id = p_subject)
+        offset 0
+    ), summed as materialized (
+        select s.subject_id, coalesce(sum(s.amount) filter (where s.open), 0)::bigint as held,
+               sum(s.charge)::bigint as used,
+               coalesce(sum(s.charge) filter (where not s.listed and not s.followed), 0)::bigint as opening,
+               array_agg(s.hold_id) filter (where s.followed and not s.listed) as follow
+        from spent s group by s.subject_id
+    ), counted as (
+        insert into budget_window as w (org_id, level, subject_id, period, starts_at, held, used, opening)
+        select p_org, p_level, s.subject_id, p_period, v_start, s.held, s.used, s.opening from summed s
+        on conflict (org_id, level, subject_id, period, starts_at) do update
+        set held = excluded.held, used = excluded.used, opening = excluded.opening
+        where (w.held, w.used, w.opening) is distinct from (excluded.held, excluded.used, excluded.opening)
+    )
+    select array_agg(f.hold_id order by f.hold_id) into v_follow
+    from summed s cross join lateral unnest(s.follow) f(hold_id);
 
-    -- what came to light after its end may yet be charged
-    update hold h set windows = coalesce(h.windows, '{}') || w.window_id
-    from budget_window w
-    where h.org_id = p_org and h.created_at >= v_start and h.created_at < v_end
-      and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')
-      and w.org_id = p_org and w.level = p_level and w.period = p_period and w.starts_at = v_start
-      and w.subject_id = subject_of(p_level, h.org_id, h.team_id, h.user_id, h.key_id)
-      and (p_subject is null or w.subject_id = p_subject)
-      and not coalesce(h.windows, '{}') @> array[w.window_id];
-
-    update budget_window w set held = s.held, used = s.used, opening = s.opening
-    from (select w.window_id,
-                 coalesce(sum(h.amount) filter (where h.state in ('HELD', 'RUNNING', 'IN_DOUBT')), 0)::bigint as held,
-                 coalesce(sum(c.charge), 0)::bigint as used,
-                 coalesce(sum(c.charge) filter (where not coalesce(h.windows, '{}') @> array[w.window_id]), 0)::bigint as opening
-          from hold h
-          join budget_window w on w.org_id = p_org and w.level = p_level and w.period = p_period and w.starts_at = v_start
-               and w.subject_id = subject_of(p_level, h.org_id, h.team_id, h.user_id, h.key_id)
-          cross join lateral (
-              select coalesce(h.charged, 0) - case when h.late = 'charged' then (
-                  select coalesce(sum(e.amount), 0) from entry e
-                  where e.org_id = h.org_id and e.hold_id = h.hold_id and e.kind = 'correct') else 0 end as charge) c
-          where h.org_id = p_org and h.created_at >= v_start and h.created_at < v_end
-            and (p_subject is null or w.subject_id = p_subject)
-          group by w.window_id) s
-    where w.org_id = p_org and w.window_id = s.window_id;
+    update hold h set windows = coalesce(h.windows, '{}') || (
+        select w.window_id from budget_window w
+        where w.org_id = p_org and w.level = p_level and w.period = p_period and w.starts_at = v_start
+          and w.subject_id = subject_of(p_level, h.org_id, h.team_id, h.user_id, h.key_id) limit 1)
+    where h.org_id = p_org and h.hold_id = any (v_follow);
 end $$;
 
+-- Under another limit a threshold can be reached again: those that no longer are, count as not yet reached.
 create function raise_events_of(p_org uuid, p_level text, p_subject uuid, p_period text, p_now timestamptz) returns void
-language sql as $$
-    select raise_budget_events(p_org, array_agg(w.window_id), p_now)
-    from org o join budget_window w on w.org_id = o.org_id and w.starts_at = window_start(p_period, o.time_zone, p_now)
-    where o.org_id = p_org and w.level = p_level and w.period = p_period and (p_subject is null or w.subject_id = p_subject)
-    having count(*) > 0
-$$;
+language plpgsql as $$
+declare
+    v_windows constant bigint[] := array(
+        select w.window_id
+        from org o join budget_window w on w.org_id = o.org_id and w.starts_at = window_start(p_period, o.time_zone, p_now)
+        where o.org_id = p_org and w.level = p_level and w.period = p_period and (p_subject is null or w.subject_id = p_subject));
+begin
+    update budget_window w set alerted = coalesce((
+        select max(t.threshold)
+        from budget_of(w.org_id, w.level, w.subject_id, w.period) b cross join lateral unnest(b.thresholds) t(threshold)
+        where t.threshold <= w.alerted and reaches(w.held::numeric + w.used, cap_of(b, p_now), t.threshold)), 0)
+    where w.org_id = p_org and w.window_id = any (v_windows) and w.alerted > 0;
+    perform raise_budget_events(p_org, v_windows, p_now);
+end $$;
 
 -- Budgets change under the balance rows of those they count for, as everything does that a reservation looks at. By
 -- trigger: nothing that changes a budget can leave it out.
@@ -248,9 +273,8 @@ begin
         if tg_op = 'INSERT' then
             perform count_window(r.org_id, b.level, b.subject_id, b.period, v_now);
         end if;
-        if tg_op <> 'DELETE' then
-            perform raise_events_of(r.org_id, b.level, b.subject_id, b.period, v_now);
-        end if;
+        -- also as one is deleted: a wider one may count now
+        perform raise_events_of(r.org_id, b.level, b.subject_id, b.period, v_now);
     end loop;
     update org_balance o set budgets = budgets_of(o.org_id) where b.org_id is null or o.org_id = b.org_id;
     return null;
@@ -290,13 +314,14 @@ create trigger org_new_clock after update of time_zone on org
 --
 -- caller: each item's place among the callers, 0 where nothing is drawn. Caller c draws on the windows
 -- draw[first[c]..last[c]], narrowest level first. The rest describes these windows; cap is null where there is no limit.
+-- All that is true before valid_until, when the first window or raise ends.
 --
 -- In plpgsql, which keeps its plans: language sql would plan it anew for every call.
 create function draw_budgets(
     p_orgs uuid[], p_budgets bigint[], p_pos integer[], p_user uuid[], p_key uuid[], p_team uuid[], p_now timestamptz,
     out caller integer[], out first integer[], out last integer[], out draw integer[],
     out pos integer[], out level text[], out subject_id uuid[], out period text[], out starts_at timestamptz[],
-    out budget_id uuid[], out cap bigint[], out thresholds text[]
+    out budget_id uuid[], out cap bigint[], out thresholds text[], out valid_until timestamptz
 ) language plpgsql stable as $$
 #variable_conflict use_column
 begin
@@ -313,13 +338,15 @@ begin
     ), place as materialized (
         select distinct s.pos, s.org_id, s.rank, s.level, s.subject_id from subject s
     ), found as (
-        select p.*, b.period, b.budget_id, cap_of(b, p_now) as cap, b.thresholds, 1 as distance
+        select p.*, b.period, b.budget_id, cap_of(b, p_now) as cap, b.thresholds,
+               case when b.raised_until > p_now then b.raised_until end as raised_until, 1 as distance
         from place p
         cross join lateral (select * from budget b
             where b.org_id = p.org_id and b.level = p.level and b.subject_id = p.subject_id limit 4) b
         union all
-        select p.*, b.period, b.budget_id, b.cap, b.thresholds, b.distance
+        select p.*, b.period, b.budget_id, b.cap, b.thresholds, b.raised_until, b.distance
         from (select l.pos, l.level, b.period, b.budget_id, cap_of(b, p_now) as cap, b.thresholds,
+                     case when b.raised_until > p_now then b.raised_until end as raised_until,
                      case when b.org_id is null then 3 else 2 end as distance
               from (select distinct p.pos, p.org_id, p.level from place p) l
               cross join lateral (
@@ -332,7 +359,8 @@ begin
         from (select distinct on (f.pos, f.rank, f.subject_id, f.period) f.*
               from found f order by f.pos, f.rank, f.subject_id, f.period, f.distance) n
     ), opening as materialized (
-        select p.pos, p.period, window_start(p.period, o.time_zone, p_now) as starts_at
+        select p.pos, p.period, window_start(p.period, o.time_zone, p_now) as starts_at,
+               window_end(p.period, o.time_zone, p_now) as ends_at
         from (select distinct n.pos, n.org_id, n.period from nearest n) p
         cross join lateral (select o.time_zone from org o where o.org_id = p.org_id limit 1) o
     ), drawn as materialized (
@@ -353,11 +381,12 @@ begin
         select array_agg(n.pos order by n.place) as pos, array_agg(n.level order by n.place) as level,
                array_agg(n.subject_id order by n.place) as subject_id, array_agg(n.period order by n.place) as period,
                array_agg(o.starts_at order by n.place) as starts_at, array_agg(n.budget_id order by n.place) as budget_id,
-               array_agg(n.cap order by n.place) as cap, array_agg(n.thresholds::text order by n.place) as thresholds
+               array_agg(n.cap order by n.place) as cap, array_agg(n.thresholds::text order by n.place) as thresholds,
+               min(least(o.ends_at, n.raised_until)) as valid_until
         from nearest n join opening o on o.pos = n.pos and o.period = n.period
     )
     select whose.*, ranges.*, draws.*, windows.*
-    into caller, first, last, draw, pos, level, subject_id, period, starts_at, budget_id, cap, thresholds
+    into caller, first, last, draw, pos, level, subject_id, period, starts_at, budget_id, cap, thresholds, valid_until
     from whose, ranges, draws, windows;
 end $$;
 
@@ -392,7 +421,8 @@ end $$;
 --  - The same body in doubt is found for callers without a key too.
 --
 -- What is drawn on is found before the rows are locked, and found again under the lock only if the budgets have changed
--- meanwhile; what is left is read under the lock. A refusal by a budget, like one by the balance, does not touch the row.
+-- meanwhile or a window has ended; what is left is read under the lock, and the hold is dated there. A refusal by a
+-- budget, like one by the balance, does not touch the row.
 create or replace function reserve_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_user uuid[], p_key uuid[],
     p_amount bigint[], p_list bigint[], p_factor integer[], p_book integer[],
@@ -403,7 +433,7 @@ create or replace function reserve_batch(
 ) language plpgsql as $$
 declare
     v_items   constant integer := cardinality(p_hold);
-    v_now     constant timestamptz := coalesce(p_now, clock_timestamp());
+    v_now     timestamptz := coalesce(p_now, clock_timestamp());
     v_avail   bigint[] := array_fill(null::bigint, array[cardinality(p_orgs)]);
     v_over    bigint[] := v_avail;
     v_taken   bigint[] := array_fill(0::bigint, array[cardinality(p_orgs)]);
@@ -506,6 +536,10 @@ begin
             v_budgets[r.pos] := r.budgets; v_changed := true;
         end if;
     end loop;
+    v_now := coalesce(p_now, clock_timestamp());
+    if v_drawn and not v_changed then
+        v_changed := coalesce(v_now >= d.valid_until, false);
+    end if;
     if v_changed then
         v_drawn := 0 < any (v_budgets);
         d := draw_budgets(p_orgs, v_budgets, p_pos, p_user, p_key, v_team, v_now);
@@ -680,7 +714,8 @@ begin
 end $$;
 
 -- As before (migration 4), and: what becomes of a hold is counted in the windows it was counted in; an entry tells the
--- team and the type of its task.
+-- team and the type of its task, and is dated under the balance row: none is older than one that was there before it, so
+-- that who reads on by time misses none.
 create or replace function transition_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_kind text[], p_task text[],
     p_raw bigint[], p_reported bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
@@ -688,12 +723,13 @@ create or replace function transition_batch(
     out applied boolean[]
 ) language plpgsql as $$
 declare
-    v_now constant timestamptz := coalesce(p_now, clock_timestamp());
+    v_now timestamptz;
     v_done bigint[];
     v_grown jsonb;
 begin
     perform 1 from unnest(p_orgs) with ordinality t(org_id, pos)
     join org_balance b on b.org_id = t.org_id order by t.pos for no key update of b;
+    v_now := coalesce(p_now, clock_timestamp());
 
     with item as materialized (
         select p_orgs[i.pos] as org_id, i.*

@@ -151,7 +151,7 @@ pub struct Budget {
     pub raised_until: Option<OffsetDateTime>,
     /// How much may be spent now; none: no limit.
     pub limit: Option<Credits>,
-    /// Percent of the limit at which an event is raised, once a window.
+    /// Percent of the limit at which an event is raised, once a window and limit.
     pub thresholds: Vec<i32>,
     /// What charges took in the present window; none: it has one for each subject.
     pub used: Option<Credits>,

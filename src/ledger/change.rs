@@ -4,12 +4,16 @@
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{Bounded, Database, LedgerError};
 use crate::ids::{HoldId, OrgId};
+
+/// Counting what was spent in a window looks at each of its tasks: longer than other statements may take.
+const COUNTING: Duration = Duration::from_secs(60);
 
 /// On whose behalf something is changed.
 #[derive(Debug, Clone, Serialize)]
@@ -60,10 +64,27 @@ impl Change {
         Ok(())
     }
 
+    /// What follows may count what was spent in windows, under locks that reservations wait for. The database gives it up
+    /// a little before its caller does, so that the locks end with the caller.
+    pub(super) async fn may_count(&mut self) -> Result<(), LedgerError> {
+        sqlx::query("select set_config('statement_timeout', '55s', true)")
+            .execute(&mut *self.0)
+            .bounded()
+            .await?;
+        Ok(())
+    }
+
     /// Makes it so. An error leaves open whether it has happened.
     pub(super) async fn commit(self) -> Result<(), LedgerError> {
         Ok(self.0.commit().bounded().await?)
     }
+}
+
+/// The answer of a statement that counts what was spent.
+pub(super) async fn counted<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(COUNTING, statement).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 impl Deref for Change {

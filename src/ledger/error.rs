@@ -74,6 +74,8 @@ impl From<sqlx::Error> for LedgerError {
         }
         match error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
+            // the statement took longer than it may
+            sqlx::Error::Database(e) if e.code().as_deref() == Some("57014") => Self::Timeout,
             other => Self::Database(Arc::new(other)),
         }
     }

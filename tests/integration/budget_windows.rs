@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sqlx::{Postgres, Transaction};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
@@ -11,7 +12,7 @@ use tollgate::ids::{GatewayId, HoldId};
 use tollgate::ledger::{BudgetLevel, OrgChange, Period};
 
 use super::budgets::{Tenant, make};
-use super::database::TestDatabase;
+use super::database::{TestDatabase, until};
 use super::fixture::{doubt, grant, late_run, late_settle, ledger, refuse, run, settle, write_off};
 use BudgetLevel::{Key, Organisation, Team, User};
 use Period::{Daily, Monthly, Total, Weekly};
@@ -105,7 +106,7 @@ async fn no_instant_is_between_two_windows_or_in_both() {
 }
 
 /// Asks for one hold of a hundred credits as a lane does, at that instant; whether it was granted.
-async fn reserve_at(db: &TestDatabase, tenant: &Tenant, at: OffsetDateTime) -> bool {
+async fn reserve_at(db: &TestDatabase, tenant: &Tenant, at: impl Into<Option<OffsetDateTime>>) -> bool {
     let verdicts: Vec<i32> = sqlx::query_scalar(
         "select verdict from reserve_batch(array[$1], array[1], array[$2], array[$3], array[$4], array[100], array[100], \
            array[10000], array[1], array['t'], array['b'], array['a'], array['\\x07'::bytea], array[null], array[false], \
@@ -116,7 +117,7 @@ async fn reserve_at(db: &TestDatabase, tenant: &Tenant, at: OffsetDateTime) -> b
     .bind(tenant.user.as_uuid())
     .bind(tenant.key.as_uuid())
     .bind(GatewayId::generate().as_uuid())
-    .bind(at)
+    .bind(at.into())
     .fetch_one(db.pool())
     .await
     .unwrap();
@@ -186,6 +187,126 @@ async fn another_clock_opens_other_windows_with_what_was_spent_in_them() {
     }
     std::mem::forget(grant(&ledger, tenant.hold(900)).await);
     assert!(!reserve_at(&db, &tenant, OffsetDateTime::now_utc()).await);
+}
+
+/// Takes the organisation's row.
+async fn rival(db: &TestDatabase, tenant: &Tenant) -> Transaction<'static, Postgres> {
+    let mut rival = db.pool().begin().await.unwrap();
+    sqlx::query("select from org_balance where org_id = $1 for update")
+        .bind(tenant.org.as_uuid())
+        .execute(&mut *rival)
+        .await
+        .unwrap();
+    rival
+}
+
+/// Lets the row go when somebody waits for it and `then` is over; when that was.
+async fn make_wait(
+    db: &TestDatabase,
+    mut rival: Transaction<'static, Postgres>,
+    then: OffsetDateTime,
+) -> OffsetDateTime {
+    let waits = "select exists (select from pg_stat_activity where datname = current_database() \
+                 and wait_event_type = 'Lock') and clock_timestamp() > $1";
+    until("it waits for the row", async || {
+        sqlx::query_scalar(waits).bind(then).fetch_one(db.pool()).await.unwrap()
+    })
+    .await;
+    let over = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *rival).await.unwrap();
+    rival.commit().await.unwrap();
+    over
+}
+
+/// A reader that goes forward by time would miss what is older than what it has read.
+#[tokio::test]
+async fn what_waits_for_its_organisation_is_dated_and_counted_when_its_turn_comes() {
+    let db = TestDatabase::new().await;
+    let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 1_000_000).await);
+    let mut guard = grant(&ledger, tenant.hold(100)).await;
+    guard.step(run(guard.id())).await.unwrap();
+    let now = OffsetDateTime::now_utc();
+    let rows = rival(&db, &tenant).await;
+    let (settled, over) = tokio::join!(guard.step(settle(90)), make_wait(&db, rows, now));
+    settled.unwrap();
+    let dated: OffsetDateTime = sqlx::query_scalar("select created_at from entry where kind = 'consume'")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert!(dated >= over, "{dated} {over}");
+
+    tenant.budget(&db, Key, Daily, 1000).await;
+    // By a clock whose day ends in a moment.
+    let (hours, minutes, seconds) = (OffsetDateTime::now_utc() + Duration::seconds(2)).to_hms();
+    sqlx::query("update org set time_zone = $2 where org_id = $1")
+        .bind(tenant.org.as_uuid())
+        .bind(format!("<here>+{hours:02}:{minutes:02}:{seconds:02}"))
+        .execute(db.pool())
+        .await
+        .unwrap();
+    let midnight: OffsetDateTime =
+        sqlx::query_scalar("select window_end('daily', time_zone, now()) from org where org_id = $1")
+            .bind(tenant.org.as_uuid())
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
+    let rows = rival(&db, &tenant).await;
+    let (granted, over) = tokio::join!(reserve_at(&db, &tenant, None), make_wait(&db, rows, midnight));
+    assert!(granted);
+    let (dated, starts): (OffsetDateTime, OffsetDateTime) = sqlx::query_as(
+        "select h.created_at, w.starts_at from hold h join budget_window w on w.window_id = any (h.windows) \
+         where h.state = 'HELD'",
+    )
+    .fetch_one(db.pool())
+    .await
+    .unwrap();
+    assert!(dated >= over, "{dated} {over}");
+    assert_eq!(starts, midnight);
+}
+
+/// The row is locked while it is counted: the work must grow with the tasks, not with the tasks times the subjects.
+#[tokio::test]
+async fn what_many_subjects_have_spent_is_counted_in_one_look() {
+    let mut db = TestDatabase::new().await;
+    // Tasks from nowhere; and a planner that knows nothing of them.
+    db.expect_broken();
+    let tenant = Tenant::new(&db, 0).await;
+    sqlx::raw_sql("alter table hold set (autovacuum_enabled = false)").execute(db.pool()).await.unwrap();
+    sqlx::query(
+        "insert into hold (org_id, hold_id, user_id, key_id, state, amount, list_price, factor_bp, price_book, balance_after, \
+           overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at, upstream_task, charged, ended_at) \
+         select $1, gen_random_uuid(), $1, md5((i % 300)::text)::uuid, case when e then 'SETTLED' else 'RUNNING' end, 100, 100, \
+           10000, 1, 0, 0, 't', 'b', 'a', $1, '', now(), now(), i::text, case when e then 90 end, case when e then now() end \
+         from generate_series(0, 2999) i, lateral (select i / 300 % 2 = 0) s(e)",
+    )
+    .bind(tenant.org.as_uuid())
+    .execute(db.pool())
+    .await
+    .unwrap();
+    let mut change = db.pool().begin().await.unwrap();
+    sqlx::query(
+        "insert into budget (budget_id, org_id, level, period, credits) values ($1, $1, 'key', 'monthly', 5000)",
+    )
+    .bind(tenant.org.as_uuid())
+    .execute(&mut *change)
+    .await
+    .unwrap();
+    let read: i64 = sqlx::query_scalar(
+        "select sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::bigint from pg_class \
+         where relname in ('hold', 'hold_pkey', 'hold_age', 'budget_window', 'budget_window_place')",
+    )
+    .fetch_one(&mut *change)
+    .await
+    .unwrap();
+    change.commit().await.unwrap();
+    assert!(read < 20 * 3000, "{read} rows read for 3000 tasks");
+    let windows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
+        "select count(*), w.held, w.used, w.opening from budget_window w \
+         where (select count(*) from hold h where w.window_id = any (h.windows)) = 5 group by 2, 3, 4",
+    )
+    .fetch_all(db.pool())
+    .await
+    .unwrap();
+    assert_eq!(windows, [(300, 500, 450, 450)]);
 }
 
 const COUNTED: &str = "a window of a budget counts the tasks that list it";

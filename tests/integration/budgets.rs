@@ -380,6 +380,35 @@ async fn each_threshold_is_told_once_a_window() {
     assert_eq!(events.iter().map(|event| event.threshold).collect::<Vec<_>>(), [100, 80, 50]);
 }
 
+/// Topping up a budget that never resets must not be the end of its warnings.
+#[tokio::test]
+async fn under_another_limit_thresholds_are_told_again() {
+    let db = TestDatabase::new().await;
+    let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 10_000).await);
+    let budget = tenant.budget(&db, Key, Total, 100).await;
+    let mut expected = vec![(50, 100), (80, 100), (100, 100)];
+    let told = async || -> Vec<(i32, i64)> {
+        let events = db.database().budget_events(tenant.org, Some(budget), page()).await.unwrap();
+        events.iter().rev().map(|event| (event.threshold, event.limit.get())).collect()
+    };
+    keep(grant(&ledger, tenant.hold(100)).await);
+    assert_eq!(told().await, expected);
+    lower(&db, budget, Some(200)).await;
+    keep(grant(&ledger, tenant.hold(59)).await);
+    assert_eq!(told().await, expected, "half of it was spent when it was raised");
+    keep(grant(&ledger, tenant.hold(1)).await);
+    expected.push((80, 200));
+    assert_eq!(told().await, expected);
+    let soon = OffsetDateTime::now_utc() + Duration::from_secs(3600);
+    db.database().raise_budget(budget, Some((credits(400), soon)), None).await.unwrap();
+    keep(grant(&ledger, tenant.hold(40)).await);
+    expected.push((50, 400));
+    assert_eq!(told().await, expected);
+    db.database().raise_budget(budget, None, None).await.unwrap();
+    expected.push((100, 200));
+    assert_eq!(told().await, expected, "and what it was told of under this limit is not told again");
+}
+
 async fn count(db: &TestDatabase, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(db.pool()).await.unwrap()
 }

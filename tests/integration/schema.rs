@@ -5,7 +5,7 @@ use std::time::Duration;
 use tollgate::ledger::{Database, LedgerError};
 use tollgate::secret::Secret;
 
-use super::database::TestDatabase;
+use super::database::{TestDatabase, until};
 use super::gateway::TestGateway;
 use super::process::{Scratch, run as run_tollgate};
 
@@ -33,6 +33,40 @@ async fn several_gateways_may_migrate_at_once() {
     futures_util::future::try_join_all(databases.iter().map(Database::migrate)).await.unwrap();
     db.database().check_schema().await.unwrap();
     db.database().migrate().await.unwrap();
+}
+
+/// The gateways of the version before go on while it is migrated: a reservation has its balance row, and then makes a hold.
+#[tokio::test]
+async fn a_reservation_and_the_migration_to_budgets_wait_for_each_other_in_one_order() {
+    let mut db = TestDatabase::new().await;
+    db.expect_broken();
+    run(&db, "drop schema public cascade; create schema public").await;
+    let migrations = sqlx::migrate!();
+    for migration in migrations.iter().filter(|migration| migration.version < 7) {
+        sqlx::raw_sql(migration.sql.clone()).execute(db.pool()).await.unwrap();
+    }
+    run(&db, "insert into org_balance (org_id) values ('00000000-0000-0000-0000-000000000001')").await;
+    let budgets = migrations.iter().find(|migration| migration.version == 7).unwrap();
+    let mut lane = db.pool().begin().await.unwrap();
+    sqlx::raw_sql("select from org_balance for no key update").execute(&mut *lane).await.unwrap();
+    let migrating = async {
+        let mut change = db.pool().begin().await?;
+        sqlx::raw_sql(budgets.sql.clone()).execute(&mut *change).await?;
+        change.commit().await
+    };
+    let reserving = async {
+        until("the migration waits", async || {
+            let waits = "select exists (select from pg_stat_activity where datname = current_database() \
+                         and wait_event_type = 'Lock')";
+            sqlx::query_scalar(waits).fetch_one(db.pool()).await.unwrap()
+        })
+        .await;
+        sqlx::raw_sql("delete from hold").execute(&mut *lane).await?;
+        lane.commit().await
+    };
+    let (migrated, reserved) = tokio::join!(migrating, reserving);
+    reserved.unwrap();
+    migrated.unwrap();
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ pub(super) struct BudgetBody {
     #[schema(minimum = 0, required = true)]
     #[serde(deserialize_with = "nullable")]
     credits: Option<i64>,
-    /// Percent of the limit at which an event is raised, once a window; left out: 50, 80, 100.
+    /// Percent of the limit at which an event is raised, once a window and limit; left out: 50, 80, 100.
     #[schema(max_items = 10)]
     thresholds: Option<Vec<i32>>,
 }
@@ -327,7 +327,7 @@ pub(super) struct EventQuery {
 
 /// List the thresholds that an organisation's budgets have reached
 ///
-/// Newest first; each threshold once a window.
+/// Newest first; each threshold once a window and limit.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/budget-events", tag = "budgets",
     params(("org_id" = OrgId, Path, description = "Of which organisation"), EventQuery),

@@ -4,10 +4,7 @@
 use time::OffsetDateTime;
 
 use super::*;
-use crate::ledger::change::Change;
-
-/// Counting what was spent in a window looks at each of its tasks: longer than other queries may take.
-const COUNTING: Duration = Duration::from_secs(60);
+use crate::ledger::change::{Change, counted};
 
 /// A budget to be made.
 #[derive(Debug, Clone)]
@@ -68,6 +65,7 @@ impl Database {
             }
             (None, None) => {}
         }
+        change.may_count().await?;
         let budget = BudgetId::generate();
         let insert = sqlx::query(
             "insert into budget (budget_id, org_id, level, subject_id, period, credits, thresholds) \
@@ -81,8 +79,7 @@ impl Database {
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
         .execute(&mut *change);
-        let made = tokio::time::timeout(COUNTING, insert).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        made.map_err(|error| match &error {
+        counted(insert).await.map_err(|error| match &error {
             sqlx::Error::Database(e) if e.is_unique_violation() => LedgerError::Conflict(
                 "there is a budget of this level, subject and period already: change it".into(),
             ),
@@ -102,7 +99,8 @@ impl Database {
         sound(new.credits.flatten())?;
         let thresholds = sound_thresholds(new.thresholds)?;
         let mut change = self.change().await?;
-        let done = sqlx::query(
+        change.may_count().await?;
+        let edit = sqlx::query(
             "update budget set credits = case when $2 then $3 else credits end, thresholds = coalesce($4, thresholds) \
              where budget_id = $1 and version = coalesce($5, version)",
         )
@@ -111,9 +109,8 @@ impl Database {
         .bind(new.credits.flatten().map(Credits::get))
         .bind(thresholds)
         .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
+        .execute(&mut *change);
+        let done = counted(edit).await?;
         self.committed(change, done.rows_affected(), budget).await
     }
 
@@ -125,6 +122,7 @@ impl Database {
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
         let mut change = self.change().await?;
+        change.may_count().await?;
         if let Some((credits, until)) = raise {
             let (higher, later): (Option<bool>, bool) = sqlx::query_as(
                 "select credits < $2, $3 > now() from budget where budget_id = $1 for no key update",
@@ -146,28 +144,27 @@ impl Database {
                 return Err(LedgerError::Invalid(what.into()));
             }
         }
-        let done = sqlx::query(
+        let edit = sqlx::query(
             "update budget set raised_to = $2, raised_until = $3 where budget_id = $1 and version = coalesce($4, version)",
         )
         .bind(budget.as_uuid())
         .bind(raise.map(|(credits, _)| credits.get()))
         .bind(raise.map(|(_, until)| until))
         .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
+        .execute(&mut *change);
+        let done = counted(edit).await?;
         self.committed(change, done.rows_affected(), budget).await
     }
 
     /// Deletes a budget; what was counted stays, and counts again if one is made in its place.
     pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), LedgerError> {
         let mut change = self.change().await?;
-        let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
+        change.may_count().await?;
+        let edit = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
             .bind(budget.as_uuid())
             .bind(version)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
+            .execute(&mut *change);
+        let done = counted(edit).await?;
         self.committed(change, done.rows_affected(), budget).await
     }
 

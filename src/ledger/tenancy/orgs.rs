@@ -1,6 +1,7 @@
 //! Organisations.
 
 use super::*;
+use crate::ledger::change::counted;
 
 /// An organisation with its balance.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -179,6 +180,7 @@ impl Database {
         let mut change = self.change().await?;
         if let Some(zone) = &new.time_zone {
             known_zone(&mut change, zone).await?;
+            change.may_count().await?;
         }
         // The balance row first, as everything does that locks both.
         sqlx::query(
@@ -192,7 +194,7 @@ impl Database {
         .execute(&mut *change)
         .bounded()
         .await?;
-        let done = sqlx::query(
+        let update = sqlx::query(
             "update org set create_per_minute = case when $2 then $3 else create_per_minute end, \
                status_per_minute = case when $4 then $5 else status_per_minute end, \
                price_factor_bp = coalesce($6, price_factor_bp), name = coalesce($7, name), \
@@ -209,10 +211,11 @@ impl Database {
         .bind(new.status.map(Status::as_str))
         .bind(&new.time_zone)
         .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
+        .execute(&mut *change);
+        // By another clock what was spent in other windows is counted.
+        let done = counted(update)
+            .await
+            .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
         if done.rows_affected() == 0 {
             return Err(self.missing_org(org).await?);
         }
