@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sqlx::{Postgres, Transaction};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
@@ -188,14 +189,23 @@ async fn another_clock_opens_other_windows_with_what_was_spent_in_them() {
     assert!(!reserve_at(&db, &tenant, OffsetDateTime::now_utc()).await);
 }
 
-/// Holds the organisation's row until somebody waits for it and `then` is over; when that was.
-async fn make_wait(db: &TestDatabase, tenant: &Tenant, then: OffsetDateTime) -> OffsetDateTime {
+/// Takes the organisation's row.
+async fn rival(db: &TestDatabase, tenant: &Tenant) -> Transaction<'static, Postgres> {
     let mut rival = db.pool().begin().await.unwrap();
     sqlx::query("select from org_balance where org_id = $1 for update")
         .bind(tenant.org.as_uuid())
         .execute(&mut *rival)
         .await
         .unwrap();
+    rival
+}
+
+/// Lets the row go when somebody waits for it and `then` is over; when that was.
+async fn make_wait(
+    db: &TestDatabase,
+    mut rival: Transaction<'static, Postgres>,
+    then: OffsetDateTime,
+) -> OffsetDateTime {
     let waits = "select exists (select from pg_stat_activity where datname = current_database() \
                  and wait_event_type = 'Lock') and clock_timestamp() > $1";
     until("it waits for the row", async || {
@@ -215,7 +225,8 @@ async fn what_waits_for_its_organisation_is_dated_and_counted_when_its_turn_come
     let mut guard = grant(&ledger, tenant.hold(100)).await;
     guard.step(run(guard.id())).await.unwrap();
     let now = OffsetDateTime::now_utc();
-    let (settled, over) = tokio::join!(guard.step(settle(90)), make_wait(&db, &tenant, now));
+    let rows = rival(&db, &tenant).await;
+    let (settled, over) = tokio::join!(guard.step(settle(90)), make_wait(&db, rows, now));
     settled.unwrap();
     let dated: OffsetDateTime = sqlx::query_scalar("select created_at from entry where kind = 'consume'")
         .fetch_one(db.pool())
@@ -238,7 +249,8 @@ async fn what_waits_for_its_organisation_is_dated_and_counted_when_its_turn_come
             .fetch_one(db.pool())
             .await
             .unwrap();
-    let (granted, over) = tokio::join!(reserve_at(&db, &tenant, None), make_wait(&db, &tenant, midnight));
+    let rows = rival(&db, &tenant).await;
+    let (granted, over) = tokio::join!(reserve_at(&db, &tenant, None), make_wait(&db, rows, midnight));
     assert!(granted);
     let (dated, starts): (OffsetDateTime, OffsetDateTime) = sqlx::query_as(
         "select h.created_at, w.starts_at from hold h join budget_window w on w.window_id = any (h.windows) \
