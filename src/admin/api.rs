@@ -186,7 +186,7 @@ pub fn router(api: Api) -> Router {
     let text = serde_json::to_value(&document).unwrap_or_default();
     let router = router
         .route_layer(middleware::from_fn_with_state(access, access::enforce))
-        .layer(axum::extract::DefaultBodyLimit::max(1 << 20))
+        .layer(axum::extract::DefaultBodyLimit::max(access::MAX_BODY))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
         .route("/docs", get(docs))
         .route("/docs/{*file}", get(docs))

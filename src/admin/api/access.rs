@@ -13,11 +13,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
-use super::request::bytes;
 use crate::ids::OrgId;
 use crate::layers::auth;
 use crate::layers::auth::Operator;
@@ -186,6 +187,9 @@ pub(super) fn nothing_there(id: &str) -> Problem {
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
+/// Bytes that a body may have.
+pub(super) const MAX_BODY: usize = 1 << 20;
+
 /// For so long a body may be under way.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -218,9 +222,24 @@ pub(super) async fn enforce(State(access): State<Arc<Access>>, request: Request,
 /// A request with all of its body.
 async fn arrived(request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
-    let body = bytes(Request::from_parts(parts.clone(), body), &());
-    let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| Problem::TooSlow)??;
+    let body = tokio::time::timeout(BODY_TIMEOUT, read(body)).await.map_err(|_| Problem::TooSlow)??;
     Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// What is too much is read as well, up to a bound: a caller that is cut off while it sends does not hear why.
+async fn read(mut body: Body) -> Result<Bytes, Problem> {
+    let (mut kept, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let cut = |_| Problem::Invalid("the body could not be read to its end".into());
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY {
+            kept.extend_from_slice(&data);
+        } else if length > 8 * MAX_BODY {
+            break;
+        }
+    }
+    if length > MAX_BODY { Err(Problem::TooLarge) } else { Ok(kept.freeze()) }
 }
 
 /// What a defect is answered with, wherever it is met.
