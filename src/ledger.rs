@@ -56,8 +56,8 @@ pub use self::budgets::{
     NewBudget, Period,
 };
 pub use self::change::Actor;
-pub use self::credit::{Done, Once, PostedEntry, Transferred, Why};
-pub use self::doubts::{Doubt, Loss, Resolution};
+pub use self::credit::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
+pub use self::doubts::{Doubt, Loss, Resolution, Resolved};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::entries::{Entry, EntryFilter, EntryKind, Place};
 pub use self::epochs::{EpochListener, Epochs};
