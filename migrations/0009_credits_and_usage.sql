@@ -1,28 +1,21 @@
 -- Credits that run out, transfers between organisations, usage by day.
 --
 -- Replicas that know only the migrations before this one go on: what they post is counted by the triggers below.
+--
+-- What waits: from `lock table` on to the end nothing can be added to `entry`, so charges and grants wait, and behind them
+-- reservations of the same organisations; reads and everything else go on. It ends after some seconds per million
+-- entries. It cannot be less: what is added while the days are filled would be counted twice or never. The columns of
+-- `entry` that this needs come with migration 11, which locks everybody out of it, but for a moment only.
 
--- What an entry goes with: of a transfer its other half, in the other organisation; of an `expire` the grant that ran
--- out.
-alter table entry
-    add column related_entry uuid,
-    add constraint entry_expire check (kind <> 'expire' or (amount < 0 and related_entry is not null)),
-    add constraint entry_transfer check (kind <> 'transfer' or (amount <> 0 and related_entry is not null));
+-- Now, and not when the trigger is made: nothing that is locked below may be had by a stronger lock later, or those who
+-- read first and then write would stand in a circle with this.
+lock table entry in share row exclusive mode;
+
 -- Statements, lists, sums over a time. Entries come in the order of time: it grows at the end of each organisation.
 create index entry_by_time on entry (org_id, created_at, entry_id) include (kind, amount);
 create index entry_by_reference on entry (org_id, external_ref) where external_ref is not null;
-
--- Below which an organisation is warned. Not on the hot row: nobody looks at it when credits are held.
-create table credit_setting (
-    org_id        uuid primary key references org,
-    -- null: nobody wants to know
-    low_threshold bigint check (low_threshold >= 0),
-    version       integer not null default 1
-);
-create trigger credit_setting_version before update on credit_setting
-    for each row execute function next_version();
-create trigger credit_setting_audit after insert or update or delete on credit_setting
-    for each row execute function audit_change('org', 'org_id');
+-- What is no charge is looked for among millions of charges.
+create index entry_no_charge on entry (org_id, created_at, entry_id) where kind <> 'consume';
 
 -- A grant that runs out. src/ledger/lots.rs says what burns it.
 create table credit_lot (
@@ -116,6 +109,19 @@ from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), entry e le
 where e.kind in ('consume', 'correct')
 group by 1, 2, 3, 4, 5, 6;
 
+-- After the days are filled: it locks changes of organisations out.
+-- Below which an organisation is warned. Not on the hot row: nobody looks at it when credits are held.
+create table credit_setting (
+    org_id        uuid primary key references org,
+    -- null: nobody wants to know
+    low_threshold bigint check (low_threshold >= 0),
+    version       integer not null default 1
+);
+create trigger credit_setting_version before update on credit_setting
+    for each row execute function next_version();
+create trigger credit_setting_audit after insert or update or delete on credit_setting
+    for each row execute function audit_change('org', 'org_id');
+
 -- One entry that is not a task's. outcome: posted, unknown_org, deleted_org, in_the_past, insufficient. available: after
 -- it, or what was there. What is taken back may use the overdraft; what is given to others may not.
 create function post_entry(
@@ -124,11 +130,13 @@ create function post_entry(
     out outcome text, out available bigint
 ) language plpgsql as $$
 declare
-    v_now constant timestamptz := coalesce(p_now, clock_timestamp());
+    v_now timestamptz;
     b org_balance%rowtype;
 begin
     select * into b from org_balance o where o.org_id = p_org for no key update;
     if not found then outcome := 'unknown_org'; return; end if;
+    -- not before the wait for the row: entries of an organisation are dated in the order they are committed in
+    v_now := coalesce(p_now, clock_timestamp());
     available := b.available;
     if exists (select from org o where o.org_id = p_org and o.deleted_at is not null) then
         outcome := 'deleted_org'; return;
@@ -154,7 +162,7 @@ end $$;
 create function expire_credits(p_org uuid, p_limit integer, p_actor text, p_now timestamptz,
                                out more boolean, out expired bigint) language plpgsql as $$
 declare
-    v_now  constant timestamptz := coalesce(p_now, clock_timestamp());
+    v_now  timestamptz;
     b org_balance%rowtype;
     v_pool bigint;
     v_ids  uuid[];
@@ -175,6 +183,7 @@ declare
 begin
     more := false; expired := 0;
     select * into b from org_balance o where o.org_id = p_org for no key update;
+    v_now := coalesce(p_now, clock_timestamp());
     select p.credits into v_pool from credit_pool p where p.org_id = p_org;
     if not found then return; end if;
 

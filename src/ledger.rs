@@ -43,9 +43,9 @@ mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, Executor};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -57,8 +57,8 @@ pub use self::budgets::{
     NewBudget, Period,
 };
 pub use self::change::Actor;
-pub use self::credit::{Done, Once, PostedEntry, Transferred, Why};
-pub use self::doubts::{Doubt, Loss, Resolution};
+pub use self::credit::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
+pub use self::doubts::{Doubt, Loss, Resolution, Resolved};
 pub use self::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::entries::{Entry, EntryFilter, EntryKind, Place};
 pub use self::epochs::{EpochListener, Epochs};
@@ -111,6 +111,22 @@ trait Bounded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
 impl<T, F: Future<Output = Result<T, sqlx::Error>>> Bounded<T> for F {}
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Behind a migration that waits for a table everything else on that table waits: it gives up soon, and comes again
+/// after all those had their turn.
+const MIGRATION_LOCK_TIMEOUT: &str = "set lock_timeout = '5s'";
+const MIGRATION_PAUSE: Duration = Duration::from_secs(2);
+const MIGRATION_TRIES: u32 = 20;
+
+/// Whether a migration has failed, and was rolled back, only because others used what it needs.
+fn stood_in_line(error: &MigrateError) -> bool {
+    let (MigrateError::ExecuteMigration(sqlx::Error::Database(error), _)
+    | MigrateError::Execute(sqlx::Error::Database(error))) = error
+    else {
+        return false;
+    };
+    matches!(error.code().as_deref(), Some("55P03" | "40P01"))
+}
 
 /// A pool of connections to the primary of the ledger's database servers.
 #[derive(Debug, Clone)]
@@ -215,18 +231,40 @@ impl Database {
 
     /// Brings the schema up to date. Safe while other gateways run, and when several start at once.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        MIGRATIONS.run(self.queries.pool()).await.map_err(|error| match error {
-            sqlx::migrate::MigrateError::VersionMissing(version) => LedgerError::Schema(
+        // Closed at the end: its settings are for nobody else.
+        let mut connection = self.queries.pool().acquire().await?.detach();
+        // The lock is held by hand: whoever else migrates may take as long as it takes.
+        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        migrator.set_locking(false);
+        let migrated = async {
+            connection.lock().await?;
+            connection.execute(MIGRATION_LOCK_TIMEOUT).await?;
+            let mut tries = MIGRATION_TRIES;
+            loop {
+                tries -= 1;
+                match migrator.run_direct(None, &mut connection, false).await {
+                    Err(error) if tries > 0 && stood_in_line(&error) => {
+                        tracing::warn!(%error, "a migration waits for a table that others use, and is tried again");
+                        tokio::time::sleep(MIGRATION_PAUSE).await;
+                    }
+                    done => return done,
+                }
+            }
+        };
+        let migrated = migrated.await;
+        drop(connection.close().await);
+        migrated.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => LedgerError::Schema(
                 format!("the database has migration {version}, which this version of tollgate does not know: run a newer one").into(),
             ),
-            sqlx::migrate::MigrateError::VersionMismatch(version) => LedgerError::Schema(
+            MigrateError::VersionMismatch(version) => LedgerError::Schema(
                 format!(
                     "the database was made by another build of tollgate (its migration {version} differs): use that build, \
                      or another database (demo: another --data-dir)"
                 )
                 .into(),
             ),
-            sqlx::migrate::MigrateError::Execute(error) => error.into(),
+            MigrateError::Execute(error) => error.into(),
             other => LedgerError::Schema(format!("migrating failed: {other}").into()),
         })
     }

@@ -125,6 +125,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(credits::grant_credits))
         .routes(routes!(credits::adjust_credits))
         .routes(routes!(credits::transfer_credits))
+        .routes(routes!(credits::set_overdraft))
         .routes(routes!(credits::list_entries))
         .routes(routes!(usage::show_usage))
         .routes(routes!(usage::show_org_usage))

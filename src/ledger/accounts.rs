@@ -39,6 +39,11 @@ pub struct Posted {
     pub available: Credits,
 }
 
+/// What a [`Balance`] is read from: `b`. Named, here and wherever a table may get more columns: a connection that has
+/// prepared `select *` fails once when a migration adds one.
+pub(super) const COLUMNS: &str =
+    "b.available, b.held, b.consumed, b.granted, b.overdraft, b.open_tasks, b.in_doubt";
+
 pub(super) fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
     let credits = |column| row.try_get(column).map(Credits::new);
     Ok(Balance {
@@ -55,8 +60,17 @@ pub(super) fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
 impl Database {
     /// Its balance.
     pub async fn balance(&self, org: OrgId) -> Result<Option<Balance>, LedgerError> {
-        let row = sqlx::query("select * from org_balance where org_id = $1").bind(org.as_uuid());
-        Ok(row.fetch_optional(self.pool()).bounded().await?.as_ref().map(balance).transpose()?)
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from org_balance b where org_id = $1"
+        )));
+        Ok(row
+            .bind(org.as_uuid())
+            .fetch_optional(self.pool())
+            .bounded()
+            .await?
+            .as_ref()
+            .map(balance)
+            .transpose()?)
     }
 
     /// Posts a grant (positive) or an adjustment (any sign). The same `idempotency_key` posts once.

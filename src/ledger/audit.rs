@@ -104,7 +104,9 @@ const INVARIANTS: &[(&str, &str)] = &[
       left join hold h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
       left join entry e on c.endpoint <> 'generate' and e.entry_id = c.hold_id \
       and (e.org_id = c.org_id or c.org_id = '00000000-0000-0000-0000-000000000000') \
-      where h.hold_id is null and e.entry_id is null",
+      left join hold r on c.endpoint like 'holds.%' and r.hold_id = c.hold_id \
+      left join org o on c.endpoint = 'credits.overdraft' and o.org_id = c.hold_id \
+      where h.hold_id is null and e.entry_id is null and r.hold_id is null and o.org_id is null",
     ),
     (
         "an open hold keeps its idempotency key",

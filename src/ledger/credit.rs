@@ -1,4 +1,4 @@
-//! Credits that operators move: grants, corrections, transfers. Each is a ledger entry with a reason.
+//! Credits that operators move: grants, corrections, transfers, each a ledger entry with a reason; and overdrafts.
 //!
 //! A call may say an idempotency key. It is claimed before anything is locked and its answer stored, all in the
 //! transaction that moves the credits: of calls with one key, through any gateways, one moves them and the others read
@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::error::is_lock_timeout;
 use super::{Bounded, Database, Fingerprint, LedgerError};
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
@@ -65,9 +66,21 @@ pub struct Transferred {
     pub to_available: Credits,
 }
 
+/// How far an organisation may go below zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Overdraft {
+    /// Whose.
+    pub org_id: OrgId,
+    /// By how many credits.
+    pub overdraft: Credits,
+    /// What was available then.
+    pub available: Credits,
+}
+
 const GRANT: &str = "credits.grant";
 const ADJUST: &str = "credits.adjust";
 const TRANSFER: &str = "credits.transfer";
+const OVERDRAFT: &str = "credits.overdraft";
 
 /// The longest reason.
 const REASON: usize = 500;
@@ -129,7 +142,7 @@ impl Database {
         check(why)?;
         let entry = EntryId::generate();
         let mut change = self.change().await?;
-        if let Some(earlier) = claim(&mut change, endpoint, org.as_uuid(), once, entry).await? {
+        if let Some(earlier) = claim(&mut change, endpoint, org.as_uuid(), once, entry.as_uuid()).await? {
             return Ok(Done { answer: earlier, replayed: true });
         }
         let new = NewEntry { org, entry, kind, amount, why, expires_at, related: None };
@@ -159,7 +172,7 @@ impl Database {
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
         let mut change = self.change().await?;
         // The body names both organisations.
-        if let Some(earlier) = claim(&mut change, TRANSFER, Uuid::nil(), once, from_entry).await? {
+        if let Some(earlier) = claim(&mut change, TRANSFER, Uuid::nil(), once, from_entry.as_uuid()).await? {
             return Ok(Done { answer: earlier, replayed: true });
         }
         // Every writer locks balances in this order.
@@ -182,6 +195,45 @@ impl Database {
         let to_available = self.post_entry(&mut change, &half(to, to_entry, amount, from_entry)).await?;
         let answer = Transferred { from_entry, from_available, to_entry, to_available };
         store(&mut change, TRANSFER, once, &answer).await?;
+        change.commit().await?;
+        Ok(Done { answer, replayed: false })
+    }
+
+    /// Sets how far below zero new tasks and corrections of `org` may go.
+    pub async fn set_overdraft(
+        &self,
+        org: OrgId,
+        overdraft: Credits,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<Overdraft>, LedgerError> {
+        if overdraft < Credits::ZERO {
+            return Err(LedgerError::Invalid("an overdraft cannot be negative".into()));
+        }
+        let mut change = self.change().await?;
+        if let Some(earlier) = claim(&mut change, OVERDRAFT, org.as_uuid(), once, org.as_uuid()).await? {
+            return Ok(Done { answer: earlier, replayed: true });
+        }
+        let available: Option<i64> =
+            sqlx::query_scalar("update org_balance set overdraft = $2 where org_id = $1 returning available")
+                .bind(org.as_uuid())
+                .bind(overdraft.get())
+                .fetch_optional(&mut *change)
+                .bounded()
+                .await?;
+        // It is shown with the organisation: who edits that has to see it.
+        let edited = sqlx::query("update org set version = version where org_id = $1 and deleted_at is null")
+            .bind(org.as_uuid())
+            .execute(&mut *change)
+            .bounded()
+            .await?;
+        let Some(available) = available.map(Credits::new) else {
+            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+        };
+        if edited.rows_affected() == 0 {
+            return Err(LedgerError::Conflict(format!("{org} has been deleted")));
+        }
+        let answer = Overdraft { org_id: org, overdraft, available };
+        store(&mut change, OVERDRAFT, once, &answer).await?;
         change.commit().await?;
         Ok(Done { answer, replayed: false })
     }
@@ -243,13 +295,14 @@ fn check(why: Why<'_>) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Claims the key for `entry`, or tells what it came to earlier. Waits for whoever is at it with the same key.
-async fn claim<T: DeserializeOwned>(
+/// Claims the key for what is called `made`, or tells what it came to earlier. Waits for whoever is at it with the same
+/// key, but not for long.
+pub(super) async fn claim<T: DeserializeOwned>(
     connection: &mut PgConnection,
     endpoint: &'static str,
     about: Uuid,
     once: Option<Once<'_>>,
-    entry: EntryId,
+    made: Uuid,
 ) -> Result<Option<T>, LedgerError> {
     let Some(once) = once else { return Ok(None) };
     let asked = Fingerprint::of(&[about.as_bytes(), once.body].concat());
@@ -261,10 +314,12 @@ async fn claim<T: DeserializeOwned>(
     .bind(endpoint)
     .bind(once.key)
     .bind(asked.as_bytes())
-    .bind(entry.as_uuid())
+    .bind(made)
     .execute(&mut *connection)
     .bounded()
-    .await?;
+    .await
+    // Whoever has locked it is at the same call.
+    .map_err(|error| if is_lock_timeout(&error) { LedgerError::InProgress } else { error.into() })?;
     if claimed.rows_affected() == 1 {
         return Ok(None);
     }
@@ -286,7 +341,8 @@ async fn claim<T: DeserializeOwned>(
     answer.ok().flatten().map(Some).ok_or(LedgerError::Corrupt("answer of an idempotency key"))
 }
 
-async fn store<T: Serialize>(
+/// Keeps the answer for whoever says the key again.
+pub(super) async fn store<T: Serialize>(
     connection: &mut PgConnection,
     endpoint: &'static str,
     once: Option<Once<'_>>,

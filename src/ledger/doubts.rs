@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
+use super::credit::{claim, store};
 use super::error::is_unique_violation;
 use super::hold::Step;
 use super::hold_place::HoldPlace;
 use super::tasks::{COLUMNS, Task, task};
-use super::{Bounded, Database, LedgerError, Slice, State, batch};
+use super::{Bounded, Database, Done, LedgerError, Once, Slice, State, batch};
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::wire::{RawObject, success};
+
+const SETTLE: &str = "holds.settle";
+const RELEASE: &str = "holds.release";
 
 /// A task whose outcome is unknown.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -68,6 +72,15 @@ pub enum Resolution {
     },
     /// Nothing is owed for it.
     NotOwed,
+}
+
+/// What became of a task that was in doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Resolved {
+    /// Which.
+    pub hold_id: HoldId,
+    /// `POLLED`, `SETTLED` or `RELEASED`.
+    pub state: String,
 }
 
 /// What the platform lost, or may have lost, by one task.
@@ -158,7 +171,8 @@ impl Database {
         slice: Slice<HoldPlace>,
     ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
-            "select h.*, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
+            "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
+               h.created_at, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
              where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
                and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
              order by since, h.hold_id limit $4",
@@ -185,13 +199,23 @@ impl Database {
     }
 
     /// Ends a doubt by what an operator found out; `why` is kept with the task. One that was released or written off can
-    /// still be told apart by its id.
+    /// still be told apart by its id. The same idempotency key does it once.
     pub async fn resolve(
         &self,
         hold: HoldId,
         resolution: Resolution,
         why: &str,
-    ) -> Result<Step, LedgerError> {
+        once: Option<Once<'_>>,
+    ) -> Result<Done<Resolved>, LedgerError> {
+        let (endpoint, state) = match &resolution {
+            Resolution::Taken { .. } => (SETTLE, "POLLED"),
+            Resolution::Succeeded { .. } => (SETTLE, "SETTLED"),
+            Resolution::NotOwed => (RELEASE, "RELEASED"),
+        };
+        let mut change = self.change().await?;
+        if let Some(earlier) = claim(&mut change, endpoint, hold.as_uuid(), once, hold.as_uuid()).await? {
+            return Ok(Done { answer: earlier, replayed: true });
+        }
         // By way of the organisations: a hold is found under its own, and there are few of them.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from (select org_id as owner from org) o cross join lateral \
@@ -199,7 +223,7 @@ impl Database {
              where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
-        .fetch_optional(self.pool())
+        .fetch_optional(&mut *change)
         .bounded()
         .await?;
         let gone = || LedgerError::Conflict(format!("{hold} is not in doubt (any more)"));
@@ -258,13 +282,14 @@ impl Database {
             }
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };
-        let mut change = self.change().await?;
         let steps = [(found.org, hold, &step)];
         match batch::transition(&mut change, Profile::Plain, &steps).bounded().await {
             Ok(moved) if moved == [true] => {
                 change.note(found.org, hold, step.kind(), why).await?;
+                let answer = Resolved { hold_id: hold, state: state.into() };
+                store(&mut change, endpoint, once, &answer).await?;
                 change.commit().await?;
-                Ok(step)
+                Ok(Done { answer, replayed: false })
             }
             Ok(_) => Err(gone()),
             Err(error) if is_unique_violation(&error, "hold_by_upstream_task") => Err(LedgerError::Invalid(
@@ -282,7 +307,8 @@ impl Database {
     /// What the platform lost or may have lost in the last `days`, newest first.
     pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
         let rows = sqlx::query(
-            "select l.*, h.account, h.task_type from platform_loss l join hold h using (org_id, hold_id) \
+            "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
+             from platform_loss l join hold h using (org_id, hold_id) \
              where l.created_at > now() - $1 * interval '1 day' \
                and ($2::timestamptz is null or (l.created_at, l.hold_id, l.seq) < ($2, $3, $4)) \
              order by l.created_at desc, l.hold_id desc, l.seq desc limit $5",

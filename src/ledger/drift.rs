@@ -156,7 +156,8 @@ impl Database {
         .fetch_all(self.pool())
         .await?;
         let tasks = sqlx::query_as(
-            "select * from hold where drift <> 0 and ended_at > now() - $1 * interval '1 day' \
+            "select account, hold_id, org_id, upstream_task, task_type, state, list_price, reported, drift, reason, ended_at \
+             from hold where drift <> 0 and ended_at > now() - $1 * interval '1 day' \
              order by ended_at desc limit $2",
         )
         .bind(days)

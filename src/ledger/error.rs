@@ -48,6 +48,9 @@ pub enum LedgerError {
     /// The idempotency key of an administrative operation was used for another one.
     #[error("this idempotency key was used for another request")]
     KeyReused,
+    /// The same operation, by its idempotency key, is under way.
+    #[error("a request with this idempotency key is being worked on")]
+    InProgress,
     /// It was changed since the caller saw it.
     #[error("it was changed meanwhile: its version is {current} now")]
     Stale {
@@ -104,6 +107,11 @@ pub(super) fn classify(error: &sqlx::Error) -> Failure {
         code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Failure::Item,
         _ => Failure::Connection,
     }
+}
+
+/// Whether somebody else held a lock for longer than we wait.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("55P03"))
 }
 
 pub(super) fn is_unique_violation(error: &sqlx::Error, index: &str) -> bool {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::entries::{COLUMNS, Entry, Place, TABLES, entry};
 use super::{Bounded, Database, EntryKind, LedgerError};
 use crate::credits::Credits;
-use crate::ids::OrgId;
+use crate::ids::{EntryId, OrgId};
 
 /// A month of a year.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,9 @@ pub struct Statement {
     pub available: Option<Credits>,
     /// … and this is held by open tasks.
     pub held: Option<Credits>,
+    /// The last line: what is added while the lines are read is none of it.
+    #[serde(skip)]
+    pub last: Option<Place>,
 }
 
 /// All lines of one kind.
@@ -131,6 +134,7 @@ impl Database {
                         ($2::timestamp + interval '1 month') at time zone o.time_zone as ends_at from org o where o.org_id = $1 \
              ) \
              select m.*, now() < m.starts_at as unborn, now() < m.ends_at as goes_on, b.available, b.held, t.*, \
+                    l.created_at as last_at, l.entry_id as last_entry, \
                     b.granted - b.consumed - coalesce((select sum(e.amount) from entry e \
                         where e.org_id = m.org_id and e.created_at >= m.starts_at), 0)::bigint as opening \
              from m join org_balance b on b.org_id = m.org_id cross join lateral ( \
@@ -139,7 +143,10 @@ impl Database {
                         coalesce(array_agg(k.credits order by k.kind), '{}') as credits \
                  from (select e.kind, count(*) as lines, sum(e.amount)::bigint as credits from entry e \
                        where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
-                       group by e.kind) k) t",
+                       group by e.kind) k) t left join lateral ( \
+                 select e.created_at, e.entry_id from entry e \
+                 where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
+                 order by e.created_at desc, e.entry_id desc limit 1) l on true",
         )
         .bind(org.as_uuid())
         .bind(month.first_day())
@@ -174,10 +181,15 @@ impl Database {
             totals,
             available: now("available")?,
             held: now("held")?,
+            last: match (row.try_get("last_at")?, row.try_get("last_entry")?) {
+                (Some(at), Some(entry)) => Some(Place { at, entry: EntryId::from_uuid(entry) }),
+                _ => None,
+            },
         })
     }
 
-    /// Lines of a statement, oldest first, behind `after`. `balance` is the one before the first of them; none: it is
+    /// Lines of a statement, oldest first, behind `after`, up to those it was made of: an organisation's entries are dated
+    /// under its balance row, in the order they are committed in. `balance` is the one before the first of them; none: it is
     /// counted back from now.
     pub async fn statement_lines(
         &self,
@@ -186,22 +198,24 @@ impl Database {
         balance: Option<Credits>,
         limit: u32,
     ) -> Result<Vec<Line>, LedgerError> {
+        let Some(last) = of.last else { return Ok(Vec::new()) };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from entry r \
                  where r.org_id = $1 and r.created_at >= $2 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
                  from org_balance b where b.org_id = $1)) + e.so_far)::bigint as balance \
              from (select *, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
-                   from (select * from entry e where e.org_id = $1 and e.created_at >= $2 and e.created_at < $3 \
+                   from (select * from entry e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
                          and (e.created_at, e.entry_id) > (coalesce($6, '-infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
                          order by e.created_at, e.entry_id limit $4) e) e {TABLES} order by e.created_at, e.entry_id"
         )))
         .bind(of.org_id.as_uuid())
         .bind(of.starts_at)
-        .bind(of.ends_at)
+        .bind(last.at)
         .bind(i64::from(limit))
         .bind(balance.map(Credits::get))
         .bind(after.map(|place| place.at))
         .bind(after.map(|place| place.entry.as_uuid()))
+        .bind(last.entry.as_uuid())
         .fetch_all(self.pool())
         .bounded()
         .await?;

@@ -5,7 +5,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::accounts::balance;
+use super::accounts::{COLUMNS, balance};
 use super::{Balance, Bounded, Database, LedgerError};
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
@@ -60,7 +60,7 @@ pub struct ExpiringGrant {
 impl Database {
     /// How `org` stands.
     pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, LedgerError> {
-        let row = sqlx::query(
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with spent as ( \
                  select coalesce(sum(u.charged + u.corrected), 0) as credits, \
                         greatest(extract(epoch from now() - greatest(o.created_at, w.starts)), 86400)::numeric as seconds \
@@ -73,13 +73,13 @@ impl Database {
                      (select greatest(b.available, 0) from org_balance b where b.org_id = $1) * seconds / credits end as rest \
                  from spent \
              ) \
-             select b.*, s.low_threshold, coalesce(s.version, 0) as version, \
+             select {COLUMNS}, s.low_threshold, coalesce(s.version, 0) as version, \
                     coalesce(b.available < s.low_threshold, false) as low, \
                     saturated(greatest(ceil(l.credits * 86400 / l.seconds), 0)) as per_day, \
                     case when l.rest < 3153600000 then floor(l.rest / 86400)::integer end as days, \
                     case when l.rest < 3153600000 then now() + floor(l.rest)::bigint * interval '1 second' end as until \
-             from org_balance b cross join lasts l left join credit_setting s using (org_id) where b.org_id = $1",
-        )
+             from org_balance b cross join lasts l left join credit_setting s using (org_id) where b.org_id = $1"
+        )))
         .bind(org.as_uuid())
         .fetch_optional(self.pool())
         .bounded()

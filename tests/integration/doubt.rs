@@ -208,7 +208,7 @@ async fn an_operators_word_does_not_hide_what_the_vendor_reported() {
         };
         guard.step(run).await.unwrap();
         guard.step(doubt()).await.unwrap();
-        db.database().resolve(guard.id(), resolution, "test").await.unwrap();
+        db.database().resolve(guard.id(), resolution, "test", None).await.unwrap();
         let drift: i64 = sqlx::query_scalar("select drift from hold where hold_id = $1")
             .bind(guard.id().as_uuid())
             .fetch_one(db.pool())

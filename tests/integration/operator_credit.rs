@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::OrgId;
 use tollgate::ledger::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
 use tollgate::secret::Secret;
 
-use super::database::{PATIENCE, TestDatabase};
+use super::database::{PATIENCE, TestDatabase, until};
 use super::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
 
 const WHY: Why<'static> = Why { reason: "invoice paid", external_ref: Some("inv-1") };
@@ -160,6 +161,33 @@ async fn a_key_with_another_body_or_organisation_is_refused_and_a_refused_call_l
     assert_eq!(database.forget_old_claims(-1).await.unwrap(), 3, "they age like any other key");
     assert_eq!(database.audit().await.unwrap().breaches, []);
     assert!(!database.grant(org, credits(5), None, WHY, once("k", "five")).await.unwrap().replayed);
+}
+
+#[tokio::test]
+async fn what_waited_for_the_balance_is_dated_after_what_it_waited_for() {
+    let db = TestDatabase::new().await;
+    let org = funded(&db, 0).await;
+    let end = Clock.wall() + Duration::from_millis(500);
+    db.database().grant(org, credits(50), Some(end), WHY, None).await.unwrap();
+    until("it has run out", async || Clock.wall() > end).await;
+
+    let mut other = db.pool().begin().await.unwrap();
+    sqlx::query("select from org_balance for no key update").execute(&mut *other).await.unwrap();
+    let (granting, expiring) = (db.database().clone(), db.database().clone());
+    let granting = tokio::spawn(async move { granting.grant(org, credits(5), None, WHY, None).await });
+    let expiring = tokio::spawn(async move { expiring.expire_credits_of(org, None).await });
+    until("both wait", async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(db.pool()).await.unwrap() == 2
+    })
+    .await;
+    let released: OffsetDateTime =
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *other).await.unwrap();
+    other.commit().await.unwrap();
+    granting.await.unwrap().unwrap();
+    assert_eq!(expiring.await.unwrap().unwrap(), credits(50));
+    let entries = db.database().entries(org, &EntryFilter::default(), 2).await.unwrap();
+    assert!(entries.iter().all(|entry| entry.created_at > released), "{released}: {entries:?}");
 }
 
 #[tokio::test]

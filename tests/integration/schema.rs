@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tollgate::ledger::{Database, LedgerError};
+use sqlx::{Connection, Executor, PgConnection};
+use tollgate::ledger::{Database, EntryFilter, LedgerError, OrgFilter, Slice, UserFilter};
 use tollgate::secret::Secret;
 
 use super::database::{TestDatabase, until};
@@ -67,6 +68,93 @@ async fn a_reservation_and_the_migration_to_budgets_wait_for_each_other_in_one_o
     let (migrated, reserved) = tokio::join!(migrating, reserving);
     reserved.unwrap();
     migrated.unwrap();
+}
+
+/// Takes everything back to before the migration after `version`.
+async fn make_schema_of(db: &TestDatabase, version: i64) {
+    run(db, "drop schema public cascade; create schema public").await;
+    let mut connection = PgConnection::connect(&db.url()).await.unwrap();
+    sqlx::migrate!().run_to(version, &mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_reads_the_ledger_does_not_wait_for_the_days_to_be_filled() {
+    let db = TestDatabase::new().await;
+    make_schema_of(&db, 8).await;
+    let migrations = sqlx::migrate!();
+    let ninth = migrations.iter().find(|migration| migration.version == 9).unwrap();
+    let mut migrating = db.pool().begin().await.unwrap();
+    migrating.execute(ninth.sql.clone()).await.unwrap();
+    let shut: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_locks l join pg_class c on c.oid = l.relation \
+         where l.mode = 'AccessExclusiveLock' and c.relname in ('org', 'org_balance', 'hold', 'entry')",
+    )
+    .fetch_all(&mut *migrating)
+    .await
+    .unwrap();
+    assert_eq!(shut, [""; 0]);
+    run(&db, "set lock_timeout = '1s'; select from entry; select from hold for update; select from org_balance for update")
+        .await;
+    migrating.rollback().await.unwrap();
+    db.database().migrate().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_behind_a_long_reader_lets_the_others_pass() {
+    let db = TestDatabase::new().await;
+    make_schema_of(&db, 10).await;
+    let mut reader = db.pool().begin().await.unwrap();
+    reader.execute("select from entry").await.unwrap();
+    let migrator = another(&db);
+    let migration = tokio::spawn(async move { migrator.migrate().await });
+    let waits = async || -> bool {
+        sqlx::query_scalar(
+            "select exists (select from pg_locks where relation = 'entry'::regclass and not granted)",
+        )
+        .fetch_one(db.pool())
+        .await
+        .unwrap()
+    };
+    until("it waits", async || waits().await).await;
+    until("it steps back", async || !waits().await).await;
+    run(&db, "set lock_timeout = '1s'; select from entry; reset lock_timeout").await;
+    reader.rollback().await.unwrap();
+    migration.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_prepared_before_a_migration_serves_after_it() {
+    let db = TestDatabase::new().await;
+    let org = db.database().create_org("an organisation").await.unwrap();
+    let team = db.database().create_team(org, "a team").await.unwrap();
+    let user = db.database().create_user(org, "a user", "member").await.unwrap();
+    let one = another(&db);
+    let ask_all = async || -> Result<(), LedgerError> {
+        one.balance(org).await?;
+        one.credit_summary(org).await?;
+        one.org(org).await?;
+        one.orgs().await?;
+        one.org_by_name("an organisation").await?;
+        one.list_orgs(&OrgFilter::default(), Slice { after: None, limit: 1 }).await?;
+        one.team(team).await?;
+        one.list_teams(org, None, Slice { after: None, limit: 1 }).await?;
+        one.user(user).await?;
+        one.list_users(org, &UserFilter::default(), Slice { after: None, limit: 1 }).await?;
+        one.entries(org, &EntryFilter::default(), 1).await?;
+        one.doubts(None, Slice { after: None, limit: 1 }).await?;
+        one.losses(1, Slice { after: None, limit: 1 }).await?;
+        one.drift(1).await?;
+        Ok(())
+    };
+    ask_all().await.unwrap();
+    run(
+        &db,
+        "alter table org add later text; alter table org_balance add later text; alter table team add later text; \
+         alter table app_user add later text; alter table hold add later text; alter table entry add later text; \
+         alter table platform_loss add later text",
+    )
+    .await;
+    ask_all().await.unwrap();
 }
 
 #[tokio::test]

@@ -60,6 +60,18 @@ async fn sum_before(db: &TestDatabase, org: OrgId, end: OffsetDateTime) -> i64 {
 }
 
 #[tokio::test]
+async fn what_is_added_while_the_lines_are_read_is_none_of_them() {
+    let db = TestDatabase::new().await;
+    let org = funded(&db, 100).await;
+    db.database().adjust(org, credits(-3), WHY, None).await.unwrap();
+    let statement = db.database().statement(org, this_month()).await.unwrap();
+    db.database().adjust(org, credits(-5), WHY, None).await.unwrap();
+    let lines = lines(&db, &statement, 1).await;
+    add_up(&statement, &lines);
+    assert_eq!((statement.closing, lines.len()), (credits(97), 2));
+}
+
+#[tokio::test]
 async fn the_current_month_adds_up_to_the_balance_while_tasks_are_open() {
     let db = TestDatabase::new().await;
     let (ledger, org, other) = (ledger(&db).await, funded(&db, 1000).await, funded(&db, 0).await);

@@ -13,7 +13,9 @@ use super::problem::Problem;
 use super::request::{At, Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{CreditSummary, Entry, EntryFilter, EntryKind, Place, PostedEntry, Transferred, Why};
+use crate::ledger::{
+    CreditSummary, Entry, EntryFilter, EntryKind, Overdraft, Place, PostedEntry, Transferred, Why,
+};
 
 /// Show an organisation's credits
 ///
@@ -103,7 +105,10 @@ pub(super) async fn grant_credits(
 ) -> Result<Made<PostedEntry>, Problem> {
     let GrantBody { credits, reason, external_ref, expires_at } = &call.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(database.grant(org, Credits::new(*credits), expires_at.map(At::get), why, call.once()).await?))
+    Ok(Made(
+        StatusCode::CREATED,
+        database.grant(org, Credits::new(*credits), expires_at.map(At::get), why, call.once()).await?,
+    ))
 }
 
 /// A correction.
@@ -138,7 +143,7 @@ pub(super) async fn adjust_credits(
 ) -> Result<Made<PostedEntry>, Problem> {
     let AdjustmentBody { credits, reason, external_ref } = &call.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(database.adjust(org, Credits::new(*credits), why, call.once()).await?))
+    Ok(Made(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, call.once()).await?))
 }
 
 /// Credits to be moved.
@@ -174,7 +179,41 @@ pub(super) async fn transfer_credits(
 ) -> Result<Made<Transferred>, Problem> {
     let TransferBody { from_org, to_org, credits, reason, external_ref } = &call.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(database.transfer(*from_org, *to_org, Credits::new(*credits), why, call.once()).await?))
+    Ok(Made(
+        StatusCode::CREATED,
+        database.transfer(*from_org, *to_org, Credits::new(*credits), why, call.once()).await?,
+    ))
+}
+
+/// How far an organisation may go below zero.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OverdraftBody {
+    /// By how many credits; 0: not at all.
+    #[schema(minimum = 0)]
+    overdraft: i64,
+}
+
+/// Set an overdraft
+///
+/// How far below zero new tasks and corrections may go. One that is lowered takes nothing back.
+#[utoipa::path(
+    put, path = "/admin/v1/orgs/{org_id}/credits/overdraft", tag = "credits",
+    params(
+        ("org_id" = OrgId, Path, description = "Whose"),
+        IdempotencyKey
+    ),
+    request_body = OverdraftBody,
+    responses((status = 200, body = Overdraft)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn set_overdraft(
+    Acting(database): Acting,
+    Path(org): Path<OrgId>,
+    call: OnceBody<OverdraftBody>,
+) -> Result<Made<Overdraft>, Problem> {
+    let overdraft = Credits::new(call.body.overdraft);
+    Ok(Made(StatusCode::OK, database.set_overdraft(org, overdraft, call.once()).await?))
 }
 
 fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {

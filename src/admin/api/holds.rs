@@ -2,16 +2,18 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use axum::http::StatusCode;
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::{Acting, Caller};
+use super::once::{Made, OnceBody};
 use super::problem::Problem;
-use super::request::{Body, Limit, Page, Path, Query, Text};
+use super::request::{IdempotencyKey, Limit, Page, Path, Query, Text};
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
-use crate::ledger::{Doubt, Drift, Loss, Resolution};
+use crate::ledger::{Doubt, Drift, Loss, Resolution, Resolved};
 
 /// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,24 +71,18 @@ pub(super) struct ReleaseBody {
     reason: Text,
 }
 
-/// What becomes of a task that was in doubt.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Resolved {
-    /// Which.
-    hold_id: HoldId,
-    /// `POLLED`, `SETTLED` or `RELEASED`.
-    state: &'static str,
-}
-
 /// What is kept with the task: who said so, and why.
-fn said(caller: &Caller, reason: Text) -> String {
-    format!("{}: {}", caller.name(), reason.into_string())
+fn said(caller: &Caller, reason: &Text) -> String {
+    format!("{}: {}", caller.name(), reason.as_str())
 }
 
 /// Say that the vendor took a task
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    params(
+        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
+        IdempotencyKey
+    ),
     request_body = SettleBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
@@ -95,30 +91,31 @@ pub(super) async fn settle_hold(
     Acting(database): Acting,
     caller: Caller,
     Path(hold_id): Path<HoldId>,
-    Body(body): Body<SettleBody>,
-) -> Result<Json<Resolved>, Problem> {
+    call: OnceBody<SettleBody>,
+) -> Result<Made<Resolved>, Problem> {
+    let body = &call.body;
     let usable =
         (1..=255).contains(&body.task_id.len()) && body.task_id.bytes().all(|b| b.is_ascii_graphic());
     if !usable {
         return Err(Problem::Invalid("task_id must be 1 to 255 visible ASCII characters".into()));
     }
-    let task = body.task_id.into();
-    let (resolution, state) = match body.credits {
-        Some(0..) => {
-            let consumed = Credits::new(body.credits.unwrap_or_default());
-            (Resolution::Succeeded { task, consumed }, "SETTLED")
-        }
+    let task = body.task_id.as_str().into();
+    let resolution = match body.credits {
+        Some(credits @ 0..) => Resolution::Succeeded { task, consumed: Credits::new(credits) },
         Some(_) => return Err(Problem::Invalid("credits cannot be negative".into())),
-        None => (Resolution::Taken { task }, "POLLED"),
+        None => Resolution::Taken { task },
     };
-    database.resolve(hold_id, resolution, &said(&caller, body.reason)).await?;
-    Ok(Json(Resolved { hold_id, state }))
+    let why = said(&caller, &body.reason);
+    Ok(Made(StatusCode::OK, database.resolve(hold_id, resolution, &why, call.once()).await?))
 }
 
 /// Say that nothing is owed for a task
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    params(
+        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
+        IdempotencyKey
+    ),
     request_body = ReleaseBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
@@ -127,10 +124,10 @@ pub(super) async fn release_hold(
     Acting(database): Acting,
     caller: Caller,
     Path(hold_id): Path<HoldId>,
-    Body(body): Body<ReleaseBody>,
-) -> Result<Json<Resolved>, Problem> {
-    database.resolve(hold_id, Resolution::NotOwed, &said(&caller, body.reason)).await?;
-    Ok(Json(Resolved { hold_id, state: "RELEASED" }))
+    call: OnceBody<ReleaseBody>,
+) -> Result<Made<Resolved>, Problem> {
+    let why = said(&caller, &call.body.reason);
+    Ok(Made(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, call.once()).await?))
 }
 
 /// How far back.

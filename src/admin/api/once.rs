@@ -39,13 +39,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OnceBody<T> {
     }
 }
 
-/// What was made, and whether an earlier call had made it.
-pub(super) struct Made<T>(pub(super) Done<T>);
+/// What was made or done, and whether an earlier call had done it.
+pub(super) struct Made<T>(pub(super) StatusCode, pub(super) Done<T>);
 
 impl<T: Serialize> IntoResponse for Made<T> {
     fn into_response(self) -> Response {
-        let mut answer = (StatusCode::CREATED, Json(self.0.answer)).into_response();
-        if self.0.replayed {
+        let mut answer = (self.0, Json(self.1.answer)).into_response();
+        if self.1.replayed {
             let name = HeaderName::from_static("idempotent-replayed");
             answer.headers_mut().insert(name, HeaderValue::from_static("true"));
         }

@@ -63,6 +63,9 @@ pub enum Problem {
     /// The idempotency key stands for another request.
     #[error("this Idempotency-Key was used for another request")]
     KeyReused,
+    /// The same request, by its idempotency key, is being worked on.
+    #[error("a request with this Idempotency-Key is being worked on: try again for its answer")]
+    InProgress,
     /// Too many wrong credentials from there.
     #[error("too many failed attempts from this address")]
     TooManyAttempts(Duration),
@@ -107,6 +110,7 @@ impl Problem {
             Self::KeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")
             }
+            Self::InProgress => (StatusCode::CONFLICT, "request_in_progress", "Request in progress"),
             Self::TooManyAttempts(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts")
             }
@@ -129,6 +133,7 @@ impl From<LedgerError> for Problem {
             LedgerError::NotFound(what) => Self::NotFound(what),
             LedgerError::Conflict(what) => Self::Conflict(what),
             LedgerError::KeyReused => Self::KeyReused,
+            LedgerError::InProgress => Self::InProgress,
             LedgerError::Stale { current } => Self::Stale { current },
             LedgerError::Corrupt(_) | LedgerError::Refused(_) => {
                 tracing::error!(%error, "the management API met a defect");
@@ -192,6 +197,9 @@ impl IntoResponse for Problem {
             }
             Self::TooManyAttempts(after) => {
                 headers.insert(RETRY_AFTER, (after.as_secs().saturating_add(1)).into());
+            }
+            Self::InProgress => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));

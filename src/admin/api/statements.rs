@@ -106,7 +106,7 @@ enum Next {
     Over,
 }
 
-/// All of it, read as it is sent. What does not end with the closing balance is not all.
+/// All of it, as it was when it was asked for, read as it is sent. What does not end with the closing balance is not all.
 fn table(database: Database, statement: Statement) -> Body {
     let rows = stream::try_unfold(Next::Begin, move |next| {
         let (database, statement) = (database.clone(), statement.clone());
@@ -123,6 +123,10 @@ fn table(database: Database, statement: Statement) -> Body {
             };
             let lines = database.statement_lines(&statement, after, Some(balance), SOME).await?;
             let Some(last) = lines.last() else {
+                // Only if the database's clock went back meanwhile.
+                if balance != statement.closing {
+                    return Err(LedgerError::Conflict("the statement has changed: read it again".into()));
+                }
                 csv::line(&mut table, edge(statement.ends_at, "closing", balance));
                 return Ok(Some((table, Next::Over)));
             };
@@ -140,8 +144,11 @@ fn instant(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }
 
-fn edge(at: OffsetDateTime, kind: &str, balance: Credits) -> [Cell; 4] {
-    [plain(instant(at)), plain(Some(kind)), plain(None::<Credits>), plain(Some(balance))]
+fn edge(at: OffsetDateTime, kind: &str, balance: Credits) -> [Cell; 16] {
+    let mut cells = COLUMNS.map(|_| plain(None::<Credits>));
+    let [date, kind_cell, _, balance_cell, ..] = &mut cells;
+    (*date, *kind_cell, *balance_cell) = (plain(instant(at)), plain(Some(kind)), plain(Some(balance)));
+    cells
 }
 
 fn cells(line: &Line) -> [Cell; 16] {

@@ -148,10 +148,11 @@ impl Session {
         self.call(Method::PATCH, path, Some(&body)).await
     }
 
-    /// Posts what moves money: under the given idempotency key, or a fresh one, so that the request can be sent again
+    /// Sends what moves money: under the given idempotency key, or a fresh one, so that the request can be sent again
     /// by whatever lies between.
-    pub(super) async fn post_money(
+    pub(super) async fn move_money(
         &self,
+        method: Method,
         path: &str,
         key: Option<String>,
         body: Value,
@@ -162,7 +163,7 @@ impl Session {
                 "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
             ));
         }
-        read(&self.send(Method::POST, path, &[("idempotency-key", key)], Some(&body)).await?)
+        read(&self.send(method, path, &[("idempotency-key", key)], Some(&body)).await?)
     }
 
     /// All items of a list, page after page.

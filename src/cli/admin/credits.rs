@@ -94,6 +94,18 @@ pub(super) enum CreditCommand {
         #[command(flatten)]
         why: Why,
     },
+    /// Set how far below zero an organisation may go.
+    Overdraft {
+        /// Which organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// By how many credits; 0: not at all.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+        credits: i64,
+        /// The same key counts once, if the command is repeated within 72 hours.
+        #[arg(long)]
+        idempotency_key: Option<String>,
+    },
     /// Set below how many available credits an organisation is low.
     Low {
         /// Which organisation.
@@ -145,7 +157,7 @@ impl Why {
         if let Some(reference) = self.reference {
             body.insert("external_ref".into(), reference.into());
         }
-        session.post_money(path, self.idempotency_key, body.into()).await
+        session.move_money(Method::POST, path, self.idempotency_key, body.into()).await
     }
 }
 
@@ -174,6 +186,12 @@ pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<
                 done["from_available"], done["to_available"]
             );
             session.say(&done, sentence);
+        }
+        CreditCommand::Overdraft { org, credits, idempotency_key } => {
+            let body = json!({"overdraft": credits});
+            let path = path(org, "credits/overdraft");
+            let done = session.move_money(Method::PUT, &path, idempotency_key, body).await?;
+            session.say(&done, format!("{org}: down to {} below zero", done["overdraft"]));
         }
         CreditCommand::Low { org, below } => {
             let patch = json!({"low_threshold": below});

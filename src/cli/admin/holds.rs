@@ -1,6 +1,7 @@
 //! `tollgate admin holds`, `losses` and `drift`: what needs an operator's eye.
 
 use clap::{Args, Subcommand};
+use http::Method;
 use serde_json::{Value, json};
 
 use super::super::{CliError, output};
@@ -29,6 +30,9 @@ pub(super) enum HoldsCommand {
         /// How you know; kept with the task.
         #[arg(long)]
         reason: String,
+        /// The same key counts once, if the command is repeated within 72 hours.
+        #[arg(long)]
+        idempotency_key: Option<String>,
     },
     /// Nothing is owed for this task: give its credits back.
     Release {
@@ -37,6 +41,9 @@ pub(super) enum HoldsCommand {
         /// How you know; kept with the task.
         #[arg(long)]
         reason: String,
+        /// The same key counts once, if the command is repeated within 72 hours.
+        #[arg(long)]
+        idempotency_key: Option<String>,
     },
 }
 
@@ -103,17 +110,23 @@ fn array(value: &Value) -> &[Value] {
 }
 
 pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), CliError> {
-    let (hold, step, body) = match command {
+    let (hold, step, key, body) = match command {
         HoldsCommand::InDoubt { org } => {
             let path = Query::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
             return session.list(&path, DOUBT).await;
         }
-        HoldsCommand::Settle { hold, task_id, credits, reason } => {
-            (hold, "settle", json!({"task_id": task_id, "credits": credits, "reason": reason}))
+        HoldsCommand::Settle { hold, task_id, credits, reason, idempotency_key } => (
+            hold,
+            "settle",
+            idempotency_key,
+            json!({"task_id": task_id, "credits": credits, "reason": reason}),
+        ),
+        HoldsCommand::Release { hold, reason, idempotency_key } => {
+            (hold, "release", idempotency_key, json!({"reason": reason}))
         }
-        HoldsCommand::Release { hold, reason } => (hold, "release", json!({"reason": reason})),
     };
-    let resolved = session.post(&format!("/admin/v1/holds/{hold}/{step}"), body).await?;
+    let resolved =
+        session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, body).await?;
     let said = match resolved["state"].as_str() {
         Some("POLLED") => "is polled until the vendor tells its end",
         Some("SETTLED") => "is charged",

@@ -1,5 +1,8 @@
 //! Organisations.
 
+use sqlx::AssertSqlSafe;
+
+use super::super::accounts::COLUMNS as BALANCE;
 use super::*;
 use crate::ledger::change::counted;
 
@@ -99,6 +102,11 @@ pub struct OrgFilter {
     pub deleted: bool,
 }
 
+/// What an [`Org`] is read from.
+const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
+     o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
+const TABLES: &str = "org o join org_balance b using (org_id)";
+
 fn no_org(org: OrgId) -> String {
     format!("there is no organisation {org}")
 }
@@ -131,20 +139,22 @@ impl Database {
 
     /// All organisations, oldest first.
     pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
-        Ok(sqlx::query_as("select * from org join org_balance using (org_id) order by org_id")
-            .fetch_all(self.pool())
-            .bounded()
-            .await?)
+        Ok(sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
+        )))
+        .fetch_all(self.pool())
+        .bounded()
+        .await?)
     }
 
     /// Some organisations, oldest first.
     pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, LedgerError> {
-        Ok(sqlx::query_as(
-            "select * from org join org_balance using (org_id) \
+        Ok(sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} \
              where ($1::uuid is null or org_id = $1) and ($2::text is null or name = $2) \
                and ($3::text is null or status = $3) and (deleted_at is not null) = $4 \
-               and ($5::uuid is null or org_id > $5) order by org_id limit $6",
-        )
+               and ($5::uuid is null or org_id > $5) order by org_id limit $6"
+        )))
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(&filter.name)
         .bind(filter.status.map(Status::as_str))
@@ -158,15 +168,17 @@ impl Database {
 
     /// One organisation.
     pub async fn org(&self, org: OrgId) -> Result<Option<Org>, LedgerError> {
-        let row = sqlx::query_as("select * from org join org_balance using (org_id) where org_id = $1");
+        let row = sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"
+        )));
         Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).bounded().await?)
     }
 
     /// The organisation of that name.
     pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, LedgerError> {
-        let row = sqlx::query_as(
-            "select * from org join org_balance using (org_id) where name = $1 and deleted_at is null",
-        );
+        let row = sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
+        )));
         Ok(row.bind(name).fetch_optional(self.pool()).bounded().await?)
     }
 

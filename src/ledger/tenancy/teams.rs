@@ -73,7 +73,7 @@ impl Database {
         slice: Slice<TeamId>,
     ) -> Result<Vec<Team>, LedgerError> {
         Ok(sqlx::query_as(
-            "select * from team where org_id = $1 and deleted_at is null and ($2::text is null or name = $2) \
+            "select team_id, org_id, name, status, version, created_at from team where org_id = $1 and deleted_at is null and ($2::text is null or name = $2) \
              and ($3::uuid is null or team_id > $3) order by team_id limit $4",
         )
         .bind(org.as_uuid())
@@ -87,7 +87,9 @@ impl Database {
 
     /// One team.
     pub async fn team(&self, team: TeamId) -> Result<Option<Team>, LedgerError> {
-        let row = sqlx::query_as("select * from team where team_id = $1 and deleted_at is null");
+        let row = sqlx::query_as(
+            "select team_id, org_id, name, status, version, created_at from team where team_id = $1 and deleted_at is null",
+        );
         Ok(row.bind(team.as_uuid()).fetch_optional(self.pool()).bounded().await?)
     }
 

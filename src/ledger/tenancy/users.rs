@@ -125,7 +125,7 @@ impl Database {
         slice: Slice<UserId>,
     ) -> Result<Vec<User>, LedgerError> {
         Ok(sqlx::query_as(
-            "select * from app_user where org_id = $1 and deleted_at is null \
+            "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where org_id = $1 and deleted_at is null \
              and ($2::text is null or name = $2) and ($3::uuid is null or team_id = $3) \
              and ($4::text is null or role = $4) and ($5::text is null or status = $5) \
              and ($6::uuid is null or user_id > $6) order by user_id limit $7",
@@ -144,7 +144,9 @@ impl Database {
 
     /// One user.
     pub async fn user(&self, user: UserId) -> Result<Option<User>, LedgerError> {
-        let row = sqlx::query_as("select * from app_user where user_id = $1 and deleted_at is null");
+        let row = sqlx::query_as(
+            "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where user_id = $1 and deleted_at is null",
+        );
         Ok(row.bind(user.as_uuid()).fetch_optional(self.pool()).bounded().await?)
     }
 
