@@ -73,7 +73,7 @@ async fn a_reservation_and_the_migration_to_budgets_wait_for_each_other_in_one_o
 /// Takes everything back to before the migration after `version`.
 async fn make_schema_of(db: &TestDatabase, version: i64) {
     run(db, "drop schema public cascade; create schema public").await;
-    let mut connection = PgConnection::connect(&db.url()).await.unwrap();
+    let mut connection = PgConnection::connect(db.url()).await.unwrap();
     sqlx::migrate!().run_to(version, &mut connection).await.unwrap();
 }
 
