@@ -55,7 +55,12 @@ fn every_test_in_which_money_moves_passes_with_two_commits_too() {
     }
     let mut tests = Command::new(env::current_exe().unwrap());
     // They wait more than they work.
-    let done = tests.arg("--test-threads=3").args(MONEY).env(VARIABLE, "two-commit").output().unwrap();
+    tests
+        .arg("--test-threads=3")
+        .args(MONEY)
+        .env(VARIABLE, "two-commit")
+        .env("TOLLGATE_MODEL_HISTORIES", "2000");
+    let done = tests.output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
     let summary = said.lines().find(|line| line.starts_with("test result: ok.")).unwrap();
