@@ -135,12 +135,10 @@ pub struct Budget {
     /// Its organisation; none: the platform's default.
     pub org_id: Option<OrgId>,
     /// Whose spending it bounds.
-    #[schema(inline)]
     pub level: BudgetLevel,
     /// Which key, user or team; none: each of its level that has none of its own.
     pub subject_id: Option<String>,
     /// Of which time.
-    #[schema(inline)]
     pub period: Period,
     /// How much; none: no limit, although a wider default may set one.
     pub credits: Option<Credits>,
@@ -248,12 +246,10 @@ pub struct BudgetEvent {
     /// The budget that counted; it may have been deleted since.
     pub budget_id: BudgetId,
     /// Whose spending it bounds.
-    #[schema(inline)]
     pub level: BudgetLevel,
     /// Which key, user, team or organisation spent it.
     pub subject_id: String,
     /// Of which time.
-    #[schema(inline)]
     pub period: Period,
     /// Percent of the limit.
     pub threshold: i32,

@@ -267,7 +267,7 @@ fn every_history_with_budgets_agrees_with_the_rule() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let db = runtime.block_on(TestDatabase::new());
     let ledger = runtime.block_on(ledger(&db));
-    let config = Config { cases: 100, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let config = Config { cases: 60, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
     TestRunner::new(config)
         .run(&vec(ops(), 1..30), |ops| {
             runtime.block_on(play(&db, &ledger, &ops));

@@ -441,7 +441,7 @@ async fn every_history_agrees_with_a_replay_of_its_journal() {
     let runtime = tokio::runtime::Handle::current();
     tokio::task::block_in_place(|| {
         let config =
-            Config { cases: 200, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
+            Config { cases: 120, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
         TestRunner::new(config)
             .run(&prop::collection::vec(op(), 1..60), |ops| runtime.block_on(play(&db, &ops)))
             .unwrap();

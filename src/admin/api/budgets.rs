@@ -87,12 +87,10 @@ pub(super) async fn list_default_budgets(
 #[serde(deny_unknown_fields)]
 pub(super) struct BudgetBody {
     /// Whose spending it bounds.
-    #[schema(inline)]
     level: BudgetLevel,
     /// Which key, user or team; left out: each of that level that has none of its own.
     subject_id: Option<String>,
     /// Of which time, by the organisation's clock; weeks begin on Monday.
-    #[schema(inline)]
     period: Period,
     /// How much; null: no limit, although a wider default may set one.
     #[schema(minimum = 0, required = true)]
