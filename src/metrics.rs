@@ -1,73 +1,124 @@
-//! Every metric's name, labels and help text. Label values come from closed sets; no tenant ever is a label.
+//! Every metric: its name, labels and help text. Label values come from closed sets or from the configuration; no tenant
+//! ever is a label, so that the number of series does not grow with them. Figures of single organisations are in Postgres.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
-/// Requests of the data plane by route, status and error code.
-pub const REQUESTS: &str = "tollgate_requests_total";
-/// Time from a request's head to its answer, by route.
-pub const REQUEST_SECONDS: &str = "tollgate_request_seconds";
-/// The part of a create's time that was not spent waiting for the upstream.
-pub const OVERHEAD_SECONDS: &str = "tollgate_create_overhead_seconds";
-/// Calls to the upstream by backend, call and outcome.
-pub const UPSTREAM_CALLS: &str = "tollgate_upstream_calls_total";
-/// Time of a call to the upstream, by backend and call.
-pub const UPSTREAM_SECONDS: &str = "tollgate_upstream_seconds";
-/// The upstream answered what only the operator can mend, by backend and kind.
-pub const UPSTREAM_ALARMS: &str = "tollgate_upstream_alarms_total";
-/// State of a breaker by backend and call: 0 closed, 1 probing, 2 open.
-pub const UPSTREAM_BREAKER: &str = "tollgate_upstream_breaker_state";
-/// Calls that were not made, by backend, call and reason: the breaker was open, or there was no room.
-pub const UPSTREAM_REFUSED: &str = "tollgate_upstream_refused_total";
-/// Calls under way, by backend and call.
-pub const UPSTREAM_IN_FLIGHT: &str = "tollgate_upstream_in_flight";
-/// Holds granted.
-pub const HOLDS_GRANTED: &str = "tollgate_holds_granted_total";
-/// Steps of holds by kind and whether they changed anything.
-pub const STEPS: &str = "tollgate_hold_steps_total";
-/// Credits charged to tenants.
-pub const CREDITS_CONSUMED: &str = "tollgate_credits_consumed_total";
-/// Charges whose figure was not simply the upstream's last word.
-pub const FLAGGED_CHARGES: &str = "tollgate_flagged_charges_total";
-/// Charges above their hold.
-pub const OVERRUNS: &str = "tollgate_overruns_total";
-/// Credits the platform lost or may have lost.
-pub const PLATFORM_LOSS: &str = "tollgate_platform_loss_credits_total";
-/// Two creates got one upstream task id.
-pub const DUPLICATE_TASKS: &str = "tollgate_duplicate_upstream_tasks_total";
-/// HELD rows nobody worked on, released by the sweep.
-pub const HOLDS_SWEPT: &str = "tollgate_holds_swept_total";
-/// Thresholds that budgets reached, by threshold: a percentage from 1 to 100.
-pub const BUDGET_EVENTS: &str = "tollgate_budget_events_total";
-/// Organisations that fell below the balance somebody wants to know of.
-pub const LOW_BALANCE_EVENTS: &str = "tollgate_low_balance_events_total";
-/// Time of a ledger call, by call.
-pub const LEDGER_CALL_SECONDS: &str = "tollgate_ledger_call_seconds";
-/// Items in a ledger call, by call.
-pub const LEDGER_BATCH_ITEMS: &str = "tollgate_ledger_batch_items";
-/// Ledger calls that failed and were repeated or split, by call.
-pub const LEDGER_CALL_FAILURES: &str = "tollgate_ledger_call_failures_total";
-/// Tasks in each open state, over all organisations.
-pub const OPEN_HOLDS: &str = "tollgate_open_holds";
-/// Credits held in each open state, over all organisations.
-pub const HELD_CREDITS: &str = "tollgate_held_credits";
-/// How long past its time the oldest due poll is.
-pub const RECONCILER_LAG_SECONDS: &str = "tollgate_reconciler_lag_seconds";
-/// Age of the oldest doubt.
-pub const OLDEST_DOUBT_SECONDS: &str = "tollgate_oldest_doubt_seconds";
-/// Tasks that came to light after their end.
-pub const LATE_EVIDENCE: &str = "tollgate_late_evidence_total";
-/// What was booked above or below what the upstream reported, for tasks that ended in the last day, by account.
-pub const DRIFT_CREDITS: &str = "tollgate_drift_credits";
-/// Connections of the pool, by state.
-pub const POOL_CONNECTIONS: &str = "tollgate_pool_connections";
-/// Requests refused by a rate limit, by level.
-pub const LIMITED: &str = "tollgate_rate_limited_total";
-/// Fetches of identity providers' keys by outcome.
-pub const JWKS_FETCHES: &str = "tollgate_jwks_fetches_total";
-/// The price book in force.
-pub const PRICE_BOOK_VERSION: &str = "tollgate_price_book_version";
-/// Requests being answered.
-pub const IN_FLIGHT: &str = "tollgate_requests_in_flight";
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises, from 0 at each start of a gateway.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Samples in buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// Makes a constant of each name, and one list of all of them.
+macro_rules! metrics {
+    ($($kind:ident $id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: &str = $name;)*
+
+        /// All of them.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    // The data plane. A status of 499 is a client that left.
+    Counter REQUESTS = "tollgate_requests_total" ["route", "status", "code"] "Requests of the data plane";
+    Histogram REQUEST_SECONDS = "tollgate_request_seconds" ["route"] "Time from a request's head to its answer";
+    Histogram OVERHEAD_SECONDS = "tollgate_request_overhead_seconds" ["route"] "The same without the wait for the upstream: the gateway's own part";
+    Gauge IN_FLIGHT = "tollgate_requests_in_flight" [] "Requests being answered";
+    Counter LIMITED = "tollgate_rate_limited_total" ["level"] "Requests refused by a rate limit";
+    Counter CACHE_LOOKUPS = "tollgate_cache_lookups_total" ["cache", "result"] "Look-ups in a cache; stale: found, and used because the database is away";
+    Gauge CACHE_ENTRIES = "tollgate_cache_entries" ["cache"] "Entries in a cache";
+    Counter ADMIN_REQUESTS = "tollgate_admin_requests_total" ["method", "status"] "Requests of the management API";
+    Histogram ADMIN_SECONDS = "tollgate_admin_request_seconds" ["method"] "Time of a request of the management API";
+
+    // The upstream.
+    Counter UPSTREAM_CALLS = "tollgate_upstream_calls_total" ["backend", "call", "outcome"] "Calls to the upstream";
+    Histogram UPSTREAM_SECONDS = "tollgate_upstream_seconds" ["backend", "call"] "Time of a call to the upstream";
+    Counter UPSTREAM_ALARMS = "tollgate_upstream_alarms_total" ["backend", "kind"] "Upstream answers that only the operator can mend";
+    Gauge UPSTREAM_BREAKER = "tollgate_upstream_breaker_state" ["backend", "call"] "Breakers of the upstream: 0 closed, 1 probing, 2 open";
+    Counter UPSTREAM_REFUSED = "tollgate_upstream_refused_total" ["backend", "call", "reason"] "Calls to the upstream that were not made: the breaker was open, or there was no room";
+    Gauge UPSTREAM_IN_FLIGHT = "tollgate_upstream_in_flight" ["backend", "call"] "Calls to the upstream under way";
+    Gauge UPSTREAM_ACCOUNT_USABLE = "tollgate_upstream_account_usable" ["backend", "account"] "1: the account gets new tasks; 0: it is set aside, because its key was rejected or it is exhausted";
+
+    // Holds, as this gateway moves them.
+    Counter HOLDS_GRANTED = "tollgate_holds_granted_total" [] "Holds granted";
+    Counter HOLDS_REFUSED = "tollgate_holds_refused_total" ["reason"] "Reservations refused";
+    Counter STEPS = "tollgate_hold_steps_total" ["kind", "applied"] "Steps of holds; applied: whether they changed anything";
+    Histogram HOLD_SECONDS = "tollgate_hold_seconds" ["end"] "Age of a hold when it ended";
+    Histogram SETTLE_LAG_SECONDS = "tollgate_settle_lag_seconds" [] "Time from the upstream's answer that a task has ended to its durable booking";
+    Counter HOLDS_SWEPT = "tollgate_holds_swept_total" [] "Holds nobody worked on, released by the sweep";
+    Counter DUPLICATE_TASKS = "tollgate_duplicate_upstream_tasks_total" [] "Creates that got another create's upstream task id";
+    Counter LATE_EVIDENCE = "tollgate_late_evidence_total" [] "Tasks that came to light after their end";
+
+    // Credits, as this gateway moves them.
+    Counter CREDITS_GRANTED = "tollgate_credits_granted_total" [] "Credits granted to tenants";
+    Counter CREDITS_EXPIRED = "tollgate_credits_expired_total" [] "Credits taken back because their grant ran out";
+    Counter CREDITS_HELD = "tollgate_credits_held_total" [] "Credits of holds granted";
+    Counter CREDITS_CONSUMED = "tollgate_credits_consumed_total" [] "Credits charged to tenants";
+    Counter CREDITS_RELEASED = "tollgate_credits_released_total" [] "Credits of holds given back: not charged, or above the charge";
+    Counter CREDITS_OVERRUN = "tollgate_credits_overrun_total" [] "Credits charged above their hold";
+    Counter OVERRUNS = "tollgate_overruns_total" [] "Charges above their hold";
+    Counter FLAGGED_CHARGES = "tollgate_flagged_charges_total" [] "Charges whose figure was not the upstream's last word";
+    Counter PLATFORM_LOSS = "tollgate_platform_loss_credits_total" ["kind"] "Credits the platform lost or may have lost";
+    Counter BUDGET_EVENTS = "tollgate_budget_events_total" ["threshold"] "Thresholds that budgets reached: percentages from 1 to 100";
+    Counter LOW_BALANCE_EVENTS = "tollgate_low_balance_events_total" [] "Organisations that fell below their low-balance threshold";
+
+    // The ledger as a whole: every gateway says the same.
+    Gauge OPEN_HOLDS = "tollgate_open_holds" ["state"] "Unfinished tasks by state, over all organisations";
+    Gauge HELD_CREDITS = "tollgate_held_credits" ["state"] "Credits held by state of their task, over all organisations";
+    Gauge OLDEST_HOLD_SECONDS = "tollgate_oldest_hold_seconds" ["state"] "Age of the oldest unfinished task in a state; 0: there is none";
+    Gauge OLDEST_DOUBT_SECONDS = "tollgate_oldest_doubt_seconds" [] "How long the oldest doubt has lasted; 0: there is none";
+    Gauge RECONCILER_LAG_SECONDS = "tollgate_reconciler_lag_seconds" [] "How long past its time the oldest due poll is";
+    Gauge DRIFT_CREDITS = "tollgate_drift_credits" ["account", "direction"] "Booked above or below what the upstream reported, tasks of the last day";
+    Gauge AUDIT_BREACHES = "tollgate_audit_breaches" ["check"] "Rows that broke an invariant of the ledger in the last audit";
+    Gauge AUDIT_TIMESTAMP = "tollgate_audit_timestamp_seconds" [] "When the last audit ended, Unix time; 0: there was none";
+    Gauge AUDIT_SECONDS = "tollgate_audit_seconds" [] "How long the last audit took";
+
+    // The database.
+    Gauge DATABASE_UP = "tollgate_database_up" [] "1: the last look at the database succeeded";
+    Counter DATABASE_ERRORS = "tollgate_database_errors_total" ["kind"] "Queries that failed";
+    Histogram QUERY_SECONDS = "tollgate_database_query_seconds" [] "Time of a query through the pool, its wait for a connection included";
+    Counter PRIMARY_CHANGES = "tollgate_database_primary_changes_total" [] "Times this gateway went over to another primary";
+    Gauge POOL_CONNECTIONS = "tollgate_pool_connections" ["pool", "state"] "Connections of a pool";
+    Gauge POOL_MAX_CONNECTIONS = "tollgate_pool_max_connections" ["pool"] "Connections a pool may have";
+    Histogram LEDGER_CALL_SECONDS = "tollgate_ledger_call_seconds" ["call"] "Time of a call of a ledger lane: one batch";
+    Histogram LEDGER_BATCH_ITEMS = "tollgate_ledger_batch_items" ["call"] "Items in a call of a ledger lane";
+    Counter LEDGER_CALL_FAILURES = "tollgate_ledger_call_failures_total" ["call"] "Calls of a ledger lane that failed and were repeated or split";
+    Gauge LEDGER_QUEUE_ITEMS = "tollgate_ledger_queue_items" ["call"] "Items that wait in the ledger's lanes";
+
+    // This gateway among others.
+    Gauge LEASE_HELD = "tollgate_lease_held" [] "1: this gateway has its lease; 0: it sends nothing";
+    Gauge LIVE_GATEWAYS = "tollgate_live_gateways" [] "Gateways with a live lease, this one included";
+    Gauge REVOCATION_EPOCH = "tollgate_revocation_epoch" [] "Changes of keys, users and organisations that this gateway has taken over";
+    Gauge REVOCATION_LAG_SECONDS = "tollgate_revocation_lag_seconds" [] "Age of this gateway's newest look at what was revoked";
+    Gauge PRICE_BOOK_VERSION = "tollgate_price_book_version" [] "Version of the price book in force; 0: none";
+    Counter JWKS_FETCHES = "tollgate_jwks_fetches_total" ["outcome"] "Fetches of identity providers' keys";
+    Gauge TLS_EXPIRY = "tollgate_tls_certificate_expiry_timestamp_seconds" ["listener"] "When the certificate in use ends, Unix time";
+    Counter TLS_RELOADS = "tollgate_tls_reloads_total" ["listener", "outcome"] "Times the certificate's files had changed and were read again";
+    Counter TLS_FAILURES = "tollgate_tls_handshake_failures_total" ["listener"] "TLS handshakes that failed";
+    Counter TRACE_SPANS = "tollgate_trace_spans_total" ["outcome"] "Spans by what became of them: exported, dropped because the queue was full, or failed with the collector";
+    Gauge BUILD_INFO = "tollgate_build_info" ["version"] "1, with this gateway's version";
+}
 
 /// Buckets for every duration, in seconds.
 pub const SECONDS_BUCKETS: &[f64] =
@@ -77,37 +128,35 @@ pub const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0,
 
 /// Registers the help texts with the recorder.
 pub fn describe() {
-    describe_counter!(REQUESTS, "Requests of the data plane");
-    describe_histogram!(REQUEST_SECONDS, "Time from a request's head to its answer");
-    describe_histogram!(OVERHEAD_SECONDS, "A create's time without the wait for the upstream");
-    describe_counter!(UPSTREAM_CALLS, "Calls to the upstream");
-    describe_histogram!(UPSTREAM_SECONDS, "Time of a call to the upstream");
-    describe_counter!(UPSTREAM_ALARMS, "Upstream answers that only the operator can mend");
-    describe_gauge!(UPSTREAM_BREAKER, "Breakers of the upstream: 0 closed, 1 probing, 2 open");
-    describe_counter!(UPSTREAM_REFUSED, "Calls to the upstream that were not made");
-    describe_gauge!(UPSTREAM_IN_FLIGHT, "Calls to the upstream under way");
-    describe_counter!(HOLDS_GRANTED, "Holds granted");
-    describe_counter!(STEPS, "Steps of holds");
-    describe_counter!(CREDITS_CONSUMED, "Credits charged to tenants");
-    describe_counter!(FLAGGED_CHARGES, "Charges whose figure was not the upstream's last word");
-    describe_counter!(OVERRUNS, "Charges above their hold");
-    describe_counter!(PLATFORM_LOSS, "Credits the platform lost or may have lost");
-    describe_counter!(DUPLICATE_TASKS, "Creates that got another create's upstream task id");
-    describe_counter!(HOLDS_SWEPT, "Holds nobody worked on, released by the sweep");
-    describe_counter!(BUDGET_EVENTS, "Thresholds that budgets reached");
-    describe_counter!(LOW_BALANCE_EVENTS, "Organisations that fell below their low-balance threshold");
-    describe_histogram!(LEDGER_CALL_SECONDS, "Time of a ledger call");
-    describe_histogram!(LEDGER_BATCH_ITEMS, "Items in a ledger call");
-    describe_counter!(LEDGER_CALL_FAILURES, "Ledger calls that failed");
-    describe_gauge!(OPEN_HOLDS, "Unfinished tasks by state");
-    describe_gauge!(HELD_CREDITS, "Credits held by state of their task");
-    describe_gauge!(RECONCILER_LAG_SECONDS, "How long past its time the oldest due poll is");
-    describe_gauge!(OLDEST_DOUBT_SECONDS, "How long the oldest doubt has lasted");
-    describe_counter!(LATE_EVIDENCE, "Tasks that came to light after their end");
-    describe_gauge!(DRIFT_CREDITS, "Booked above or below what the upstream reported, tasks of the last day");
-    describe_gauge!(POOL_CONNECTIONS, "Connections of the database pool");
-    describe_counter!(LIMITED, "Requests refused by a rate limit");
-    describe_counter!(JWKS_FETCHES, "Fetches of identity providers' keys");
-    describe_gauge!(PRICE_BOOK_VERSION, "Version of the price book in force");
-    describe_gauge!(IN_FLIGHT, "Requests being answered");
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Gauge => describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for Metric { name, kind, help, .. } in ALL {
+            assert!(name.starts_with("tollgate_"), "{name}");
+            assert_eq!(
+                *kind == Kind::Counter,
+                name.ends_with("_total"),
+                "{name}: counters end so, and only they"
+            );
+            let unit = ["_seconds", "_items"].iter().any(|unit| name.ends_with(unit));
+            assert!(*kind != Kind::Histogram || unit, "{name}: the unit chooses the buckets");
+            assert!(!help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+        }
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len(), "each has a name of its own");
+    }
 }

@@ -113,7 +113,8 @@ impl Forward {
         fail_point::reach("create.answered");
         let recording = self.clock.now();
         let result = self.conclude(&mut hold, backend, outcome, &order).await;
-        metrics::histogram!(m::OVERHEAD_SECONDS).record(own + self.clock.since(recording));
+        metrics::histogram!(m::OVERHEAD_SECONDS, "route" => "generate")
+            .record(own + self.clock.since(recording));
         client.answer(result);
     }
 

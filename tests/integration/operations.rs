@@ -46,7 +46,7 @@ async fn health_readiness_and_metrics_are_served() {
     for family in [
         "tollgate_requests_total",
         "tollgate_request_seconds_bucket",
-        "tollgate_create_overhead_seconds_bucket",
+        "tollgate_request_overhead_seconds_bucket",
         "tollgate_upstream_calls_total",
         "tollgate_upstream_seconds_bucket",
         "tollgate_upstream_breaker_state",
