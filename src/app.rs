@@ -290,6 +290,8 @@ impl App {
             idempotency_hours: config.ledger.idempotency_hours,
             in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
         };
+        let minutes = u64::from(config.ledger.audit_minutes);
+        let every = (minutes > 0).then(|| Duration::from_secs(minutes * 60));
         // The lease and the operations listener live on until the last create is recorded.
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
@@ -306,6 +308,7 @@ impl App {
                 stop.clone(),
             ));
         }
+        background.spawn(reconciler::audit(upkeep.clone(), ledger.gateway(), every, stop.clone()));
         background.spawn(reconciler::sweep(
             ledger.clone(),
             upkeep,

@@ -51,7 +51,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Posted};
-pub use self::audit::{AuditReport, Finding};
+pub use self::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Finding};
 pub use self::audit_log::{AuditEntry, AuditFilter, Order};
 pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,

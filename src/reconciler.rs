@@ -1,7 +1,10 @@
 //! Work nobody waits for: finishing tasks, sweeping holds, renewing the lease, following what operators change.
 //! Each loop ends with `stop`; each failure is logged and tried again.
 
+mod audit;
 mod counts;
+
+pub use self::audit::audit;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,6 +109,7 @@ pub async fn sweep(
     stop: CancellationToken,
 ) {
     let mut round = 0u32;
+    show(&database, &accounts).await;
     while pause(&stop, pace.sweep).await {
         keys.tidy();
         // Folds samples into buckets; without it they pile up until somebody scrapes.
@@ -132,9 +136,13 @@ pub async fn sweep(
             tracing::warn!(%error, "cannot tell of low balances");
         }
         round = round.wrapping_add(1);
-        if let Err(error) = count(&database, &accounts).await {
-            tracing::warn!(%error, "cannot count what is open");
-        }
+        show(&database, &accounts).await;
+    }
+}
+
+async fn show(database: &Database, accounts: &[String]) {
+    if let Err(error) = count(database, accounts).await {
+        tracing::warn!(%error, "cannot count what is open");
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) async fn count(database: &Database, accounts: &[String]) -> Result<()
     for (account, above, below) in database.drift_of_the_day().await? {
         let name = if drift.contains_key(&*account) { &*account } else { OTHER };
         if let Some(shown) = drift.get_mut(name) {
-            *shown =
-                [shown[0].checked_add(above), shown[1].checked_add(below)].map(Option::unwrap_or_default);
+            *shown = [shown[0].checked_add(above), shown[1].checked_add(below)]
+                .map(|sum| sum.unwrap_or(Credits::new(i64::MAX)));
         }
     }
     for (account, credits) in drift {
