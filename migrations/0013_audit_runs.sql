@@ -3,12 +3,12 @@ create table audit_run (
     only_one   boolean primary key default true check (only_one),
     -- begun so far
     runs       bigint not null default 0,
-    -- the last one, and who began it
+    -- who began the last one
     gateway    uuid,
-    started_at timestamptz,
     -- no other one begins earlier: while one may be under way, and until it has been idle for long enough
     not_before timestamptz not null default '-infinity',
     -- of the last one that came to its end
+    started_at timestamptz,
     ended_at   timestamptz,
     seconds    double precision,
     -- rows that broke each check, as {"check": rows}; those that hold are left out

@@ -20,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// For each second it ran, it rests so many: it never takes more than a tenth of the time.
 const REST: f64 = 9.0;
 
+/// One that failed is not tried again before.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// Organisations that are named for a check, at most.
 const NAMED: i32 = 5;
 
@@ -58,11 +61,11 @@ impl Database {
         gateway: GatewayId,
         every: Duration,
     ) -> Result<Option<Vec<Breach>>, LedgerError> {
-        let begun: Option<i64> = sqlx::query_scalar(
-            "update audit_run set runs = runs + 1, gateway = $1, started_at = now(), \
+        let begun: Option<(i64, OffsetDateTime)> = sqlx::query_as(
+            "update audit_run set runs = runs + 1, gateway = $1, \
                not_before = now() + $3 * interval '1 second' \
              where not_before <= now() and (started_at is null or started_at + $2 * interval '1 second' <= now()) \
-             returning runs",
+             returning runs, now()",
         )
         .bind(gateway.as_uuid())
         .bind(every.as_secs_f64())
@@ -70,26 +73,29 @@ impl Database {
         .fetch_optional(self.pool())
         .bounded()
         .await?;
-        let Some(run) = begun else { return Ok(None) };
+        let Some((run, started_at)) = begun else { return Ok(None) };
         let started = Clock.now();
         let found = tokio::time::timeout(LIMIT, self.look_for_breaches()).await;
         let found = found.unwrap_or(Err(LedgerError::Timeout));
         let took = Clock.since(started);
-        // Also one that failed has to rest: it may have failed because it takes so long.
+        // One that failed is tried again, but has to rest as well: it may have failed because it takes so long.
+        let rest = took.mul_f64(REST).max(if found.is_ok() { Duration::ZERO } else { PAUSE });
         let breaches = found.as_ref().ok().map(|found| {
             let rows = found.iter().map(|breach| (breach.check.to_owned(), breach.rows));
             Json(rows.collect::<BTreeMap<String, u64>>())
         });
         sqlx::query(
             "update audit_run set not_before = now() + $3 * interval '1 second', \
+               started_at = case when $4::jsonb is null then started_at else $5 end, \
                ended_at = case when $4::jsonb is null then ended_at else now() end, \
                seconds = case when $4::jsonb is null then seconds else $2 end, breaches = coalesce($4, breaches) \
              where runs = $1",
         )
         .bind(run)
         .bind(took.as_secs_f64())
-        .bind(took.as_secs_f64() * REST)
+        .bind(rest.as_secs_f64())
         .bind(breaches)
+        .bind(started_at)
         .execute(self.pool())
         .bounded()
         .await?;
@@ -126,7 +132,7 @@ impl Database {
             let (rows, orgs): (i64, Vec<Uuid>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
                 "with found (detail) as materialized ({sql}) select (select count(*) from found), array( \
                    select distinct substring(detail from '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}')::uuid \
-                   from (select detail from found where detail ~ '[0-9a-f]{{8}}-' limit 1000) some order by 1 limit $1)"
+                   from (select detail from found where detail ~ '[0-9a-f]{{8}}-' limit 1000) as few order by 1 limit $1)"
             )))
             .bind(NAMED)
             .fetch_one(&mut *snapshot)
