@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::check::ConfigError;
 pub use self::reference::reference;
 pub use self::schema::schema;
-pub use self::tls::{BadPair, Tls};
+pub use self::tls::{BadPair, Pair, Tls};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::Secret;
 

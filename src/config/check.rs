@@ -96,7 +96,7 @@ impl Config {
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
             if let Some(tls) = tls {
                 let bad = |reason| ConfigError::Tls { origin: origin.to_owned(), section, reason };
-                tls.load().map_err(bad)?;
+                tls.read().and_then(|files| tls.parse(&files)).map_err(bad)?;
             }
         }
         check_database(origin, &mut self.database)?;

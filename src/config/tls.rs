@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
@@ -9,6 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
 
 /// HTTPS (TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2). Both files are read again when they change, and at SIGHUP.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +21,14 @@ pub struct Tls {
     pub certificate_file: PathBuf,
     /// Its private key, PEM.
     pub key_file: PathBuf,
+}
+
+/// A certificate with its key.
+pub struct Pair {
+    /// Both.
+    pub key: Arc<CertifiedKey>,
+    /// When the certificate ends, from the beginning of Unix time.
+    pub ends: Duration,
 }
 
 /// Two files that are no certificate and its key.
@@ -56,7 +67,7 @@ impl Tls {
     }
 
     /// What [`Tls::read`] read, as a certificate with its key.
-    pub fn parse(&self, [certificate, key]: &[Vec<u8>; 2]) -> Result<CertifiedKey, BadPair> {
+    pub fn parse(&self, [certificate, key]: &[Vec<u8>; 2]) -> Result<Pair, BadPair> {
         let bad = |path: &Path, what: &str| {
             let (path, what) = (path.to_owned(), what.to_owned());
             // Not the parser's words: they may quote a key.
@@ -68,18 +79,19 @@ impl Tls {
         if chain.is_empty() {
             return Err(no_chain()(pem::Error::NoItemsFound));
         }
+        let ends = CertificateInner::<Raw>::from_der(&chain[0]).map_err(|reason| BadPair::File {
+            path: self.certificate_file.clone(),
+            reason: format!("its first certificate cannot be read ({reason})"),
+        })?;
+        let ends = ends.tbs_certificate().validity().not_after.to_unix_duration();
         let key = PrivateKeyDer::from_pem_slice(key).map_err(bad(&self.key_file, "private key"))?;
-        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|reason| {
-            BadPair::Together {
+        match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
+            Ok(key) => Ok(Pair { key: Arc::new(key), ends }),
+            Err(reason) => Err(BadPair::Together {
                 certificate: self.certificate_file.clone(),
                 key: self.key_file.clone(),
                 reason,
-            }
-        })
-    }
-
-    /// The pair, from its files.
-    pub fn load(&self) -> Result<Arc<CertifiedKey>, BadPair> {
-        Ok(Arc::new(self.parse(&self.read()?)?))
+            }),
+        }
     }
 }
