@@ -100,13 +100,13 @@ async fn while_it_drains_everybody_is_served_and_sent_elsewhere() {
 async fn creates_that_wait_have_the_whole_grace_period_after_it() {
     let gateway = TestGateway::start().await;
     let key = gateway.caller.text.clone();
-    let served = Served::start(&gateway, "drain_ms = 700\nshutdown_grace_ms = 3000").await;
+    let served = Served::start(&gateway, "drain_ms = 1500\nshutdown_grace_ms = 3000").await;
     let waiting = |prompt: &str, mut line: Connection| {
         let (key, body) = (key.clone(), body(prompt).to_string());
         tokio::spawn(async move { line.send(Method::POST, "/api/generate", &key, &body).await.unwrap() })
     };
-    // One that takes longer than the drain, and one that the vendor never answers.
-    gateway.fault_on_create(json!({"kind": "delay", "ms": 2000, "accept": true})).await;
+    // One that takes longer than a create may wait in the grace period alone, and one that the vendor never answers.
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 2900, "accept": true})).await;
     let slow = waiting("slow", served.open(Http::One).await);
     until("it is with the vendor", async || gateway.upstream_creates().await.0 == 1).await;
     gateway.fault_on_create(json!({"kind": "hang", "accept": true})).await;

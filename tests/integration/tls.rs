@@ -109,6 +109,8 @@ impl Served {
     }
 }
 
+/// For what takes a second.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 const FAILURES: &str = "tollgate_tls_handshake_failures_total{listener=\"data\"}";
 const EXPIRY: &str = "tollgate_tls_certificate_expiry_timestamp_seconds{listener=\"data\"}";
 const TAKEN: &str = "tollgate_tls_reloads_total{listener=\"data\",outcome=\"ok\"}";
@@ -236,7 +238,9 @@ async fn a_slow_handshake_holds_up_nobody_and_ends() {
     line.send(Method::POST, "/api/generate", &gateway.caller.text, &prompt).await.unwrap().expect(200);
     assert_eq!(served.metric(&trust, FAILURES).await, 0.0, "they are still at it");
     for mut stream in slow {
-        drop(stream.read_to_end(&mut Vec::new()).await);
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+        assert!(ended.is_ok(), "it is still listened to");
     }
     silent.closed().await;
     assert_eq!(served.metric(&trust, FAILURES).await, 50.0);
