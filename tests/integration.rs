@@ -30,6 +30,8 @@ mod budgets;
 mod cluster;
 #[path = "integration/command_line.rs"]
 mod command_line;
+#[path = "integration/connection.rs"]
+mod connection;
 #[path = "integration/consumption.rs"]
 mod consumption;
 #[path = "integration/credit.rs"]
@@ -42,6 +44,8 @@ mod database;
 mod database_faults;
 #[path = "integration/doubt.rs"]
 mod doubt;
+#[path = "integration/draining.rs"]
+mod draining;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
 #[path = "integration/expiry.rs"]
@@ -112,6 +116,8 @@ mod statement;
 mod status;
 #[path = "integration/tenant_life.rs"]
 mod tenant_life;
+#[path = "integration/tls.rs"]
+mod tls;
 #[path = "integration/tokens.rs"]
 mod tokens;
 #[path = "integration/upstream_answers.rs"]
