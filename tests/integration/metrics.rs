@@ -20,7 +20,7 @@ use super::fixture::credits;
 use super::gateway::body;
 
 /// Quick rounds of what is done by the way.
-const QUICK: &str = "[ledger]\nlanes = 2\nlease_ms = 1000\n";
+const QUICK: &str = "[status]\nmin_interval_ms = 20\n[ledger]\nlanes = 2\nlease_ms = 1000\n";
 
 /// What only a gateway shows that is configured for it.
 fn is_optional(name: &str) -> bool {
@@ -98,7 +98,8 @@ async fn credits_and_holds_are_counted_when_they_have_moved() {
         .await;
     for prompt in ["plain", "dearer", "failing", "slow"] {
         let task = gateway.create(&key, &body(prompt)).await.task_id();
-        gateway.status(&key, &task).await.expect(200);
+        until("it has ended", async || gateway.status(&key, &task).await.data()["status"] != "IN_PROGRESS")
+            .await;
     }
     gateway.create(&key, &body("refused")).await.refused(400, "A_CODE_OF_THE_VENDOR");
     let dear = json!({"type": "o3-pro-text-to-video", "prompt": "x", "duration": 15});
@@ -130,9 +131,8 @@ async fn credits_and_holds_are_counted_when_they_have_moved() {
     assert_eq!(scrape.value("tollgate_hold_seconds_count{end=\"SETTLED\"}") as usize, tasks.len() - 2);
     assert!(scrape.value("tollgate_hold_seconds_sum{end=\"SETTLED\"}") < 60.0 * tasks.len() as f64);
     assert_eq!(scrape.value("tollgate_settle_lag_seconds_count") as usize, tasks.len() - 1);
-    for (call, limit) in [("reserve", 0.0), ("transition", 0.0)] {
-        let queue = scrape.value(&format!("tollgate_ledger_queue_items{{call=\"{call}\"}}"));
-        assert!(queue <= limit, "{call}: {queue} items wait");
+    for call in ["reserve", "transition"] {
+        assert_eq!(scrape.value(&format!("tollgate_ledger_queue_items{{call=\"{call}\"}}")), 0.0, "{call}");
     }
     // The vendor's time is not ours.
     let waited = |route: &str| {
@@ -161,9 +161,9 @@ async fn ten_thousand_organisations_add_no_series() {
     .await
     .unwrap();
     let refuse = |number: usize| {
-        let code = format!("CODE_{number}");
+        let (status, code) = ([400, 404, 413, 422, 451, 500][number % 6], format!("CODE_{number}"));
         json!({"on": "create", "match": {"prompt_contains": format!("refused {number}.")},
-               "fault": {"kind": "http_error", "status": 400 + number % 50, "error": code}})
+               "fault": {"kind": "http_error", "status": status, "error": code}})
     };
     vendor.script(json!({"rules": (0..CALLING).map(refuse).collect::<Vec<_>>()})).await;
     let began = Instant::now();
@@ -199,7 +199,7 @@ async fn ten_thousand_organisations_add_no_series() {
         let labels = format!("route=\"{route}\",status=\"{status}\",code=\"{code}\"");
         assert!(requests(&labels) > 0.0, "{labels}");
     }
-    for tens in [0, 10, 90] {
+    for tens in [0, 30, 70] {
         let reached = after.value(&format!("tollgate_budget_events_total{{threshold=\"{tens}\"}}"));
         assert!(reached > 0.0, "thresholds from {tens} percent on");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate::ids::{OrgId, UserId};
@@ -62,7 +63,9 @@ impl Scrape {
 
 /// See the module.
 pub struct Watched {
-    pub process: Process,
+    process: Process,
+    /// Read to its end: a gateway would wait for whoever does not read.
+    log: JoinHandle<String>,
     pub data: String,
     pub operations: String,
     pub client: Client,
@@ -83,7 +86,8 @@ impl Watched {
         let serving = process.next_event("serving").await;
         let [data, operations] =
             ["data", "operations"].map(|name| serving[name].as_str().unwrap().to_owned());
-        Self { process, data, operations, client: Client::new(), _scratch: scratch }
+        let log = process.rest_of_log();
+        Self { process, log, data, operations, client: Client::new(), _scratch: scratch }
     }
 
     pub async fn scrape(&self) -> Scrape {
@@ -113,10 +117,11 @@ impl Watched {
         answer.json().await.unwrap()
     }
 
-    /// Stops it; it must have finished everything.
-    pub async fn stop(self) {
+    /// Stops it; it must have finished everything. What it logged.
+    pub async fn stop(self) -> String {
         self.process.terminate();
         assert_eq!(self.process.ended().await, 0);
+        self.log.await.unwrap()
     }
 }
 
