@@ -42,6 +42,9 @@ pub struct Breach {
     pub orgs: Vec<OrgId>,
 }
 
+/// Rows that broke each check, by its name; those that hold are left out.
+type BreachedRows = BTreeMap<String, u64>;
+
 /// The newest result there is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditResult {
@@ -50,7 +53,7 @@ pub struct AuditResult {
     /// How long it took.
     pub took: Duration,
     /// Rows that broke each check, by its name; those that hold are left out.
-    pub breaches: BTreeMap<String, u64>,
+    pub breaches: BreachedRows,
 }
 
 impl Database {
@@ -82,7 +85,7 @@ impl Database {
         let rest = took.mul_f64(REST).max(if found.is_ok() { Duration::ZERO } else { PAUSE });
         let breaches = found.as_ref().ok().map(|found| {
             let rows = found.iter().map(|breach| (breach.check.to_owned(), breach.rows));
-            Json(rows.collect::<BTreeMap<String, u64>>())
+            Json(rows.collect::<BreachedRows>())
         });
         sqlx::query(
             "update audit_run set not_before = now() + $3 * interval '1 second', \
@@ -104,7 +107,7 @@ impl Database {
 
     /// The newest result, of whichever gateway; nothing if there was none.
     pub async fn audit_result(&self) -> Result<Option<AuditResult>, LedgerError> {
-        let row: Option<(OffsetDateTime, f64, Json<BTreeMap<String, u64>>)> = sqlx::query_as(
+        let row: Option<(OffsetDateTime, f64, Json<BreachedRows>)> = sqlx::query_as(
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
         )
         .fetch_optional(self.pool())
