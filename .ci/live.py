@@ -43,8 +43,8 @@ FAULTS = {
     "fails": [("create", {"kind": "outcome", "status": "FAILED", "consumed": 0})],
     "fails and costs": [("create", {"kind": "outcome", "status": "FAILED", "consumed": 40})],
     "overruns": [("create", {"kind": "outcome", "status": "SUCCESS", "consumed": 900})],
-    "drifts up": [("status", {"kind": "consumed", "value": 90000000})],
-    "drifts down": [("status", {"kind": "consumed", "value": -40})],
+    "reports too much": [("status", {"kind": "consumed", "value": 90000000})],
+    "reports nothing": [("create", {"kind": "consumed"}), ("status", {"kind": "consumed"})],
     "is cut": [("create", {"kind": "cut_after"})],
     "is html": [("create", {"kind": "http_error", "status": 502, "envelope": False})],
     "errs": [("create", {"kind": "http_error", "status": 500})],
@@ -120,6 +120,10 @@ class Live:
     # Starting and stopping.
 
     def __enter__(self):
+        # Ended by a signal, it ends what it started.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         need("prometheus", "prometheus")
         need("psql", "postgresql-client")
         if not BINARY.exists():
@@ -299,12 +303,12 @@ class Live:
             self.admin("POST", f"/orgs/{org}/credits/grants", {"credits": 200000, "reason": "first quarter"})
             keys = []
             for team in ("films", "adverts"):
-                team = self.admin("POST", f"/orgs/{org}/teams", {"name": team})["team_id"]
-                for user in range(2):
-                    body = {"name": f"{team[-4:]} {user}", "team_id": team}
+                team_id = self.admin("POST", f"/orgs/{org}/teams", {"name": team})["team_id"]
+                for user in ("ada", "ben") if team == "films" else ("eve", "fay"):
+                    body = {"name": user, "team_id": team_id}
                     user = self.admin("POST", f"/orgs/{org}/users", body)["user_id"]
                     key = self.admin("POST", f"/orgs/{org}/keys", {"user_id": user, "name": "batch"})
-                    keys.append({"user_id": user, "team_id": team, **key})
+                    keys.append({"user_id": user, "team_id": team_id, **key})
             self.orgs.append({"org_id": org, "name": name, "keys": keys})
         blue, green, red = (org["org_id"] for org in self.orgs)
         soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
