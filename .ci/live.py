@@ -265,10 +265,12 @@ class Live:
         return [{"metric": {}, "value": result}] if answer["data"]["resultType"] in ("scalar", "string") else result
 
     def sql(self, text, url=None, patience_ms=10000):
-        """Runs SQL, by default as the owner; rows as lists of texts, None for null. An error is raised."""
+        """Runs SQL, by default as the owner; rows as lists of texts, None for null. An error is raised. No patience: that of
+        the role."""
+        limit = {"PGOPTIONS": f"-c statement_timeout={patience_ms}"} if patience_ms else {}
         command = ["psql", "-X", "-q", "-A", "-t", "-F", "\x1f", "-R", "\x1e", "-P", "null=\x1d", "-v", "ON_ERROR_STOP=1"]
         done = subprocess.run([*command, "-d", url or self.database_url], input=text, text=True, capture_output=True,
-                              env={**os.environ, "PGOPTIONS": f"-c statement_timeout={patience_ms}"})
+                              env={**os.environ, **limit})
         if done.returncode:
             raise ValueError(done.stderr.strip())
         rows = done.stdout.removesuffix("\n").split("\x1e") if done.stdout.strip("\n") else []
@@ -424,6 +426,7 @@ class Live:
                 time.sleep(self.task_ms / 1000)
                 self.call("GET", f"/api/status?task_id={urllib.parse.quote(task)}", key)
             self.call("POST", "/api/quote", key, {"type": "std-text-to-video", "prompt": "a", "duration": 5, "aspect_ratio": "16:9"})
+            self.admin("GET", "/orgs", gateway=random.randrange(2))
 
         with ThreadPoolExecutor(32) as pool:
             while time.monotonic() < end and not self._ending.is_set():
