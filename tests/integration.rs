@@ -98,6 +98,8 @@ mod quotes;
 mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
+#[path = "integration/reporting.rs"]
+mod reporting;
 #[path = "integration/revocation.rs"]
 mod revocation;
 #[path = "integration/schema.rs"]

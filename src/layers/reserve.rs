@@ -11,6 +11,7 @@ use crate::call::{Call, Fresh, Held, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
 use crate::ledger::{Ledger, NewHold, Verdict};
+use crate::metrics as m;
 use crate::upstream::{Refusal, Ticket, Upstream};
 
 /// See the module.
@@ -96,6 +97,9 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
                             && let Some(result) = replay(&claim, fresh.fingerprint)
                         {
                             call.context.notes.add(|notes| notes.hold = Some(claim.hold));
+                            if result.is_ok() {
+                                metrics::counter!(m::REPLAYS).increment(1);
+                            }
                             return result;
                         }
                     }

@@ -20,7 +20,9 @@ use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
 use crate::layers::forwarded::TrustedProxies;
+use crate::layers::rescue::{CLIENT_GONE, count_request};
 use crate::metrics as m;
+use crate::wire::Code;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -131,19 +133,27 @@ impl Drop for Event {
         let noted = self.notes.take();
         let route = noted.endpoint.map_or("none", crate::call::Endpoint::as_str);
         metrics::histogram!(m::REQUEST_SECONDS, "route" => route).record(took);
-        // 499 is what nginx calls a client that left; nobody sees it but the log.
-        let gone = self.status.is_none();
-        if gone {
-            metrics::counter!(m::REQUESTS, "route" => route, "status" => "499", "code" => "CLIENT_GONE")
-                .increment(1);
+        if self.status.is_some() {
+            metrics::histogram!(m::OVERHEAD_SECONDS, "route" => route)
+                .record(took.saturating_sub(noted.waited));
         }
-        let code = if gone { "CLIENT_GONE" } else { noted.code.as_deref().unwrap_or("OK") };
+        let (status, code) = match self.status {
+            Some(status) => (status, noted.code.as_deref().unwrap_or("OK")),
+            None => {
+                // A panic is answered further out. 499 is what nginx calls a client that left; nobody sees it but the log.
+                let panics = std::thread::panicking();
+                let (status, code) =
+                    if panics { (500, Code::InternalError.as_str()) } else { (499, CLIENT_GONE) };
+                count_request(route, status, code);
+                (status, code)
+            }
+        };
         let principal = noted.principal.as_deref();
         tracing::info!(
             request_id = self.request_id,
             route,
             method = %self.method,
-            status = self.status.unwrap_or(499),
+            status,
             code,
             ms = (took.as_secs_f64() * 1e6).round() / 1e3,
             peer = %self.peer,
