@@ -172,10 +172,15 @@ class Live:
 
     def stop(self):
         self._ending.set()
+        # Asked once more, it is still at it.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The demo last: the others use its database.
         for name in reversed(list(self.processes)):
             self.stop_process(name)
         shutil.rmtree(self.work, ignore_errors=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _start_demo(self):
         command = [BINARY, "demo", "--json", "--unlimited", "--task-ms", self.task_ms]
