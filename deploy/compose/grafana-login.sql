@@ -1,0 +1,6 @@
+-- Makes or renews the login `grafana`: it reads the views of the schema `reporting`, and nothing else.
+\set password `cat /run/secrets/grafana_database_password`
+select 'create role grafana login in role tollgate_reader'
+where not exists (select from pg_roles where rolname = 'grafana') \gexec
+alter role grafana password :'password' connection limit 10;
+grant connect on database tollgate to grafana;
