@@ -13,7 +13,7 @@ use crate::admin::api::Api;
 use crate::admin::{Operations, router};
 use crate::api_key::PresentedKey;
 use crate::clock::Clock;
-use crate::config::{Config, DatabaseConfig, ms};
+use crate::config::{BadPair, Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
 use crate::jwks::KeySets;
@@ -29,7 +29,7 @@ use crate::metrics as m;
 use crate::poll::Poller;
 use crate::reconciler::{self, Pace, Watcher};
 use crate::secret::Secret;
-use crate::server::{BindError, bind, serve};
+use crate::server::{BindError, Certificate, Terms, bind, serve};
 use crate::stack::{Parts, data_plane};
 use crate::upstream::{BadUpstream, Upstream};
 
@@ -45,6 +45,14 @@ pub enum StartError {
     /// An upstream is not configured as it should be.
     #[error(transparent)]
     Upstream(#[from] BadUpstream),
+    /// A listener's certificate cannot be used.
+    #[error("{section}.tls: {reason}")]
+    Tls {
+        /// Whose.
+        section: &'static str,
+        /// What is wrong.
+        reason: BadPair,
+    },
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(String),
@@ -55,6 +63,8 @@ pub struct App {
     config: Config,
     data_listener: TcpListener,
     admin_listener: TcpListener,
+    /// Of both listeners, where they have one.
+    certificates: [Option<Arc<Certificate>>; 2],
     parts: Parts,
     operations: Operations,
     api: Api,
@@ -69,6 +79,8 @@ pub struct App {
     tasks: TaskTracker,
     /// Tells creates that wait for the vendor.
     stopping: CancellationToken,
+    /// Tells load balancers and clients to go elsewhere.
+    draining: CancellationToken,
 }
 
 /// Connections for what nobody waits for.
@@ -99,6 +111,15 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
     Ok(recorder.insert(handle).clone())
 }
 
+fn certificate(
+    section: &'static str,
+    listener: &'static str,
+    tls: Option<&Tls>,
+) -> Result<Option<Arc<Certificate>>, StartError> {
+    let certificate = tls.map(|tls| Certificate::new(listener, tls)).transpose();
+    certificate.map_err(|reason| StartError::Tls { section, reason })
+}
+
 /// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,
 /// unless that is very short.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,6 +133,10 @@ impl App {
         let clock = Clock;
         let metrics = recorder()?;
         let upstream = Arc::new(Upstream::new(&config.upstream, clock)?);
+        let certificates = [
+            certificate("server", "data", config.server.tls.as_ref())?,
+            certificate("admin", "operations", config.admin.tls.as_ref())?,
+        ];
         // What keeps the gateway alive and its tasks ending must not queue behind callers.
         let upkeep = database(&DatabaseConfig { max_connections: UPKEEP, ..config.database.clone() })?;
         let database = database(&config.database)?;
@@ -149,6 +174,7 @@ impl App {
             Ledger::start(database.clone(), gateway, &lanes, ms(config.ledger.reserve_timeout_ms), clock);
         let tasks = TaskTracker::new();
         let stopping = CancellationToken::new();
+        let draining = CancellationToken::new();
         let poller = Arc::new(Poller::new(
             ledger.clone(),
             upstream.clone(),
@@ -190,11 +216,13 @@ impl App {
             },
         };
         let api = Api { database: database.clone(), keys: keys.clone(), proxies, tasks: tasks.clone() };
-        let operations = Operations { database, prices, lease: lease.clone(), metrics };
+        let operations =
+            Operations { database, prices, lease: lease.clone(), draining: draining.clone(), metrics };
         Ok(Self {
             config,
             data_listener,
             admin_listener,
+            certificates,
             parts,
             operations,
             api,
@@ -206,6 +234,7 @@ impl App {
             keys,
             tasks,
             stopping,
+            draining,
         })
     }
 
@@ -240,13 +269,14 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// Serves until `stop`; then stops accepting, finishes what is in flight, writes what is to be written. False if
-    /// the grace period was too short for that.
-    pub async fn run(self, stop: CancellationToken) -> bool {
+    /// Serves until `asked` and, for as long as is configured, after it; then stops accepting, finishes what is in
+    /// flight, writes what is to be written. False if the grace period was too short for that.
+    pub async fn run(self, asked: CancellationToken) -> bool {
         let Self {
             config,
             data_listener,
             admin_listener,
+            certificates,
             parts,
             operations,
             api,
@@ -258,6 +288,7 @@ impl App {
             keys,
             tasks,
             stopping,
+            draining,
         } = self;
         let header_timeout = ms(config.server.header_timeout_ms);
         let grace = ms(config.server.shutdown_grace_ms);
@@ -273,6 +304,7 @@ impl App {
             idempotency_hours: config.ledger.idempotency_hours,
             in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
         };
+        let stop = CancellationToken::new();
         // The lease and the operations listener live on until the last create is recorded.
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
@@ -298,11 +330,23 @@ impl App {
             pace,
             stop.clone(),
         ));
-        background.spawn(serve(admin_listener, router(operations, api), header_timeout, drained.clone()));
-
-        let server = serve(data_listener, data_plane(parts), header_timeout, stop.clone());
-        let server = background.spawn(server);
-        stop.cancelled().await;
+        for certificate in certificates.iter().flatten() {
+            background.spawn(certificate.clone().watch(drained.clone()));
+        }
+        let [tls, admin_tls] = certificates;
+        let terms = Terms { header_timeout, tls, drain: draining.clone(), stop: stop.clone() };
+        // Whoever asks whether we drain is served to the end.
+        let admin_terms =
+            Terms { tls: admin_tls, drain: drained.clone(), stop: drained.clone(), ..terms.clone() };
+        background.spawn(serve(admin_listener, router(operations, api), admin_terms));
+        let server = background.spawn(serve(data_listener, data_plane(parts), terms));
+        asked.cancelled().await;
+        draining.cancel();
+        if config.server.drain_ms > 0 {
+            tracing::info!(for_ms = config.server.drain_ms, "draining: not ready any more, but serving");
+            tokio::time::sleep(ms(config.server.drain_ms)).await;
+        }
+        stop.cancel();
         stopping.cancel();
         tracing::info!("stopping: finishing what is in flight");
         let in_order = async {

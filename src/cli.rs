@@ -89,6 +89,10 @@ enum ConfigCommand {
         #[arg(long, value_name = "FILE", conflicts_with = "file")]
         config: Option<PathBuf>,
     },
+    /// Print the reference: every section and field, in Markdown.
+    Reference,
+    /// Print a JSON Schema of configuration files, for editors.
+    Schema,
 }
 
 /// Which database.
@@ -162,6 +166,14 @@ impl Cli {
                 Config::load(&file).map_err(CliError::from).map(|_| {
                     output::note(format_args!("{} is a usable configuration", file.display()));
                 })
+            }
+            Command::Config(ConfigCommand::Reference) => {
+                output::raw(crate::config::reference());
+                Ok(())
+            }
+            Command::Config(ConfigCommand::Schema) => {
+                output::raw(format_args!("{:#}\n", crate::config::schema()));
+                Ok(())
             }
             Command::Admin(args) => admin::run(*args),
             Command::Completions { shell } => {

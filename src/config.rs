@@ -2,6 +2,9 @@
 //! refused; every error names the field, its value and what would be right.
 
 mod check;
+mod reference;
+mod schema;
+mod tls;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -11,14 +14,18 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::check::ConfigError;
+pub use self::reference::reference;
+pub use self::schema::schema;
+pub use self::tls::{BadPair, Pair, Tls};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::Secret;
 
 /// Everything a gateway can be told.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The data plane.
@@ -55,27 +62,38 @@ pub struct Config {
 }
 
 /// The data plane's listener.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// Address of the data plane.
     pub listen: SocketAddr,
     /// How long a client may take to send a request's head, and how long its connection may be idle.
+    #[schemars(range(min = 100, max = 86_400_000))]
     pub header_timeout_ms: u64,
     /// How long a client may take to send a request's body.
+    #[schemars(range(min = 100, max = 86_400_000))]
     pub body_timeout_ms: u64,
     /// After this a create without an answer from upstream is answered 504; the work goes on.
+    #[schemars(range(min = 100, max = 86_400_000))]
     pub create_deadline_ms: u64,
-    /// How long what is in flight may take after SIGTERM.
+    /// How long what is in flight may take after SIGTERM, and after `drain_ms`.
+    #[schemars(range(min = 0, max = 86_400_000))]
     pub shutdown_grace_ms: u64,
+    /// On SIGTERM the gateway says at once that it is not ready, but takes requests for this long, so that whatever
+    /// spreads them can look elsewhere first; the grace period begins after it.
+    #[schemars(range(min = 0, max = 86_400_000))]
+    pub drain_ms: u64,
     /// Networks of proxies whose word on the client's address is taken.
+    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
-    /// The header in which they say it. The other one is not looked at: whoever is not made to set it may forge it.
+    /// The header in which trusted proxies say it. The other one is not looked at: whoever is not made to set it may forge it.
     pub proxy_header: ProxyHeader,
+    /// HTTPS in place of HTTP.
+    pub tls: Option<Tls>,
 }
 
 /// How proxies tell for whom they call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
     /// `X-Forwarded-For`: addresses.
@@ -93,22 +111,26 @@ impl Default for Server {
             body_timeout_ms: 60_000,
             create_deadline_ms: 60_000,
             shutdown_grace_ms: 30_000,
+            drain_ms: 0,
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
+            tls: None,
         }
     }
 }
 
 /// The operators' listener: health, metrics, the management API.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Its address; keep it off public networks.
+    /// Address of the operations listener; keep it off public networks.
     pub listen: SocketAddr,
     /// The first operator's token, used while there is none. Left out, the first start makes one and prints it once.
     pub bootstrap_token: Option<Secret>,
-    /// A file that holds it, instead.
+    /// A file that holds `bootstrap_token`, instead.
     pub bootstrap_token_file: Option<PathBuf>,
+    /// HTTPS in place of HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Admin {
@@ -117,27 +139,30 @@ impl Default for Admin {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             bootstrap_token: None,
             bootstrap_token_file: None,
+            tls: None,
         }
     }
 }
 
 /// The ledger's Postgres.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
     /// `postgres://user:password@host/database`.
     pub url: Option<Secret>,
-    /// The same for every server of a replicated database, instead: the one that is the primary is used, and found
+    /// The URL of every server of a replicated database, instead of `url`: the one that is the primary is used, and found
     /// again after a fail-over.
     #[serde(default)]
     pub urls: Vec<Secret>,
-    /// A file that holds the URL, or one a line, instead.
+    /// A file that holds the URL, or one a line, instead of `url` and `urls`.
     pub url_file: Option<PathBuf>,
     /// Connections of the pool for everything but reservations.
     #[serde(default = "ten")]
+    #[schemars(range(min = 2, max = 1_000))]
     pub max_connections: u32,
-    /// How long to wait for one of them.
+    /// How long to wait for a connection of the pool.
     #[serde(default = "three_seconds")]
+    #[schemars(range(min = 10, max = 60_000))]
     pub acquire_timeout_ms: u64,
 }
 
@@ -168,7 +193,7 @@ fn three_seconds() -> u64 {
 }
 
 /// How a batch of the ledger is made durable before anybody is answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// One commit, which waits for the disk while it has the balance row. Asks of the database only what every
@@ -182,27 +207,35 @@ pub enum Profile {
 }
 
 /// How the ledger works.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
     /// How a batch is made durable: `plain` or `two-commit`. Gateways that share a ledger may differ.
     pub profile: Profile,
     /// Lanes, each with a connection of its own.
+    #[schemars(range(min = 1, max = 64))]
     pub lanes: usize,
     /// Reservations in one call, at most.
+    #[schemars(range(min = 1, max = 1_024))]
     pub max_batch: usize,
     /// Reservations that may wait in one lane.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub queue: usize,
     /// How long a create waits for its reservation.
+    #[schemars(range(min = 10, max = 60_000))]
     pub reserve_timeout_ms: u64,
     /// After this a call to the database is given up and its items are sent again.
+    #[schemars(range(min = 100, max = 600_000))]
     pub call_timeout_ms: u64,
     /// A gateway that was silent for this long is taken for dead.
+    #[schemars(range(min = 1_000, max = 600_000))]
     pub lease_ms: u64,
     /// Idempotency keys are kept this long.
+    #[schemars(range(min = 1, max = 8_760))]
     pub idempotency_hours: u32,
     /// A task whose outcome stays unknown for this long is written off: its tenant is refunded, the platform may have
     /// lost.
+    #[schemars(range(min = 1, max = 8_760))]
     pub in_doubt_hours: u32,
 }
 
@@ -223,7 +256,7 @@ impl Default for LedgerConfig {
 }
 
 /// Limits where the organisation, user or key has none of its own. 0 is no limit. They are counted per gateway process.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Creates a minute of one key.
@@ -260,10 +293,12 @@ impl Default for Limits {
 }
 
 /// Prices that are promised.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotes {
     /// For how long a caller may have a price promised, at most. 0: not at all.
+    // Books that were in force within an hour are at hand.
+    #[schemars(range(min = 0, max = 3_000))]
     pub max_valid_seconds: u32,
 }
 
@@ -274,12 +309,13 @@ impl Default for Quotes {
 }
 
 /// Answers to status calls.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Status {
     /// A state older than this is asked for upstream.
     pub min_interval_ms: u64,
-    /// How long a status call waits for that, at most.
+    /// How long a status call waits for a newer state, at most.
+    #[schemars(range(min = 0, max = 2_000))]
     pub wait_ms: u64,
     /// Memory for the last states of tasks, about.
     pub cache_bytes: u64,
@@ -292,19 +328,24 @@ impl Default for Status {
 }
 
 /// Finishing tasks nobody asks for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reconciler {
     /// Polls to the upstream a second, at most, of all gateways on one database together; clients' status calls count,
     /// and get at most half of them.
+    #[schemars(range(min = 1, max = 100_000))]
     pub polls_per_second: u32,
     /// Polls of one backend at one time, at most.
+    #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: usize,
     /// How long after a create the first look is taken; later looks are further apart.
+    #[schemars(range(min = 10, max = 86_400_000))]
     pub interval_ms: u64,
     /// How often due tasks are looked for.
+    #[schemars(range(min = 10, max = 60_000))]
     pub tick_ms: u64,
     /// A task that runs longer than this is in doubt.
+    #[schemars(range(min = 1, max = 8_760))]
     pub max_task_age_hours: u32,
 }
 
@@ -321,7 +362,7 @@ impl Default for Reconciler {
 }
 
 /// Who may call.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
     /// Keys kept in memory.
@@ -329,6 +370,7 @@ pub struct Auth {
     /// While the database is away, keys in memory may ask for the status of their tasks for this long.
     pub stale_max_ms: u64,
     /// The keys of an identity provider are fetched again after this; if that fails, they are used for `stale_max_ms` more.
+    #[schemars(range(min = 100, max = 86_400_000))]
     pub jwks_refresh_ms: u64,
 }
 
@@ -339,7 +381,7 @@ impl Default for Auth {
 }
 
 /// How events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -349,12 +391,12 @@ pub enum LogFormat {
 }
 
 /// What is logged.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// How.
+    /// How events are written.
     pub format: LogFormat,
-    /// What: a level, or directives such as `info,tollgate::upstream=debug`.
+    /// What is logged: a level, or directives such as `info,tollgate::upstream=debug`.
     pub level: String,
 }
 
@@ -387,6 +429,11 @@ impl Config {
         let defaults = Figment::from(Serialized::default("log", Log::default()));
         let figment = defaults.merge(figment).merge(Env::prefixed("TOLLGATE_").only_sections().split("__"));
         let config: Self = figment.extract().map_err(|error| ConfigError::unreadable(source, &error))?;
+        // It has the form it should, so only numbers are looked at here.
+        let given = figment.extract().unwrap_or_default();
+        if let Some((field, value, right)) = schema::out_of_range(&given) {
+            return Err(ConfigError::Value { origin: source.to_owned(), field, value, right });
+        }
         config.check(source)
     }
 }

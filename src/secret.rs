@@ -1,7 +1,9 @@
 //! Secrets that cannot be printed by accident.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -17,6 +19,21 @@ impl<'de> Deserialize<'de> for Secret {
                 "a secret must be a string; in the environment, put one that looks like a number in quotes",
             )
         })
+    }
+}
+
+/// Writable only: whoever shows a schema's example or default has none.
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "writeOnly": true })
     }
 }
 

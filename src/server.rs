@@ -1,19 +1,28 @@
-//! Listening: hyper, HTTP/1 and 2, one task a connection, and an orderly end.
+//! Listening: hyper, HTTP/1 and 2, with or without TLS, one task a connection, and an orderly end.
+
+mod tls;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+pub use self::tls::Certificate;
 use crate::layers::trace::Peer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -59,8 +68,21 @@ pub async fn bind(
     })
 }
 
-/// Serves until `stop`, then lets every connection finish the request it is at.
-pub async fn serve<S, B>(listener: TcpListener, service: S, header_timeout: Duration, stop: CancellationToken)
+/// How to serve, and until when.
+#[derive(Clone)]
+pub struct Terms {
+    /// How long a client may take from its connection to the head of a request, and from one request to the next.
+    pub header_timeout: Duration,
+    /// TLS, unless it is plain HTTP.
+    pub tls: Option<Arc<Certificate>>,
+    /// From here on clients are asked to go elsewhere with what they want next.
+    pub drain: CancellationToken,
+    /// From here on nobody is let in.
+    pub stop: CancellationToken,
+}
+
+/// Serves until it is to stop, then lets every connection finish the request it is at.
+pub async fn serve<S, B>(listener: TcpListener, service: S, terms: Terms)
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -70,7 +92,8 @@ where
 {
     let connections = TaskTracker::new();
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_headers(100);
+    let http1 = &mut builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(terms.header_timeout).max_headers(100);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -79,19 +102,13 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = terms.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(
-                    stream,
-                    peer,
-                    service.clone(),
-                    builder.clone(),
-                    header_timeout,
-                    stop.clone(),
-                ));
+                let (service, builder) = (service.clone(), builder.clone());
+                connections.spawn(connection(stream, peer.ip(), service, builder, terms.clone()));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: existing connections must end first.
@@ -107,11 +124,10 @@ where
 
 async fn connection<S, B>(
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: IpAddr,
     service: S,
     builder: Builder<TokioExecutor>,
-    header_timeout: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -120,24 +136,87 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     drop(stream.set_nodelay(true));
-    // hyper's own timeout begins with the first byte.
-    if tokio::time::timeout(header_timeout, stream.readable()).await.is_err() {
-        return;
+    let late = std::pin::pin!(tokio::time::sleep(terms.header_timeout));
+    let Some(certificate) = &terms.tls else {
+        return converse(stream, peer, service, builder, &terms, late).await;
+    };
+    let mut late = late;
+    let shaken = async {
+        // Whoever only looks whether somebody listens is no failure.
+        match stream.peek(&mut [0]).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(certificate.accept(stream).await),
+        }
+    };
+    tokio::select! {
+        shaken = shaken => match shaken {
+            Some(Ok(stream)) => converse(stream, peer, service, builder, &terms, late).await,
+            Some(Err(error)) => certificate.failed(error),
+            None => {}
+        },
+        () = late.as_mut() => certificate.failed("it took too long"),
+        () = terms.stop.cancelled() => {}
     }
+}
+
+/// Answers the requests of one connection.
+async fn converse<I, S, B>(
+    io: I,
+    peer: IpAddr,
+    service: S,
+    builder: Builder<TokioExecutor>,
+    terms: &Terms,
+    late: Pin<&mut Sleep>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let (first, mut spoken) = watch::channel(None);
+    let drain = terms.drain.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let mut service = service.clone();
+        let version = request.version();
+        first.send_if_modified(|spoken| spoken.replace(version).is_none());
+        let (mut service, drain) = (service.clone(), drain.clone());
         async move {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer.ip()));
+            request.extensions_mut().insert(Peer(peer));
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
+            let mut answer = service.call(request).await?;
+            if version < Version::HTTP_2 && drain.is_cancelled() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    let heard = spoken.clone();
+    let silent = async {
+        late.await;
+        // hyper's own timeout begins with the first byte of HTTP/1, and has no say in HTTP/2.
+        if heard.borrow().is_some() {
+            std::future::pending().await
+        }
+    };
+    let over = async {
+        let leaving = async {
+            terms.drain.cancelled().await;
+            // HTTP/2 can be told to send nothing new without losing what is under way. An idle connection of HTTP/1
+            // would be closed, perhaps while the next request travels: it learns it from its next answer.
+            drop(spoken.wait_for(|spoken| *spoken == Some(Version::HTTP_2)).await);
+        };
+        tokio::select! {
+            () = terms.stop.cancelled() => {}
+            () = leaving => {}
+        }
+    };
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = stop.cancelled() => {
+        () = silent => return,
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

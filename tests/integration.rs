@@ -28,6 +28,8 @@ mod budgets;
 mod cluster;
 #[path = "integration/command_line.rs"]
 mod command_line;
+#[path = "integration/connection.rs"]
+mod connection;
 #[path = "integration/consumption.rs"]
 mod consumption;
 #[path = "integration/credit.rs"]
@@ -40,6 +42,8 @@ mod database;
 mod database_faults;
 #[path = "integration/doubt.rs"]
 mod doubt;
+#[path = "integration/draining.rs"]
+mod draining;
 #[path = "integration/endpoints.rs"]
 mod endpoints;
 #[path = "integration/expiry.rs"]
@@ -108,6 +112,8 @@ mod statement;
 mod status;
 #[path = "integration/tenant_life.rs"]
 mod tenant_life;
+#[path = "integration/tls.rs"]
+mod tls;
 #[path = "integration/tokens.rs"]
 mod tokens;
 #[path = "integration/upstream_answers.rs"]

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::layers::price::Prices;
 use crate::ledger::{Database, Lease};
@@ -23,6 +24,8 @@ pub struct Operations {
     pub prices: Arc<Prices>,
     /// Whether creates may be sent.
     pub lease: Arc<Lease>,
+    /// Whether it is about to stop.
+    pub draining: CancellationToken,
     /// The metrics.
     pub metrics: PrometheusHandle,
 }
@@ -41,6 +44,11 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(operations): State<Operations>) -> Response {
+    if operations.draining.is_cancelled() {
+        // Whatever the database says: nothing new is to be sent here.
+        let body = json!({ "ready": false, "draining": true });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    }
     let told = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
     let database = operations.database.ping().await.map_err(|error| error.to_string());
     let schema = match &database {

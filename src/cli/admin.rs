@@ -10,6 +10,8 @@ mod prices;
 mod providers;
 mod tenancy;
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -33,6 +35,9 @@ pub(super) struct AdminArgs {
     /// An operator's token, or the API key of an organisation's admin.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
+    /// Certificates (PEM) to trust in place of public authorities: those of whoever signed the API's own.
+    #[arg(long, env = "TOLLGATE_ADMIN_CA_FILE", value_name = "FILE", global = true)]
+    ca_file: Option<PathBuf>,
     /// Print JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
@@ -119,7 +124,7 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
         return Err(CliError::Usage("who are you? Give --token, or set TOLLGATE_ADMIN_TOKEN".into()));
     };
-    let session = Session::new(&args.url, Secret::new(token.trim()), args.json)?;
+    let session = Session::new(&args.url, args.ca_file.as_deref(), Secret::new(token.trim()), args.json)?;
     block_on(async move { by_api(&session, args.command).await })
 }
 

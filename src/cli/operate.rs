@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, DatabaseArgs, block_on, log, output, stop_signal, url_of};
 use crate::app::App;
@@ -16,16 +17,22 @@ pub(super) fn serve(config: Config) -> Result<(), CliError> {
     log(&config.log);
     block_on(async move {
         let stop = stop_signal()?;
+        // Certificates are read again at it; without any it must not end the gateway either.
+        let _hangup = signal(SignalKind::hangup()).map_err(|error| CliError::Failed(error.to_string()))?;
+        let secure = [config.server.tls.is_some(), config.admin.tls.is_some()];
         let app = App::start(config).await?;
         // Standard output: what is logged is kept and read by many.
         app.bootstrap_operator(|token| {
             output::secret(format_args!("the first operator's token, shown this once: {}", token.expose()))
         })
         .await?;
-        let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
+        let url = |address: std::io::Result<SocketAddr>, secure| {
+            let url = address.map(url_of).unwrap_or_default();
+            if secure { url.replacen("http", "https", 1) } else { url }
+        };
         tracing::info!(
-            data = address(app.data_address()),
-            operations = address(app.admin_address()),
+            data = url(app.data_address(), secure[0]),
+            operations = url(app.admin_address(), secure[1]),
             "serving"
         );
         if app.run(stop).await {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
@@ -12,7 +13,7 @@ use super::ms;
 use crate::secret::Secret;
 
 /// The vendor's two backends; they may be one.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstreams {
     /// Types of the 3.0 family.
@@ -22,49 +23,59 @@ pub struct Upstreams {
 }
 
 /// One backend.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// Where it is, without `/api/…`.
     pub base_url: Url,
     /// What its one account is called in the ledger; `main` if left out.
     pub account: Option<String>,
-    /// That account's key.
+    /// The key of its one account.
     pub master_key: Option<Secret>,
-    /// A file that holds the key, instead.
+    /// A file that holds `master_key`, instead.
     pub master_key_file: Option<PathBuf>,
-    /// Several accounts, instead of the one above. Once checked, every account is here, and nowhere else.
+    /// Several accounts, instead of `account` and `master_key`. Once checked, every account is here, and nowhere else.
     #[serde(default)]
     pub accounts: Vec<AccountConfig>,
     /// How long connecting may take, TLS included.
     #[serde(default = "five_seconds")]
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub connect_timeout_ms: u64,
     /// How long to wait for the answer to a create to begin; 240000 if left out, or `create_timeout_ms` if that is less.
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub first_byte_timeout_ms: Option<u64>,
     /// How long to wait for the answer to a create, with or without its client.
     #[serde(default = "five_minutes")]
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub create_timeout_ms: u64,
     /// How long to wait for the answer to a status call.
     #[serde(default = "ten_seconds")]
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub status_timeout_ms: u64,
     /// Idle connections are closed after this; keep it below the vendor's own time.
     #[serde(default = "fifteen_seconds")]
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub idle_timeout_ms: u64,
     /// How long a create that is refused by a 429 is tried again, at most 10 s.
     #[serde(default = "ten_seconds")]
+    #[schemars(range(min = 0, max = 10_000))]
     pub retry_429_ms: u64,
     /// So many failures within ten seconds, if they are at least half of the calls, and the backend is left alone for a
     /// while; creates and status calls are counted apart. 0 never does.
     #[serde(default = "five")]
     pub breaker_failures: u32,
-    /// How long it is left alone, about.
+    /// How long a backend is left alone after so many failures, about.
     #[serde(default = "ten_seconds")]
+    #[schemars(range(min = 10, max = 3_600_000))]
     pub breaker_open_ms: u64,
     /// Creates under way at one time, at most; one organisation takes at most half of the places.
     #[serde(default = "four_thousand_and_ninety_six")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub max_creates: usize,
-    /// Status calls under way at one time, at most; the same goes for them.
+    /// Status calls under way at one time, at most; one organisation takes at most half of the
+    /// places.
     #[serde(default = "sixty_four")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub max_polls: usize,
 }
 
@@ -76,7 +87,7 @@ impl UpstreamConfig {
 }
 
 /// An account of a backend.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
     /// What it is called in the ledger. Tasks stay with their account: keep the name as long as it has any.
@@ -87,6 +98,7 @@ pub struct AccountConfig {
     pub master_key_file: Option<PathBuf>,
     /// Its share of new tasks, against the others' weights; with 0 it only finishes those it has.
     #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub weight: u32,
 }
 
@@ -133,12 +145,12 @@ impl Upstreams {
         });
         match clash {
             // The ledger takes two tasks with one id on accounts of one name for the same task.
-            Some(account) if !both_unnamed => Err(ConfigError::Value {
-                origin: origin.to_owned(),
-                field: "upstream.kling_o3: the name of an account",
-                value: format!("'{}'", account.name),
-                right: "another than those of kling_3, unless base_url and master_key are the same",
-            }),
+            Some(account) if !both_unnamed => Err(ConfigError::value(
+                origin,
+                "upstream.kling_o3: the name of an account",
+                format!("'{}'", account.name),
+                "another than those of kling_3, unless base_url and master_key are the same",
+            )),
             _ => Ok(()),
         }
     }
@@ -146,7 +158,7 @@ impl Upstreams {
 
 fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
     let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+        Err(ConfigError::value(origin, field, value, right))
     };
     let url = &upstream.base_url;
     if !matches!(url.scheme(), "http" | "https")
@@ -160,25 +172,6 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
             "an http or https URL without user and query",
         );
     }
-    if upstream.retry_429_ms > 10_000 {
-        return wrong(
-            "upstream.*.retry_429_ms",
-            upstream.retry_429_ms.to_string(),
-            "at most 10000 milliseconds",
-        );
-    }
-    for (field, value) in [
-        ("upstream.*.connect_timeout_ms", upstream.connect_timeout_ms),
-        ("upstream.*.create_timeout_ms", upstream.create_timeout_ms),
-        ("upstream.*.status_timeout_ms", upstream.status_timeout_ms),
-        ("upstream.*.idle_timeout_ms", upstream.idle_timeout_ms),
-        ("upstream.*.breaker_open_ms", upstream.breaker_open_ms),
-        ("upstream.*.first_byte_timeout_ms", upstream.first_byte_timeout_ms.unwrap_or(240_000)),
-    ] {
-        if !(10..=3_600_000).contains(&value) {
-            return wrong(field, value.to_string(), "from 10 to 3600000 milliseconds");
-        }
-    }
     let first_byte = *upstream.first_byte_timeout_ms.get_or_insert(upstream.create_timeout_ms.min(240_000));
     if first_byte > upstream.create_timeout_ms {
         return wrong(
@@ -187,20 +180,13 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
             "at most create_timeout_ms",
         );
     }
-    for (field, value) in
-        [("upstream.*.max_creates", upstream.max_creates), ("upstream.*.max_polls", upstream.max_polls)]
-    {
-        if !(1..=100_000).contains(&value) {
-            return wrong(field, value.to_string(), "from 1 to 100000");
-        }
-    }
     check_accounts(origin, upstream)
 }
 
 /// Puts every account in `accounts`.
 fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
     let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
+        Err(ConfigError::value(origin, field, value, right))
     };
     let (mut name_field, mut key_field, mut file_field) =
         ("upstream.*.account", "upstream.*.master_key", "upstream.*.master_key_file");
@@ -235,9 +221,6 @@ fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
                 format!("'{}' twice", account.name),
                 "a name that no other account has",
             );
-        }
-        if account.weight > 1_000_000 {
-            return wrong("upstream.*.accounts.weight", account.weight.to_string(), "from 0 to 1000000");
         }
         let key = account.master_key.take();
         account.master_key = secret(origin, key_field, key, file_field, &mut account.master_key_file)?;

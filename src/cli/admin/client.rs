@@ -1,5 +1,7 @@
 //! A client of the management API, for the command line.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +12,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -57,7 +63,12 @@ impl Query {
 }
 
 impl Session {
-    pub(super) fn new(base: &str, token: Secret, json: bool) -> Result<Self, CliError> {
+    pub(super) fn new(
+        base: &str,
+        ca_file: Option<&Path>,
+        token: Secret,
+        json: bool,
+    ) -> Result<Self, CliError> {
         let base = base.trim_end_matches('/').to_owned();
         let uri: Option<Uri> = base.parse().ok();
         if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
@@ -65,7 +76,11 @@ impl Session {
                 "--url must be such as http://127.0.0.1:8081, not '{base}'"
             )));
         }
-        let https = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().build();
+        let https = match ca_file {
+            Some(file) => HttpsConnectorBuilder::new().with_tls_config(trusting(file)?),
+            None => HttpsConnectorBuilder::new().with_webpki_roots(),
+        };
+        let https = https.https_or_http().enable_http1().build();
         let http = legacy::Client::builder(TokioExecutor::new()).build(https);
         Ok(Self { base, token, json, http })
     }
@@ -105,7 +120,7 @@ impl Session {
             ))
         };
         let asked = async {
-            let answer = self.http.request(request).await.map_err(|error| unreachable(error.to_string()))?;
+            let answer = self.http.request(request).await.map_err(|error| unreachable(reasons(&error)))?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await.map_err(|error| unreachable(error.to_string()))?.to_bytes();
             Ok((head.status, body))
@@ -215,6 +230,30 @@ impl Session {
         let field = |name: &str| made[name].as_str().unwrap_or_default();
         output::secret(format_args!("{}\n{}\nkeep it: it is not shown again", field(id), field(secret)))
     }
+}
+
+/// An error and what lies beneath it: the library's own words are only `client error (Connect)`.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// TLS that trusts the certificates in `file` and no others.
+fn trusting(file: &Path) -> Result<ClientConfig, CliError> {
+    let unusable = |why: String| CliError::Usage(format!("--ca-file {}: {why}", file.display()));
+    let mut roots = RootCertStore::empty();
+    let text = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable("there is no certificate in it (PEM)".into()));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(error.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn read(body: &Bytes) -> Result<Value, CliError> {

@@ -1,0 +1,97 @@
+//! A certificate and its key, as files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
+
+/// HTTPS (TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2). Both files are read again when they change, and at SIGHUP.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate, PEM, and behind it those between it and its authority.
+    pub certificate_file: PathBuf,
+    /// Its private key, PEM.
+    pub key_file: PathBuf,
+}
+
+/// A certificate with its key.
+pub struct Pair {
+    /// Both.
+    pub key: Arc<CertifiedKey>,
+    /// When the certificate ends, from the beginning of Unix time.
+    pub ends: Duration,
+}
+
+/// Two files that are no certificate and its key.
+#[derive(Debug, thiserror::Error)]
+pub enum BadPair {
+    /// It cannot be read, or is no PEM of its kind.
+    #[error("{path}: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Each may be right, but not with the other.
+    #[error("{key} is not the key of {certificate}: {reason}")]
+    Together {
+        /// The one.
+        certificate: PathBuf,
+        /// The other.
+        key: PathBuf,
+        /// The library's words.
+        reason: rustls::Error,
+    },
+}
+
+impl Tls {
+    /// What both files hold, to notice a change by.
+    pub fn read(&self) -> Result<[Vec<u8>; 2], BadPair> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| BadPair::File {
+                path: path.to_owned(),
+                reason: format!("cannot be read ({})", error.kind()),
+            })
+        };
+        Ok([read(&self.certificate_file)?, read(&self.key_file)?])
+    }
+
+    /// What [`Tls::read`] read, as a certificate with its key.
+    pub fn parse(&self, [certificate, key]: &[Vec<u8>; 2]) -> Result<Pair, BadPair> {
+        let bad = |path: &Path, what: &str| {
+            let (path, what) = (path.to_owned(), what.to_owned());
+            // Not the parser's words: they may quote a key.
+            move |_: pem::Error| BadPair::File { path, reason: format!("there is no {what} in it (PEM)") }
+        };
+        let no_chain = || bad(&self.certificate_file, "certificate");
+        let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(no_chain())?;
+        if chain.is_empty() {
+            return Err(no_chain()(pem::Error::NoItemsFound));
+        }
+        let ends = CertificateInner::<Raw>::from_der(&chain[0]).map_err(|reason| BadPair::File {
+            path: self.certificate_file.clone(),
+            reason: format!("its first certificate cannot be read ({reason})"),
+        })?;
+        let ends = ends.tbs_certificate().validity().not_after.to_unix_duration();
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(bad(&self.key_file, "private key"))?;
+        match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
+            Ok(key) => Ok(Pair { key: Arc::new(key), ends }),
+            Err(reason) => Err(BadPair::Together {
+                certificate: self.certificate_file.clone(),
+                key: self.key_file.clone(),
+                reason,
+            }),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! TLS by the gateway itself. The certificate is read again when its files change; connections keep the one they began
+//! with.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{BadPair, Pair, Tls};
+use crate::metrics as m;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A listener's certificate, and what makes TLS of its connections.
+pub struct Certificate {
+    listener: &'static str,
+    files: Tls,
+    current: Arc<Current>,
+    acceptor: TlsAcceptor,
+    /// What was last made of the files.
+    seen: Mutex<Seen>,
+}
+
+/// The contents of the files by their digest (they hold a key), or why they could not be read.
+type Seen = Result<[u8; 32], String>;
+
+/// The pair that new connections get.
+struct Current(ArcSwap<CertifiedKey>);
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<certificate and key>")
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn seen(files: &Result<[Vec<u8>; 2], BadPair>) -> Seen {
+    match files {
+        // Each by itself first: what one ends with may be what the other begins with.
+        Ok(files) => Ok(Sha256::digest(files.each_ref().map(Sha256::digest).concat()).into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Certificate {
+    /// Reads the files of `listener`.
+    pub fn new(listener: &'static str, files: &Tls) -> Result<Arc<Self>, BadPair> {
+        let read = files.read();
+        let seen = Mutex::new(seen(&read));
+        let pair = files.parse(&read?)?;
+        for outcome in ["ok", "failed"] {
+            metrics::counter!(m::TLS_RELOADS, "listener" => listener, "outcome" => outcome).increment(0);
+        }
+        metrics::counter!(m::TLS_FAILURES, "listener" => listener).increment(0);
+        note_end(listener, &pair);
+        let current = Arc::new(Current(ArcSwap::from(pair.key)));
+        // Early data stays off, as it is by default: it could be sent a second time by whoever sees it.
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions();
+        let config = config.map_err(|reason| BadPair::Together {
+            certificate: files.certificate_file.clone(),
+            key: files.key_file.clone(),
+            reason,
+        })?;
+        let mut config = config.with_no_client_auth().with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Arc::new(Self { listener, files: files.clone(), current, acceptor, seen }))
+    }
+
+    /// Shakes hands.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await
+    }
+
+    /// Counts a handshake that came to nothing.
+    pub(super) fn failed(&self, error: impl fmt::Display) {
+        metrics::counter!(m::TLS_FAILURES, "listener" => self.listener).increment(1);
+        tracing::debug!(%error, listener = self.listener, "a TLS handshake failed");
+    }
+
+    /// Looks at the files every now and then, and at SIGHUP, until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut hangup = signal(SignalKind::hangup()).ok();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+                () = asked(hangup.as_mut()) => {}
+            }
+            let this = self.clone();
+            // Files may be on a network.
+            if let Err(error) = tokio::task::spawn_blocking(move || this.look()).await {
+                tracing::error!(%error, "the certificate's files could not be looked at");
+            }
+        }
+    }
+
+    fn look(&self) {
+        let files = self.files.read();
+        let now = seen(&files);
+        // One look at a time; a lock only because the compiler cannot know.
+        let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == now {
+            return;
+        }
+        *last = now;
+        let pair = files.and_then(|files| self.files.parse(&files));
+        let outcome = match pair {
+            Ok(pair) => {
+                note_end(self.listener, &pair);
+                self.current.0.store(pair.key);
+                tracing::info!(listener = self.listener, "new connections get the new certificate");
+                "ok"
+            }
+            Err(error) => {
+                tracing::warn!(%error, listener = self.listener, "the certificate's files have changed and cannot be used: the old ones stay in force");
+                "failed"
+            }
+        };
+        metrics::counter!(m::TLS_RELOADS, "listener" => self.listener, "outcome" => outcome).increment(1);
+    }
+}
+
+async fn asked(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn note_end(listener: &'static str, pair: &Pair) {
+    metrics::gauge!(m::TLS_EXPIRY, "listener" => listener).set(pair.ends.as_secs_f64());
+}
