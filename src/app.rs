@@ -51,7 +51,7 @@ pub enum StartError {
         /// Whose.
         section: &'static str,
         /// What is wrong.
-        reason: BadPair,
+        reason: Box<BadPair>,
     },
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
@@ -117,7 +117,7 @@ fn certificate(
     tls: Option<&Tls>,
 ) -> Result<Option<Arc<Certificate>>, StartError> {
     let certificate = tls.map(|tls| Certificate::new(listener, tls)).transpose();
-    certificate.map_err(|reason| StartError::Tls { section, reason })
+    certificate.map_err(|reason| StartError::Tls { section, reason: Box::new(reason) })
 }
 
 /// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,

@@ -40,7 +40,7 @@ pub enum ConfigError {
         /// Whose TLS.
         section: &'static str,
         /// What is wrong.
-        reason: BadPair,
+        reason: Box<BadPair>,
     },
     /// A file that should hold a secret cannot be read.
     #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
@@ -95,7 +95,11 @@ impl Config {
         }
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
             if let Some(tls) = tls {
-                let bad = |reason| ConfigError::Tls { origin: origin.to_owned(), section, reason };
+                let bad = |reason| ConfigError::Tls {
+                    origin: origin.to_owned(),
+                    section,
+                    reason: Box::new(reason),
+                };
                 tls.read().and_then(|files| tls.parse(&files)).map_err(bad)?;
             }
         }
