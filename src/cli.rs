@@ -2,6 +2,7 @@
 
 mod admin;
 mod demo;
+mod healthcheck;
 mod operate;
 mod output;
 
@@ -52,6 +53,8 @@ enum Command {
     Simulate(operate::SimulateArgs),
     /// Prove the ledger's invariants on a running system.
     Audit(operate::AuditArgs),
+    /// Ask the gateway on this machine whether it is well: for containers, which have no curl.
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -157,6 +160,7 @@ impl Cli {
             }),
             Command::Simulate(args) => operate::simulate(args),
             Command::Audit(args) => operate::audit(args),
+            Command::Healthcheck(args) => healthcheck::run(args),
             Command::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
                 Config::load(&file).map_err(CliError::from).map(|_| {
