@@ -43,6 +43,28 @@ impl Endpoint {
             Self::Tasks => "tasks",
         }
     }
+
+    /// Its path.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Generate => "/api/generate",
+            Self::Status => "/api/status",
+            Self::Quote => "/api/quote",
+            Self::Credits => "/api/credits",
+            Self::Tasks => "/api/tasks",
+        }
+    }
+
+    /// Its method and path.
+    pub const fn described(self) -> &'static str {
+        match self {
+            Self::Generate => "POST /api/generate",
+            Self::Status => "GET /api/status",
+            Self::Quote => "POST /api/quote",
+            Self::Credits => "GET /api/credits",
+            Self::Tasks => "GET /api/tasks",
+        }
+    }
 }
 
 /// A call at stage `S`.
@@ -110,7 +132,7 @@ pub struct NoteFields {
     /// The hold, once granted.
     pub hold: Option<HoldId>,
     /// The error's code, if it ends in one.
-    pub code: Option<String>,
+    pub code: Option<&'static str>,
     /// Headers for the answer.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }

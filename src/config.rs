@@ -2,6 +2,7 @@
 //! refused; every error names the field, its value and what would be right.
 
 mod check;
+mod telemetry;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::check::ConfigError;
+pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::Secret;
 
@@ -52,6 +54,9 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// Where traces go.
+    #[serde(default)]
+    pub telemetry: Telemetry,
 }
 
 /// The data plane's listener.

@@ -25,6 +25,7 @@ use crate::ids::{HoldId, OrgId};
 use crate::ledger::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
 use crate::metrics as m;
 use crate::pricing::consumption;
+use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
@@ -178,10 +179,13 @@ impl Poller {
                         return None;
                     }
                     let poller = self.clone();
-                    let work = self.tasks.spawn(async move {
+                    // In the trace of whoever is the first to wait for it.
+                    let work = self.tasks.spawn(carry(async move {
                         let _landing = Landing { poller: &poller, hold };
-                        poller.ask(known).await
-                    });
+                        let mut span = Span::of_part("poll");
+                        span.set("tollgate.hold", hold);
+                        span.around(poller.ask(known)).await
+                    }));
                     let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
                     flights.insert(hold, flight.clone());
                     flight
@@ -256,7 +260,7 @@ impl Poller {
         };
         fail_point::reach("poll.answered");
         let overrun = matches!(&step, Step::Settle { raw, .. } | Step::LateSettle { raw, .. } if *raw > task.list_price);
-        let applied = self.ledger.step(task.org, task.hold, step).await?;
+        let applied = self.step(task.org, task.hold, step).await?;
         if applied == Applied::Yes && overrun {
             metrics::counter!(m::OVERRUNS).increment(1);
         }
@@ -265,6 +269,19 @@ impl Poller {
             return self.apply_late(now, report).await;
         }
         Ok(now)
+    }
+
+    async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
+        let mut span = Span::of_part("settle");
+        span.set_word("tollgate.step", step.kind());
+        if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = &step {
+            span.set_number("tollgate.credits", charge.get());
+        }
+        let result = span.around(self.ledger.step(org, hold, step)).await;
+        if result.is_err() {
+            span.fail("not recorded yet");
+        }
+        result
     }
 
     async fn reload(&self, task: &Task) -> Result<Task, LedgerError> {
@@ -281,7 +298,7 @@ impl Poller {
         if task.late == Some(Late::Open)
             && let Some(step) = end(&task, report)?
         {
-            self.ledger.step(task.org, task.hold, step).await?;
+            self.step(task.org, task.hold, step).await?;
             return self.reload(&task).await;
         }
         Ok(task)
@@ -289,7 +306,7 @@ impl Poller {
 
     /// Records that a task which had ended here is one of the vendor's after all; whether that was news.
     pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
-        let news = self.ledger.step(org, hold, step).await? == Applied::Yes;
+        let news = self.step(org, hold, step).await? == Applied::Yes;
         if news {
             tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
             metrics::counter!(m::LATE_EVIDENCE).increment(1);
@@ -309,7 +326,7 @@ impl Poller {
             _ => return,
         };
         tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind(), "a task does not end");
-        if let Err(error) = self.ledger.step(task.org, task.hold, step).await {
+        if let Err(error) = self.step(task.org, task.hold, step).await {
             tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
         }
     }

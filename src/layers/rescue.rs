@@ -59,7 +59,7 @@ impl<S: Stage<Arrived>> Service<Call<Arrived>> for Rescue<S> {
                 metrics::counter!(m::REQUESTS, "route" => route, "status" => status, "code" => code)
                     .increment(1);
                 if code != "OK" {
-                    notes.code = Some(code.to_owned());
+                    notes.code = Some(code);
                 }
                 answer.headers_mut().extend(notes.headers.drain(..));
             });
