@@ -1,8 +1,10 @@
 //! The operators' listener: health and metrics, and the management API. Keep it off public networks.
 
 pub mod api;
+mod gauges;
 mod operations;
 
+pub use self::gauges::Gauges;
 pub use self::operations::Operations;
 
 use axum::Router;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::api::Api;
-use crate::admin::{Operations, router};
+use crate::admin::{Gauges, Operations, router};
 use crate::api_key::PresentedKey;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, ms};
@@ -97,10 +97,14 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Suffix("_items".into()), m::BATCH_BUCKETS)
         })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full(m::HOLD_SECONDS.into()), m::AGE_BUCKETS)
+        })
         .map_err(wrong)?
         .install_recorder()
         .map_err(wrong)?;
     m::describe();
+    metrics::gauge!(m::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(recorder.insert(handle).clone())
 }
 
@@ -164,8 +168,21 @@ impl App {
             clock,
         ));
         poller.budget().share_with(gateways);
+        metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
         let body_timeout = ms(config.server.body_timeout_ms);
         let proxies = TrustedProxies::new(&config.server);
+        let limits = Arc::new(RateLimits::new(config.limits));
+        let gauges = Arc::new(Gauges {
+            callers: database.clone(),
+            upkeep: upkeep.clone(),
+            lease: lease.clone(),
+            keys: keys.clone(),
+            limits: limits.clone(),
+            poller: poller.clone(),
+            upstream: upstream.clone(),
+            process: metrics_process::Collector::default(),
+        });
+        gauges.process.describe();
         let parts = Parts {
             clock,
             tracing: tracing.clone(),
@@ -173,7 +190,7 @@ impl App {
             proxies: proxies.clone(),
             keys: keys.clone(),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
-            limits: Arc::new(RateLimits::new(config.limits)),
+            limits,
             prices: prices.clone(),
             replay: ReplayLayer { database: database.clone(), body_timeout },
             reserve: ReserveLayer { ledger: ledger.clone(), upstream },
@@ -197,7 +214,7 @@ impl App {
             },
         };
         let api = Api { database: database.clone(), keys: keys.clone(), proxies, tasks: tasks.clone() };
-        let operations = Operations { database, prices, lease: lease.clone(), metrics };
+        let operations = Operations { database, prices, lease: lease.clone(), gauges, metrics };
         Ok(Self {
             config,
             data_listener,
@@ -282,6 +299,8 @@ impl App {
             idempotency_hours: config.ledger.idempotency_hours,
             in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
         };
+        let minutes = u64::from(config.ledger.audit_minutes);
+        let every = (minutes > 0).then(|| Duration::from_secs(minutes * 60));
         // The lease and the operations listener live on until the last create is recorded.
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
@@ -299,6 +318,7 @@ impl App {
                 stop.clone(),
             ));
         }
+        background.spawn(reconciler::audit(upkeep.clone(), ledger.gateway(), every, stop.clone()));
         background.spawn(reconciler::sweep(
             ledger.clone(),
             upkeep,

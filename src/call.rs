@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -33,6 +33,9 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks];
+
     /// Its name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -133,6 +136,8 @@ pub struct NoteFields {
     pub hold: Option<HoldId>,
     /// The error's code, if it ends in one.
     pub code: Option<&'static str>,
+    /// How long it waited for others: for the upstream, for the client's body.
+    pub waited: Duration,
     /// Headers for the answer.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }

@@ -209,6 +209,9 @@ pub struct LedgerConfig {
     /// A task whose outcome stays unknown for this long is written off: its tenant is refunded, the platform may have
     /// lost.
     pub in_doubt_hours: u32,
+    /// How far apart the audits of the ledger begin that gateways run by themselves, one of them at a time; 0: this one
+    /// runs none.
+    pub audit_minutes: u32,
 }
 
 impl Default for LedgerConfig {
@@ -223,6 +226,7 @@ impl Default for LedgerConfig {
             lease_ms: 30_000,
             idempotency_hours: 72,
             in_doubt_hours: 24,
+            audit_minutes: 60,
         }
     }
 }

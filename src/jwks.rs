@@ -25,6 +25,10 @@ use crate::metrics as m;
 /// A caller waits for a fetch at most so long.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How a fetch ends, in metrics.
+const FETCHED: &str = "fetched";
+const FAILED: &str = "failed";
+
 /// More keys than this are not looked at.
 const MOST_KEYS: usize = 100;
 
@@ -165,6 +169,9 @@ pub struct KeySets {
 impl KeySets {
     /// Nothing fetched yet.
     pub fn new(config: &Auth, clock: Clock) -> Self {
+        for outcome in [FETCHED, FAILED] {
+            metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
+        }
         let fresh = ms(config.jwks_refresh_ms);
         Self {
             fetcher: Fetcher::new(),
@@ -235,7 +242,7 @@ impl KeySets {
         // Of its own: a caller that leaves must not end it for the others.
         self.tasks.spawn(async move {
             let fetched = fetcher.fetch(&url).await.and_then(|body| read(&body).ok_or("no JWKS"));
-            let outcome = if fetched.is_ok() { "fetched" } else { "failed" };
+            let outcome = if fetched.is_ok() { FETCHED } else { FAILED };
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(1);
             {
                 let mut state = source.state();

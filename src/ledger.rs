@@ -30,6 +30,7 @@ mod identity;
 mod keys;
 mod lanes;
 mod lots;
+mod metered;
 mod operators;
 mod prices;
 mod queries;
@@ -50,7 +51,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::accounts::{Balance, Posted};
-pub use self::audit::{AuditReport, Finding};
+pub use self::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Finding};
 pub use self::audit_log::{AuditEntry, AuditFilter, Order};
 pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
@@ -64,7 +65,7 @@ pub use self::entries::{Entry, EntryFilter, EntryKind, Place};
 pub use self::epochs::{EpochListener, Epochs};
 pub use self::error::LedgerError;
 pub use self::gateways::Lease;
-pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Verdict};
+pub use self::hold::{Applied, Fingerprint, HoldGuard, NewHold, Step, Terms, Verdict};
 pub use self::hold_place::HoldPlace;
 pub use self::idempotency::Claim;
 pub use self::identity::{
@@ -91,7 +92,6 @@ use self::servers::Servers;
 use crate::clock::Clock;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
-use crate::metrics as m;
 use crate::secret::Secret;
 
 /// A query that takes longer is given up: a database that hangs must not hang its callers.
@@ -104,7 +104,10 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Puts the deadline on a query of the pool.
 trait Bounded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
     async fn bounded(self) -> Result<T, sqlx::Error> {
-        tokio::time::timeout(QUERY_TIMEOUT, self).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let begun = Clock.now();
+        let done = tokio::time::timeout(QUERY_TIMEOUT, self).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        metered::query(begun, done.as_ref().err());
+        done
     }
 }
 
@@ -155,6 +158,7 @@ impl Database {
         max_connections: u32,
         acquire_timeout: Duration,
     ) -> Result<Self, LedgerError> {
+        metered::register_queries();
         let servers = Arc::new(Servers::new(urls)?);
         let (before, after) = (servers.clone(), servers.clone());
         let suspicion = Arc::new(Suspicion::default());
@@ -320,10 +324,14 @@ impl Database {
         })
     }
 
-    /// Connections in use and idle.
-    pub fn pool_size(&self) -> (u32, usize) {
-        let idle = self.queries.pool().num_idle();
-        (self.queries.pool().size().saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)), idle)
+    /// Shows the connections of this pool, called `pool`.
+    pub fn show_pool(&self, pool: &'static str) {
+        metered::pool(pool, self.queries.pool());
+    }
+
+    /// How often another server has become the primary.
+    pub fn primary_changes(&self) -> u64 {
+        self.servers.changes()
     }
 }
 
@@ -363,16 +371,20 @@ impl Ledger {
     /// Reserves credits durably, or says why not. An error grants nothing: a grant that comes too late is released.
     pub async fn reserve(&self, new: NewHold) -> Result<Verdict, LedgerError> {
         let deadline = self.clock.now() + self.reserve_timeout;
-        let verdict = self.lanes.reserve(new, deadline).await?;
-        if matches!(verdict, Verdict::Granted(_)) {
-            metrics::counter!(m::HOLDS_GRANTED).increment(1);
-        }
-        Ok(verdict)
+        let verdict = self.lanes.reserve(new, deadline).await;
+        metered::verdict(&verdict);
+        verdict
     }
 
     /// Takes a step and waits for it to be durable; it is tried until the database takes it, waited for or not.
     pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
-        self.lanes.step(org, hold, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+        self.lanes.step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+    }
+
+    /// The same for a task that was read: the credits it moves are counted.
+    pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+        let taken = self.lanes.step(task.org, task.hold, Some(task.terms()), step);
+        taken.await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
     /// Releases HELD rows of this gateway that nobody works on, puts those of dead gateways in doubt, and writes off
@@ -385,27 +397,34 @@ impl Ledger {
         if !orphans.is_empty() {
             fail_point::reach("sweep.before");
         }
-        self.take_over_all(orphans.into_iter().map(|(org, hold)| (org, hold, Step::Orphan))).await?;
+        self.take_over_all(orphans.into_iter().map(|(org, hold)| (org, hold, None, Step::Orphan))).await?;
         let expired = database.expired_doubts(in_doubt_ttl).await?.into_iter();
-        self.take_over_all(
-            expired.map(|(org, hold, possible_loss)| (org, hold, Step::WriteOff { possible_loss })),
-        )
+        self.take_over_all(expired.map(|(org, hold, terms, possible_loss)| {
+            (org, hold, Some(terms), Step::WriteOff { possible_loss })
+        }))
         .await
     }
 
     /// All at once, so that they ride in few batches.
     async fn take_over_all(
         &self,
-        holds: impl Iterator<Item = (OrgId, HoldId, Step)>,
+        holds: impl Iterator<Item = (OrgId, HoldId, Option<Terms>, Step)>,
     ) -> Result<(), LedgerError> {
-        let steps = holds.map(|(org, hold, step)| self.take_over(org, hold, step));
+        let steps = holds.map(|(org, hold, terms, step)| self.take_over(org, hold, terms, step));
         futures_util::future::try_join_all(steps).await?;
         Ok(())
     }
 
-    async fn take_over(&self, org: OrgId, hold: HoldId, step: Step) -> Result<(), LedgerError> {
+    async fn take_over(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        terms: Option<Terms>,
+        step: Step,
+    ) -> Result<(), LedgerError> {
         let kind = step.kind();
-        if self.step(org, hold, step).await? == Applied::Yes {
+        let taken = self.lanes.step(org, hold, terms, step);
+        if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
             tracing::error!(%org, %hold, kind, "nobody knows what became of a task");
         }
         Ok(())

@@ -43,9 +43,10 @@ metrics! {
     // The data plane. A status of 499 is a client that left.
     Counter REQUESTS = "tollgate_requests_total" ["route", "status", "code"] "Requests of the data plane";
     Histogram REQUEST_SECONDS = "tollgate_request_seconds" ["route"] "Time from a request's head to its answer";
-    Histogram OVERHEAD_SECONDS = "tollgate_request_overhead_seconds" ["route"] "The same without the wait for the upstream: the gateway's own part";
+    Histogram OVERHEAD_SECONDS = "tollgate_request_overhead_seconds" ["route"] "The same without the waits for the upstream and for the client's body: the gateway's own part of requests that were answered";
     Gauge IN_FLIGHT = "tollgate_requests_in_flight" [] "Requests being answered";
     Counter LIMITED = "tollgate_rate_limited_total" ["level"] "Requests refused by a rate limit";
+    Counter REPLAYS = "tollgate_idempotent_replays_total" [] "Creates that were answered what an earlier one with their idempotency key was answered";
     Counter CACHE_LOOKUPS = "tollgate_cache_lookups_total" ["cache", "result"] "Look-ups in a cache; stale: found, and used because the database is away";
     Gauge CACHE_ENTRIES = "tollgate_cache_entries" ["cache"] "Entries in a cache";
     Counter ADMIN_REQUESTS = "tollgate_admin_requests_total" ["method", "status"] "Requests of the management API";
@@ -62,7 +63,7 @@ metrics! {
 
     // Holds, as this gateway moves them.
     Counter HOLDS_GRANTED = "tollgate_holds_granted_total" [] "Holds granted";
-    Counter HOLDS_REFUSED = "tollgate_holds_refused_total" ["reason"] "Reservations refused";
+    Counter HOLDS_REFUSED = "tollgate_holds_refused_total" ["reason"] "Reservations refused, or not answered in time";
     Counter STEPS = "tollgate_hold_steps_total" ["kind", "applied"] "Steps of holds; applied: whether they changed anything";
     Histogram HOLD_SECONDS = "tollgate_hold_seconds" ["end"] "Age of a hold when it ended";
     Histogram SETTLE_LAG_SECONDS = "tollgate_settle_lag_seconds" [] "Time from the upstream's answer that a task has ended to its durable booking";
@@ -72,6 +73,7 @@ metrics! {
 
     // Credits, as this gateway moves them.
     Counter CREDITS_GRANTED = "tollgate_credits_granted_total" [] "Credits granted to tenants";
+    Counter CREDITS_ADJUSTED = "tollgate_credits_adjusted_total" ["direction"] "Credits of corrections by operators";
     Counter CREDITS_EXPIRED = "tollgate_credits_expired_total" [] "Credits taken back because their grant ran out";
     Counter CREDITS_HELD = "tollgate_credits_held_total" [] "Credits of holds granted";
     Counter CREDITS_CONSUMED = "tollgate_credits_consumed_total" [] "Credits charged to tenants";
@@ -80,7 +82,7 @@ metrics! {
     Counter OVERRUNS = "tollgate_overruns_total" [] "Charges above their hold";
     Counter FLAGGED_CHARGES = "tollgate_flagged_charges_total" [] "Charges whose figure was not the upstream's last word";
     Counter PLATFORM_LOSS = "tollgate_platform_loss_credits_total" ["kind"] "Credits the platform lost or may have lost";
-    Counter BUDGET_EVENTS = "tollgate_budget_events_total" ["threshold"] "Thresholds that budgets reached: percentages from 1 to 100";
+    Counter BUDGET_EVENTS = "tollgate_budget_events_total" ["threshold"] "Thresholds that budgets reached: percentages, rounded down to tens";
     Counter LOW_BALANCE_EVENTS = "tollgate_low_balance_events_total" [] "Organisations that fell below their low-balance threshold";
 
     // The ledger as a whole: every gateway says the same.
@@ -89,22 +91,22 @@ metrics! {
     Gauge OLDEST_HOLD_SECONDS = "tollgate_oldest_hold_seconds" ["state"] "Age of the oldest unfinished task in a state; 0: there is none";
     Gauge OLDEST_DOUBT_SECONDS = "tollgate_oldest_doubt_seconds" [] "How long the oldest doubt has lasted; 0: there is none";
     Gauge RECONCILER_LAG_SECONDS = "tollgate_reconciler_lag_seconds" [] "How long past its time the oldest due poll is";
-    Gauge DRIFT_CREDITS = "tollgate_drift_credits" ["account", "direction"] "Booked above or below what the upstream reported, tasks of the last day";
-    Gauge AUDIT_BREACHES = "tollgate_audit_breaches" ["check"] "Rows that broke an invariant of the ledger in the last audit";
-    Gauge AUDIT_TIMESTAMP = "tollgate_audit_timestamp_seconds" [] "When the last audit ended, Unix time; 0: there was none";
+    Gauge DRIFT_CREDITS = "tollgate_drift_credits" ["account", "direction"] "Booked above or below what the upstream reported, tasks of the last day; other: accounts that are not configured any more";
+    Gauge AUDIT_BREACHES = "tollgate_audit_breaches" ["check"] "Rows that broke an invariant of the ledger in the last audit; other: a check that this gateway does not know";
+    Gauge AUDIT_TIMESTAMP = "tollgate_audit_timestamp_seconds" [] "When the last audit came to its end, Unix time; 0: there was none";
     Gauge AUDIT_SECONDS = "tollgate_audit_seconds" [] "How long the last audit took";
 
     // The database.
     Gauge DATABASE_UP = "tollgate_database_up" [] "1: the last look at the database succeeded";
-    Counter DATABASE_ERRORS = "tollgate_database_errors_total" ["kind"] "Queries that failed";
-    Histogram QUERY_SECONDS = "tollgate_database_query_seconds" [] "Time of a query through the pool, its wait for a connection included";
+    Counter DATABASE_ERRORS = "tollgate_database_errors_total" ["kind"] "Queries outside of the ledger's lanes that failed";
+    Histogram QUERY_SECONDS = "tollgate_database_query_seconds" [] "Time of a query outside of the ledger's lanes, its wait for a connection included";
     Counter PRIMARY_CHANGES = "tollgate_database_primary_changes_total" [] "Times this gateway went over to another primary";
     Gauge POOL_CONNECTIONS = "tollgate_pool_connections" ["pool", "state"] "Connections of a pool";
     Gauge POOL_MAX_CONNECTIONS = "tollgate_pool_max_connections" ["pool"] "Connections a pool may have";
     Histogram LEDGER_CALL_SECONDS = "tollgate_ledger_call_seconds" ["call"] "Time of a call of a ledger lane: one batch";
     Histogram LEDGER_BATCH_ITEMS = "tollgate_ledger_batch_items" ["call"] "Items in a call of a ledger lane";
     Counter LEDGER_CALL_FAILURES = "tollgate_ledger_call_failures_total" ["call"] "Calls of a ledger lane that failed and were repeated or split";
-    Gauge LEDGER_QUEUE_ITEMS = "tollgate_ledger_queue_items" ["call"] "Items that wait in the ledger's lanes";
+    Gauge LEDGER_QUEUE_ITEMS = "tollgate_ledger_queue_items" ["call"] "Items that wait in the ledger's lanes, or are under way there";
 
     // This gateway among others.
     Gauge LEASE_HELD = "tollgate_lease_held" [] "1: this gateway has its lease; 0: it sends nothing";
@@ -123,6 +125,9 @@ metrics! {
 /// Buckets for every duration, in seconds.
 pub const SECONDS_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+/// Buckets for the age of holds, in seconds: a video takes minutes, a doubt up to a day.
+pub const AGE_BUCKETS: &[f64] =
+    &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21_600.0, 86_400.0];
 /// Buckets for the size of a batch.
 pub const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 

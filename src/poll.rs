@@ -5,7 +5,7 @@ mod budget;
 mod view;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -31,11 +31,30 @@ use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
 
+/// What the cache of their states is called in metrics.
+const TASKS: &str = "tasks";
+
 /// Why a task that is past its maximum age is given up.
 const TOO_OLD: &str = "it ran longer than the maximum age";
 const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
 
 type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
+
+/// When the vendor was asked, and when it had answered: what those who wait for a flight wait for is not all its doing.
+#[derive(Debug, Default)]
+struct Asking {
+    begun: OnceLock<Instant>,
+    ended: OnceLock<Instant>,
+}
+
+impl Asking {
+    /// How much of the time from `since` to `until` was the vendor's.
+    fn within(&self, since: Instant, until: Instant) -> Duration {
+        let Some(begun) = self.begun.get() else { return Duration::ZERO };
+        let ended = self.ended.get().copied().unwrap_or(until);
+        ended.min(until).saturating_duration_since(since.max(*begun))
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -50,7 +69,7 @@ pub struct Poller {
     budget: PollBudget,
     /// What callers know tasks by (the vendor's id or our reference) to the last known state.
     views: Cache<(OrgId, Arc<str>), Arc<View>>,
-    flights: Mutex<HashMap<HoldId, Flight>>,
+    flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
 }
 
 /// Takes a flight off the list, also if it crashes.
@@ -75,6 +94,10 @@ impl Poller {
         reconciler: &Reconciler,
         clock: Clock,
     ) -> Self {
+        for result in ["hit", "miss"] {
+            metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(0);
+        }
+        drop(metrics::histogram!(m::SETTLE_LAG_SECONDS));
         Self {
             ledger,
             upstream,
@@ -93,6 +116,11 @@ impl Poller {
         }
     }
 
+    /// Shows how many states of tasks are in memory.
+    pub fn show(&self) {
+        metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.entry_count() as f64);
+    }
+
     /// How often the vendor may be asked.
     pub fn budget(&self) -> &PollBudget {
         &self.budget
@@ -102,22 +130,32 @@ impl Poller {
         self.ledger.database()
     }
 
-    /// The last known state of a task of `org`, asked for upstream if that is old and the budget allows. Nothing if
-    /// `org` has no such task.
-    pub async fn view(self: &Arc<Self>, org: OrgId, id: &str) -> Result<Option<Arc<View>>, LedgerError> {
+    /// The last known state of a task of `org`, asked for upstream if that is old and the budget allows, and how long
+    /// that took the vendor. Nothing if `org` has no such task.
+    pub async fn view(
+        self: &Arc<Self>,
+        org: OrgId,
+        id: &str,
+    ) -> Result<Option<(Arc<View>, Duration)>, LedgerError> {
         let cached = self.views.get(&(org, Arc::from(id)));
+        count_lookup(cached.is_some());
         let known = match cached {
-            Some(view) if self.is_fresh(&view) => return Ok(Some(view)),
+            Some(view) if self.is_fresh(&view) => return Ok(Some((view, Duration::ZERO))),
             Some(view) => view,
             None => match self.load(org, id).await? {
-                Some(view) if self.is_fresh(&view) => return Ok(Some(view)),
+                Some(view) if self.is_fresh(&view) => return Ok(Some((view, Duration::ZERO))),
                 Some(view) => view,
                 None => return Ok(None),
             },
         };
         // The last known state is an answer in any case: a caller never waits longer than this.
-        let refreshed = tokio::time::timeout(self.wait, self.refresh(known.clone(), false)).await;
-        Ok(Some(refreshed.ok().flatten().unwrap_or(known)))
+        let begun = self.clock.now();
+        let Some((flight, asking)) = self.refresh(&known, false) else {
+            return Ok(Some((known, Duration::ZERO)));
+        };
+        let refreshed = tokio::time::timeout(self.wait, flight).await;
+        let waited = asking.within(begun, self.clock.now());
+        Ok(Some((refreshed.ok().flatten().unwrap_or(known), waited)))
     }
 
     fn is_fresh(&self, view: &View) -> bool {
@@ -162,37 +200,33 @@ impl Poller {
     }
 
     /// One poll for all who wait for this task; `paid` if the budget has been asked. It goes on when they leave.
-    async fn refresh(self: &Arc<Self>, known: Arc<View>, paid: bool) -> Option<Arc<View>> {
+    fn refresh(self: &Arc<Self>, known: &Arc<View>, paid: bool) -> Option<(Flight, Arc<Asking>)> {
         let hold = known.task().hold;
-        let flight = {
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            match flights.get(&hold) {
-                Some(flight) => flight.clone(),
-                None => {
-                    // The flight we came too late for may have told all there is to know.
-                    // But an end that we know to be none any more says nothing.
-                    let told = self.cached(known.task()).filter(|view| self.is_fresh(view));
-                    if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
-                        return Some(view);
-                    }
-                    if !paid && self.costs_a_poll(known.task()) && !self.budget.client_may(known.task().org) {
-                        return None;
-                    }
-                    let poller = self.clone();
-                    // In the trace of whoever is the first to wait for it.
-                    let work = self.tasks.spawn(carry(async move {
-                        let _landing = Landing { poller: &poller, hold };
-                        let mut span = Span::of_part("poll");
-                        span.set("tollgate.hold", hold);
-                        span.around(poller.ask(known)).await
-                    }));
-                    let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
-                    flights.insert(hold, flight.clone());
-                    flight
-                }
-            }
-        };
-        flight.await
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&hold) {
+            return Some(flight.clone());
+        }
+        let asking = Arc::<Asking>::default();
+        // The flight we came too late for may have told all there is to know.
+        // But an end that we know to be none any more says nothing.
+        let told = self.cached(known.task()).filter(|view| self.is_fresh(view));
+        if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
+            return Some((std::future::ready(Some(view)).boxed().shared(), asking));
+        }
+        if !paid && self.costs_a_poll(known.task()) && !self.budget.client_may(known.task().org) {
+            return None;
+        }
+        let (poller, known, told) = (self.clone(), known.clone(), asking.clone());
+        // In the trace of whoever is the first to wait for it.
+        let work = self.tasks.spawn(carry(async move {
+            let _landing = Landing { poller: &poller, hold };
+            let mut span = Span::of_part("poll");
+            span.set("tollgate.hold", hold);
+            span.around(poller.ask(known, &told)).await
+        }));
+        let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
+        flights.insert(hold, (flight.clone(), asking.clone()));
+        Some((flight, asking))
     }
 
     /// What the vendor will not be asked about must not use up the budget of the other backend.
@@ -211,11 +245,13 @@ impl Poller {
             self.budget.wait().await;
         }
         let known = Arc::new(View::new(task, None, self.clock.now()));
-        self.refresh(known, true).await;
+        if let Some((flight, _)) = self.refresh(&known, true) {
+            flight.await;
+        }
     }
 
     /// Asks the ledger, then the vendor, then ends what has ended.
-    async fn ask(&self, known: Arc<View>) -> Option<Arc<View>> {
+    async fn ask(&self, known: Arc<View>, asking: &Asking) -> Option<Arc<View>> {
         let task = known.task();
         let task = match self.database().task_by_hold(task.org, task.hold).await {
             Ok(Some(task)) => task,
@@ -226,11 +262,13 @@ impl Poller {
         let Some(id) = task.upstream_task.clone().filter(|_| !task.is_over()) else {
             return Some(self.remember(task, Some(self.clock.now())));
         };
-        let asked = self.clock.now();
         fail_point::reach("poll.before");
-        match self.upstream.status(task.org, &task.backend, &task.account, &id).await {
-            Ok(report) => match self.apply(&task, &report).await {
-                Ok(task) => Some(self.remember(task, Some(asked))),
+        let begun = *asking.begun.get_or_init(|| self.clock.now());
+        let told = self.upstream.status(task.org, &task.backend, &task.account, &id).await;
+        let ended = *asking.ended.get_or_init(|| self.clock.now());
+        match told {
+            Ok(report) => match self.apply(&task, &report, ended).await {
+                Ok(task) => Some(self.remember(task, Some(begun))),
                 Err(error) => {
                     tracing::warn!(hold = %task.hold, %error, "a task's end is not recorded yet");
                     Some(self.remember_unanswered(task, &known))
@@ -249,8 +287,8 @@ impl Poller {
         }
     }
 
-    /// What a report means for the ledger; the answer is the task as it stands then.
-    async fn apply(&self, task: &Task, report: &StatusReport) -> Result<Task, LedgerError> {
+    /// What a report that came at `told` means for the ledger; the answer is the task as it stands then.
+    async fn apply(&self, task: &Task, report: &StatusReport, told: Instant) -> Result<Task, LedgerError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD).await;
             if task.data.as_deref() != Some(&*report.data) {
@@ -259,29 +297,25 @@ impl Poller {
             return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
-        let overrun = matches!(&step, Step::Settle { raw, .. } | Step::LateSettle { raw, .. } if *raw > task.list_price);
-        let applied = self.step(task.org, task.hold, step).await?;
-        if applied == Applied::Yes && overrun {
-            metrics::counter!(m::OVERRUNS).increment(1);
+        let applied = self.step_of(task, step).await?;
+        if applied == Applied::Yes {
+            self.settled(told);
         }
         let now = self.reload(task).await?;
         if applied != Applied::Yes && is_news(&now, report.progress) {
-            return self.apply_late(now, report).await;
+            return self.apply_late(now, report, told).await;
         }
         Ok(now)
     }
 
-    async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
-        let mut span = Span::of_part("settle");
-        span.set_word("tollgate.step", step.kind());
-        if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = &step {
-            span.set_number("tollgate.credits", charge.get());
-        }
-        let result = span.around(self.ledger.step(org, hold, step)).await;
-        if result.is_err() {
-            span.fail("not recorded yet");
-        }
-        result
+    async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+        let span = settling(&step);
+        written(span, self.ledger.step_of(task, step)).await
+    }
+
+    /// An end that was told then is durable now.
+    fn settled(&self, told: Instant) {
+        metrics::histogram!(m::SETTLE_LAG_SECONDS).record(self.clock.since(told));
     }
 
     async fn reload(&self, task: &Task) -> Result<Task, LedgerError> {
@@ -290,7 +324,12 @@ impl Poller {
     }
 
     /// An end that came after ours (contract, "Evidence after the end").
-    async fn apply_late(&self, task: Task, report: &StatusReport) -> Result<Task, LedgerError> {
+    async fn apply_late(
+        &self,
+        task: Task,
+        report: &StatusReport,
+        told: Instant,
+    ) -> Result<Task, LedgerError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
         let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
         self.came_to_light(task.org, task.hold, known).await?;
@@ -298,7 +337,9 @@ impl Poller {
         if task.late == Some(Late::Open)
             && let Some(step) = end(&task, report)?
         {
-            self.step(task.org, task.hold, step).await?;
+            if self.step_of(&task, step).await? == Applied::Yes {
+                self.settled(told);
+            }
             return self.reload(&task).await;
         }
         Ok(task)
@@ -306,10 +347,10 @@ impl Poller {
 
     /// Records that a task which had ended here is one of the vendor's after all; whether that was news.
     pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
-        let news = self.step(org, hold, step).await? == Applied::Yes;
+        let span = settling(&step);
+        let news = written(span, self.ledger.step(org, hold, step)).await? == Applied::Yes;
         if news {
             tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
-            metrics::counter!(m::LATE_EVIDENCE).increment(1);
             // The end that is remembered is none any more.
             self.views.invalidate(&(org, hold.to_string().into()));
         }
@@ -326,7 +367,7 @@ impl Poller {
             _ => return,
         };
         tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind(), "a task does not end");
-        if let Err(error) = self.step(task.org, task.hold, step).await {
+        if let Err(error) = self.step_of(task, step).await {
             tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
         }
     }
@@ -343,9 +384,10 @@ impl Poller {
         else {
             return;
         };
+        let told = self.clock.now();
         let result = match self.database().task_by_hold(org, hold).await {
             Ok(Some(task)) => {
-                self.apply(&task, &StatusReport { progress, raw, data: data.clone() }).await.map(|_| ())
+                self.apply(&task, &StatusReport { progress, raw, data: data.clone() }, told).await.map(drop)
             }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
@@ -354,6 +396,32 @@ impl Poller {
             tracing::warn!(%hold, %error, "a create that came back finished is left to the reconciler");
         }
     }
+}
+
+fn count_lookup(found: bool) {
+    let result = if found { "hit" } else { "miss" };
+    metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(1);
+}
+
+/// The span in which `step` is written.
+fn settling(step: &Step) -> Span {
+    let mut span = Span::of_part("settle");
+    span.set_word("tollgate.step", step.kind());
+    if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = step {
+        span.set_number("tollgate.credits", charge.get());
+    }
+    span
+}
+
+async fn written(
+    mut span: Span,
+    step: impl Future<Output = Result<Applied, LedgerError>>,
+) -> Result<Applied, LedgerError> {
+    let result = span.around(step).await;
+    if result.is_err() {
+        span.fail("not recorded yet");
+    }
+    result
 }
 
 /// The step by which `report` ends `task`; nothing if it does not.

@@ -1,6 +1,11 @@
 //! Work nobody waits for: finishing tasks, sweeping holds, renewing the lease, following what operators change.
 //! Each loop ends with `stop`; each failure is logged and tried again.
 
+mod audit;
+mod counts;
+
+pub use self::audit::audit;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +14,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::counts::count;
 use crate::clock::Clock;
 use crate::layers::auth::Keys;
 use crate::layers::price::{DatabaseTime, Prices};
-use crate::ledger::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError, State};
+use crate::ledger::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::pricing::BookVersion;
@@ -96,17 +102,18 @@ pub async fn finish_tasks(
 }
 
 /// Brings holds nobody works on to an honest end, takes back credits that have run out, forgets old idempotency keys, counts what is open and what drifts
-/// (at least in these upstream `accounts`).
+/// (in these upstream `accounts`).
 pub async fn sweep(
     ledger: Ledger,
     database: Database,
     keys: Arc<Keys>,
     metrics: PrometheusHandle,
-    mut accounts: Vec<String>,
+    accounts: Vec<String>,
     pace: Pace,
     stop: CancellationToken,
 ) {
     let mut round = 0u32;
+    show(&database, &accounts).await;
     while pause(&stop, pace.sweep).await {
         keys.tidy();
         // Folds samples into buckets; without it they pile up until somebody scrapes.
@@ -133,47 +140,24 @@ pub async fn sweep(
             tracing::warn!(%error, "cannot tell of low balances");
         }
         round = round.wrapping_add(1);
-        if let Err(error) = count(&database, &mut accounts).await {
-            tracing::warn!(%error, "cannot count what is open");
-        }
+        show(&database, &accounts).await;
     }
 }
 
-async fn count(database: &Database, accounts: &mut Vec<String>) -> Result<(), LedgerError> {
-    let open = database.open_holds().await?;
-    for state in [State::Held, State::Running, State::InDoubt] {
-        let (count, credits) = open
-            .iter()
-            .find(|holds| holds.state == state)
-            .map_or((0, 0), |holds| (holds.count, holds.credits.get()));
-        metrics::gauge!(m::OPEN_HOLDS, "state" => state.as_str()).set(count as f64);
-        metrics::gauge!(m::HELD_CREDITS, "state" => state.as_str()).set(credits as f64);
+async fn show(database: &Database, accounts: &[String]) {
+    if let Err(error) = count(database, accounts).await {
+        tracing::warn!(%error, "cannot count what is open");
     }
-    metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
-    metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
-    let drift = database.drift_of_the_day().await?;
-    // One that drifts no more is 0 again, not as it was.
-    for account in drift.iter().map(|(account, ..)| account) {
-        if !accounts.contains(account) {
-            accounts.push(account.clone());
-        }
-    }
-    for account in accounts {
-        let found = drift.iter().find(|(name, ..)| name == account);
-        let (above, below) = found.map_or((0, 0), |(_, above, below)| (above.get(), below.get()));
-        for (direction, credits) in [("above", above), ("below", below)] {
-            metrics::gauge!(m::DRIFT_CREDITS, "account" => account.clone(), "direction" => direction)
-                .set(credits as f64);
-        }
-    }
-    Ok(())
 }
 
 /// Renews the lease, and learns how many gateways share the poll budget.
 pub async fn renew(lease: Arc<Lease>, poller: Arc<Poller>, stop: CancellationToken) {
     while pause(&stop, lease.interval()).await {
         match lease.renew().await {
-            Ok(gateways) => poller.budget().share_with(gateways),
+            Ok(gateways) => {
+                metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
+                poller.budget().share_with(gateways);
+            }
             Err(error) => tracing::warn!(%error, "cannot renew this gateway's lease"),
         }
     }
@@ -211,6 +195,12 @@ impl Watcher {
 
     /// Looks once.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
+        let seen = self.see().await;
+        metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
+        seen
+    }
+
+    async fn see(&mut self) -> Result<(), LedgerError> {
         let begun = self.clock.now();
         let epochs = self.database.epochs().await?;
         if self.seen.is_none_or(|seen| seen.auth != epochs.auth) {
@@ -222,6 +212,7 @@ impl Watcher {
             self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
         }
         self.seen = Some(epochs);
+        metrics::gauge!(m::REVOCATION_EPOCH).set(epochs.auth as f64);
         // A book may also have come into force by the passing of time alone.
         let book = self.prices.current()?;
         if self.in_force.replace(book.version) != Some(book.version) {

@@ -93,7 +93,7 @@ pub fn data_plane(
         // the one event, and from here on a typed call
         .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
-        .layer(RescueLayer)
+        .layer(RescueLayer::new())
         // what is not on the list leads nowhere, whoever asks
         .layer(RouteLayer { document: parts.document })
         // before a body is read

@@ -80,6 +80,13 @@ impl Upstream {
         self.by_name(backend).is_some_and(|backend| backend.polls.is_passable(org, self.clock.now()))
     }
 
+    /// Shows which accounts get new tasks.
+    pub fn show_accounts(&self) {
+        for backend in [&self.kling_3, &self.kling_o3] {
+            backend.accounts.show(backend.name, self.clock.now());
+        }
+    }
+
     fn by_name(&self, backend: &str) -> Option<&Backend> {
         [&*self.kling_3, &*self.kling_o3].into_iter().find(|known| known.name == backend)
     }

@@ -181,6 +181,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
 
 /// The routes, with who may call them in front.
 pub fn router(api: Api) -> Router {
+    access::register();
     let (router, document) = routes().split_for_parts();
     let document = complete(document);
     let access = Arc::new(Access::of(&document, api.clone()));

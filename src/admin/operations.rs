@@ -11,6 +11,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
+use super::gauges::Gauges;
 use crate::layers::price::Prices;
 use crate::ledger::{Database, Lease};
 
@@ -23,6 +24,8 @@ pub struct Operations {
     pub prices: Arc<Prices>,
     /// Whether creates may be sent.
     pub lease: Arc<Lease>,
+    /// What is looked at when the metrics are asked for.
+    pub gauges: Arc<Gauges>,
     /// The metrics.
     pub metrics: PrometheusHandle,
 }
@@ -66,9 +69,7 @@ async fn readyz(State(operations): State<Operations>) -> Response {
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {
-    let (used, idle) = operations.database.pool_size();
-    metrics::gauge!(crate::metrics::POOL_CONNECTIONS, "state" => "used").set(used);
-    metrics::gauge!(crate::metrics::POOL_CONNECTIONS, "state" => "idle").set(idle as f64);
+    operations.gauges.show();
     let text = operations.metrics.render();
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

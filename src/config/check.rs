@@ -68,7 +68,7 @@ impl Config {
             Err(ConfigError::Value { origin: origin.to_owned(), field, value, right })
         };
         let day_ms = 86_400_000;
-        let ranges: [(&'static str, u64, u64, u64, &'static str); 22] = [
+        let ranges: [(&'static str, u64, u64, u64, &'static str); 23] = [
             (
                 "server.header_timeout_ms",
                 self.server.header_timeout_ms,
@@ -131,6 +131,7 @@ impl Config {
                 "from 1 to 8760 hours",
             ),
             ("ledger.in_doubt_hours", self.ledger.in_doubt_hours.into(), 1, 8_760, "from 1 to 8760 hours"),
+            ("ledger.audit_minutes", self.ledger.audit_minutes.into(), 0, 10_080, "from 0 to 10080 minutes"),
             (
                 "reconciler.max_task_age_hours",
                 self.reconciler.max_task_age_hours.into(),

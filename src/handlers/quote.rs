@@ -56,7 +56,7 @@ pub(super) struct QuoteData {
 pub(super) async fn quote(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = call.stage.principal;
     let valid_for = valid_for(&call.context, handlers.max_quote)?;
-    let raw = read_body(call.body, handlers.body_timeout).await?;
+    let raw = read_body(call.body, handlers.body_timeout, &call.context.notes).await?;
     let order = handlers.prices.order(&principal, &raw, None)?;
     let balance = handlers.database.balance(principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance"))?;

@@ -29,9 +29,12 @@ pub(super) async fn status(handlers: Handlers, call: Call<Admitted>) -> Result<A
     if id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(GatewayError::TaskNotFound);
     }
-    let view =
+    let (view, waited) =
         handlers.poller.view(call.stage.principal.org, &id).await?.ok_or(GatewayError::TaskNotFound)?;
-    call.context.notes.add(|notes| notes.hold = Some(view.task().hold));
+    call.context.notes.add(|notes| {
+        notes.hold = Some(view.task().hold);
+        notes.waited += waited;
+    });
     let mut answer = json_answer(StatusCode::OK, view.body());
     if !view.is_final() {
         let seconds = view.age(handlers.clock).as_secs();

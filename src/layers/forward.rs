@@ -12,13 +12,12 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::{LayerFuture, tell};
-use crate::call::{Call, Held};
+use crate::call::{Call, Held, Notes};
 use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::fail_point;
 use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
-use crate::metrics as m;
 use crate::poll::Poller;
 use crate::task::Order;
 use crate::telemetry::{Span, carry};
@@ -62,8 +61,8 @@ impl Service<Call<Held>> for Forward {
         let (order, guard, ticket) = call.stage.into_parts();
         let reference = guard.id();
         let (client, answer) = oneshot::channel();
-        let arrived = call.context.arrived;
-        let client = Client(Mutex::new(Some(client)));
+        let (arrived, notes) = (call.context.arrived, call.context.notes);
+        let client = Client { sender: Mutex::new(Some(client)), notes };
         self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, arrived)));
         // The task answers, or panics: then its guard has put the hold in doubt.
         Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
@@ -78,18 +77,21 @@ enum Patience {
 }
 
 /// The waiting client: answered once, by whoever comes first.
-struct Client(Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>);
+struct Client {
+    sender: Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>,
+    notes: Notes,
+}
 
 impl Client {
     fn answer(&self, result: Result<Answer, GatewayError>) {
-        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(sender) = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A client that has left needs no answer.
             drop(sender.send(result));
         }
     }
 
     fn waits(&self) -> bool {
-        self.0
+        self.sender
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
@@ -106,7 +108,6 @@ impl Forward {
         client: Client,
         arrived: Instant,
     ) {
-        let own = self.clock.since(arrived);
         fail_point::reach("create.held");
         let backend = ticket.backend();
         let body = std::mem::take(&mut order.body);
@@ -119,12 +120,9 @@ impl Forward {
         };
         span.set_word("tollgate.outcome", outcome.label());
         fail_point::reach("create.answered");
-        let recording = self.clock.now();
         let result = span.around(self.conclude(&mut hold, backend, outcome, &order)).await;
         tell(&mut span, &result);
         drop(span);
-        metrics::histogram!(m::OVERHEAD_SECONDS, "route" => "generate")
-            .record(own + self.clock.since(recording));
         client.answer(result);
     }
 
@@ -141,14 +139,20 @@ impl Forward {
         // Had it lapsed since, another gateway might have taken this one for dead, and put the hold in doubt.
         let may_send: MaySend = Arc::new(move || lease.has_held_since(arrived));
         hold.about_to_send();
+        let asked = self.clock.now();
+        let waited = || client.notes.add(|notes| notes.waited += self.clock.since(asked));
         let mut create = std::pin::pin!(ticket.create(body, may_send, || client.waits()));
         let mut last_call = std::pin::pin!(self.last_call());
         let patience = tokio::select! {
             biased;
-            outcome = &mut create => return Some(outcome),
+            outcome = &mut create => {
+                waited();
+                return Some(outcome);
+            }
             () = tokio::time::sleep(self.client_deadline) => Patience::Goes,
             () = &mut last_call => Patience::IsOver,
         };
+        waited();
         if patience == Patience::Goes {
             ticket.overdue();
         }

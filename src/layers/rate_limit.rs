@@ -37,9 +37,17 @@ pub struct RateLimits {
 impl RateLimits {
     /// No calls seen yet.
     pub fn new(defaults: Limits) -> Self {
+        for level in [Level::Key, Level::User, Level::Org] {
+            metrics::counter!(m::LIMITED, "level" => level.as_str()).increment(0);
+        }
         // A limiter that was idle for more than its minute is full again: forgetting it changes nothing.
         let limiters = Cache::builder().max_capacity(200_000).time_to_idle(Duration::from_secs(120)).build();
         Self { defaults, limiters, clock: DefaultClock::default() }
+    }
+
+    /// Shows how many are in memory.
+    pub fn show(&self) {
+        metrics::gauge!(m::CACHE_ENTRIES, "cache" => "limiters").set(self.limiters.entry_count() as f64);
     }
 
     /// Counts one call; the answer's headers tell of the level that is nearest to its limit.

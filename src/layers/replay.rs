@@ -11,9 +11,11 @@ use http_body_util::BodyExt;
 use tower::{Layer, Service};
 
 use super::{LayerFuture, Stage, part};
-use crate::call::{Admitted, Call, Fresh, RequestBody};
+use crate::call::{Admitted, Call, Fresh, Notes, RequestBody};
+use crate::clock::Clock;
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ledger::{Claim, Database, Fingerprint, State};
+use crate::metrics as m;
 
 /// The largest body that is accepted.
 pub const MAX_BODY: usize = 16 << 20;
@@ -65,7 +67,7 @@ impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
             let body = std::mem::take(&mut call.body);
             let org = call.stage.principal.org;
             let look = async {
-                let raw = read_body(body, settings.body_timeout).await?;
+                let raw = read_body(body, settings.body_timeout, &call.context.notes).await?;
                 let claim = match &idempotency_key {
                     Some(key) => settings.database.claim(org, key).await?,
                     None => None,
@@ -78,6 +80,9 @@ impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
                 && let Some(result) = replay(&claim, fingerprint)
             {
                 call.context.notes.add(|notes| notes.hold = Some(claim.hold));
+                if result.is_ok() {
+                    metrics::counter!(m::REPLAYS).increment(1);
+                }
                 return result;
             }
             let fresh = |stage: Admitted| Fresh {
@@ -136,7 +141,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError
 
 /// Reads a body of at most [`MAX_BODY`]. A larger one is read on for a while and thrown away: a client that is still
 /// sending would otherwise see a broken connection in place of the 413.
-pub async fn read_body(mut body: RequestBody, timeout: Duration) -> Result<Bytes, GatewayError> {
+pub async fn read_body(
+    mut body: RequestBody,
+    timeout: Duration,
+    notes: &Notes,
+) -> Result<Bytes, GatewayError> {
+    let begun = Clock.now();
     let read = async {
         let mut chunks = BytesMut::new();
         let mut first: Option<Bytes> = None;
@@ -168,7 +178,7 @@ pub async fn read_body(mut body: RequestBody, timeout: Duration) -> Result<Bytes
             Ok(first.unwrap_or_else(|| chunks.freeze()))
         }
     };
-    tokio::time::timeout(timeout, read)
-        .await
-        .unwrap_or_else(|_| Err(GatewayError::invalid_request("the body did not arrive in time")))
+    let body = tokio::time::timeout(timeout, read).await;
+    notes.add(|notes| notes.waited += Clock.since(begun));
+    body.unwrap_or_else(|_| Err(GatewayError::invalid_request("the body did not arrive in time")))
 }

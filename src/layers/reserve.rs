@@ -11,6 +11,7 @@ use crate::call::{Call, Fresh, Held, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
 use crate::ledger::{HoldGuard, Ledger, NewHold, Verdict};
+use crate::metrics as m;
 use crate::telemetry::Span;
 use crate::upstream::{Refusal, Ticket, Upstream};
 
@@ -116,6 +117,9 @@ impl ReserveLayer {
                         && let Some(result) = replay(&claim, fresh.fingerprint)
                     {
                         notes.add(|notes| notes.hold = Some(claim.hold));
+                        if result.is_ok() {
+                            metrics::counter!(m::REPLAYS).increment(1);
+                        }
                         return result.map(Reserved::Answered);
                     }
                 }

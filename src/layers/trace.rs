@@ -20,8 +20,10 @@ use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
 use crate::layers::forwarded::TrustedProxies;
+use crate::layers::rescue::{CLIENT_GONE, count_request};
 use crate::metrics as m;
 use crate::telemetry::Span;
+use crate::wire::Code;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -153,18 +155,26 @@ impl Drop for Event {
         let noted = self.notes.take();
         let route = noted.endpoint.map_or("none", crate::call::Endpoint::as_str);
         metrics::histogram!(m::REQUEST_SECONDS, "route" => route).record(took);
-        // 499 is what nginx calls a client that left; nobody sees it but the log.
-        let gone = self.status.is_none();
-        if gone {
-            metrics::counter!(m::REQUESTS, "route" => route, "status" => "499", "code" => "CLIENT_GONE")
-                .increment(1);
+        if self.status.is_some() {
+            metrics::histogram!(m::OVERHEAD_SECONDS, "route" => route)
+                .record(took.saturating_sub(noted.waited));
         }
-        let code = if gone { "CLIENT_GONE" } else { noted.code.unwrap_or("OK") };
+        let (status, code) = match self.status {
+            Some(status) => (status, noted.code.unwrap_or("OK")),
+            None => {
+                // A panic is answered further out. 499 is what nginx calls a client that left; nobody sees it but the log.
+                let panics = std::thread::panicking();
+                let (status, code) =
+                    if panics { (500, Code::InternalError.as_str()) } else { (499, CLIENT_GONE) };
+                count_request(route, status, code);
+                (status, code)
+            }
+        };
         let principal = noted.principal.as_deref();
         tracing::info!(
             route,
             method = %self.method,
-            status = self.status.unwrap_or(499),
+            status,
             code,
             ms = (took.as_secs_f64() * 1e6).round() / 1e3,
             peer = %self.peer,
@@ -181,7 +191,7 @@ impl Drop for Event {
             span.set_word("http.route", endpoint.path());
             span.set_word("url.path", endpoint.path());
         }
-        if let Some(status) = self.status {
+        if self.status.is_some() {
             span.set_number("http.response.status_code", status);
         }
         span.set("client.address", self.peer);
@@ -196,7 +206,7 @@ impl Drop for Event {
         if let Some(hold) = noted.hold {
             span.set("tollgate.hold", hold);
         }
-        if self.status.is_none_or(|status| status >= 500) {
+        if self.status.is_none() || status >= 500 {
             span.fail(code);
         }
     }

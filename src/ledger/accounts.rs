@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use utoipa::ToSchema;
 
-use super::{Bounded, Database, Fingerprint, LedgerError};
+use super::{Bounded, Database, Fingerprint, LedgerError, metered};
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 
@@ -108,7 +108,10 @@ impl Database {
         change.commit().await?;
         let available = Credits::new(available.unwrap_or_default());
         match (outcome.as_str(), entry.map(EntryId::from_uuid)) {
-            ("posted", Some(entry_id)) => Ok(Posted { entry_id, replayed: false, available }),
+            ("posted", Some(entry_id)) => {
+                metered::posted(kind, amount);
+                Ok(Posted { entry_id, replayed: false, available })
+            }
             ("replayed", Some(entry_id)) => Ok(Posted { entry_id, replayed: true, available }),
             ("key_reused", _) => {
                 Err(LedgerError::Invalid("this idempotency key was used for another amount or reason".into()))

@@ -1,5 +1,9 @@
 //! The invariants of the ledger as SQL, proved in one snapshot of a running system.
 
+mod periodic;
+
+pub use self::periodic::{AuditResult, Breach};
+
 use sqlx::{Connection, Row};
 
 use super::{Database, LedgerError};
@@ -194,6 +198,19 @@ const INVARIANTS: &[(&str, &str)] = &[
       is distinct from p.credits + coalesce(l.left, 0) + coalesce(q.amount, 0)",
     ),
 ];
+
+const NAMES: [&str; INVARIANTS.len()] = {
+    let mut names = [""; INVARIANTS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = INVARIANTS[index].0;
+        index += 1;
+    }
+    names
+};
+
+/// The names of all checks whose findings are breaches.
+pub const AUDIT_CHECKS: &[&str] = &NAMES;
 
 const WARNINGS: &[(&str, &str)] = &[
     (

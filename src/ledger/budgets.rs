@@ -20,10 +20,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use self::edit::{BudgetChange, NewBudget};
-use super::{Bounded, Database, LedgerError, Slice};
+use super::{Bounded, Database, LedgerError, Slice, metered};
 use crate::credits::Credits;
 use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
-use crate::metrics as m;
 
 /// Events told in one look, at most: what is left is found by the next.
 const SOME: i64 = 1000;
@@ -429,7 +428,7 @@ impl Database {
         .await?;
         for event in rows.iter().map(event) {
             let event = event?;
-            metrics::counter!(m::BUDGET_EVENTS, "threshold" => event.threshold.to_string()).increment(1);
+            metered::threshold_reached(event.threshold);
             tracing::warn!(
                 org = %event.org_id, budget = %event.budget_id, level = event.level.as_str(), subject = event.subject_id,
                 period = event.period.as_str(), threshold = event.threshold, limit = %event.limit, spent = %event.spent,

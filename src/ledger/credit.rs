@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::is_lock_timeout;
-use super::{Bounded, Database, Fingerprint, LedgerError};
+use super::{Bounded, Database, Fingerprint, LedgerError, metered};
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 
@@ -150,6 +150,7 @@ impl Database {
         let answer = PostedEntry { entry_id: entry, available };
         store(&mut change, endpoint, once, &answer).await?;
         change.commit().await?;
+        metered::posted(kind, amount);
         Ok(Done { answer, replayed: false })
     }
 

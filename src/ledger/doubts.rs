@@ -13,7 +13,7 @@ use super::error::is_unique_violation;
 use super::hold::Step;
 use super::hold_place::HoldPlace;
 use super::tasks::{COLUMNS, Task, task};
-use super::{Bounded, Database, Done, LedgerError, Once, Slice, State, batch};
+use super::{Applied, Bounded, Database, Done, LedgerError, Once, Slice, State, batch, metered};
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
@@ -289,6 +289,7 @@ impl Database {
                 let answer = Resolved { hold_id: hold, state: state.into() };
                 store(&mut change, endpoint, once, &answer).await?;
                 change.commit().await?;
+                metered::step(hold, Some(found.terms()), &step, Applied::Yes);
                 Ok(Done { answer, replayed: false })
             }
             Ok(_) => Err(gone()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::tasks::{COLUMNS, Task, task};
-use super::{Bounded, Database, LedgerError};
+use super::{Bounded, Database, LedgerError, Terms};
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 
@@ -95,16 +95,19 @@ impl Database {
     }
 
     /// HELD rows of `owner` that are past their grace.
-    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
-        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "select org_id, hold_id from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
+    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(
+            "select org_id, hold_id, amount, list_price from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
         )
         .bind(owner.as_uuid())
         .bind(SOME)
         .fetch_all(self.pool())
         .bounded()
         .await?;
-        Ok(rows.into_iter().map(ids).collect())
+        let row = |(org, hold, amount, list_price)| {
+            (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price))
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// HELD rows of other gateways whose lease is over: they may have been sent.
@@ -123,9 +126,12 @@ impl Database {
 
     /// Doubts older than `age`, and what the platform may have lost by each: the upstream's last figure, else the list
     /// price.
-    pub async fn expired_doubts(&self, age: Duration) -> Result<Vec<(OrgId, HoldId, Credits)>, LedgerError> {
-        let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
-            "select org_id, hold_id, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
+    pub async fn expired_doubts(
+        &self,
+        age: Duration,
+    ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
+            "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
              and coalesce(doubt_at, created_at) < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())
@@ -133,9 +139,15 @@ impl Database {
         .fetch_all(self.pool())
         .bounded()
         .await?;
-        let row = |(org, hold, loss)| (OrgId::from_uuid(org), HoldId::from_uuid(hold), Credits::new(loss));
+        let row = |(org, hold, amount, list_price, loss)| {
+            (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price), Credits::new(loss))
+        };
         Ok(rows.into_iter().map(row).collect())
     }
+}
+
+fn terms(amount: i64, list_price: i64) -> Terms {
+    Terms { amount: Credits::new(amount), list_price: Credits::new(list_price) }
 }
 
 fn ids((org, hold): (Uuid, Uuid)) -> (OrgId, HoldId) {

@@ -68,6 +68,21 @@ pub struct NewHold {
     pub refuse_if_in_doubt: bool,
 }
 
+impl NewHold {
+    pub(super) fn terms(&self) -> Terms {
+        Terms { amount: self.amount, list_price: self.list_price }
+    }
+}
+
+/// What a hold was made for. What a step of it moves is counted by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Credits held.
+    pub amount: Credits,
+    /// The list price.
+    pub list_price: Credits,
+}
+
 /// The answer to a reservation.
 #[derive(Debug)]
 pub enum Verdict {
@@ -225,6 +240,23 @@ pub enum Step {
 }
 
 impl Step {
+    /// The names of all steps.
+    pub(super) const KINDS: [&str; 13] = [
+        "run",
+        "settle",
+        "fail",
+        "refuse",
+        "abandon",
+        "sweep",
+        "doubt",
+        "orphan",
+        "write_off",
+        "late_run",
+        "late_settle",
+        "late_fail",
+        "late_drop",
+    ];
+
     pub(super) fn text_bytes(&self) -> usize {
         match self {
             Self::Run { data, answer, .. } => data.len() + answer.len(),
@@ -294,13 +326,14 @@ pub struct HoldGuard {
     lanes: Lanes,
     org: OrgId,
     hold: HoldId,
+    terms: Terms,
     available: Credits,
     sent: Sent,
 }
 
 impl HoldGuard {
-    pub(super) fn new(lanes: Lanes, org: OrgId, hold: HoldId, available: Credits) -> Self {
-        Self { lanes, org, hold, available, sent: Sent::No }
+    pub(super) fn new(lanes: Lanes, new: &NewHold, available: Credits) -> Self {
+        Self { lanes, org: new.org, hold: new.hold, terms: new.terms(), available, sent: Sent::No }
     }
 
     /// Its id, also the reference shown to callers.
@@ -338,7 +371,7 @@ impl HoldGuard {
     /// Hands the step to the ledger without waiting; the receiver tells when it is durable.
     pub fn queue(&mut self, step: Step) -> oneshot::Receiver<Result<Applied, LedgerError>> {
         self.sent = Sent::Settled;
-        self.lanes.step(self.org, self.hold, step)
+        self.lanes.step(self.org, self.hold, Some(self.terms), step)
     }
 }
 
@@ -349,6 +382,6 @@ impl Drop for HoldGuard {
             Sent::Maybe => Step::Doubt { reason: "the gateway lost track of the call" },
             Sent::Settled => return,
         };
-        drop(self.lanes.step(self.org, self.hold, step));
+        drop(self.lanes.step(self.org, self.hold, Some(self.terms), step));
     }
 }

@@ -20,11 +20,13 @@ use tokio_util::task::TaskTracker;
 
 use self::worker::Worker;
 use super::error::LedgerError;
-use super::hold::{Applied, NewHold, Step, Verdict};
+use super::hold::{Applied, NewHold, Step, Terms, Verdict};
+use super::metered;
 use super::servers::Servers;
 use crate::clock::Clock;
 use crate::config::Profile;
 use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::metrics as m;
 
 /// How lanes work.
 #[derive(Debug, Clone)]
@@ -63,19 +65,39 @@ pub(super) struct ReserveItem {
     pub(super) new: NewHold,
     deadline: Instant,
     reply: oneshot::Sender<Result<Verdict, LedgerError>>,
+    _queued: Queued,
 }
 
 pub(super) struct StepItem {
     pub(super) org: OrgId,
     pub(super) hold: HoldId,
+    /// None: nobody here knows them.
+    terms: Option<Terms>,
     pub(super) step: Step,
     reply: oneshot::Sender<Result<Applied, LedgerError>>,
+    _queued: Queued,
+}
+
+/// Shows that an item waits or is under way, until it is dropped.
+struct Queued(metrics::Gauge);
+
+impl Queued {
+    fn in_queue(gauge: &metrics::Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
 }
 
 enum Work {
     Step(StepItem),
     /// HELD rows of ours that are past their time: those this lane does not work on were never sent.
-    Sweep(Vec<(OrgId, HoldId)>),
+    Sweep(Vec<(OrgId, HoldId, Terms)>),
 }
 
 #[derive(Debug)]
@@ -93,6 +115,8 @@ pub struct Lanes(Arc<Inner>);
 struct Inner {
     lanes: Vec<Lane>,
     hasher: RandomState,
+    queued_reserves: metrics::Gauge,
+    queued_steps: metrics::Gauge,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -115,7 +139,16 @@ impl Lanes {
             handles.push(Lane { reserves: reserve_sender, work: work_sender });
             workers.push((reserves, work));
         }
-        let lanes = Self(Arc::new(Inner { lanes: handles, hasher: RandomState::new(), stop, tasks }));
+        metered::register();
+        let queued = |call| metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => call);
+        let lanes = Self(Arc::new(Inner {
+            lanes: handles,
+            hasher: RandomState::new(),
+            queued_reserves: queued("reserve"),
+            queued_steps: queued("transition"),
+            stop,
+            tasks,
+        }));
         for queues in workers {
             // It keeps the lanes for the guards it makes, and with them its own channels: only `shut_down` ends it.
             let worker = Worker::new(servers.clone(), owner, settings.clone(), clock, lanes.clone(), queues);
@@ -142,7 +175,8 @@ impl Lanes {
     /// Reserves, or says why not. Gives up waiting at `deadline`; a grant that comes later is released.
     pub(super) async fn reserve(&self, new: NewHold, deadline: Instant) -> Result<Verdict, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let item = ReserveItem { new, deadline, reply };
+        let queued = Queued::in_queue(&self.0.queued_reserves);
+        let item = ReserveItem { new, deadline, reply, _queued: queued };
         self.lane(item.new.org).reserves.try_send(item).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LedgerError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => LedgerError::ShuttingDown,
@@ -159,20 +193,32 @@ impl Lanes {
         &self,
         org: OrgId,
         hold: HoldId,
+        terms: Option<Terms>,
         step: Step,
     ) -> oneshot::Receiver<Result<Applied, LedgerError>> {
         let (reply, answer) = oneshot::channel();
-        let item = StepItem { org, hold, step, reply };
+        let item = self.item(org, hold, terms, step, reply);
         if self.lane(org).work.send(Work::Step(item)).is_err() {
             tracing::error!(%org, %hold, "a step came after the ledger had shut down; its hold stays as it is");
         }
         answer
     }
 
-    pub(super) fn sweep(&self, candidates: Vec<(OrgId, HoldId)>) {
+    fn item(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        terms: Option<Terms>,
+        step: Step,
+        reply: oneshot::Sender<Result<Applied, LedgerError>>,
+    ) -> StepItem {
+        StepItem { org, hold, terms, step, reply, _queued: Queued::in_queue(&self.0.queued_steps) }
+    }
+
+    pub(super) fn sweep(&self, candidates: Vec<(OrgId, HoldId, Terms)>) {
         for lane in &self.0.lanes {
             let mine: Vec<_> =
-                candidates.iter().copied().filter(|(org, _)| std::ptr::eq(self.lane(*org), lane)).collect();
+                candidates.iter().copied().filter(|(org, ..)| std::ptr::eq(self.lane(*org), lane)).collect();
             if !mine.is_empty() {
                 drop(lane.work.send(Work::Sweep(mine)));
             }

@@ -24,7 +24,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Actor, Bounded, Database, LedgerError};
+use super::{Actor, Bounded, Database, LedgerError, metered};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 
@@ -73,6 +73,7 @@ impl Database {
                     .await?;
             change.commit().await?;
             if expired > 0 {
+                metered::expired(Credits::new(expired));
                 tracing::info!(%org, expired, "credits have run out");
             }
             if !more {

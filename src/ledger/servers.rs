@@ -112,6 +112,11 @@ impl Servers {
         self.state.borrow().turn
     }
 
+    /// How often the primary has changed; the first one is no change.
+    pub(super) fn changes(&self) -> u64 {
+        self.state.borrow().turn.0.saturating_sub(1)
+    }
+
     /// Whether what is `age` old was made for another primary than the present one.
     pub(super) fn outdates(&self, age: Duration) -> bool {
         let state = self.state.borrow();

@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Bounded, Database, LedgerError};
+use super::{Bounded, Database, LedgerError, Terms};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 
@@ -129,6 +129,10 @@ pub struct Task {
 }
 
 impl Task {
+    pub(super) fn terms(&self) -> Terms {
+        Terms { amount: self.amount, list_price: self.list_price }
+    }
+
     /// Whether there is nothing more to learn about it.
     pub fn is_over(&self) -> bool {
         self.state.is_terminal() && self.late != Some(Late::Open)
@@ -198,6 +202,8 @@ pub struct OpenHolds {
     pub count: i64,
     /// Credits they hold.
     pub credits: Credits,
+    /// Age of the oldest.
+    pub oldest: Duration,
 }
 
 impl Database {
@@ -255,20 +261,23 @@ impl Database {
 
     /// Unfinished tasks by state, over all organisations.
     pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+        let rows: Vec<(String, i64, i64, f64)> = sqlx::query_as(
             // One by one: each has an index of its own, all three together have none.
-            "select 'HELD', count(*), coalesce(sum(amount), 0)::bigint from hold where state = 'HELD' union all \
-             select 'RUNNING', count(*), coalesce(sum(amount), 0)::bigint from hold where state = 'RUNNING' union all \
-             select 'IN_DOUBT', count(*), coalesce(sum(amount), 0)::bigint from hold where state = 'IN_DOUBT'",
+            "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \
+             select 'HELD' as state, count(*) as holds, coalesce(sum(amount), 0)::bigint as credits, min(created_at) as oldest \
+             from hold where state = 'HELD' union all \
+             select 'RUNNING', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'RUNNING' union all \
+             select 'IN_DOUBT', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'IN_DOUBT') open",
         )
         .fetch_all(self.pool())
         .bounded()
         .await?;
         rows.into_iter()
-            .filter(|(_, count, _)| *count > 0)
-            .map(|(state, count, credits)| {
+            .filter(|(_, count, ..)| *count > 0)
+            .map(|(state, count, credits, oldest)| {
                 let state = State::parse(&state).ok_or(LedgerError::Corrupt("state"))?;
-                Ok(OpenHolds { state, count, credits: Credits::new(credits) })
+                let oldest = Duration::try_from_secs_f64(oldest).unwrap_or_default();
+                Ok(OpenHolds { state, count, credits: Credits::new(credits), oldest })
             })
             .collect()
     }

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::client::BadUpstream;
 use crate::config::AccountConfig;
+use crate::metrics as m;
 use crate::secret::Secret;
 
 /// An account whose key was rejected, or that is exhausted, gets no new tasks for this long.
@@ -90,6 +91,14 @@ impl Accounts {
         }
         credit[best] -= total;
         self.all[best].clone()
+    }
+
+    /// Shows which of them get new tasks of `backend`.
+    pub(super) fn show(&self, backend: &'static str, now: Instant) {
+        for account in &self.all {
+            metrics::gauge!(m::UPSTREAM_ACCOUNT_USABLE, "backend" => backend, "account" => account.name.to_string())
+                .set(u8::from(account.is_usable(now)));
+        }
     }
 
     /// The account that the ledger calls `name`.

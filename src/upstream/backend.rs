@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Accounts};
 use super::client::{BadUpstream, Client, StatusError};
 use super::gate::Gate;
-use super::{ALARM_EXHAUSTED, ALARM_KEY, StatusReport};
+use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, StatusReport};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::telemetry::Span;
+
+/// The two calls, in metrics.
+pub(super) const CREATE: &str = "create";
+const STATUS: &str = "status";
 
 /// See the module.
 #[derive(Debug)]
@@ -36,13 +40,20 @@ impl Backend {
         for kind in [ALARM_KEY, ALARM_EXHAUSTED] {
             metrics::counter!(m::UPSTREAM_ALARMS, "backend" => name, "kind" => kind).increment(0);
         }
+        for (call, outcomes) in [(CREATE, &CreateOutcome::LABELS[..]), (STATUS, &StatusError::LABELS)] {
+            for outcome in outcomes {
+                metrics::counter!(m::UPSTREAM_CALLS, "backend" => name, "call" => call, "outcome" => *outcome)
+                    .increment(0);
+            }
+            drop(metrics::histogram!(m::UPSTREAM_SECONDS, "backend" => name, "call" => call));
+        }
         let gate =
             |call, places| Gate::new(name, call, config.breaker_failures, ms(config.breaker_open_ms), places);
         Ok(Self {
             name,
             accounts: Accounts::new(&config.accounts)?,
-            creates: gate("create", config.max_creates),
-            polls: gate("status", config.max_polls),
+            creates: gate(CREATE, config.max_creates),
+            polls: gate(STATUS, config.max_polls),
             client: Client::new(config, clock)?,
             retry_429: ms(config.retry_429_ms),
             clock,
@@ -66,7 +77,7 @@ impl Backend {
         }
         drop(span);
         pass.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
-        self.count("status", result.as_ref().map_or_else(StatusError::label, |_| "ok"), begun);
+        self.count(STATUS, result.as_ref().map_or_else(StatusError::label, |_| StatusError::NONE), begun);
         result
     }
 

@@ -62,6 +62,12 @@ pub enum StatusError {
 }
 
 impl StatusError {
+    /// How calls that were made may end, in metrics.
+    pub(super) const LABELS: [&str; 5] =
+        [Self::NONE, "not found", "key rejected", "unreachable", "unreadable"];
+    /// One that told something.
+    pub(super) const NONE: &str = "ok";
+
     /// Its name in metrics.
     pub fn label(&self) -> &'static str {
         match self {

@@ -60,6 +60,20 @@ pub enum CreateOutcome {
 }
 
 impl CreateOutcome {
+    /// All their names.
+    pub(super) const LABELS: [&str; 10] = [
+        "accepted",
+        "refused",
+        "key rejected",
+        "account exhausted",
+        "busy",
+        "failed",
+        "unknown",
+        "redirected",
+        "not sent",
+        "withheld",
+    ];
+
     /// Its name in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
@@ -270,6 +284,7 @@ mod tests {
         ];
         for (status, body, expected) in cases {
             assert_eq!(outcome(status, body), expected, "{status} {body}");
+            assert!(CreateOutcome::LABELS.contains(&expected));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::account::Account;
-use super::backend::Backend;
+use super::backend::{Backend, CREATE};
 use super::client::MaySend;
 use super::gate::Pass;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
@@ -94,7 +94,7 @@ impl Backend {
                 span.fail(outcome.label());
             }
             drop(span);
-            self.count("create", outcome.label(), begun);
+            self.count(CREATE, outcome.label(), begun);
             let pause = match &outcome {
                 CreateOutcome::NotSent { .. } if unsent == 0 => {
                     unsent += 1;

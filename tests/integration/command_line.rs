@@ -73,7 +73,7 @@ async fn the_log_has_one_event_a_request_and_no_secret() {
     leaving.abort();
     until("its departure is noticed", async || {
         let metrics = client.get(format!("{operations}/metrics")).send().await.unwrap().text().await.unwrap();
-        metrics.contains("CLIENT_GONE")
+        metrics.contains("{route=\"generate\",status=\"499\",code=\"CLIENT_GONE\"} 1")
     })
     .await;
     process.terminate();

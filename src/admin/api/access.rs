@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -19,12 +19,14 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
+use crate::clock::Clock;
 use crate::ids::OrgId;
 use crate::layers::auth;
 use crate::layers::auth::Operator;
 use crate::layers::forwarded::TrustedProxies;
 use crate::layers::trace::Peer;
 use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
+use crate::metrics as m;
 use crate::telemetry::TraceContext;
 
 /// Roles as the OpenAPI document names them.
@@ -317,9 +319,11 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let begun = Clock.now();
     let call = async {
         let answer = next.run(request).await;
         if path.starts_with("/admin/") {
+            count(&method, answer.status(), Clock.since(begun));
             tracing::info!(%method, path, status = answer.status().as_u16(), "management call");
         }
         answer
@@ -329,6 +333,27 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }
     answer
+}
+
+/// The methods in metrics; anybody may say anything else.
+const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", OTHER];
+const OTHER: &str = "other";
+
+fn count(method: &Method, status: StatusCode, took: Duration) {
+    let method = METHODS.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER);
+    metrics::counter!(m::ADMIN_REQUESTS, "method" => method, "status" => status.as_u16().to_string())
+        .increment(1);
+    metrics::histogram!(m::ADMIN_SECONDS, "method" => method).record(took);
+}
+
+/// Calls that end well, and those that end by our fault, are counted from 0.
+pub(super) fn register() {
+    for method in METHODS {
+        for status in ["200", "500", "503"] {
+            metrics::counter!(m::ADMIN_REQUESTS, "method" => method, "status" => status).increment(0);
+        }
+        drop(metrics::histogram!(m::ADMIN_SECONDS, "method" => method));
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
 use super::token::{self, Refused, Verified};
-use super::trusted::{Stored, Trust};
+use super::trusted::{self, Stored, Trust};
 use super::uses::{LastNoted, Uses};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::clock::Clock;
@@ -68,6 +68,11 @@ pub struct Keys {
     failures: DefaultKeyedRateLimiter<IpAddr>,
 }
 
+/// The caches in metrics.
+const KEYS: &str = "keys";
+const IDENTITIES: &str = "identities";
+const PROVIDERS: &str = "providers";
+
 const WRONG: &str =
     "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked";
 
@@ -80,6 +85,8 @@ impl Keys {
         failures_per_minute: u32,
         clock: Clock,
     ) -> Self {
+        [KEYS, IDENTITIES, PROVIDERS].into_iter().for_each(trusted::register);
+        metrics::counter!(m::LIMITED, "level" => Level::Address.as_str()).increment(0);
         let quota = Quota::per_minute(NonZeroU32::new(failures_per_minute).unwrap_or(NonZeroU32::MAX));
         Self {
             database,
@@ -102,6 +109,17 @@ impl Keys {
     /// At `instant` it was known that nothing in memory was out of date.
     pub fn confirm(&self, instant: Instant) {
         self.trust.confirm(instant);
+    }
+
+    /// Shows what is in memory, and how old the last proof is that it is right.
+    pub fn show(&self) {
+        let entries = |cache: &'static str, count: u64| {
+            metrics::gauge!(m::CACHE_ENTRIES, "cache" => cache).set(count as f64);
+        };
+        entries(KEYS, self.keys.entry_count());
+        entries(IDENTITIES, self.identities.entry_count());
+        entries(PROVIDERS, self.providers.entry_count());
+        metrics::gauge!(m::REVOCATION_LAG_SECONDS).set(self.trust.unconfirmed_for());
     }
 
     /// Forgets idle addresses.
@@ -168,7 +186,7 @@ impl Keys {
                 found,
             }))
         };
-        let known = self.trust.get(&self.keys, public_id.clone(), stale_will_do, read).await?;
+        let known = self.trust.get((KEYS, &self.keys), public_id.clone(), stale_will_do, read).await?;
         let Some(known) =
             known.filter(|known| known.found.secret.matches(&presented.secret) && !known.found.revoked)
         else {
@@ -191,7 +209,7 @@ impl Keys {
             let all = self.database.providers().await?;
             Ok(Some(all.into_iter().map(Arc::new).collect()))
         };
-        let providers = self.trust.get(&self.providers, (), stale_will_do, read).await?;
+        let providers = self.trust.get((PROVIDERS, &self.providers), (), stale_will_do, read).await?;
         let known = providers.as_deref().map(Vec::as_slice).unwrap_or_default();
         let verified = token::verify(text, known, &self.key_sets).await.map_err(|r| self.refused(r, peer))?;
         match verified.provider.spec.serves {
@@ -228,7 +246,7 @@ impl Keys {
             }
             self.sign_in(provider, presented, peer).await
         };
-        let found = self.trust.get(&self.identities, key, stale_will_do, read).await?;
+        let found = self.trust.get((IDENTITIES, &self.identities), key, stale_will_do, read).await?;
         let Some(mut found) = found else {
             return Err(GatewayError::Forbidden(
                 "your identity provider is known, but nobody has made you a user of this organisation",

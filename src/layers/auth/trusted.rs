@@ -9,6 +9,7 @@ use moka::sync::Cache;
 
 use crate::clock::Clock;
 use crate::ledger::LedgerError;
+use crate::metrics as m;
 
 /// What is in memory is trusted for this long after the last proof that none of it has changed.
 const TRUST: Duration = Duration::from_secs(5);
@@ -51,7 +52,7 @@ impl Trust {
         *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = instant;
     }
 
-    fn unconfirmed_for(&self) -> Duration {
+    pub(super) fn unconfirmed_for(&self) -> Duration {
         self.clock.since(*self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -59,7 +60,7 @@ impl Trust {
     /// for a while.
     pub(super) async fn get<K, V>(
         &self,
-        cache: &Cache<K, Stored<V>>,
+        (name, cache): (&'static str, &Cache<K, Stored<V>>),
         key: K,
         stale_will_do: bool,
         read: impl Future<Output = Result<Option<V>, LedgerError>>,
@@ -74,20 +75,37 @@ impl Trust {
         if let Some(stored) = &cached
             && self.unconfirmed_for() < TRUST
         {
+            count(name, HIT);
             return Ok(Some(stored.value.clone()));
         }
-        match read.await {
+        let read = read.await;
+        let stale =
+            read.is_err() && cached.is_some() && stale_will_do && self.unconfirmed_for() < self.stale_max;
+        count(name, if stale { STALE } else { MISS });
+        match read {
             Ok(Some(value)) => {
                 let value = Arc::new(value);
                 cache.insert(key, Stored { generation, value: value.clone() });
                 Ok(Some(value))
             }
             Ok(None) => Ok(None),
-            Err(error) => cached
-                .filter(|_| stale_will_do && self.unconfirmed_for() < self.stale_max)
-                .map(|stored| Some(stored.value))
-                .ok_or(error),
+            Err(error) => cached.filter(|_| stale).map(|stored| Some(stored.value)).ok_or(error),
         }
+    }
+}
+
+const HIT: &str = "hit";
+const MISS: &str = "miss";
+const STALE: &str = "stale";
+
+fn count(cache: &'static str, result: &'static str) {
+    metrics::counter!(m::CACHE_LOOKUPS, "cache" => cache, "result" => result).increment(1);
+}
+
+/// The look-ups of such a cache begin at 0.
+pub(super) fn register(cache: &'static str) {
+    for result in [HIT, MISS, STALE] {
+        metrics::counter!(m::CACHE_LOOKUPS, "cache" => cache, "result" => result).increment(0);
     }
 }
 
@@ -100,7 +118,7 @@ mod tests {
     }
 
     async fn get(trust: &Trust, cache: &Cache<u8, Stored<&'static str>>, now: &'static str) -> &'static str {
-        *trust.get(cache, 1, false, async { Ok(Some(now)) }).await.unwrap().unwrap()
+        *trust.get(("test", cache), 1, false, async { Ok(Some(now)) }).await.unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -120,7 +138,7 @@ mod tests {
             trust.invalidate();
             Ok(Some("revoked meanwhile"))
         };
-        assert_eq!(*trust.get(&cache, 1, false, fill).await.unwrap().unwrap(), "revoked meanwhile");
+        assert_eq!(*trust.get(("test", &cache), 1, false, fill).await.unwrap().unwrap(), "revoked meanwhile");
         assert_eq!(get(&trust, &cache, "new").await, "new", "the next one reads again");
     }
 
@@ -133,7 +151,7 @@ mod tests {
         assert_eq!(get(&trust, &cache, "new").await, "new");
         let away = async |stale| {
             let read = async { Err(LedgerError::Unreachable) };
-            trust.get(&cache, 1, stale, read).await.map(|found| *found.unwrap())
+            trust.get(("test", &cache), 1, stale, read).await.map(|found| *found.unwrap())
         };
         assert!(away(false).await.is_err());
         assert_eq!(away(true).await.unwrap(), "new");

@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::batch;
 use super::super::error::{Failure, LedgerError, classify, is_unique_violation};
 use super::super::hold::{Applied, HoldGuard, Step, Verdict};
+use super::super::metered;
 use super::super::servers::{Servers, Turn};
 use super::{LaneSettings, Lanes, ReserveItem, StepItem, Work, lane_options};
 use crate::clock::Clock;
 use crate::config::Profile;
-use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
@@ -97,11 +97,11 @@ impl Worker {
         match work {
             Work::Step(item) => self.steps.push_back(item),
             Work::Sweep(candidates) => {
-                for (org, hold) in candidates {
+                for (org, hold, terms) in candidates {
                     if !self.active.contains(&hold) {
-                        metrics::counter!(m::HOLDS_SWEPT).increment(1);
                         let (reply, _) = oneshot::channel();
-                        self.steps.push_back(StepItem { org, hold, step: Step::Sweep, reply });
+                        let item = self.lanes.item(org, hold, Some(terms), Step::Sweep, reply);
+                        self.steps.push_back(item);
                     }
                 }
             }
@@ -200,7 +200,8 @@ impl Worker {
         use batch::RowVerdict as Row;
         let answer = match verdict {
             Row::Granted { available } => {
-                let guard = HoldGuard::new(self.lanes.clone(), item.new.org, item.new.hold, available);
+                metered::granted(item.new.amount);
+                let guard = HoldGuard::new(self.lanes.clone(), &item.new, available);
                 return (item.reply, Ok(Verdict::Granted(guard)));
             }
             Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
@@ -213,8 +214,9 @@ impl Worker {
                 // Granted by a sending whose answer was lost, and taken over since by a gateway that took us for dead:
                 // nobody has sent it, and nobody else can know that.
                 let (reply, _) = oneshot::channel();
-                let (org, hold) = (item.new.org, item.new.hold);
-                self.steps.push_back(StepItem { org, hold, step: Step::Abandon, reply });
+                let new = &item.new;
+                let abandon = self.lanes.item(new.org, new.hold, Some(new.terms()), Step::Abandon, reply);
+                self.steps.push_back(abandon);
                 Ok(Verdict::Ended)
             }
             Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
@@ -268,7 +270,7 @@ impl Worker {
                         // A step that was sent twice says No the second time although it was the first that moved
                         // the hold; callers treat No as "it has happened already".
                         let applied = if applied { Applied::Yes } else { Applied::No };
-                        count_step(&item.step, applied);
+                        metered::step(item.hold, item.terms, &item.step, applied);
                         drop(item.reply.send(Ok(applied)));
                     }
                     return;
@@ -328,7 +330,7 @@ impl Worker {
 
     async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
         let (reply, _) = oneshot::channel();
-        let doubt = StepItem { org: item.org, hold: item.hold, step: Step::Doubt { reason }, reply };
+        let doubt = self.lanes.item(item.org, item.hold, item.terms, Step::Doubt { reason }, reply);
         Box::pin(self.take_steps(vec![doubt])).await;
     }
 
@@ -381,43 +383,6 @@ fn reached(items: &[StepItem]) {
             }
             _ => {}
         }
-    }
-}
-
-/// Counted when durable, once for each hold that really moved.
-fn count_step(step: &Step, applied: Applied) {
-    let moved = applied == Applied::Yes;
-    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" })
-        .increment(1);
-    if !moved {
-        return;
-    }
-    let credits = |credits: Credits| u64::try_from(credits.get()).unwrap_or_default();
-    match step {
-        Step::LateSettle { charge, .. } | Step::ResolveSettle { charge, .. } => {
-            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
-        }
-        Step::Settle { charge, flag, .. } => {
-            metrics::counter!(m::CREDITS_CONSUMED).increment(credits(*charge));
-            if flag.is_some() {
-                metrics::counter!(m::FLAGGED_CHARGES).increment(1);
-            }
-        }
-        Step::Fail { loss, .. } | Step::LateFail { loss, .. } => {
-            metrics::counter!(m::PLATFORM_LOSS, "kind" => "failed task").increment(credits(*loss))
-        }
-        Step::Refuse { possible_loss, .. } | Step::WriteOff { possible_loss } => {
-            metrics::counter!(m::PLATFORM_LOSS, "kind" => "possible").increment(credits(*possible_loss));
-        }
-        Step::Run { .. }
-        | Step::Abandon
-        | Step::Sweep
-        | Step::Doubt { .. }
-        | Step::Orphan
-        | Step::LateRun { .. }
-        | Step::LateDrop
-        | Step::ResolveRun { .. }
-        | Step::ResolveRelease { .. } => {}
     }
 }
 

@@ -152,6 +152,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         max_creates = 4000
         [ledger]
         lanes = 2
+        audit_minutes = 0
         [limits]
         org_create_per_minute = 0
         org_status_per_minute = 0
