@@ -52,13 +52,17 @@ impl Tracing {
             // By chance, not by the trace's id: whoever may choose that could choose to be sampled.
             _ => self.chance(),
         };
-        TraceContext::new(request_id, remote, self.exporter.clone().filter(|_| sampled), self.propagate)
+        self.context(request_id, remote, sampled)
     }
 
     /// The context of work that nobody has asked for.
     pub fn own_work(&self) -> TraceContext {
-        let exporter = self.exporter.clone().filter(|_| self.chance());
-        TraceContext::new(None, None, exporter, self.propagate)
+        self.context(None, None, self.chance())
+    }
+
+    fn context(&self, request_id: Option<&str>, remote: Option<Remote>, sampled: bool) -> TraceContext {
+        let exporter = self.exporter.clone().filter(|_| sampled);
+        TraceContext::new(request_id, remote, exporter, self.propagate.then_some(sampled))
     }
 
     fn chance(&self) -> bool {

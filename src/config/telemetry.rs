@@ -11,7 +11,7 @@ use super::check::{ConfigError, secret};
 use crate::secret::Secret;
 
 /// Traces, to an OpenTelemetry collector.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
     /// The collector; none: no traces.

@@ -191,7 +191,7 @@ impl Drop for Event {
             span.set_word("http.route", endpoint.path());
             span.set_word("url.path", endpoint.path());
         }
-        if self.status.is_some() {
+        if status != 499 {
             span.set_number("http.response.status_code", status);
         }
         span.set("client.address", self.peer);
@@ -206,7 +206,7 @@ impl Drop for Event {
         if let Some(hold) = noted.hold {
             span.set("tollgate.hold", hold);
         }
-        if self.status.is_none() || status >= 500 {
+        if status >= 499 {
             span.fail(code);
         }
     }

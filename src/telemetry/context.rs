@@ -35,7 +35,8 @@ struct Trace {
     state: TraceState,
     /// Where spans go; none: it is not sampled.
     exporter: Option<Arc<Exporter>>,
-    propagate: bool,
+    /// Whether the next one is told that it is sampled; none: it is told nothing.
+    propagate: Option<bool>,
 }
 
 impl TraceContext {
@@ -43,7 +44,7 @@ impl TraceContext {
         request_id: Option<&str>,
         remote: Option<Remote>,
         exporter: Option<Arc<Exporter>>,
-        propagate: bool,
+        propagate: Option<bool>,
     ) -> Self {
         let parent = remote.as_ref().map(|remote| remote.span);
         let (id, state) = match remote {
@@ -57,7 +58,7 @@ impl TraceContext {
 
     /// The context of a request that is logged, and not traced.
     pub fn of_untraced(request_id: &str) -> Self {
-        Self::new(Some(request_id), None, None, false)
+        Self::new(Some(request_id), None, None, None)
     }
 
     /// Runs `work` here.
@@ -111,10 +112,8 @@ impl TraceContext {
 
     /// Tells the next one, if it is to know. That we do not sample is told too: it need not sample for us.
     pub(super) fn propagate(&self, headers: &mut HeaderMap) {
-        if !self.trace.propagate {
-            return;
-        }
-        let flags = u8::from(self.trace.exporter.is_some());
+        let Some(sampled) = self.trace.propagate else { return };
+        let flags = u8::from(sampled);
         let text = format!("00-{}-{}-{flags:02x}", self.trace.id, self.span);
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(TRACEPARENT, value);
@@ -241,8 +240,8 @@ mod tests {
             context.propagate(&mut headers);
             (headers, context)
         };
-        assert!(told(false).0.is_empty());
-        let (headers, context) = told(true);
+        assert!(told(None).0.is_empty());
+        let (headers, context) = told(Some(false));
         let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-00", context.span);
         assert_eq!(headers["traceparent"].to_str().unwrap(), expected);
         assert_eq!(headers["tracestate"].to_str().unwrap(), "a=1");
