@@ -12,6 +12,8 @@ mod admin_edges;
 mod architecture;
 #[path = "integration/audit.rs"]
 mod audit;
+#[path = "integration/audit_runs.rs"]
+mod audit_runs;
 #[path = "integration/authorisation.rs"]
 mod authorisation;
 #[path = "integration/both_profiles.rs"]
@@ -74,6 +76,8 @@ mod ledger_model;
 mod ledger_reserve;
 #[path = "integration/limits.rs"]
 mod limits;
+#[path = "integration/metrics.rs"]
+mod metrics;
 #[path = "integration/money.rs"]
 mod money;
 #[path = "integration/network.rs"]

@@ -4,7 +4,7 @@ mod periodic;
 
 pub use self::periodic::{AuditResult, Breach};
 
-use sqlx::{Connection, Row};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 
 use super::{Database, LedgerError};
 
@@ -227,11 +227,16 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What is committed at this instant, and nothing that comes later.
+async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with("begin isolation level repeatable read read only").await
+}
+
 impl Database {
     /// Checks every invariant in one snapshot; safe on a running system.
     pub async fn audit(&self) -> Result<AuditReport, LedgerError> {
         let mut connection = self.pool().acquire().await?;
-        let mut snapshot = connection.begin_with("begin isolation level repeatable read read only").await?;
+        let mut snapshot = snapshot(&mut connection).await?;
         let mut report = AuditReport::default();
         for (checks, findings) in [(INVARIANTS, &mut report.breaches), (WARNINGS, &mut report.warnings)] {
             for &(check, sql) in checks {

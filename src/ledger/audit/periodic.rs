@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::{Bounded, Database, LedgerError};
-use super::INVARIANTS;
+use super::{INVARIANTS, snapshot};
 use crate::clock::Clock;
 use crate::ids::{GatewayId, OrgId};
 
@@ -124,7 +124,7 @@ impl Database {
         let mut connection: PgConnection = server.connect().bounded().await?;
         self.servers.admit(&mut connection).bounded().await?;
         connection.execute(SETTINGS).bounded().await?;
-        let mut snapshot = connection.begin_with("begin isolation level repeatable read read only").await?;
+        let mut snapshot = snapshot(&mut connection).await?;
         let mut breaches = Vec::new();
         for &(check, sql) in INVARIANTS {
             // A broken ledger may have millions of rows to tell of: they are counted there. Of their text no more is
