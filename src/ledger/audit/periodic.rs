@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -104,16 +104,17 @@ impl Database {
 
     /// The newest result, of whichever gateway; nothing if there was none.
     pub async fn audit_result(&self) -> Result<Option<AuditResult>, LedgerError> {
-        let row: Option<(OffsetDateTime, f64, Json<BTreeMap<String, u64>>)> = sqlx::query_as(
+        let row = sqlx::query(
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
         )
         .fetch_optional(self.pool())
         .bounded()
         .await?;
-        Ok(row.map(|(ended_at, seconds, Json(breaches))| AuditResult {
-            ended_at,
-            took: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
-            breaches,
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(AuditResult {
+            ended_at: row.try_get("ended_at")?,
+            took: Duration::try_from_secs_f64(row.try_get("seconds")?).unwrap_or_default(),
+            breaches: row.try_get::<Json<_>, _>("breaches")?.0,
         }))
     }
 
