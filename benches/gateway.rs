@@ -3,12 +3,16 @@
 //!
 //! `cargo bench --bench gateway`. Everything runs on this machine: load generator, gateway, Postgres, simulator, nginx
 //! (if there is one on PATH or in /usr/sbin).
+//!
+//! `cargo bench --bench gateway -- --telemetry` measures instead what logs, metrics and traces cost.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures on a clock of its own")]
 
 #[path = "support.rs"]
 mod support;
+#[path = "gateway/telemetry.rs"]
+mod telemetry;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -27,11 +31,16 @@ const BODY: &str = r#"{"type":"pro-text-to-video","prompt":"A cinematic shot of 
 
 fn main() {
     let scratch = Scratch::new("gateway");
-    let demo_ms = demo_ready_ms(&scratch);
+    let only_telemetry = std::env::args().any(|arg| arg == "--telemetry");
+    let demo_ms = if only_telemetry { [f64::NAN; 2] } else { demo_ready_ms(&scratch) };
     let (_cluster, url) = support::postgres(&scratch);
     let stage = Stage::start(&scratch, &url);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(run(&stage, demo_ms));
+    if only_telemetry {
+        runtime.block_on(telemetry::run(&stage, &scratch, &url));
+    } else {
+        runtime.block_on(run(&stage, demo_ms));
+    }
     let audit = Command::new(TOLLGATE).arg("audit").env("DATABASE_URL", &url).output().unwrap();
     println!("{}", String::from_utf8_lossy(&audit.stdout).lines().last().unwrap_or("audit failed"));
     assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stderr));
@@ -77,18 +86,17 @@ impl Stage {
             "--listen",
             &simulator.to_string(),
         ]));
-        let config = scratch.path().join("tollgate.toml");
         let token = Command::new(TOLLGATE).arg("operator-token").output().unwrap().stdout;
         let token = String::from_utf8(token).unwrap().trim().to_owned();
-        std::fs::write(
-            &config,
-            format!(
-                "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
-                 bootstrap_token = \"{token}\"\n[database]\nurl = \"{url}\"\n\
-                 [upstream.kling_3]\nbase_url = \"http://{simulator}\"\nmaster_key = \"sim-master-key\"\n[log]\nlevel = \"info\"\n"
-            ),
-        )
-        .unwrap();
+        let admin: SocketAddr = ([127, 0, 0, 1], admin_port).into();
+        let config = config(
+            scratch,
+            url,
+            simulator,
+            gateway,
+            admin,
+            &format!("admin.bootstrap_token = \"{token}\"\n"),
+        );
         let gateway_pid = start(Command::new(TOLLGATE).arg("serve").arg("--config").arg(&config));
         let nginx = nginx(scratch, nginx_port, simulator).map(|mut command| {
             start(&mut command);
@@ -125,6 +133,24 @@ impl Stage {
         let key = text(&admin(&["key", "create", "--org", &org, "--user", &user]), "api_key");
         Self { gateway, simulator, nginx, key, gateway_pid, _processes: processes }
     }
+}
+
+/// Writes a configuration, with more lines.
+fn config(
+    scratch: &Scratch,
+    url: &str,
+    simulator: SocketAddr,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    more: &str,
+) -> std::path::PathBuf {
+    let file = scratch.path().join(format!("{}.toml", gateway.port()));
+    let text = format!(
+        "server.listen = \"{gateway}\"\nadmin.listen = \"{admin}\"\ndatabase.url = \"{url}\"\n\
+         upstream.kling_3.base_url = \"http://{simulator}\"\nupstream.kling_3.master_key = \"sim-master-key\"\n{more}"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
 }
 
 fn free_port() -> u16 {
@@ -239,6 +265,17 @@ async fn some_tasks(address: SocketAddr, key: &str) -> Vec<String> {
 
 /// As fast as the answers come; each connection sends one of the requests over and over.
 async fn closed_loop(name: &str, address: SocketAddr, requests: Vec<Vec<u8>>) -> f64 {
+    let (rate, latencies) = measure(address, requests, RUN).await;
+    println!(
+        "{name:<40} {rate:>10.0} {:>9.2} {:>9.2}",
+        percentile(&latencies, 0.5),
+        percentile(&latencies, 0.99)
+    );
+    rate
+}
+
+/// Answers a second, and their latencies, sorted.
+async fn measure(address: SocketAddr, requests: Vec<Vec<u8>>, run: Duration) -> (f64, Vec<f64>) {
     let begun = Instant::now();
     let mut connections = JoinSet::new();
     let requests = Arc::new(requests);
@@ -248,7 +285,7 @@ async fn closed_loop(name: &str, address: SocketAddr, requests: Vec<Vec<u8>>) ->
             let request = &requests[index % requests.len()];
             let mut connection = Connection::open(address).await;
             let mut latencies = Vec::new();
-            while begun.elapsed() < RUN {
+            while begun.elapsed() < run {
                 let sent = Instant::now();
                 connection.exchange(request).await;
                 latencies.push(sent.elapsed().as_secs_f64() * 1e3);
@@ -259,12 +296,7 @@ async fn closed_loop(name: &str, address: SocketAddr, requests: Vec<Vec<u8>>) ->
     let mut latencies = connections.join_all().await.concat();
     let rate = latencies.len() as f64 / begun.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
-    println!(
-        "{name:<40} {rate:>10.0} {:>9.2} {:>9.2}",
-        percentile(&latencies, 0.5),
-        percentile(&latencies, 0.99)
-    );
-    rate
+    (rate, latencies)
 }
 
 /// One every 10 ms, whether or not the last one is answered; latency counts from when it was due.

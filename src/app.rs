@@ -31,6 +31,7 @@ use crate::reconciler::{self, Pace, Watcher};
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate, Terms, bind, serve};
 use crate::stack::{Parts, data_plane};
+use crate::telemetry::{BadTelemetry, Tracing};
 use crate::upstream::{BadUpstream, Upstream};
 
 /// Why a gateway does not start.
@@ -53,6 +54,9 @@ pub enum StartError {
         /// What is wrong.
         reason: Box<BadPair>,
     },
+    /// Traces cannot be sent as configured.
+    #[error(transparent)]
+    Telemetry(#[from] BadTelemetry),
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(String),
@@ -75,6 +79,7 @@ pub struct App {
     poller: Arc<Poller>,
     watcher: Watcher,
     keys: Arc<Keys>,
+    tracing: Tracing,
     /// Creates and polls under way: they outlive their clients, and a stop waits for them.
     tasks: TaskTracker,
     /// Tells creates that wait for the vendor.
@@ -152,6 +157,7 @@ impl App {
         let admin_listener = bind("the operations listener", config.admin.listen, "admin.listen").await?;
 
         let gateway = GatewayId::generate();
+        let tracing = Tracing::new(&config.telemetry, gateway)?;
         let lease = Arc::new(Lease::new(upkeep.clone(), gateway, ms(config.ledger.lease_ms), clock));
         let gateways = lease.renew().await?;
         let keys = Arc::new(Keys::new(
@@ -205,6 +211,7 @@ impl App {
         gauges.process.describe();
         let parts = Parts {
             clock,
+            tracing: tracing.clone(),
             draining: TaskTracker::new(),
             proxies: proxies.clone(),
             keys: keys.clone(),
@@ -255,6 +262,7 @@ impl App {
             poller,
             watcher,
             keys,
+            tracing,
             tasks,
             stopping,
             draining,
@@ -309,6 +317,7 @@ impl App {
             poller,
             watcher,
             keys,
+            tracing,
             tasks,
             stopping,
             draining,
@@ -342,6 +351,7 @@ impl App {
                 poller.clone(),
                 upkeep.clone(),
                 tasks.clone(),
+                tracing.clone(),
                 pace.clone(),
                 stop.clone(),
             ));
@@ -396,7 +406,9 @@ impl App {
         drained.cancel();
         background.close();
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, background.wait()).await;
-        match tokio::time::timeout(FAREWELL_TIMEOUT, lease.end()).await {
+        let last = tokio::time::timeout(FAREWELL_TIMEOUT, lease.end());
+        let (ended, ()) = tokio::join!(last, tracing.shut_down(FAREWELL_TIMEOUT));
+        match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back"),
             Err(_) => tracing::warn!("could not give the lease back in time"),

@@ -46,6 +46,28 @@ impl Endpoint {
             Self::Tasks => "tasks",
         }
     }
+
+    /// Its path.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Generate => "/api/generate",
+            Self::Status => "/api/status",
+            Self::Quote => "/api/quote",
+            Self::Credits => "/api/credits",
+            Self::Tasks => "/api/tasks",
+        }
+    }
+
+    /// Its method and path.
+    pub const fn described(self) -> &'static str {
+        match self {
+            Self::Generate => "POST /api/generate",
+            Self::Status => "GET /api/status",
+            Self::Quote => "POST /api/quote",
+            Self::Credits => "GET /api/credits",
+            Self::Tasks => "GET /api/tasks",
+        }
+    }
 }
 
 /// A call at stage `S`.
@@ -113,7 +135,7 @@ pub struct NoteFields {
     /// The hold, once granted.
     pub hold: Option<HoldId>,
     /// The error's code, if it ends in one.
-    pub code: Option<String>,
+    pub code: Option<&'static str>,
     /// How long it waited for others: for the upstream, for the client's body.
     pub waited: Duration,
     /// Headers for the answer.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod demo;
+mod healthcheck;
 mod operate;
 mod output;
 
@@ -13,12 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::UtcTime;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api_key::NewKey;
 use crate::app::StartError;
-use crate::config::{Config, ConfigError, DatabaseConfig, Log, LogFormat};
+use crate::config::{Config, ConfigError, DatabaseConfig, Log};
 use crate::ledger::{Actor, Database, LedgerError, OperatorRole};
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
@@ -52,6 +52,8 @@ enum Command {
     Simulate(operate::SimulateArgs),
     /// Prove the ledger's invariants on a running system.
     Audit(operate::AuditArgs),
+    /// Ask the gateway on this machine whether it is well: for containers, which have no curl.
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -157,6 +159,7 @@ impl Cli {
             }),
             Command::Simulate(args) => operate::simulate(args),
             Command::Audit(args) => operate::audit(args),
+            Command::Healthcheck(args) => healthcheck::run(args),
             Command::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
                 Config::load(&file).map_err(CliError::from).map(|_| {
@@ -231,17 +234,9 @@ fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliE
 
 /// Sends events to standard error.
 fn log(log: &Log) {
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let events = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_timer(UtcTime::rfc_3339())
-        .with_ansi(std::io::stderr().is_terminal());
+    let events = crate::telemetry::events(log, std::io::stderr, std::io::stderr().is_terminal());
     // A second subscriber in one process cannot happen here; if it did, the first one stays.
-    drop(match log.format {
-        LogFormat::Json => events.json().flatten_event(true).try_init(),
-        LogFormat::Pretty => events.compact().try_init(),
-    });
+    drop(events.try_init());
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM.

@@ -4,6 +4,7 @@
 mod check;
 mod reference;
 mod schema;
+mod telemetry;
 mod tls;
 mod upstream;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::check::ConfigError;
 pub use self::reference::reference;
 pub use self::schema::schema;
+pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tls::{BadPair, Pair, Tls};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::Secret;
@@ -59,6 +61,9 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// Where traces go.
+    #[serde(default)]
+    pub telemetry: Telemetry,
 }
 
 /// The data plane's listener.

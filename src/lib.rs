@@ -9,7 +9,7 @@
 //! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] | newtypes, checked integers, time, secrets, names, the page that shows an API |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
-//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`postgres`] · [`simulator`] | all IO |
+//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
 //! | 5 layers | [`poll`] [`layers`] [`handlers`] | one file each |
 //! | 6 assemblies | [`stack`] [`server`] [`admin`] [`reconciler`] | they do not import one another |
@@ -33,6 +33,9 @@
 //! also its access rule; `tollgate admin` is a client of it. A change is one transaction that knows its actor
 //! (`ledger/change.rs`), and the audit log is written by triggers, so that none can be left out.
 //!
+//! A request has a [`telemetry::TraceContext`] from its first layer to the end of its own task: spans and log events find it
+//! there, so that no part need be handed one.
+//!
 //! Where a process may break off is named in [`fail_point`]; what must hold then is tried in
 //! `tests/integration/faults/`.
 //!
@@ -53,6 +56,7 @@
 //! - what was acknowledged survives a crash of the database (`both_profiles`) and a promotion (`failover`);
 //! - no float touches credits (`architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`architecture`);
+//! - no credential, prompt or media URL is in a log event, a span or a metric (`leaks`, over the whole suite);
 //! - only [`app`] builds parts (`architecture`);
 //! - no import goes up a floor (`architecture`).
 
@@ -83,5 +87,6 @@ pub mod server;
 pub mod simulator;
 pub mod stack;
 pub mod task;
+pub mod telemetry;
 pub mod upstream;
 pub mod wire;

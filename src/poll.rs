@@ -25,6 +25,7 @@ use crate::ids::{HoldId, OrgId};
 use crate::ledger::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
 use crate::metrics as m;
 use crate::pricing::consumption;
+use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
@@ -216,10 +217,13 @@ impl Poller {
             return None;
         }
         let (poller, known, told) = (self.clone(), known.clone(), asking.clone());
-        let work = self.tasks.spawn(async move {
+        // In the trace of whoever is the first to wait for it.
+        let work = self.tasks.spawn(carry(async move {
             let _landing = Landing { poller: &poller, hold };
-            poller.ask(known, &told).await
-        });
+            let mut span = Span::of_part("poll");
+            span.set("tollgate.hold", hold);
+            span.around(poller.ask(known, &told)).await
+        }));
         let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
         flights.insert(hold, (flight.clone(), asking.clone()));
         Some((flight, asking))
@@ -293,7 +297,7 @@ impl Poller {
             return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
-        let applied = self.ledger.step_of(task, step).await?;
+        let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
             self.settled(told);
         }
@@ -302,6 +306,11 @@ impl Poller {
             return self.apply_late(now, report, told).await;
         }
         Ok(now)
+    }
+
+    async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+        let span = settling(&step);
+        written(span, self.ledger.step_of(task, step)).await
     }
 
     /// An end that was told then is durable now.
@@ -328,7 +337,7 @@ impl Poller {
         if task.late == Some(Late::Open)
             && let Some(step) = end(&task, report)?
         {
-            if self.ledger.step_of(&task, step).await? == Applied::Yes {
+            if self.step_of(&task, step).await? == Applied::Yes {
                 self.settled(told);
             }
             return self.reload(&task).await;
@@ -338,7 +347,8 @@ impl Poller {
 
     /// Records that a task which had ended here is one of the vendor's after all; whether that was news.
     pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
-        let news = self.ledger.step(org, hold, step).await? == Applied::Yes;
+        let span = settling(&step);
+        let news = written(span, self.ledger.step(org, hold, step)).await? == Applied::Yes;
         if news {
             tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
             // The end that is remembered is none any more.
@@ -357,7 +367,7 @@ impl Poller {
             _ => return,
         };
         tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind(), "a task does not end");
-        if let Err(error) = self.ledger.step_of(task, step).await {
+        if let Err(error) = self.step_of(task, step).await {
             tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
         }
     }
@@ -391,6 +401,27 @@ impl Poller {
 fn count_lookup(found: bool) {
     let result = if found { "hit" } else { "miss" };
     metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(1);
+}
+
+/// The span in which `step` is written.
+fn settling(step: &Step) -> Span {
+    let mut span = Span::of_part("settle");
+    span.set_word("tollgate.step", step.kind());
+    if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = step {
+        span.set_number("tollgate.credits", charge.get());
+    }
+    span
+}
+
+async fn written(
+    mut span: Span,
+    step: impl Future<Output = Result<Applied, LedgerError>>,
+) -> Result<Applied, LedgerError> {
+    let result = span.around(step).await;
+    if result.is_err() {
+        span.fail("not recorded yet");
+    }
+    result
 }
 
 /// The step by which `report` ends `task`; nothing if it does not.

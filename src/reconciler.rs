@@ -22,6 +22,7 @@ use crate::ledger::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError}
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::pricing::BookVersion;
+use crate::telemetry::{Span, Tracing};
 
 /// How the reconciler works.
 #[derive(Debug, Clone)]
@@ -55,6 +56,7 @@ pub async fn finish_tasks(
     poller: Arc<Poller>,
     database: Database,
     tasks: TaskTracker,
+    tracing: Tracing,
     pace: Pace,
     stop: CancellationToken,
 ) {
@@ -89,10 +91,12 @@ pub async fn finish_tasks(
         for task in due {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let poller = poller.clone();
-            tasks.spawn(async move {
-                poller.poll(task).await;
+            tasks.spawn(tracing.own_work().around(async move {
+                let mut span = Span::of_own_work("reconcile");
+                span.set("tollgate.hold", task.hold);
+                span.around(poller.poll(task)).await;
                 drop(slot);
-            });
+            }));
         }
     }
 }

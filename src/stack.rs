@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::error::GatewayError;
 use crate::handlers::{Dispatch, Handlers};
 use crate::layers::auth::{AuthLayer, Keys};
+use crate::layers::context::ContextLayer;
 use crate::layers::forward::Forward;
 use crate::layers::forwarded::TrustedProxies;
 use crate::layers::price::{PriceLayer, Prices};
@@ -26,12 +27,15 @@ use crate::layers::rescue::RescueLayer;
 use crate::layers::reserve::ReserveLayer;
 use crate::layers::route::RouteLayer;
 use crate::layers::trace::TraceLayer;
+use crate::telemetry::Tracing;
 
 /// The parts the stack is made of; [`crate::app`] builds them.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The time.
     pub clock: Clock,
+    /// Which requests are traced.
+    pub tracing: Tracing,
     /// Where the rest of refused bodies is read; nothing waits for it.
     pub draining: TaskTracker,
     /// Whose word on a client's address is taken.
@@ -80,6 +84,8 @@ pub fn data_plane(
         // every answer, even to a panic, carries an id of ours
         .layer(tower_http::request_id::SetRequestIdLayer::new(REQUEST_ID, FreshId))
         .propagate_request_id(REQUEST_ID)
+        // whatever is logged from here on, a panic too, tells of which request; and its trace goes on
+        .layer(ContextLayer { tracing: parts.tracing })
         // whoever prints a request below does not print its credentials
         .sensitive_request_headers(Arc::from([AUTHORIZATION, COOKIE]))
         // a defect costs one request, not the process

@@ -64,6 +64,8 @@ mod idempotency;
 mod identity_provider;
 #[path = "integration/keys.rs"]
 mod keys;
+#[path = "integration/leaks.rs"]
+mod leaks;
 #[path = "integration/ledger.rs"]
 mod ledger;
 #[path = "integration/ledger_faults.rs"]
@@ -84,6 +86,8 @@ mod network;
 mod operations;
 #[path = "integration/operator_credit.rs"]
 mod operator_credit;
+#[path = "integration/otlp.rs"]
+mod otlp;
 #[path = "integration/postgres_cluster.rs"]
 mod postgres_cluster;
 #[path = "integration/price_api.rs"]
@@ -106,6 +110,8 @@ mod quotes;
 mod reconciler;
 #[path = "integration/replicas.rs"]
 mod replicas;
+#[path = "integration/reporting.rs"]
+mod reporting;
 #[path = "integration/revocation.rs"]
 mod revocation;
 #[path = "integration/schema.rs"]
@@ -120,6 +126,8 @@ mod tenant_life;
 mod tls;
 #[path = "integration/tokens.rs"]
 mod tokens;
+#[path = "integration/traces.rs"]
+mod traces;
 #[path = "integration/upstream_answers.rs"]
 mod upstream_answers;
 #[path = "integration/upstream_delays.rs"]

@@ -106,6 +106,7 @@ impl Config {
         check_database(origin, &mut self.database)?;
         check_admin(origin, &mut self.admin)?;
         self.upstream.check(origin)?;
+        self.telemetry.check(origin)?;
         Ok(self)
     }
 }

@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 use tower::{Layer, Service};
 
 pub use self::keys::{Caller, Keys, Operator};
-use super::{LayerFuture, Stage};
+use super::{LayerFuture, Stage, part};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
 
@@ -57,7 +57,8 @@ impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {
             let header = call.context.headers.remove(AUTHORIZATION);
             let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());
             let stale_will_do = endpoint == Endpoint::Status;
-            let principal = match keys.authenticate(header, call.context.peer, stale_will_do).await? {
+            let who = keys.authenticate(header, call.context.peer, stale_will_do);
+            let principal = match part("auth", who).await? {
                 Caller::Tenant(principal) => principal,
                 Caller::Operator(_) => {
                     return Err(GatewayError::Forbidden(

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use super::LayerFuture;
+use super::{LayerFuture, tell};
 use crate::call::{Call, Held, Notes};
 use crate::clock::Clock;
 use crate::credits::Credits;
@@ -20,6 +20,7 @@ use crate::fail_point;
 use crate::ledger::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::poll::Poller;
 use crate::task::Order;
+use crate::telemetry::{Span, carry};
 use crate::upstream::{CreateOutcome, MaySend, Progress, Ticket, report};
 use crate::wire::{RawObject, success};
 
@@ -62,7 +63,7 @@ impl Service<Call<Held>> for Forward {
         let (client, answer) = oneshot::channel();
         let (arrived, notes) = (call.context.arrived, call.context.notes);
         let client = Client { sender: Mutex::new(Some(client)), notes };
-        self.tasks.spawn(self.clone().run(order, guard, ticket, client, arrived));
+        self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, arrived)));
         // The task answers, or panics: then its guard has put the hold in doubt.
         Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
     }
@@ -110,9 +111,18 @@ impl Forward {
         fail_point::reach("create.held");
         let backend = ticket.backend();
         let body = std::mem::take(&mut order.body);
-        let Some(outcome) = self.send(ticket, body, &mut hold, &client, arrived).await else { return };
+        let mut span = Span::of_part("forward");
+        span.set("tollgate.hold", hold.id());
+        let sent = span.around(self.send(ticket, body, &mut hold, &client, arrived)).await;
+        let Some(outcome) = sent else {
+            span.fail("stopped");
+            return;
+        };
+        span.set_word("tollgate.outcome", outcome.label());
         fail_point::reach("create.answered");
-        let result = self.conclude(&mut hold, backend, outcome, &order).await;
+        let result = span.around(self.conclude(&mut hold, backend, outcome, &order)).await;
+        tell(&mut span, &result);
+        drop(span);
         client.answer(result);
     }
 
@@ -262,7 +272,7 @@ impl Forward {
             answer: answer.clone(),
             poll_in: self.first_poll,
         };
-        let recorded = match within(RECORD_TIMEOUT, hold.step(run)).await {
+        let recorded = match write(hold, run).await {
             Ok(Applied::Yes) => true,
             // The step may have been sent twice, and the first have done it.
             Ok(Applied::No) => {
@@ -303,13 +313,13 @@ impl Forward {
     }
 
     async fn refuse(&self, hold: &mut HoldGuard, reason: &'static str, possible_loss: Credits) {
-        let step = hold.step(Step::Refuse { reason, possible_loss });
-        self.settle_in_time(within(RECORD_TIMEOUT, step).await, hold);
+        let result = write(hold, Step::Refuse { reason, possible_loss }).await;
+        self.settle_in_time(result, hold);
     }
 
     async fn doubt(&self, hold: &mut HoldGuard, reason: &'static str) {
-        let step = hold.step(Step::Doubt { reason });
-        self.settle_in_time(within(RECORD_TIMEOUT, step).await, hold);
+        let result = write(hold, Step::Doubt { reason }).await;
+        self.settle_in_time(result, hold);
     }
 
     /// The lane tries on by itself; the client need not wait for it.
@@ -320,9 +330,13 @@ impl Forward {
     }
 }
 
-async fn within(
-    limit: Duration,
-    step: impl Future<Output = Result<Applied, LedgerError>>,
-) -> Result<Applied, LedgerError> {
-    tokio::time::timeout(limit, step).await.unwrap_or(Err(LedgerError::Timeout))
+async fn write(hold: &mut HoldGuard, step: Step) -> Result<Applied, LedgerError> {
+    let mut span = Span::of_part("record");
+    span.set_word("tollgate.step", step.kind());
+    let written = span.around(tokio::time::timeout(RECORD_TIMEOUT, hold.step(step))).await;
+    let result = written.unwrap_or(Err(LedgerError::Timeout));
+    if result.is_err() {
+        span.fail("not recorded yet");
+    }
+    result
 }

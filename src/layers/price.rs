@@ -9,7 +9,7 @@ use http::HeaderMap;
 use time::OffsetDateTime;
 use tower::{Layer, Service};
 
-use super::{LayerFuture, Stage};
+use super::{LayerFuture, Stage, tell};
 use crate::call::{Call, Fresh, Priced};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError};
@@ -17,6 +17,7 @@ use crate::ledger::{Fingerprint, LedgerError, Principal};
 use crate::pricing::{PriceBook, PriceList};
 use crate::quote::{Quote, SigningKey};
 use crate::task::Order;
+use crate::telemetry::Span;
 
 /// A new key signs only when every gateway has had time to read it.
 const KEY_SPREADS: Duration = Duration::from_secs(15);
@@ -115,6 +116,14 @@ impl Prices {
         Ok(order)
     }
 
+    /// What a create asks for and costs.
+    fn order_of(&self, headers: &HeaderMap, fresh: &Fresh) -> Result<Order, GatewayError> {
+        if fresh.principal.suspended {
+            return Err(GatewayError::Suspended);
+        }
+        self.order(&fresh.principal, &fresh.raw, quote_of(headers)?)
+    }
+
     /// Promises the price of `order`, whose body is `raw`, for some time.
     pub fn promise(
         &self,
@@ -193,11 +202,15 @@ impl<S: Stage<Priced>> Service<Call<Fresh>> for PriceService<S> {
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let prices = self.prices.clone();
         Box::pin(async move {
-            if call.stage.principal.suspended {
-                return Err(GatewayError::Suspended);
+            let mut span = Span::of_part("price");
+            let order = prices.order_of(&call.context.headers, &call.stage);
+            tell(&mut span, &order);
+            if let Ok(order) = &order {
+                span.set("tollgate.task_type", &order.task_type);
+                span.set_number("tollgate.price_book", order.price.book.get());
             }
-            let quote = quote_of(&call.context.headers)?;
-            let order = prices.order(&call.stage.principal, &call.stage.raw, quote)?;
+            drop(span);
+            let order = order?;
             inner.call(call.advance(|fresh| Priced { fresh, order })).await
         })
     }

@@ -15,13 +15,14 @@ use moka::sync::Cache;
 use tower::{Layer, Service};
 use uuid::Uuid;
 
-use super::{LayerFuture, Stage};
+use super::{LayerFuture, Stage, tell};
 use crate::call::{Admitted, Authenticated, Call, Endpoint};
 use crate::config::Limits;
 use crate::error::{Answer, GatewayError, Level};
 use crate::ids::KeyId;
 use crate::ledger::Principal;
 use crate::metrics as m;
+use crate::telemetry::Span;
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
@@ -162,6 +163,7 @@ impl<S: Stage<Admitted>> Service<Call<Authenticated>> for RateLimit<S> {
     fn call(&mut self, call: Call<Authenticated>) -> LayerFuture {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
+        let mut span = Span::of_part("rate_limit");
         let (headers, refused) = match self.limits.admit(&call.stage.principal, call.stage.endpoint) {
             Ok(headers) => (headers, None),
             Err((error, headers)) => (Some(headers), Some(error)),
@@ -170,7 +172,11 @@ impl<S: Stage<Admitted>> Service<Call<Authenticated>> for RateLimit<S> {
             call.context.notes.add(|notes| notes.headers.extend(headers.to_headers()));
         }
         match refused {
-            Some(error) => Box::pin(std::future::ready(Err(error))),
+            Some(error) => {
+                let refused = Err(error);
+                tell(&mut span, &refused);
+                Box::pin(std::future::ready(refused))
+            }
             None => {
                 Box::pin(async move {
                     inner

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use tower::{Layer, Service};
 
-use super::{LayerFuture, Stage};
+use super::{LayerFuture, Stage, part};
 use crate::call::{Admitted, Call, Fresh, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError, json_answer};
@@ -65,10 +65,18 @@ impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
                 .get("x-tollgate-resend")
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
             let body = std::mem::take(&mut call.body);
-            let raw = read_body(body, settings.body_timeout, &call.context.notes).await?;
+            let org = call.stage.principal.org;
+            let look = async {
+                let raw = read_body(body, settings.body_timeout, &call.context.notes).await?;
+                let claim = match &idempotency_key {
+                    Some(key) => settings.database.claim(org, key).await?,
+                    None => None,
+                };
+                Ok((raw, claim))
+            };
+            let (raw, claim) = part("replay", look).await?;
             let fingerprint = Fingerprint::of(&raw);
-            if let Some(key) = &idempotency_key
-                && let Some(claim) = settings.database.claim(call.stage.principal.org, key).await?
+            if let Some(claim) = claim
                 && let Some(result) = replay(&claim, fingerprint)
             {
                 call.context.notes.add(|notes| notes.hold = Some(claim.hold));

@@ -93,7 +93,7 @@ impl<S: Stage<Arrived>> Service<Call<Arrived>> for Rescue<S> {
                 let route = notes.endpoint.map_or("none", Endpoint::as_str);
                 count_request(route, answer.status().as_u16(), code);
                 if code != OK {
-                    notes.code = Some(code.to_owned());
+                    notes.code = Some(code);
                 }
                 answer.headers_mut().extend(notes.headers.drain(..));
             });

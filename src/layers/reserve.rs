@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use tower::{Layer, Service};
 
 use super::replay::replay;
-use super::{LayerFuture, Stage};
-use crate::call::{Call, Fresh, Held, Priced};
+use super::{LayerFuture, Stage, tell};
+use crate::call::{Call, Fresh, Held, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
-use crate::ledger::{Ledger, NewHold, Verdict};
+use crate::ledger::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::metrics as m;
+use crate::telemetry::Span;
 use crate::upstream::{Refusal, Ticket, Upstream};
 
 /// See the module.
@@ -52,65 +53,81 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let parts = self.parts.clone();
         Box::pin(async move {
-            let (org, task_type) = (call.stage.fresh.principal.org, &call.stage.order.task_type);
-            // Before anything is held: what finds no room is refused at once.
-            let ticket = match parts.upstream.admit(org, task_type) {
-                Ok(ticket) => ticket,
-                Err(refusal) => return Err(parts.refused(&call.stage, refusal).await),
-            };
-            // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
-            for _ in 0..3 {
-                let new = parts.new_hold(&call.stage, &ticket);
-                let required = new.amount;
-                match parts.ledger.reserve(new).await? {
-                    Verdict::Granted(guard) => {
-                        call.context.notes.add(|notes| notes.hold = Some(guard.id()));
-                        return inner
-                            .call(call.advance(|priced| Held::new(priced.order, guard, ticket)))
-                            .await;
-                    }
-                    Verdict::Insufficient { available } => {
-                        return Err(GatewayError::InsufficientCredits { required, available });
-                    }
-                    // One that was deleted or lifted meanwhile is no reason: it is asked again.
-                    Verdict::OverBudget { budget, left } => {
-                        if let Some(budget) = parts.ledger.database().budget_in_force(org, budget).await? {
-                            let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
-                            return Err(GatewayError::BudgetExceeded(Box::new(OverBudget {
-                                budget,
-                                used,
-                                required,
-                            })));
-                        }
-                    }
-                    Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
-                    Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
-                    Verdict::UnknownOrg => {
-                        return Err(GatewayError::Internal("a key of an organisation without a balance"));
-                    }
-                    Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
-                    Verdict::KeyTaken => {
-                        let fresh = &call.stage.fresh;
-                        if let Some(key) = &fresh.idempotency_key
-                            && let Some(claim) =
-                                parts.ledger.database().claim(fresh.principal.org, key).await?
-                            && let Some(result) = replay(&claim, fresh.fingerprint)
-                        {
-                            call.context.notes.add(|notes| notes.hold = Some(claim.hold));
-                            if result.is_ok() {
-                                metrics::counter!(m::REPLAYS).increment(1);
-                            }
-                            return result;
-                        }
-                    }
+            let mut span = Span::of_part("reserve");
+            let reserved = span.around(parts.reserve(&call.stage, &call.context.notes)).await;
+            span.set_number("tollgate.credits", call.stage.order.price.hold.get());
+            tell(&mut span, &reserved);
+            drop(span);
+            match reserved? {
+                Reserved::Answered(answer) => Ok(answer),
+                Reserved::Granted(guard, ticket) => {
+                    inner.call(call.advance(|priced| Held::new(priced.order, guard, ticket))).await
                 }
             }
-            Err(GatewayError::RequestInProgress)
         })
     }
 }
 
+/// What becomes of a create that nothing refuses.
+enum Reserved {
+    /// It is paid for, and has its place.
+    Granted(HoldGuard, Ticket),
+    /// It is another's repetition.
+    Answered(Answer),
+}
+
 impl ReserveLayer {
+    async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
+        let (fresh, task_type) = (&priced.fresh, &priced.order.task_type);
+        let org = fresh.principal.org;
+        // Before anything is held: what finds no room is refused at once.
+        let ticket = match self.upstream.admit(org, task_type) {
+            Ok(ticket) => ticket,
+            Err(refusal) => return Err(self.refused(priced, refusal).await),
+        };
+        // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
+        for _ in 0..3 {
+            let new = self.new_hold(priced, &ticket);
+            let required = new.amount;
+            match self.ledger.reserve(new).await? {
+                Verdict::Granted(guard) => {
+                    notes.add(|notes| notes.hold = Some(guard.id()));
+                    return Ok(Reserved::Granted(guard, ticket));
+                }
+                Verdict::Insufficient { available } => {
+                    return Err(GatewayError::InsufficientCredits { required, available });
+                }
+                // One that was deleted or lifted meanwhile is no reason: it is asked again.
+                Verdict::OverBudget { budget, left } => {
+                    if let Some(budget) = self.ledger.database().budget_in_force(org, budget).await? {
+                        let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
+                        let over = OverBudget { budget, used, required };
+                        return Err(GatewayError::BudgetExceeded(Box::new(over)));
+                    }
+                }
+                Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
+                Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
+                Verdict::UnknownOrg => {
+                    return Err(GatewayError::Internal("a key of an organisation without a balance"));
+                }
+                Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
+                Verdict::KeyTaken => {
+                    if let Some(key) = &fresh.idempotency_key
+                        && let Some(claim) = self.ledger.database().claim(org, key).await?
+                        && let Some(result) = replay(&claim, fresh.fingerprint)
+                    {
+                        notes.add(|notes| notes.hold = Some(claim.hold));
+                        if result.is_ok() {
+                            metrics::counter!(m::REPLAYS).increment(1);
+                        }
+                        return result.map(Reserved::Answered);
+                    }
+                }
+            }
+        }
+        Err(GatewayError::RequestInProgress)
+    }
+
     /// Who repeats a create that is in doubt is told so, also while nothing new can be sent: "unavailable" would say
     /// that nothing is held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::EXPECT;
-use http::{Method, Request};
+use http::{Method, Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use crate::error::Answer;
 use crate::layers::forwarded::TrustedProxies;
 use crate::layers::rescue::{CLIENT_GONE, count_request};
 use crate::metrics as m;
+use crate::telemetry::Span;
 use crate::wire::Code;
 
 /// See the module.
@@ -73,8 +74,6 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let clock = self.settings.clock;
         let (head, body) = request.into_parts();
-        let request_id =
-            head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
         let peer = self.settings.proxies.client(peer, &head.headers);
         // A client that waits for our word has not begun to send.
@@ -83,7 +82,7 @@ where
         let event = Event {
             clock,
             arrived: clock.now(),
-            request_id,
+            span: span(&head),
             method: head.method.clone(),
             peer,
             notes: notes.clone(),
@@ -110,11 +109,34 @@ where
     }
 }
 
+/// What the head tells of the answering. Never the path as it came, nor the query.
+fn span(head: &http::request::Parts) -> Span {
+    let mut span = Span::of_request();
+    let method = match head.method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "TRACE" => "TRACE",
+        "CONNECT" => "CONNECT",
+        _ => "_OTHER",
+    };
+    span.rename(if method == "_OTHER" { "HTTP" } else { method });
+    span.set_word("http.request.method", method);
+    let version = if head.version == Version::HTTP_2 { "2" } else { "1.1" };
+    span.set_word("network.protocol.version", version);
+    span
+}
+
 /// The event of one request; written when it is dropped, so also for a client that leaves.
 struct Event {
     clock: Clock,
     arrived: Instant,
-    request_id: String,
+    /// The answering, in the request's trace.
+    span: Span,
     method: Method,
     peer: IpAddr,
     notes: Notes,
@@ -138,7 +160,7 @@ impl Drop for Event {
                 .record(took.saturating_sub(noted.waited));
         }
         let (status, code) = match self.status {
-            Some(status) => (status, noted.code.as_deref().unwrap_or("OK")),
+            Some(status) => (status, noted.code.unwrap_or("OK")),
             None => {
                 // A panic is answered further out. 499 is what nginx calls a client that left; nobody sees it but the log.
                 let panics = std::thread::panicking();
@@ -150,7 +172,6 @@ impl Drop for Event {
         };
         let principal = noted.principal.as_deref();
         tracing::info!(
-            request_id = self.request_id,
             route,
             method = %self.method,
             status,
@@ -163,6 +184,31 @@ impl Drop for Event {
             hold = noted.hold.map(tracing::field::display),
             "request"
         );
+        let span = &mut self.span;
+        if let Some(endpoint) = noted.endpoint {
+            // Of other paths nobody knows what is in them.
+            span.rename(endpoint.described());
+            span.set_word("http.route", endpoint.path());
+            span.set_word("url.path", endpoint.path());
+        }
+        if status != 499 {
+            span.set_number("http.response.status_code", status);
+        }
+        span.set("client.address", self.peer);
+        span.set_word("tollgate.code", code);
+        if let Some(principal) = principal {
+            span.set("tollgate.org", principal.org);
+            span.set("tollgate.user", principal.user);
+        }
+        if let Some(key) = principal.and_then(|principal| principal.key) {
+            span.set("tollgate.key", key);
+        }
+        if let Some(hold) = noted.hold {
+            span.set("tollgate.hold", hold);
+        }
+        if status >= 499 {
+            span.fail(code);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::account::Accounts;
+use super::account::{Account, Accounts};
 use super::client::{BadUpstream, Client, StatusError};
 use super::gate::Gate;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, StatusReport};
@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::ids::OrgId;
 use crate::metrics as m;
+use crate::telemetry::Span;
 
 /// The two calls, in metrics.
 pub(super) const CREATE: &str = "create";
@@ -69,10 +70,22 @@ impl Backend {
         let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
         let begun = self.clock.now();
         let pass = self.polls.enter(org, begun)?;
-        let result = self.client.status(&account.authorization, task).await;
+        let mut span = self.span("GET /api/status", account);
+        let result = self.client.status(&account.authorization, task, &mut span).await;
+        if let Err(error) = &result {
+            span.fail(error.label());
+        }
+        drop(span);
         pass.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
         self.count(STATUS, result.as_ref().map_or_else(StatusError::label, |_| StatusError::NONE), begun);
         result
+    }
+
+    pub(super) fn span(&self, name: &'static str, account: &Account) -> Span {
+        let mut span = Span::of_call(name);
+        span.set_word("tollgate.backend", self.name);
+        span.set("tollgate.account", &account.name);
+        span
     }
 
     pub(super) fn count(&self, call: &'static str, outcome: &'static str, begun: Instant) {

@@ -22,6 +22,7 @@ use super::outcome::{CreateOutcome, StatusReport, create_outcome, status_report}
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
+use crate::telemetry::Span;
 
 /// Answers may echo a request with its images.
 const MAX_ANSWER: usize = 24 << 20;
@@ -157,10 +158,12 @@ impl Client {
         authorization: &HeaderValue,
         body: Bytes,
         may_send: MaySend,
+        span: &mut Span,
     ) -> CreateOutcome {
-        let request =
-            self.request(Method::POST, self.generate.clone(), authorization, Tracked::of(body, may_send));
-        match self.call(request, self.create).await {
+        let body = Tracked::of(body, may_send);
+        let request = self.request(Method::POST, self.generate.clone(), authorization, body);
+        span.set_word("url.template", "/api/generate");
+        match self.call(request, self.create, span).await {
             Ok(answer) => create_outcome(answer.status, answer.retry_after, &answer.body),
             Err(Failed::NotSent(reason)) => CreateOutcome::NotSent { reason },
             Err(Failed::Withheld) => CreateOutcome::Withheld,
@@ -172,13 +175,15 @@ impl Client {
         &self,
         authorization: &HeaderValue,
         task: &str,
+        span: &mut Span,
     ) -> Result<StatusReport, StatusError> {
         let encoded: String = url::form_urlencoded::byte_serialize(task.as_bytes()).collect();
         let uri = format!("{}{encoded}", self.status)
             .parse()
             .map_err(|_| StatusError::Unreachable("bad task id"))?;
         let request = self.request(Method::GET, uri, authorization, Tracked::none());
-        match self.call(request, self.poll).await {
+        span.set_word("url.template", "/api/status");
+        match self.call(request, self.poll, span).await {
             Ok(answer) => match status_report(task, &answer.body) {
                 Some(report) => Ok(report),
                 None => Err(match answer.status {
@@ -215,8 +220,18 @@ impl Client {
     }
 
     /// One call.
-    async fn call(&self, request: Request<Tracked>, deadlines: Deadlines) -> Result<Answered, Failed> {
+    async fn call(
+        &self,
+        mut request: Request<Tracked>,
+        deadlines: Deadlines,
+        span: &mut Span,
+    ) -> Result<Answered, Failed> {
         let Deadlines { first_byte, whole } = deadlines;
+        span.propagate(request.headers_mut());
+        span.set_word("http.request.method", if request.method() == Method::POST { "POST" } else { "GET" });
+        span.set("server.address", self.generate.host().unwrap_or_default());
+        let usual = if self.generate.scheme_str() == Some("https") { 443 } else { 80 };
+        span.set_number("server.port", self.generate.port_u16().unwrap_or(usual));
         let begun = self.clock.now();
         let is_create = request.method() == Method::POST;
         let sending = request.body().sending.clone();
@@ -245,6 +260,7 @@ impl Client {
             fail_point::reach("create.head");
         }
         let (head, body) = answer.into_parts();
+        span.set_number("http.response.status_code", head.status.as_u16());
         let body = Limited::new(body, MAX_ANSWER).collect();
         let body = tokio::time::timeout_at((begun + whole).into(), body)
             .await
@@ -384,7 +400,8 @@ mod tests {
 
     async fn create(client: &Client, may_send: bool) -> CreateOutcome {
         let key = HeaderValue::from_static("Bearer k");
-        client.create(&key, Bytes::from_static(b"{\"type\":\"x\"}"), Arc::new(move || may_send)).await
+        let body = Bytes::from_static(b"{\"type\":\"x\"}");
+        client.create(&key, body, Arc::new(move || may_send), &mut Span::default()).await
     }
 
     async fn read(stream: &mut TcpStream) -> Vec<u8> {

@@ -79,10 +79,21 @@ impl Backend {
     ) -> CreateOutcome {
         let started = self.clock.now();
         let mut unsent = 0;
+        let mut attempts = 0;
         let mut busy = FIRST_PAUSE;
         loop {
             let begun = self.clock.now();
-            let outcome = self.client.create(&account.authorization, body.clone(), may_send.clone()).await;
+            let mut span = self.span("POST /api/generate", account);
+            if attempts > 0 {
+                span.set_number("http.request.resend_count", attempts);
+            }
+            attempts += 1;
+            let outcome =
+                self.client.create(&account.authorization, body.clone(), may_send.clone(), &mut span).await;
+            if !matches!(outcome, CreateOutcome::Accepted { .. }) {
+                span.fail(outcome.label());
+            }
+            drop(span);
             self.count(CREATE, outcome.label(), begun);
             let pause = match &outcome {
                 CreateOutcome::NotSent { .. } if unsent == 0 => {

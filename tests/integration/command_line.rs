@@ -123,6 +123,38 @@ async fn a_terminated_gateway_answers_and_records_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn a_health_check_asks_the_operations_listener_of_the_same_configuration() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let at = |listen: &str| {
+        let config = config(&gateway, "")
+            .replace("[admin]\nlisten = \"127.0.0.1:0", &format!("[admin]\nlisten = \"{listen}"));
+        scratch.file("health.toml", &config)
+    };
+    let mut process = Process::start(&["serve", "--config", &at("127.0.0.1:0")]);
+    let operations = process.event("serving").await["operations"].as_str().unwrap().to_owned();
+    let file = at(operations.strip_prefix("http://").unwrap());
+    assert_eq!(run(&["healthcheck", "--config", &file]).await.code, 0);
+    assert_eq!(run(&["healthcheck", "--config", &file, "--ready"]).await.code, 0);
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
+    let said = run(&["healthcheck", "--config", &file]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+
+    let unready = axum::Router::new().route("/healthz", axum::routing::get(async || "ok")).route(
+        "/readyz",
+        axum::routing::get(async || (axum::http::StatusCode::SERVICE_UNAVAILABLE, "the lease is over")),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let file = at(&listener.local_addr().unwrap().to_string());
+    tokio::spawn(axum::serve(listener, unready).into_future());
+    assert_eq!(run(&["healthcheck", "--config", &file]).await.code, 0);
+    let said = run(&["healthcheck", "--config", &file, "--ready"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("503") && said.err.contains("the lease is over"), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_bad_configuration_is_refused_before_anything_is_bound() {
     let gateway = TestGateway::start().await;
     let scratch = Scratch::new();

@@ -18,6 +18,8 @@ use tollgate::secret::Secret;
 use url::Url;
 use uuid::Uuid;
 
+use super::leaks;
+
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const DIR_PREFIX: &str = "tollgate-tests-";
 
@@ -151,6 +153,7 @@ pub struct TestDatabase {
 
 impl TestDatabase {
     pub async fn new() -> Self {
+        leaks::watch();
         let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
         let name = format!("tollgate_test_{}", Uuid::now_v7().simple());
         let mut admin = PgConnection::connect(server.url.as_str()).await.unwrap();
@@ -193,7 +196,7 @@ impl Drop for TestDatabase {
             return;
         }
         let complaint = match audit {
-            Ok(Ok(report)) if report.breaches.is_empty() => return,
+            Ok(Ok(report)) if report.breaches.is_empty() => return leaks::assert_none(),
             Ok(Ok(report)) => format!("the ledger's invariants are broken: {:#?}", report.breaches),
             Ok(Err(error)) => format!("the ledger cannot be audited: {error}"),
             Err(_) => "the audit panicked".into(),

@@ -29,6 +29,7 @@ use self::books::{Closing, account};
 use self::builder::{Addresses, Builder};
 pub use self::raw::{RawClient, closed_port, stub_upstream};
 use super::database::TestDatabase;
+use super::leaks::{self, PROMPT};
 use super::process::{Said, run};
 
 pub const MASTER_KEY: &str = "sim-master-key";
@@ -74,7 +75,7 @@ async fn key_of(db: &TestDatabase, org: OrgId, user: UserId, spec: KeySpec) -> C
 
 /// A valid create of 400 credits.
 pub fn body(prompt: &str) -> Value {
-    json!({"type": "pro-text-to-video", "prompt": prompt, "duration": 5})
+    json!({"type": "pro-text-to-video", "prompt": format!("{prompt} {PROMPT}"), "duration": 5})
 }
 
 impl TestGateway {
@@ -265,5 +266,6 @@ impl Drop for TestGateway {
         let closing = ended.unwrap();
         assert!(closing.finished, "the gateway was not done within its grace period");
         closing.compare(self.expected_difference);
+        leaks::assert_none();
     }
 }

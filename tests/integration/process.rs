@@ -10,8 +10,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::leaks;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,7 +57,7 @@ impl Drop for Scratch {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.env_remove("DATABASE_URL");
+    command.env_remove("DATABASE_URL").envs(leaks::environment());
     command
 }
 
@@ -79,7 +82,11 @@ impl Said {
 pub async fn run(args: &[&str]) -> Said {
     let output = tokio::time::timeout(PATIENCE, command(args).output()).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    let said =
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
+    leaks::look_at("a command's error", &said.err);
+    leaks::assert_none();
+    said
 }
 
 /// Runs `tollgate` to its end while nobody reads its standard output.
@@ -95,7 +102,7 @@ pub async fn run_unread(args: &[&str]) -> Said {
 pub struct Process {
     child: Child,
     out: Lines<BufReader<ChildStdout>>,
-    err: Option<Lines<BufReader<ChildStderr>>>,
+    err: UnboundedReceiver<String>,
 }
 
 impl Process {
@@ -106,8 +113,10 @@ impl Process {
     pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = command(args).envs(env.iter().copied()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
-        let err = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, out, err: Some(err) }
+        let (lines, err) = unbounded_channel();
+        // Read whether or not a test looks: the process would wait for that, and every line is looked at.
+        tokio::spawn(read(child.stderr.take().unwrap(), lines));
+        Self { child, out, err }
     }
 
     pub fn id(&self) -> u32 {
@@ -116,34 +125,36 @@ impl Process {
 
     /// The first line of JSON on standard output.
     pub async fn ready(&mut self) -> Value {
-        json_line(&mut self.out, |_| true).await
+        let out = &mut self.out;
+        json_line(async || out.next_line().await.unwrap(), |_| true).await
     }
 
     /// The first event on standard error with this message; the rest is still to be read.
     pub async fn next_event(&mut self, message: &str) -> Value {
-        json_line(self.err.as_mut().unwrap(), |event| event["message"] == message).await
+        self.next_event_of(|event| event["message"] == message).await
     }
 
     /// The first event on standard error that is wanted; the rest is still to be read.
     pub async fn next_event_of(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        json_line(self.err.as_mut().unwrap(), wanted).await
+        let err = &mut self.err;
+        json_line(async || err.recv().await, wanted).await
     }
 
     /// The first event on standard error with this message.
     pub async fn event(&mut self, message: &str) -> Value {
-        let event = self.next_event(message).await;
-        let err = self.err.take().unwrap();
-        // Somebody has to read on, or the process would wait for that.
-        tokio::spawn(async move { err.into_inner().read_to_end(&mut Vec::new()).await });
-        event
+        self.next_event(message).await
     }
 
     /// All that it writes to standard error from here to its end.
     pub fn rest_of_log(&mut self) -> tokio::task::JoinHandle<String> {
-        let mut err = self.err.take().unwrap().into_inner();
+        let (_, none) = unbounded_channel();
+        let mut err = std::mem::replace(&mut self.err, none);
         tokio::spawn(async move {
             let mut log = String::new();
-            err.read_to_string(&mut log).await.unwrap();
+            while let Some(line) = err.recv().await {
+                log.push_str(&line);
+                log.push('\n');
+            }
             log
         })
     }
@@ -155,16 +166,24 @@ impl Process {
     /// Its exit code; no signal may have ended it.
     pub async fn ended(mut self) -> i32 {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap();
+        leaks::assert_none();
         ended.unwrap().code().unwrap()
     }
 }
 
-async fn json_line<R: AsyncRead + Unpin>(
-    lines: &mut Lines<BufReader<R>>,
-    wanted: impl Fn(&Value) -> bool,
-) -> Value {
+/// Looks at every line, and hands it on.
+async fn read(err: ChildStderr, lines: UnboundedSender<String>) {
+    let mut err = BufReader::new(err).lines();
+    while let Ok(Some(line)) = err.next_line().await {
+        leaks::look_at("a process", &line);
+        // Few tests wait for one.
+        let _ = lines.send(line);
+    }
+}
+
+async fn json_line(mut next: impl AsyncFnMut() -> Option<String>, wanted: impl Fn(&Value) -> bool) -> Value {
     let found = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
+        while let Some(line) = next().await {
             if let Ok(value) = serde_json::from_str(&line)
                 && wanted(&value)
             {

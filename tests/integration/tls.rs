@@ -139,6 +139,14 @@ async fn creates_and_the_management_go_over_tls() {
     assert_eq!(served.metric(&trust, EXPIRY).await, pair.ends.unix_timestamp() as f64);
     assert_eq!(served.metric(&trust, FAILURES).await, 0.0);
 
+    // The certificate need not name the address that a health check asks.
+    let at = format!("[admin]\nlisten = \"{}\"", served.operations);
+    let here = std::fs::read_to_string(files.config(&gateway, "")).unwrap();
+    let here = here.replace("[admin]\nlisten = \"127.0.0.1:0\"", &at);
+    let here = files.scratch.file("health.toml", &here);
+    let said = run(&["healthcheck", "--ready", "--config", &here]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+
     // Whoever only looks whether somebody listens is no failure, whoever speaks plain HTTP is one.
     drop(TcpStream::connect(served.data).await.unwrap());
     let mut plain = TcpStream::connect(served.data).await.unwrap();

@@ -27,6 +27,7 @@ use crate::layers::forwarded::TrustedProxies;
 use crate::layers::trace::Peer;
 use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
+use crate::telemetry::TraceContext;
 
 /// Roles as the OpenAPI document names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,11 +320,15 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let begun = Clock.now();
-    let mut answer = next.run(request).await;
-    if path.starts_with("/admin/") {
-        count(&method, answer.status(), Clock.since(begun));
-        tracing::info!(request_id = id, %method, path, status = answer.status().as_u16(), "management call");
-    }
+    let call = async {
+        let answer = next.run(request).await;
+        if path.starts_with("/admin/") {
+            count(&method, answer.status(), Clock.since(begun));
+            tracing::info!(%method, path, status = answer.status().as_u16(), "management call");
+        }
+        answer
+    };
+    let mut answer = TraceContext::of_untraced(&id).around(call).await;
     if let Ok(value) = HeaderValue::try_from(id) {
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }

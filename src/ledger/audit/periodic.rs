@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -42,9 +42,6 @@ pub struct Breach {
     pub orgs: Vec<OrgId>,
 }
 
-/// Rows that broke each check, by its name; those that hold are left out.
-type BreachedRows = BTreeMap<String, u64>;
-
 /// The newest result there is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditResult {
@@ -53,7 +50,7 @@ pub struct AuditResult {
     /// How long it took.
     pub took: Duration,
     /// Rows that broke each check, by its name; those that hold are left out.
-    pub breaches: BreachedRows,
+    pub breaches: BTreeMap<String, u64>,
 }
 
 impl Database {
@@ -85,7 +82,7 @@ impl Database {
         let rest = took.mul_f64(REST).max(if found.is_ok() { Duration::ZERO } else { PAUSE });
         let breaches = found.as_ref().ok().map(|found| {
             let rows = found.iter().map(|breach| (breach.check.to_owned(), breach.rows));
-            Json(rows.collect::<BreachedRows>())
+            Json(rows.collect::<BTreeMap<String, u64>>())
         });
         sqlx::query(
             "update audit_run set not_before = now() + $3 * interval '1 second', \
@@ -107,16 +104,17 @@ impl Database {
 
     /// The newest result, of whichever gateway; nothing if there was none.
     pub async fn audit_result(&self) -> Result<Option<AuditResult>, LedgerError> {
-        let row: Option<(OffsetDateTime, f64, Json<BreachedRows>)> = sqlx::query_as(
+        let row = sqlx::query(
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
         )
         .fetch_optional(self.pool())
         .bounded()
         .await?;
-        Ok(row.map(|(ended_at, seconds, Json(breaches))| AuditResult {
-            ended_at,
-            took: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
-            breaches,
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(AuditResult {
+            ended_at: row.try_get("ended_at")?,
+            took: Duration::try_from_secs_f64(row.try_get("seconds")?).unwrap_or_default(),
+            breaches: row.try_get::<Json<_>, _>("breaches")?.0,
         }))
     }
 

@@ -22,6 +22,7 @@ use super::oracle::{Evidence, Hold, Verdict};
 use super::vendor::Vendor;
 use crate::database::{PATIENCE, until};
 use crate::gateway::MASTER_KEY;
+use crate::leaks;
 use crate::process::{Scratch, run};
 
 const ORGANISATIONS: usize = 20;
@@ -77,6 +78,15 @@ pub struct Fleet {
     scratch: Scratch,
 }
 
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for gateway in 0..self.spec.gateways {
+            leaks::look_at("a gateway of a fleet", &self.log(gateway));
+        }
+        leaks::assert_none();
+    }
+}
+
 impl Fleet {
     pub async fn start(spec: Spec) -> Self {
         let vendor = Vendor::start(spec.task_time).await;
@@ -111,6 +121,7 @@ impl Fleet {
     }
 
     fn launch(&mut self, gateway: usize, environment: &Environment) {
+        leaks::look_at("a gateway of a fleet", &self.log(gateway));
         let log = File::create(self.log_path(gateway)).unwrap();
         // Appending: what a killed process leaves must not be overwritten in the middle.
         drop(log);
@@ -118,6 +129,7 @@ impl Fleet {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["serve", "--config", &self.config]).env_remove("DATABASE_URL").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(leaks::environment());
         command.envs(self.spec.all.iter().chain(environment).map(|(name, value)| (*name, value)));
         self.gateways[gateway] = Some(command.spawn().unwrap());
     }

@@ -15,6 +15,7 @@ use tollgate::simulator::{Simulator, SimulatorConfig};
 use super::books::{Closing, close};
 use super::{MASTER_KEY, TestGateway, caller};
 use crate::database::TestDatabase;
+use crate::leaks;
 
 /// What a test's gateway is to be like.
 pub struct Builder {
@@ -61,6 +62,7 @@ impl Builder {
     }
 
     pub async fn start(self) -> TestGateway {
+        leaks::watch();
         let db = TestDatabase::new().await;
         let caller = caller(&db, self.credits).await;
         let stop = CancellationToken::new();
@@ -105,9 +107,14 @@ async fn serve(
         admin: app.admin_address().unwrap(),
         simulator: address,
     };
+    let scrape = format!("http://{}/metrics", addresses.admin);
     assert!(ready.send(addresses).is_ok(), "the test waits for its gateway");
-    let running = tokio::spawn(app.run(stop.clone()));
+    let app_stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(app_stop.clone()));
     stop.cancelled().await;
+    let metrics = Client::new().get(scrape).send().await.unwrap().text().await.unwrap();
+    leaks::look_at("the metrics", &metrics);
+    app_stop.cancel();
     // From here on the vendor behaves.
     let script = format!("http://{address}/_sim/script");
     Client::new().delete(script).send().await.unwrap().error_for_status().unwrap();
@@ -156,7 +163,11 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         interval_ms = 50
         tick_ms = 20
         polls_per_second = 10000
-        "#
+        [telemetry]
+        otlp_endpoint = "http://{}"
+        sample_ratio = 1.0
+        "#,
+        leaks::collector()
     );
     Config::from_toml(&text).unwrap()
 }

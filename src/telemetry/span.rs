@@ -1,0 +1,178 @@
+//! One span: what was done, for how long, how it ended.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::time::{Instant, SystemTime};
+
+use http::HeaderMap;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use super::context::TraceContext;
+use crate::clock::Clock;
+
+/// Something that is being done; it ends when this is dropped. Costs next to nothing where nothing is sampled.
+#[derive(Debug, Default)]
+#[must_use = "a span ends when it is dropped"]
+pub struct Span {
+    context: Option<TraceContext>,
+    record: Option<Box<Record>>,
+}
+
+#[derive(Debug)]
+struct Record {
+    kind: SpanKind,
+    name: Cow<'static, str>,
+    parent: SpanId,
+    parent_is_remote: bool,
+    begun: Instant,
+    begun_at: SystemTime,
+    attributes: Vec<KeyValue>,
+    status: Status,
+}
+
+impl Span {
+    /// The answering of the request we are in.
+    pub fn of_request() -> Self {
+        let Some(context) = TraceContext::current() else { return Self::default() };
+        let parent = context.remote_parent();
+        Self::begin(context, SpanKind::Server, "request", parent.unwrap_or(SpanId::INVALID), parent.is_some())
+    }
+
+    /// The whole of the work of our own that we are in.
+    pub fn of_own_work(name: &'static str) -> Self {
+        let Some(context) = TraceContext::current() else { return Self::default() };
+        Self::begin(context, SpanKind::Internal, name, SpanId::INVALID, false)
+    }
+
+    /// A part of what we are in.
+    pub fn of_part(name: &'static str) -> Self {
+        Self::child(SpanKind::Internal, name)
+    }
+
+    /// A call to somebody else.
+    pub fn of_call(name: &'static str) -> Self {
+        Self::child(SpanKind::Client, name)
+    }
+
+    fn child(kind: SpanKind, name: &'static str) -> Self {
+        let Some((context, parent)) = TraceContext::look(|current| (current.child(), current.span_id()))
+        else {
+            return Self::default();
+        };
+        Self::begin(context, kind, name, parent, false)
+    }
+
+    fn begin(
+        context: TraceContext,
+        kind: SpanKind,
+        name: &'static str,
+        parent: SpanId,
+        parent_is_remote: bool,
+    ) -> Self {
+        let record = context.exporter().is_some().then(|| {
+            Box::new(Record {
+                kind,
+                name: name.into(),
+                parent,
+                parent_is_remote,
+                begun: Clock.now(),
+                begun_at: Clock.wall().into(),
+                attributes: Vec::with_capacity(8),
+                status: Status::Unset,
+            })
+        });
+        Self { context: Some(context), record }
+    }
+
+    /// Runs `work` as a part of it.
+    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        let context = self.context.clone();
+        async move {
+            match context {
+                Some(context) => context.around(work).await,
+                None => work.await,
+            }
+        }
+    }
+
+    /// Names it better than at its beginning.
+    pub fn rename(&mut self, name: &'static str) {
+        if let Some(record) = &mut self.record {
+            record.name = name.into();
+        }
+    }
+
+    /// Says something of it.
+    pub fn set(&mut self, key: &'static str, value: impl Display) {
+        if let Some(record) = &mut self.record {
+            record.attributes.push(KeyValue::new(key, value.to_string()));
+        }
+    }
+
+    /// The same, of words that need not be copied.
+    pub fn set_word(&mut self, key: &'static str, value: &'static str) {
+        self.set_value(key, value);
+    }
+
+    /// The same, of a number.
+    pub fn set_number(&mut self, key: &'static str, value: impl Into<i64>) {
+        self.set_value(key, value.into());
+    }
+
+    fn set_value(&mut self, key: &'static str, value: impl Into<Value>) {
+        if let Some(record) = &mut self.record {
+            record.attributes.push(KeyValue::new(key, value));
+        }
+    }
+
+    /// It failed, for this kind of reason: one of few.
+    pub fn fail(&mut self, kind: &'static str) {
+        self.set_word("error.type", kind);
+        if let Some(record) = &mut self.record {
+            record.status = Status::error(kind);
+        }
+    }
+
+    /// Tells whoever is called that it is for this span, if it is to know.
+    pub fn propagate(&self, headers: &mut HeaderMap) {
+        if let Some(context) = &self.context {
+            context.propagate(headers);
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        let told = self.record.as_ref().is_none_or(|record| record.status != Status::Unset);
+        if std::thread::panicking() && !told {
+            self.fail("panic");
+        }
+        let (Some(context), Some(record)) = (&self.context, self.record.take()) else { return };
+        let Some(exporter) = context.exporter() else { return };
+        let Record { kind, name, parent, parent_is_remote, begun, begun_at, attributes, status } = *record;
+        exporter.end(SpanData {
+            span_context: SpanContext::new(
+                context.trace_id(),
+                context.span_id(),
+                TraceFlags::SAMPLED,
+                false,
+                context.state().clone(),
+            ),
+            parent_span_id: parent,
+            parent_span_is_remote: parent_is_remote,
+            span_kind: kind,
+            name,
+            start_time: begun_at,
+            // The wall clock may have been set meanwhile.
+            end_time: begun_at + Clock.since(begun),
+            attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status,
+            instrumentation_scope: InstrumentationScope::default(),
+        });
+    }
+}
