@@ -203,7 +203,9 @@ async fn ten_thousand_organisations_add_no_series() {
         let reached = after.value(&format!("tollgate_budget_events_total{{threshold=\"{tens}\"}}"));
         assert!(reached > 0.0, "thresholds from {tens} percent on");
     }
-    let id = |series: &&&str| ["org_", "usr_", "key_01", "tenant"].iter().any(|id| series.contains(id));
+    let id = |series: &&&str| {
+        ["org_", "usr_", "key_01", "tenant 1", "caller 1"].iter().any(|id| series.contains(id))
+    };
     assert_eq!(after_series.iter().find(id), None, "no tenant is in a label");
     gateway.stop().await;
 }
