@@ -12,6 +12,8 @@
 --     alter role grafana set default_transaction_read_only = on;
 --
 -- (Settings of a role do not pass to its members: they cannot be made here.)
+-- Like every login it may make temporary tables, send notifications and take advisory locks; the first of these ends with
+-- `revoke temporary on database … from public`.
 --
 -- Roles belong to the whole cluster: another database may have made it, or be making it now. Who migrates may not be
 -- allowed to make roles: then everything but the grants is done here, and an administrator makes up for it:
@@ -21,11 +23,7 @@
 --     grant select on all tables in schema reporting to tollgate_reader;
 --     alter default privileges in schema reporting grant select on tables to tollgate_reader;
 --
--- Replicas that know only the migrations before this one notice nothing but the index: while it is made (a second or so for a
--- million entries) nothing can be added to `entry`.
-
--- Few among many.
-create index if not exists entry_overrun on entry (created_at) where overrun > 0;
+-- Replicas that know only the migrations before this one notice nothing: no table is changed, none is locked.
 
 create schema if not exists reporting;
 revoke all on schema reporting from public;
@@ -149,7 +147,7 @@ where h.drift <> 0;
 create or replace view reporting.overruns as
 select e.created_at as at, e.org_id, o.name as organisation, 'hold_' || replace(e.hold_id::text, '-', '') as reference,
        h.task_type, h.account, h.amount as held, -e.amount as charged, e.overrun
-from entry e left join hold h using (org_id, hold_id) left join org o on o.org_id = e.org_id
+from org o join entry e on e.org_id = o.org_id left join hold h on h.org_id = e.org_id and h.hold_id = e.hold_id
 where e.overrun > 0;
 
 -- The journal: organisation by organisation, a time of it comes from an index alone.

@@ -24,7 +24,7 @@ pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tls::{BadPair, Pair, Tls};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 
 /// Everything a gateway can be told.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -157,7 +157,7 @@ pub struct DatabaseConfig {
     pub url: Option<Secret>,
     /// The URL of every server of a replicated database, instead of `url`: the one that is the primary is used, and found
     /// again after a fail-over.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secret::list")]
     pub urls: Vec<Secret>,
     /// A file that holds the URL, or one a line, instead of `url` and `urls`.
     pub url_file: Option<PathBuf>,

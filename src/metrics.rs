@@ -103,9 +103,9 @@ metrics! {
     Counter PRIMARY_CHANGES = "tollgate_database_primary_changes_total" [] "Times this gateway went over to another primary";
     Gauge POOL_CONNECTIONS = "tollgate_pool_connections" ["pool", "state"] "Connections of a pool";
     Gauge POOL_MAX_CONNECTIONS = "tollgate_pool_max_connections" ["pool"] "Connections a pool may have";
-    Histogram LEDGER_CALL_SECONDS = "tollgate_ledger_call_seconds" ["call"] "Time of a call of a ledger lane: one batch";
+    Histogram LEDGER_CALL_SECONDS = "tollgate_ledger_call_seconds" ["call"] "Time of a call of a ledger lane that succeeded: one batch";
     Histogram LEDGER_BATCH_ITEMS = "tollgate_ledger_batch_items" ["call"] "Items in a call of a ledger lane";
-    Counter LEDGER_CALL_FAILURES = "tollgate_ledger_call_failures_total" ["call"] "Calls of a ledger lane that failed and were repeated or split";
+    Counter LEDGER_CALL_FAILURES = "tollgate_ledger_call_failures_total" ["call"] "Calls of a ledger lane that failed, or were not answered in time, and were repeated or split";
     Gauge LEDGER_QUEUE_ITEMS = "tollgate_ledger_queue_items" ["call"] "Items that wait in the ledger's lanes, or are under way there";
 
     // This gateway among others.

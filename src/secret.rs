@@ -22,6 +22,13 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// Reads a list of secrets; what is none is not shown.
+pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    Vec::deserialize(deserializer).map_err(|_| {
+        D::Error::custom(r#"it must be a list of secret strings; in the environment: '["…","…"]'"#)
+    })
+}
+
 /// Writable only: whoever shows a schema's example or default has none.
 impl JsonSchema for Secret {
     fn inline_schema() -> bool {

@@ -141,21 +141,52 @@ async fn connection<S, B>(
         return converse(stream, peer, service, builder, &terms, late).await;
     };
     let mut late = late;
-    let shaken = async {
-        // Whoever only looks whether somebody listens is no failure.
-        match stream.peek(&mut [0]).await {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some(certificate.accept(stream).await),
-        }
-    };
+    // Whoever only looks whether somebody listens, or connects in advance, is no failure.
+    let mut first = [0];
     tokio::select! {
-        shaken = shaken => match shaken {
-            Some(Ok(stream)) => converse(stream, peer, service, builder, &terms, late).await,
-            Some(Err(error)) => certificate.failed(error),
-            None => {}
+        peeked = stream.peek(&mut first) => {
+            if !matches!(peeked, Ok(1..)) {
+                return;
+            }
+        }
+        () = late.as_mut() => return,
+        () = terms.stop.cancelled() => return,
+    }
+    tokio::select! {
+        shaken = certificate.accept(stream) => match shaken {
+            Ok(stream) => converse(stream, peer, service, builder, &terms, late).await,
+            Err(error) => certificate.failed(error),
         },
         () = late.as_mut() => certificate.failed("it took too long"),
         () = terms.stop.cancelled() => {}
+    }
+}
+
+/// What is said on a connection.
+#[derive(Default)]
+struct Talk {
+    /// None: no request yet.
+    version: Option<Version>,
+    /// Requests that are being answered.
+    requests: usize,
+}
+
+/// A request that is being answered.
+struct Answering(Arc<watch::Sender<Talk>>);
+
+impl Answering {
+    fn of(talk: &Arc<watch::Sender<Talk>>, version: Version) -> Self {
+        talk.send_modify(|talk| {
+            talk.version = Some(version);
+            talk.requests += 1;
+        });
+        Self(talk.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.send_modify(|talk| talk.requests -= 1);
     }
 }
 
@@ -175,13 +206,15 @@ async fn converse<I, S, B>(
         + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let (first, mut spoken) = watch::channel(None);
+    let (talk, mut heard) = watch::channel(Talk::default());
+    let talk = Arc::new(talk);
     let drain = terms.drain.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let version = request.version();
-        first.send_if_modified(|spoken| spoken.replace(version).is_none());
+        let answering = Answering::of(&talk, version);
         let (mut service, drain) = (service.clone(), drain.clone());
         async move {
+            let _answering = answering;
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -192,12 +225,29 @@ async fn converse<I, S, B>(
             Ok::<_, Infallible>(answer)
         }
     });
-    let heard = spoken.clone();
-    let silent = async {
+    let begun = heard.clone();
+    let mute = async {
         late.await;
         // hyper's own timeout begins with the first byte of HTTP/1, and has no say in HTTP/2.
-        if heard.borrow().is_some() {
+        if begun.borrow().version.is_some() {
             std::future::pending().await
+        }
+    };
+    let mut quiet = heard.clone();
+    let idle = async {
+        drop(quiet.wait_for(|talk| talk.version == Some(Version::HTTP_2)).await);
+        loop {
+            let busy = quiet.borrow_and_update().requests > 0;
+            let change = quiet.changed();
+            // Each change is a request that begins or ends.
+            let changed = if busy {
+                Ok(change.await)
+            } else {
+                tokio::time::timeout(terms.header_timeout, change).await
+            };
+            if !matches!(changed, Ok(Ok(()))) {
+                return;
+            }
         }
     };
     let over = async {
@@ -205,17 +255,18 @@ async fn converse<I, S, B>(
             terms.drain.cancelled().await;
             // HTTP/2 can be told to send nothing new without losing what is under way. An idle connection of HTTP/1
             // would be closed, perhaps while the next request travels: it learns it from its next answer.
-            drop(spoken.wait_for(|spoken| *spoken == Some(Version::HTTP_2)).await);
+            drop(heard.wait_for(|talk| talk.version == Some(Version::HTTP_2)).await);
         };
         tokio::select! {
             () = terms.stop.cancelled() => {}
             () = leaving => {}
+            () = idle => {}
         }
     };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = silent => return,
+        () = mute => return,
         () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -289,6 +289,28 @@ mod tests {
     }
 
     #[test]
+    fn problems_show_no_password() {
+        for more in [
+            "[upstream.kling_o3]\nbase_url = \"http://:hunter2@x\"\nmaster_key = \"k\"",
+            "[upstream.kling_o3]\nbase_url = \"http://u:hunter2@x\"\nmaster_key = \"k\"",
+            "[telemetry]\notlp_endpoint = \"http://u:hunter2@x\"",
+        ] {
+            let problem = problem(more);
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+        for urls in ["\"postgres://u:hunter2@x\"", "[{ url = \"postgres://u:hunter2@x\" }]"] {
+            let text = format!(
+                "[database]\nurls = {urls}\n[upstream.kling_3]\nbase_url = \"http://x\"\nmaster_key = \"k\"\n"
+            );
+            let problem = Config::from_toml(&text).unwrap_err().to_string();
+            assert!(
+                problem.contains("a list of secret strings") && !problem.contains("hunter2"),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
     fn problems_name_field_value_and_remedy() {
         for (more, expected) in [
             ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),
@@ -299,7 +321,7 @@ mod tests {
             ("[log]\nlevel = \"loud=quiet\"", &["log.level is 'loud=quiet'", "directives"]),
             (
                 "[upstream.kling_o3]\nbase_url = \"ftp://x\"\nmaster_key = \"k\"",
-                &["base_url is 'ftp://x", "http or https"],
+                &["base_url is not usable", "http or https"],
             ),
             ("[upstream.kling_o3]\nbase_url = \"http://x\"", &["master_key is missing"]),
             (

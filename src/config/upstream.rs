@@ -165,10 +165,12 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
         || url.host().is_none()
         || url.query().is_some()
         || !url.username().is_empty()
+        || url.password().is_some()
     {
+        // It may hold a password: not shown.
         return wrong(
             "upstream.*.base_url",
-            format!("'{url}'"),
+            "not usable".into(),
             "an http or https URL without user and query",
         );
     }

@@ -18,25 +18,22 @@ const OTHER: &str = "other";
 /// Runs until `stop`. `every` is how far apart audits begin; none: this gateway runs none, but still shows the results
 /// of others.
 pub async fn audit(database: Database, gateway: GatewayId, every: Option<Duration>, stop: CancellationToken) {
-    show(None, [].into_iter());
     loop {
-        let round = async {
-            if let Some(every) = every {
-                run(&database, gateway, every).await;
-            }
-            if let Err(error) = show_result(&database).await {
-                tracing::warn!(%error, "cannot read the result of the last audit");
-            }
-        };
-        // One that is under way is given up: it is only reading.
-        if stop.run_until_cancelled(round).await.is_none() || !pause(&stop, LOOK).await {
+        // First what is known: an audit takes its time, and until its end the last one's word stands.
+        if let Err(error) = show_result(&database).await {
+            tracing::warn!(%error, "cannot read the result of the last audit");
+        }
+        if let Some(every) = every {
+            run(&database, gateway, every, &stop).await;
+        }
+        if !pause(&stop, LOOK).await {
             return;
         }
     }
 }
 
-async fn run(database: &Database, gateway: GatewayId, every: Duration) {
-    match database.audit_if_due(gateway, every).await {
+async fn run(database: &Database, gateway: GatewayId, every: Duration, stop: &CancellationToken) {
+    match database.audit_if_due(gateway, every, stop).await {
         Ok(None) => {}
         Ok(Some(breaches)) if breaches.is_empty() => tracing::info!("the ledger's books are in order"),
         Ok(Some(breaches)) => {
@@ -55,9 +52,12 @@ async fn run(database: &Database, gateway: GatewayId, every: Duration) {
 }
 
 async fn show_result(database: &Database) -> Result<(), LedgerError> {
-    if let Some(result) = database.audit_result().await? {
-        let rows = result.breaches.iter().map(|(check, rows)| (check.as_str(), *rows));
-        show(Some((result.ended_at.unix_timestamp() as f64, result.took)), rows);
+    match database.audit_result().await? {
+        Some(result) => {
+            let rows = result.breaches.iter().map(|(check, rows)| (check.as_str(), *rows));
+            show(Some((result.ended_at.unix_timestamp() as f64, result.took)), rows);
+        }
+        None => show(None, [].into_iter()),
     }
     Ok(())
 }

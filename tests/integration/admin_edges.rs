@@ -356,3 +356,13 @@ async fn an_organisation_says_what_it_pays_now() {
     );
     assert_eq!(operator.get("/admin/v1/orgs").await.expect(200)["items"][0], shown);
 }
+
+#[tokio::test]
+async fn what_is_pasted_into_a_path_is_not_logged() {
+    let gateway = TestGateway::start().await;
+    // Everything that is logged is searched at the end.
+    for path in [format!("/admin/v1/keys/{}", gateway.caller.text), "/admin/https://x/y.png".to_owned()] {
+        let answer = reqwest::get(gateway.admin_url(&path)).await.unwrap();
+        assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
+    }
+}

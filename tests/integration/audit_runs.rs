@@ -1,6 +1,7 @@
 //! The audit that gateways run by themselves: one of them, seldom enough, and every one of them tells what came of it.
 
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 use tollgate::ids::GatewayId;
 use tollgate::ledger::{AUDIT_CHECKS, LedgerError};
 
@@ -21,7 +22,8 @@ async fn execute(db: &TestDatabase, sql: &'static str) {
 #[tokio::test]
 async fn one_of_many_audits_and_again_only_when_it_is_due() {
     let db = TestDatabase::new().await;
-    let audit = || db.database().audit_if_due(GatewayId::generate(), HOUR);
+    let never = CancellationToken::new();
+    let audit = || db.database().audit_if_due(GatewayId::generate(), HOUR, &never);
     assert_eq!(db.database().audit_result().await.unwrap(), None);
     let all = join_all((0..8).map(|_| audit())).await;
     let found: Vec<_> = all.into_iter().filter_map(Result::unwrap).collect();
@@ -53,7 +55,8 @@ async fn one_of_many_audits_and_again_only_when_it_is_due() {
 #[tokio::test]
 async fn an_audit_that_fails_changes_no_result_and_is_tried_again() {
     let db = TestDatabase::new().await;
-    let audit = || db.database().audit_if_due(GatewayId::generate(), HOUR);
+    let never = CancellationToken::new();
+    let audit = || db.database().audit_if_due(GatewayId::generate(), HOUR, &never);
     audit().await.unwrap().unwrap();
     let before = db.database().audit_result().await.unwrap();
     execute(&db, "update audit_run set started_at = now() - interval '1 hour', not_before = now()").await;
@@ -64,6 +67,31 @@ async fn an_audit_that_fails_changes_no_result_and_is_tried_again() {
     assert_eq!(audit().await.unwrap(), None, "not at once");
     execute(&db, "update audit_run set not_before = now()").await;
     assert_eq!(audit().await.unwrap(), Some(vec![]), "it need not wait for an hour");
+}
+
+#[tokio::test]
+async fn one_under_way_hides_no_result_and_a_stop_leaves_it_to_the_next() {
+    let db = TestDatabase::new().await;
+    execute(
+        &db,
+        "update audit_run set runs = 1, started_at = now() - interval '1 day', ended_at = now(), seconds = 1, \
+         breaches = '{\"available + held + consumed = granted\": 3}'",
+    )
+    .await;
+    let mut lock = db.pool().begin().await.unwrap();
+    sqlx::query("lock table platform_loss").execute(&mut *lock).await.unwrap();
+    let vendor = Vendor::start(10).await;
+    let gateway = Watched::start(&db, vendor.address, "").await;
+    until("it audits", async || runs(&db).await == 2).await;
+    until("it shows the last result meanwhile", async || {
+        gateway.scrape().await.value(&format!("tollgate_audit_breaches{{check=\"{SUM}\"}}")) == 3.0
+    })
+    .await;
+    gateway.stop().await;
+    lock.rollback().await.unwrap();
+    let stop = CancellationToken::new();
+    let next = db.database().audit_if_due(GatewayId::generate(), HOUR, &stop).await.unwrap();
+    assert_eq!(next, Some(vec![]), "the next one need not wait");
 }
 
 #[tokio::test]

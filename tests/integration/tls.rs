@@ -241,10 +241,17 @@ async fn a_slow_handshake_holds_up_nobody_and_ends() {
     }
     // And one that greets, agrees on HTTP/2, and says nothing.
     let silent = Connection::open(served.data, Some(&trust), Http::Two).await.unwrap();
+    // One that says something and then no more, and one that says nothing at all.
+    let mut idle = Connection::open(served.data, Some(&trust), Http::Two).await.unwrap();
+    idle.send(Method::GET, "/api/credits", &gateway.caller.text, "").await.unwrap().expect(200);
+    let mut early = TcpStream::connect(served.data).await.unwrap();
     let mut line = Connection::open(served.data, Some(&trust), Http::One).await.unwrap();
     let prompt = body("quick").to_string();
     line.send(Method::POST, "/api/generate", &gateway.caller.text, &prompt).await.unwrap().expect(200);
     assert_eq!(served.metric(&trust, FAILURES).await, 0.0, "they are still at it");
+    let ended = tokio::time::timeout(PATIENCE, early.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "it is still waited for");
+    idle.closed().await;
     for mut stream in slow {
         let mut said = Vec::new();
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;

@@ -318,13 +318,16 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let id = format!("req_{}", uuid::Uuid::now_v7().simple());
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let managing = request.uri().path().starts_with("/admin/");
+    // What was asked for may be anything, a key by mistake: the log names the route.
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Clock.now();
     let call = async {
         let answer = next.run(request).await;
-        if path.starts_with("/admin/") {
+        if managing {
             count(&method, answer.status(), Clock.since(begun));
-            tracing::info!(%method, path, status = answer.status().as_u16(), "management call");
+            let (method, route) = (known(&method), route.as_ref().map_or("none", MatchedPath::as_str));
+            tracing::info!(method, route, status = answer.status().as_u16(), "management call");
         }
         answer
     };
@@ -339,8 +342,12 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", OTHER];
 const OTHER: &str = "other";
 
+fn known(method: &Method) -> &'static str {
+    METHODS.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER)
+}
+
 fn count(method: &Method, status: StatusCode, took: Duration) {
-    let method = METHODS.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER);
+    let method = known(method);
     metrics::counter!(m::ADMIN_REQUESTS, "method" => method, "status" => status.as_u16().to_string())
         .increment(1);
     metrics::histogram!(m::ADMIN_SECONDS, "method" => method).record(took);

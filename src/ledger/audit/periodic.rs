@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::{Bounded, Database, LedgerError};
@@ -60,6 +61,7 @@ impl Database {
         &self,
         gateway: GatewayId,
         every: Duration,
+        stop: &CancellationToken,
     ) -> Result<Option<Vec<Breach>>, LedgerError> {
         let begun: Option<(i64, OffsetDateTime)> = sqlx::query_as(
             "update audit_run set runs = runs + 1, gateway = $1, \
@@ -69,17 +71,24 @@ impl Database {
         )
         .bind(gateway.as_uuid())
         .bind(every.as_secs_f64())
-        .bind(LIMIT.as_secs_f64())
+        .bind((LIMIT + PAUSE).as_secs_f64())
         .fetch_optional(self.pool())
         .bounded()
         .await?;
         let Some((run, started_at)) = begun else { return Ok(None) };
         let started = Clock.now();
-        let found = tokio::time::timeout(LIMIT, self.look_for_breaches()).await;
-        let found = found.unwrap_or(Err(LedgerError::Timeout));
+        let looking = tokio::time::timeout(LIMIT, self.look_for_breaches());
+        let found = stop.run_until_cancelled(looking).await;
+        // It only reads: a stop does not wait for it, and leaves it to whoever comes next.
+        let stopped = found.is_none();
+        let found = found.and_then(Result::ok).unwrap_or(Err(LedgerError::Timeout));
         let took = Clock.since(started);
         // One that failed is tried again, but has to rest as well: it may have failed because it takes so long.
-        let rest = took.mul_f64(REST).max(if found.is_ok() { Duration::ZERO } else { PAUSE });
+        let rest = match (&found, stopped) {
+            (_, true) => Duration::ZERO,
+            (Ok(_), _) => took.mul_f64(REST),
+            (Err(_), _) => took.mul_f64(REST).max(PAUSE),
+        };
         let breaches = found.as_ref().ok().map(|found| {
             let rows = found.iter().map(|breach| (breach.check.to_owned(), breach.rows));
             Json(rows.collect::<BTreeMap<String, u64>>())
@@ -99,7 +108,7 @@ impl Database {
         .execute(self.pool())
         .bounded()
         .await?;
-        found.map(Some)
+        if stopped { Ok(None) } else { found.map(Some) }
     }
 
     /// The newest result, of whichever gateway; nothing if there was none.
@@ -121,7 +130,7 @@ impl Database {
     /// Every invariant in one snapshot, on a connection that nobody else needs.
     async fn look_for_breaches(&self) -> Result<Vec<Breach>, LedgerError> {
         let (server, _) = self.servers.options();
-        let server = server.application_name("tollgate-audit");
+        let server = server.application_name("tollgate-audit").disable_statement_logging();
         let mut connection: PgConnection = server.connect().bounded().await?;
         self.servers.admit(&mut connection).bounded().await?;
         connection.execute(SETTINGS).bounded().await?;

@@ -156,6 +156,7 @@ impl Worker {
                     failure
                 }
                 None => {
+                    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => "reserve").increment(1);
                     tracing::warn!(
                         items = items.len(),
                         "a reserve call was not answered in time; sending it again"
@@ -284,6 +285,7 @@ impl Worker {
                     classify(&error)
                 }
                 None => {
+                    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => "transition").increment(1);
                     tracing::warn!(
                         items = items.len(),
                         "a transition call was not answered in time; sending it again"
