@@ -160,6 +160,41 @@ def check_cases(rules):
     fail_if(problems)
 
 
+def matched(rules, matchers):
+    """The alerts that all of Alertmanager's matchers can match; a label that only a sample has is any."""
+    found = []
+    for alert, (_, rule) in rules.alerts.items():
+        labels = {"alertname": alert} | {key: value for key, value in rule["labels"].items() if "{{" not in value}
+        fits = []
+        for matcher in matchers:
+            label, how, value = re.fullmatch(r'(\w+)(=~|!~|!=|=)"([^"]*)"', matcher).groups()
+            if label in labels or label in ("severity", "needs") and label not in rule["labels"]:
+                same = re.fullmatch(value if "~" in how else re.escape(value), labels.get(label, ""))
+                fits.append(bool(same) != how.startswith("!"))
+        if all(fits):
+            found.append(alert)
+    return found
+
+
+def check_inhibitions(rules, config):
+    """Nobody is kept from being called by what calls nobody."""
+    problems = []
+
+    def calls(alert):
+        severity = rules.alerts[alert][1]["labels"]["severity"]
+        return severity == "critical" or "critical" in severity and "{{" in severity
+
+    for rule in config["inhibit_rules"]:
+        sources, targets = matched(rules, rule["source_matchers"]), matched(rules, rule["target_matchers"])
+        problems += [f"{ALERTMANAGER.name}: there is nothing in {rule}"] * (not sources or not targets)
+        # Of a gateway that does not answer there are no figures anyhow, so this one hides nothing.
+        harmless = sources == ["TollgateGatewayDown"] or 'severity!="critical"' in rule["target_matchers"]
+        for source in sources if not harmless else []:
+            graver = [target for target in targets if calls(target) and not calls(source)]
+            problems += [f"{ALERTMANAGER.name}: {source} keeps {target} from calling anybody" for target in graver]
+    return problems
+
+
 def check_routes(rules):
     """Alertmanager knows only alerts and labels that there are."""
     problems, config = [], yaml.safe_load(ALERTMANAGER.read_text())
@@ -169,6 +204,7 @@ def check_routes(rules):
     for needed in re.findall(r'needs="(\w+)"', ALERTMANAGER.read_text()):
         if not any(rule["labels"].get("needs") == needed for _, rule in rules.alerts.values()):
             problems.append(f"{ALERTMANAGER.name}: no alert needs {needed}")
+    problems += check_inhibitions(rules, config)
     used = {config["route"]["receiver"]} | {route["receiver"] for route in config["route"]["routes"]}
     problems += [f"{ALERTMANAGER.name}: nobody uses the receiver {one['name']}" for one in config["receivers"] if one["name"] not in used]
     fail_if(problems)

@@ -27,7 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target/debug/tollgate"
+# Cargo takes a relative one from where it runs.
+BINARY = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug/tollgate"
 
 TYPES = [
     "pro-text-to-video",
@@ -55,19 +56,41 @@ FAULTS = {
 
 
 def need(program, package):
-    """Installs a Debian package that a check cannot do without."""
+    """Installs a Debian package that a check cannot do without; the services in it are neither started nor enabled."""
     if shutil.which(program):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"{program} is missing: install the package {package}")
-    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "env": environment}
     subprocess.run(["apt-get", "update", "-qq"], check=True, **quiet)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], check=True, **quiet)
+    # systemd does not ask for the runlevel, but its helpers ask this; one that is there already is the administrator's.
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], check=True, **quiet)
+    finally:
+        if ours:
+            policy.unlink(missing_ok=True)
+    # Nor at the next start of the machine.
+    if shutil.which("systemctl") and Path(f"/lib/systemd/system/{package}.service").exists():
+        subprocess.run(["systemctl", "disable", "--quiet", f"{package}.service"], check=True, stderr=subprocess.DEVNULL, **quiet)
 
 
-def free_port():
+def build():
+    """Makes sure that BINARY is what the sources say."""
+    cargo = shutil.which("cargo") or str(Path.home() / ".cargo/bin/cargo")
+    # It calls rustc by its name.
+    environment = {**os.environ, "PATH": f"{Path(cargo).parent}:{os.environ['PATH']}"}
+    subprocess.run([cargo, "build", "--locked", "--quiet"], cwd=ROOT, check=True, env=environment)
+
+
+def free_port(host="127.0.0.1"):
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, 0))
         return listener.getsockname()[1]
 
 
@@ -126,9 +149,7 @@ class Live:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         need("prometheus", "prometheus")
         need("psql", "postgresql-client")
-        if not BINARY.exists():
-            cargo = shutil.which("cargo") or str(Path.home() / ".cargo/bin/cargo")
-            subprocess.run([cargo, "build", "--locked"], cwd=ROOT, check=True)
+        build()
         self.work = Path(tempfile.mkdtemp(prefix="tollgate-live.", dir="/tmp"))
         # The database's user, who is not root, must be able to pass.
         self.work.chmod(0o755)
@@ -227,10 +248,14 @@ class Live:
         self.prometheus_url = f"http://127.0.0.1:{port}"
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "scrape_configs": [{
-                "job_name": "tollgate",
-                "static_configs": [{"targets": [url.removeprefix("http://") for url in self.admin_urls]}],
-            }],
+            "scrape_configs": [
+                {
+                    "job_name": "tollgate",
+                    "static_configs": [{"targets": [url.removeprefix("http://") for url in self.admin_urls]}],
+                },
+                # Others are scraped beside them wherever this is installed: who counts those is to be seen.
+                {"job_name": "prometheus", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]},
+            ],
             "rule_files": self.rule_files,
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": self.alertmanagers}]}]} if self.alertmanagers else {},
         }
