@@ -170,7 +170,7 @@ async fn a_bad_configuration_is_refused_before_anything_is_bound() {
             ["status.min_interval_ms", "soon", "u64"],
         ),
         ("key", good.replace(MASTER_KEY, ""), ["master_key", "missing", "by a file"]),
-        ("url", good.replace("http://", "ftp://"), ["base_url", "ftp://", "http or https"]),
+        ("url", good.replace("http://", "ftp://"), ["base_url", "not usable", "http or https"]),
         ("toml", "[server\n".into(), ["", "", ""]),
     ] {
         let file = scratch.file(&format!("{name}.toml"), &bad);
