@@ -57,11 +57,12 @@ impl Span {
     }
 
     fn child(kind: SpanKind, name: &'static str) -> Self {
-        let Some((context, parent)) = TraceContext::look(|current| (current.child(), current.span_id()))
-        else {
-            return Self::default();
-        };
-        Self::begin(context, kind, name, parent, false)
+        let child = TraceContext::look(|current| match current.exporter() {
+            Some(_) => Self::begin(current.child(), kind, name, current.span_id(), false),
+            // It is where we are already.
+            None => Self { context: Some(current.clone()), record: None },
+        });
+        child.unwrap_or_default()
     }
 
     fn begin(
@@ -88,7 +89,7 @@ impl Span {
 
     /// Runs `work` as a part of it.
     pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let context = self.context.clone();
+        let context = self.record.is_some().then(|| self.context.clone()).flatten();
         async move {
             match context {
                 Some(context) => context.around(work).await,
