@@ -7,18 +7,16 @@ mod operate;
 mod output;
 
 use std::future::Future;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api_key::NewKey;
 use crate::app::StartError;
-use crate::config::{Config, ConfigError, DatabaseConfig, Log};
+use crate::config::{Config, ConfigError, DatabaseConfig};
 use crate::ledger::{Actor, Database, LedgerError, OperatorRole};
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
@@ -230,13 +228,6 @@ fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliE
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(work)
-}
-
-/// Sends events to standard error.
-fn log(log: &Log) {
-    let events = crate::telemetry::events(log, std::io::stderr, std::io::stderr().is_terminal());
-    // A second subscriber in one process cannot happen here; if it did, the first one stays.
-    drop(events.try_init());
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM.

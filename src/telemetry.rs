@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 pub use self::context::{TraceContext, carry};
-pub use self::events::events;
+pub use self::events::{dropped_lines, events, log_to_stderr};
 pub use self::export::BadTelemetry;
 pub use self::span::Span;
 

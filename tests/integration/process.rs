@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::leaks;
 
@@ -103,6 +105,8 @@ pub struct Process {
     child: Child,
     out: Lines<BufReader<ChildStdout>>,
     err: UnboundedReceiver<String>,
+    /// Who has it may read the next line of standard error.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Process {
@@ -115,8 +119,9 @@ impl Process {
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         let (lines, err) = unbounded_channel();
         // Read whether or not a test looks: the process would wait for that, and every line is looked at.
-        tokio::spawn(read(child.stderr.take().unwrap(), lines));
-        Self { child, out, err }
+        let turn = Arc::default();
+        tokio::spawn(read(child.stderr.take().unwrap(), lines, Arc::clone(&turn)));
+        Self { child, out, err, turn }
     }
 
     pub fn id(&self) -> u32 {
@@ -159,6 +164,11 @@ impl Process {
         })
     }
 
+    /// Nobody reads its standard error while this is held.
+    pub async fn leave_log_unread(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
     pub fn terminate(&self) {
         kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM).unwrap();
     }
@@ -172,9 +182,10 @@ impl Process {
 }
 
 /// Looks at every line, and hands it on.
-async fn read(err: ChildStderr, lines: UnboundedSender<String>) {
+async fn read(err: ChildStderr, lines: UnboundedSender<String>, turn: Arc<Mutex<()>>) {
     let mut err = BufReader::new(err).lines();
     while let Ok(Some(line)) = err.next_line().await {
+        let _turn = turn.lock().await;
         leaks::look_at("a process", &line);
         // Few tests wait for one.
         let _ = lines.send(line);

@@ -287,11 +287,16 @@ async fn serve(gateway: &TestGateway, scratch: &Scratch, more: &str) -> (Process
 }
 
 async fn spans_by_outcome(gateway: &TestGateway, operations: &str) -> [u64; 3] {
+    let series = |outcome| format!("tollgate_trace_spans_total{{outcome=\"{outcome}\"}}");
+    counters(gateway, operations, ["exported", "dropped", "failed"].map(series)).await
+}
+
+async fn counters<const N: usize>(gateway: &TestGateway, operations: &str, series: [String; N]) -> [u64; N] {
     let text =
         gateway.client.get(format!("{operations}/metrics")).send().await.unwrap().text().await.unwrap();
-    ["exported", "dropped", "failed"].map(|outcome| {
-        let name = format!("tollgate_trace_spans_total{{outcome=\"{outcome}\"}} ");
-        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    series.map(|series| {
+        let value = text.lines().find_map(|line| line.strip_prefix(&series)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
     })
 }
 
@@ -387,4 +392,32 @@ async fn every_event_of_a_request_carries_its_ids() {
     process.terminate();
     assert_eq!(process.ended().await, 0);
     leaks::assert_none();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_holds_nobody_up() {
+    let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
+    let scratch = Scratch::new();
+    let (mut process, data, operations) = serve(&gateway, &scratch, "").await;
+    let dropped = || async {
+        counters(&gateway, &operations, ["tollgate_log_lines_dropped_total".to_owned()]).await[0]
+    };
+    let refused = || async {
+        Answer::to(gateway.client.get(format!("{data}/nowhere"))).await.refused(404, "NOT_FOUND");
+    };
+    assert_eq!(dropped().await, 0);
+    let unread = process.leave_log_unread().await;
+    until("lines are dropped", async || {
+        join_all((0..1000).map(|_| refused())).await;
+        dropped().await > 0
+    })
+    .await;
+    drop(unread);
+    // What waited is written, and then what comes.
+    let answer = Answer::to(gateway.client.get(format!("{data}/api/credits"))).await;
+    answer.refused(401, "INVALID_API_KEY");
+    let id = answer.headers["x-request-id"].to_str().unwrap();
+    process.next_event_of(|event| event["request_id"] == id).await;
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
 }
