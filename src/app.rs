@@ -239,7 +239,13 @@ impl App {
                 clock,
             },
         };
-        let api = Api { database: database.clone(), keys: keys.clone(), proxies, tasks: tasks.clone() };
+        let api = Api {
+            database: database.clone(),
+            keys: keys.clone(),
+            proxies,
+            tasks: tasks.clone(),
+            tracing: tracing.clone(),
+        };
         let operations = Operations {
             database,
             prices,

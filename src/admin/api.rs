@@ -50,6 +50,7 @@ use crate::docs_page;
 use crate::layers::auth::Keys;
 use crate::layers::forwarded::TrustedProxies;
 use crate::ledger::Database;
+use crate::telemetry::Tracing;
 
 /// What the management API works on.
 #[derive(Clone)]
@@ -62,6 +63,8 @@ pub struct Api {
     pub proxies: TrustedProxies,
     /// Where changes run on when their caller has left.
     pub tasks: TaskTracker,
+    /// Which calls are traced.
+    pub tracing: Tracing,
 }
 
 #[derive(utoipa::OpenApi)]
@@ -194,10 +197,12 @@ pub fn router(api: Api) -> Router {
         .route("/docs/{*file}", get(docs))
         .route("/docs/", get(docs))
         .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())));
-    guarded(router).with_state(api)
+    let tracing = api.tracing.clone();
+    guarded(router, tracing).with_state(api)
 }
 
 /// Every call gets an answer, also one that panics, and is logged.
-fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router.layer(CatchPanicLayer::custom(access::panicked)).layer(middleware::from_fn(access::trace))
+fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, tracing: Tracing) -> Router<S> {
+    let trace = middleware::from_fn_with_state(tracing, access::trace);
+    router.layer(CatchPanicLayer::custom(access::panicked)).layer(trace)
 }

@@ -26,8 +26,8 @@ use super::context::TraceContext;
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
-/// How many lines may wait to be written: two seconds of the busiest gateway.
-const QUEUED_LINES: usize = 16_384;
+/// How many lines may wait to be written: a second of the busiest gateway.
+const QUEUED_LINES: usize = 8_192;
 /// How long lines gather after a write; the system call costs as much as making a line does.
 const GATHERING: Duration = Duration::from_millis(10);
 

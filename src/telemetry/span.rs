@@ -99,7 +99,7 @@ impl Span {
     }
 
     /// Names it better than at its beginning.
-    pub fn rename(&mut self, name: &'static str) {
+    pub fn rename(&mut self, name: impl Into<Cow<'static, str>>) {
         if let Some(record) = &mut self.record {
             record.name = name.into();
         }

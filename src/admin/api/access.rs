@@ -27,7 +27,7 @@ use crate::layers::forwarded::TrustedProxies;
 use crate::layers::trace::Peer;
 use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
-use crate::telemetry::TraceContext;
+use crate::telemetry::{Span, TraceContext, Tracing};
 
 /// Roles as the OpenAPI document names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,8 +313,8 @@ impl FromRequestParts<Api> for Caller {
     }
 }
 
-/// Gives each request an id, and logs one event about it.
-pub(super) async fn trace(mut request: Request, next: Next) -> Response {
+/// Gives each request an id, and, where something is managed, logs one event about it and has a span for it.
+pub(super) async fn trace(State(tracing): State<Tracing>, mut request: Request, next: Next) -> Response {
     let id = format!("req_{}", uuid::Uuid::now_v7().simple());
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
@@ -322,20 +322,45 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     // What was asked for may be anything, a key by mistake: the log names the route.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Clock.now();
+    // Probes and scrapes are no calls that anybody looks for.
+    let context = match managing {
+        true => tracing.request(request.headers(), Some(&id)),
+        false => TraceContext::of_untraced(&id),
+    };
     let call = async {
+        let mut span = Span::of_request();
         let answer = next.run(request).await;
         if managing {
             count(&method, answer.status(), Clock.since(begun));
-            let (method, route) = (known(&method), route.as_ref().map_or("none", MatchedPath::as_str));
-            tracing::info!(method, route, status = answer.status().as_u16(), "management call");
+            let (method, route) = (known(&method), route.as_ref());
+            let path = route.map_or("none", MatchedPath::as_str);
+            tracing::info!(method, route = path, status = answer.status().as_u16(), "management call");
+            tell(&mut span, method, route, answer.status());
         }
         answer
     };
-    let mut answer = TraceContext::of_untraced(&id).around(call).await;
+    let mut answer = context.around(call).await;
     if let Ok(value) = HeaderValue::try_from(id) {
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }
     answer
+}
+
+fn tell(span: &mut Span, method: &'static str, route: Option<&MatchedPath>, status: StatusCode) {
+    span.set_word("http.request.method", if method == OTHER { "_OTHER" } else { method });
+    match route {
+        Some(route) => {
+            span.rename(format!("{method} {}", route.as_str()));
+            span.set("http.route", route.as_str());
+        }
+        None => span.rename(method),
+    }
+    span.set_number("http.response.status_code", status.as_u16());
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => span.fail("503"),
+        status if status.is_server_error() => span.fail("500"),
+        _ => {}
+    }
 }
 
 /// The methods in metrics; anybody may say anything else.
@@ -370,13 +395,16 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::config::Telemetry;
+    use crate::ids::GatewayId;
 
     #[tokio::test]
     async fn a_panic_is_answered() {
         let defect = get(|| async {
             assert_eq!(1, 2, "a defect");
         });
-        let router = super::super::guarded(Router::new().route("/admin/v1/defect", defect));
+        let tracing = Tracing::new(&Telemetry::default(), GatewayId::generate()).unwrap();
+        let router = super::super::guarded(Router::new().route("/admin/v1/defect", defect), tracing);
         let request = Request::get("/admin/v1/defect").body(Body::empty()).unwrap();
         let answer = router.oneshot(request).await.unwrap();
         assert_eq!(answer.status().as_u16(), 500);
