@@ -7,21 +7,25 @@ mod operate;
 mod output;
 
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::api_key::NewKey;
 use crate::app::StartError;
-use crate::config::{Config, ConfigError, DatabaseConfig};
+use crate::config::{Config, ConfigError, DatabaseConfig, Log};
 use crate::ledger::{Actor, Database, LedgerError, OperatorRole};
+use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::secret::Secret;
 use crate::simulator::SimulatorError;
+use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
 ///
@@ -230,6 +234,11 @@ fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliE
     runtime.block_on(work)
 }
 
+/// Sends events to standard error.
+fn log(log: &Log) -> Result<Logging, CliError> {
+    log_to_stderr(log).map_err(|error| CliError::Failed(format!("cannot write to standard error: {error}")))
+}
+
 /// A token that is cancelled by Ctrl-C or SIGTERM.
 fn stop_signal() -> Result<CancellationToken, CliError> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -246,15 +255,24 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
                 _ = interrupt.recv() => {}
             }
             if first {
-                eprintln!("tollgate: stopping: finishing what is in flight; a second signal stops at once");
                 stop.cancel();
+                // Where the log goes, and not by `eprintln!`, which waits for whoever reads it.
+                say("tollgate: stopping: finishing what is in flight; a second signal stops at once");
             } else {
                 // What was in flight is in the ledger, and is put in doubt by the next start.
+                log_queue::flush(Duration::from_millis(100));
                 std::process::exit(1);
             }
         }
     });
     Ok(token)
+}
+
+/// Writes a line that is no event among those that are.
+fn say(line: &str) {
+    if let Ok(mut log) = log_queue::start() {
+        drop(log.write(format!("{line}\n").as_bytes()));
+    }
 }
 
 fn url_of(address: SocketAddr) -> String {

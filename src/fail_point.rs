@@ -33,6 +33,7 @@ pub fn reach(name: &'static str) {
 mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use nix::sys::signal::{Signal, kill, raise};
     use nix::unistd::Pid;
@@ -50,6 +51,7 @@ mod armed {
             return;
         }
         tracing::warn!(name, action, "a fail point is reached");
+        crate::log_queue::flush(Duration::from_secs(1));
         match action.as_str() {
             "kill" => drop(kill(Pid::this(), Signal::SIGKILL)),
             // To this thread, which then does not take another step; to the process, any other thread might take it.

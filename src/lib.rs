@@ -76,6 +76,7 @@ pub mod ids;
 pub mod jwks;
 pub mod layers;
 pub mod ledger;
+pub mod log_queue;
 pub mod metrics;
 pub mod poll;
 pub mod postgres;

@@ -119,7 +119,7 @@ metrics! {
     Counter TLS_RELOADS = "tollgate_tls_reloads_total" ["listener", "outcome"] "Times the certificate's files had changed and were read again";
     Counter TLS_FAILURES = "tollgate_tls_handshake_failures_total" ["listener"] "TLS handshakes that failed";
     Counter TRACE_SPANS = "tollgate_trace_spans_total" ["outcome"] "Spans by what became of them: exported, dropped because the queue was full, or failed with the collector";
-    Counter LOG_LINES_DROPPED = "tollgate_log_lines_dropped_total" [] "Log lines that nobody read in time: too many waited to be written";
+    Counter LOG_LINES_DROPPED = "tollgate_log_lines_dropped_total" [] "Log lines that nobody has seen: too many waited to be written, or they could not be";
     Gauge BUILD_INFO = "tollgate_build_info" ["version"] "1, with this gateway's version";
 }
 

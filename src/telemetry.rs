@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 pub use self::context::{TraceContext, carry};
-pub use self::events::{dropped_lines, events, log_to_stderr};
+pub use self::events::{Logging, events, log_to_stderr};
 pub use self::export::BadTelemetry;
 pub use self::span::Span;
 
@@ -24,8 +24,8 @@ use self::export::Exporter;
 use crate::config::Telemetry;
 use crate::ids::GatewayId;
 
-/// Which requests are traced, and where their spans go. One for a gateway.
-#[derive(Debug, Clone)]
+/// Which requests are traced, and where their spans go. One for a gateway; by default none are.
+#[derive(Debug, Clone, Default)]
 pub struct Tracing {
     exporter: Option<Arc<Exporter>>,
     ratio: f64,

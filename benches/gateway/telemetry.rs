@@ -13,7 +13,7 @@ use super::support::{Scratch, TOLLGATE, percentile};
 use super::{Process, Stage, config, create, free_port, measure};
 
 const TURN: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 50;
+const ROUNDS: usize = 49;
 
 struct Gateway {
     data: SocketAddr,
@@ -119,7 +119,7 @@ pub(super) async fn run(stage: &Stage, scratch: &Scratch, url: &str) {
             let rounds = on.turns.iter().zip(&off.turns);
             let mut by: Vec<f64> = rounds.map(|(on, off)| (on[column] / off[column] - 1.0) * 100.0).collect();
             by.sort_by(f64::total_cmp);
-            // The standard error of a median, from the middle half.
+            // The standard error of the median, from the middle half: how far turns differ, not how far starts do.
             let spread = percentile(&by, 0.75) - percentile(&by, 0.25);
             let error = 0.93 * spread / (by.len() as f64).sqrt();
             print!(" {:>+7.1} ±{error:.1}", percentile(&by, 0.5));

@@ -37,7 +37,7 @@ impl Gauges {
         self.upkeep.show_pool("upkeep");
         // Both pools follow the same servers.
         metrics::counter!(m::PRIMARY_CHANGES).absolute(self.callers.primary_changes());
-        metrics::counter!(m::LOG_LINES_DROPPED).absolute(crate::telemetry::dropped_lines());
+        metrics::counter!(m::LOG_LINES_DROPPED).absolute(crate::log_queue::dropped_lines());
         metrics::gauge!(m::LEASE_HELD).set(u8::from(self.lease.holds()));
         self.keys.show();
         self.limits.show();

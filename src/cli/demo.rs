@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-use super::{CliError, block_on, output, stop_signal, url_of};
+use super::{CliError, block_on, log, output, stop_signal, url_of};
 use crate::api_key::PresentedKey;
 use crate::app::App;
 use crate::config::{Config, DatabaseConfig, Log, LogFormat};
@@ -22,7 +22,6 @@ use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
-use crate::telemetry::log_to_stderr;
 
 const ORG: &str = "demo";
 const CREDITS: Credits = Credits::new(100_000);
@@ -54,7 +53,7 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: DemoArgs) -> Result<(), CliError> {
-    let _log = log_to_stderr(&Log { format: LogFormat::Pretty, level: args.log_level.clone() });
+    let _log = log(&Log { format: LogFormat::Pretty, level: args.log_level.clone() })?;
     let dir = match &args.data_dir {
         Some(dir) => dir.clone(),
         None => default_demo_data_dir()?,

@@ -7,15 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, DatabaseArgs, block_on, output, stop_signal, url_of};
+use super::{CliError, DatabaseArgs, block_on, log, output, stop_signal, url_of};
 use crate::app::App;
 use crate::config::{Config, Log, LogFormat};
 use crate::simulator::{Simulator, SimulatorConfig};
-use crate::telemetry::log_to_stderr;
 
 /// Serves until a signal.
 pub(super) fn serve(config: Config) -> Result<(), CliError> {
-    let _log = log_to_stderr(&config.log);
+    let _log = log(&config.log)?;
     block_on(async move {
         let stop = stop_signal()?;
         // Certificates are read again at it; without any it must not end the gateway either.
@@ -71,7 +70,7 @@ pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
     if !(0.0..=1.0).contains(&args.fail_ratio) {
         return Err(CliError::Usage(format!("--fail-ratio is {}; it must be from 0 to 1", args.fail_ratio)));
     }
-    let _log = log_to_stderr(&Log { format: LogFormat::Pretty, level: "info".into() });
+    let _log = log(&Log { format: LogFormat::Pretty, level: "info".into() })?;
     block_on(async move {
         let stop = stop_signal()?;
         let config = SimulatorConfig {

@@ -112,20 +112,7 @@ where
 /// What the head tells of the answering. Never the path as it came, nor the query.
 fn span(head: &http::request::Parts) -> Span {
     let mut span = Span::of_request();
-    let method = match head.method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        "TRACE" => "TRACE",
-        "CONNECT" => "CONNECT",
-        _ => "_OTHER",
-    };
-    span.rename(if method == "_OTHER" { "HTTP" } else { method });
-    span.set_word("http.request.method", method);
+    span.set_method(&head.method);
     let version = if head.version == Version::HTTP_2 { "2" } else { "1.1" };
     span.set_word("network.protocol.version", version);
     span

@@ -430,7 +430,7 @@ impl Database {
             let event = event?;
             metered::threshold_reached(event.threshold);
             tracing::warn!(
-                org = %event.org_id, budget = %event.budget_id, level = event.level.as_str(), subject = event.subject_id,
+                org = %event.org_id, budget = %event.budget_id, of = event.level.as_str(), subject = event.subject_id,
                 period = event.period.as_str(), threshold = event.threshold, limit = %event.limit, spent = %event.spent,
                 "a budget has reached a threshold"
             );

@@ -26,6 +26,7 @@ use super::servers::Servers;
 use crate::clock::Clock;
 use crate::config::Profile;
 use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::log_queue;
 use crate::metrics as m;
 
 /// How lanes work.
@@ -157,6 +158,7 @@ impl Lanes {
                 // or the next start, takes over what this one leaves.
                 if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
                     tracing::error!("a lane of the ledger panicked: this process ends at once");
+                    log_queue::flush(Duration::from_millis(100));
                     std::process::abort();
                 }
             });

@@ -1,18 +1,13 @@
 //! Log events: those of a request carry its ids, whoever writes them.
-//!
-//! A gateway's requests do not wait for whoever reads its log: lines go through a bounded queue to a thread that writes
-//! what has gathered there. If nobody reads them, they are dropped and counted.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
-use std::{fmt, str, thread};
+use std::{fmt, str};
 
 use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
 use time::format_description::well_known::Rfc3339;
 use tracing::{Event, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_log::NormalizeEvent as _;
 use tracing_serde::SerdeMapVisitor;
 use tracing_subscriber::EnvFilter;
@@ -25,44 +20,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::context::TraceContext;
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
+use crate::log_queue;
 
-/// How many lines may wait to be written: a second of the busiest gateway.
-const QUEUED_LINES: usize = 8_192;
-/// How long lines gather after a write; the system call costs as much as making a line does.
-const GATHERING: Duration = Duration::from_millis(10);
-
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-
-/// Sends all events of the process to standard error. Those that wait are written when what it returns is dropped.
-#[must_use = "what waits is written when it is dropped"]
-pub fn log_to_stderr(log: &Log) -> WorkerGuard {
-    let stderr = Gathering(BufWriter::with_capacity(64 << 10, io::stderr()));
-    let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUED_LINES).thread_name("log");
-    let (writer, guard) = queue.finish(stderr);
+/// Sends all events of the process to standard error, until its end.
+pub fn log_to_stderr(log: &Log) -> io::Result<Logging> {
+    let writer = log_queue::start()?;
     // A second subscriber in one process cannot happen; if it did, the first one would stay.
-    if DROPPED.set(writer.error_counter()).is_ok() {
-        drop(events(log, writer, io::stderr().is_terminal()).try_init());
-    }
-    guard
+    drop(events(log, move || writer, io::stderr().is_terminal()).try_init());
+    Ok(Logging(()))
 }
 
-/// How many lines nobody read in time.
-pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
-}
+/// When it is dropped, what waits is written.
+#[derive(Debug)]
+#[must_use = "what waits is written when it is dropped"]
+pub struct Logging(());
 
-/// Is flushed when the queue is empty; then lets lines gather there.
-struct Gathering<W: Write>(BufWriter<W>);
-
-impl<W: Write> Write for Gathering<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.0.flush();
-        thread::sleep(GATHERING);
-        flushed
+impl Drop for Logging {
+    fn drop(&mut self) {
+        log_queue::flush(Duration::from_secs(1));
     }
 }
 
@@ -78,7 +53,7 @@ where
         .with_timer(UtcTime::rfc_3339())
         .with_ansi(colours);
     match log.format {
-        LogFormat::Json => Box::new(events.json().event_format(Json).finish()),
+        LogFormat::Json => Box::new(events.event_format(Json).finish()),
         LogFormat::Pretty => {
             let text = events.compact().map_event_format(|inner| inner.with_ansi(colours));
             Box::new(text.map_event_format(|inner| WithIds { inner }).finish())

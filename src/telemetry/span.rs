@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::time::{Instant, SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
@@ -96,6 +96,16 @@ impl Span {
                 None => work.await,
             }
         }
+    }
+
+    /// It is the answering of a request with this method, a word of the conventions; gives the word for its name.
+    pub fn set_method(&mut self, method: &Method) -> &'static str {
+        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+        let known = known.into_iter().find(|known| *known == method.as_str());
+        self.set_word("http.request.method", known.unwrap_or("_OTHER"));
+        let name = known.unwrap_or("HTTP");
+        self.rename(name);
+        name
     }
 
     /// Names it better than at its beginning.

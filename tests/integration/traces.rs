@@ -430,16 +430,20 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
     let dropped = || async {
         counters(&gateway, &operations, ["tollgate_log_lines_dropped_total".to_owned()]).await[0]
     };
-    let refused = || async {
-        Answer::to(gateway.client.get(format!("{data}/nowhere"))).await.refused(404, "NOT_FOUND");
+    let flood = async || {
+        let before = dropped().await;
+        let refused = || async {
+            Answer::to(gateway.client.get(format!("{data}/nowhere"))).await.refused(404, "NOT_FOUND");
+        };
+        until("lines are dropped", async || {
+            join_all((0..1000).map(|_| refused())).await;
+            dropped().await > before
+        })
+        .await;
     };
     assert_eq!(dropped().await, 0);
     let unread = process.leave_log_unread().await;
-    until("lines are dropped", async || {
-        join_all((0..1000).map(|_| refused())).await;
-        dropped().await > 0
-    })
-    .await;
+    flood().await;
     drop(unread);
     // What waited is written; when there is room again, so is what comes.
     until("a line is written again", async || {
@@ -450,6 +454,8 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
         tokio::time::timeout(Duration::from_secs(1), written).await.is_ok()
     })
     .await;
+    let _unread = process.leave_log_unread().await;
+    flood().await;
     process.terminate();
     assert_eq!(process.ended().await, 0);
 }

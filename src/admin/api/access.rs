@@ -27,7 +27,7 @@ use crate::layers::forwarded::TrustedProxies;
 use crate::layers::trace::Peer;
 use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
-use crate::telemetry::{Span, TraceContext, Tracing};
+use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
 /// Roles as the OpenAPI document names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +213,7 @@ pub(super) async fn enforce(State(access): State<Arc<Access>>, request: Request,
     };
     // A caller that leaves must not cut a change in two. One that is still sending has changed nothing, and must not hold
     // up the gateway's end.
-    match access.api.tasks.spawn(next.run(request)).await {
+    match access.api.tasks.spawn(carry(next.run(request))).await {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => panicked(panic),
@@ -329,13 +329,22 @@ pub(super) async fn trace(State(tracing): State<Tracing>, mut request: Request, 
     };
     let call = async {
         let mut span = Span::of_request();
+        let named = span.set_method(&method);
+        if let Some(route) = &route {
+            span.rename(format!("{named} {}", route.as_str()));
+            span.set("http.route", route.as_str());
+        }
         let answer = next.run(request).await;
         if managing {
             count(&method, answer.status(), Clock.since(begun));
-            let (method, route) = (known(&method), route.as_ref());
-            let path = route.map_or("none", MatchedPath::as_str);
-            tracing::info!(method, route = path, status = answer.status().as_u16(), "management call");
-            tell(&mut span, method, route, answer.status());
+            let (method, route) = (known(&method), route.as_ref().map_or("none", MatchedPath::as_str));
+            tracing::info!(method, route, status = answer.status().as_u16(), "management call");
+            span.set_number("http.response.status_code", answer.status().as_u16());
+            match answer.status() {
+                StatusCode::SERVICE_UNAVAILABLE => span.fail("503"),
+                status if status.is_server_error() => span.fail("500"),
+                _ => {}
+            }
         }
         answer
     };
@@ -344,23 +353,6 @@ pub(super) async fn trace(State(tracing): State<Tracing>, mut request: Request, 
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }
     answer
-}
-
-fn tell(span: &mut Span, method: &'static str, route: Option<&MatchedPath>, status: StatusCode) {
-    span.set_word("http.request.method", if method == OTHER { "_OTHER" } else { method });
-    match route {
-        Some(route) => {
-            span.rename(format!("{method} {}", route.as_str()));
-            span.set("http.route", route.as_str());
-        }
-        None => span.rename(method),
-    }
-    span.set_number("http.response.status_code", status.as_u16());
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => span.fail("503"),
-        status if status.is_server_error() => span.fail("500"),
-        _ => {}
-    }
 }
 
 /// The methods in metrics; anybody may say anything else.
@@ -395,16 +387,14 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::config::Telemetry;
-    use crate::ids::GatewayId;
 
     #[tokio::test]
     async fn a_panic_is_answered() {
         let defect = get(|| async {
             assert_eq!(1, 2, "a defect");
         });
-        let tracing = Tracing::new(&Telemetry::default(), GatewayId::generate()).unwrap();
-        let router = super::super::guarded(Router::new().route("/admin/v1/defect", defect), tracing);
+        let router = Router::new().route("/admin/v1/defect", defect);
+        let router = super::super::guarded(router, Tracing::default());
         let request = Request::get("/admin/v1/defect").body(Body::empty()).unwrap();
         let answer = router.oneshot(request).await.unwrap();
         assert_eq!(answer.status().as_u16(), 500);
