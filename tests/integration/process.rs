@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 
 use super::leaks;
 
@@ -107,6 +108,7 @@ pub struct Process {
     err: UnboundedReceiver<String>,
     /// Who has it may read the next line of standard error.
     turn: Arc<Mutex<()>>,
+    reading: JoinHandle<()>,
 }
 
 impl Process {
@@ -120,8 +122,8 @@ impl Process {
         let (lines, err) = unbounded_channel();
         // Read whether or not a test looks: the process would wait for that, and every line is looked at.
         let turn = Arc::default();
-        tokio::spawn(read(child.stderr.take().unwrap(), lines, Arc::clone(&turn)));
-        Self { child, out, err, turn }
+        let reading = tokio::spawn(read(child.stderr.take().unwrap(), lines, Arc::clone(&turn)));
+        Self { child, out, err, turn, reading }
     }
 
     pub fn id(&self) -> u32 {
@@ -167,6 +169,12 @@ impl Process {
     /// Nobody reads its standard error while this is held.
     pub async fn leave_log_unread(&self) -> OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
+    }
+
+    /// Whoever reads its standard error goes away.
+    pub async fn close_log(&mut self) {
+        self.reading.abort();
+        assert!((&mut self.reading).await.unwrap_err().is_cancelled());
     }
 
     pub fn terminate(&self) {

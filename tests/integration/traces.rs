@@ -459,3 +459,18 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
     process.terminate();
     assert_eq!(process.ended().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_reader_is_gone_holds_nobody_up() {
+    let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
+    let scratch = Scratch::new();
+    let (mut process, data, operations) = serve(&gateway, &scratch, "").await;
+    process.close_log().await;
+    until("lines are lost", async || {
+        Answer::to(gateway.client.get(format!("{data}/nowhere"))).await.refused(404, "NOT_FOUND");
+        counters(&gateway, &operations, ["tollgate_log_lines_dropped_total".to_owned()]).await[0] > 0
+    })
+    .await;
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
+}
