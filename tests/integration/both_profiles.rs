@@ -59,7 +59,7 @@ fn every_test_in_which_money_moves_passes_with_two_commits_too() {
         .arg("--test-threads=3")
         .args(MONEY)
         .env(VARIABLE, "two-commit")
-        .env("TOLLGATE_MODEL_HISTORIES", "1000");
+        .env("TOLLGATE_MODEL_HISTORIES", "700");
     let done = tests.output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));

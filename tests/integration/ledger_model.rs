@@ -1,7 +1,7 @@
 //! Random histories of an organisation against the ledger and against a reference model of its rules: verdict by
 //! verdict, balance by balance, and in the end each credit can still be spent.
 //!
-//! `TOLLGATE_MODEL_SEED` repeats a run, `TOLLGATE_MODEL_HISTORIES` sets its length (2,500).
+//! `TOLLGATE_MODEL_SEED` repeats a run, `TOLLGATE_MODEL_HISTORIES` sets its length (2,000).
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -610,7 +610,7 @@ async fn shrink(world: &World, seed: u64, number: u64, first: String) -> String 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_history_agrees_with_the_model() {
     let seed = from_environment("TOLLGATE_MODEL_SEED").unwrap_or_else(rand::random);
-    let histories = from_environment("TOLLGATE_MODEL_HISTORIES").unwrap_or(2_500);
+    let histories = from_environment("TOLLGATE_MODEL_HISTORIES").unwrap_or(2_000);
     let db = TestDatabase::new().await;
     let gateways = [ledger(&db).await, ledger(&db).await];
     let world = Arc::new(World { db, gateways, keys: [KeyId::generate(), KeyId::generate()] });
