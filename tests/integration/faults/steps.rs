@@ -229,7 +229,15 @@ async fn a_database_lost_between_acceptance_and_record_gets_the_record_later() {
         for create in sent {
             let reply = &create.attempts[0].reply;
             if !refused.contains(&create.prompt) {
-                assert!(matches!(reply, Reply::Unknown(_)), "{reply:?}");
+                let Reply::Unknown(hold) = reply else { panic!("{reply:?}") };
+                let task = fleet.vendor.task_of(&create.prompt).await.unwrap();
+                until("task and hold are logged", async || {
+                    let logs = [0, 1].map(|gateway| fleet.log(gateway));
+                    logs.iter().flat_map(|log| log.lines()).any(|line| {
+                        ["not recorded yet", hold, &task.task_id].iter().all(|word| line.contains(*word))
+                    })
+                })
+                .await;
                 fleet.until_state(&create, "SETTLED").await;
             }
             fleet.customers.note(create);
