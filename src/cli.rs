@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::api_key::NewKey;
 use crate::app::StartError;
 use crate::config::{Config, ConfigError, DatabaseConfig, Log};
-use crate::ledger::{Actor, Database, LedgerError, OperatorRole};
 use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::secret::Secret;
 use crate::simulator::SimulatorError;
+use crate::store::{Actor, Database, LedgerError, OperatorRole};
 use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.

@@ -12,8 +12,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::credits::Credits;
 use crate::ids::HoldId;
-use crate::ledger::{BudgetInForce, LedgerError};
-use crate::task::Invalid;
+use crate::order::Invalid;
+use crate::store::{BudgetInForce, LedgerError};
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 

@@ -17,11 +17,11 @@ use crate::app::App;
 use crate::config::{Config, DatabaseConfig, Log, LogFormat};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{Database, KeySpec, LedgerError, OperatorRole, OrgChange};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
+use crate::store::{Database, KeySpec, LedgerError, OperatorRole, OrgChange};
 
 const ORG: &str = "demo";
 const CREDITS: Credits = Credits::new(100_000);

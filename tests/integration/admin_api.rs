@@ -4,8 +4,8 @@ use futures_util::future::join_all;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tollgate::ledger::{KeySpec, LedgerError, OperatorRole};
 use tollgate::secret::Secret;
+use tollgate::store::{KeySpec, LedgerError, OperatorRole};
 
 use super::gateway::{Caller, TestGateway};
 

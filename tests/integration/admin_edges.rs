@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tollgate::ledger::OperatorRole;
+use tollgate::store::OperatorRole;
 
 use super::admin_api::AdminClient;
 use super::gateway::TestGateway;

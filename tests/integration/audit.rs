@@ -8,7 +8,7 @@ use rand::RngExt;
 use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::ledger::{Ledger, Once, Step, Why};
+use tollgate::store::{Ledger, Once, Step, Why};
 
 use super::database::TestDatabase;
 use super::fixture::{

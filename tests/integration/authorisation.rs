@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::OrgId;
-use tollgate::ledger::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Role};
+use tollgate::store::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Role};
 
 use super::admin_api::AdminClient;
 use super::fixture;

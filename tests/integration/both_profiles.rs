@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
-use tollgate::ledger::{Database, LaneSettings, Ledger, NewHold, Verdict};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, LaneSettings, Ledger, NewHold, Verdict};
 
 use super::cluster::TestCluster;
 use super::database::{TestDatabase, until};

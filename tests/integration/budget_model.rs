@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use tollgate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
-use tollgate::ledger::{
+use tollgate::store::{
     BudgetChange, BudgetLevel, Ledger, LedgerError, NewBudget, NewHold, Period, UserChange, Verdict,
 };
 

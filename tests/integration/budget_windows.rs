@@ -9,7 +9,7 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
 use tollgate::ids::{GatewayId, HoldId};
-use tollgate::ledger::{BudgetLevel, OrgChange, Period};
+use tollgate::store::{BudgetLevel, OrgChange, Period};
 
 use super::budgets::{Tenant, make};
 use super::database::{TestDatabase, until};

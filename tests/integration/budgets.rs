@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tollgate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
-use tollgate::ledger::{
+use tollgate::store::{
     BudgetChange, BudgetLevel, CallerBudget, Fingerprint, HoldGuard, KeySpec, LaneSettings, Ledger,
     LedgerError, NewBudget, NewHold, NewUser, OrgChange, Period, Role, Slice, Step, UserChange, Verdict,
 };

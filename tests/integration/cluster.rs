@@ -9,9 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tollgate::ledger::Database;
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
+use tollgate::store::Database;
 
 use super::database::until;
 use super::process::Scratch;

@@ -1,7 +1,7 @@
 //! Grants and adjustments: posted once, never below what is allowed, never edited.
 
 use tollgate::ids::OrgId;
-use tollgate::ledger::{LedgerError, OrgChange, Posted};
+use tollgate::store::{LedgerError, OrgChange, Posted};
 
 use super::database::TestDatabase;
 use super::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tollgate::ledger::{AuditReport, Database, Fingerprint, LedgerError};
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
+use tollgate::store::{AuditReport, Database, Fingerprint, LedgerError};
 use url::Url;
 use uuid::Uuid;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, OrgId};
-use tollgate::ledger::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
 use tollgate::secret::Secret;
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
 
 use super::cluster::TestCluster;
 use super::database::{TestDatabase, until};
@@ -248,7 +248,7 @@ async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String
     let org = database.create_org("a customer").await.unwrap();
     database.post_credit(org, credits(100_000), "top-up", "test", None).await.unwrap();
     let user = database.create_user(org, "a user", "member").await.unwrap();
-    let spec = tollgate::ledger::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
+    let spec = tollgate::store::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
     let (_, key) = database.create_key(org, user, &spec).await.unwrap();
     let scratch = Scratch::new();
     // Nobody is at the vendor's address: what is sent there is refused, and known not to have been taken.

@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
-use tollgate::ledger::{Applied, Database, KeySpec, Ledger, LedgerError, Verdict};
 use tollgate::secret::Secret;
 use tollgate::simulator::{Simulator, SimulatorConfig};
+use tollgate::store::{Applied, Database, KeySpec, Ledger, LedgerError, Verdict};
 
 use super::cluster::TestCluster;
 use super::database::until;

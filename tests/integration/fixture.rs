@@ -7,10 +7,10 @@ use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
-use tollgate::ledger::{
+use tollgate::pricing::BookVersion;
+use tollgate::store::{
     Database, Fingerprint, HoldGuard, LaneSettings, Ledger, NewHold, State, Step, Verdict,
 };
-use tollgate::pricing::BookVersion;
 
 use super::database::TestDatabase;
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate::credits::Credits;
 use tollgate::ids::{KeyId, OrgId, UserId};
-use tollgate::ledger::{KeySpec, OperatorRole};
+use tollgate::store::{KeySpec, OperatorRole};
 
 pub use self::answer::Answer;
 pub use self::books::Hold;

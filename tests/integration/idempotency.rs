@@ -8,8 +8,8 @@ use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::GatewayId;
-use tollgate::ledger::{Applied, KeySpec, Ledger, OrgChange, Step};
 use tollgate::pricing::Tariff;
+use tollgate::store::{Applied, KeySpec, Ledger, OrgChange, Step};
 
 use super::database::until;
 use super::fixture::lanes;

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tollgate::ledger::ProviderSpec;
+use tollgate::store::ProviderSpec;
 use url::Url;
 
 fn base64(bytes: impl AsRef<[u8]>) -> String {

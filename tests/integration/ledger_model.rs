@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::task::JoinSet;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, KeyId, OrgId};
-use tollgate::ledger::{
+use tollgate::store::{
     Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, LedgerError, NewHold, OrgChange, State, Step,
     TaskFilter, Verdict,
 };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 use time::OffsetDateTime;
-use tollgate::ledger::{KeySpec, OrgChange, Rates};
+use tollgate::store::{KeySpec, OrgChange, Rates};
 
 use super::database::until;
 use super::gateway::{Answer, Caller, ENDLESS, TestGateway, body};

@@ -11,8 +11,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::Method;
 use serde_json::json;
-use tollgate::ledger::{BudgetLevel, NewBudget, Period, TaskFilter};
 use tollgate::metrics::{ALL, Kind};
+use tollgate::store::{BudgetLevel, NewBudget, Period, TaskFilter};
 
 use self::watched::{Scrape, Vendor, Watched, key};
 use super::database::{TestDatabase, until};

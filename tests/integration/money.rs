@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tollgate::credits::Credits;
-use tollgate::ledger::OrgChange;
+use tollgate::store::OrgChange;
 
 use super::database::until;
 use super::gateway::{ENDLESS, TestGateway, body};

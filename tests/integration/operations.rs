@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tollgate::ledger::KeySpec;
+use tollgate::store::KeySpec;
 
 use super::database::until;
 use super::gateway::{Answer, ENDLESS, TestGateway, body};

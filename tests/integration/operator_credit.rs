@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::OrgId;
-use tollgate::ledger::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
 use tollgate::secret::Secret;
+use tollgate::store::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
 
 use super::database::{PATIENCE, TestDatabase, until};
 use super::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};

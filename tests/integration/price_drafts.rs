@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
-use tollgate::ledger::{Actor, BookState, Database, LedgerError, Slice};
 use tollgate::pricing::{BookVersion, Tariff, changes};
+use tollgate::store::{Actor, BookState, Database, LedgerError, Slice};
 
 use super::database::TestDatabase;
 use super::fixture::{HOUR, credits};

@@ -8,8 +8,8 @@ use rand::RngExt;
 use reqwest::Method;
 use time::OffsetDateTime;
 use tollgate::clock::Clock;
-use tollgate::ledger::{BookState, Database, LedgerError, Slice};
 use tollgate::pricing::{BookVersion, Tariff};
+use tollgate::store::{BookState, Database, LedgerError, Slice};
 
 use super::database::{TestDatabase, until};
 use super::fixture::{HOUR, credits};

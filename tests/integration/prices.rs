@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::ledger::LedgerError;
 use tollgate::pricing::{BookVersion, Tariff};
+use tollgate::store::LedgerError;
 
 use super::database::TestDatabase;
 use super::fixture::credits;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tollgate::credits::{Credits, PriceFactor};
-use tollgate::ledger::{KeySpec, OrgChange};
 use tollgate::pricing::Tariff;
+use tollgate::store::{KeySpec, OrgChange};
 
 use super::database::until;
 use super::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};

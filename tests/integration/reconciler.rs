@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
-use tollgate::ledger::{Ledger, Task};
+use tollgate::store::{Ledger, Task};
 
 use super::database::TestDatabase;
 use super::fixture::{doubt, funded, grant, late_run, ledger, new_hold, run, settle, with_key, write_off};

@@ -1,10 +1,10 @@
 //! What dashboards may see: the views of the schema `reporting`, through a role that can read nothing else.
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
-use tollgate::ledger::{
+use tollgate::secret::Secret;
+use tollgate::store::{
     Budget, BudgetFilter, BudgetLevel, Database, KeySpec, NewBudget, OrgChange, Period, Slice,
 };
-use tollgate::secret::Secret;
 use url::Url;
 use uuid::Uuid;
 
@@ -168,7 +168,7 @@ async fn the_views_say_what_the_ledger_says() {
     let mut settled = grant(&ledger, new_hold(org, 700)).await;
     settled.step(run(settled.id())).await.unwrap();
     settled.step(settle(800)).await.unwrap();
-    let open = grant(&ledger, tollgate::ledger::NewHold { user, ..new_hold(org, 300) }).await;
+    let open = grant(&ledger, tollgate::store::NewHold { user, ..new_hold(org, 300) }).await;
 
     let mut reader = reader(&db).await;
     let id = org.as_uuid();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use sqlx::{Connection, Executor, PgConnection};
-use tollgate::ledger::{KeySpec, NewUser, Role};
+use tollgate::store::{KeySpec, NewUser, Role};
 
 use super::database::until;
 use super::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use tollgate::ledger::{Database, EntryFilter, LedgerError, OrgFilter, Slice, UserFilter};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, EntryFilter, LedgerError, OrgFilter, Slice, UserFilter};
 
 use super::database::{TestDatabase, until};
 use super::gateway::TestGateway;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::config::{AccountConfig, Config, UpstreamConfig};
 use tollgate::ids::GatewayId;
-use tollgate::ledger::Lease;
 use tollgate::secret::Secret;
+use tollgate::store::Lease;
 
 use super::database::{TestDatabase, until};
 use super::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};

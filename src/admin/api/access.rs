@@ -19,14 +19,14 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
+use crate::access::callers;
+use crate::access::callers::Operator;
+use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::ids::OrgId;
-use crate::layers::auth;
-use crate::layers::auth::Operator;
-use crate::layers::forwarded::TrustedProxies;
-use crate::layers::trace::Peer;
-use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
+use crate::store::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
 /// Roles as the OpenAPI document names them.
@@ -144,8 +144,8 @@ impl Access {
     async fn caller(&self, parts: &Parts, peer: IpAddr) -> Result<Caller, Problem> {
         let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         Ok(match self.api.keys.authenticate(header, peer, false).await? {
-            auth::Caller::Operator(operator) => Caller::Operator(operator),
-            auth::Caller::Tenant(principal) => Caller::Tenant(principal),
+            callers::Caller::Operator(operator) => Caller::Operator(operator),
+            callers::Caller::Tenant(principal) => Caller::Tenant(principal),
         })
     }
 

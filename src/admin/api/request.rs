@@ -18,7 +18,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
-use crate::ledger::{LedgerError, Slice};
+use crate::store::{LedgerError, Slice};
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);

@@ -14,8 +14,8 @@ use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::process::{Child, Command};
 use tollgate::credits::Credits;
-use tollgate::ledger::{Database, KeySpec};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, KeySpec};
 
 use super::load::{Create, Customers, Load, Plan, Reply, Tenant};
 use super::oracle::{Evidence, Hold, Verdict};

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate::ids::{OrgId, UserId};
-use tollgate::ledger::{KeySpec, OperatorRole};
 use tollgate::simulator::{Simulator, SimulatorConfig};
+use tollgate::store::{KeySpec, OperatorRole};
 
 use crate::database::TestDatabase;
 use crate::fixture::credits;
