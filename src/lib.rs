@@ -44,22 +44,23 @@
 //!
 //! Each is an ordinary test (`tests/integration/`):
 //!
-//! - ledger rows are only added (`ledger`, `audit`);
-//! - a hold ends once (`ledger`, `ledger_model`);
-//! - balance = sum of entries − sum of open holds, after every test (`database`: its `Drop` audits);
-//! - what was spent burns the grants that end first, and what is left of them is taken back once (`expiry`);
-//! - no budget is exceeded by an admission, on any number of gateways (`budget_gateways`, `budget_model`);
-//! - a management route lets in whom its description names and nobody else (`authorisation`);
-//! - who changes what is written down with the change, and no secret is (`admin_api`);
-//! - usage by day = the entries of tasks, and a statement adds up to the balance (`usage`, `statement`, `audit`);
-//! - no SQL outside [`store`] (`architecture`, `clippy.toml`);
-//! - no transaction is open during an upstream call: a lane's call is one statement (`architecture`);
-//! - what was acknowledged survives a crash of the database (`both_profiles`) and a promotion (`failover`);
-//! - no float touches credits (`architecture`, lints in [`credits`] and [`pricing`]);
-//! - the simulator imports nothing of ours (`architecture`);
-//! - no credential, prompt or media URL is in a log event, a span or a metric (`leaks`, over the whole suite);
-//! - only [`app`] builds parts (`architecture`);
-//! - no import goes up a floor (`architecture`).
+//! - ledger rows are only added (`holds::steps`, `holds::audit`);
+//! - a hold ends once (`holds::steps`, `holds::model`);
+//! - balance = sum of entries − sum of open holds, after every test (`support::database`: its `Drop` audits);
+//! - what was spent burns the grants that end first, and what is left of them is taken back once (`credits::expiry`);
+//! - no budget is exceeded by an admission, on any number of gateways (`budget::gateways`, `budget::model`);
+//! - a management route lets in whom its description names and nobody else (`admin::authorisation`);
+//! - who changes what is written down with the change, and no secret is (`admin::api`);
+//! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
+//!   `holds::audit`);
+//! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
+//! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
+//! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);
+//! - the simulator imports nothing of ours (`house::architecture`);
+//! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
+//! - only [`app`] builds parts (`house::architecture`);
+//! - no import goes up a floor (`house::architecture`).
 
 pub mod access;
 pub mod admin;

@@ -1,0 +1,7 @@
+//! Who calls: keys, tokens, addresses, rate limits, and the end of each of them.
+
+mod keys;
+mod limits;
+mod proxies;
+mod revocation;
+mod tokens;

@@ -1,0 +1,4 @@
+//! Rules of the source text and of the schema.
+
+mod architecture;
+mod schema;
