@@ -1,5 +1,5 @@
 //! Changes that people make: a transaction that knows on whose behalf it runs, so that the audit log (written by triggers,
-//! migration 6) can tell.
+//! function `audit_change`) can tell.
 
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};

@@ -179,9 +179,9 @@ impl Database {
     ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
-               h.created_at, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
+               h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
              where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
-               and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
+               and ($2::timestamptz is null or (h.doubt_at, h.hold_id) > ($2, $3)) \
              order by since, h.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
@@ -197,7 +197,7 @@ impl Database {
     /// Age of the oldest doubt, in seconds.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
         let age: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(coalesce(doubt_at, created_at)))::float8 from hold where state = 'IN_DOUBT'",
+            "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
         )
         .fetch_one(self.pool())
         .bounded()
@@ -291,15 +291,17 @@ impl Database {
         };
         let steps = [(found.org, hold, &step)];
         match batch::transition(&mut change, Profile::Plain, &steps).bounded().await {
-            Ok(moved) if moved == [true] => {
-                change.note(found.org, hold, step.kind(), why).await?;
-                let answer = Resolved { hold_id: hold, state: state.into() };
-                store(&mut change, endpoint, once, &answer).await?;
-                change.commit().await?;
-                metered::step(hold, Some(found.terms()), &step, Applied::Yes);
-                Ok(Done { answer, replayed: false })
-            }
-            Ok(_) => Err(gone()),
+            Ok(outcomes) => match outcomes.into_iter().next().unwrap_or(Ok(Applied::No))? {
+                Applied::Yes => {
+                    change.note(found.org, hold, step.kind(), why).await?;
+                    let answer = Resolved { hold_id: hold, state: state.into() };
+                    store(&mut change, endpoint, once, &answer).await?;
+                    change.commit().await?;
+                    metered::step(hold, Some(found.terms()), &step, Applied::Yes);
+                    Ok(Done { answer, replayed: false })
+                }
+                Applied::No | Applied::DuplicateTask => Err(gone()),
+            },
             Err(error) if is_unique_violation(&error, "hold_by_upstream_task") => Err(LedgerError::Invalid(
                 "the vendor's task of that id belongs to another hold already".into(),
             )),

@@ -18,9 +18,6 @@ use crate::store::directory::tenancy::Status;
 /// The secret before a rotation works for at most this much longer.
 pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
-/// The `<env>` part of keys that were made before it was stored.
-const DEFAULT_ENV: &str = "live";
-
 /// A key to be made.
 #[derive(Debug, Clone, Default)]
 pub struct KeySpec {
@@ -258,7 +255,7 @@ struct Locked {
 
 /// Locks a key for a change of it; it must not be revoked, nor belong to somebody who was deleted.
 async fn lock(change: &mut Change, key: KeyId, version: Option<i32>) -> Result<Locked, LedgerError> {
-    let row: Option<(i32, bool, bool, Option<String>)> = sqlx::query_as(
+    let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
         "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
          coalesce(k.expires_at <= now(), false), k.env \
          from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
@@ -275,7 +272,7 @@ async fn lock(change: &mut Change, key: KeyId, version: Option<i32>) -> Result<L
     if revoked {
         return Err(LedgerError::Conflict(format!("{key} is revoked: make another one")));
     }
-    Ok(Locked { env: env.unwrap_or_else(|| DEFAULT_ENV.into()), expired })
+    Ok(Locked { env, expired })
 }
 
 async fn reread(change: &mut Change, key: KeyId) -> Result<KeyInfo, LedgerError> {
