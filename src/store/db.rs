@@ -2,6 +2,7 @@
 
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;
+mod definitions;
 pub(in crate::store) mod epochs;
 pub(in crate::store) mod error;
 pub(in crate::store) mod metered;

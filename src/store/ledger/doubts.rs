@@ -178,9 +178,9 @@ impl Database {
     ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
-               h.created_at, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
+               h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
              where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
-               and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
+               and ($2::timestamptz is null or (h.doubt_at, h.hold_id) > ($2, $3)) \
              order by since, h.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
@@ -195,7 +195,7 @@ impl Database {
     /// Age of the oldest doubt, in seconds.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
         let age: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(coalesce(doubt_at, created_at)))::float8 from hold where state = 'IN_DOUBT'",
+            "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
         )
         .fetch_one(self.pool())
         .await?;

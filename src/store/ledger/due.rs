@@ -129,7 +129,7 @@ impl Database {
     ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
-             and coalesce(doubt_at, created_at) < now() - $1 * interval '1 second' limit $2",
+             and doubt_at < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())
         .bind(SOME)

@@ -260,19 +260,20 @@ impl Worker {
                 Err(error) => Some(Err(error)),
             };
             let failure = match result {
-                Some(Ok(applied)) => {
+                Some(Ok(outcomes)) => {
                     reached(&items);
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
                         .record(items.len() as f64);
-                    for (item, applied) in items.drain(..).zip(applied) {
+                    for (item, outcome) in items.drain(..).zip(outcomes) {
                         self.active.remove(&item.hold);
                         // A step that was sent twice says No the second time although it was the first that moved
                         // the hold; callers treat No as "it has happened already".
-                        let applied = if applied { Applied::Yes } else { Applied::No };
-                        metered::step(item.hold, item.terms, &item.step, applied);
-                        drop(item.reply.send(Ok(applied)));
+                        if let Ok(applied) = outcome {
+                            metered::step(item.hold, item.terms, &item.step, applied);
+                        }
+                        drop(item.reply.send(outcome));
                     }
                     return;
                 }
