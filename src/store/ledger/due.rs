@@ -13,7 +13,7 @@ use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Terms;
+use crate::store::ledger::step::Terms;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
 
 /// Holds in one look, at most: what is left is found by the next.

@@ -11,8 +11,8 @@ use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, GatewayId, HoldId, OrgId};
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::{Applied, Step};
-use crate::store::ledger::lanes::{LaneSettings, ReserveItem};
+use crate::store::ledger::lanes::settings::LaneSettings;
+use crate::store::ledger::step::{Applied, NewHold, Step};
 
 /// How often a task is asked for that is in doubt although its id is known.
 const RARELY: Duration = Duration::from_secs(600);
@@ -49,10 +49,10 @@ pub(in crate::store) async fn reserve(
     connection: &mut PgConnection,
     owner: GatewayId,
     settings: &LaneSettings,
-    items: &[ReserveItem],
+    items: &[&NewHold],
     resend: bool,
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
-    let news = || items.iter().map(|item| &item.new);
+    let news = || items.iter().copied();
     let (orgs, positions) = lock_order(news().map(|new| new.org));
     // Either is answered only when all of it is durable: sqlx reads up to the server's word that it is ready, which
     // comes after the last commit.
