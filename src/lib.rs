@@ -54,6 +54,7 @@
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
 //!   `holds::audit`);
 //! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);

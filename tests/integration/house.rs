@@ -1,4 +1,5 @@
 //! Rules of the source text and of the schema.
 
 mod architecture;
+mod definitions;
 mod schema;
