@@ -6,7 +6,7 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`strict`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error, the refusal of input that says a thing twice |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
@@ -57,6 +57,7 @@
 //! - no float touches credits (`architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`architecture`);
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`leaks`, over the whole suite);
+//! - a key, a header or a parameter that is given twice is refused (`ambiguous_input`);
 //! - only [`app`] builds parts (`architecture`);
 //! - no import goes up a floor (`architecture`).
 
@@ -87,6 +88,7 @@ pub mod secret;
 pub mod server;
 pub mod simulator;
 pub mod stack;
+pub mod strict;
 pub mod task;
 pub mod telemetry;
 pub mod upstream;

@@ -16,6 +16,7 @@ use crate::error::{Answer, GatewayError};
 use crate::ledger::{Fingerprint, LedgerError, Principal};
 use crate::pricing::{PriceBook, PriceList};
 use crate::quote::{Quote, SigningKey};
+use crate::strict;
 use crate::task::Order;
 use crate::telemetry::Span;
 
@@ -156,14 +157,10 @@ fn nothing_in_force() -> LedgerError {
 
 /// The quote that a create goes by.
 fn quote_of(headers: &HeaderMap) -> Result<Option<&str>, GatewayError> {
-    let mut values = headers.get_all("x-tollgate-quote").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    match (value.to_str(), values.next()) {
-        (Ok(text), None) => Ok(Some(text)),
-        _ => Err(GatewayError::invalid_request(
-            "X-Tollgate-Quote must be one value: the 'quote' that POST /api/quote gave out",
-        )),
-    }
+    let Some(value) = strict::single_header(headers, "X-Tollgate-Quote")? else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| {
+        GatewayError::invalid_request("X-Tollgate-Quote must be the 'quote' that POST /api/quote gave out")
+    })
 }
 
 /// See the module.

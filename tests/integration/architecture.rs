@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first; one may import from lower floors only.
 const FLOORS: &[&[&str]] = &[
-    &["ids", "credits", "clock", "secret", "metrics", "fail_point", "docs_page", "log_queue"],
+    &["ids", "credits", "clock", "secret", "metrics", "fail_point", "docs_page", "log_queue", "strict"],
     &["wire", "pricing", "quote", "task", "api_key"],
     &["config"],
     &["ledger", "upstream", "jwks", "telemetry", "postgres", "simulator"],
