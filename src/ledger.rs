@@ -16,6 +16,7 @@ mod batch;
 mod budgets;
 mod change;
 mod credit;
+mod demo_mark;
 mod doubts;
 mod drift;
 mod due;
@@ -327,6 +328,11 @@ impl Database {
     /// Shows the connections of this pool, called `pool`.
     pub fn show_pool(&self, pool: &'static str) {
         metered::pool(pool, self.queries.pool());
+    }
+
+    /// The database's name and its servers, for people: without user and password.
+    pub fn place(&self) -> String {
+        self.servers.place()
     }
 
     /// How often another server has become the primary.
