@@ -20,12 +20,12 @@ use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
-use tollgate::ledger::{
+use tollgate::pricing::BookVersion;
+use tollgate::secret::Secret;
+use tollgate::store::{
     Applied, BudgetLevel, Database, Fingerprint, LaneSettings, Ledger, NewBudget, NewHold, Period, Step,
     Verdict,
 };
-use tollgate::pricing::BookVersion;
-use tollgate::secret::Secret;
 
 const RUN: Duration = Duration::from_secs(4);
 

@@ -17,8 +17,8 @@ use sqlx::PgPool;
 use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
 use tollgate::credits::Credits;
-use tollgate::ledger::{Database, KeySpec};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, KeySpec};
 
 const TASKS: usize = 10_000;
 const SMALL_ORGS: usize = 19;

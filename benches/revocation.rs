@@ -18,8 +18,8 @@ use futures_util::future::join_all;
 use reqwest::Client;
 use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
-use tollgate::ledger::{Database, KeySpec};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, KeySpec};
 
 const REVOCATIONS: usize = 1_000;
 const GATEWAYS: usize = 3;

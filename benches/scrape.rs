@@ -23,8 +23,8 @@ use sqlx::postgres::PgPoolOptions;
 use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
 use tollgate::ids::OrgId;
-use tollgate::ledger::{Database, KeySpec};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, KeySpec};
 use uuid::Uuid;
 
 /// How often each load is scraped, and how far apart.

@@ -22,8 +22,8 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use time::Date;
 use time::macros::date;
 use tollgate::ids::OrgId;
-use tollgate::ledger::{Database, EntryFilter, EntryKind, UsageBy, UsageFilter};
 use tollgate::secret::Secret;
+use tollgate::store::{Database, EntryFilter, EntryKind, UsageBy, UsageFilter};
 use uuid::Uuid;
 
 /// How often each query is asked.

@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::ids::HoldId;
-use crate::ledger::{Fingerprint, HoldGuard, Principal};
+use crate::order::Order;
+use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
-use crate::task::Order;
 use crate::upstream::Ticket;
 
 /// A request's body, not yet read.

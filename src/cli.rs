@@ -21,11 +21,11 @@ use self::database::DatabaseArgs;
 use crate::api_key::NewKey;
 use crate::app::StartError;
 use crate::config::{Config, ConfigError, Log};
-use crate::ledger::{Actor, LedgerError, OperatorRole};
 use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::simulator::SimulatorError;
+use crate::store::{Actor, LedgerError, OperatorRole};
 use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.

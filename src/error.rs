@@ -12,9 +12,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::credits::Credits;
 use crate::ids::HoldId;
-use crate::ledger::{BudgetInForce, LedgerError};
+use crate::order::Invalid;
+use crate::store::{BudgetInForce, LedgerError};
 use crate::strict::GivenTwice;
-use crate::task::Invalid;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 

@@ -9,8 +9,8 @@ use clap::Args;
 
 use super::CliError;
 use crate::config::{Config, DatabaseConfig};
-use crate::ledger::{Database, LedgerError};
 use crate::secret::Secret;
+use crate::store::{Database, LedgerError};
 
 /// Which database.
 #[derive(Debug, Args)]

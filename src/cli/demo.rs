@@ -21,11 +21,11 @@ use self::ready::Ready;
 use super::{CliError, block_on, database, log, stop_signal, url_of};
 use crate::app::App;
 use crate::config::{Admin, Config, DatabaseConfig, Log, LogFormat, Server, UpstreamConfig, is_setting};
-use crate::ledger::{Actor, Database};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
+use crate::store::{Actor, Database};
 
 const MASTER_KEY: &str = "sim-master-key";
 

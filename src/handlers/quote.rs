@@ -11,9 +11,9 @@ use super::Handlers;
 use crate::call::{Admitted, Call, Context};
 use crate::credits::{Credits, PriceFactor};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::layers::replay::read_body;
+use crate::layers::body::read_body;
+use crate::order::CreateBody;
 use crate::pricing::BookVersion;
-use crate::task::CreateBody;
 use crate::wire::{Success, success};
 
 /// What a create would cost.

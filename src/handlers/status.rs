@@ -5,7 +5,7 @@ use http::{HeaderName, StatusCode};
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::task::TaskData;
+use crate::order::TaskData;
 use crate::wire::Success;
 
 /// Show the state of a task

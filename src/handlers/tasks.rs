@@ -11,8 +11,8 @@ use crate::call::{Admitted, Call, Context};
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::{HoldId, KeyId, UserId};
-use crate::ledger::{Principal, Role, State, Task, TaskFilter};
 use crate::poll::{shown_credits, shown_status, word};
+use crate::store::{Principal, Role, State, Task, TaskFilter};
 use crate::wire::{Success, success};
 
 const DEFAULT_LIMIT: u32 = 20;

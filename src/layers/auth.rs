@@ -1,18 +1,13 @@
 //! Who is calling. 401 is only for a definite "no"; if that cannot be known, 503 (contract, section 4).
 
-mod keys;
-mod token;
-mod trusted;
-mod uses;
-
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::AUTHORIZATION;
 use tower::{Layer, Service};
 
-pub use self::keys::{Caller, Keys, Operator};
 use super::{LayerFuture, Stage, part};
+use crate::access::callers::{Caller, Keys};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
 use crate::strict;

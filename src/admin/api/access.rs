@@ -18,14 +18,14 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
+use crate::access::callers;
+use crate::access::callers::Operator;
+use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::ids::OrgId;
-use crate::layers::auth;
-use crate::layers::auth::Operator;
-use crate::layers::forwarded::TrustedProxies;
-use crate::layers::trace::Peer;
-use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
+use crate::store::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::strict;
 use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
@@ -145,8 +145,8 @@ impl Access {
         let header = strict::single_header(&parts.headers, "Authorization")?;
         let header = header.map(|value| value.to_str().unwrap_or_default());
         Ok(match self.api.keys.authenticate(header, peer, false).await? {
-            auth::Caller::Operator(operator) => Caller::Operator(operator),
-            auth::Caller::Tenant(principal) => Caller::Tenant(principal),
+            callers::Caller::Operator(operator) => Caller::Operator(operator),
+            callers::Caller::Tenant(principal) => Caller::Tenant(principal),
         })
     }
 

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, given, there};
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
-use crate::ledger::{
+use crate::store::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
 };
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::GatewayError;
-use crate::ledger::LedgerError;
+use crate::store::LedgerError;
 use crate::strict::GivenTwice;
 
 /// A problem document.

@@ -14,7 +14,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, ProviderId};
-use crate::ledger::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
+use crate::store::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
 /// Which identity providers.
 #[derive(Debug, Deserialize, IntoParams)]

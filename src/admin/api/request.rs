@@ -19,7 +19,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
-use crate::ledger::{LedgerError, Slice};
+use crate::store::{LedgerError, Slice};
 use crate::strict;
 
 /// A JSON body.

@@ -11,11 +11,11 @@ use crate::api_key::PresentedKey;
 use crate::cli::CliError;
 use crate::credits::Credits;
 use crate::ids::{OrgId, UserId};
-use crate::ledger::{
+use crate::secret::Secret;
+use crate::store::{
     Database, KeySpec, NewOrg, NewUser, Once, OperatorRole, OrgChange, OrgFilter, Role, Slice, UserFilter,
     Why,
 };
-use crate::secret::Secret;
 
 const NAME: &str = "demo";
 const CREDITS: Credits = Credits::new(100_000);

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::fleet::{Environment, Fleet, Spec};
-use super::load::Plan;
-use super::scaled;
-use super::table::{Row, report, skipped};
-use crate::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Environment, Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report, skipped};
 
 /// Where Debian's package `libfaketime` has its library, which shifts the wall clock of a process.
 fn faketime() -> Option<PathBuf> {

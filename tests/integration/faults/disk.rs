@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::fleet::{Fleet, Spec};
-use super::load::Plan;
 use super::postgres_kills::{LONGEST_ANSWER, slowest, until_noticed};
-use super::scaled;
-use super::table::{Row, report, skipped};
-use crate::cluster::TestCluster;
-use crate::process::Scratch;
+use crate::support::cluster::TestCluster;
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report, skipped};
+use crate::support::process::Scratch;
 
 /// A small file system in memory. It is gone when it is dropped.
 struct SmallDisk(PathBuf);

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::fleet::{Fleet, Spec};
-use super::load::Plan;
 use super::postgres_kills::{LONGEST_ANSWER, slowest};
-use super::scaled;
-use super::table::{Row, report};
-use crate::cluster::TestCluster;
-use crate::network::Network;
+use crate::support::cluster::TestCluster;
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
+use crate::support::network::Network;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promoted_standby_has_everything_that_was_acknowledged() {

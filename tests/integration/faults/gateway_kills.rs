@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::fleet::{Fleet, Spec};
-use super::load::Plan;
-use super::scaled;
-use super::table::{Row, report};
-use crate::database::TestDatabase;
+use crate::support::database::TestDatabase;
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_killed_at_any_instant_loses_nothing() {

@@ -5,11 +5,11 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::fleet::{Fleet, Spec};
-use super::load::Reply;
-use super::scaled;
-use super::table::{Row, report};
-use crate::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Reply;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
 
 const IN_PROGRESS: u16 = 409;
 

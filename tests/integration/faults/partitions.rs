@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::fleet::{Fleet, Spec};
-use super::load::Plan;
 use super::postgres_kills::{LONGEST_ANSWER, slowest};
-use super::scaled;
-use super::table::{Row, report};
-use crate::database::TestDatabase;
-use crate::network::{Flow, Network, Weather};
+use crate::support::database::TestDatabase;
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
+use crate::support::network::{Flow, Network, Weather};
 
 const DELAYED: Weather = Weather::both(Flow::Delay(Duration::from_millis(250)));
 const DEAF: Weather = Weather { questions: Flow::Swallow, ..Weather::CLEAR };

@@ -5,12 +5,12 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::fleet::{Fleet, Spec};
-use super::load::Reply;
-use super::scaled;
-use super::table::{Row, report, skipped};
-use crate::database::{TestDatabase, until};
-use crate::network::{Network, Weather};
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Reply;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report, skipped};
+use crate::support::network::{Network, Weather};
 
 /// Where it stops: when the create's own task begins, and at the last instant before the first byte.
 const STEPS: &[&str] = &["create.held", "create.before_send"];

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::fleet::{Fleet, Spec};
-use super::load::{Plan, Reply};
-use super::scaled;
-use super::table::{Row, report};
-use crate::cluster::TestCluster;
-use crate::database::until;
+use crate::support::cluster::TestCluster;
+use crate::support::database::until;
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::{Plan, Reply};
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
 
 const LOAD: Plan = Plan { rate: 100, keyed: 4, again: true };
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::fleet::{Fleet, Spec};
-use super::scaled;
-use super::table::{Row, report};
-use crate::database::{PATIENCE, TestDatabase};
+use crate::support::database::{PATIENCE, TestDatabase};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
 
 /// Both gateways' reconcilers, and a customer at each who asks all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::fleet::{Fleet, Spec};
-use super::load::{Create, Reply};
-use super::scaled;
-use super::table::{Row, report, skipped};
-use crate::database::{TestDatabase, until};
-use crate::network::{Flow, Network, Weather};
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::{Create, Reply};
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report, skipped};
+use crate::support::network::{Flow, Network, Weather};
 
 /// What is left of a create whose gateway died at a step.
 struct Left {

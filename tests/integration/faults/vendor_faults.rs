@@ -6,11 +6,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::fleet::{Fleet, Spec};
-use super::load::Plan;
-use super::scaled;
-use super::table::{Row, report};
-use crate::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::Plan;
+use crate::support::faults::scaled;
+use crate::support::faults::table::{Row, report};
 
 /// Answers to a create that leave open whether it was taken: it may have been. (Not among them: an id that looks good and is
 /// none. Its task runs until its greatest age, which is hours.)

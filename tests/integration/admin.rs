@@ -1,0 +1,6 @@
+//! The management API.
+
+mod api;
+mod authorisation;
+mod credits;
+mod edges;

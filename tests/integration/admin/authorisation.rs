@@ -1,0 +1,216 @@
+//! Every route × every role × the own and a foreign organisation, read from the OpenAPI document itself: a route that is
+//! added is tried by that alone.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tollgate::ids::OrgId;
+use tollgate::store::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Role};
+
+use crate::support::admin_client::AdminClient;
+use crate::support::fixture;
+use crate::support::gateway::TestGateway;
+
+/// Somebody who calls: what the document names it, and its token.
+struct Somebody {
+    role: &'static str,
+    org: Option<OrgId>,
+    token: String,
+}
+
+/// One operation of the document.
+struct Operation {
+    method: Method,
+    path: String,
+    roles: Vec<String>,
+    takes_body: bool,
+    parameters: Vec<String>,
+}
+
+fn operations(document: &Value) -> Vec<Operation> {
+    let mut all = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Ok(method) = Method::from_bytes(method.to_uppercase().as_bytes()) else { continue };
+            let requirements =
+                operation["security"].as_array().unwrap_or_else(|| panic!("{method} {path}: for whom?"));
+            let roles: Vec<String> = requirements
+                .iter()
+                .flat_map(|requirement| requirement["bearer"].as_array().unwrap())
+                .map(|role| role.as_str().unwrap().to_owned())
+                .collect();
+            assert!(!roles.is_empty(), "{method} {path} is for nobody");
+            let parameters =
+                path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
+            all.push(Operation {
+                method,
+                path: path.clone(),
+                roles,
+                takes_body: operation.get("requestBody").is_some(),
+                parameters,
+            });
+        }
+    }
+    assert!(all.len() > 20, "this is not the whole document");
+    all
+}
+
+/// One of everything that belongs to an organisation, fresh.
+async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, String> {
+    let db = gateway.db.database();
+    let name = fixture::new_hold(org, 1).hold.to_string();
+    let user = db.create_user(org, &name, "member").await.unwrap();
+    let team = db.create_team(org, &name).await.unwrap();
+    let spec = KeySpec { name, env: "test".into(), ..KeySpec::default() };
+    let (key, _) = db.create_key(org, user, &spec).await.unwrap();
+    let new = NewBudget {
+        org: Some(org),
+        level: BudgetLevel::User,
+        subject: Some(user.to_string()),
+        period: Period::Daily,
+        credits: None,
+        thresholds: None,
+    };
+    let budget = db.make_budget(&new).await.unwrap();
+    let (token, _) = db.create_operator_token("a sample", OperatorRole::OperatorRead, None).await.unwrap();
+    BTreeMap::from([
+        ("org_id", org.to_string()),
+        ("user_id", user.to_string()),
+        ("team_id", team.to_string()),
+        ("key_id", key.to_string()),
+        ("budget_id", budget.to_string()),
+        ("token_id", token.to_string()),
+    ])
+}
+
+/// Parameters whose value belongs to an organisation; the others belong to the platform.
+const OWNED: &[&str] = &["org_id", "user_id", "team_id", "key_id", "hold_id", "budget_id"];
+
+/// A parameter's value: that of the samples, or one that is well formed and names nothing.
+fn value(samples: &BTreeMap<&'static str, String>, name: &str) -> String {
+    let known = samples.get(name).cloned();
+    known.unwrap_or_else(|| match name {
+        "hold_id" => format!("hold_{:032x}", 1),
+        "budget_id" => format!("bud_{:032x}", 1),
+        "provider_id" => format!("idp_{:032x}", 1),
+        "identity_id" => format!("idn_{:032x}", 1),
+        "version" => "1".into(),
+        "task_type" => "pro-text-to-video".into(),
+        "month" => "2026-01".into(),
+        other => format!("{other}_1"),
+    })
+}
+
+async fn changes(gateway: &TestGateway) -> i64 {
+    sqlx::query_scalar("select count(*) from audit_log").fetch_one(gateway.db.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn roles_are_given_by_rule() {
+    let gateway = TestGateway::start().await;
+    let document = AdminClient::new(&gateway, "").get("/openapi.json").await.expect(200);
+    for Operation { method, path, roles, parameters, .. } in operations(&document) {
+        let names = |role: &str| roles.iter().any(|named| named == role);
+        let looks = method == Method::GET;
+        assert!(names("operator"), "{method} {path}: an operator does everything");
+        assert!(looks == names("operator-read"), "{method} {path}: who only looks looks at everything");
+        assert!(!names("member") || path == "/admin/v1/me", "{method} {path}: members do not manage");
+        let owned = parameters.iter().any(|name| OWNED.contains(&name.as_str()));
+        assert!(looks || owned || !names("org-admin"), "{method} {path}: whose is what this changes?");
+    }
+}
+
+#[tokio::test]
+async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
+    let gateway = TestGateway::start().await;
+    let db = gateway.db.database();
+    let (own, foreign) = (gateway.caller.org, db.create_org("another customer").await.unwrap());
+    let mut callers = Vec::new();
+    for (role, as_stored) in
+        [("operator", OperatorRole::Operator), ("operator-read", OperatorRole::OperatorRead)]
+    {
+        let (_, token) = db.create_operator_token(role, as_stored, None).await.unwrap();
+        callers.push(Somebody { role, org: None, token: token.expose().to_owned() });
+    }
+    for (role, as_stored) in [("org-admin", Role::Admin), ("member", Role::Member)] {
+        let user = db.create_user(own, role, as_stored.as_str()).await.unwrap();
+        let spec = KeySpec { name: role.into(), env: "test".into(), ..KeySpec::default() };
+        let (_, key) = db.create_key(own, user, &spec).await.unwrap();
+        callers.push(Somebody { role, org: Some(own), token: key.expose().to_owned() });
+    }
+    let document = AdminClient::new(&gateway, "").get("/openapi.json").await.expect(200);
+    let theirs = samples(&gateway, foreign).await;
+    let mut wrong = Vec::new();
+    let mut tried = 0;
+    let never = [("if-match", "2147483647")];
+    for operation in operations(&document) {
+        // A body that no operation takes, a version that nothing has: whoever is let in gets no further than its refusal.
+        let body = || operation.takes_body.then(|| json!({"no such field": 1}));
+        let path = |samples: &BTreeMap<&'static str, String>| {
+            operation.parameters.iter().fold(operation.path.clone(), |path, name| {
+                path.replace(&format!("{{{name}}}"), &value(samples, name))
+            })
+        };
+        let owned = operation.parameters.iter().any(|name| OWNED.contains(&name.as_str()));
+        let mut expect = |who: &str, whose: &str, expected: &str, fits: bool, got: u16| {
+            tried += 1;
+            if !fits {
+                let Operation { method, path, .. } = &operation;
+                wrong.push(format!("{method} {path} by {who}, {whose}: {got}, not {expected}"));
+            }
+        };
+        for caller in &callers {
+            let client = AdminClient::new(&gateway, &*caller.token);
+            let named = operation.roles.iter().any(|role| role == caller.role);
+            if !named {
+                let before = changes(&gateway).await;
+                let got = client
+                    .call_with(operation.method.clone(), &path(&theirs), body(), &never)
+                    .await
+                    .status
+                    .as_u16();
+                expect(caller.role, "theirs", "403", got == 403, got);
+                assert_eq!(changes(&gateway).await, before, "{} {}", operation.method, operation.path);
+            }
+            let ours = samples(&gateway, own).await;
+            let before = changes(&gateway).await;
+            let answer = client.call_with(operation.method.clone(), &path(&ours), body(), &never).await;
+            let got = answer.status.as_u16();
+            if named {
+                // What it names may be gone or not be there at all; that it was let in is what counts.
+                let known = operation.parameters.iter().all(|name| ours.contains_key(name.as_str()));
+                let fits = !matches!(got, 401 | 403 | 405) && got < 500 && (got != 404 || !known);
+                expect(caller.role, "its own", "let in", fits, got);
+                if caller.org.is_some() {
+                    let text = answer.body.to_string();
+                    assert!(!text.contains(&foreign.to_string()), "{}: {text}", operation.path);
+                }
+            } else {
+                expect(caller.role, "its own", "403", got == 403, got);
+                assert_eq!(changes(&gateway).await, before, "{} {}", operation.method, operation.path);
+            }
+            if named && owned && caller.org.is_some() {
+                let before = changes(&gateway).await;
+                let got = client
+                    .call_with(operation.method.clone(), &path(&theirs), body(), &never)
+                    .await
+                    .status
+                    .as_u16();
+                expect(caller.role, "theirs", "404", got == 404, got);
+                assert_eq!(changes(&gateway).await, before, "{} {}", operation.method, operation.path);
+            }
+        }
+        for token in ["", "nonsense"] {
+            let nobody = AdminClient::new(&gateway, token);
+            let got = nobody
+                .call_with(operation.method.clone(), &path(&theirs), body(), &never)
+                .await
+                .status
+                .as_u16();
+            expect("nobody", "theirs", "401", matches!(got, 401 | 429), got);
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    println!("{tried} combinations of route, role and organisation");
+}

@@ -1,0 +1,368 @@
+//! The edges of the management API: instants at the end of the calendar, bodies that are none, callers that dawdle.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tollgate::store::OperatorRole;
+
+use crate::support::admin_client::AdminClient;
+use crate::support::gateway::TestGateway;
+
+/// In UTC that is in the year 10000, which neither the database nor RFC 3339 can say.
+const BEYOND: &str = "9999-12-31T23:59:59-23:00";
+/// And that before the year 0.
+const BEFORE: &str = "0000-01-01T00:00:00+23:00";
+
+fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    match schema["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
+        None => schema,
+    }
+}
+
+fn is_instant(document: &Value, schema: &Value) -> bool {
+    resolved(document, schema)["format"] == "date-time"
+}
+
+/// Something that fits `schema`.
+fn example(document: &Value, name: &str, schema: &Value, known: &BTreeMap<&str, String>) -> Value {
+    let schema = resolved(document, schema);
+    if let Some(known) = known.get(name) {
+        return json!(known);
+    }
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
+    }
+    let least = schema["minimum"].as_i64().unwrap_or(0).max(1);
+    match schema["type"].as_str() {
+        Some("integer") => json!(least),
+        Some("string") if schema["format"] == "date-time" => json!("2100-01-01T00:00:00Z"),
+        Some("string") => json!("x"),
+        Some("boolean") => json!(false),
+        other => panic!("{name}: teach this test of {other:?}"),
+    }
+}
+
+/// Bodies that have all that is required and one instant in the place of each `date-time`.
+fn bodies(document: &Value, schema: &Value, known: &BTreeMap<&str, String>, instant: &str) -> Vec<Value> {
+    let schema = resolved(document, schema);
+    let empty = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&empty);
+    let instants = properties.iter().filter(|(_, property)| is_instant(document, property));
+    let body = |(instant_name, _): (&String, &Value)| {
+        let required = schema["required"].as_array().into_iter().flatten().map(|name| name.as_str().unwrap());
+        let mut body: Map<String, Value> = required
+            .map(|name| (name.to_owned(), example(document, name, &properties[name], known)))
+            .collect();
+        body.insert(instant_name.clone(), json!(instant));
+        Value::Object(body)
+    };
+    instants.map(body).collect()
+}
+
+/// Every call that has an instant in its query or its body.
+fn calls(
+    document: &Value,
+    known: &BTreeMap<&str, String>,
+    instant: &str,
+) -> Vec<(Method, String, Option<Value>)> {
+    let mut calls = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let mut at = path.clone();
+        for (name, value) in known {
+            at = at.replace(&format!("{{{name}}}"), value);
+        }
+        for (method, operation) in methods.as_object().unwrap() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if parameter["in"] == "query" && is_instant(document, &parameter["schema"]) {
+                    let name = parameter["name"].as_str().unwrap();
+                    calls.push((
+                        method.clone(),
+                        format!("{at}?{name}={}", instant.replace('+', "%2B")),
+                        None,
+                    ));
+                }
+            }
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            for body in bodies(document, schema, known, instant) {
+                calls.push((method.clone(), at.clone(), Some(body)));
+            }
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn no_instant_of_any_operation_is_a_defect() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let budget = json!({"level": "user", "subject_id": gateway.caller.user, "period": "daily", "credits": 5});
+    let budget = operator.post(&format!("{org}/budgets"), budget).await.expect(201);
+    let factor = json!({"factor_bp": 9000, "valid_from": "2050-01-01T00:00:00Z", "reason": "x"});
+    let factor = operator.post(&format!("{org}/price-factors"), factor).await.expect(201);
+    let book = json!({"name": "next", "copy_of": 1});
+    let book = operator.post("/admin/v1/price-books", book).await.expect(201);
+    let known = BTreeMap::from([
+        ("org_id", gateway.caller.org.to_string()),
+        ("user_id", gateway.caller.user.to_string()),
+        ("key_id", gateway.caller.key.to_string()),
+        ("budget_id", text(&budget["budget_id"])),
+        ("factor_id", text(&factor["factor_id"])),
+        ("version", text(&book["version"])),
+    ]);
+
+    let document = operator.get("/openapi.json").await.expect(200);
+    for instant in [BEYOND, BEFORE] {
+        let calls = calls(&document, &known, instant);
+        assert!(calls.len() >= 15, "{calls:#?}");
+        for (method, path, body) in calls {
+            let answer = operator.call(method.clone(), &path, body.clone()).await;
+            assert_eq!(answer.status.as_u16(), 400, "{method} {path} {body:?}: {:#}", answer.body);
+        }
+    }
+    // The rest of those calls was right.
+    for (method, path, body) in calls(&document, &known, "2060-01-01T00:00:00Z") {
+        let answer = operator.call(method.clone(), &path, body.clone()).await;
+        let said = answer.body["detail"].to_string();
+        assert!(!said.contains("the body: ") && !said.contains("the query: "), "{method} {path}: {said}");
+    }
+
+    let address = format!("http://{}", gateway.address());
+    let document: Value =
+        gateway.client.get(format!("{address}/openapi.json")).send().await.unwrap().json().await.unwrap();
+    for instant in [BEYOND, BEFORE] {
+        let calls = calls(&document, &known, instant);
+        assert!(calls.len() >= 2, "{calls:#?}");
+        for (method, path, _) in calls {
+            let answer = gateway.call(method, &path).send().await.unwrap();
+            assert!(answer.status().as_u16() < 500, "{path}: {}", answer.status());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_array_is_no_object() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    operator.post("/admin/v1/orgs", json!(["Blue"])).await.expect(400);
+    let credits = format!("/admin/v1/orgs/{}/credits", gateway.caller.org);
+    let before = operator.get(&credits).await.expect(200)["available"].clone();
+    operator.post(&format!("{credits}/grants"), json!([5, "x", null, null])).await.expect(400);
+    assert_eq!(operator.get(&credits).await.expect(200)["available"], before);
+}
+
+#[tokio::test]
+async fn a_caller_that_dawdles_does_not_hold_up_the_end() {
+    let gateway = TestGateway::start().await;
+    let token = gateway.operator_token().await;
+    let address = gateway.admin_url("").strip_prefix("http://").unwrap().to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /admin/v1/orgs HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The gateway has begun to read the body.
+    let mut said = [0; 12];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 100");
+    stream.write_all(b"{").await.unwrap();
+    // Its drop fails if the gateway does not finish in time.
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn heads_names_and_empty_changes_are_as_the_document_says() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let key = |length: usize| json!({"user_id": gateway.caller.user, "name": "é".repeat(length)});
+    admin.post(&format!("{org}/keys"), key(200)).await.expect(201);
+    admin.post(&format!("{org}/keys"), key(201)).await.expect(400);
+
+    let credits = format!("{org}/credits");
+    let seen = admin.patch(&credits, json!({"low_threshold": 5})).await;
+    let seen = seen.etag.unwrap();
+    admin.patch(&credits, json!({"low_threshold": 6})).await.expect(200);
+    let nothing = || Some(json!({}));
+    admin.call_with(Method::PATCH, &credits, nothing(), &[("if-match", &seen)]).await.expect(412);
+    admin.call_with(Method::PATCH, &credits, nothing(), &[]).await.expect(200);
+
+    operator.patch(&org, json!({"status": "suspended"})).await.expect(200);
+    crate::support::database::until("the gateway has heard of it", async || {
+        admin.patch(&credits, json!({})).await.status.as_u16() == 403
+    })
+    .await;
+    assert_eq!(admin.get(&org).await.status.as_u16(), 200);
+    assert_eq!(admin.call(Method::HEAD, &org, None).await.status.as_u16(), 200);
+}
+
+/// Every text at any depth.
+fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
+        _ => {}
+    }
+}
+
+async fn logged(operator: &AdminClient<'_>, query: &str) -> Vec<Value> {
+    let log = operator.get(&format!("/admin/v1/audit-log?limit=200{query}")).await.expect(200);
+    log["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn every_id_in_the_log_is_as_the_api_says_it() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let team = operator.post(&format!("{org}/teams"), json!({"name": "film"})).await.expect(201);
+    let user = json!({"team_id": team["team_id"]});
+    operator.patch(&format!("/admin/v1/users/{}", gateway.caller.user), user).await.expect(200);
+    let mut made = vec![team["team_id"].clone()];
+    for (level, subject) in [
+        ("team", team["team_id"].clone()),
+        ("user", json!(gateway.caller.user)),
+        ("key", json!(gateway.caller.key)),
+    ] {
+        let budget = json!({"level": level, "subject_id": subject, "period": "daily", "credits": 5_000});
+        let budget = operator.post(&format!("{org}/budgets"), budget).await.expect(201);
+        made.push(budget["budget_id"].clone());
+    }
+    let factor = json!({"factor_bp": 9000, "valid_from": "2050-01-01T00:00:00Z", "reason": "x"});
+    made.push(operator.post(&format!("{org}/price-factors"), factor).await.expect(201)["factor_id"].clone());
+    let provider = json!({"name": "new", "issuer": "https://x.example", "audiences": ["a"],
+                          "jwks_url": "https://x.example/keys", "org_id": gateway.caller.org});
+    let provider = operator.post("/admin/v1/identity-providers", provider).await.expect(201);
+    made.push(provider["provider_id"].clone());
+    let tie =
+        json!({"provider_id": provider["provider_id"], "subject": "ada", "user_id": gateway.caller.user});
+    made.push(operator.post(&format!("{org}/identities"), tie).await.expect(201)["identity_id"].clone());
+    let other = gateway.another_org("another customer", 0).await;
+    let transfer = json!({"from_org": gateway.caller.org, "to_org": other.org, "credits": 5, "reason": "x"});
+    operator.post("/admin/v1/transfers", transfer).await.expect(201);
+    let token = json!({"name": "second", "role": "operator_read"});
+    made.push(operator.post("/admin/v1/operator-tokens", token).await.expect(201)["token_id"].clone());
+    operator.post("/admin/v1/price-books", json!({"name": "next", "copy_of": 1})).await.expect(201);
+
+    let log = json!(logged(&operator, "").await);
+    let mut found = Vec::new();
+    texts(&log, &mut found);
+    let bare: Vec<&&str> = found.iter().filter(|text| uuid::Uuid::try_parse(text).is_ok()).collect();
+    assert!(bare.is_empty(), "{bare:?}");
+    let ours = ["org", "team", "usr", "key", "hold", "ent", "bud", "opt", "fac", "idp", "idn", "req"];
+    for text in &found {
+        if let Some((prefix, hex)) = text.rsplit_once('_')
+            && hex.len() == 32
+            && uuid::Uuid::try_parse(hex).is_ok()
+        {
+            let prefix = prefix.rsplit(':').next().unwrap();
+            assert!(ours.contains(&prefix), "{text} is no id");
+        }
+    }
+    for id in made {
+        let id = id.as_str().unwrap();
+        let of = logged(&operator, &format!("&target_id={id}")).await;
+        assert!(!of.is_empty() && of.iter().all(|entry| entry["target_id"] == id), "{id}: {of:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_not_logged_but_a_new_secret_is() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    operator.patch(&path, json!({})).await.expect(200);
+    operator.patch(&path, json!({"name": "a customer", "overdraft": 0})).await.expect(200);
+    assert_eq!(logged(&operator, "&action=update_org").await, Vec::<Value>::new());
+    sqlx::query("update api_key set secret_sha256 = sha256('x') where key_id = $1")
+        .bind(gateway.caller.key.as_uuid())
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    let changed = logged(&operator, "&action=key.update").await;
+    assert_eq!(changed.len(), 1, "{changed:#?}");
+    assert_eq!((&changed[0]["before"], &changed[0]["after"]), (&json!({}), &json!({})));
+}
+
+#[tokio::test]
+async fn an_export_that_goes_on_misses_nothing() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let rename = async |name: &str| {
+        operator.patch(&path, json!({"name": name})).await.expect(200);
+    };
+    let mut forward = logged(&operator, "&order=asc").await;
+    forward.reverse();
+    assert_eq!(forward, logged(&operator, "").await);
+    let last = forward[0]["audit_id"].as_i64().unwrap();
+    rename("first").await;
+    rename("second").await;
+    let mut seen = Vec::new();
+    let mut cursor = last.to_string();
+    loop {
+        let page = operator.get(&format!("/admin/v1/audit-log?order=asc&limit=1&cursor={cursor}")).await;
+        let page = page.expect(200);
+        seen.push(page["items"][0]["after"]["name"].clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["first", "second"]);
+
+    // Somebody writes an entry and does not end; a younger one must not be shown before it.
+    let mut slow = gateway.db.pool().begin().await.unwrap();
+    sqlx::query(
+        "insert into audit_log (actor, action, target_kind, target_id) values ('x', 'slow', 'x', 'x')",
+    )
+    .execute(&mut *slow)
+    .await
+    .unwrap();
+    rename("third").await;
+    let newest = logged(&operator, "").await;
+    assert_eq!(newest[0]["after"]["name"], "third");
+    operator.get("/admin/v1/audit-log?order=asc").await.expect(503);
+    slow.commit().await.unwrap();
+    let all = logged(&operator, "&order=asc").await;
+    let slow = all.iter().position(|entry| entry["action"] == "slow").unwrap();
+    assert_eq!(all[slow + 1]["after"]["name"], "third");
+}
+
+#[tokio::test]
+async fn an_organisation_says_what_it_pays_now() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let usual = operator.patch(&path, json!({"price_factor_bp": 11_000})).await.expect(200);
+    assert_eq!(usual["price_factor_in_force_bp"], 11_000);
+    operator
+        .post(&format!("{path}/price-factors"), json!({"factor_bp": 9000, "reason": "x"}))
+        .await
+        .expect(201);
+    let shown = operator.get(&path).await.expect(200);
+    assert_eq!(
+        (&shown["price_factor_bp"], &shown["price_factor_in_force_bp"]),
+        (&json!(11_000), &json!(9000))
+    );
+    assert_eq!(operator.get("/admin/v1/orgs").await.expect(200)["items"][0], shown);
+}
+
+#[tokio::test]
+async fn what_is_pasted_into_a_path_is_not_logged() {
+    let gateway = TestGateway::start().await;
+    // Everything that is logged is searched at the end.
+    for path in [format!("/admin/v1/keys/{}", gateway.caller.text), "/admin/https://x/y.png".to_owned()] {
+        let answer = reqwest::get(gateway.admin_url(&path)).await.unwrap();
+        assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
+    }
+}

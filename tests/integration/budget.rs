@@ -1,0 +1,6 @@
+//! Budgets.
+
+mod gateways;
+mod levels;
+mod model;
+mod windows;

@@ -1,0 +1,8 @@
+//! Credits that come and go without a task, and what an organisation can read of them.
+
+mod expiry;
+mod operators;
+mod posting;
+mod reporting;
+mod statement;
+mod usage;

@@ -1,0 +1,10 @@
+//! The calls that the vendor's clients make.
+
+mod document;
+mod endpoints;
+mod idempotency;
+mod money;
+mod status;
+mod validation;
+mod vendor_examples;
+mod wire;

@@ -1,0 +1,155 @@
+//! The data plane describes itself: every operation, every code, and a page for people that needs no other site.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tollgate::wire::Code;
+
+use crate::support::gateway::{Answer, TestGateway, body};
+
+async fn open(gateway: &TestGateway, path: &str) -> Response {
+    gateway.request(Method::GET, path).send().await.unwrap()
+}
+
+async fn document(gateway: &TestGateway) -> Value {
+    let answer = open(gateway, "/openapi.json").await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    answer.json().await.unwrap()
+}
+
+/// Every value of `key` at any depth.
+fn all<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                if name == key {
+                    found.push(inner);
+                }
+                all(inner, key, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| all(item, key, found)),
+        _ => {}
+    }
+}
+
+/// The codes that the document has for an answer of this status.
+fn codes(document: &Value, path: &str, method: &str, status: u16) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    let answer = &document["paths"][path][method]["responses"][status.to_string()];
+    all(&answer["content"]["application/json"]["schema"]["properties"]["error"], "enum", &mut found);
+    let words = found.into_iter().flat_map(|words| words.as_array().unwrap());
+    words.map(|word| word.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_operation_and_every_code_is_in_the_document() {
+    let gateway = TestGateway::start().await;
+    let document = document(&gateway).await;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = ["/api/credits", "/api/generate", "/api/quote", "/api/status", "/api/tasks", "/healthz"];
+    assert_eq!(paths, expected.into());
+    let mut references = Vec::new();
+    all(&document, "$ref", &mut references);
+    for reference in references {
+        let pointer = reference.as_str().unwrap().strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+    for operation in ["generate", "quote"].map(|name| &document["paths"][format!("/api/{name}")]["post"]) {
+        assert_eq!(operation["security"], json!([{"bearer": []}]));
+    }
+    assert!(document["paths"]["/healthz"]["get"].get("security").is_none());
+
+    // What no operation can answer has another path, or another method.
+    let text = document.to_string();
+    let elsewhere = [Code::NotFound, Code::MethodNotAllowed];
+    for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code)) {
+        assert!(text.contains(code.as_str()), "{} is not documented", code.as_str());
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_is_what_is_documented() {
+    let gateway = TestGateway::builder().credits(400).start().await;
+    let document = document(&gateway).await;
+    let quoted = gateway.call(Method::POST, "/api/quote?valid_for=10").body(body("x").to_string());
+    let calls = [
+        ("/api/generate", "post", gateway.creating(body("x").to_string())),
+        ("/api/generate", "post", gateway.creating(body("poor").to_string())),
+        ("/api/generate", "post", gateway.creating("{}")),
+        ("/api/generate", "post", gateway.request(Method::POST, "/api/generate")),
+        ("/api/quote", "post", quoted),
+        (
+            "/api/quote",
+            "post",
+            gateway.call(Method::POST, "/api/quote?valid_for=x").body(body("x").to_string()),
+        ),
+        ("/api/status", "get", gateway.call(Method::GET, "/api/status")),
+        ("/api/status", "get", gateway.call(Method::GET, "/api/status?task_id=nothing")),
+        ("/api/credits", "get", gateway.call(Method::GET, "/api/credits")),
+        ("/api/tasks", "get", gateway.call(Method::GET, "/api/tasks?status=SUCCESS")),
+        ("/api/tasks", "get", gateway.call(Method::GET, "/api/tasks?status=DONE")),
+    ];
+    for (path, method, call) in calls {
+        let answer = Answer::to(call).await;
+        let documented = &document["paths"][path][method]["responses"][answer.status.to_string()];
+        assert!(documented.is_object(), "{path}: {answer:?}");
+        for name in answer
+            .headers
+            .keys()
+            .filter(|name| !["content-type", "content-length", "date"].contains(&name.as_str()))
+        {
+            let known = documented["headers"].as_object().unwrap().keys();
+            assert!(
+                known.into_iter().any(|known| known.eq_ignore_ascii_case(name.as_str())),
+                "{path}: {name}"
+            );
+        }
+        let (json, vendors) = (answer.json(), (path, answer.status) == ("/api/generate", 400));
+        match json["error"].as_str() {
+            Some(code) => {
+                assert!(vendors || codes(&document, path, method, answer.status).contains(code), "{answer:?}")
+            }
+            // Of our own data every field is described.
+            None => {
+                let envelope = &documented["content"]["application/json"]["schema"]["$ref"];
+                let envelope = document.pointer(&envelope.as_str().unwrap()[1..]).unwrap();
+                let mut fields = Vec::new();
+                let data = &envelope["properties"]["data"];
+                let data = data["$ref"].as_str().map_or(data, |name| document.pointer(&name[1..]).unwrap());
+                let balance = document.pointer("/components/schemas/Balance").unwrap();
+                for schema in [data, balance] {
+                    all(schema, "properties", &mut fields);
+                }
+                for name in json["data"].as_object().unwrap().keys() {
+                    let open = data["additionalProperties"] == true;
+                    assert!(open || fields.iter().any(|fields| fields.get(name).is_some()), "{path}: {name}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_page_for_people_comes_whole_from_here() {
+    let gateway = TestGateway::start().await;
+    let page = open(&gateway, "/docs/").await;
+    assert_eq!(page.headers()["content-type"], "text/html");
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'self'") && !policy.contains("http"), "{policy}");
+    assert!(page.text().await.unwrap().contains("swagger-ui-bundle.js"));
+    let start = open(&gateway, "/docs/swagger-initializer.js").await.text().await.unwrap();
+    assert!(start.contains("/openapi.json"), "{start}");
+    assert_eq!(open(&gateway, "/docs").await.headers()["location"], "/docs/");
+    Answer::of(open(&gateway, "/docs/nothing").await).await.refused(404, "NOT_FOUND");
+    for path in ["/docs/", "/openapi.json", "/healthz"] {
+        let refused = Answer::to(gateway.request(Method::POST, path)).await;
+        refused.refused(405, "METHOD_NOT_ALLOWED");
+        assert_eq!(refused.header("allow"), "GET, HEAD");
+    }
+}

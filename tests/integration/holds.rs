@@ -1,0 +1,12 @@
+//! Holds and the life of a task.
+
+mod audit;
+mod audit_runs;
+mod consumption;
+mod doubt;
+mod faults;
+mod finishing;
+mod model;
+mod profiles;
+mod reserve;
+mod steps;

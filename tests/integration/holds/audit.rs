@@ -1,0 +1,277 @@
+//! The audit finds each thing that must never be true, under its name, and nothing where there is nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::task::JoinSet;
+use tollgate::clock::Clock;
+use tollgate::ids::{HoldId, OrgId};
+use tollgate::store::{Ledger, Once, Step, Why};
+
+use crate::support::database::TestDatabase;
+use crate::support::fixture::{
+    credits, doubt, fail, funded, grant, late_fail, late_run, late_settle, ledger, new_hold, refuse, run,
+    settle, with_key, write_off,
+};
+
+const ORGS: &str = "every organisation has a balance, and every balance an organisation";
+const SUM: &str = "available + held + consumed = granted";
+const HELD: &str = "held = sum of open holds";
+const ENTRIES: &str = "granted and consumed = sums of entries";
+const COUNTERS: &str = "open tasks and tasks in doubt are counted";
+const CONSUME: &str = "a settled task has exactly one consume, of what was charged; no other has one";
+const OVERRUN: &str = "an overrun is what was charged above the hold";
+const ADMISSION: &str = "no admission took the balance below its overdraft";
+const AMOUNT: &str = "a hold is its list price times its factor, rounded up";
+const CHARGE: &str = "a charge is what the upstream consumed times the factor, rounded up";
+const LOSS: &str = "a written-off task has its loss";
+const LOST: &str = "a loss belongs to a task that no tenant paid for";
+const LATE: &str = "a task that came to light after its end is charged by corrections, and no other is";
+const CORRECTION: &str = "a correction belongs to a hold";
+const KEY: &str = "an idempotency key points to what it made";
+const USAGE: &str = "usage by day = entries of tasks";
+const TRANSFER: &str = "a transfer has two halves";
+const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
+const POOL: &str = "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed";
+const OPEN_KEY: &str = "an open hold keeps its idempotency key";
+
+/// An organisation with a hold in every state, each with an idempotency key.
+async fn live(db: &TestDatabase) -> OrgId {
+    let (ledger, org) = (ledger(db).await, funded(db, 0).await);
+    db.database().post_credit(org, credits(10_000), "top-up", "test", Some("top-up")).await.unwrap();
+    for (name, steps) in [
+        ("held", vec![]),
+        ("running", vec![run(HoldId::generate())]),
+        ("in doubt", vec![doubt()]),
+        ("settled", vec![run(HoldId::generate()), settle(300)]),
+        ("overrun", vec![run(HoldId::generate()), settle(401)]),
+        ("failed", vec![run(HoldId::generate()), fail(5)]),
+        ("refused", vec![refuse()]),
+        ("written off", vec![doubt(), write_off(400)]),
+        ("late", vec![doubt(), write_off(400), late_run(), late_settle(300)]),
+        ("late and failed", vec![doubt(), write_off(400), late_run(), late_fail(200)]),
+    ] {
+        let mut guard = grant(&ledger, with_key(org, 400, name)).await;
+        for step in steps {
+            guard.step(step).await.unwrap();
+        }
+        std::mem::forget(guard);
+    }
+    ledger.shut_down().await;
+    org
+}
+
+/// Past the triggers, as nothing of ours does.
+async fn break_it(db: &TestDatabase, statement: &str) {
+    let sql = format!("begin; set local session_replication_role = replica; {statement}; commit");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_breach_is_found_by_name_and_nothing_else_is() {
+    for (statement, expected) in [
+        ("delete from org", &[ORGS][..]),
+        ("insert into org (org_id, name) values (gen_random_uuid(), 'no balance')", &[ORGS]),
+        ("delete from org_balance", &[ORGS, HELD, ENTRIES, COUNTERS]),
+        ("update org_balance set available = available + 1", &[SUM]),
+        ("update org_balance set available = available - 1", &[SUM]),
+        ("update org_balance set available = 9223372036854775807", &[SUM]),
+        ("update org_balance set held = held + 1, available = available - 1", &[HELD]),
+        ("update org_balance set granted = granted + 1, available = available + 1", &[ENTRIES]),
+        ("update org_balance set consumed = consumed + 1, available = available - 1", &[ENTRIES]),
+        ("update org_balance set open_tasks = open_tasks + 1", &[COUNTERS]),
+        ("update org_balance set in_doubt = 0", &[COUNTERS]),
+        ("delete from hold where idem_key = 'held'", &[HELD, COUNTERS, KEY]),
+        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY]),
+        ("delete from hold where idem_key = 'refused'", &[]),
+        ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT]),
+        ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT]),
+        ("update hold set factor_bp = 9999 where idem_key = 'failed'", &[]),
+        ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT]),
+        ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION]),
+        ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[]),
+        ("update hold set state = 'IN_DOUBT' where idem_key = 'running'", &[COUNTERS]),
+        ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME]),
+        (
+            "update hold set state = 'SETTLED', charged = 0, raw_consumed = 0 where idem_key = 'failed'",
+            &[CONSUME, LOST],
+        ),
+        ("update hold set charged = 299 where idem_key = 'settled'", &[CONSUME, CHARGE]),
+        ("update hold set raw_consumed = 301 where idem_key = 'settled'", &[CHARGE]),
+        ("update hold set raw_consumed = null where idem_key = 'settled'", &[CHARGE]),
+        ("update entry set overrun = 0 where overrun > 0", &[OVERRUN]),
+        ("update entry set overrun = 1 where kind = 'consume'", &[OVERRUN]),
+        ("update entry set amount = amount + 1 where kind = 'grant'", &[ENTRIES]),
+        ("update entry set amount = amount - 1 where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
+        ("delete from entry where kind = 'grant'", &[ENTRIES, KEY]),
+        ("delete from entry where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
+        (
+            "insert into entry (org_id, entry_id, kind, amount, created_at) \
+             select org_id, gen_random_uuid(), 'adjust', -1, now() from org",
+            &[ENTRIES],
+        ),
+        (
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
+             select org_id, hold_id, 'consume', 0, hold_id, now() from hold where idem_key = 'refused'",
+            &[CONSUME, USAGE],
+        ),
+        (
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
+             select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), now() from org",
+            &[CORRECTION, LATE, USAGE],
+        ),
+        ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),
+        ("update hold set late = 'charged' where idem_key = 'failed'", &[LOST, LATE]),
+        ("update hold set raw_consumed = 301 where idem_key = 'late'", &[LATE]),
+        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE, USAGE]),
+        ("update platform_loss set amount = -399 where amount = -400", &[LOST]),
+        ("delete from platform_loss where possible", &[LOSS]),
+        ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST]),
+        ("update idempotency set hold_id = gen_random_uuid() where key = 'settled'", &[KEY]),
+        ("update idempotency set hold_id = gen_random_uuid() where key = 'running'", &[KEY, OPEN_KEY]),
+        ("update idempotency set hold_id = gen_random_uuid() where key = 'top-up'", &[KEY]),
+        ("update idempotency set key = 'other' where key = 'failed'", &[KEY]),
+        ("delete from idempotency where key in ('held', 'settled')", &[OPEN_KEY]),
+        ("update usage_day set tasks = tasks + 1", &[USAGE]),
+        ("update usage_day set charged = charged + 1, corrected = corrected - 1", &[USAGE]),
+        ("update usage_day set day = day - 1", &[USAGE]),
+        ("update usage_day set user_id = gen_random_uuid()", &[USAGE]),
+        ("delete from usage_day", &[USAGE]),
+    ] {
+        let mut db = TestDatabase::new().await;
+        live(&db).await;
+        let before = db.database().audit().await.unwrap();
+        assert_eq!((before.breaches, before.warnings), (vec![], vec![]));
+        assert_eq!((before.orgs, before.holds, before.entries), (1, 10, 4));
+        db.expect_broken();
+        break_it(&db, statement).await;
+        let report = db.database().audit().await.unwrap();
+        let mut found: Vec<_> = report.breaches.iter().map(|finding| finding.check).collect();
+        found.dedup();
+        assert_eq!(found, expected, "{statement}");
+        assert!(
+            report
+                .breaches
+                .iter()
+                .all(|finding| finding.detail.contains("org") || finding.detail.contains("balance"))
+        );
+    }
+}
+
+/// Two organisations with a transfer between them; one has a grant that ran out in part, and one that has not.
+async fn dealing(db: &TestDatabase) {
+    let (from, to) = (funded(db, 0).await, funded(db, 1000).await);
+    let why = Why { reason: "r", external_ref: None };
+    let database = db.database();
+    let tomorrow = Clock.wall() + Duration::from_secs(86_400);
+    database.grant(from, credits(100), Some(tomorrow), why, None).await.unwrap();
+    database.transfer(from, to, credits(30), why, Some(Once { key: "move", body: b"{}" })).await.unwrap();
+    database.expire_credits_of(from, Some(tomorrow)).await.unwrap();
+    database.grant(from, credits(50), Some(tomorrow), why, None).await.unwrap();
+    database.expire_credits().await.unwrap();
+    database.adjust(from, credits(-10), why, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_breach_of_what_operators_move_is_found_by_name() {
+    for (statement, expected) in [
+        (
+            "update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0",
+            &[TRANSFER][..],
+        ),
+        ("update entry set amount = amount + 1 where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
+        ("delete from entry where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
+        ("update entry set related_entry = gen_random_uuid() where kind = 'expire'", &[LOT]),
+        ("update entry set amount = amount - 1 where kind = 'expire'", &[ENTRIES, LOT]),
+        ("delete from entry where kind = 'expire'", &[ENTRIES, LOT]),
+        ("update credit_lot set expired = 0, burned = burned + expired where expired > 0", &[LOT]),
+        ("update credit_lot set amount = amount + 1, burned = burned + 1", &[LOT]),
+        ("update credit_lot set burned = 1 where burned = 0", &[POOL]),
+        ("delete from credit_lot where expired = 0", &[POOL]),
+        ("delete from credit_lot where expired > 0", &[LOT]),
+        ("update credit_pool set credits = credits + 1", &[POOL]),
+        ("delete from credit_pool", &[POOL]),
+        ("delete from credit_event", &[POOL]),
+        (
+            "insert into credit_event (org_id, entry_id) select org_id, entry_id from entry where kind = 'transfer'",
+            &[POOL],
+        ),
+        ("update idempotency set hold_id = gen_random_uuid()", &[KEY]),
+    ] {
+        let mut db = TestDatabase::new().await;
+        dealing(&db).await;
+        assert_eq!(db.database().audit().await.unwrap().breaches, []);
+        db.expect_broken();
+        break_it(&db, statement).await;
+        let mut found: Vec<_> =
+            db.database().audit().await.unwrap().breaches.iter().map(|f| f.check).collect();
+        found.dedup();
+        assert_eq!(found, expected, "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn old_unfinished_work_is_a_warning_and_no_breach() {
+    let db = TestDatabase::new().await;
+    live(&db).await;
+    sqlx::raw_sql(
+        "update hold set created_at = now() - interval '61 min', doubt_at = doubt_at - interval '61 min', due_at = now() - interval '11 min'",
+    )
+    .execute(db.pool())
+    .await
+    .unwrap();
+    let report = db.database().audit().await.unwrap();
+    assert_eq!(report.breaches, []);
+    let warnings: Vec<_> = report.warnings.iter().map(|finding| finding.check).collect();
+    assert_eq!(
+        warnings,
+        [
+            "a poll is more than ten minutes late",
+            "held for more than ten minutes without an answer on record",
+            "in doubt for more than an hour"
+        ]
+    );
+}
+
+/// Any life, with the odds of going on to the next step.
+async fn any_life(ledger: &Ledger, org: OrgId) {
+    let key = HoldId::generate().to_string();
+    let keyed = rand::rng().random_bool(0.5);
+    let mut guard = grant(ledger, if keyed { with_key(org, 10, &key) } else { new_hold(org, 10) }).await;
+    let step = [run(guard.id()), doubt(), refuse()][rand::rng().random_range(0..3)].clone();
+    guard.step(step).await.unwrap();
+    let step = [settle(10), settle(12), fail(1), Step::WriteOff { possible_loss: credits(10) }]
+        [rand::rng().random_range(0..4)]
+    .clone();
+    guard.step(step).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_of_a_running_system_finds_nothing() {
+    let db = TestDatabase::new().await;
+    let gateways = [ledger(&db).await, ledger(&db).await];
+    let orgs = [funded(&db, 1_000_000).await, funded(&db, 1_000_000).await];
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut load = JoinSet::new();
+    for caller in 0..32 {
+        let (gateway, stop) = (gateways[caller % 2].clone(), stop.clone());
+        load.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                any_life(&gateway, orgs[caller / 2 % 2]).await;
+            }
+        });
+    }
+    let mut holds = 0;
+    for _ in 0..15 {
+        let report = db.database().audit().await.unwrap();
+        assert_eq!(report.breaches, []);
+        assert!(report.holds >= holds);
+        holds = report.holds;
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.join_all().await;
+    let end = db.database().audit().await.unwrap();
+    assert!(holds > 0 && end.holds > holds, "the load went on all the time");
+}

@@ -1,0 +1,5 @@
+//! Rules of the source text and of the schema.
+
+mod ambiguous_input;
+mod architecture;
+mod schema;

@@ -1,0 +1,130 @@
+//! The operations listener, and what happens while the database is away.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tollgate::store::KeySpec;
+
+use crate::support::database::until;
+use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};
+
+async fn fetch(gateway: &TestGateway, path: &str) -> (u16, String) {
+    let answer = gateway.client.get(gateway.admin_url(path)).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Shuts the test's database against everybody, or opens it again.
+async fn let_in(gateway: &TestGateway, allowed: bool) {
+    let url = url::Url::parse(gateway.db.url()).unwrap();
+    let name = url.path().trim_start_matches('/').to_owned();
+    let mut server = url.clone();
+    server.set_path("postgres");
+    let mut admin = PgConnection::connect(server.as_str()).await.unwrap();
+    let allow = format!("alter database {name} with allow_connections {allowed}");
+    sqlx::query(AssertSqlSafe(allow)).execute(&mut admin).await.unwrap();
+    if !allowed {
+        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
+            .bind(&name)
+            .execute(&mut admin)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn health_readiness_and_metrics_are_served() {
+    let gateway = TestGateway::start().await;
+    let task = gateway.task("x").await;
+    gateway.finished(&task).await;
+    gateway.create(&json!({})).await.expect(400);
+    assert_eq!(fetch(&gateway, "/healthz").await, (200, "ok\n".into()));
+    let (status, ready) = fetch(&gateway, "/readyz").await;
+    assert_eq!((status, serde_json::from_str::<Value>(&ready).unwrap()["ready"].clone()), (200, json!(true)));
+
+    let (status, metrics) = fetch(&gateway, "/metrics").await;
+    assert_eq!(status, 200);
+    for family in [
+        "tollgate_requests_total",
+        "tollgate_request_seconds_bucket",
+        "tollgate_request_overhead_seconds_bucket",
+        "tollgate_upstream_calls_total",
+        "tollgate_upstream_seconds_bucket",
+        "tollgate_upstream_breaker_state",
+        "tollgate_upstream_refused_total",
+        "tollgate_upstream_in_flight",
+        "tollgate_holds_granted_total",
+        "tollgate_hold_steps_total",
+        "tollgate_credits_consumed_total",
+        "tollgate_ledger_call_seconds_bucket",
+        "tollgate_ledger_batch_items_bucket",
+        "tollgate_pool_connections",
+        "tollgate_price_book_version",
+        "tollgate_requests_in_flight",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(family)), "{family} is missing:\n{metrics}");
+    }
+    let caller = &gateway.caller;
+    let hold = gateway.last_hold().await.reference();
+    for secret in [
+        caller.org.to_string(),
+        caller.user.to_string(),
+        caller.key.to_string(),
+        caller.text.clone(),
+        task,
+        hold,
+    ] {
+        assert!(!metrics.contains(&secret), "{secret} is in the metrics");
+    }
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_nothing_is_sent_and_known_tasks_stay_readable() {
+    let gateway = TestGateway::builder()
+        .task_time(ENDLESS)
+        .config(|config| {
+            config.database.acquire_timeout_ms = 300;
+            config.ledger.reserve_timeout_ms = 300;
+        })
+        .start()
+        .await;
+    let task = gateway.task("known").await;
+    gateway.status(&task).await.expect(200);
+    let unseen = gateway.another_key(KeySpec::default()).await;
+    let_in(&gateway, false).await;
+    until("it is not ready", async || fetch(&gateway, "/readyz").await.0 == 503).await;
+    assert_eq!(fetch(&gateway, "/healthz").await.0, 200);
+    for _ in 0..3 {
+        gateway.create(&body("refused")).await.refused(503, "UNAVAILABLE");
+    }
+    assert_eq!(gateway.status(&task).await.data()["status"], "IN_PROGRESS");
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    // No key is called wrong that cannot be looked up.
+    let status = async |key: &str| {
+        Answer::to(gateway.request(Method::GET, &format!("/api/status?task_id={task}")).bearer_auth(key))
+            .await
+    };
+    status(&unseen.text).await.refused(503, "UNAVAILABLE");
+    status("garbage").await.refused(401, "INVALID_API_KEY");
+
+    let_in(&gateway, true).await;
+    until("it is ready again", async || fetch(&gateway, "/readyz").await.0 == 200).await;
+    until("creates work again", async || gateway.create(&body("again")).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_create_accepted_while_the_database_is_away_is_recorded_when_it_is_back() {
+    let gateway = TestGateway::start().await;
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 1000, "accept": true})).await;
+    let create = tokio::spawn(gateway.creating(body("x").to_string()).send());
+    until("the vendor has it", async || gateway.upstream_creates().await == (1, 1)).await;
+    let_in(&gateway, false).await;
+    let answer = Answer::of(create.await.unwrap().unwrap()).await;
+    let reference = answer.reference();
+    let_in(&gateway, true).await;
+    until("it is recorded and settled", async || {
+        let Ok(Some(balance)) = gateway.db.database().balance(gateway.caller.org).await else { return false };
+        (balance.held.get(), balance.consumed.get()) == (0, 400)
+    })
+    .await;
+    assert_eq!(gateway.finished(&reference).await.data()["status"], "SUCCESS");
+}

@@ -1,0 +1,5 @@
+//! The database server: the embedded one, and servers that fail.
+
+mod embedded;
+mod failover;
+mod faults;

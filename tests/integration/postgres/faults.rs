@@ -1,0 +1,317 @@
+//! What a database can do to a gateway without dying for good: refuse, stall, fall silent, restart. Waits are bounded,
+//! nothing is granted twice or lost, and everything goes on without a restart of the gateway.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tollgate::clock::Clock;
+use tollgate::ids::{GatewayId, OrgId};
+use tollgate::secret::Secret;
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
+
+use crate::support::cluster::TestCluster;
+use crate::support::database::{TestDatabase, until};
+use crate::support::fixture::{credits, funded, grant, lanes, money, new_hold, run, settle, with_key};
+use crate::support::process::{Process, Scratch};
+
+/// One lane, which loses patience soon.
+fn impatient(database: &Database) -> Ledger {
+    let settings = LaneSettings { lanes: 1, call_timeout: Duration::from_millis(1000), ..lanes() };
+    Ledger::start(database.clone(), GatewayId::generate(), &settings, Duration::from_millis(700), Clock)
+}
+
+/// The refusal of a reservation that the database does not take now; it comes in time.
+async fn refused(ledger: &Ledger, org: OrgId) -> LedgerError {
+    let asked = Clock.now();
+    let answer = ledger.reserve(new_hold(org, 10)).await;
+    assert!(Clock.since(asked) < Duration::from_secs(2), "{:?}", Clock.since(asked));
+    answer.unwrap_err()
+}
+
+async fn until_it_grants(ledger: &Ledger, org: OrgId) {
+    until("it grants again", async || {
+        matches!(ledger.reserve(new_hold(org, 1)).await, Ok(Verdict::Granted(_)))
+    })
+    .await;
+}
+
+/// Nothing is held, and all of it can be spent.
+async fn all_is_there(ledger: &Ledger, database: &Database, org: OrgId, available: i64) {
+    until("what came too late is released", async || money(database, org).await == [available, 0, 0]).await;
+    drop(grant(ledger, new_hold(org, available)).await);
+    ledger.shut_down().await;
+    assert_eq!(money(database, org).await, [available, 0, 0]);
+}
+
+/// Lets the next so many holds fail with an error of this code.
+async fn fail_holds(db: &TestDatabase, code: &str, times: u32) {
+    let script = format!(
+        "create sequence failures; create function fail() returns trigger language plpgsql as $$ begin \
+         if nextval('failures') <= {times} then raise exception 'on purpose' using errcode = '{code}'; end if; \
+         return null; end $$; create trigger fail before insert or update on hold for each statement execute function fail()"
+    );
+    sqlx::raw_sql(AssertSqlSafe(script)).execute(db.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_by_chance_is_tried_again() {
+    // Serialization failure, deadlock, disk full, out of memory.
+    for code in ["40001", "40P01", "53100", "53200"] {
+        let db = TestDatabase::new().await;
+        let org = funded(&db, 100).await;
+        let settings = LaneSettings { lanes: 1, ..lanes() };
+        let ledger = Ledger::start(
+            db.database().clone(),
+            GatewayId::generate(),
+            &settings,
+            Duration::from_secs(30),
+            Clock,
+        );
+        fail_holds(&db, code, 3).await;
+        let mut guard = grant(&ledger, with_key(org, 10, "a key")).await;
+        sqlx::raw_sql("alter sequence failures restart").execute(db.pool()).await.unwrap();
+        assert_eq!(guard.step(run(guard.id())).await.unwrap(), Applied::Yes, "{code}");
+        assert_eq!(guard.step(settle(10)).await.unwrap(), Applied::Yes, "{code}");
+        assert_eq!(money(db.database(), org).await, [90, 0, 10], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_in_time_and_leaves_nothing_behind() {
+    let db = TestDatabase::new().await;
+    let org = funded(&db, 100).await;
+    let ledger = impatient(db.database());
+    fail_holds(&db, "53100", u32::MAX).await;
+    for _ in 0..3 {
+        assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    }
+    sqlx::raw_sql("drop trigger fail on hold").execute(db.pool()).await.unwrap();
+    until_it_grants(&ledger, org).await;
+    all_is_there(&ledger, db.database(), org, 100).await;
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_has_locked_is_waited_for_within_bounds() {
+    let db = TestDatabase::new().await;
+    let (org, other) = (funded(&db, 100).await, funded(&db, 100).await);
+    let ledger = impatient(db.database());
+    let mut somebody = PgConnection::connect(db.url()).await.unwrap();
+    let lock = "begin; select from org_balance for update";
+    sqlx::raw_sql(lock).execute(&mut somebody).await.unwrap();
+    for org in [org, other] {
+        assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    }
+    sqlx::raw_sql("rollback").execute(&mut somebody).await.unwrap();
+    until_it_grants(&ledger, org).await;
+    all_is_there(&ledger, db.database(), org, 100).await;
+}
+
+/// A lane that waits for the second row of its batch, while the one who has it wants the first.
+#[tokio::test]
+async fn a_deadlock_with_somebody_else_is_got_over() {
+    let db = TestDatabase::new().await;
+    let mut orgs = [funded(&db, 100).await, funded(&db, 100).await, funded(&db, 100).await];
+    orgs.sort();
+    let [first, second, third] = orgs;
+    let settings = LaneSettings { lanes: 1, ..lanes() };
+    let ledger = Ledger::start(
+        db.database().clone(),
+        GatewayId::generate(),
+        &settings,
+        Duration::from_secs(30),
+        Clock,
+    );
+    let lock = async |connection: &mut PgConnection, org: OrgId| {
+        let lock = sqlx::query("select from org_balance where org_id = $1 for update").bind(org.as_uuid());
+        lock.execute(connection).await
+    };
+    let waiting = async |lanes: i64| {
+        until("the lane waits", async || {
+            let count = "select count(*) from pg_stat_activity where datname = current_database() \
+                         and application_name = 'tollgate-lane' and wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(count).fetch_one(db.pool()).await.unwrap() == lanes
+        })
+        .await;
+    };
+    // So that the next two come in one batch.
+    let mut keeper = PgConnection::connect(db.url()).await.unwrap();
+    keeper.execute("begin").await.unwrap();
+    lock(&mut keeper, third).await.unwrap();
+    let mut rival = PgConnection::connect(db.url()).await.unwrap();
+    rival.execute("begin").await.unwrap();
+    // The victim shall be the lane.
+    rival.execute("set deadlock_timeout = '1min'").await.unwrap();
+    lock(&mut rival, second).await.unwrap();
+    let reserve = |org| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { grant(&ledger, new_hold(org, 10)).await })
+    };
+    let mut granted = vec![reserve(third)];
+    waiting(1).await;
+    granted.extend([reserve(first), reserve(second)]);
+    // They are in the queue once each had its turn.
+    tokio::task::yield_now().await;
+    keeper.execute("rollback").await.unwrap();
+    drop(granted.remove(0).await.unwrap());
+    waiting(1).await;
+    lock(&mut rival, first).await.unwrap();
+    rival.execute("rollback").await.unwrap();
+    for guard in granted {
+        drop(guard.await.unwrap());
+    }
+    ledger.shut_down().await;
+    let deadlocks =
+        "select pg_stat_clear_snapshot(), deadlocks from pg_stat_database where datname = current_database()";
+    until("the deadlock is on record", async || {
+        let row = sqlx::query(deadlocks).fetch_one(db.pool()).await.unwrap();
+        sqlx::Row::get::<i64, _>(&row, 1) == 1
+    })
+    .await;
+    for org in orgs {
+        assert_eq!(money(db.database(), org).await, [100, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_writes() {
+    let server = TestCluster::new().await;
+    let database = server.database();
+    let org = database.create_org("a customer").await.unwrap();
+    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let ledger = impatient(&database);
+    drop(grant(&ledger, new_hold(org, 10)).await);
+    // Connections that are open stay so, and begin to fail.
+    server.set("default_transaction_read_only", "on").await;
+    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    match database.ping().await {
+        Err(LedgerError::NoPrimary(why)) => assert!(why.contains("is in read-only mode"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    server.run("alter system reset default_transaction_read_only").await;
+    server.run("select pg_reload_conf()::text").await;
+    until_it_grants(&ledger, org).await;
+    database.ping().await.unwrap();
+    all_is_there(&ledger, &database, org, 100).await;
+}
+
+#[tokio::test]
+async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
+    let server = TestCluster::new().await;
+    let database = Database::connect(&server.secret(), 2, Duration::from_millis(500)).unwrap();
+    let org = database.create_org("a customer").await.unwrap();
+    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let mut taken = Vec::new();
+    let full = loop {
+        match PgConnection::connect(&server.url()).await {
+            Ok(connection) => taken.push(connection),
+            Err(sqlx::Error::Database(error)) => break error.code().unwrap().into_owned(),
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(full, "53300");
+    let ledger = impatient(&database);
+    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    let newcomer = Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap();
+    assert!(matches!(newcomer.ping().await, Err(LedgerError::Unreachable)));
+    drop(taken);
+    until_it_grants(&ledger, org).await;
+    until("others get in too", async || newcomer.ping().await.is_ok()).await;
+    all_is_there(&ledger, &database, org, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_server_is_got_over() {
+    let mut server = TestCluster::new().await;
+    let database = server.database();
+    let org = database.create_org("a customer").await.unwrap();
+    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let ledger = impatient(&database);
+    let mut guard = grant(&ledger, new_hold(org, 10)).await;
+    server.kill();
+    // Orphaned backends serve on for a moment.
+    until("it is away", async || matches!(ledger.reserve(new_hold(org, 1)).await, Err(LedgerError::Timeout)))
+        .await;
+    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    // An end that comes while it is away is kept.
+    let ended = guard.queue(run(guard.id()));
+    server.restart();
+    assert_eq!(ended.await.unwrap().unwrap(), Applied::Yes);
+    assert_eq!(guard.step(settle(10)).await.unwrap(), Applied::Yes);
+    until_it_grants(&ledger, org).await;
+    ledger.shut_down().await;
+    assert_eq!(money(&server.database(), org).await, [90, 0, 10]);
+}
+
+/// A gateway on a server that falls silent: no error, no end of a connection.
+async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String, Scratch) {
+    let database = server.database();
+    let org = database.create_org("a customer").await.unwrap();
+    database.post_credit(org, credits(100_000), "top-up", "test", None).await.unwrap();
+    let user = database.create_user(org, "a user", "member").await.unwrap();
+    let spec = tollgate::store::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
+    let (_, key) = database.create_key(org, user, &spec).await.unwrap();
+    let scratch = Scratch::new();
+    // Nobody is at the vendor's address: what is sent there is refused, and known not to have been taken.
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_grace_ms = 3000\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [database]\nurl = \"{}\"\nacquire_timeout_ms = 500\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"x\"\n\
+         [ledger]\nreserve_timeout_ms = 500\ncall_timeout_ms = 1000\n[limits]\norg_create_per_minute = 0\n",
+        server.url(),
+        crate::support::gateway::closed_port().await
+    );
+    let mut gateway = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
+    let serving = gateway.event("serving").await;
+    (gateway, serving, key.expose().to_owned(), scratch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_costs_bounded_waits_and_no_restart() {
+    let mut server = TestCluster::new().await;
+    let (gateway, serving, key, _scratch) = gateway_on(&server).await;
+    let client = reqwest::Client::new();
+    let create = async || {
+        let url = format!("{}/api/generate", serving["data"].as_str().unwrap());
+        let asked = Clock.now();
+        let call = client.post(url).bearer_auth(&key).body(crate::support::gateway::body("x").to_string());
+        let answer = call.send().await.unwrap();
+        assert!(Clock.since(asked) < Duration::from_secs(4), "{:?}", Clock.since(asked));
+        let after = answer.headers().contains_key("retry-after");
+        (answer.status().as_u16(), after, answer.json::<serde_json::Value>().await.unwrap()["error"].clone())
+    };
+    let ready = async || {
+        let url = format!("{}/readyz", serving["operations"].as_str().unwrap());
+        client.get(url).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(create().await, (503, true, "UPSTREAM_UNAVAILABLE".into()), "the vendor was asked");
+    server.freeze();
+    for _ in 0..3 {
+        assert_eq!(create().await, (503, true, "UNAVAILABLE".into()));
+    }
+    assert_eq!(ready().await, 503);
+    server.thaw();
+    until("it is ready", async || ready().await == 200).await;
+    until("the vendor is asked again", async || create().await.2 == "UPSTREAM_UNAVAILABLE").await;
+    gateway.terminate();
+    assert_eq!(gateway.ended().await, 0);
+    let database = server.database();
+    assert!(database.audit().await.unwrap().breaches.is_empty());
+    assert!(database.open_holds().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_does_not_keep_a_gateway_from_ending() {
+    let mut server = TestCluster::new().await;
+    let (gateway, serving, key, _scratch) = gateway_on(&server).await;
+    let url = format!("{}/api/generate", serving["data"].as_str().unwrap());
+    let client = reqwest::Client::new();
+    let create =
+        || client.post(&url).bearer_auth(&key).body(crate::support::gateway::body("x").to_string()).send();
+    create().await.unwrap();
+    server.freeze();
+    assert_eq!(create().await.unwrap().status(), 503);
+    let told = Clock.now();
+    gateway.terminate();
+    gateway.ended().await;
+    // The grace period is three seconds.
+    assert!(Clock.since(told) < Duration::from_secs(8), "{:?}", Clock.since(told));
+}

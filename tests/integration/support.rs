@@ -1,0 +1,17 @@
+//! What tests are made of: databases, gateways, vendors, networks, processes, and the audits at their ends.
+
+pub mod admin_client;
+pub mod cluster;
+pub mod connection;
+pub mod database;
+pub mod faults;
+pub mod fixture;
+pub mod gateway;
+pub mod identity_provider;
+pub mod leaks;
+pub mod network;
+pub mod otlp;
+pub mod process;
+pub mod replica;
+pub mod tenant;
+pub mod watched;

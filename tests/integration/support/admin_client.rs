@@ -1,0 +1,102 @@
+//! A client of the management API.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tollgate::store::{KeySpec, OperatorRole};
+
+use super::gateway::{Caller, TestGateway};
+
+/// Calls of one caller.
+pub struct AdminClient<'a> {
+    gateway: &'a TestGateway,
+    pub token: String,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct AdminAnswer {
+    pub status: StatusCode,
+    pub etag: Option<String>,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl AdminAnswer {
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{:#}", self.body);
+        self.body
+    }
+}
+
+impl<'a> AdminClient<'a> {
+    pub fn new(gateway: &'a TestGateway, token: impl Into<String>) -> Self {
+        Self { gateway, token: token.into() }
+    }
+
+    /// An operator of that role.
+    pub async fn operator(gateway: &'a TestGateway, role: OperatorRole) -> Self {
+        let made = gateway.db.database().create_operator_token("a test", role, None).await.unwrap();
+        Self::new(gateway, made.1.expose())
+    }
+
+    /// An admin of the organisation of `of`.
+    pub async fn org_admin(gateway: &'a TestGateway, of: &Caller) -> Self {
+        let db = gateway.db.database();
+        let user = db.create_user(of.org, "its admin", "admin").await.unwrap();
+        let spec = KeySpec { name: "admin".into(), env: "test".into(), ..KeySpec::default() };
+        let (_, text) = db.create_key(of.org, user, &spec).await.unwrap();
+        Self::new(gateway, text.expose())
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> AdminAnswer {
+        self.call_with(method, path, body, &[]).await
+    }
+
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> AdminAnswer {
+        let mut request = self.gateway.client.request(method, self.gateway.admin_url(path));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let etag = answer.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
+        let headers = answer.headers().clone();
+        let text = answer.text().await.unwrap();
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: not JSON: {text}"))
+        };
+        AdminAnswer { status, etag, headers, body }
+    }
+
+    pub async fn get(&self, path: &str) -> AdminAnswer {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> AdminAnswer {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> AdminAnswer {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> AdminAnswer {
+        self.call(Method::DELETE, path, None).await
+    }
+}

@@ -1,0 +1,218 @@
+//! A database of its own for every test, and an audit of its books at the end of every test.
+//!
+//! The tests of one process share a server: a private cluster, or the one that `DATABASE_URL` names (its user must be
+//! allowed to create databases). Databases are copies of a template that is migrated once.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tollgate::postgres::{Cluster, ClusterConfig};
+use tollgate::secret::Secret;
+use tollgate::store::{AuditReport, Database, Fingerprint, LedgerError};
+use url::Url;
+use uuid::Uuid;
+
+use super::leaks;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const DIR_PREFIX: &str = "tollgate-tests-";
+
+/// Never dropped: the private cluster ends with this process, and the next one removes its directory.
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+
+struct Server {
+    url: Url,
+    template: String,
+    _cluster: Option<Cluster>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let (url, cluster) = match std::env::var("DATABASE_URL") {
+            Ok(url) => (url, None),
+            Err(_) => {
+                let cluster = private_cluster();
+                (cluster.url("postgres"), Some(cluster))
+            }
+        };
+        let url = Url::parse(&url).unwrap();
+        let template = block_on(make_template(&url));
+        Self { url, template, _cluster: cluster }
+    }
+}
+
+fn private_cluster() -> Cluster {
+    let base = std::env::temp_dir();
+    remove_leftovers(&base);
+    let data_dir = base.join(format!("{DIR_PREFIX}{}", Uuid::now_v7().simple()));
+    // The server's user, who is not root, must be able to pass.
+    DirBuilder::new().mode(0o755).create(&data_dir).unwrap();
+    let config = ClusterConfig {
+        data_dir,
+        launcher: env!("CARGO_BIN_EXE_tollgate").into(),
+        durable: false,
+        max_connections: 500,
+        download_dir: None,
+        tcp_port: None,
+    };
+    Cluster::start(config, &mut |_| {}).unwrap()
+}
+
+/// Removes the clusters of test processes that are gone.
+fn remove_leftovers(base: &Path) {
+    for entry in fs::read_dir(base).unwrap().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(DIR_PREFIX));
+        // A living owner holds the lock. What we may not open is another user's.
+        if ours
+            && let Ok(lock) = File::open(entry.path().join("lock"))
+            && lock.try_lock().is_ok()
+        {
+            // Another process may be doing the same, or its server still be dying.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn at(server: &Url, database: &str) -> String {
+    let mut url = server.clone();
+    url.set_path(database);
+    url.into()
+}
+
+/// Makes the template of this schema, unless an earlier process has left it on the server.
+async fn make_template(server: &Url) -> String {
+    let checksums: Vec<u8> =
+        sqlx::migrate!().iter().flat_map(|migration| migration.checksum.to_vec()).collect();
+    let digest = Fingerprint::of(&checksums);
+    let hex: String = digest.as_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let template = format!("tollgate_template_{hex}");
+
+    let mut admin = PgConnection::connect(server.as_str()).await.unwrap();
+    admin.execute("select pg_advisory_lock(7116011)").await.unwrap();
+    let found: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+        .bind(&template)
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    if !found {
+        let draft = format!("tollgate_draft_{}", Uuid::now_v7().simple());
+        admin.execute(AssertSqlSafe(format!("create database {draft}"))).await.unwrap();
+        let database = Database::connect(&Secret::new(at(server, &draft)), 1, PATIENCE).unwrap();
+        database.migrate().await.unwrap();
+        drop(database);
+        until_unused(&mut admin, &draft).await;
+        // It gets its name only now that it is complete.
+        admin.execute(AssertSqlSafe(format!("alter database {draft} rename to {template}"))).await.unwrap();
+    }
+    admin.close().await.unwrap();
+    template
+}
+
+async fn until_unused(admin: &mut PgConnection, database: &str) {
+    until("nobody uses the template any more", async || {
+        sqlx::query_scalar("select not exists (select from pg_stat_activity where datname = $1)")
+            .bind(database)
+            .fetch_one(&mut *admin)
+            .await
+            .unwrap()
+    })
+    .await;
+}
+
+/// Waits until the condition holds, for at most as long as our patience lasts.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what}: not within {PATIENCE:?}");
+}
+
+/// Runs a future from where no runtime is.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// An empty, migrated database. Dropping it audits its ledger, and fails the test on any breach.
+pub struct TestDatabase {
+    name: String,
+    url: String,
+    database: Database,
+    pool: PgPool,
+    expect_broken: bool,
+}
+
+impl TestDatabase {
+    pub async fn new() -> Self {
+        leaks::watch();
+        let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
+        let name = format!("tollgate_test_{}", Uuid::now_v7().simple());
+        let mut admin = PgConnection::connect(server.url.as_str()).await.unwrap();
+        let create = format!("create database {name} template {} strategy wal_log", server.template);
+        admin.execute(AssertSqlSafe(create)).await.unwrap();
+        admin.close().await.unwrap();
+        let url = at(&server.url, &name);
+        let database = Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap();
+        let pool =
+            PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).connect_lazy(&url).unwrap();
+        Self { name, url, database, pool, expect_broken: false }
+    }
+
+    /// Where it is, for another process or another pool.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// For looking at the tables behind the ledger's back.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The test breaks the books on purpose: they are not looked at in the end.
+    pub fn expect_broken(&mut self) {
+        self.expect_broken = true;
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let (name, url) = (self.name.clone(), self.url.clone());
+        // We may be inside the test's runtime, which cannot be waited for from within.
+        let audit = thread::spawn(move || block_on(audit_and_remove(&name, &url))).join();
+        if self.expect_broken {
+            return;
+        }
+        let complaint = match audit {
+            Ok(Ok(report)) if report.breaches.is_empty() => return leaks::assert_none(),
+            Ok(Ok(report)) => format!("the ledger's invariants are broken: {:#?}", report.breaches),
+            Ok(Err(error)) => format!("the ledger cannot be audited: {error}"),
+            Err(_) => "the audit panicked".into(),
+        };
+        // A second panic would abort, and hide the first.
+        if thread::panicking() {
+            eprintln!("{complaint}");
+        } else {
+            panic!("{complaint}");
+        }
+    }
+}
+
+async fn audit_and_remove(name: &str, url: &str) -> Result<AuditReport, LedgerError> {
+    let report = Database::connect(&Secret::new(url), 1, PATIENCE)?.audit().await;
+    let mut admin = PgConnection::connect(SERVER.url.as_str()).await?;
+    admin.execute(AssertSqlSafe(format!("drop database {name} with (force)"))).await?;
+    report
+}

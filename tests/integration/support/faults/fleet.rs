@@ -1,0 +1,380 @@
+//! Some gateways on one database, in front of one vendor, with twenty organisations as their customers.
+
+use std::fs::{self, File, OpenOptions};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use tokio::process::{Child, Command};
+use tollgate::credits::Credits;
+use tollgate::secret::Secret;
+use tollgate::store::{Database, KeySpec};
+
+use super::load::{Create, Customers, Load, Plan, Reply, Tenant};
+use super::oracle::{Evidence, Hold, Verdict};
+use super::vendor::Vendor;
+use crate::support::database::{PATIENCE, until};
+use crate::support::gateway::MASTER_KEY;
+use crate::support::leaks;
+use crate::support::process::{Scratch, run};
+
+const ORGANISATIONS: usize = 20;
+/// Enough for any run.
+const CREDITS: i64 = 1_000_000_000;
+
+/// What a fleet is to be like.
+pub struct Spec {
+    /// The database's servers as the gateways reach them.
+    pub gateways_urls: Vec<String>,
+    /// The database as the judge reaches it.
+    pub direct_url: String,
+    pub gateways: usize,
+    pub task_time: Duration,
+    /// Environment of every gateway.
+    pub all: Environment,
+    /// Environment of single gateways, at their first start.
+    pub each: Vec<(usize, Environment)>,
+}
+
+/// Environment variables.
+pub type Environment = Vec<(&'static str, String)>;
+
+impl Spec {
+    /// Three gateways.
+    pub fn on(url: &str) -> Self {
+        let task_time = Duration::from_millis(300);
+        let (all, each) = Default::default();
+        Self { gateways_urls: vec![url.into()], direct_url: url.into(), gateways: 3, task_time, all, each }
+    }
+
+    /// Gateways with the patience that they have in production: for scenarios in which none of them is to blame.
+    pub fn patient(mut self) -> Self {
+        self.all.push(("TOLLGATE_LEDGER__LEASE_MS", "30000".into()));
+        self.all.push(("TOLLGATE_LEDGER__RESERVE_TIMEOUT_MS", "20000".into()));
+        self
+    }
+
+    /// The gateways reach the database by another way.
+    pub fn through(self, url: &str) -> Self {
+        Self { gateways_urls: vec![url.into()], ..self }
+    }
+}
+
+/// See the module. Its processes end with it.
+pub struct Fleet {
+    pub vendor: Vendor,
+    pub customers: Arc<Customers>,
+    pub pool: PgPool,
+    gateways: Vec<Option<Child>>,
+    spec: Spec,
+    config: String,
+    scratch: Scratch,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for gateway in 0..self.spec.gateways {
+            leaks::look_at("a gateway of a fleet", &self.log(gateway));
+        }
+        leaks::assert_none();
+    }
+}
+
+impl Fleet {
+    pub async fn start(spec: Spec) -> Self {
+        let vendor = Vendor::start(spec.task_time).await;
+        let tenants = tenants(&spec.direct_url).await;
+        let customers = Customers::new(tenants, spec.gateways);
+        let scratch = Scratch::new();
+        let config = scratch.file("gateway.toml", &config(&spec, &vendor));
+        let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+        let pool = pool.connect_lazy(&spec.direct_url).unwrap();
+        let gateways = (0..spec.gateways).map(|_| None).collect();
+        let mut fleet = Self { vendor, customers, pool, gateways, spec, config, scratch };
+        let environments: Vec<Environment> = (0..fleet.spec.gateways)
+            .map(|gateway| fleet.spec.each.iter().find(|(whose, _)| *whose == gateway))
+            .map(|own| own.map(|(_, environment)| environment.clone()).unwrap_or_default())
+            .collect();
+        for (gateway, environment) in environments.iter().enumerate() {
+            fleet.launch(gateway, environment);
+        }
+        for (gateway, environment) in environments.iter().enumerate() {
+            fleet.until_listening(gateway, environment).await;
+        }
+        fleet
+    }
+
+    fn log_path(&self, gateway: usize) -> PathBuf {
+        self.scratch.0.join(format!("gateway-{gateway}.log"))
+    }
+
+    /// Everything the last run of this gateway has said.
+    pub fn log(&self, gateway: usize) -> String {
+        fs::read_to_string(self.log_path(gateway)).unwrap_or_default()
+    }
+
+    fn launch(&mut self, gateway: usize, environment: &Environment) {
+        leaks::look_at("a gateway of a fleet", &self.log(gateway));
+        let log = File::create(self.log_path(gateway)).unwrap();
+        // Appending: what a killed process leaves must not be overwritten in the middle.
+        drop(log);
+        let log = OpenOptions::new().append(true).open(self.log_path(gateway)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["serve", "--config", &self.config]).env_remove("DATABASE_URL").kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(leaks::environment());
+        command.envs(self.spec.all.iter().chain(environment).map(|(name, value)| (*name, value)));
+        self.gateways[gateway] = Some(command.spawn().unwrap());
+    }
+
+    async fn until_listening(&mut self, gateway: usize, environment: &Environment) {
+        let path = self.log_path(gateway);
+        let mut found = None;
+        until("a gateway serves", async || {
+            let ended =
+                self.gateways[gateway].as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            if ended && text.contains("cannot be reached") {
+                // Too busy a machine for its patience. Whoever runs a gateway starts it again.
+                self.launch(gateway, environment);
+                return false;
+            }
+            found = event(&text, "serving").and_then(|event| event["data"].as_str().map(str::to_owned));
+            assert!(found.is_some() || !ended, "a gateway ended before it served: {text}");
+            found.is_some()
+        })
+        .await;
+        *self.customers.gateways[gateway].lock().unwrap() = found.unwrap();
+    }
+
+    /// Starts a gateway that has ended; it listens somewhere else.
+    pub async fn launch_again(&mut self, gateway: usize) {
+        self.launch_as(gateway, &Environment::new()).await;
+    }
+
+    /// The same, with this environment.
+    pub async fn launch_as(&mut self, gateway: usize, environment: &Environment) {
+        self.launch(gateway, environment);
+        self.until_listening(gateway, environment).await;
+    }
+
+    /// The gateways that run, as far as we know.
+    fn alive(&self) -> Vec<usize> {
+        (0..self.spec.gateways).filter(|gateway| self.gateways[*gateway].is_some()).collect()
+    }
+
+    fn pid(&self, gateway: usize) -> Pid {
+        Pid::from_raw(self.gateways[gateway].as_ref().unwrap().id().unwrap().cast_signed())
+    }
+
+    pub fn signal(&self, gateway: usize, signal: Signal) {
+        kill(self.pid(gateway), signal).unwrap();
+    }
+
+    /// Whether the process is stopped, as by SIGSTOP.
+    pub fn is_stopped(&self, gateway: usize) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid(gateway))).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    }
+
+    /// Kills a gateway without warning.
+    pub async fn kill(&mut self, gateway: usize) {
+        self.signal(gateway, Signal::SIGKILL);
+        self.ended(gateway).await;
+    }
+
+    /// Waits until the gateway has ended.
+    pub async fn ended(&mut self, gateway: usize) -> ExitStatus {
+        let mut child = self.gateways[gateway].take().unwrap();
+        tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap()
+    }
+
+    /// Customers begin to create tasks.
+    pub fn load(&self, plan: Plan) -> Load {
+        self.customers.start(plan)
+    }
+
+    /// Waits until each gateway accepts a create; how long that took.
+    pub async fn until_serving(&self) -> Duration {
+        let began = Instant::now();
+        for gateway in self.alive() {
+            let mut last = None;
+            let accepts = until("a gateway accepts creates again", async || {
+                let reply = last.insert(self.customers.create(1, gateway).await);
+                matches!(reply, Reply::Accepted(_))
+            });
+            if AssertUnwindSafe(accepts).catch_unwind().await.is_err() {
+                let log = self.log(gateway);
+                let tail: Vec<_> = log.lines().rev().take(30).collect();
+                panic!("gateway {gateway} does not accept creates: {last:?}; last first, it said {tail:#?}");
+            }
+        }
+        began.elapsed()
+    }
+
+    pub async fn holds(&self) -> Vec<Hold> {
+        Hold::all(&self.pool).await
+    }
+
+    /// The holds of this create, oldest first.
+    pub async fn holds_of(&self, create: &Create) -> Vec<Hold> {
+        self.holds().await.into_iter().filter(|hold| hold.is_of(create)).collect()
+    }
+
+    /// Waits until no hold is HELD or RUNNING.
+    pub async fn until_ended(&self) {
+        let ended = until("every hold has ended or is in doubt", async || {
+            sqlx::query_scalar("select not exists (select from hold where state in ('HELD', 'RUNNING'))")
+                .fetch_one(&self.pool)
+                .await
+                .unwrap()
+        });
+        if AssertUnwindSafe(ended).catch_unwind().await.is_err() {
+            let holds = self.holds().await;
+            let open: Vec<_> = holds.iter().filter(|hold| hold.is_unfinished()).take(5).collect();
+            panic!("still open, among others: {open:?}");
+        }
+    }
+
+    /// Waits until this create has one hold, in this state.
+    pub async fn until_state(&self, create: &Create, state: &str) {
+        let reached = until(
+            "its hold gets there",
+            async || matches!(&self.holds_of(create).await[..], [hold] if hold.state == state),
+        );
+        if AssertUnwindSafe(reached).catch_unwind().await.is_err() {
+            panic!("not {state}: {create:?} {:?}", self.holds_of(create).await);
+        }
+    }
+
+    /// One organisation's last credits can all be spent, and not one more.
+    async fn drain(&self) {
+        const TENANT: usize = 3;
+        const PRICE: i64 = 400;
+        const CREATES: i64 = 5;
+        let org = self.customers.tenants[TENANT].org;
+        let database = Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap();
+        let available = async || database.balance(org).await.unwrap().unwrap().available.get();
+        let surplus = Credits::new(CREATES * PRICE - available().await);
+        database.post_credit(org, surplus, "down to five creates", "test", None).await.unwrap();
+        let alive = self.alive();
+        for gateway in alive.iter().cycle().take(usize::try_from(CREATES).unwrap()) {
+            assert!(matches!(self.judged(TENANT, *gateway).await, Reply::Accepted(_)), "falsely refused");
+        }
+        let over = self.judged(TENANT, alive[0]).await;
+        assert_eq!(over, Reply::Refused { status: 402, code: "INSUFFICIENT_CREDITS".into() });
+        assert_eq!(available().await, 0);
+    }
+
+    /// A create that the ledger has judged: a gateway on a busy machine may have no time for it at first.
+    async fn judged(&self, tenant: usize, gateway: usize) -> Reply {
+        let mut last = None;
+        until("the create is judged", async || {
+            let reply = self.customers.create(tenant, gateway).await;
+            let judged = !matches!(reply, Reply::Refused { status: 503, .. });
+            last = Some(reply);
+            judged
+        })
+        .await;
+        last.unwrap()
+    }
+
+    /// Waits for the end of every hold, drains an organisation, audits, judges; then stops the gateways. `fault` is
+    /// when the last fault was.
+    pub async fn conclude(mut self, fault: Instant) -> Verdict {
+        self.vendor.behave().await;
+        self.until_ended().await;
+        let ended = fault.elapsed();
+        self.drain().await;
+        self.until_ended().await;
+        let audit = run(&["audit", "--database-url", &self.spec.direct_url]).await;
+        let mut verdict = self.judge().await;
+        verdict.ended = Some(ended);
+        if audit.code != 0 {
+            verdict.findings.push(format!("the audit: {audit:?}"));
+        }
+        let alive = self.alive();
+        for gateway in &alive {
+            self.signal(*gateway, Signal::SIGTERM);
+        }
+        for gateway in alive {
+            let status = self.ended(gateway).await;
+            if !status.success() {
+                verdict.findings.push(format!("gateway {gateway} ended with {status}"));
+            }
+        }
+        verdict
+    }
+
+    /// What the three accounts say now.
+    pub async fn judge(&self) -> Verdict {
+        let (tasks, holds) = (self.vendor.tasks().await, self.holds().await);
+        let creates = self.customers.log.lock().unwrap().clone();
+        let tenants = &self.customers.tenants;
+        Evidence { tenants, creates: &creates, tasks: &tasks, holds: &holds }.judge()
+    }
+}
+
+/// The first event with this message.
+fn event(log: &str, message: &str) -> Option<Value> {
+    let mut events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.find(|event| event["message"] == message)
+}
+
+async fn tenants(url: &str) -> Vec<Tenant> {
+    let database = Database::connect(&Secret::new(url), 4, PATIENCE).unwrap();
+    let mut tenants = Vec::new();
+    for number in 0..ORGANISATIONS {
+        let org = database.create_org(&format!("organisation {number}")).await.unwrap();
+        database.post_credit(org, Credits::new(CREDITS), "top-up", "test", None).await.unwrap();
+        let user = database.create_user(org, "a user", "member").await.unwrap();
+        let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
+        let (_, key) = database.create_key(org, user, &spec).await.unwrap();
+        tenants.push(Tenant { org, key: key.expose().to_owned() });
+    }
+    tenants
+}
+
+/// Short patience and quick intervals, no limits.
+fn config(spec: &Spec, vendor: &Vendor) -> String {
+    format!(
+        r#"
+        [server]
+        listen = "127.0.0.1:0"
+        shutdown_grace_ms = 15000
+        [admin]
+        listen = "127.0.0.1:0"
+        [database]
+        urls = {:?}
+        acquire_timeout_ms = 1000
+        [upstream.kling_3]
+        base_url = "{}"
+        master_key = "{MASTER_KEY}"
+        retry_429_ms = 400
+        [ledger]
+        lanes = 2
+        lease_ms = 1500
+        reserve_timeout_ms = 1500
+        call_timeout_ms = 2000
+        [limits]
+        org_create_per_minute = 0
+        org_status_per_minute = 0
+        max_open_tasks = 0
+        [status]
+        min_interval_ms = 20
+        [reconciler]
+        interval_ms = 100
+        tick_ms = 50
+        polls_per_second = 10000
+        "#,
+        spec.gateways_urls,
+        vendor.url()
+    )
+}

@@ -1,0 +1,18 @@
+//! One more gateway on the database of a test's gateway.
+
+use super::gateway::{MASTER_KEY, TestGateway};
+use super::process::{Process, Scratch};
+
+/// A process in front of the same vendor, and where it listens.
+pub async fn another_with(gateway: &TestGateway, scratch: &Scratch, lease_ms: u32) -> (Process, String) {
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
+         [ledger]\nlease_ms = {lease_ms}\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
+        gateway.db.url(),
+        gateway.simulator()
+    );
+    let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
+    let base = process.event("serving").await["data"].as_str().unwrap().to_owned();
+    (process, base)
+}

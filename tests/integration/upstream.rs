@@ -1,0 +1,5 @@
+//! A vendor that answers badly, late or never.
+
+mod answers;
+mod delays;
+mod health;
