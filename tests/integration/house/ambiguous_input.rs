@@ -1,6 +1,7 @@
 //! Whatever is given twice is refused, and named. Both OpenAPI documents say what there is to give: no operation, field,
 //! parameter or header of them can be forgotten here.
 
+use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::store::OperatorRole;
@@ -125,31 +126,34 @@ impl Plane<'_> {
 
     /// How many bodies, parameters and headers were tried.
     async fn refuses_all(&self, document: &Value) -> [usize; 3] {
-        let mut tried = [0; 3];
-        for operation in operations(document) {
+        let (mut tried, mut calls) = ([0; 3], Vec::new());
+        let operations = operations(document);
+        for operation in &operations {
             // A field that nobody knows is no exception.
-            for field in
-                operation.fields.iter().flat_map(|fields| fields.iter().map(String::as_str).chain(["x"]))
-            {
-                for (body, path) in bodies(field) {
-                    self.refused(&operation, "", &[], Some(body), &format!("'{path}'")).await;
-                    tried[0] += 1;
-                }
+            let fields =
+                operation.fields.iter().flat_map(|fields| fields.iter().map(String::as_str).chain(["x"]));
+            for (body, path) in fields.flat_map(bodies) {
+                calls.push((operation, String::new(), None, Some(body), format!("'{path}'")));
+                tried[0] += 1;
             }
             for name in &operation.query {
-                let query = format!("?{name}=1&{name}=1");
-                self.refused(&operation, &query, &[], None, &format!("'{name}'")).await;
+                calls.push((operation, format!("?{name}=1&{name}=1"), None, None, format!("'{name}'")));
                 tried[1] += 1;
             }
             for name in operation.headers.iter().map(String::as_str) {
-                self.refused(&operation, "", &[(name, "1"), (name, "1")], None, name).await;
+                calls.push((operation, String::new(), Some([(name, "1"); 2]), None, name.to_owned()));
                 tried[2] += 1;
             }
-            // The token itself is the first of the two.
-            let second = [("authorization", "Bearer x")];
-            self.refused(&operation, "", &second, None, "Authorization").await;
+            // Beside the token itself.
+            let token = [("authorization", "Bearer x"); 2];
+            calls.push((operation, String::new(), Some(token), None, "Authorization".into()));
             tried[2] += 1;
         }
+        let calls = calls.into_iter().map(|(operation, query, headers, body, expected)| async move {
+            let headers = headers.as_ref().map_or(&[][..], |headers| &headers[..]);
+            self.refused(operation, &query, headers, body, &expected).await;
+        });
+        stream::iter(calls).buffer_unordered(16).for_each(|()| std::future::ready(())).await;
         tried
     }
 }
