@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -27,6 +26,7 @@ use crate::clock::Clock;
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::store::{Actor, OperatorRole, Owned, Principal, Role};
+use crate::strict;
 use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
 /// Roles as the OpenAPI document names them.
@@ -142,7 +142,8 @@ impl Access {
     }
 
     async fn caller(&self, parts: &Parts, peer: IpAddr) -> Result<Caller, Problem> {
-        let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let header = strict::single_header(&parts.headers, "Authorization")?;
+        let header = header.map(|value| value.to_str().unwrap_or_default());
         Ok(match self.api.keys.authenticate(header, peer, false).await? {
             callers::Caller::Operator(operator) => Caller::Operator(operator),
             callers::Caller::Tenant(principal) => Caller::Tenant(principal),

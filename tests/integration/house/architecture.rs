@@ -5,7 +5,18 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first; one may import from lower floors only.
 const FLOORS: &[&[&str]] = &[
-    &["ids", "credits", "clock", "secret", "metrics", "fail_point", "docs_page", "log_queue", "safe_url"],
+    &[
+        "ids",
+        "credits",
+        "clock",
+        "secret",
+        "metrics",
+        "fail_point",
+        "docs_page",
+        "log_queue",
+        "safe_url",
+        "strict",
+    ],
     &["wire", "pricing", "quote", "order", "api_key"],
     &["config"],
     &["store", "upstream", "telemetry", "postgres", "simulator"],
