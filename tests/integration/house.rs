@@ -1,4 +1,5 @@
-//! Rules of the source text and of the schema.
+//! Rules of the source text, of the documents and of the schema.
 
 mod architecture;
+mod papers;
 mod schema;
