@@ -21,6 +21,7 @@ mod obtain;
 mod process;
 mod server;
 mod sockets;
+mod version;
 
 use binaries::{Binaries, Need};
 use data_dir::DataDir;

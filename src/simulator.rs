@@ -19,6 +19,7 @@ mod request;
 mod script;
 mod server;
 mod service;
+mod shared;
 mod state_file;
 mod status;
 mod task;
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use books::Books;
-use service::Shared;
+use shared::Shared;
 use state_file::{Journal, Writer};
 
 /// How the simulator behaves when no script is in force.

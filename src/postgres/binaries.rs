@@ -4,15 +4,13 @@ use super::error::PostgresError;
 use super::identity::Identity;
 use super::log_tail::last_lines;
 use super::obtain::{self, Downloads};
+use super::version::{MAJOR_MIN, Version};
 use std::env;
-use std::fmt;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What we test with goes no further back.
-pub(super) const MAJOR_MIN: u32 = 15;
 const BIN_VARIABLE: &str = "TOLLGATE_POSTGRES_BIN";
 /// For tests of the download: look past what the system has, and install nothing into it.
 const IGNORE_VARIABLE: &str = "TOLLGATE_POSTGRES_IGNORE_SYSTEM";
@@ -22,19 +20,6 @@ const IGNORE_VARIABLE: &str = "TOLLGATE_POSTGRES_IGNORE_SYSTEM";
 pub(super) struct Binaries {
     pub dir: PathBuf,
     pub version: Version,
-}
-
-/// A server's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Version {
-    pub major: u32,
-    text: String,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 /// What the server is needed for.
@@ -171,32 +156,12 @@ fn inspect(dir: &Path, identity: &Identity) -> Result<Binaries, String> {
     let output = command.output();
     let output = output.map_err(|error| format!("user {} cannot run `postgres`: {error}", identity.name))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    match parse_version(&text) {
+    match Version::parse(&text) {
         Some(version) if version.major >= MAJOR_MIN => Ok(Binaries { dir, version }),
         Some(version) => Err(format!("`postgres` is version {version}, older than {MAJOR_MIN}")),
         None => Err(format!(
             "`postgres --version` says: {}",
             last_lines(&String::from_utf8_lossy(&output.stderr))
         )),
-    }
-}
-
-/// Reads `postgres (PostgreSQL) 15.18 (Debian …)`, and also `18beta1`.
-fn parse_version(text: &str) -> Option<Version> {
-    let text = text.trim().strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
-    let digits = text.split(|letter: char| !letter.is_ascii_digit()).next()?;
-    Some(Version { major: digits.parse().ok()?, text: text.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_packages_and_of_previews_are_read() {
-        let major = |text| parse_version(text).map(|version| version.major);
-        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
-        assert_eq!(major("postgres (PostgreSQL) 19devel\n"), Some(19));
-        assert_eq!(major("pg_ctl (PostgreSQL) 15.18\n"), None);
     }
 }

@@ -1,9 +1,9 @@
 //! Installs a PostgreSQL server where there is none: the system's package, else a pinned download.
 
-use super::binaries::MAJOR_MIN;
 use super::data_dir::{create_dirs, data_home};
 use super::error::PostgresError;
 use super::log_tail::last_lines;
+use super::version::MAJOR_MIN;
 use nix::unistd::geteuid;
 use std::fs::{self, File, Permissions};
 use std::io;

@@ -12,7 +12,7 @@ use super::clock::Millis;
 use super::echo;
 use super::request::{Draft, Order};
 use super::script::{Active, Plan, Replacement, Sight};
-use super::service::{Shared, carry_out};
+use super::shared::Shared;
 use super::status::Figure;
 use super::task::{Oddities, Outcome, State, Task};
 use super::wire::{Cut, WireBody};
@@ -44,12 +44,13 @@ pub(super) async fn create(
     if let Some(delay) = plan.delay.filter(|_| plan.accept_first) {
         tokio::time::sleep(delay).await;
     }
-    carry_out(shared, plan, || match outcome {
-        Some(Ok(task)) => created(&task, plan),
-        Some(Err(refusal)) => refusal,
-        None => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "Not accepted"),
-    })
-    .await
+    shared
+        .carry_out(plan, || match outcome {
+            Some(Ok(task)) => created(&task, plan),
+            Some(Err(refusal)) => refusal,
+            None => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "Not accepted"),
+        })
+        .await
 }
 
 /// Judges the create, enters its task in the books and waits until the state file has it.

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::service::{Shared, handle};
+use super::service::handle;
+use super::shared::Shared;
 
 /// How long calls in flight may take once the simulator is told to stop.
 const GRACE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use super::answer;
 use super::clock::Millis;
 use super::script::{Active, Plan, Replacement, Sight};
-use super::service::{Shared, carry_out};
+use super::shared::Shared;
 use super::task::{Outcome, Shape, State, Task};
 use super::wire::{Cut, WireBody};
 
@@ -78,14 +78,15 @@ pub(super) async fn status(
     if let Some(delay) = plan.delay {
         tokio::time::sleep(delay).await;
     }
-    carry_out(shared, plan, || match &task {
-        _ if task_id.is_empty() => {
-            answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "task_id is required")
-        }
-        Some(task) if !task.is_forgotten() => report(shared, task, plan),
-        _ => answer::no_such_task(),
-    })
-    .await
+    shared
+        .carry_out(plan, || match &task {
+            _ if task_id.is_empty() => {
+                answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "task_id is required")
+            }
+            Some(task) if !task.is_forgotten() => report(shared, task, plan),
+            _ => answer::no_such_task(),
+        })
+        .await
 }
 
 fn report(shared: &Shared, task: &Task, plan: &Plan) -> Response<WireBody> {

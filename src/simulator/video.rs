@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::answer;
 use super::clock::Millis;
-use super::service::Shared;
+use super::shared::Shared;
 use super::task::{Outcome, State};
 use super::wire::WireBody;
 

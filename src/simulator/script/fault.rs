@@ -5,6 +5,14 @@ use serde_json::Value;
 
 use crate::simulator::task::{Outcome, Shape};
 
+/// Which of the vendor's two calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum On {
+    Create,
+    Status,
+}
+
 /// One fault, tagged by `kind`.
 ///
 /// `accept` says whether a create is accepted (a task made, the account charged) although its caller is not

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::fault::Fault;
-use super::rule::On;
+use super::fault::{Fault, On};
 use crate::simulator::task::{Outcome, Shape};
 
 /// Everything that goes wrong with one call.

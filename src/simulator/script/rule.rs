@@ -5,18 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fault::Fault;
+use super::fault::{Fault, On};
 use super::plan::Plan;
 use crate::simulator::request::Draft;
 use crate::simulator::task::Task;
-
-/// Which of the vendor's two calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum On {
-    Create,
-    Status,
-}
 
 /// A call as rules see it. Only calls with a valid key get this far.
 pub(in crate::simulator) enum Sight<'a> {
