@@ -29,7 +29,7 @@ pub use self::budgets::{
 };
 pub use self::credits::balance::{Balance, Posted};
 pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
-pub use self::db::change::Actor;
+pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
 pub use self::db::error::LedgerError;

@@ -24,6 +24,11 @@ use self::export::Exporter;
 use crate::config::Telemetry;
 use crate::ids::GatewayId;
 
+/// The id of the request that the current task works on.
+pub fn request_id() -> Option<String> {
+    TraceContext::look(|context| context.request_id().map(str::to_owned)).flatten()
+}
+
 /// Which requests are traced, and where their spans go. One for a gateway; by default none are.
 #[derive(Debug, Clone, Default)]
 pub struct Tracing {

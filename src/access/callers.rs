@@ -17,7 +17,7 @@ use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
 use crate::error::{GatewayError, Level};
-use crate::ids::ProviderId;
+use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
     Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider,
@@ -31,6 +31,27 @@ pub enum Caller {
     Tenant(Arc<Principal>),
     /// One of those who run the platform.
     Operator(Operator),
+}
+
+impl Caller {
+    /// The caller's organisation; none: an operator, whose calls may be about any.
+    pub fn org(&self) -> Option<OrgId> {
+        match self {
+            Self::Operator(_) => None,
+            Self::Tenant(principal) => Some(principal.org),
+        }
+    }
+
+    /// The caller as the audit log names it: a kind and an id.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Operator(operator) => operator.name.clone(),
+            Self::Tenant(principal) => match principal.key {
+                Some(key) => format!("key:{key}"),
+                None => format!("user:{}", principal.user),
+            },
+        }
+    }
 }
 
 /// One of those who run the platform.
@@ -274,7 +295,7 @@ impl Keys {
             action: Some("sign_in".into()),
             request_id: None,
         };
-        self.database.acting(actor).sign_in(provider, presented).await
+        self.database.acting(&actor).sign_in(provider, presented).await
     }
 
     fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {

@@ -1,15 +1,15 @@
 //! Budgets.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::{Acting, Caller};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Timestamp, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, given, there};
+use crate::access::callers::Caller;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
 use crate::store::{
@@ -19,7 +19,6 @@ use crate::store::{
 /// Which budgets.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct BudgetQuery {
     /// Only those of this level.
     #[param(inline)]
@@ -32,20 +31,24 @@ pub(super) struct BudgetQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-async fn page(api: &Api, org: Option<OrgId>, query: BudgetQuery) -> Result<Json<Page<Budget>>, Problem> {
+async fn page(
+    database: &Database,
+    org: Option<OrgId>,
+    query: BudgetQuery,
+) -> Result<Json<Page<Budget>>, Problem> {
     let subject = match (query.level, &query.subject_id) {
         (_, None) => None,
         (Some(level), Some(text)) => Some(level.subject(text)?),
         (None, Some(_)) => return Err(Problem::Invalid("subject_id needs its level beside it".into())),
     };
     let filter = BudgetFilter { level: query.level, subject, period: query.period };
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let budgets = api.database.list_budgets(org, filter, slice).await?;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let budgets = database.list_budgets(org, filter, slice).await?;
     Ok(Page::of(budgets, query.limit, |budget| budget.budget_id))
 }
 
@@ -54,16 +57,15 @@ async fn page(api: &Api, org: Option<OrgId>, query: BudgetQuery) -> Result<Json<
 /// Oldest first, with what is held and charged in the present window.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/budgets", tag = "budgets",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), BudgetQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<Budget>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_org_budgets(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<BudgetQuery>,
+    call: ReadCall<OrgId, Query<BudgetQuery>>,
 ) -> Result<Json<Page<Budget>>, Problem> {
-    page(&api, Some(org), query).await
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    page(&database, Some(org), query).await
 }
 
 /// List the platform's default budgets
@@ -71,15 +73,14 @@ pub(super) async fn list_org_budgets(
 /// They count where an organisation has none of the same level and period.
 #[utoipa::path(
     get, path = "/admin/v1/budgets", tag = "budgets",
-    params(BudgetQuery),
     responses((status = 200, body = Page<Budget>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_default_budgets(
-    State(api): State<Api>,
-    Query(query): Query<BudgetQuery>,
+    call: ReadCall<(), Query<BudgetQuery>>,
 ) -> Result<Json<Page<Budget>>, Problem> {
-    page(&api, None, query).await
+    let ApiCall { database, input: Query(query), .. } = call;
+    page(&database, None, query).await
 }
 
 /// A budget to be made.
@@ -120,7 +121,7 @@ async fn create(
         thresholds: body.thresholds,
     };
     let id = database.make_budget(&new).await?;
-    let budget = there(database.budget(id).await?, id)?;
+    let budget = existing(database.budget(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, budget.version, budget))
 }
 
@@ -133,7 +134,7 @@ fn may_set(caller: &Caller, level: BudgetLevel) -> Result<(), Problem> {
 }
 
 async fn may_change(database: &Database, caller: &Caller, id: BudgetId) -> Result<(), Problem> {
-    may_set(caller, there(database.budget(id).await?, id)?.level)
+    may_set(caller, existing(database.budget(id).await?, id)?.level)
 }
 
 /// Make a budget
@@ -148,11 +149,9 @@ async fn may_change(database: &Database, caller: &Caller, id: BudgetId) -> Resul
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_org_budget(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(org): Path<OrgId>,
-    Body(body): Body<BudgetBody>,
+    call: WriteCall<OrgId, Body<BudgetBody>>,
 ) -> Result<Tagged<Budget>, Problem> {
+    let ApiCall { caller, database, path: org, input: Body(body), .. } = call;
     may_set(&caller, body.level)?;
     create(&database, Some(org), body).await
 }
@@ -167,9 +166,9 @@ pub(super) async fn create_org_budget(
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_default_budget(
-    Acting(database): Acting,
-    Body(body): Body<BudgetBody>,
+    call: WriteCall<(), Body<BudgetBody>>,
 ) -> Result<Tagged<Budget>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     create(&database, None, body).await
 }
 
@@ -180,11 +179,9 @@ pub(super) async fn create_default_budget(
     responses((status = 200, body = Budget)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_budget(
-    State(api): State<Api>,
-    Path(id): Path<BudgetId>,
-) -> Result<Tagged<Budget>, Problem> {
-    let budget = there(api.database.budget(id).await?, id)?;
+pub(super) async fn show_budget(call: ReadCall<BudgetId>) -> Result<Tagged<Budget>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let budget = existing(database.budget(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, budget.version, budget))
 }
 
@@ -204,26 +201,20 @@ pub(super) struct BudgetPatch {
 /// Change a budget
 #[utoipa::path(
     patch, path = "/admin/v1/budgets/{budget_id}", tag = "budgets",
-    params(
-        ("budget_id" = BudgetId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
-    ),
+    params(("budget_id" = BudgetId, Path, description = "Which")),
     request_body = BudgetPatch,
     responses((status = 200, body = Budget)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_budget(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(id): Path<BudgetId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<BudgetPatch>,
+    call: WriteCall<BudgetId, (IfMatch, Body<BudgetPatch>)>,
 ) -> Result<Tagged<Budget>, Problem> {
+    let ApiCall { caller, database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     may_change(&database, &caller, id).await?;
     let credits = patch.credits.map(|credits| credits.map(Credits::new));
     let change = BudgetChange { credits, thresholds: patch.thresholds };
     database.change_budget(id, change, version).await?;
-    let budget = there(database.budget(id).await?, id)?;
+    let budget = existing(database.budget(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, budget.version, budget))
 }
 
@@ -236,49 +227,36 @@ pub(super) struct RaiseBody {
     credits: i64,
     /// Until when.
     #[schema(value_type = String, format = DateTime)]
-    until: At,
+    until: Timestamp,
 }
 
 /// Raise a budget for a time
 #[utoipa::path(
     post, path = "/admin/v1/budgets/{budget_id}/raise", tag = "budgets",
-    params(
-        ("budget_id" = BudgetId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
-    ),
+    params(("budget_id" = BudgetId, Path, description = "Which")),
     request_body = RaiseBody,
     responses((status = 200, body = Budget)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn raise_budget(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(id): Path<BudgetId>,
-    IfMatch(version): IfMatch,
-    Body(body): Body<RaiseBody>,
+    call: WriteCall<BudgetId, (IfMatch, Body<RaiseBody>)>,
 ) -> Result<Tagged<Budget>, Problem> {
+    let ApiCall { caller, database, path: id, input: (IfMatch(version), Body(body)), .. } = call;
     may_change(&database, &caller, id).await?;
     database.raise_budget(id, Some((Credits::new(body.credits), body.until.get())), version).await?;
-    let budget = there(database.budget(id).await?, id)?;
+    let budget = existing(database.budget(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, budget.version, budget))
 }
 
 /// End a budget's raise now
 #[utoipa::path(
     delete, path = "/admin/v1/budgets/{budget_id}/raise", tag = "budgets",
-    params(
-        ("budget_id" = BudgetId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
-    ),
+    params(("budget_id" = BudgetId, Path, description = "Which")),
     responses((status = 204, description = "It is not raised")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn end_budget_raise(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(id): Path<BudgetId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn end_budget_raise(call: WriteCall<BudgetId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { caller, database, path: id, input: IfMatch(version), .. } = call;
     may_change(&database, &caller, id).await?;
     database.raise_budget(id, None, version).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -289,19 +267,12 @@ pub(super) async fn end_budget_raise(
 /// What was counted stays, and counts again if one is made in its place. A wider default counts from now on, if there is one.
 #[utoipa::path(
     delete, path = "/admin/v1/budgets/{budget_id}", tag = "budgets",
-    params(
-        ("budget_id" = BudgetId, Path, description = "Which"),
-        ("If-Match" = Option<String>, Header, description = "The ETag it must still have")
-    ),
+    params(("budget_id" = BudgetId, Path, description = "Which")),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_budget(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(id): Path<BudgetId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_budget(call: WriteCall<BudgetId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { caller, database, path: id, input: IfMatch(version), .. } = call;
     may_change(&database, &caller, id).await?;
     database.delete_budget(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -310,14 +281,13 @@ pub(super) async fn delete_budget(
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct EventQuery {
     /// Only those of this budget.
     budget_id: Option<BudgetId>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -327,16 +297,15 @@ pub(super) struct EventQuery {
 /// Newest first; each threshold once a window and limit.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/budget-events", tag = "budgets",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), EventQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<BudgetEvent>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_budget_events(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<EventQuery>,
+    call: ReadCall<OrgId, Query<EventQuery>>,
 ) -> Result<Json<Page<BudgetEvent>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let events = api.database.budget_events(org, query.budget_id, slice).await?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let events = database.budget_events(org, query.budget_id, slice).await?;
     Ok(Page::of(events, query.limit, |event| event.event_id))
 }

@@ -1,16 +1,15 @@
 //! Credits: what an organisation has, and what operators give, correct and move.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
-use super::once::{Made, OnceBody};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, given};
+use super::idempotent::{Answered, Idempotent};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::{
@@ -26,11 +25,9 @@ use crate::store::{
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_credits(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-) -> Result<Tagged<CreditSummary>, Problem> {
-    let summary = api.database.credit_summary(org).await?;
+pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditSummary>, Problem> {
+    let ApiCall { database, path: org, .. } = call;
+    let summary = database.credit_summary(org).await?;
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
@@ -47,20 +44,15 @@ pub(super) struct CreditsPatch {
 /// Set when an organisation's credits are low
 #[utoipa::path(
     patch, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IfMatch
-    ),
+    params(("org_id" = OrgId, Path, description = "Whose")),
     request_body = CreditsPatch,
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<CreditsPatch>,
+    call: WriteCall<OrgId, (IfMatch, Body<CreditsPatch>)>,
 ) -> Result<Tagged<CreditSummary>, Problem> {
+    let ApiCall { database, path: org, input: (IfMatch(version), Body(patch)), .. } = call;
     if let Some(threshold) = patch.low_threshold {
         database.set_low_threshold(org, threshold.map(Credits::new), version).await?;
     }
@@ -84,30 +76,26 @@ pub(super) struct GrantBody {
     external_ref: Option<Text>,
     /// When what is left of it runs out; left out: never. The grant that ends first is spent first.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
+    expires_at: Option<Timestamp>,
 }
 
 /// Grant credits
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/grants", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "To whom"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "To whom")),
     request_body = GrantBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn grant_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<GrantBody>,
-) -> Result<Made<PostedEntry>, Problem> {
-    let GrantBody { credits, reason, external_ref, expires_at } = &call.body;
+    call: WriteCall<OrgId, Idempotent<GrantBody>>,
+) -> Result<Answered<PostedEntry>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let GrantBody { credits, reason, external_ref, expires_at } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(
+    Ok(Answered(
         StatusCode::CREATED,
-        database.grant(org, Credits::new(*credits), expires_at.map(At::get), why, call.once()).await?,
+        database.grant(org, Credits::new(*credits), expires_at.map(Timestamp::get), why, sent.once()).await?,
     ))
 }
 
@@ -128,22 +116,18 @@ pub(super) struct AdjustmentBody {
 /// Down to the organisation's overdraft, not further.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/adjustments", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "Whose")),
     request_body = AdjustmentBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn adjust_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<AdjustmentBody>,
-) -> Result<Made<PostedEntry>, Problem> {
-    let AdjustmentBody { credits, reason, external_ref } = &call.body;
+    call: WriteCall<OrgId, Idempotent<AdjustmentBody>>,
+) -> Result<Answered<PostedEntry>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let AdjustmentBody { credits, reason, external_ref } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, call.once()).await?))
+    Ok(Answered(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, sent.once()).await?))
 }
 
 /// Credits to be moved.
@@ -168,20 +152,19 @@ pub(super) struct TransferBody {
 /// From what the one has available, without its overdraft. They do not run out at the other.
 #[utoipa::path(
     post, path = "/admin/v1/transfers", tag = "credits",
-    params(IdempotencyKey),
     request_body = TransferBody,
     responses((status = 201, body = Transferred)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn transfer_credits(
-    Acting(database): Acting,
-    call: OnceBody<TransferBody>,
-) -> Result<Made<Transferred>, Problem> {
-    let TransferBody { from_org, to_org, credits, reason, external_ref } = &call.body;
+    call: WriteCall<(), Idempotent<TransferBody>>,
+) -> Result<Answered<Transferred>, Problem> {
+    let ApiCall { database, input: sent, .. } = call;
+    let TransferBody { from_org, to_org, credits, reason, external_ref } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(
+    Ok(Answered(
         StatusCode::CREATED,
-        database.transfer(*from_org, *to_org, Credits::new(*credits), why, call.once()).await?,
+        database.transfer(*from_org, *to_org, Credits::new(*credits), why, sent.once()).await?,
     ))
 }
 
@@ -199,21 +182,17 @@ pub(super) struct OverdraftBody {
 /// How far below zero new tasks and corrections may go. One that is lowered takes nothing back.
 #[utoipa::path(
     put, path = "/admin/v1/orgs/{org_id}/credits/overdraft", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "Whose")),
     request_body = OverdraftBody,
     responses((status = 200, body = Overdraft)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_overdraft(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<OverdraftBody>,
-) -> Result<Made<Overdraft>, Problem> {
-    let overdraft = Credits::new(call.body.overdraft);
-    Ok(Made(StatusCode::OK, database.set_overdraft(org, overdraft, call.once()).await?))
+    call: WriteCall<OrgId, Idempotent<OverdraftBody>>,
+) -> Result<Answered<Overdraft>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let overdraft = Credits::new(sent.body.overdraft);
+    Ok(Answered(StatusCode::OK, database.set_overdraft(org, overdraft, sent.once()).await?))
 }
 
 fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {
@@ -223,7 +202,6 @@ fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {
 /// Which entries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct EntryQuery {
     /// Only of this kind.
     #[param(inline)]
@@ -232,14 +210,14 @@ pub(super) struct EntryQuery {
     external_ref: Option<String>,
     /// Only from then on.
     #[param(value_type = Option<String>, format = DateTime)]
-    since: Option<At>,
+    since: Option<Timestamp>,
     /// Only before then.
     #[param(value_type = Option<String>, format = DateTime)]
-    until: Option<At>,
+    until: Option<Timestamp>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -249,23 +227,22 @@ pub(super) struct EntryQuery {
 /// Newest first. They are only ever added.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/entries", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose"), EntryQuery),
+    params(("org_id" = OrgId, Path, description = "Whose")),
     responses((status = 200, body = Page<Entry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_entries(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<EntryQuery>,
+    call: ReadCall<OrgId, Query<EntryQuery>>,
 ) -> Result<Json<Page<Entry>>, Problem> {
-    let slice = query.limit.behind::<Place>(query.cursor.as_deref())?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
     let filter = EntryFilter {
         kind: query.kind,
         external_ref: query.external_ref,
-        since: query.since.map(At::get),
-        until: query.until.map(At::get),
+        since: query.since.map(Timestamp::get),
+        until: query.until.map(Timestamp::get),
         before: slice.after,
     };
-    let entries = api.database.entries(org, &filter, slice.limit).await?;
+    let entries = database.entries(org, &filter, slice.limit).await?;
     Ok(Page::of(entries, query.limit, Entry::place))
 }

@@ -4,13 +4,20 @@
 //! front. Numbers, ids and times are ours and stay as they are.
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Parameter;
 
-/// In which form an answer is wanted.
+use super::extract::Input;
+use super::problem::Problem;
+
+/// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
@@ -20,11 +27,17 @@ pub(super) enum Format {
     Csv,
 }
 
-impl Format {
-    /// What the query says, or else the `Accept` header.
-    pub(super) fn wanted(said: Option<Self>, headers: &HeaderMap) -> Self {
-        let accepts = || headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        said.unwrap_or_else(|| if accepts().trim().starts_with("text/csv") { Self::Csv } else { Self::Json })
+/// The form that the `Accept` header asks for.
+pub(super) struct Accept(pub(super) Format);
+
+impl Input for Accept {
+    /// OpenAPI names the forms with the answers: a parameter called `Accept` is to be ignored by its readers.
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        let accepted = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let csv = accepted.trim().starts_with("text/csv");
+        Ok(Self(if csv { Format::Csv } else { Format::Json }))
     }
 }
 

@@ -1,48 +1,79 @@
-//! What requests carry, read strictly: unknown fields are refused, and every refusal says what is wrong.
+//! What calls carry, read strictly: unknown fields are refused, and each refusal says what is wrong. Every kind of input
+//! also describes itself in the OpenAPI document, so that a handler cannot read what its description does not name.
 
 use std::fmt::Display;
-use std::str::FromStr;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use time::{OffsetDateTime, UtcOffset};
+use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
-use crate::store::{LedgerError, Slice};
+use crate::store::LedgerError;
+
+/// The most bytes a body may have.
+const MAX_BODY: usize = 1 << 20;
+
+/// The time a caller has to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Something that a handler asks for beside the path. Pairs ask for both, the first one first.
+pub(super) trait Input: Sized + Send {
+    /// Only what asks for a body waits for one.
+    const HAS_BODY: bool = false;
+
+    /// Adds the headers and query parameters that are read to the description of the operation.
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>);
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem>;
+}
+
+impl Input for () {
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(_: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        Ok(())
+    }
+}
+
+impl<A: Input, B: Input> Input for (A, B) {
+    const HAS_BODY: bool = A::HAS_BODY || B::HAS_BODY;
+
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        A::describe(parameters);
+        B::describe(parameters);
+    }
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        Ok((A::read(parts, body)?, B::read(parts, body)?))
+    }
+}
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
+impl<T: DeserializeOwned + Send> Input for Body<T> {
+    const HAS_BODY: bool = true;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        parse(&bytes(request, state).await?).map(Self)
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(_: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        parse(body).map(Self)
     }
 }
 
-/// The whole body.
-pub(super) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|error| {
-        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::TooLarge
-        } else {
-            Problem::Invalid("the body could not be read to its end".into())
-        }
-    })
-}
-
-/// Every body is an object: by an array's order alone nobody sees what is meant.
+/// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::Invalid("the body must be a JSON object".into()));
@@ -50,40 +81,54 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
-/// Query parameters.
+/// The whole body, within its time-out.
+pub(super) async fn arrived(body: axum::body::Body) -> Result<Bytes, Problem> {
+    tokio::time::timeout(BODY_TIMEOUT, whole(body)).await.map_err(|_| Problem::TooSlow)?
+}
+
+/// Reads up to eight times what is allowed before it gives up: a caller that is cut off while it sends does not see the
+/// answer that says why.
+async fn whole(mut body: axum::body::Body) -> Result<Bytes, Problem> {
+    let (mut kept, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let cut = |_| Problem::Invalid("the connection ended before the body did".into());
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY {
+            kept.extend_from_slice(&data);
+        } else if length > 8 * MAX_BODY {
+            break;
+        }
+    }
+    if length > MAX_BODY { Err(Problem::TooLarge) } else { Ok(kept.freeze()) }
+}
+
+/// The parameters of the query.
 pub(super) struct Query<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
+impl<T: DeserializeOwned + IntoParams + Send> Input for Query<T> {
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        parameters.extend(T::into_params(|| Some(ParameterIn::Query)).into_iter().map(RefOr::T));
+    }
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
             .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
     }
 }
 
-/// Parts of the path. What is no id of the right kind names nothing.
-pub(super) struct Path<T>(pub(super) T);
-
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        axum::extract::Path::from_request_parts(parts, state)
-            .await
-            .map(|path: axum::extract::Path<T>| Self(path.0))
-            .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))
-    }
-}
-
-/// The version a change is meant for (`If-Match`); none: whichever it is.
+/// The version that a change is meant for (`If-Match`); none: any version.
 pub(super) struct IfMatch(pub(super) Option<i32>);
 
-impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Problem;
+impl Input for IfMatch {
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        let description = "The `ETag` of the version you want to change. If it was changed since then, nothing happens \
+                           (412). Left out: whatever its version.";
+        parameters.push(header("If-Match", description, r#"^("[0-9]{1,9}"|\*)$"#, 11));
+    }
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
         let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
         let text = value.to_str().unwrap_or_default().trim();
         if text == "*" {
@@ -96,8 +141,8 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// A header that may be sent, for the document.
-fn header(name: &str, description: &str, pattern: &str, longest: usize) -> Vec<Parameter> {
+/// The description of an optional header.
+pub(super) fn header(name: &str, description: &str, pattern: &str, longest: usize) -> RefOr<Parameter> {
     let schema = ObjectBuilder::new()
         .schema_type(SchemaType::new(Type::String))
         .pattern(Some(pattern))
@@ -108,43 +153,10 @@ fn header(name: &str, description: &str, pattern: &str, longest: usize) -> Vec<P
         .parameter_in(ParameterIn::Header)
         .description(Some(description))
         .schema(Some(schema));
-    vec![parameter.build()]
+    RefOr::T(parameter.build())
 }
 
-impl IntoParams for IfMatch {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        header("If-Match", "The ETag it must still have", r#"^("[0-9]{1,9}"|\*)$"#, 11)
-    }
-}
-
-/// The key under which a request that moves money is done once (`Idempotency-Key`).
-pub(super) struct IdempotencyKey(pub(super) Option<String>);
-
-impl IntoParams for IdempotencyKey {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        header(
-            "Idempotency-Key",
-            "The same key and the same body are done once, for 72 hours",
-            "^[!-~]+$",
-            255,
-        )
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
-        let bytes = value.as_bytes();
-        if !(1..=255).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
-            return Err(Problem::Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters".into()));
-        }
-        Ok(Self(value.to_str().ok().map(str::to_owned)))
-    }
-}
-
-/// Something with a version, which is its ETag.
+/// A body with a version, which is sent as its `ETag`.
 pub(super) struct Tagged<T>(pub(super) StatusCode, pub(super) i32, pub(super) T);
 
 impl<T: Serialize> IntoResponse for Tagged<T> {
@@ -155,69 +167,6 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
             answer.headers_mut().insert(ETAG, tag);
         }
         answer
-    }
-}
-
-/// A part of a list.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Page<T> {
-    /// The items.
-    items: Vec<T>,
-    /// What to send as `cursor` for those behind them; none: there are no more.
-    next_cursor: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// `items` holds one more than `limit` if there are more.
-    pub(super) fn of<C: Display>(items: Vec<T>, limit: Limit, cursor: impl Fn(&T) -> C) -> Json<Self> {
-        let (items, next_cursor) = limit.cut(items, cursor);
-        Json(Self { items, next_cursor })
-    }
-}
-
-/// Items of a page: 1 to 200, 50 if left out.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(try_from = "u16")]
-pub(super) struct Limit(u16);
-
-impl Default for Limit {
-    fn default() -> Self {
-        Self(50)
-    }
-}
-
-impl TryFrom<u16> for Limit {
-    type Error = &'static str;
-
-    fn try_from(limit: u16) -> Result<Self, Self::Error> {
-        (1..=200).contains(&limit).then_some(Self(limit)).ok_or("limit must be from 1 to 200")
-    }
-}
-
-impl Limit {
-    /// Cuts off the one too many, and says how to go on if there was one.
-    pub(super) fn cut<T, C: Display>(
-        self,
-        mut items: Vec<T>,
-        cursor: impl Fn(&T) -> C,
-    ) -> (Vec<T>, Option<String>) {
-        let limit = usize::from(self.0);
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = items.last().filter(|_| more).map(|last| cursor(last).to_string());
-        (items, next_cursor)
-    }
-
-    /// One more than the page holds: whether there is more is then known.
-    pub(super) fn and_one(self) -> u16 {
-        self.0.saturating_add(1)
-    }
-
-    /// The part of a list behind `cursor`.
-    pub(super) fn behind<Id: FromStr>(self, cursor: Option<&str>) -> Result<Slice<Id>, Problem> {
-        let unreadable = |_| Problem::Invalid("cursor must be the next_cursor of an earlier answer".into());
-        let after = cursor.map(str::parse).transpose().map_err(unreadable)?;
-        Ok(Slice { after, limit: self.and_one() })
     }
 }
 
@@ -234,7 +183,7 @@ impl TryFrom<String> for Text {
         let trimmed = text.trim();
         let fits = (1..=200).contains(&trimmed.chars().count()) && !trimmed.chars().any(char::is_control);
         fits.then(|| Self(trimmed.to_owned()))
-            .ok_or("a text of 1 to 200 characters is wanted, none of them a control character")
+            .ok_or("a text must have 1 to 200 characters, none of them a control character")
     }
 }
 
@@ -248,28 +197,28 @@ impl Text {
     }
 }
 
-/// An instant, as it can be stored and shown.
+/// An instant that the database can store and every answer can show.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct At(OffsetDateTime);
+pub(super) struct Timestamp(OffsetDateTime);
 
-impl<'de> Deserialize<'de> for At {
+impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let at = time::serde::rfc3339::deserialize(deserializer)?;
-        // The first and the last hours of the calendar are in no year that can be written elsewhere.
+        // The first and the last hours of the calendar fall outside of years 0 to 9999 in some time zones.
         at.checked_to_offset(UtcOffset::UTC)
             .filter(|at| (0..=9999).contains(&at.year()))
             .map(Self)
-            .ok_or_else(|| D::Error::custom("a year from 0 to 9999 is wanted, by the clock of UTC"))
+            .ok_or_else(|| D::Error::custom("the year must be from 0 to 9999 in UTC"))
     }
 }
 
-impl At {
+impl Timestamp {
     pub(super) fn get(self) -> OffsetDateTime {
         self.0
     }
 }
 
-/// A field that may be left out (it stays) or null (back to the default).
+/// A field that may be left out (keeps its value) or null (back to the default).
 pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,
@@ -278,7 +227,7 @@ where
     Option::deserialize(deserializer).map(Some)
 }
 
-/// What was there a moment ago.
-pub(super) fn there<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
+/// What the database found, or a 404 that names `id`.
+pub(super) fn existing<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
     found.ok_or_else(|| LedgerError::NotFound(format!("there is no {id}")).into())
 }

@@ -1,16 +1,16 @@
 //! What needs an operator's eye: tasks in doubt, losses, drift.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::{Acting, Caller};
-use super::once::{Made, OnceBody};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Query, Text};
+use super::idempotent::{Answered, Idempotent};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{IdempotencyKey, Limit, Page, Path, Query, Text};
+use crate::access::callers::Caller;
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
@@ -18,14 +18,13 @@ use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
 /// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct DoubtQuery {
     /// Only of this organisation.
     org_id: Option<OrgId>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -35,16 +34,13 @@ pub(super) struct DoubtQuery {
 /// Those whose outcome is unknown, the oldest doubt first.
 #[utoipa::path(
     get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
-    params(DoubtQuery),
     responses((status = 200, body = Page<Doubt>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn list_doubts(
-    State(api): State<Api>,
-    Query(query): Query<DoubtQuery>,
-) -> Result<Json<Page<Doubt>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let doubts = api.database.doubts(query.org_id, slice).await?;
+pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result<Json<Page<Doubt>>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let doubts = database.doubts(query.org_id, slice).await?;
     Ok(Page::of(doubts, query.limit, Doubt::place))
 }
 
@@ -79,21 +75,16 @@ fn said(caller: &Caller, reason: &Text) -> String {
 /// Say that the vendor took a task
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
-    params(
-        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
-        IdempotencyKey
-    ),
+    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
     request_body = SettleBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn settle_hold(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(hold_id): Path<HoldId>,
-    call: OnceBody<SettleBody>,
-) -> Result<Made<Resolved>, Problem> {
-    let body = &call.body;
+    call: WriteCall<HoldId, Idempotent<SettleBody>>,
+) -> Result<Answered<Resolved>, Problem> {
+    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
+    let body = &sent.body;
     let usable =
         (1..=255).contains(&body.task_id.len()) && body.task_id.bytes().all(|b| b.is_ascii_graphic());
     if !usable {
@@ -106,34 +97,28 @@ pub(super) async fn settle_hold(
         None => Resolution::Taken { task },
     };
     let why = said(&caller, &body.reason);
-    Ok(Made(StatusCode::OK, database.resolve(hold_id, resolution, &why, call.once()).await?))
+    Ok(Answered(StatusCode::OK, database.resolve(hold_id, resolution, &why, sent.once()).await?))
 }
 
 /// Say that nothing is owed for a task
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
-    params(
-        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
-        IdempotencyKey
-    ),
+    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
     request_body = ReleaseBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn release_hold(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(hold_id): Path<HoldId>,
-    call: OnceBody<ReleaseBody>,
-) -> Result<Made<Resolved>, Problem> {
-    let why = said(&caller, &call.body.reason);
-    Ok(Made(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, call.once()).await?))
+    call: WriteCall<HoldId, Idempotent<ReleaseBody>>,
+) -> Result<Answered<Resolved>, Problem> {
+    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
+    let why = said(&caller, &sent.body.reason);
+    Ok(Answered(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, sent.once()).await?))
 }
 
 /// How far back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct DaysQuery {
     /// Days; 30 if left out.
     #[serde(default = "month")]
@@ -153,7 +138,6 @@ fn checked(days: u32) -> Result<u32, Problem> {
 /// How far back, and which part.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct LossQuery {
     /// Days; 30 if left out.
     #[serde(default = "month")]
@@ -162,7 +146,7 @@ pub(super) struct LossQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -172,16 +156,13 @@ pub(super) struct LossQuery {
 /// Or may have lost; newest first.
 #[utoipa::path(
     get, path = "/admin/v1/losses", tag = "doubts and losses",
-    params(LossQuery),
     responses((status = 200, body = Page<Loss>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn list_losses(
-    State(api): State<Api>,
-    Query(query): Query<LossQuery>,
-) -> Result<Json<Page<Loss>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let losses = api.database.losses(checked(query.days)?, slice).await?;
+pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<Json<Page<Loss>>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let losses = database.losses(checked(query.days)?, slice).await?;
     Ok(Page::of(losses, query.limit, Loss::place))
 }
 
@@ -190,13 +171,10 @@ pub(super) async fn list_losses(
 /// What was booked beside what the vendor reported, by account, task and price.
 #[utoipa::path(
     get, path = "/admin/v1/drift", tag = "doubts and losses",
-    params(DaysQuery),
     responses((status = 200, body = Drift)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_drift(
-    State(api): State<Api>,
-    Query(query): Query<DaysQuery>,
-) -> Result<Json<Drift>, Problem> {
-    Ok(Json(api.database.drift(checked(query.days)?).await?))
+pub(super) async fn show_drift(call: ReadCall<(), Query<DaysQuery>>) -> Result<Json<Drift>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    Ok(Json(database.drift(checked(query.days)?).await?))
 }

@@ -1,48 +1,57 @@
 //! Calls that move money: a retry with the same `Idempotency-Key` gets the first answer and moves nothing.
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Parameter;
 
+use super::extract::{Input, header, parse};
 use super::problem::Problem;
-use super::request::{IdempotencyKey, bytes, parse};
 use crate::store::{Done, Once};
 
 /// A JSON body with the caller's idempotency key.
-pub(super) struct OnceBody<T> {
+pub(super) struct Idempotent<T> {
     key: Option<String>,
     raw: Bytes,
-    /// The body.
     pub(super) body: T,
 }
 
-impl<T> OnceBody<T> {
-    /// What makes it count once; none: the caller said no key.
+impl<T> Idempotent<T> {
+    /// What makes the call count once; none: the caller sent no key.
     pub(super) fn once(&self) -> Option<Once<'_>> {
         self.key.as_deref().map(|key| Once { key, body: &self.raw })
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OnceBody<T> {
-    type Rejection = Problem;
+impl<T: DeserializeOwned + Send> Input for Idempotent<T> {
+    const HAS_BODY: bool = true;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, state).await?;
-        let request = Request::from_parts(parts, body);
-        let raw = bytes(request, state).await?;
-        Ok(Self { key, body: parse(&raw)?, raw })
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        let description = "Repeating a request with the same key and the same body within 72 hours changes nothing: it \
+                           gets the first answer again.";
+        parameters.push(header("Idempotency-Key", description, "^[!-~]+$", 255));
+    }
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        let key = parts.headers.get("idempotency-key").map(|value| {
+            let text = value.to_str().unwrap_or_default();
+            let usable = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+            let refused = "Idempotency-Key must be 1 to 255 visible ASCII characters";
+            usable.then(|| text.to_owned()).ok_or_else(|| Problem::Invalid(refused.into()))
+        });
+        Ok(Self { key: key.transpose()?, body: parse(body)?, raw: body.clone() })
     }
 }
 
-/// What was made or done, and whether an earlier call had done it.
-pub(super) struct Made<T>(pub(super) StatusCode, pub(super) Done<T>);
+/// The answer to a call that moves money; a replayed answer is marked with `Idempotent-Replayed: true`.
+pub(super) struct Answered<T>(pub(super) StatusCode, pub(super) Done<T>);
 
-impl<T: Serialize> IntoResponse for Made<T> {
+impl<T: Serialize> IntoResponse for Answered<T> {
     fn into_response(self) -> Response {
         let mut answer = (self.0, Json(self.1.answer)).into_response();
         if self.1.replayed {

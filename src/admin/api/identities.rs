@@ -1,29 +1,27 @@
 //! Subjects of identity providers, tied to users.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, Query, Text};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, Limit, Page, Path, Query, Text};
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::store::IdentityInfo;
 
 /// Which identities.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct IdentityQuery {
     /// Only those of this user.
     user_id: Option<UserId>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -33,17 +31,16 @@ pub(super) struct IdentityQuery {
 /// Who signs in with tokens of an identity provider, and which user that is.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/identities", tag = "identity",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), IdentityQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<IdentityInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_identities(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<IdentityQuery>,
+    call: ReadCall<OrgId, Query<IdentityQuery>>,
 ) -> Result<Json<Page<IdentityInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let identities = api.database.list_identities(org, query.user_id, slice).await?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let identities = database.list_identities(org, query.user_id, slice).await?;
     Ok(Page::of(identities, query.limit, |identity| identity.identity_id))
 }
 
@@ -77,10 +74,9 @@ pub(super) struct TiedIdentity {
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_identity(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<IdentityBody>,
+    call: WriteCall<OrgId, Body<IdentityBody>>,
 ) -> Result<(StatusCode, Json<TiedIdentity>), Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let subject = body.subject.into_string();
     let identity_id = database.link_identity(body.provider_id, org, body.user_id, &subject).await?;
     Ok((StatusCode::CREATED, Json(TiedIdentity { identity_id })))
@@ -98,10 +94,8 @@ pub(super) async fn create_identity(
     responses((status = 204, description = "It is untied")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_identity(
-    Acting(database): Acting,
-    Path((org, id)): Path<(OrgId, IdentityId)>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_identity(call: WriteCall<(OrgId, IdentityId)>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: (org, id), .. } = call;
     database.unlink_identity(org, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

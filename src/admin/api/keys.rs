@@ -3,23 +3,21 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
 /// Which keys.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct KeyQuery {
     /// Only those of this user.
     user_id: Option<UserId>,
@@ -29,7 +27,7 @@ pub(super) struct KeyQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -39,18 +37,17 @@ pub(super) struct KeyQuery {
 /// Oldest first, the revoked ones as well.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), KeyQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<KeyInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_keys(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<KeyQuery>,
+    call: ReadCall<OrgId, Query<KeyQuery>>,
 ) -> Result<Json<Page<KeyInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
     let filter = KeyFilter { user: query.user_id, status: query.status };
-    let keys = api.database.list_keys(org, filter, slice).await?;
+    let keys = database.list_keys(org, filter, slice).await?;
     Ok(Page::of(keys, query.limit, |key| key.key_id))
 }
 
@@ -81,7 +78,7 @@ pub(super) struct KeyBody {
     env: String,
     /// When it ends; left out: never.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
+    expires_at: Option<Timestamp>,
     /// Types it may create; left out: all.
     #[schema(min_items = 1)]
     allowed_types: Option<Vec<String>>,
@@ -119,15 +116,12 @@ pub(super) struct ShownKey {
     responses((status = 201, body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_key(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<KeyBody>,
-) -> Result<Tagged<ShownKey>, Problem> {
+pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<Tagged<ShownKey>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let spec = KeySpec {
         name: body.name.into_string(),
         env: body.env,
-        expires_at: body.expires_at.map(At::get),
+        expires_at: body.expires_at.map(Timestamp::get),
         allowed_types: body.allowed_types,
         allowed_networks: body.allowed_networks,
         rates: Rates {
@@ -136,7 +130,7 @@ pub(super) async fn create_key(
         },
     };
     let (id, text) = database.create_key(org, body.user_id, &spec).await?;
-    let key = there(database.key(id).await?, id)?;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, key.version, ShownKey { api_key: text.expose().to_owned(), key }))
 }
 
@@ -147,11 +141,9 @@ pub(super) async fn create_key(
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_key(
-    State(api): State<Api>,
-    Path(id): Path<KeyId>,
-) -> Result<Tagged<KeyInfo>, Problem> {
-    let key = there(api.database.key(id).await?, id)?;
+pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
@@ -166,7 +158,7 @@ pub(super) struct KeyPatch {
     /// When it ends; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Option<At>>,
+    expires_at: Option<Option<Timestamp>>,
     /// Types it may create; null: all.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
@@ -188,25 +180,20 @@ pub(super) struct KeyPatch {
 /// Change a key
 #[utoipa::path(
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
-    params(
-        ("key_id" = KeyId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("key_id" = KeyId, Path, description = "Which")),
     request_body = KeyPatch,
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<KeyPatch>,
+    call: WriteCall<KeyId, (IfMatch, Body<KeyPatch>)>,
 ) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let rate = |given: Option<Option<PerMinute>>| given.map(|rate| rate.map(|rate| rate.0));
     let edit = KeyEdit {
         name: patch.name.map(Text::into_string),
         status: patch.status,
-        expires_at: patch.expires_at.map(|end| end.map(At::get)),
+        expires_at: patch.expires_at.map(|end| end.map(Timestamp::get)),
         allowed_types: patch.allowed_types,
         allowed_networks: patch.allowed_networks,
         create_per_minute: rate(patch.create_per_minute),
@@ -242,10 +229,9 @@ fn a_day() -> u32 {
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn rotate_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-    Body(body): Body<RotationBody>,
+    call: WriteCall<KeyId, Body<RotationBody>>,
 ) -> Result<Tagged<ShownKey>, Problem> {
+    let ApiCall { database, path: id, input: Body(body), .. } = call;
     let overlap = Duration::from_secs(body.overlap_seconds.into());
     let rotated = database.rotate_key(id, overlap).await?;
     let shown = ShownKey { api_key: rotated.text.expose().to_owned(), key: rotated.key };
@@ -261,11 +247,9 @@ pub(super) async fn rotate_key(
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn revoke_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-) -> Result<Tagged<KeyInfo>, Problem> {
+pub(super) async fn revoke_key(call: WriteCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
     database.revoke_key(id).await?;
-    let key = there(database.key(id).await?, id)?;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, key.version, key))
 }

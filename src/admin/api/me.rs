@@ -4,7 +4,9 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access::Caller;
+use super::call::{ApiCall, ReadCall};
+use super::caller::ApiRole;
+use crate::access::callers::Caller;
 use crate::ids::{OrgId, UserId};
 
 /// Who calls.
@@ -24,10 +26,11 @@ pub(super) struct Me {
     responses((status = 200, body = Me)),
     security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
-pub(super) async fn show_caller(caller: Caller) -> Json<Me> {
+pub(super) async fn show_caller(call: ReadCall) -> Json<Me> {
+    let ApiCall { caller, .. } = call;
     let user_id = match &caller {
         Caller::Operator(_) => None,
         Caller::Tenant(principal) => Some(principal.user),
     };
-    Json(Me { role: caller.who().as_str(), org_id: caller.org(), user_id })
+    Json(Me { role: ApiRole::of(&caller).as_str(), org_id: caller.org(), user_id })
 }

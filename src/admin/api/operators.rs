@@ -1,15 +1,14 @@
 //! Operators' tokens.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, Query, Text, Timestamp};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, Limit, Page, Path, Query, Text};
 use crate::clock::Clock;
 use crate::ids::OperatorTokenId;
 use crate::store::{OperatorRole, OperatorToken};
@@ -17,12 +16,11 @@ use crate::store::{OperatorRole, OperatorToken};
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct TokenQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -30,16 +28,15 @@ pub(super) struct TokenQuery {
 /// List operators' tokens
 #[utoipa::path(
     get, path = "/admin/v1/operator-tokens", tag = "operators",
-    params(TokenQuery),
     responses((status = 200, body = Page<OperatorToken>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_operator_tokens(
-    State(api): State<Api>,
-    Query(query): Query<TokenQuery>,
+    call: ReadCall<(), Query<TokenQuery>>,
 ) -> Result<Json<Page<OperatorToken>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let tokens = api.database.list_operator_tokens(slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let tokens = database.list_operator_tokens(slice).await?;
     Ok(Page::of(tokens, query.limit, |token| token.token_id))
 }
 
@@ -53,7 +50,7 @@ pub(super) struct TokenBody {
     role: OperatorRole,
     /// When it ends.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
+    expires_at: Option<Timestamp>,
 }
 
 /// A token, the one time it is shown.
@@ -75,10 +72,10 @@ pub(super) struct ShownToken {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_operator_token(
-    Acting(database): Acting,
-    Body(body): Body<TokenBody>,
+    call: WriteCall<(), Body<TokenBody>>,
 ) -> Result<(StatusCode, Json<ShownToken>), Problem> {
-    let expires_at = body.expires_at.map(At::get);
+    let ApiCall { database, input: Body(body), .. } = call;
+    let expires_at = body.expires_at.map(Timestamp::get);
     if expires_at.is_some_and(|end| end <= Clock.wall()) {
         return Err(Problem::Invalid("expires_at is in the past".into()));
     }
@@ -89,17 +86,15 @@ pub(super) async fn create_operator_token(
 
 /// Revoke an operator's token
 ///
-/// At once, and for good. The last one that can change anything stays.
+/// Timestamp once, and for good. The last one that can change anything stays.
 #[utoipa::path(
     delete, path = "/admin/v1/operator-tokens/{token_id}", tag = "operators",
     params(("token_id" = OperatorTokenId, Path, description = "Which")),
     responses((status = 204, description = "It is revoked")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn revoke_operator_token(
-    Acting(database): Acting,
-    Path(id): Path<OperatorTokenId>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn revoke_operator_token(call: WriteCall<OperatorTokenId>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, .. } = call;
     database.revoke_operator_token(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,15 +1,14 @@
 //! Organisations.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::{Acting, Caller};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 use crate::store::{Database, NewOrg, Org, OrgChange, OrgFilter, Status};
@@ -35,15 +34,14 @@ async fn shown(database: &Database, orgs: Vec<Org>) -> Result<Vec<ShownOrg>, Pro
 }
 
 async fn tagged(status: StatusCode, database: &Database, id: OrgId) -> Result<Tagged<ShownOrg>, Problem> {
-    let org = there(database.org(id).await?, id)?;
-    let org = there(shown(database, vec![org]).await?.pop(), id)?;
+    let org = existing(database.org(id).await?, id)?;
+    let org = existing(shown(database, vec![org]).await?.pop(), id)?;
     Ok(Tagged(status, org.org.version, org))
 }
 
 /// Which organisations.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct OrgQuery {
     /// Only that of this name.
     name: Option<String>,
@@ -56,7 +54,7 @@ pub(super) struct OrgQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -66,20 +64,16 @@ pub(super) struct OrgQuery {
 /// Oldest first. An organisation's admin sees its own.
 #[utoipa::path(
     get, path = "/admin/v1/orgs", tag = "organisations",
-    params(OrgQuery),
     responses((status = 200, body = Page<ShownOrg>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn list_orgs(
-    State(api): State<Api>,
-    caller: Caller,
-    Query(query): Query<OrgQuery>,
-) -> Result<Json<Page<ShownOrg>>, Problem> {
+pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Json<Page<ShownOrg>>, Problem> {
+    let ApiCall { caller, database, input: Query(query), .. } = call;
     let filter =
         OrgFilter { org: caller.org(), name: query.name, status: query.status, deleted: query.deleted };
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let orgs = api.database.list_orgs(&filter, slice).await?;
-    Ok(Page::of(shown(&api.database, orgs).await?, query.limit, |shown| shown.org.org_id))
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let orgs = database.list_orgs(&filter, slice).await?;
+    Ok(Page::of(shown(&database, orgs).await?, query.limit, |shown| shown.org.org_id))
 }
 
 /// An organisation to be made.
@@ -105,10 +99,8 @@ fn utc() -> String {
     responses((status = 201, body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn create_org(
-    Acting(database): Acting,
-    Body(body): Body<OrgBody>,
-) -> Result<Tagged<ShownOrg>, Problem> {
+pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tagged<ShownOrg>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let new = NewOrg { name: body.name.into_string(), time_zone: body.time_zone };
     let id = database.add_org(&new).await?;
     tagged(StatusCode::CREATED, &database, id).await
@@ -121,11 +113,9 @@ pub(super) async fn create_org(
     responses((status = 200, body = ShownOrg)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_org(
-    State(api): State<Api>,
-    Path(id): Path<OrgId>,
-) -> Result<Tagged<ShownOrg>, Problem> {
-    tagged(StatusCode::OK, &api.database, id).await
+pub(super) async fn show_org(call: ReadCall<OrgId>) -> Result<Tagged<ShownOrg>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    tagged(StatusCode::OK, &database, id).await
 }
 
 /// What is to change of an organisation; what is left out stays.
@@ -164,20 +154,15 @@ pub(super) struct OrgPatch {
 /// Every gateway follows within a second.
 #[utoipa::path(
     patch, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
-    params(
-        ("org_id" = OrgId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("org_id" = OrgId, Path, description = "Which")),
     request_body = OrgPatch,
     responses((status = 200, body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_org(
-    Acting(database): Acting,
-    Path(id): Path<OrgId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<OrgPatch>,
+    call: WriteCall<OrgId, (IfMatch, Body<OrgPatch>)>,
 ) -> Result<Tagged<ShownOrg>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let limits = [patch.create_per_minute, patch.status_per_minute, patch.max_open_tasks];
     if limits.into_iter().flatten().flatten().any(|limit| limit < 0) || patch.overdraft.is_some_and(|o| o < 0)
     {
@@ -202,18 +187,12 @@ pub(super) async fn update_org(
 /// Its keys are refused; its balance, its tasks and its entries stay, and its tasks end as they would.
 #[utoipa::path(
     delete, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
-    params(
-        ("org_id" = OrgId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("org_id" = OrgId, Path, description = "Which")),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_org(
-    Acting(database): Acting,
-    Path(id): Path<OrgId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_org(call: WriteCall<OrgId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_org(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing, given};
+use super::page::{Page, PageLimit, PageQuery};
 use super::problem::Problem;
-use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::pricing::{BookVersion, PriceChange, Tariff, changes};
 use crate::store::{Activation, BookInfo, BookState, Database, WhatIf};
 
@@ -26,8 +25,8 @@ pub(super) struct Book {
 
 async fn book(database: &Database, version: BookVersion) -> Result<Book, Problem> {
     let missing = || format!("price book {version}");
-    let info = there(database.book_info(version).await?, missing())?;
-    let book = there(database.book(version).await?, missing())?;
+    let info = existing(database.book_info(version).await?, missing())?;
+    let book = existing(database.book(version).await?, missing())?;
     let prices = book.prices.iter().map(|(name, tariff)| (name.to_string(), *tariff)).collect();
     Ok(Book { info, prices })
 }
@@ -44,7 +43,6 @@ async fn tagged(
 /// Which price books.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct BookQuery {
     /// Only those.
     #[param(inline)]
@@ -52,7 +50,7 @@ pub(super) struct BookQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -62,16 +60,15 @@ pub(super) struct BookQuery {
 /// Newest first, without their prices.
 #[utoipa::path(
     get, path = "/admin/v1/price-books", tag = "prices",
-    params(BookQuery),
     responses((status = 200, body = Page<BookInfo>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_books(
-    State(api): State<Api>,
-    Query(query): Query<BookQuery>,
+    call: ReadCall<(), Query<BookQuery>>,
 ) -> Result<Json<Page<BookInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let books = api.database.list_books(query.state, slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let books = database.list_books(query.state, slice).await?;
     Ok(Page::of(books, query.limit, |book| book.version))
 }
 
@@ -96,10 +93,8 @@ pub(super) struct BookBody {
     responses((status = 201, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn create_price_book(
-    Acting(database): Acting,
-    Body(body): Body<BookBody>,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn create_price_book(call: WriteCall<(), Body<BookBody>>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let version = database.create_book(&body.name.into_string(), body.copy_of, &body.prices).await?;
     tagged(StatusCode::CREATED, &database, version).await
 }
@@ -110,9 +105,10 @@ pub(super) async fn create_price_book(
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_price_book_in_force(State(api): State<Api>) -> Result<Tagged<Book>, Problem> {
-    let version = there(api.database.active_book_version().await?, "price book in force")?;
-    tagged(StatusCode::OK, &api.database, version).await
+pub(super) async fn show_price_book_in_force(call: ReadCall) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, .. } = call;
+    let version = existing(database.active_book_version().await?, "price book in force")?;
+    tagged(StatusCode::OK, &database, version).await
 }
 
 /// Show a price book
@@ -122,11 +118,9 @@ pub(super) async fn show_price_book_in_force(State(api): State<Api>) -> Result<T
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_price_book(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-) -> Result<Tagged<Book>, Problem> {
-    tagged(StatusCode::OK, &api.database, BookVersion::new(version)).await
+pub(super) async fn show_price_book(call: ReadCall<i32>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, .. } = call;
+    tagged(StatusCode::OK, &database, BookVersion::new(version)).await
 }
 
 /// What is to change of a draft.
@@ -140,20 +134,15 @@ pub(super) struct BookPatch {
 /// Rename a draft
 #[utoipa::path(
     patch, path = "/admin/v1/price-books/{version}", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "Which")),
     request_body = BookPatch,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn rename_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-    Body(patch): Body<BookPatch>,
+    call: WriteCall<i32, (IfMatch, Body<BookPatch>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: (IfMatch(revision), Body(patch)), .. } = call;
     let version = BookVersion::new(version);
     database.rename_book(version, &patch.name.into_string(), revision).await?;
     tagged(StatusCode::OK, &database, version).await
@@ -162,18 +151,12 @@ pub(super) async fn rename_price_book(
 /// Delete a draft
 #[utoipa::path(
     delete, path = "/admin/v1/price-books/{version}", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "Which")),
     responses((status = 204, description = "It is gone")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_price_book(call: WriteCall<i32, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: version, input: IfMatch(revision), .. } = call;
     database.delete_book(BookVersion::new(version), revision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -183,19 +166,16 @@ pub(super) async fn delete_price_book(
     put, path = "/admin/v1/price-books/{version}/prices/{task_type}", tag = "prices",
     params(
         ("version" = i32, Path, description = "Of which book"),
-        ("task_type" = String, Path, description = "The price of what"),
-        IfMatch
+        ("task_type" = String, Path, description = "The price of what")
     ),
     request_body = Tariff,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_price(
-    Acting(database): Acting,
-    Path((version, task_type)): Path<(i32, String)>,
-    IfMatch(revision): IfMatch,
-    Body(tariff): Body<Tariff>,
+    call: WriteCall<(i32, String), (IfMatch, Body<Tariff>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: (version, task_type), input: (IfMatch(revision), Body(tariff)), .. } = call;
     let version = BookVersion::new(version);
     database.set_price(version, &task_type, tariff, revision).await?;
     tagged(StatusCode::OK, &database, version).await
@@ -208,17 +188,13 @@ pub(super) async fn set_price(
     delete, path = "/admin/v1/price-books/{version}/prices/{task_type}", tag = "prices",
     params(
         ("version" = i32, Path, description = "Of which book"),
-        ("task_type" = String, Path, description = "The price of what"),
-        IfMatch
+        ("task_type" = String, Path, description = "The price of what")
     ),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn remove_price(
-    Acting(database): Acting,
-    Path((version, task_type)): Path<(i32, String)>,
-    IfMatch(revision): IfMatch,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn remove_price(call: WriteCall<(i32, String), IfMatch>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: (version, task_type), input: IfMatch(revision), .. } = call;
     let version = BookVersion::new(version);
     database.remove_price(version, &task_type, revision).await?;
     tagged(StatusCode::OK, &database, version).await
@@ -227,7 +203,6 @@ pub(super) async fn remove_price(
 /// What to compare with.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct Against {
     /// A book; none: the one in force.
     #[param(value_type = Option<i32>)]
@@ -252,21 +227,20 @@ pub(super) struct Comparison {
 /// What changes by task type when this book takes the place of the other.
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/diff", tag = "prices",
-    params(("version" = i32, Path, description = "Which"), Against),
+    params(("version" = i32, Path, description = "Which")),
     responses((status = 200, body = Comparison)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn compare_price_books(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-    Query(query): Query<Against>,
+    call: ReadCall<i32, Query<Against>>,
 ) -> Result<Json<Comparison>, Problem> {
-    let after = api.database.expect_book(BookVersion::new(version)).await?;
+    let ApiCall { database, path: version, input: Query(query), .. } = call;
+    let after = database.expect_book(BookVersion::new(version)).await?;
     let before = match query.against {
         Some(version) => version,
-        None => there(api.database.active_book_version().await?, "price book in force")?,
+        None => existing(database.active_book_version().await?, "price book in force")?,
     };
-    let before = api.database.expect_book(before).await?;
+    let before = database.expect_book(before).await?;
     let changes = changes(&before, &after);
     Ok(Json(Comparison { before: before.version, after: after.version, changes }))
 }
@@ -274,7 +248,6 @@ pub(super) async fn compare_price_books(
 /// How far to look back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct Days {
     /// The last so many days.
     #[serde(default = "a_week")]
@@ -293,16 +266,13 @@ fn a_week() -> u32 {
 /// depend on our books. Nothing changes by it.
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/what-if", tag = "prices",
-    params(("version" = i32, Path, description = "Which"), Days),
+    params(("version" = i32, Path, description = "Which")),
     responses((status = 200, body = WhatIf)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn replay_tasks(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-    Query(query): Query<Days>,
-) -> Result<Json<WhatIf>, Problem> {
-    Ok(Json(api.database.what_if(BookVersion::new(version), query.days).await?))
+pub(super) async fn replay_tasks(call: ReadCall<i32, Query<Days>>) -> Result<Json<WhatIf>, Problem> {
+    let ApiCall { database, path: version, input: Query(query), .. } = call;
+    Ok(Json(database.what_if(BookVersion::new(version), query.days).await?))
 }
 
 /// When a book shall come into force.
@@ -311,31 +281,26 @@ pub(super) async fn replay_tasks(
 pub(super) struct ActivateBody {
     /// An instant to come; none: now.
     #[schema(value_type = Option<String>, format = DateTime)]
-    at: Option<At>,
+    at: Option<Timestamp>,
 }
 
 /// Put a price book in force
 ///
-/// At once, on every gateway within a second; or at an instant to come, on every gateway at that instant. Running tasks
+/// Timestamp once, on every gateway within a second; or at an instant to come, on every gateway at that instant. Running tasks
 /// keep the price they have. A book that was in force before can come back at once, but not be scheduled: schedule a copy.
 #[utoipa::path(
     post, path = "/admin/v1/price-books/{version}/activate", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "Which")),
     request_body = ActivateBody,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn activate_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-    Body(body): Body<ActivateBody>,
+    call: WriteCall<i32, (IfMatch, Body<ActivateBody>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: (IfMatch(revision), Body(body)), .. } = call;
     let version = BookVersion::new(version);
-    database.put_in_force(version, body.at.map(At::get), revision).await?;
+    database.put_in_force(version, body.at.map(Timestamp::get), revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
@@ -344,18 +309,12 @@ pub(super) async fn activate_price_book(
 /// While its instant is to come. The book is a draft again.
 #[utoipa::path(
     post, path = "/admin/v1/price-books/{version}/unschedule", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "Which")),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn unschedule_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn unschedule_price_book(call: WriteCall<i32, IfMatch>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: IfMatch(revision), .. } = call;
     let version = BookVersion::new(version);
     database.unschedule_book(version, revision).await?;
     tagged(StatusCode::OK, &database, version).await
@@ -380,24 +339,11 @@ pub(super) struct RollbackBody {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn roll_back_price_book(
-    Acting(database): Acting,
-    Body(body): Body<RollbackBody>,
+    call: WriteCall<(), Body<RollbackBody>>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let version = database.roll_back_book(body.from).await?;
     tagged(StatusCode::OK, &database, version).await
-}
-
-/// A part of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// Items of a page.
-    #[serde(default)]
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    pub(super) limit: Limit,
-    /// `next_cursor` of the page before.
-    pub(super) cursor: Option<String>,
 }
 
 /// List what was in force when
@@ -405,16 +351,15 @@ pub(super) struct PageQuery {
 /// Newest first, with what is scheduled and what was taken back before it began.
 #[utoipa::path(
     get, path = "/admin/v1/price-activations", tag = "prices",
-    params(PageQuery),
     responses((status = 200, body = Page<Activation>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_activations(
-    State(api): State<Api>,
-    Query(query): Query<PageQuery>,
+    call: ReadCall<(), Query<PageQuery>>,
 ) -> Result<Json<Page<Activation>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let lines = api.database.activations(slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let lines = database.activations(slice).await?;
     Ok(Page::of(lines, query.limit, |line| line.activation_id))
 }
 
@@ -433,6 +378,7 @@ pub(super) struct QuoteKey {
     responses((status = 200, body = QuoteKey)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn rotate_quote_key(Acting(database): Acting) -> Result<Json<QuoteKey>, Problem> {
+pub(super) async fn rotate_quote_key(call: WriteCall) -> Result<Json<QuoteKey>, Problem> {
+    let ApiCall { database, .. } = call;
     Ok(Json(QuoteKey { generation: database.rotate_signing_key().await? }))
 }

@@ -3,28 +3,26 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use url::Url;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, ProviderId};
 use crate::store::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
 /// Which identity providers.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct ProviderQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -34,17 +32,16 @@ pub(super) struct ProviderQuery {
 /// Oldest first.
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers", tag = "identity",
-    params(ProviderQuery),
     responses((status = 200, body = Page<Provider>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_providers(
-    State(api): State<Api>,
-    Query(query): Query<ProviderQuery>,
+    call: ReadCall<(), Query<ProviderQuery>>,
 ) -> Result<Json<Page<Provider>>, Problem> {
-    let slice: Slice<ProviderId> = query.limit.behind(query.cursor.as_deref())?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice: Slice<ProviderId> = query.limit.after(query.cursor.as_deref())?;
     // There are few: gateways keep all of them in memory.
-    let all = api.database.providers().await?.into_iter();
+    let all = database.providers().await?.into_iter();
     let behind = all.filter(|provider| slice.after.is_none_or(|after| provider.provider_id > after));
     let some = behind.take(usize::from(slice.limit)).collect();
     Ok(Page::of(some, query.limit, |provider: &Provider| provider.provider_id))
@@ -122,9 +119,9 @@ fn sub() -> String {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_provider(
-    Acting(database): Acting,
-    Body(body): Body<ProviderBody>,
+    call: WriteCall<(), Body<ProviderBody>>,
 ) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let spec = ProviderSpec {
         name: body.name.into_string(),
         serves: body.serves,
@@ -143,7 +140,7 @@ pub(super) async fn create_provider(
         suspended: false,
     };
     let id = database.create_provider(&spec).await?;
-    let provider = there(database.provider(id).await?, id)?;
+    let provider = existing(database.provider(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, provider.version, provider))
 }
 
@@ -154,11 +151,9 @@ pub(super) async fn create_provider(
     responses((status = 200, body = Provider)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_provider(
-    State(api): State<Api>,
-    Path(id): Path<ProviderId>,
-) -> Result<Tagged<Provider>, Problem> {
-    let provider = there(api.database.provider(id).await?, id)?;
+pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let provider = existing(database.provider(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 
@@ -228,20 +223,15 @@ impl ProviderPatch {
 /// Change an identity provider
 #[utoipa::path(
     patch, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
-    params(
-        ("provider_id" = ProviderId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("provider_id" = ProviderId, Path, description = "Which")),
     request_body = ProviderPatch,
     responses((status = 200, body = Provider)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_provider(
-    Acting(database): Acting,
-    Path(id): Path<ProviderId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<ProviderPatch>,
+    call: WriteCall<ProviderId, (IfMatch, Body<ProviderPatch>)>,
 ) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let provider = database.edit_provider(id, version, |spec| patch.apply(spec)).await?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
@@ -251,18 +241,12 @@ pub(super) async fn update_provider(
 /// Its tokens are refused from now on; the users that came by it stay.
 #[utoipa::path(
     delete, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
-    params(
-        ("provider_id" = ProviderId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("provider_id" = ProviderId, Path, description = "Which")),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_provider(
-    Acting(database): Acting,
-    Path(id): Path<ProviderId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_provider(call: WriteCall<ProviderId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_provider(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,8 +2,6 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
@@ -11,10 +9,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::csv::{self, Cell, Format, plain, text};
+use super::call::{ApiCall, ReadCall};
+use super::csv::{self, Accept, Cell, Format, plain, text};
+use super::extract::Query;
+use super::page::PageLimit;
 use super::problem::Problem;
-use super::request::{Limit, Path, Query};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::{Database, LedgerError, Line, Month, Place, Statement};
@@ -25,7 +24,6 @@ const SOME: u32 = 2000;
 /// Which part of it.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct StatementQuery {
     /// `csv`: all lines at once, as with `Accept: text/csv`.
     #[param(inline)]
@@ -33,7 +31,7 @@ pub(super) struct StatementQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -57,25 +55,22 @@ pub(super) struct StatementPage {
     get, path = "/admin/v1/orgs/{org_id}/statements/{month}", tag = "usage",
     params(
         ("org_id" = OrgId, Path, description = "Whose"),
-        ("month" = Month, Path, description = "Which, such as 2026-11"),
-        StatementQuery
+        ("month" = Month, Path, description = "Which, such as 2026-11")
     ),
     responses((status = 200, content((StatementPage = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_statement(
-    State(api): State<Api>,
-    Path((org, month)): Path<(OrgId, String)>,
-    headers: HeaderMap,
-    Query(query): Query<StatementQuery>,
+    call: ReadCall<(OrgId, String), (Accept, Query<StatementQuery>)>,
 ) -> Result<Response, Problem> {
-    let statement = api.database.statement(org, month.parse()?).await?;
-    if Format::wanted(query.format, &headers) == Format::Csv {
+    let ApiCall { database, path: (org, month), input: (Accept(accepted), Query(query)), .. } = call;
+    let statement = database.statement(org, month.parse()?).await?;
+    if query.format.unwrap_or(accepted) == Format::Csv {
         let name = format!("statement-{org}-{}", statement.month);
-        return Ok(csv::answer(&name, table(api.database, statement)));
+        return Ok(csv::answer(&name, table(database, statement)));
     }
-    let slice = query.limit.behind::<Place>(query.cursor.as_deref())?;
-    let items = api.database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
+    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
+    let items = database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
     let (items, next_cursor) = query.limit.cut(items, |line| line.entry.place());
     Ok(Json(StatementPage { statement, items, next_cursor }).into_response())
 }

@@ -1,29 +1,27 @@
 //! Teams.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::ids::{OrgId, TeamId};
 use crate::store::{Status, Team, TeamChange};
 
 /// Which teams.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct TeamQuery {
     /// Only that of this name.
     name: Option<String>,
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -31,17 +29,14 @@ pub(super) struct TeamQuery {
 /// List an organisation's teams
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), TeamQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<Team>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn list_teams(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<TeamQuery>,
-) -> Result<Json<Page<Team>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let teams = api.database.list_teams(org, query.name.as_deref(), slice).await?;
+pub(super) async fn list_teams(call: ReadCall<OrgId, Query<TeamQuery>>) -> Result<Json<Page<Team>>, Problem> {
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let teams = database.list_teams(org, query.name.as_deref(), slice).await?;
     Ok(Page::of(teams, query.limit, |team| team.team_id))
 }
 
@@ -61,13 +56,10 @@ pub(super) struct TeamBody {
     responses((status = 201, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_team(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<TeamBody>,
-) -> Result<Tagged<Team>, Problem> {
+pub(super) async fn create_team(call: WriteCall<OrgId, Body<TeamBody>>) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let id = database.create_team(org, &body.name.into_string()).await?;
-    let team = there(database.team(id).await?, id)?;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, team.version, team))
 }
 
@@ -78,11 +70,9 @@ pub(super) async fn create_team(
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_team(
-    State(api): State<Api>,
-    Path(id): Path<TeamId>,
-) -> Result<Tagged<Team>, Problem> {
-    let team = there(api.database.team(id).await?, id)?;
+pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
@@ -99,23 +89,18 @@ pub(super) struct TeamPatch {
 /// Change a team
 #[utoipa::path(
     patch, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(
-        ("team_id" = TeamId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("team_id" = TeamId, Path, description = "Which")),
     request_body = TeamPatch,
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_team(
-    Acting(database): Acting,
-    Path(id): Path<TeamId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<TeamPatch>,
+    call: WriteCall<TeamId, (IfMatch, Body<TeamPatch>)>,
 ) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let change = TeamChange { name: patch.name.map(Text::into_string), status: patch.status };
     database.update_team(id, change, version).await?;
-    let team = there(database.team(id).await?, id)?;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
@@ -124,18 +109,12 @@ pub(super) async fn update_team(
 /// Its members stay, without a team; what it spent stays with it.
 #[utoipa::path(
     delete, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(
-        ("team_id" = TeamId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("team_id" = TeamId, Path, description = "Which")),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_team(
-    Acting(database): Acting,
-    Path(id): Path<TeamId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_team(call: WriteCall<TeamId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_team(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

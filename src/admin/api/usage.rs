@@ -1,21 +1,20 @@
 //! Usage: what tasks cost, split and filtered.
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use time::macros::format_description;
 use time::{Date, Duration};
 use utoipa::IntoParams;
 
-use super::Api;
-use super::csv::{self, Format, plain, text};
+use super::call::{ApiCall, ReadCall};
+use super::csv::{self, Accept, Format, plain, text};
+use super::extract::Query;
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Limit, Page, Path, Query};
 use crate::clock::Clock;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::store::{Usage, UsageBy, UsageFilter};
+use crate::store::{Database, Usage, UsageBy, UsageFilter};
 
 /// Lines of a table.
 const LINES: u32 = 100_000;
@@ -23,7 +22,6 @@ const LINES: u32 = 100_000;
 /// Which usage.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct UsageQuery {
     /// The first UTC day; thirty days up to `to` if left out.
     #[param(value_type = Option<String>, format = Date)]
@@ -49,7 +47,7 @@ pub(super) struct UsageQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -59,16 +57,12 @@ pub(super) struct UsageQuery {
 /// Over all organisations. Charges count on the UTC day they were booked.
 #[utoipa::path(
     get, path = "/admin/v1/usage", tag = "usage",
-    params(UsageQuery),
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_usage(
-    State(api): State<Api>,
-    headers: HeaderMap,
-    Query(query): Query<UsageQuery>,
-) -> Result<Response, Problem> {
-    usage(&api, query.org_id, query, &headers).await
+pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) -> Result<Response, Problem> {
+    let ApiCall { database, input: (Accept(accepted), Query(query)), .. } = call;
+    usage(&database, query.org_id, query, accepted).await
 }
 
 /// Show an organisation's usage
@@ -76,27 +70,25 @@ pub(super) async fn show_usage(
 /// Charges count on the UTC day they were booked; a statement keeps the organisation's own months.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/usage", tag = "usage",
-    params(("org_id" = OrgId, Path, description = "Whose"), UsageQuery),
+    params(("org_id" = OrgId, Path, description = "Whose")),
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_org_usage(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    headers: HeaderMap,
-    Query(query): Query<UsageQuery>,
+    call: ReadCall<OrgId, (Accept, Query<UsageQuery>)>,
 ) -> Result<Response, Problem> {
+    let ApiCall { database, path: org, input: (Accept(accepted), Query(query)), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
         return Err(Problem::Invalid("org_id is already said by the path".into()));
     }
-    usage(&api, Some(org), query, &headers).await
+    usage(&database, Some(org), query, accepted).await
 }
 
 async fn usage(
-    api: &Api,
+    database: &Database,
     org: Option<OrgId>,
     query: UsageQuery,
-    headers: &HeaderMap,
+    accepted: Format,
 ) -> Result<Response, Problem> {
     let by = group_by(query.group_by.as_deref())?;
     let to = query.to.as_deref().map_or_else(|| Ok(Clock.wall().date()), |text| day("to", text))?;
@@ -116,8 +108,8 @@ async fn usage(
         key: query.key_id,
         task_type: query.task_type,
     };
-    if Format::wanted(query.format, headers) == Format::Csv {
-        let rows = api.database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
+    if query.format.unwrap_or(accepted) == Format::Csv {
+        let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
         if rows.len() > LINES as usize {
             return Err(Problem::Invalid(format!(
                 "more than {LINES} lines: ask for fewer days, or split by less"
@@ -125,9 +117,9 @@ async fn usage(
         }
         return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows).into()));
     }
-    let slice = query.limit.behind::<u32>(query.cursor.as_deref())?;
+    let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
-    let rows = api.database.usage(&filter, &by, slice.limit.into(), offset).await?;
+    let rows = database.usage(&filter, &by, slice.limit.into(), offset).await?;
     let next = offset.saturating_add(u32::from(slice.limit).saturating_sub(1));
     let page: Json<Page<Usage>> = Page::of(rows, query.limit, |_| next);
     Ok(page.into_response())

@@ -1,22 +1,20 @@
 //! Users.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, TeamId, UserId};
 use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
 
 /// Which users.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct UserQuery {
     /// Only that of this name.
     name: Option<String>,
@@ -31,7 +29,7 @@ pub(super) struct UserQuery {
     /// Items of a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
+    limit: PageLimit,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -39,18 +37,15 @@ pub(super) struct UserQuery {
 /// List an organisation's users
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), UserQuery),
+    params(("org_id" = OrgId, Path, description = "Of which organisation")),
     responses((status = 200, body = Page<User>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn list_users(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<UserQuery>,
-) -> Result<Json<Page<User>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
+pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Result<Json<Page<User>>, Problem> {
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
     let filter = UserFilter { name: query.name, team: query.team_id, role: query.role, status: query.status };
-    let users = api.database.list_users(org, &filter, slice).await?;
+    let users = database.list_users(org, &filter, slice).await?;
     Ok(Page::of(users, query.limit, |user| user.user_id))
 }
 
@@ -79,14 +74,11 @@ fn member() -> Role {
     responses((status = 201, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_user(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<UserBody>,
-) -> Result<Tagged<User>, Problem> {
+pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let new = NewUser { name: body.name.into_string(), role: body.role, team: body.team_id };
     let id = database.add_user(org, &new).await?;
-    let user = there(database.user(id).await?, id)?;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, user.version, user))
 }
 
@@ -97,11 +89,9 @@ pub(super) async fn create_user(
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_user(
-    State(api): State<Api>,
-    Path(id): Path<UserId>,
-) -> Result<Tagged<User>, Problem> {
-    let user = there(api.database.user(id).await?, id)?;
+pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
@@ -124,20 +114,15 @@ pub(super) struct UserPatch {
 /// Change a user
 #[utoipa::path(
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(
-        ("user_id" = UserId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("user_id" = UserId, Path, description = "Which")),
     request_body = UserPatch,
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_user(
-    Acting(database): Acting,
-    Path(id): Path<UserId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<UserPatch>,
+    call: WriteCall<UserId, (IfMatch, Body<UserPatch>)>,
 ) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let change = UserChange {
         name: patch.name.map(Text::into_string),
         role: patch.role,
@@ -145,7 +130,7 @@ pub(super) async fn update_user(
         team: patch.team_id,
     };
     database.update_user(id, change, version).await?;
-    let user = there(database.user(id).await?, id)?;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
@@ -154,18 +139,12 @@ pub(super) async fn update_user(
 /// Its keys are refused; its tasks and what it spent stay.
 #[utoipa::path(
     delete, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(
-        ("user_id" = UserId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("user_id" = UserId, Path, description = "Which")),
     responses((status = 204, description = "It is deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_user(
-    Acting(database): Acting,
-    Path(id): Path<UserId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_user(call: WriteCall<UserId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_user(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

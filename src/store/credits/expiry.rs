@@ -62,7 +62,7 @@ impl Database {
         now: Option<OffsetDateTime>,
     ) -> Result<Credits, LedgerError> {
         const PART: &str = "expiry";
-        let job = self.acting(Actor::program(PART));
+        let job = self.acting(&Actor::program(PART));
         loop {
             let mut change = job.change().await?;
             let (more, expired): (bool, i64) =

@@ -37,6 +37,18 @@ impl Actor {
     }
 }
 
+/// A handle that may change things, on behalf of one actor.
+#[derive(Debug, Clone)]
+pub struct Acting(pub(in crate::store) Database);
+
+impl Deref for Acting {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.0
+    }
+}
+
 /// An open change. Dropped without a commit it has not happened.
 pub(in crate::store) struct Change(Transaction<'static, Postgres>);
 

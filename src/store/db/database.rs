@@ -8,7 +8,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::change::Actor;
+use super::change::{Acting, Actor};
 use super::error::LedgerError;
 use super::metered;
 use super::queries::{Queries, Suspicion};
@@ -135,9 +135,9 @@ impl Database {
         Ok(())
     }
 
-    /// The same database; what is changed through this handle is on behalf of `actor`.
-    pub fn acting(&self, actor: Actor) -> Self {
-        Self { actor: Some(Arc::new(actor)), ..self.clone() }
+    /// A handle on the same database through which `actor` changes things.
+    pub fn acting(&self, actor: &Actor) -> Acting {
+        Acting(Self { actor: Some(Arc::new(actor.clone())), ..self.clone() })
     }
 
     pub(crate) fn pool(&self) -> &Queries {

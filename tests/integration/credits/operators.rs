@@ -37,7 +37,7 @@ async fn a_grant_has_its_reason_reference_end_and_actor_on_record() {
     let db = TestDatabase::new().await;
     let org = funded(&db, 0).await;
     let operator = Actor { name: "operator:ann".into(), address: None, action: None, request_id: None };
-    let database = db.database().acting(operator);
+    let database = db.database().acting(&operator);
     let end = Clock.wall() + Duration::from_secs(3600);
     let done = database.grant(org, credits(500), Some(end), WHY, None).await.unwrap();
     assert_eq!((done.replayed, done.answer.available), (false, credits(500)));

@@ -171,7 +171,7 @@ async fn no_edit_slips_into_a_book_that_comes_into_force() {
 async fn each_change_is_in_the_audit_log_with_before_and_after() {
     let test = TestDatabase::new().await;
     let actor = Actor { action: None, ..Actor::program("test") };
-    let db = test.database().acting(actor);
+    let db = test.database().acting(&actor);
     let version = draft(&db).await;
     db.set_price(version, "x", fixed(2), None).await.unwrap();
     db.remove_price(version, "x", None).await.unwrap();
