@@ -1,11 +1,11 @@
 //! The management API, `/admin/v1`: what operators and organisations' own admins do without SQL.
 //!
-//! Every route says in its OpenAPI description who may call it (`security`), and that very description is what
-//! [`access`] enforces: a route that says nothing lets nobody in. What belongs to an organisation has its id in the path,
-//! or an id whose organisation is looked up; an organisation's admin gets no further than its own.
+//! The OpenAPI description of each operation names the roles that may call it (`security`), and [`rules`] enforces exactly
+//! that: an operation that names no role lets nobody in. A resource of an organisation has the organisation's id in its
+//! path, or an id from which the organisation is looked up; an organisation's admin reaches its own organisation only.
 //!
-//! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, what is not known
-//! in a body or a query is refused. A change runs to its end even if its caller has left.
+//! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, unknown fields of
+//! a body or a query are refused. A change runs to its end even if its caller has left.
 
 mod audit;
 mod budgets;
@@ -50,24 +50,21 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::docs_page;
 use crate::store::Database;
 use crate::telemetry::Tracing;
 
-/// What the management API works on.
+/// What the management API is built from.
 #[derive(Clone)]
 pub struct Api {
-    /// Where everything is.
     pub database: Database,
-    /// Who may call.
-    pub keys: Arc<Keys>,
-    /// Whose word on a client's address is taken.
+    pub authenticator: Arc<Authenticator>,
+    /// The proxies that are trusted to name the client's address.
     pub proxies: TrustedProxies,
-    /// Where changes run on when their caller has left.
+    /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
-    /// Which calls are traced.
     pub tracing: Tracing,
 }
 
@@ -75,15 +72,15 @@ pub struct Api {
 #[openapi(
     info(
         title = "Tollgate management API",
-        description = "Organisations, teams, users, keys, budgets, credits, prices and usage of a Tollgate. \
-                       The roles in each operation's `security` are those who may call it.",
+        description = "Organisations, teams, users, API keys, budgets, credits, prices and usage of a Tollgate \
+                       installation. Each operation's `security` names the roles that may call it.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ProblemDetails))
 )]
 struct Document;
 
-/// Every route there is, one line a resource.
+/// Every operation, one line for each path.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(resource!(me::show_caller))
@@ -144,7 +141,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(holds::show_drift))
 }
 
-/// The document, for people.
+/// The pages that show the OpenAPI document to people.
 async fn docs(uri: Uri) -> Response {
     match docs_page::page(uri.path()) {
         Some(page) => page.map(Body::from),
@@ -152,17 +149,17 @@ async fn docs(uri: Uri) -> Response {
     }
 }
 
-/// The OpenAPI document.
+/// The OpenAPI document of the management API.
 pub fn document() -> OpenApi {
     complete(routes().into_openapi())
 }
 
-/// What every operation has: its security scheme, and the answers that come from before its handler.
+/// Adds what all operations share: the security scheme, and the errors that any of them may answer.
 fn complete(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_default();
-    let bearer = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An operator's token, an API key, or a token of a configured identity provider."));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An operator token, an API key, or a token (JWT) of a configured identity provider.",
+    ));
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     let problem = |description: &str| {
         let schema = Ref::from_schema_name(ProblemDetails::name());
@@ -205,4 +202,24 @@ pub fn router(api: Api) -> Router {
 fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, tracing: Tracing) -> Router<S> {
     let trace = middleware::from_fn_with_state(tracing, trace::trace);
     router.layer(CatchPanicLayer::custom(trace::panicked)).layer(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_handler_reads_is_in_its_description() {
+        let document = serde_json::to_value(document()).unwrap();
+        let parameters = |path: &str, method: &str| -> Vec<String> {
+            let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
+            parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let of_org = "/admin/v1/orgs/{org_id}";
+        assert_eq!(parameters(of_org, "get"), ["org_id"]);
+        assert_eq!(parameters(of_org, "patch"), ["org_id", "If-Match"]);
+        assert_eq!(parameters(&format!("{of_org}/credits/grants"), "post"), ["org_id", "Idempotency-Key"]);
+        assert_eq!(parameters(&format!("{of_org}/price-factors"), "get"), ["org_id", "limit", "cursor"]);
+        assert_eq!(parameters("/admin/v1/price-activations", "get"), ["limit", "cursor"]);
+    }
 }

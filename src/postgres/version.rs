@@ -5,7 +5,6 @@ use std::fmt;
 /// The oldest major version that the tests cover.
 pub(super) const MAJOR_MIN: u32 = 15;
 
-/// A server's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     pub major: u32,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer;
 use super::books::Books;
 use super::recorder::Recorder;
-use super::script::{Instead, Plan, Script};
+use super::script::{FaultPlan, Instead, Script};
 use super::state_file::Journal;
 use super::wire::{Cut, WireBody};
 
@@ -25,10 +25,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Gives the true answer, or does instead what the script wants.
+    /// Gives the honest answer, or does what the script says instead.
     pub(super) async fn carry_out(
         &self,
-        plan: &Plan,
+        plan: &FaultPlan,
         honest: impl FnOnce() -> Response<WireBody>,
     ) -> Result<Response<WireBody>, Cut> {
         let (response, cut) = match &plan.instead {

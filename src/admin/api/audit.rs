@@ -1,4 +1,4 @@
-//! The audit log.
+//! The audit log: who changed what, when and from where.
 
 use axum::Json;
 use serde::Deserialize;
@@ -9,35 +9,34 @@ use super::extract::{Query, Timestamp};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::OrgId;
-use crate::store::{AuditEntry, AuditFilter, Database, Order};
+use crate::store::{AuditEntry, AuditFilter, Database, SortOrder};
 
-/// Which changes.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditQuery {
-    /// Only of this organisation.
+    /// Only changes of this organisation's resources.
     org_id: Option<OrgId>,
-    /// Only by this actor, as the log names it.
+    /// Only changes by this actor, as the log names it.
     actor: Option<String>,
-    /// Only by this operation, as the log names it.
+    /// Only changes by this operation, as the log names it.
     action: Option<String>,
-    /// Only to what has this id.
+    /// Only changes of the resource with this id.
     target_id: Option<String>,
-    /// Only from then on.
+    /// Only changes at or after this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Only before then.
+    /// Only changes before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// `asc`: oldest first; left out: newest first.
     #[serde(default)]
-    #[param(inline, value_type = Option<Order>)]
-    order: Order,
-    /// Items of a page.
+    #[param(inline, value_type = Option<SortOrder>)]
+    order: SortOrder,
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before, or the `audit_id` of the last one seen.
+    /// `next_cursor` of the previous page, or the `audit_id` of the last entry you have.
     cursor: Option<String>,
 }
 
@@ -60,11 +59,11 @@ async fn page(
     Ok(Page::of(entries, query.limit, |entry| entry.audit_id))
 }
 
-/// List changes
+/// List the audit log
 ///
-/// Who did what to what, from where. Nothing is ever removed, and no secret is in it. To export it, ask for `order=asc` and
-/// follow the cursor; later go on with the `audit_id` of the last one as cursor: nothing is missed in between. While a
-/// change is under way for long, that is 503.
+/// Each entry says who changed what, when and from which address. Entries are never removed and hold no secrets. To
+/// export the log, ask for `order=asc` and follow the cursor; next time, continue with the `audit_id` of the last entry as
+/// cursor: no entry is missed in between. With `order=asc` the answer is 503 while a change takes unusually long.
 #[utoipa::path(
     get, path = "/admin/v1/audit-log", tag = "audit log",
     responses((status = 200, body = Page<AuditEntry>)),
@@ -77,10 +76,10 @@ pub(super) async fn list_audit_log(
     page(&database, query.org_id, query).await
 }
 
-/// List an organisation's changes
+/// List an organisation's audit log
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/audit-log", tag = "audit log",
-    params(("org_id" = OrgId, Path, description = "Which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<AuditEntry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -89,7 +88,7 @@ pub(super) async fn list_org_audit_log(
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
     let ApiCall { database, path: org, input: Query(query), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is already said by the path".into()));
+        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
     }
     page(&database, Some(org), query).await
 }

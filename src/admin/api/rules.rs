@@ -44,7 +44,7 @@ impl AccessRule {
     ) -> Result<(Caller, Actor), Problem> {
         let address = address(parts, &api.proxies);
         let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
-        let caller = api.keys.authenticate(header, address, false).await?;
+        let caller = api.authenticator.authenticate(header, address, false).await?;
         let role = ApiRole::of(&caller).as_str();
         if !self.roles.iter().any(|named| named == role) {
             let roles = self.roles.join(", ");
