@@ -20,9 +20,8 @@ use crate::access::callers::Caller;
 use crate::store::{Acting, Actor, Database};
 use crate::telemetry::carry;
 
-/// An admitted call.
+/// A call whose caller may make it: authenticated, and admitted by the rule of the operation.
 pub(super) struct ApiCall<H, P = (), I = ()> {
-    /// Who calls.
     pub(super) caller: Caller,
     /// The database; the kind of handle says whether this call may write.
     pub(super) database: H,

@@ -1,4 +1,4 @@
-//! Credits: what an organisation has, and what operators give, correct and move.
+//! Credits: an organisation's balance, and the grants, corrections and transfers of operators.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -18,10 +18,10 @@ use crate::store::{
 
 /// Show an organisation's credits
 ///
-/// Its balance, whether that is low, how long it lasts, and what of it will run out.
+/// The balance, whether it is low, how many days it lasts at the recent rate, and which grants expire next.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -31,20 +31,20 @@ pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditS
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
-/// What is to change; what is left out stays.
+/// Changes; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreditsPatch {
-    /// Below so many available credits it is low; null: nobody wants to know.
+    /// The balance counts as low while fewer credits than this are available; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i64>, minimum = 0)]
     low_threshold: Option<Option<i64>>,
 }
 
-/// Set when an organisation's credits are low
+/// Set the low-balance threshold
 #[utoipa::path(
     patch, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = CreditsPatch,
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -63,18 +63,17 @@ pub(super) async fn update_credits(
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
-/// Credits to be given.
+/// A grant of credits.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GrantBody {
-    /// How many.
     #[schema(minimum = 1)]
     credits: i64,
-    /// Why.
+    /// Why the credits are granted; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere, an invoice say; lists can be filtered by it.
+    /// A reference in another system, such as an invoice number. Entries can be filtered by it.
     external_ref: Option<Text>,
-    /// When what is left of it runs out; left out: never. The grant that ends first is spent first.
+    /// When the unspent rest of the grant expires; left out: never. The grant that expires first is spent first.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
@@ -82,7 +81,7 @@ pub(super) struct GrantBody {
 /// Grant credits
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/grants", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "To whom")),
+    params(("org_id" = OrgId, Path, description = "The organisation that gets the credits")),
     request_body = GrantBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
@@ -99,24 +98,24 @@ pub(super) async fn grant_credits(
     ))
 }
 
-/// A correction.
+/// A correction of a balance.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdjustmentBody {
-    /// By how many: up, or down. Not 0.
+    /// The credits to add; negative: to take away. Not 0.
     credits: i64,
-    /// Why.
+    /// Why; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere.
+    /// A reference in another system.
     external_ref: Option<Text>,
 }
 
 /// Correct a balance
 ///
-/// Down to the organisation's overdraft, not further.
+/// A correction cannot take the balance below the organisation's overdraft.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/adjustments", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = AdjustmentBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
@@ -130,26 +129,25 @@ pub(super) async fn adjust_credits(
     Ok(Answered(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, sent.once()).await?))
 }
 
-/// Credits to be moved.
+/// A transfer of credits between two organisations.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TransferBody {
-    /// Who gives.
+    /// The organisation that gives the credits.
     from_org: OrgId,
-    /// Who gets.
+    /// The organisation that gets the credits.
     to_org: OrgId,
-    /// How many.
     #[schema(minimum = 1)]
     credits: i64,
-    /// Why.
+    /// Why; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere.
+    /// A reference in another system.
     external_ref: Option<Text>,
 }
 
 /// Transfer credits
 ///
-/// From what the one has available, without its overdraft. They do not run out at the other.
+/// Only available credits can be transferred, not the overdraft. Transferred credits do not expire.
 #[utoipa::path(
     post, path = "/admin/v1/transfers", tag = "credits",
     request_body = TransferBody,
@@ -168,21 +166,21 @@ pub(super) async fn transfer_credits(
     ))
 }
 
-/// How far an organisation may go below zero.
+/// How far a balance may go below zero.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OverdraftBody {
-    /// By how many credits; 0: not at all.
+    /// Credits; 0: the balance cannot go below zero.
     #[schema(minimum = 0)]
     overdraft: i64,
 }
 
 /// Set an overdraft
 ///
-/// How far below zero new tasks and corrections may go. One that is lowered takes nothing back.
+/// How far below zero new tasks and corrections may take the balance. Lowering it does not affect credits already used.
 #[utoipa::path(
     put, path = "/admin/v1/orgs/{org_id}/credits/overdraft", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = OverdraftBody,
     responses((status = 200, body = Overdraft)),
     security(("bearer" = ["operator"]))
@@ -199,35 +197,34 @@ fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {
     Why { reason: reason.as_str(), external_ref: external_ref.map(Text::as_str) }
 }
 
-/// Which entries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryQuery {
-    /// Only of this kind.
+    /// Only entries of this kind.
     #[param(inline)]
     kind: Option<EntryKind>,
-    /// Only with this reference.
+    /// Only entries with this reference.
     external_ref: Option<String>,
-    /// Only from then on.
+    /// Only entries at or after this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Only before then.
+    /// Only entries before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List ledger entries
 ///
-/// Newest first. They are only ever added.
+/// Newest first. Entries are only ever added, never changed.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/entries", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<Entry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]

@@ -1,4 +1,4 @@
-//! What needs an operator's eye: tasks in doubt, losses, drift.
+//! What operators have to look into: tasks in doubt, losses, drift.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -15,23 +15,22 @@ use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
 
-/// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DoubtQuery {
-    /// Only of this organisation.
+    /// Only tasks of this organisation.
     org_id: Option<OrgId>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List tasks in doubt
 ///
-/// Those whose outcome is unknown, the oldest doubt first.
+/// Tasks whose outcome is unknown, the oldest doubt first.
 #[utoipa::path(
     get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
     responses((status = 200, body = Page<Doubt>)),
@@ -44,38 +43,40 @@ pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result
     Ok(Page::of(doubts, query.limit, Doubt::place))
 }
 
-/// How it is known that the vendor took a task.
+/// Evidence that the vendor accepted a task.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SettleBody {
     /// The vendor's id of the task: 1 to 255 visible ASCII characters.
     #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     task_id: String,
-    /// What the vendor consumed. Left out (better, while the vendor knows the task): it is asked until the task has ended,
-    /// and its tenant gets the result.
+    /// The credits that the vendor consumed. Better left out while the vendor still knows the task: the gateway then asks
+    /// the vendor until the task has ended, and the tenant gets the result.
     #[schema(minimum = 0)]
     credits: Option<i64>,
-    /// How you know; kept with the task.
+    /// How you know this; kept with the task and in the audit log.
     reason: Text,
 }
 
-/// How it is known that nothing is owed.
+/// Evidence that the vendor did not accept a task.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReleaseBody {
-    /// How you know; kept with the task.
+    /// How you know this; kept with the task and in the audit log.
     reason: Text,
 }
 
-/// What is kept with the task: who said so, and why.
+/// The text that is kept with the task: who resolved the doubt, and why.
 fn said(caller: &Caller, reason: &Text) -> String {
     format!("{}: {}", caller.name(), reason.as_str())
 }
 
-/// Say that the vendor took a task
+/// Settle a task in doubt
+///
+/// States that the vendor accepted the task. It is charged.
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = SettleBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
@@ -100,10 +101,12 @@ pub(super) async fn settle_hold(
     Ok(Answered(StatusCode::OK, database.resolve(hold_id, resolution, &why, sent.once()).await?))
 }
 
-/// Say that nothing is owed for a task
+/// Release a task in doubt
+///
+/// States that the vendor did not accept the task. Its hold ends and nothing is charged.
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "Which: the caller's reference")),
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = ReleaseBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
@@ -116,11 +119,10 @@ pub(super) async fn release_hold(
     Ok(Answered(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, sent.once()).await?))
 }
 
-/// How far back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DaysQuery {
-    /// Days; 30 if left out.
+    /// How many days to look back; 30 if left out.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
@@ -135,25 +137,24 @@ fn checked(days: u32) -> Result<u32, Problem> {
     (1..=3660).contains(&days).then_some(days).ok_or_else(wrong)
 }
 
-/// How far back, and which part.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LossQuery {
-    /// Days; 30 if left out.
+    /// How many days to look back; 30 if left out.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// List what the platform lost
+/// List losses
 ///
-/// Or may have lost; newest first.
+/// Tasks by which the platform lost credits, or may have lost some; newest first.
 #[utoipa::path(
     get, path = "/admin/v1/losses", tag = "doubts and losses",
     responses((status = 200, body = Page<Loss>)),
@@ -166,9 +167,9 @@ pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<
     Ok(Page::of(losses, query.limit, Loss::place))
 }
 
-/// Show the drift
+/// Show drift
 ///
-/// What was booked beside what the vendor reported, by account, task and price.
+/// Compares what was booked with what the vendor reported, by account, by task and by price.
 #[utoipa::path(
     get, path = "/admin/v1/drift", tag = "doubts and losses",
     responses((status = 200, body = Drift)),

@@ -1,4 +1,4 @@
-//! API keys.
+//! API keys: creating, changing, rotating and revoking them.
 
 use std::time::Duration;
 
@@ -15,29 +15,28 @@ use super::problem::Problem;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
-/// Which keys.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyQuery {
-    /// Only those of this user.
+    /// Only keys of this user.
     user_id: Option<UserId>,
-    /// Only those.
+    /// Only keys with this status.
     #[param(inline)]
     status: Option<KeyStatus>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's keys
 ///
-/// Oldest first, the revoked ones as well.
+/// Oldest first, revoked keys included.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<KeyInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -51,7 +50,7 @@ pub(super) async fn list_keys(
     Ok(Page::of(keys, query.limit, |key| key.key_id))
 }
 
-/// Requests a minute, as they can be stored.
+/// Requests a minute, at most 1,000,000.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "u32")]
 pub(super) struct PerMinute(u32);
@@ -64,31 +63,31 @@ impl TryFrom<u32> for PerMinute {
     }
 }
 
-/// A key to be made.
+/// The fields of a new key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyBody {
-    /// The user it stands for.
+    /// The user whose calls the key authenticates.
     user_id: UserId,
-    /// What people call it.
+    /// A name for people.
     name: Text,
-    /// The second part of its text.
+    /// The environment label in the key: tg_**live**_…
     #[serde(default = "live")]
     #[schema(pattern = "^[a-z0-9]{1,12}$", example = "live")]
     env: String,
-    /// When it ends; left out: never.
+    /// When the key expires; left out: never.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// Types it may create; left out: all.
+    /// The task types that the key may create; left out: all.
     #[schema(min_items = 1)]
     allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from, such as `10.0.0.0/8`; left out: all.
+    /// The networks that the key may be used from, such as `10.0.0.0/8`; left out: all.
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_networks: Option<Vec<IpNet>>,
-    /// Creates a minute; 0: no limit, left out: the gateway's default.
+    /// Creates a minute; 0: no limit; left out: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     create_per_minute: Option<PerMinute>,
-    /// Other calls a minute; 0: no limit, left out: the gateway's default.
+    /// Other calls a minute; 0: no limit; left out: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     status_per_minute: Option<PerMinute>,
 }
@@ -97,21 +96,21 @@ fn live() -> String {
     "live".into()
 }
 
-/// A key with its text, the one time it is shown.
+/// A key with its secret text, which is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ShownKey {
-    /// What to send as `Authorization: Bearer`. It is not shown again.
+    /// Send it as `Authorization: Bearer …`. It cannot be shown again.
     api_key: String,
     #[serde(flatten)]
     key: KeyInfo,
 }
 
-/// Make a key
+/// Create a key
 ///
-/// Its text is shown once.
+/// The answer shows the text of the key; it cannot be shown again.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = KeyBody,
     responses((status = 201, body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -137,7 +136,7 @@ pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<
 /// Show a key
 #[utoipa::path(
     get, path = "/admin/v1/keys/{key_id}", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -147,31 +146,31 @@ pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, P
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
-/// What is to change of a key; what is left out stays.
+/// Changes of a key; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {
-    /// What people call it.
+    /// A name for people.
     name: Option<Text>,
-    /// `suspended`: its creates are refused.
+    /// `suspended`: creates with this key are refused.
     status: Option<Status>,
-    /// When it ends; null: never.
+    /// When the key expires; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Option<Timestamp>>,
-    /// Types it may create; null: all.
+    /// The task types that the key may create; null: all.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_types: Option<Option<Vec<String>>>,
-    /// Networks it may be used from; null: all.
+    /// The networks that the key may be used from; null: all.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_networks: Option<Option<Vec<IpNet>>>,
-    /// Creates a minute; 0: no limit, null: the gateway's default.
+    /// Creates a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     create_per_minute: Option<Option<PerMinute>>,
-    /// Other calls a minute; 0: no limit, null: the gateway's default.
+    /// Other calls a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     status_per_minute: Option<Option<PerMinute>>,
@@ -180,7 +179,7 @@ pub(super) struct KeyPatch {
 /// Change a key
 #[utoipa::path(
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     request_body = KeyPatch,
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -203,11 +202,11 @@ pub(super) async fn update_key(
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
-/// How to rotate a key.
+/// How a key is rotated.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RotationBody {
-    /// For so long the present text works as well, at most 30 days; 0: it ends now.
+    /// How many seconds the current text keeps working beside the new one, at most 30 days; 0: it stops now.
     #[serde(default = "a_day")]
     #[schema(maximum = 2_592_000, default = 86_400)]
     overlap_seconds: u32,
@@ -219,11 +218,11 @@ fn a_day() -> u32 {
 
 /// Rotate a key
 ///
-/// It keeps its id and gets another text, which is shown once. The present one works until the overlap ends, one from an
-/// earlier rotation no more.
+/// The key keeps its id and gets a new text, which is shown only once. The current text works until the overlap ends; the
+/// text from an earlier rotation stops working now.
 #[utoipa::path(
     post, path = "/admin/v1/keys/{key_id}/rotate", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     request_body = RotationBody,
     responses((status = 200, body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -240,10 +239,10 @@ pub(super) async fn rotate_key(
 
 /// Revoke a key
 ///
-/// With all its texts, everywhere within a second, for good. Its tasks stay.
+/// All texts of the key stop working on every gateway within a second, permanently. Its tasks continue.
 #[utoipa::path(
     post, path = "/admin/v1/keys/{key_id}/revoke", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]

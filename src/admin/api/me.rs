@@ -1,4 +1,4 @@
-//! Who the caller is.
+//! The caller, as the gateway knows it.
 
 use axum::Json;
 use serde::Serialize;
@@ -9,20 +9,22 @@ use super::caller::ApiRole;
 use crate::access::callers::Caller;
 use crate::ids::{OrgId, UserId};
 
-/// Who calls.
+/// The caller, as its credentials identify it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Me {
     /// `operator`, `operator-read`, `org-admin` or `member`.
     role: &'static str,
-    /// Its organisation; none: it runs the platform.
+    /// The caller's organisation; null: an operator.
     org_id: Option<OrgId>,
-    /// The user; none: it runs the platform.
+    /// The calling user; null: an operator.
     user_id: Option<UserId>,
 }
 
-/// Show who you are
+/// Show the caller
+///
+/// Tells which role your credentials have.
 #[utoipa::path(
-    get, path = "/admin/v1/me", tag = "you",
+    get, path = "/admin/v1/me", tag = "caller",
     responses((status = 200, body = Me)),
     security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]

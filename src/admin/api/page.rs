@@ -1,4 +1,4 @@
-//! Lists in pages.
+//! Lists in pages, each with a cursor to the next one.
 
 use std::fmt::Display;
 use std::str::FromStr;

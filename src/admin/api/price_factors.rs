@@ -1,4 +1,4 @@
-//! What an organisation pays of the list price for a time.
+//! Price factors: what an organisation pays of the list price for a limited time.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -15,10 +15,10 @@ use crate::store::PriceFactorInfo;
 
 /// List an organisation's price factors
 ///
-/// Newest first: those in force, to come and past. Timestamp any other time the organisation's own `price_factor_bp` counts.
+/// Newest first: past, in force and future ones. At any other time the organisation's `price_factor_bp` applies.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/price-factors", tag = "prices",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<PriceFactorInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -31,30 +31,30 @@ pub(super) async fn list_price_factors(
     Ok(Page::of(factors, query.limit, |factor| factor.factor_id))
 }
 
-/// A factor with its validity.
+/// A new price factor with its validity.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FactorBody {
-    /// What is paid of the list price, in basis points: 10000 is the list price.
+    /// The share of the list price that is paid, in basis points: 10000 is the list price.
     #[schema(value_type = i32, minimum = 0, maximum = 1_000_000)]
     factor_bp: PriceFactor,
-    /// From when on; none: from now.
+    /// When the factor begins; left out: now.
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_from: Option<Timestamp>,
-    /// Until just before; none: until it is ended.
+    /// The instant before which the factor ends; left out: until it is ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_until: Option<Timestamp>,
-    /// Why.
+    /// Why the organisation pays this price.
     reason: Text,
 }
 
-/// Give an organisation a price factor for a time
+/// Create a price factor
 ///
-/// It must not overlap with another one. It begins and ends on every gateway at its instants; running tasks keep the
-/// factor they have.
+/// It must not overlap with another price factor of the organisation. It begins and ends at its instants on every gateway;
+/// running tasks keep their factor.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/price-factors", tag = "prices",
-    params(("org_id" = OrgId, Path, description = "Which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = FactorBody,
     responses((status = 201, body = PriceFactorInfo)),
     security(("bearer" = ["operator"]))
@@ -81,8 +81,8 @@ pub(super) async fn create_price_factor(
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/price-factors/{factor_id}", tag = "prices",
     params(
-        ("org_id" = OrgId, Path, description = "Of which organisation"),
-        ("factor_id" = FactorId, Path, description = "Which")
+        ("org_id" = OrgId, Path, description = "The organisation"),
+        ("factor_id" = FactorId, Path, description = "The price factor")
     ),
     responses((status = 200, body = PriceFactorInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
@@ -95,26 +95,26 @@ pub(super) async fn show_price_factor(
     Ok(Tagged(StatusCode::OK, factor.version, factor))
 }
 
-/// When a factor shall end.
+/// When a price factor ends.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndBody {
-    /// An instant to come, earlier than it would end anyway; none: now.
+    /// An instant in the future, before the factor would end anyway; left out: now.
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
 }
 
 /// End a price factor
 ///
-/// One that would end before it begins is taken back altogether.
+/// A factor that would end before it begins is removed.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/price-factors/{factor_id}/end", tag = "prices",
     params(
-        ("org_id" = OrgId, Path, description = "Of which organisation"),
-        ("factor_id" = FactorId, Path, description = "Which")
+        ("org_id" = OrgId, Path, description = "The organisation"),
+        ("factor_id" = FactorId, Path, description = "The price factor")
     ),
     request_body = EndBody,
-    responses((status = 204, description = "It ends then")),
+    responses((status = 204, description = "The price factor ends at that instant")),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn end_price_factor(

@@ -1,4 +1,4 @@
-//! Teams.
+//! Teams: users of one organisation whose spending is counted together.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -12,24 +12,23 @@ use super::problem::Problem;
 use crate::ids::{OrgId, TeamId};
 use crate::store::{Status, Team, TeamChange};
 
-/// Which teams.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamQuery {
-    /// Only that of this name.
+    /// Only the team with this name.
     name: Option<String>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's teams
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<Team>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -40,18 +39,18 @@ pub(super) async fn list_teams(call: ReadCall<OrgId, Query<TeamQuery>>) -> Resul
     Ok(Page::of(teams, query.limit, |team| team.team_id))
 }
 
-/// A team to be made.
+/// The fields of a new team.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamBody {
-    /// Its name, unique within the organisation.
+    /// A name, unique within the organisation.
     name: Text,
 }
 
-/// Make a team
+/// Create a team
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = TeamBody,
     responses((status = 201, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -66,7 +65,7 @@ pub(super) async fn create_team(call: WriteCall<OrgId, Body<TeamBody>>) -> Resul
 /// Show a team
 #[utoipa::path(
     get, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(("team_id" = TeamId, Path, description = "Which")),
+    params(("team_id" = TeamId, Path, description = "The team")),
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -76,20 +75,19 @@ pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Pr
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
-/// What is to change of a team; what is left out stays.
+/// Changes of a team; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamPatch {
-    /// Its name.
     name: Option<Text>,
-    /// `suspended`: its members' creates are refused.
+    /// `suspended`: creates of its members are refused.
     status: Option<Status>,
 }
 
 /// Change a team
 #[utoipa::path(
     patch, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(("team_id" = TeamId, Path, description = "Which")),
+    params(("team_id" = TeamId, Path, description = "The team")),
     request_body = TeamPatch,
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -106,11 +104,11 @@ pub(super) async fn update_team(
 
 /// Delete a team
 ///
-/// Its members stay, without a team; what it spent stays with it.
+/// Its members stay as users without a team. Its spending stays recorded.
 #[utoipa::path(
     delete, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(("team_id" = TeamId, Path, description = "Which")),
-    responses((status = 204, description = "It is deleted")),
+    params(("team_id" = TeamId, Path, description = "The team")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn delete_team(call: WriteCall<TeamId, IfMatch>) -> Result<StatusCode, Problem> {

@@ -1,4 +1,4 @@
-//! Usage: what tasks cost, split and filtered.
+//! Usage: what tasks cost, grouped and filtered.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -16,45 +16,44 @@ use crate::clock::Clock;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
 use crate::store::{Database, Usage, UsageBy, UsageFilter};
 
-/// Lines of a table.
+/// The most lines a CSV table may have.
 const LINES: u32 = 100_000;
 
-/// Which usage.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UsageQuery {
-    /// The first UTC day; thirty days up to `to` if left out.
+    /// The first UTC day; left out: 29 days before `to`.
     #[param(value_type = Option<String>, format = Date)]
     from: Option<String>,
-    /// The last UTC day, which counts; today if left out.
+    /// The last UTC day, which is included; left out: today.
     #[param(value_type = Option<String>, format = Date)]
     to: Option<String>,
-    /// What to split by, with commas between: org, day, team, user, key, task_type; left out: one sum.
+    /// What to group by, separated by commas: org, day, team, user, key, task_type; left out: one sum.
     group_by: Option<String>,
-    /// Only of this organisation.
+    /// Only usage of this organisation.
     org_id: Option<OrgId>,
-    /// Only of users who were in this team.
+    /// Only usage of users who were in this team at the time.
     team_id: Option<TeamId>,
-    /// Only of this user.
+    /// Only usage of this user.
     user_id: Option<UserId>,
-    /// Only with this key.
+    /// Only usage with this key.
     key_id: Option<KeyId>,
-    /// Only of this type.
+    /// Only usage of this task type.
     task_type: Option<String>,
-    /// `csv`: everything at once, as with `Accept: text/csv`.
+    /// `csv`: all lines at once, as with `Accept: text/csv`; left out: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// Show usage
 ///
-/// Over all organisations. Charges count on the UTC day they were booked.
+/// Covers all organisations. A charge counts on the UTC day on which it was booked.
 #[utoipa::path(
     get, path = "/admin/v1/usage", tag = "usage",
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
@@ -67,10 +66,10 @@ pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) 
 
 /// Show an organisation's usage
 ///
-/// Charges count on the UTC day they were booked; a statement keeps the organisation's own months.
+/// A charge counts on the UTC day on which it was booked. For months in the organisation's time zone see its statements.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/usage", tag = "usage",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -79,7 +78,7 @@ pub(super) async fn show_org_usage(
 ) -> Result<Response, Problem> {
     let ApiCall { database, path: org, input: (Accept(accepted), Query(query)), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is already said by the path".into()));
+        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
     }
     usage(&database, Some(org), query, accepted).await
 }
@@ -97,7 +96,7 @@ async fn usage(
         None => to.saturating_sub(Duration::days(29)),
     };
     if from > to {
-        return Err(Problem::Invalid("from must not be behind to".into()));
+        return Err(Problem::Invalid("from must not be after to".into()));
     }
     let filter = UsageFilter {
         org,
@@ -112,7 +111,7 @@ async fn usage(
         let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
         if rows.len() > LINES as usize {
             return Err(Problem::Invalid(format!(
-                "more than {LINES} lines: ask for fewer days, or split by less"
+                "more than {LINES} lines: ask for fewer days, or group by fewer things"
             )));
         }
         return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows).into()));
@@ -138,7 +137,9 @@ fn group_by(text: Option<&str>) -> Result<Vec<UsageBy>, Problem> {
         let found = UsageBy::ALL.into_iter().find(|by| by.name() == name);
         let found = found.filter(|found| !by.contains(found)).ok_or_else(|| {
             let names = UsageBy::ALL.map(UsageBy::name).join(", ");
-            Problem::Invalid(format!("group_by takes each of these once, with commas between: {names}"))
+            Problem::Invalid(format!(
+                "group_by takes these, each at most once and separated by commas: {names}"
+            ))
         })?;
         by.push(found);
     }

@@ -1,4 +1,4 @@
-//! Users.
+//! Users of an organisation, each with a role and perhaps a team.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -12,32 +12,31 @@ use super::problem::Problem;
 use crate::ids::{OrgId, TeamId, UserId};
 use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
 
-/// Which users.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserQuery {
-    /// Only that of this name.
+    /// Only the user with this name.
     name: Option<String>,
-    /// Only those of this team.
+    /// Only users of this team.
     team_id: Option<TeamId>,
-    /// Only those.
+    /// Only users with this role.
     #[param(inline)]
     role: Option<Role>,
-    /// Only those.
+    /// Only users with this status.
     #[param(inline)]
     status: Option<Status>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's users
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<User>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -49,16 +48,16 @@ pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Resul
     Ok(Page::of(users, query.limit, |user| user.user_id))
 }
 
-/// A user to be made.
+/// The fields of a new user.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserBody {
-    /// Its name, unique within the organisation.
+    /// A name, unique within the organisation.
     name: Text,
-    /// `member`: creates tasks, sees its own; `admin`: sees and manages all of its organisation.
+    /// `member`: creates tasks and sees its own; `admin`: sees and manages its whole organisation.
     #[serde(default = "member")]
     role: Role,
-    /// Its team.
+    /// The team of the user; left out: none.
     team_id: Option<TeamId>,
 }
 
@@ -66,10 +65,10 @@ fn member() -> Role {
     Role::Member
 }
 
-/// Make a user
+/// Create a user
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = UserBody,
     responses((status = 201, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -85,7 +84,7 @@ pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Resul
 /// Show a user
 #[utoipa::path(
     get, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(("user_id" = UserId, Path, description = "Which")),
+    params(("user_id" = UserId, Path, description = "The user")),
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
@@ -95,17 +94,16 @@ pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Pr
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
-/// What is to change of a user; what is left out stays.
+/// Changes of a user; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserPatch {
-    /// Its name.
     name: Option<Text>,
-    /// What it may do within the organisation.
+    /// What the user may do within its organisation.
     role: Option<Role>,
-    /// `suspended`: its creates are refused.
+    /// `suspended`: creates of this user are refused.
     status: Option<Status>,
-    /// Its team; null: none.
+    /// The team of the user; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<TeamId>)]
     team_id: Option<Option<TeamId>>,
@@ -114,7 +112,7 @@ pub(super) struct UserPatch {
 /// Change a user
 #[utoipa::path(
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(("user_id" = UserId, Path, description = "Which")),
+    params(("user_id" = UserId, Path, description = "The user")),
     request_body = UserPatch,
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
@@ -136,11 +134,11 @@ pub(super) async fn update_user(
 
 /// Delete a user
 ///
-/// Its keys are refused; its tasks and what it spent stay.
+/// Its keys are refused from now on. Its tasks and its spending stay recorded.
 #[utoipa::path(
     delete, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(("user_id" = UserId, Path, description = "Which")),
-    responses((status = 204, description = "It is deleted")),
+    params(("user_id" = UserId, Path, description = "The user")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn delete_user(call: WriteCall<UserId, IfMatch>) -> Result<StatusCode, Problem> {
