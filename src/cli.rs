@@ -187,7 +187,7 @@ impl Cli {
                 output::secret(NewKey::generate_operator().text.expose())
             }
             Command::OperatorToken { enter: true, database } => block_on(async move {
-                let database = database.database().await?.acting(&Actor::program("operator-token"));
+                let database = database.database().await?.acting(Actor::program("operator-token"));
                 database.check_schema().await?;
                 let made =
                     database.create_operator_token("entered by hand", OperatorRole::Operator, None).await?;

@@ -27,7 +27,7 @@ pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
     NewBudget, Period,
 };
-pub use self::credits::balance::{Balance, Posted};
+pub use self::credits::balance::Balance;
 pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
 pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;

@@ -292,7 +292,7 @@ impl Authenticator {
             action: Some("sign_in".into()),
             request_id: None,
         };
-        self.database.acting(&actor).sign_in(provider, presented).await
+        self.database.acting(actor).sign_in(provider, presented).await
     }
 
     fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {

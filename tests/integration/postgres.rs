@@ -3,3 +3,4 @@
 mod embedded;
 mod failover;
 mod faults;
+mod locks;

@@ -13,5 +13,6 @@ pub mod network;
 pub mod otlp;
 pub mod process;
 pub mod replica;
+pub mod seed;
 pub mod tenant;
 pub mod watched;

@@ -13,7 +13,7 @@ use crate::access::callers::Caller;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
 use crate::store::{
-    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
+    Acting, Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -108,11 +108,7 @@ fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
     Option::deserialize(deserializer)
 }
 
-async fn create(
-    database: &Database,
-    org: Option<OrgId>,
-    body: BudgetBody,
-) -> Result<Tagged<Budget>, Problem> {
+async fn create(database: &Acting, org: Option<OrgId>, body: BudgetBody) -> Result<Tagged<Budget>, Problem> {
     let new = NewBudget {
         org,
         level: body.level,

@@ -57,7 +57,7 @@ impl Handle for Acting {
     const WRITES: bool = true;
 
     fn of(database: &Database, actor: Actor) -> Self {
-        database.acting(&actor)
+        database.acting(actor)
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<P
 }
 
 /// Changes of an identity provider; a field that is left out keeps its value. `serves` and `org_id` cannot be changed.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderPatch {
     /// A unique name for people.
@@ -231,7 +231,7 @@ pub(super) async fn update_provider(
     call: WriteCall<ProviderId, (IfMatch, Body<ProviderPatch>)>,
 ) -> Result<Tagged<Provider>, Problem> {
     let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
-    let provider = database.edit_provider(id, version, |spec| patch.apply(spec)).await?;
+    let provider = database.edit_provider(id, version, |spec| patch.clone().apply(spec)).await?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 

@@ -4,10 +4,11 @@ mod periodic;
 
 pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+use sqlx::{Connection, Executor, PgConnection, Postgres, Row, Transaction};
 
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::session::Deadline;
 
 /// One thing that must never be true, found true.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,9 +235,16 @@ async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postg
 }
 
 impl Database {
+    /// A connection that takes what is left over: no parallel workers.
+    async fn audit_connection(&self) -> Result<PgConnection, LedgerError> {
+        let mut connection = self.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
+        connection.execute("set max_parallel_workers_per_gather = 0").await?;
+        Ok(connection)
+    }
+
     /// Checks every invariant in one snapshot; safe on a running system.
     pub async fn audit(&self) -> Result<AuditReport, LedgerError> {
-        let mut connection = self.pool().acquire().await?;
+        let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;
         let mut report = AuditReport::default();
         for (checks, findings) in [(INVARIANTS, &mut report.breaches), (WARNINGS, &mut report.warnings)] {

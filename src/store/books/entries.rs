@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 /// What an entry is (contract, "Ledger").
@@ -211,7 +211,6 @@ impl Database {
         .bind(filter.before.map(|place| place.entry.as_uuid()))
         .bind(i64::from(limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(entry).collect()
     }

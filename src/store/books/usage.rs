@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 /// What usage can be split by.
@@ -143,7 +143,6 @@ impl Database {
         .bind(i64::from(limit))
         .bind(i64::from(offset))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(|row| usage(row, by)).collect()
     }

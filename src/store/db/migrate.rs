@@ -5,8 +5,9 @@ use std::time::Duration;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, Executor};
 
-use super::database::{Bounded, Database};
+use super::database::Database;
 use super::error::LedgerError;
+use super::session::Deadline;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -29,12 +30,12 @@ fn stood_in_line(error: &MigrateError) -> bool {
 impl Database {
     /// Brings the schema up to date. Safe while other gateways run, and when several start at once.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        // Closed at the end: its settings are for nobody else.
-        let mut connection = self.queries.pool().acquire().await?.detach();
+        let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
         // The lock is held by hand: whoever else migrates may take as long as it takes.
         let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
         migrator.set_locking(false);
         let migrated = async {
+            connection.execute("set lock_timeout = 0").await?;
             connection.lock().await?;
             connection.execute(MIGRATION_LOCK_TIMEOUT).await?;
             let mut tries = MIGRATION_TRIES;
@@ -72,7 +73,6 @@ impl Database {
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
             .fetch_all(self.pool())
-            .bounded()
             .await
         {
             Ok(applied) => applied,
@@ -92,7 +92,6 @@ impl Database {
         )
         .bind(known)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         needed.map_or(Ok(()), |(version, reason)| {
             Err(LedgerError::Schema(

@@ -26,6 +26,7 @@ use crate::log_queue;
 use crate::metrics as m;
 use crate::store::db::error::LedgerError;
 use crate::store::db::servers::Servers;
+use crate::store::db::session::Deadline;
 use crate::store::ledger::guard::{Applied, NewHold, Step, Terms, Verdict};
 use crate::store::ledger::lanes::worker::Worker;
 use crate::store::ledger::metered;
@@ -253,6 +254,9 @@ fn lane_options(server: PgConnectOptions, settings: &LaneSettings) -> PgConnectO
         ])
         // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
         // sure, and leaves no backend behind that waits on.
-        .options([("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2))])
+        .options([
+            ("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2)),
+            ("statement_timeout", Deadline::of_lane(settings.call_timeout).setting()),
+        ])
         .disable_statement_logging()
 }

@@ -15,6 +15,7 @@ use crate::support::fixture::{
     credits, doubt, fail, funded, grant, late_fail, late_run, late_settle, ledger, new_hold, refuse, run,
     settle, with_key, write_off,
 };
+use crate::support::seed::TOP_UP;
 
 const ORGS: &str = "every organisation has a balance, and every balance an organisation";
 const SUM: &str = "available + held + consumed = granted";
@@ -40,7 +41,7 @@ const OPEN_KEY: &str = "an open hold keeps its idempotency key";
 /// An organisation with a hold in every state, each with an idempotency key.
 async fn live(db: &TestDatabase) -> OrgId {
     let (ledger, org) = (ledger(db).await, funded(db, 0).await);
-    db.database().post_credit(org, credits(10_000), "top-up", "test", Some("top-up")).await.unwrap();
+    db.database().grant(org, credits(10_000), None, TOP_UP, None).await.unwrap();
     for (name, steps) in [
         ("held", vec![]),
         ("running", vec![run(HoldId::generate())]),

@@ -9,6 +9,7 @@ use tollgate::store::{Database, EntryFilter, LedgerError, OrgFilter, Slice, User
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::TestGateway;
 use crate::support::process::{Scratch, run as run_tollgate};
+use crate::support::seed::{org_named, user_named};
 
 fn another(db: &TestDatabase) -> Database {
     Database::connect(&Secret::new(db.url()), 1, Duration::from_secs(30)).unwrap()
@@ -125,9 +126,9 @@ async fn a_migration_behind_a_long_reader_lets_the_others_pass() {
 #[tokio::test]
 async fn what_was_prepared_before_a_migration_serves_after_it() {
     let db = TestDatabase::new().await;
-    let org = db.database().create_org("an organisation").await.unwrap();
+    let org = db.database().add_org(&org_named("an organisation")).await.unwrap();
     let team = db.database().create_team(org, "a team").await.unwrap();
-    let user = db.database().create_user(org, "a user", "member").await.unwrap();
+    let user = db.database().add_user(org, &user_named("a user")).await.unwrap();
     let one = another(&db);
     let ask_all = async || -> Result<(), LedgerError> {
         one.balance(org).await?;

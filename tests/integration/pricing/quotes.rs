@@ -35,8 +35,8 @@ async fn reprice(gateway: &TestGateway, credits: i64) {
     let price = Tariff::Fixed { credits: Credits::new(credits) };
     let prices = BTreeMap::from([("pro-text-to-video".to_owned(), price)]);
     let db = gateway.db.database();
-    let version = db.import_book("another", &prices).await.unwrap();
-    db.activate_book(version, None).await.unwrap();
+    let version = db.create_book("another", None, &prices).await.unwrap();
+    db.put_in_force(version, None, None).await.unwrap();
     until("the new price is in force", async || plain(gateway).await == credits).await;
 }
 

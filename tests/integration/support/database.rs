@@ -14,11 +14,12 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
-use tollgate::store::{AuditReport, Database, Fingerprint, LedgerError};
+use tollgate::store::{Acting, AuditReport, Database, Fingerprint, LedgerError};
 use url::Url;
 use uuid::Uuid;
 
 use super::leaks;
+use super::seed::acting;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const DIR_PREFIX: &str = "tollgate-tests-";
@@ -146,7 +147,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 pub struct TestDatabase {
     name: String,
     url: String,
-    database: Database,
+    database: Acting,
     pool: PgPool,
     expect_broken: bool,
 }
@@ -161,7 +162,7 @@ impl TestDatabase {
         admin.execute(AssertSqlSafe(create)).await.unwrap();
         admin.close().await.unwrap();
         let url = at(&server.url, &name);
-        let database = Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap();
+        let database = acting(&Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap());
         let pool =
             PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).connect_lazy(&url).unwrap();
         Self { name, url, database, pool, expect_broken: false }
@@ -172,7 +173,8 @@ impl TestDatabase {
         &self.url
     }
 
-    pub fn database(&self) -> &Database {
+    /// Acts as a part of this program, which a test is.
+    pub fn database(&self) -> &Acting {
         &self.database
     }
 

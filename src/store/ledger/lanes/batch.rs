@@ -114,20 +114,20 @@ fn row_verdict(verdict: Option<i32>, available: Option<i64>, reference: Option<U
 
 /// The columns of one step; what a step does not carry is null.
 #[derive(Default)]
-struct Columns<'a> {
-    task: Option<&'a str>,
-    raw: Option<i64>,
-    reported: Option<i64>,
-    charge: Option<i64>,
+pub(in crate::store) struct Columns<'a> {
+    pub(in crate::store) task: Option<&'a str>,
+    pub(in crate::store) raw: Option<i64>,
+    pub(in crate::store) reported: Option<i64>,
+    pub(in crate::store) charge: Option<i64>,
     loss: i64,
     possible: bool,
-    reason: Option<&'a str>,
+    pub(in crate::store) reason: Option<&'a str>,
     data: Option<&'a str>,
-    answer: Option<&'a str>,
-    due_ms: Option<i64>,
+    pub(in crate::store) answer: Option<&'a str>,
+    pub(in crate::store) due_ms: Option<i64>,
 }
 
-fn columns(step: &Step) -> Columns<'_> {
+pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
     let ms = |time: &Duration| i64::try_from(time.as_millis()).ok();
     match step {
         Step::Run { task, raw, data, answer, poll_in } => Columns {
