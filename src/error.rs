@@ -14,6 +14,7 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::order::Invalid;
 use crate::store::{BudgetInForce, LedgerError};
+use crate::strict::GivenTwice;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 
@@ -165,6 +166,12 @@ pub enum GatewayError {
 impl From<Invalid> for GatewayError {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
+    }
+}
+
+impl From<GivenTwice> for GatewayError {
+    fn from(error: GivenTwice) -> Self {
+        Self::invalid_request(error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`strict`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error, the refusal of input that says a thing twice |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`store`] (all SQL) · [`upstream`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
@@ -54,11 +54,13 @@
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
 //!   `holds::audit`);
 //! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`house::architecture`);
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
+//! - a key, a header or a parameter that is given twice is refused (`house::ambiguous_input`);
 //! - only [`app`] builds parts (`house::architecture`);
 //! - no import goes up a floor (`house::architecture`).
 
@@ -93,6 +95,7 @@ pub mod server;
 pub mod simulator;
 pub mod stack;
 pub mod store;
+pub mod strict;
 pub mod telemetry;
 pub mod upstream;
 pub mod wire;

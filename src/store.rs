@@ -49,8 +49,9 @@ pub use self::directory::tenancy::{
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;
 pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved};
-pub use self::ledger::guard::{Applied, Fingerprint, HoldGuard, NewHold, Step, Terms, Verdict};
-pub use self::ledger::lanes::LaneSettings;
+pub use self::ledger::guard::{HoldGuard, Verdict};
+pub use self::ledger::lanes::settings::LaneSettings;
 pub use self::ledger::lease::Lease;
+pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};

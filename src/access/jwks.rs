@@ -21,6 +21,7 @@ use self::fetch::Fetcher;
 use crate::clock::Clock;
 use crate::config::{Auth, ms};
 use crate::metrics as m;
+use crate::strict::{self, BadJson};
 
 /// A caller waits for a fetch at most so long.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -81,17 +82,17 @@ pub struct Unavailable;
 type KeySet = Arc<Vec<Arc<PublicKey>>>;
 
 /// Reads a set; keys that we cannot use are left out.
-fn read(body: &[u8]) -> Option<KeySet> {
+fn read(body: &[u8]) -> Result<KeySet, BadJson> {
     #[derive(Deserialize)]
     struct Published {
         keys: Vec<serde_json::Value>,
     }
-    let published: Published = serde_json::from_slice(body).ok()?;
+    let published: Published = strict::read_json(body)?;
     let usable = published.keys.into_iter().take(MOST_KEYS).filter_map(|value| {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
         PublicKey::of(&jwk).map(Arc::new)
     });
-    Some(Arc::new(usable.collect()))
+    Ok(Arc::new(usable.collect()))
 }
 
 enum Pick {
@@ -227,7 +228,8 @@ impl KeySets {
         let (fetcher, url, source) = (self.fetcher.clone(), url.clone(), source.clone());
         // Of its own: a caller that leaves must not end it for the others.
         self.tasks.spawn(async move {
-            let fetched = fetcher.fetch(&url).await.and_then(|body| read(&body).ok_or("no JWKS"));
+            let fetched = fetcher.fetch(&url).await.map_err(String::from);
+            let fetched = fetched.and_then(|body| read(&body).map_err(|error| format!("no JWKS: {error}")));
             let outcome = if fetched.is_ok() { FETCHED } else { FAILED };
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(1);
             {
@@ -261,6 +263,17 @@ mod tests {
         assert_eq!(usable(r#"{"kty":"oct","k":"c2VjcmV0"}"#), 0);
         assert_eq!(usable(r#"{"kty":"EC","crv":"P-384","x":"AA","y":"AA"}"#), 0);
         assert_eq!(usable(r#"{"kty":"OKP","crv":"X25519","x":"AA"}, 7, null, {"kty":"new"}"#), 0);
-        assert!(read(b"{}").is_none() && read(b"<html>").is_none());
+        assert!(read(b"{}").is_err() && read(b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_set_that_says_a_thing_twice_is_none() {
+        for (set, path) in [
+            (r#"{"keys":[],"keys":[]}"#, "keys"),
+            (r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB","kid":"a","kid":"b"}]}"#, "keys[0].kid"),
+        ] {
+            let refused = read(set.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains(&format!("'{path}' is given twice")), "{refused}");
+        }
     }
 }

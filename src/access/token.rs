@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
@@ -11,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::access::jwks::{KeyKind, KeySets};
 use crate::store::{Presented, Provider, Role, SigningAlgorithm};
+use crate::strict::{self, BadJson};
 
 /// Longer tokens are refused unread.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -37,6 +40,8 @@ pub(super) enum Refused {
 }
 
 const MALFORMED: Refused = Refused::Wrong("this token is not valid: it is no JWT that this gateway takes");
+const AMBIGUOUS: Refused =
+    Refused::Wrong("this token is not valid: a key of its header or of its claims is given twice");
 const UNFIT: Refused = Refused::Wrong(
     "this token is not valid: a claim is longer than 200 characters or has control characters",
 );
@@ -70,6 +75,7 @@ pub(super) async fn verify(
     if token.len() > MAX_TOKEN {
         return Err(Refused::Wrong("this token is not valid: it is longer than 8 KiB"));
     }
+    check(token)?;
     let header = decode_header(token).map_err(|_| MALFORMED)?;
     let (algorithm, kind) = match header.alg {
         Algorithm::RS256 => (SigningAlgorithm::Rs256, KeyKind::Rsa),
@@ -105,6 +111,19 @@ pub(super) async fn verify(
         }
     })?;
     Ok(Verified { provider: provider.clone(), claims: data.claims })
+}
+
+/// Refuses a token whose header or claims have a key twice: two readers of it could take it for two different ones.
+fn check(token: &str) -> Result<(), Refused> {
+    for part in token.split('.').take(2) {
+        let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| MALFORMED)?;
+        strict::check_json(text).map_err(|refused| match refused {
+            BadJson::GivenTwice(_) => AMBIGUOUS,
+            _ => MALFORMED,
+        })?;
+    }
+    Ok(())
 }
 
 /// The only provider with this issuer and one of these audiences.

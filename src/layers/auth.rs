@@ -10,6 +10,7 @@ use super::{LayerFuture, Stage, part};
 use crate::access::callers::{Authenticator, Caller};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
+use crate::strict;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {
         let keys = self.keys.clone();
         Box::pin(async move {
             let endpoint = call.stage.endpoint;
+            strict::single_header(&call.context.headers, "Authorization")?;
             // Taken out: from here on the credentials are gone.
             let header = call.context.headers.remove(AUTHORIZATION);
             let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());

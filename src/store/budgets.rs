@@ -6,7 +6,7 @@
 //!
 //! What is spent (open holds and charges) is counted in windows, under the organisation's balance row, and belongs to the
 //! window in which the hold was granted, whenever it ends. A budget that is made in the middle of a window finds what was
-//! spent in it before (migration 7).
+//! spent in it before (`migrations/functions/budgets/`).
 
 mod edit;
 

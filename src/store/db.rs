@@ -2,6 +2,8 @@
 
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;
+mod definitions;
+mod demo_mark;
 pub(in crate::store) mod epochs;
 pub(in crate::store) mod error;
 pub(in crate::store) mod metered;

@@ -4,3 +4,4 @@ mod embedded;
 mod failover;
 mod faults;
 mod locks;
+mod plans;

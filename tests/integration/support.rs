@@ -13,6 +13,7 @@ pub mod network;
 pub mod otlp;
 pub mod process;
 pub mod replica;
+pub mod schema;
 pub mod seed;
 pub mod tenant;
 pub mod watched;

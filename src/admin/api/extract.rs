@@ -1,11 +1,11 @@
-//! What calls carry, read strictly: unknown fields are refused, and each refusal says what is wrong. Every kind of input
-//! also describes itself in the OpenAPI document, so that a handler cannot read what its description does not name.
+//! What calls carry, read strictly: unknown fields and what is given twice are refused, and each refusal says what is
+//! wrong. Every kind of input also describes itself in the OpenAPI document, so that a handler cannot read what its description does not name.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::header::ETAG;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
 use crate::store::LedgerError;
+use crate::strict;
 
 /// The most bytes a body may have.
 const MAX_BODY: usize = 1 << 20;
@@ -68,17 +69,18 @@ impl<T: DeserializeOwned + Send> Input for Body<T> {
 
     fn describe(_: &mut Vec<RefOr<Parameter>>) {}
 
-    fn read(_: &Parts, body: &Bytes) -> Result<Self, Problem> {
-        parse(body).map(Self)
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        parse(parts, body).map(Self)
     }
 }
 
 /// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<T, Problem> {
+    strict::single_header(&parts.headers, "Content-Type")?;
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::Invalid("the body must be a JSON object".into()));
     }
-    serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+    strict::read_json(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
 /// The whole body, within its time-out.
@@ -112,6 +114,7 @@ impl<T: DeserializeOwned + IntoParams + Send> Input for Query<T> {
     }
 
     fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        strict::check_query(parts.uri.query().unwrap_or_default())?;
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
             .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
@@ -129,7 +132,7 @@ impl Input for IfMatch {
     }
 
     fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let Some(value) = strict::single_header(&parts.headers, "If-Match")? else { return Ok(Self(None)) };
         let text = value.to_str().unwrap_or_default().trim();
         if text == "*" {
             return Ok(Self(None));

@@ -13,6 +13,7 @@ use utoipa::openapi::path::Parameter;
 use super::extract::{Input, header, parse};
 use super::problem::Problem;
 use crate::store::{Done, Once};
+use crate::strict;
 
 /// A JSON body with the caller's idempotency key.
 pub(super) struct Idempotent<T> {
@@ -38,13 +39,13 @@ impl<T: DeserializeOwned + Send> Input for Idempotent<T> {
     }
 
     fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
-        let key = parts.headers.get("idempotency-key").map(|value| {
+        let key = strict::single_header(&parts.headers, "Idempotency-Key")?.map(|value| {
             let text = value.to_str().unwrap_or_default();
             let usable = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
             let refused = "Idempotency-Key must be 1 to 255 visible ASCII characters";
             usable.then(|| text.to_owned()).ok_or_else(|| Problem::Invalid(refused.into()))
         });
-        Ok(Self { key: key.transpose()?, body: parse(body)?, raw: body.clone() })
+        Ok(Self { key: key.transpose()?, body: parse(parts, body)?, raw: body.clone() })
     }
 }
 

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::error::GatewayError;
 use crate::store::LedgerError;
+use crate::strict::GivenTwice;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -158,6 +159,12 @@ impl From<LedgerError> for Problem {
                 Self::Unavailable
             }
         }
+    }
+}
+
+impl From<GivenTwice> for Problem {
+    fn from(error: GivenTwice) -> Self {
+        Self::Invalid(error.to_string())
     }
 }
 

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::SecurityRequirement;
@@ -17,6 +16,7 @@ use crate::access::peer::Peer;
 use crate::access::proxies::TrustedProxies;
 use crate::ids::OrgId;
 use crate::store::{Actor, Database, Owned};
+use crate::strict;
 use crate::telemetry;
 
 /// What an operation's description says about its callers.
@@ -43,7 +43,8 @@ impl AccessRule {
         writes: bool,
     ) -> Result<(Caller, Actor), Problem> {
         let address = address(parts, &api.proxies);
-        let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let header = strict::single_header(&parts.headers, "Authorization")?;
+        let header = header.map(|value| value.to_str().unwrap_or_default());
         let caller = api.authenticator.authenticate(header, address, false).await?;
         let role = ApiRole::of(&caller).as_str();
         if !self.roles.iter().any(|named| named == role) {

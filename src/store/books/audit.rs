@@ -168,12 +168,11 @@ const INVARIANTS: &[(&str, &str)] = &[
         "select format('org %s %s user %s team %s key %s %s: %s tasks, %s + %s; entries: %s tasks, %s + %s', org_id, day, user_id, team_id, \
       key_id, task_type, u.tasks, u.charged, u.corrected, e.tasks, e.charged, e.corrected) from usage_day u full join ( \
       select e.org_id, (e.created_at at time zone 'UTC')::date as day, coalesce(e.user_id, v.none) as user_id, \
-      coalesce(e.team_id, h.team_id, v.none) as team_id, coalesce(e.key_id, v.none) as key_id, \
-      coalesce(e.task_type, h.task_type, '') as task_type, count(*) filter (where e.kind = 'consume') as tasks, \
+      coalesce(e.team_id, v.none) as team_id, coalesce(e.key_id, v.none) as key_id, \
+      e.task_type, count(*) filter (where e.kind = 'consume') as tasks, \
       coalesce(-sum(e.amount) filter (where e.kind = 'consume'), 0) as charged, \
       coalesce(-sum(e.amount) filter (where e.kind = 'correct'), 0) as corrected \
       from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), entry e \
-      left join hold h on e.task_type is null and h.org_id = e.org_id and h.hold_id = e.hold_id \
       where e.kind in ('consume', 'correct') group by 1, 2, 3, 4, 5, 6) e using (org_id, day, user_id, team_id, key_id, task_type) \
       where (u.tasks, u.charged, u.corrected) is distinct from (e.tasks, e.charged, e.corrected)",
     ),
@@ -225,7 +224,7 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
     (
         "in doubt for more than an hour",
-        "select format('org %s hold %s: since %s', org_id, hold_id, coalesce(doubt_at, created_at)) from hold where state = 'IN_DOUBT' and coalesce(doubt_at, created_at) < now() - interval '1 hour'",
+        "select format('org %s hold %s: since %s', org_id, hold_id, doubt_at) from hold where state = 'IN_DOUBT' and doubt_at < now() - interval '1 hour'",
     ),
 ];
 

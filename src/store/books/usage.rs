@@ -1,5 +1,5 @@
-//! What tasks cost, from the rollup by day that a trigger keeps in the transaction of each entry (migration 9): the audit
-//! proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
+//! What tasks cost, from the roll-up by day that a trigger (function `count_entries`) keeps in the transaction of each
+//! entry: the audit proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
 
 use serde::Serialize;
 use sqlx::Row;

@@ -1,5 +1,5 @@
 //! Making, changing, raising and deleting budgets. Triggers lock the balance rows of those a budget counts for, and count
-//! what they have spent.
+//! what they have spent (`migrations/functions/budgets/`).
 
 use time::OffsetDateTime;
 

@@ -15,8 +15,8 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::store::db::change::Acting;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Fingerprint;
 use crate::store::ledger::metered;
+use crate::store::ledger::step::Fingerprint;
 
 /// A call that must count once, however often it is sent.
 #[derive(Debug, Clone, Copy)]

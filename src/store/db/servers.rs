@@ -50,6 +50,8 @@ pub(in crate::store) struct Turn(u64);
 struct Server {
     options: PgConnectOptions,
     name: String,
+    /// Its database and where it is, for people: without user and password.
+    place: String,
 }
 
 #[derive(Clone)]
@@ -95,6 +97,12 @@ impl Servers {
             complaint: None,
         };
         Ok(Self { list, state: watch::Sender::new(state), wanted: Notify::new() })
+    }
+
+    /// The database and where it is, for people: without user and password.
+    pub(super) fn place(&self) -> String {
+        let places: Vec<&str> = self.list.iter().map(|server| server.place.as_str()).collect();
+        places.join(" or ")
     }
 
     /// Whether there is more than one.
@@ -246,7 +254,14 @@ fn server(url: &Secret) -> Result<Server, LedgerError> {
         Some(directory) => format!("{}:{}", directory.display(), options.get_port()),
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
-    Ok(Server { options, name })
+    let database = options.get_database().unwrap_or(options.get_username());
+    let place = match options.get_socket() {
+        Some(directory) => {
+            format!("{database} at the socket in {}, port {}", directory.display(), options.get_port())
+        }
+        None => format!("{database} at {name}"),
+    };
+    Ok(Server { options, name, place })
 }
 
 /// What a server turned out to be.
@@ -341,5 +356,10 @@ mod tests {
     fn no_password_shows() {
         let servers = Servers::new(&[Secret::new("postgres://me:hunter2@db.example:5433/x")]).unwrap();
         assert_eq!(format!("{servers:?}"), "[\"db.example:5433\"]");
+        assert_eq!(servers.place(), "x at db.example:5433");
+        let urls =
+            ["postgres://me:hunter2@a:1/x", "postgres://me@localhost:2/y?host=/run/pg&password=hunter2"];
+        let servers = Servers::new(&urls.map(Secret::new)).unwrap();
+        assert_eq!(servers.place(), "x at a:1 or y at the socket in /run/pg, port 2");
     }
 }

@@ -1,4 +1,4 @@
-//! Who did what to what, from where. Written by triggers with the change itself (migration 6); read here.
+//! Who did what to what, from where. Written by triggers with the change itself (function `audit_change`); read here.
 
 use std::time::Duration;
 

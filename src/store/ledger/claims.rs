@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Fingerprint;
+use crate::store::ledger::step::Fingerprint;
 use crate::store::ledger::tasks::State;
 
 /// Keys forgotten in one statement.

@@ -17,10 +17,10 @@ use crate::store::db::error::LedgerError;
 use crate::store::db::error::is_unique_violation;
 use crate::store::db::page::HoldPlace;
 use crate::store::directory::tenancy::Slice;
-use crate::store::ledger::guard::Applied;
-use crate::store::ledger::guard::Step;
 use crate::store::ledger::lanes::batch;
 use crate::store::ledger::metered;
+use crate::store::ledger::step::Applied;
+use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
 use crate::wire::{RawObject, success};
@@ -178,9 +178,9 @@ impl Database {
     ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
-               h.created_at, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
+               h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
              where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
-               and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
+               and ($2::timestamptz is null or (h.doubt_at, h.hold_id) > ($2, $3)) \
              order by since, h.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
@@ -195,7 +195,7 @@ impl Database {
     /// Age of the oldest doubt, in seconds.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
         let age: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(coalesce(doubt_at, created_at)))::float8 from hold where state = 'IN_DOUBT'",
+            "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
         )
         .fetch_one(self.pool())
         .await?;

@@ -13,7 +13,7 @@ use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Terms;
+use crate::store::ledger::step::Terms;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
 
 /// Holds in one look, at most: what is left is found by the next.
@@ -129,7 +129,7 @@ impl Database {
     ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
-             and coalesce(doubt_at, created_at) < now() - $1 * interval '1 second' limit $2",
+             and doubt_at < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())
         .bind(SOME)

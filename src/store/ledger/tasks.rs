@@ -12,7 +12,7 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Terms;
+use crate::store::ledger::step::Terms;
 
 /// The state of a hold (contract, "The life of a task").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -93,7 +93,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT]),
         ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION]),
         ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[]),
-        ("update hold set state = 'IN_DOUBT' where idem_key = 'running'", &[COUNTERS]),
+        ("update hold set state = 'IN_DOUBT', doubt_at = now() where idem_key = 'running'", &[COUNTERS]),
         ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME]),
         (
             "update hold set state = 'SETTLED', charged = 0, raw_consumed = 0 where idem_key = 'failed'",
@@ -114,13 +114,13 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
             &[ENTRIES],
         ),
         (
-            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
-             select org_id, hold_id, 'consume', 0, hold_id, now() from hold where idem_key = 'refused'",
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
+             select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from hold where idem_key = 'refused'",
             &[CONSUME, USAGE],
         ),
         (
-            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
-             select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), now() from org",
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
+             select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), 't', now() from org",
             &[CORRECTION, LATE, USAGE],
         ),
         ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),

@@ -84,7 +84,6 @@ async fn a_book_for_later_is_not_in_force_yet() {
 async fn a_book_that_cannot_price_is_refused_with_the_reason_and_leaves_nothing() {
     let db = TestDatabase::new().await;
     for (prices, why) in [
-        (book([]), "at least one price"),
         (book([("ok", fixed(1)), ("free", fixed(0))]), "free: a price must be from 1"),
         (book([("debt", second(-1, None))]), "debt: a price must be from 1"),
         (book([("loud", second(1, Some(0)))]), "loud: a price must be from 1"),

@@ -19,9 +19,6 @@ use crate::store::directory::tenancy::Status;
 /// The secret before a rotation works for at most this much longer.
 pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
-/// The `<env>` part of keys that were made before it was stored.
-const DEFAULT_ENV: &str = "live";
-
 /// A key to be made.
 #[derive(Debug, Clone, Default)]
 pub struct KeySpec {
@@ -92,7 +89,7 @@ fn stored(rate: Option<u32>) -> Option<i32> {
 struct Standing {
     version: i32,
     expired: bool,
-    env: Option<String>,
+    env: String,
 }
 
 impl Database {
@@ -125,7 +122,7 @@ impl Database {
     /// Fails if a key cannot be changed: it must be there and of the version that its editor saw, not be revoked, nor belong
     /// to somebody who was deleted.
     async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, LedgerError> {
-        let row: Option<(i32, bool, bool, Option<String>)> = sqlx::query_as(
+        let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
             "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
              coalesce(k.expires_at <= now(), false), k.env \
              from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id where k.key_id = $1",
@@ -256,8 +253,7 @@ impl Acting {
         if standing.expired {
             return Err(LedgerError::Conflict(format!("{key} has expired: give it another end first")));
         }
-        let env = standing.env.as_deref().unwrap_or(DEFAULT_ENV);
-        let new = NewKey::generate(env).ok_or(LedgerError::Corrupt("env"))?;
+        let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("env"))?;
         let row = sqlx::query(concat!(
             "update api_key k set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
              previous_public_id = case when $4 > 0 then k.public_id end, \
