@@ -19,6 +19,7 @@ use crate::background::{self, Pace, Watcher};
 use crate::clock::Clock;
 use crate::config::{BadPair, Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
+use crate::https::BadTrust;
 use crate::ids::GatewayId;
 use crate::layers::forward::Forward;
 use crate::layers::replay::ReplayLayer;
@@ -54,6 +55,9 @@ pub enum StartError {
         /// What is wrong.
         reason: Box<BadPair>,
     },
+    /// Identity providers cannot be asked.
+    #[error("TLS cannot be set up: {0}")]
+    Trust(#[from] BadTrust),
     /// Traces cannot be sent as configured.
     #[error(transparent)]
     Telemetry(#[from] BadTelemetry),
@@ -162,7 +166,7 @@ impl App {
         let gateways = lease.renew().await?;
         let keys = Arc::new(Authenticator::new(
             database.clone(),
-            KeySets::new(&config.auth, clock),
+            KeySets::new(&config.auth, clock)?,
             &config.auth,
             config.limits.failed_logins_per_minute,
             clock,

@@ -7,6 +7,7 @@
 mod context;
 mod events;
 mod export;
+mod otlp;
 mod span;
 
 use std::sync::Arc;

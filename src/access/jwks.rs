@@ -20,6 +20,7 @@ use url::Url;
 use self::fetch::Fetcher;
 use crate::clock::Clock;
 use crate::config::{Auth, ms};
+use crate::https::BadTrust;
 use crate::metrics as m;
 use crate::strict::{self, BadJson};
 
@@ -155,20 +156,20 @@ pub struct KeySets {
 
 impl KeySets {
     /// Fetches nothing yet: a set is fetched when a token needs it.
-    pub fn new(config: &Auth, clock: Clock) -> Self {
+    pub fn new(config: &Auth, clock: Clock) -> Result<Self, BadTrust> {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
         }
         let fresh = ms(config.jwks_refresh_ms);
-        Self {
-            fetcher: Fetcher::new(),
+        Ok(Self {
+            fetcher: Fetcher::new()?,
             sources: Cache::new(1_000),
             fresh,
             stale: ms(config.stale_max_ms),
             pause: (fresh / 30).min(Duration::from_secs(10)),
             tasks: TaskTracker::new(),
             clock,
-        }
+        })
     }
 
     /// The key with that id (none: the only key) of the set published at `url`. Nothing if there is certainly none: a

@@ -2,25 +2,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{self, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use http::Request;
 
 use super::{CliError, block_on};
 use crate::config::Config;
+use crate::https::{Client, Settings, Trust, Version};
 
 /// Below the three seconds that orchestrators tend to wait.
 const TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// Longer than any answer of /readyz.
+const MAX_ANSWER: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
@@ -38,29 +34,24 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let scheme = if config.admin.tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}{path}", here(config.admin.listen));
+    let wrong = |why: String| CliError::Failed(format!("{url}: {why}"));
+    let settings = Settings {
+        // The certificate names the host that callers use, not this address, and may be newer than the one in the
+        // files. Nothing secret is sent, and the answer grants nothing.
+        trust: Trust::Any,
+        version: Version::Http1,
+        connect_timeout: TIMEOUT,
+        idle_timeout: Duration::ZERO,
+    };
+    let client = Client::new(&settings, TIMEOUT, MAX_ANSWER).map_err(|error| wrong(error.to_string()))?;
+    let request = Request::get(&url).body(Bytes::new()).map_err(|error| wrong(error.to_string()))?;
     block_on(async move {
-        let wrong = |why: String| CliError::Failed(format!("{url}: {why}"));
-        let uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody::default()))
-            .with_no_client_auth();
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(https);
-        let asked = async {
-            let answer = client.get(uri).await.map_err(|error| wrong(error.to_string()))?;
-            let status = answer.status();
-            let body =
-                answer.into_body().collect().await.map_err(|error| wrong(error.to_string()))?.to_bytes();
-            if status.is_success() {
-                Ok(())
-            } else {
-                Err(wrong(format!("{status} {}", String::from_utf8_lossy(&body).trim())))
-            }
-        };
-        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(wrong("it does not answer".into())))
+        let answer = client.call(request).await.map_err(|error| wrong(error.to_string()))?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(wrong(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim())))
+        }
     })
 }
 
@@ -72,52 +63,6 @@ fn here(listen: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, listen.port())
-}
-
-/// Takes any certificate. The one that is served names whom callers know, not this machine, and may be another than the
-/// one in the files just now; nothing is told here that needs its holder to be known.
-#[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
-
-impl Default for Anybody {
-    fn default() -> Self {
-        Self(aws_lc_rs::default_provider().signature_verification_algorithms)
-    }
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }
 
 #[cfg(test)]

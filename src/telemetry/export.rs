@@ -5,13 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{
-    ExporterBuildError, RetryPolicy, SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig,
-};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
@@ -19,7 +13,8 @@ use opentelemetry_sdk::trace::{
 };
 use url::Url;
 
-use crate::config::{OtlpProtocol, Telemetry};
+use super::otlp::Otlp;
+use crate::config::Telemetry;
 use crate::ids::GatewayId;
 use crate::metrics as m;
 
@@ -29,17 +24,15 @@ const QUEUE: usize = 8192;
 const BATCH: usize = 512;
 /// The longest time a span waits for its batch to fill.
 const DELAY: Duration = Duration::from_secs(1);
-/// The deadline of an export, its second attempt included.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configured exporter cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("telemetry.otlp_endpoint cannot be used: {0}")]
 pub struct BadTelemetry(String);
 
-impl From<ExporterBuildError> for BadTelemetry {
-    fn from(error: ExporterBuildError) -> Self {
-        Self(error.to_string())
+impl BadTelemetry {
+    pub(super) fn new(why: String) -> Self {
+        Self(why)
     }
 }
 
@@ -57,7 +50,7 @@ impl Exporter {
             metrics::counter!(m::TRACE_SPANS, "outcome" => outcome).increment(0);
         }
         let waiting = Arc::new(AtomicUsize::new(0));
-        let sends = otlp(endpoint, config)?;
+        let sends = Otlp::new(endpoint, config)?;
         let counted = CountedExporter { sends, waiting: waiting.clone(), failing: AtomicBool::new(false) };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)
@@ -85,50 +78,6 @@ impl Exporter {
             tracing::warn!(spans = waiting, "the last spans were not sent in time");
         }
     }
-}
-
-fn otlp(endpoint: &Url, config: &Telemetry) -> Result<Otlp, BadTelemetry> {
-    match config.protocol {
-        OtlpProtocol::Grpc => {
-            let mut metadata = HeaderMap::new();
-            for (name, value) in &config.headers {
-                if let (Ok(name), Ok(mut value)) =
-                    (HeaderName::try_from(name), HeaderValue::try_from(value.expose()))
-                {
-                    value.set_sensitive(true);
-                    metadata.append(name, value);
-                }
-            }
-            let mut builder = Otlp::builder()
-                .with_tonic()
-                .with_endpoint(endpoint.as_str().trim_end_matches('/'))
-                .with_timeout(TIMEOUT)
-                .with_retry_policy(retries())
-                .with_metadata(MetadataMap::from_headers(metadata));
-            if endpoint.scheme() == "https" {
-                builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-            }
-            Ok(builder.build()?)
-        }
-        OtlpProtocol::Http => {
-            let headers =
-                config.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
-            let base = endpoint.as_str().trim_end_matches('/');
-            let full = if base.ends_with("/v1/traces") { base.into() } else { format!("{base}/v1/traces") };
-            Ok(Otlp::builder()
-                .with_http()
-                .with_endpoint(full)
-                .with_timeout(TIMEOUT)
-                .with_retry_policy(retries())
-                .with_headers(headers.collect())
-                .build()?)
-        }
-    }
-}
-
-/// Only one more attempt: the queue is short, and the spans waiting in it are worth as much as the failed ones.
-fn retries() -> RetryPolicy {
-    RetryPolicy::recommended().with_max_retries(1)
 }
 
 fn resource(config: &Telemetry, gateway: GatewayId) -> Resource {

@@ -12,16 +12,13 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER
 use http::{Method, Request, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::gate::Refusal;
 use super::outcome::{CreateOutcome, StatusReport, create_outcome, status_report};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
+use crate::https::{self, Connections, Settings, Trust, Version};
 use crate::telemetry::Span;
 
 /// The most bytes an answer may have: answers may echo a request with its images.
@@ -92,7 +89,7 @@ impl StatusError {
 
 #[derive(Debug)]
 pub(super) struct VendorClient {
-    http: legacy::Client<HttpsConnector<HttpConnector>, TrackedBody>,
+    http: Connections<TrackedBody>,
     generate: Uri,
     status: String,
     connect_timeout: Duration,
@@ -124,20 +121,13 @@ enum CallFailure {
 
 impl VendorClient {
     pub(super) fn new(config: &UpstreamConfig, clock: Clock) -> Result<Self, BadUpstream> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(ms(config.connect_timeout_ms)));
-        tcp.set_keepalive(Some(Duration::from_secs(30)));
-        let https = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(ms(config.idle_timeout_ms))
-            .build(https);
+        let settings = Settings {
+            trust: Trust::Public,
+            version: Version::Http1,
+            connect_timeout: ms(config.connect_timeout_ms),
+            idle_timeout: ms(config.idle_timeout_ms),
+        };
+        let http = https::connections(&settings).map_err(|_| BadUpstream("TLS cannot be set up"))?;
         let base = config.base_url.as_str().trim_end_matches('/');
         let (create, poll) = (ms(config.create_timeout_ms), ms(config.status_timeout_ms));
         Ok(Self {
@@ -214,7 +204,7 @@ impl VendorClient {
         headers.insert(AUTHORIZATION, authorization.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(USER_AGENT, https::agent());
         if let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()) {
             headers.insert("x-request-id", id);
         }

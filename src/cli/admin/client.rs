@@ -1,31 +1,25 @@
 //! A client of the management API, for the command line.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::super::CliError;
 use super::super::output;
+use crate::https::{BadTrust, Client, Settings, Trust, Version};
 use crate::secret::Secret;
 use crate::strict;
 
 /// Statements and what-ifs may take their time.
 const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Larger than any page, statement or export. A server that is no management API may send without end.
+const MAX_ANSWER: usize = 1 << 30;
 
 /// A header of a table, and the field of an item that stands below it.
 pub(super) type Column = (&'static str, &'static str);
@@ -35,7 +29,7 @@ pub(super) struct Session {
     base: String,
     token: Secret,
     json: bool,
-    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Client,
 }
 
 /// The query part of a path.
@@ -77,12 +71,7 @@ impl Session {
                 "--url must be such as http://127.0.0.1:8081, not '{base}'"
             )));
         }
-        let https = match ca_file {
-            Some(file) => HttpsConnectorBuilder::new().with_tls_config(trusting(file)?),
-            None => HttpsConnectorBuilder::new().with_webpki_roots(),
-        };
-        let https = https.https_or_http().enable_http1().build();
-        let http = legacy::Client::builder(TokioExecutor::new()).build(https);
+        let http = client(ca_file)?;
         Ok(Self { base, token, json, http })
     }
 
@@ -112,7 +101,7 @@ impl Session {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let request = request
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::from(body))
+            .body(Bytes::from(body))
             .map_err(|error| CliError::Usage(format!("this cannot be asked for: {error}")))?;
         let unreachable = |why: String| {
             CliError::Unreachable(format!(
@@ -120,19 +109,12 @@ impl Session {
                 self.base
             ))
         };
-        let asked = async {
-            let answer = self.http.request(request).await.map_err(|error| unreachable(reasons(&error)))?;
-            let (head, body) = answer.into_parts();
-            let body = body.collect().await.map_err(|error| unreachable(error.to_string()))?.to_bytes();
-            Ok((head.status, body))
-        };
-        let (status, body) = tokio::time::timeout(TIMEOUT, asked)
-            .await
-            .unwrap_or_else(|_| Err(unreachable("it did not answer".into())))?;
+        let answer = self.http.call(request).await.map_err(|error| unreachable(error.to_string()))?;
+        let status = answer.status;
         if status.is_success() {
-            return Ok(body);
+            return Ok(answer.body);
         }
-        let problem: Option<Value> = strict::read_json(&body).ok();
+        let problem: Option<Value> = strict::read_json(&answer.body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         let said = detail.map_or_else(|| format!("the management API answered {status}"), str::to_owned);
         Err(match status.as_u16() {
@@ -233,28 +215,23 @@ impl Session {
     }
 }
 
-/// An error and what lies beneath it: the library's own words are only `client error (Connect)`.
-fn reasons(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// TLS that trusts the certificates in `file` and no others.
-fn trusting(file: &Path) -> Result<ClientConfig, CliError> {
-    let unusable = |why: String| CliError::Usage(format!("--ca-file {}: {why}", file.display()));
-    let mut roots = RootCertStore::empty();
-    let text = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("there is no certificate in it (PEM)".into()));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+/// A client that trusts the certificates in `ca_file` and no others; without one, those of the public authorities.
+fn client(ca_file: Option<&Path>) -> Result<Client, CliError> {
+    let unusable = |file: &Path, why: String| CliError::Usage(format!("--ca-file {}: {why}", file.display()));
+    let trust = match ca_file {
+        Some(file) => Trust::Only(std::fs::read(file).map_err(|error| unusable(file, error.to_string()))?),
+        None => Trust::Public,
+    };
+    let settings = Settings {
+        trust,
+        version: Version::Http1,
+        connect_timeout: TIMEOUT,
+        idle_timeout: Duration::from_secs(90),
+    };
+    Client::new(&settings, TIMEOUT, MAX_ANSWER).map_err(|error| match (ca_file, error) {
+        (Some(file), BadTrust::Pem(why)) => unusable(file, why),
+        (_, error) => CliError::Failed(error.to_string()),
+    })
 }
 
 fn read(body: &Bytes) -> Result<Value, CliError> {

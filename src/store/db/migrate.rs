@@ -9,9 +9,8 @@ use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
 use super::error::LedgerError;
+use super::migrations::MIGRATIONS;
 use super::session::Deadline;
-
-static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// While a migration waits for a lock on a table, every other statement on that table waits behind it: it gives up soon,
 /// and tries again after the others had their turn.

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio_util::task::TaskTracker;
@@ -227,13 +227,6 @@ impl<'c> Executor<'c> for Statement {
     {
         Box::pin(async move { self.queries.acquire().await?.prepare_with(sql, parameters).await })
     }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move { self.queries.acquire().await?.describe(sql).await })
-    }
 }
 
 impl<'p> Executor<'p> for &'_ Queries {
@@ -265,12 +258,5 @@ impl<'p> Executor<'p> for &'_ Queries {
         'p: 'e,
     {
         self.statement(Deadline::QUERY, None).prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        self.statement(Deadline::QUERY, None).describe(sql)
     }
 }

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "log_queue",
         "safe_url",
         "strict",
+        "https",
     ],
     &["wire", "pricing", "quote", "order", "api_key"],
     &["config"],
@@ -151,6 +152,17 @@ fn only_the_app_builds_parts() {
         if module != "app" {
             for part in parts {
                 assert!(!code(&text).any(|line| line.contains(part)), "{} builds {part}…)", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn there_is_one_http_client() {
+    for (module, path, text) in sources() {
+        if module != "https" {
+            for other in ["hyper_rustls", "client::legacy", "client::conn", "ClientConfig"] {
+                assert!(!code(&text).any(|line| line.contains(other)), "{} uses {other}", path.display());
             }
         }
     }

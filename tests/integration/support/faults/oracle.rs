@@ -6,7 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use sqlx::{FromRow, PgPool};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgPool, Row};
 use tollgate::ids::HoldId;
 use tollgate::store::Fingerprint;
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use super::load::{Create, Reply, Tenant};
 use super::vendor::VendorTask;
 
 /// A row of the table of holds, with what was booked for it.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub struct Hold {
     org_id: Uuid,
     hold_id: Uuid,
@@ -31,6 +32,24 @@ pub struct Hold {
     loss: i64,
     /// What it may have taken.
     possible_loss: i64,
+}
+
+impl FromRow<'_, PgRow> for Hold {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            org_id: row.try_get("org_id")?,
+            hold_id: row.try_get("hold_id")?,
+            state: row.try_get("state")?,
+            fingerprint: row.try_get("fingerprint")?,
+            upstream_task: row.try_get("upstream_task")?,
+            raw_consumed: row.try_get("raw_consumed")?,
+            charged: row.try_get("charged")?,
+            consumes: row.try_get("consumes")?,
+            entered: row.try_get("entered")?,
+            loss: row.try_get("loss")?,
+            possible_loss: row.try_get("possible_loss")?,
+        })
+    }
 }
 
 impl Hold {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use reqwest::Client;
 use serde_json::Value;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use tollgate::ids::HoldId;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::support::http;
 
 /// A row of the table of holds.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub struct Hold {
     hold_id: Uuid,
     pub state: String,
@@ -33,6 +33,27 @@ pub struct Hold {
     pub loss: i64,
     /// What it may have taken.
     pub possible_loss: i64,
+}
+
+impl FromRow<'_, PgRow> for Hold {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            hold_id: row.try_get("hold_id")?,
+            state: row.try_get("state")?,
+            amount: row.try_get("amount")?,
+            list_price: row.try_get("list_price")?,
+            price_book: row.try_get("price_book")?,
+            task_type: row.try_get("task_type")?,
+            account: row.try_get("account")?,
+            reason: row.try_get("reason")?,
+            upstream_task: row.try_get("upstream_task")?,
+            raw_consumed: row.try_get("raw_consumed")?,
+            charged: row.try_get("charged")?,
+            late: row.try_get("late")?,
+            loss: row.try_get("loss")?,
+            possible_loss: row.try_get("possible_loss")?,
+        })
+    }
 }
 
 impl Hold {

@@ -1,0 +1,60 @@
+//! The migrations, embedded. By hand and not by `sqlx::migrate!`: that macro brings a second build of the database
+//! driver and of TLS, for the compiler itself, which doubles the most expensive part of a cold build.
+
+use std::sync::LazyLock;
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+macro_rules! migrations {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $name, ".sql")))),+]
+    };
+}
+
+/// Name, without its ending, and text of each file in `migrations/`.
+const FILES: &[(&str, &str)] = migrations![
+    "0001_schema",
+    "0002_organisations",
+    "0003_keys_and_identity",
+    "0004_ledger",
+    "0005_budgets",
+    "0006_prices",
+    "0007_credits_and_usage",
+    "0008_changes",
+    "0009_reporting",
+];
+
+/// All migrations, by version.
+pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    Migrator::with_migrations(FILES.iter().filter_map(|(name, text)| migration(name, text)).collect())
+});
+
+/// `0001_schema`: version 1, "schema".
+fn migration(name: &str, text: &'static str) -> Option<Migration> {
+    let (version, description) = name.split_once('_')?;
+    let description = description.replace('_', " ");
+    let version = version.parse().ok()?;
+    Some(Migration::new(version, description.into(), MigrationType::Simple, text.into_sql_str(), false))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_embedded_under_a_version_of_its_own() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let there: BTreeSet<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".sql").map(str::to_owned))
+            .collect();
+        let embedded: BTreeSet<String> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(embedded, there);
+        let versions: BTreeSet<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        assert_eq!(versions.len(), FILES.len());
+        assert!(MIGRATIONS.iter().all(|migration| !migration.description.contains('_')));
+    }
+}
