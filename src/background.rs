@@ -1,270 +1,228 @@
-//! Work nobody waits for: finishing tasks, sweeping holds, renewing the lease, following what operators change.
-//! Each loop ends with `stop`; each failure is logged and tried again.
+//! What goes on by itself: a table of jobs, [`Work::jobs`]. None of them can delay another ([`jobs`]).
 
 mod audit;
 mod counts;
+mod finish;
+mod jobs;
+mod watcher;
 
-pub use self::audit::audit;
+pub use self::finish::FinishPace;
+pub use self::jobs::{Job, JobError, Next};
+pub use self::watcher::Watcher;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::counts::count;
+use self::finish::Finisher;
 use crate::access::callers::Authenticator;
-use crate::clock::Clock;
 use crate::metrics as m;
 use crate::poll::Poller;
-use crate::price_cache::{DatabaseTime, Prices};
-use crate::pricing::BookVersion;
-use crate::store::{Database, EpochListener, Epochs, Lease, Ledger, LedgerError};
-use crate::telemetry::{Span, Tracing};
+use crate::store::{Database, Lease, Ledger, LedgerError};
+use crate::telemetry::Tracing;
+use crate::upstream::Upstream;
 
-/// How the reconciler works.
+/// Connections of the pool that jobs share: one for each job that uses the database, so that jobs which hang there take
+/// no connection that another job needs. The lease has a pool of its own.
+pub const CONNECTIONS: u32 = 14;
+
+/// Deadline of a job that asks the database one or two quick questions.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// Deadline of a job that may have much to do or to count, or whose own time-outs are shorter and must have the say:
+/// what it has begun to keep in memory would be lost with a run that is given up.
+const LONG: Duration = Duration::from_secs(30);
+
+/// How often rows that nobody needs any more are deleted.
+const TIDY: Duration = Duration::from_secs(600);
+
+/// How often jobs run, where the configuration has a say in it.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// How often due tasks are looked for.
-    pub tick: Duration,
-    /// How far apart polls of one task begin.
-    pub interval: Duration,
-    /// Polls at one time.
-    pub concurrency: usize,
-    /// How often holds nobody works on are looked for.
+    /// How tasks are finished.
+    pub finish: FinishPace,
+    /// How often holds without an owner, credits and budgets are looked at.
     pub sweep: Duration,
+    /// How far apart audits begin; none: this gateway runs none, but shows the results of others.
+    pub audit: Option<Duration>,
     /// How long idempotency keys are kept.
     pub idempotency_hours: u32,
     /// How long a task may be in doubt.
     pub in_doubt_ttl: Duration,
 }
 
-/// Waits, or tells that it is time to stop.
-async fn pause(stop: &CancellationToken, time: Duration) -> bool {
-    tokio::select! {
-        () = stop.cancelled() => false,
-        () = tokio::time::sleep(time) => true,
-    }
+/// What jobs work on.
+pub struct Work {
+    /// The lease of this gateway.
+    pub lease: Arc<Lease>,
+    /// A pool of [`CONNECTIONS`]: not the callers' pool, which they may have filled.
+    pub database: Database,
+    /// For steps of holds.
+    pub ledger: Ledger,
+    /// For asking the vendor.
+    pub poller: Arc<Poller>,
+    /// The cache of callers.
+    pub authenticator: Arc<Authenticator>,
+    /// The follower of what operators change.
+    pub watcher: Arc<Watcher>,
+    /// The recorder of metrics.
+    pub metrics: PrometheusHandle,
+    /// The vendor's accounts, as the configuration calls them.
+    pub accounts: Vec<String>,
+    /// Where polls run.
+    pub tasks: TaskTracker,
+    /// Which polls are traced.
+    pub tracing: Tracing,
+    /// How often jobs run.
+    pub pace: Pace,
+    /// The gateway is to stop.
+    pub stop: CancellationToken,
 }
 
-/// Polls the tasks of one backend until each has ended, whether or not anybody asks for it. One loop a backend: one that
-/// hangs keeps only its own tasks waiting.
-pub async fn finish_tasks(
-    backend: Arc<str>,
-    poller: Arc<Poller>,
-    database: Database,
-    tasks: TaskTracker,
-    tracing: Tracing,
-    pace: Pace,
-    stop: CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(pace.concurrency));
-    // Each look at the database is worth some tasks.
-    let some = u32::try_from(pace.concurrency.div_ceil(4)).unwrap_or(u32::MAX);
-    let mut more = false;
-    while more || pause(&stop, pace.tick.mul_f64(rand::random_range(0.75..1.25))).await {
-        let room = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            room = slots.acquire_many(some) => room,
+impl Work {
+    /// The table of jobs. A name is a value of the label `job_name` of `tollgate_job_…`.
+    fn jobs(self: &Arc<Self>, changed: &Arc<Notify>) -> Vec<Job> {
+        let (lease, sweep, work) = (self.lease.interval(), self.pace.sweep, self);
+        vec![
+            // What keeps this gateway fit to serve. A renewal counts from its beginning: once the lease is over it is
+            // worth nothing.
+            work.job("renew lease", lease, (lease * 4).min(QUICK), renew_lease).until_drained(),
+            work.job("follow changes", secs(1), LONG, follow_changes).woken_by(changed.clone()),
+            // What must become of holds, credits and budgets.
+            work.job("sweep holds", sweep, LONG, sweep_holds),
+            work.job("expire credits", sweep, LONG, expire_credits),
+            work.job("tell budget events", sweep, QUICK, tell_budget_events),
+            work.job("tell low balances", sweep, QUICK, tell_low_balances),
+            work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
+            // What is shown.
+            work.job("count holds", sweep, LONG, count_holds).at_once(),
+            work.job("measure drift", sweep, LONG, measure_drift).at_once(),
+            work.job("show audit", secs(5), QUICK, show_audit).at_once(),
+            work.job("note key uses", secs(2), LONG, note_key_uses).until_drained().once_more(),
+            // What is not needed any more.
+            work.job("forget idempotency keys", TIDY, LONG, forget_idempotency_keys).at_once(),
+            work.job("forget dead gateways", TIDY, QUICK, forget_dead_gateways).at_once(),
+            work.job("forget idle limits", sweep, QUICK, forget_idle_limits),
+            work.job("fold metrics", secs(5), QUICK, fold_metrics),
+        ]
+    }
+
+    /// Starts every job on `tasks`, and those in `more`, which belong to other parts.
+    pub fn start(
+        self: Arc<Self>,
+        more: impl IntoIterator<Item = Job>,
+        tasks: &TaskTracker,
+        drained: &CancellationToken,
+    ) {
+        let changed = Arc::new(Notify::new());
+        tasks.spawn(self.watcher.clone().listen(changed.clone(), self.stop.clone()));
+        let finishing = Upstream::names().map(|backend| self.finisher(backend).job(QUICK));
+        for job in self.jobs(&changed).into_iter().chain(finishing).chain(more) {
+            job.start(tasks, &self.stop, drained);
+        }
+    }
+
+    fn finisher(&self, backend: Arc<str>) -> Finisher {
+        Finisher::new(
+            backend,
+            self.poller.clone(),
+            self.database.clone(),
+            self.tasks.clone(),
+            self.tracing.clone(),
+            self.pace.finish.clone(),
+        )
+    }
+
+    fn job<F, R, E>(self: &Arc<Self>, name: &str, interval: Duration, deadline: Duration, run: F) -> Job
+    where
+        F: Fn(Arc<Self>) -> R + Send + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<JobError>,
+    {
+        let work = self.clone();
+        let run = move || {
+            let running = run(work.clone());
+            async move { running.await.map(|()| Next::Interval).map_err(Into::into) }
         };
-        drop(room);
-        // What is claimed waits for the budget in its slot: nothing is claimed that could not soon be asked.
-        let per_tick = f64::from(poller.budget().share()) * pace.tick.as_secs_f64();
-        // Nor so much that a claim runs out before its turn comes.
-        let in_time = (f64::from(poller.budget().share()) * pace.interval.as_secs_f64()).max(1.0) as usize;
-        let waiting = pace.concurrency.saturating_sub(slots.available_permits());
-        let limit =
-            (per_tick.ceil() as usize).min(slots.available_permits()).min(in_time.saturating_sub(waiting));
-        if limit == 0 {
-            more = false;
-            continue;
-        }
-        let due = database.claim_due(&backend, u32::try_from(limit).unwrap_or(u32::MAX), pace.interval).await;
-        let due = due.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look for due tasks");
-            Vec::new()
-        });
-        more = due.len() >= limit;
-        for task in due {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let poller = poller.clone();
-            tasks.spawn(tracing.own_work().around(async move {
-                let mut span = Span::of_own_work("reconcile");
-                span.set("tollgate.hold", task.hold);
-                span.around(poller.poll(task)).await;
-                drop(slot);
-            }));
-        }
+        Job::new(name, interval, deadline, run)
     }
 }
 
-/// Brings holds nobody works on to an honest end, takes back credits that have run out, forgets old idempotency keys, counts what is open and what drifts
-/// (in these upstream `accounts`).
-pub async fn sweep(
-    ledger: Ledger,
-    database: Database,
-    keys: Arc<Authenticator>,
-    metrics: PrometheusHandle,
-    accounts: Vec<String>,
-    pace: Pace,
-    stop: CancellationToken,
-) {
-    let mut round = 0u32;
-    show(&database, &accounts).await;
-    while pause(&stop, pace.sweep).await {
-        keys.tidy();
-        // Folds samples into buckets; without it they pile up until somebody scrapes.
-        metrics.run_upkeep();
-        if let Err(error) = ledger.sweep(&database, pace.in_doubt_ttl).await {
-            tracing::warn!(%error, "cannot sweep");
-        }
-        if let Err(error) = database.expire_credits().await {
-            tracing::warn!(%error, "cannot take back credits that have run out");
-        }
-        let hours = i32::try_from(pace.idempotency_hours).unwrap_or(i32::MAX);
-        if round.is_multiple_of(120) {
-            if let Err(error) = database.forget_old_claims(hours).await {
-                tracing::warn!(%error, "cannot forget old idempotency keys");
-            }
-            if let Err(error) = database.forget_dead_gateways().await {
-                tracing::warn!(%error, "cannot forget dead gateways");
-            }
-        }
-        if let Err(error) = database.tell_budget_events().await {
-            tracing::warn!(%error, "cannot tell of budgets");
-        }
-        if let Err(error) = database.tell_low_balances().await {
-            tracing::warn!(%error, "cannot tell of low balances");
-        }
-        round = round.wrapping_add(1);
-        show(&database, &accounts).await;
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Also learns how many gateways share the poll budget.
+async fn renew_lease(work: Arc<Work>) -> Result<(), LedgerError> {
+    let gateways = work.lease.renew().await?;
+    metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
+    work.poller.budget().share_with(gateways);
+    Ok(())
+}
+
+async fn follow_changes(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.watcher.look().await
+}
+
+async fn sweep_holds(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.ledger.sweep(&work.database, work.pace.in_doubt_ttl).await
+}
+
+async fn expire_credits(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.database.expire_credits().await.map(drop)
+}
+
+async fn tell_budget_events(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.database.tell_budget_events().await
+}
+
+async fn tell_low_balances(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.database.tell_low_balances().await
+}
+
+async fn audit(work: Arc<Work>) -> Result<(), LedgerError> {
+    match work.pace.audit {
+        Some(every) => audit::run(&work.database, work.ledger.gateway(), every, &work.stop).await,
+        None => Ok(()),
     }
 }
 
-async fn show(database: &Database, accounts: &[String]) {
-    if let Err(error) = count(database, accounts).await {
-        tracing::warn!(%error, "cannot count what is open");
-    }
+async fn count_holds(work: Arc<Work>) -> Result<(), LedgerError> {
+    counts::holds(&work.database).await
 }
 
-/// Renews the lease, and learns how many gateways share the poll budget.
-pub async fn renew(lease: Arc<Lease>, poller: Arc<Poller>, stop: CancellationToken) {
-    while pause(&stop, lease.interval()).await {
-        match lease.renew().await {
-            Ok(gateways) => {
-                metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
-                poller.budget().share_with(gateways);
-            }
-            Err(error) => tracing::warn!(%error, "cannot renew this gateway's lease"),
-        }
-    }
+async fn measure_drift(work: Arc<Work>) -> Result<(), LedgerError> {
+    counts::drift(&work.database, &work.accounts).await
 }
 
-/// Writes down which keys were used: some seconds late, all at once, and a last time at the end.
-pub async fn note_uses(keys: Arc<Authenticator>, database: Database, stop: CancellationToken) {
-    let mut on = true;
-    while on {
-        on = pause(&stop, Duration::from_secs(2)).await;
-        if let Err(error) = keys.write_down_uses(&database).await {
-            tracing::warn!(%error, "cannot write down which keys were used");
-        }
-    }
+async fn show_audit(work: Arc<Work>) -> Result<(), LedgerError> {
+    audit::show_result(&work.database).await
 }
 
-/// Follows keys and prices: wakes by notification, looks every second in any case.
-#[derive(Debug)]
-pub struct Watcher {
-    database: Database,
-    keys: Arc<Authenticator>,
-    prices: Arc<Prices>,
-    clock: Clock,
-    seen: Option<Epochs>,
-    in_force: Option<BookVersion>,
-    /// When the database's clock was last taken over, and how long it took to say it.
-    timed: Option<(Instant, Duration)>,
+async fn note_key_uses(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.authenticator.write_down_uses(&work.database).await
 }
 
-impl Watcher {
-    /// A watcher that has seen nothing yet.
-    pub fn new(database: Database, keys: Arc<Authenticator>, prices: Arc<Prices>, clock: Clock) -> Self {
-        Self { database, keys, prices, clock, seen: None, in_force: None, timed: None }
-    }
+async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), LedgerError> {
+    let hours = i32::try_from(work.pace.idempotency_hours).unwrap_or(i32::MAX);
+    work.database.forget_old_claims(hours).await.map(drop)
+}
 
-    /// Looks once.
-    pub async fn look(&mut self) -> Result<(), LedgerError> {
-        let seen = self.see().await;
-        metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
-        seen
-    }
+async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.database.forget_dead_gateways().await
+}
 
-    async fn see(&mut self) -> Result<(), LedgerError> {
-        let begun = self.clock.now();
-        let epochs = self.database.epochs().await?;
-        if self.seen.is_none_or(|seen| seen.auth != epochs.auth) {
-            self.keys.invalidate();
-        }
-        self.keys.confirm(begun);
-        self.look_at_the_clock().await?;
-        if self.seen.is_none_or(|seen| seen.prices != epochs.prices) {
-            self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
-        }
-        self.seen = Some(epochs);
-        metrics::gauge!(m::REVOCATION_EPOCH).set(epochs.auth as f64);
-        // A book may also have come into force by the passing of time alone.
-        let book = self.prices.current()?;
-        if self.in_force.replace(book.version) != Some(book.version) {
-            metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(book.version.get()));
-            tracing::info!(version = %book.version, name = book.name, types = book.prices.len(), "price book in force");
-        }
-        Ok(())
-    }
+async fn forget_idle_limits(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.authenticator.tidy();
+    Ok(())
+}
 
-    /// Prices begin and end by the database's clock.
-    async fn look_at_the_clock(&mut self) -> Result<(), LedgerError> {
-        let asked = self.clock.now();
-        let shown = self.database.clock().await?;
-        let took = self.clock.since(asked);
-        // By half of that we may be wrong: while it is slow, what it said before is better, unless that is long ago.
-        let better = self.timed.is_none_or(|(last, last_took)| {
-            took <= last_took * 2 || self.clock.since(last) > Duration::from_secs(60)
-        });
-        if better {
-            self.prices.set_time(DatabaseTime { shown, seen: asked + took / 2 });
-            self.timed = Some((asked, took));
-        }
-        Ok(())
-    }
-
-    /// Looks until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut listener: Option<EpochListener> = None;
-        loop {
-            if listener.is_none() {
-                listener = self
-                    .database
-                    .listen()
-                    .await
-                    .inspect_err(|error| tracing::warn!(%error, "cannot listen for changes"))
-                    .ok();
-            }
-            let woken = async {
-                match &mut listener {
-                    Some(listener) => listener.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                result = woken => if result.is_err() { listener = None },
-            }
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "cannot look for changed keys and prices");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
+/// Samples of histograms pile up until they are folded into buckets, or until somebody scrapes.
+async fn fold_metrics(work: Arc<Work>) -> Result<(), LedgerError> {
+    work.metrics.run_upkeep();
+    Ok(())
 }

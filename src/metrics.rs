@@ -119,6 +119,11 @@ metrics! {
     Counter TLS_RELOADS = "tollgate_tls_reloads_total" ["listener", "outcome"] "Times the certificate's files had changed and were read again";
     Counter TLS_FAILURES = "tollgate_tls_handshake_failures_total" ["listener"] "TLS handshakes that failed";
     Counter TRACE_SPANS = "tollgate_trace_spans_total" ["outcome"] "Spans by what became of them: exported, dropped because the queue was full, or failed with the collector";
+    // Background jobs. The label is not called "job": Prometheus gives that name to what it scrapes.
+    Counter JOB_RUNS = "tollgate_job_runs_total" ["job_name", "outcome"] "Runs of background jobs; timed out: the run was given up at its deadline, or the database did not answer in time";
+    Histogram JOB_SECONDS = "tollgate_job_seconds" ["job_name"] "Time of a run of a background job";
+    Gauge JOB_LAST_SUCCESS = "tollgate_job_last_success_timestamp_seconds" ["job_name"] "When a background job last succeeded, Unix time; before its first success, when it was started";
+    Gauge JOB_STUCK_AFTER = "tollgate_job_stuck_after_seconds" ["job_name"] "A background job that has not succeeded for so long counts as stuck: ten of its intervals, at least a minute, and its deadline";
     Counter LOG_LINES_DROPPED = "tollgate_log_lines_dropped_total" [] "Log lines that nobody has seen: too many waited to be written, or they could not be";
     Gauge BUILD_INFO = "tollgate_build_info" ["version"] "1, with this gateway's version";
 }

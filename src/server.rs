@@ -1,6 +1,6 @@
 //! Listeners: hyper with HTTP/1 and HTTP/2, with or without TLS, one task for each connection, and an orderly shutdown.
 
-mod tls;
+pub mod tls;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

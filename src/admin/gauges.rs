@@ -17,6 +17,8 @@ pub struct Gauges {
     pub callers: Database,
     /// The connection pool of background jobs.
     pub upkeep: Database,
+    /// The connection pool of the lease.
+    pub lease_pool: Database,
     pub lease: Arc<Lease>,
     pub authenticator: Arc<Authenticator>,
     pub limits: Arc<RateLimits>,
@@ -30,7 +32,8 @@ impl Gauges {
     pub(super) fn show(&self) {
         self.callers.show_pool("callers");
         self.upkeep.show_pool("upkeep");
-        // Both pools follow the same servers.
+        self.lease_pool.show_pool("lease");
+        // All pools follow the same servers.
         metrics::counter!(m::PRIMARY_CHANGES).absolute(self.callers.primary_changes());
         metrics::counter!(m::LOG_LINES_DROPPED).absolute(crate::log_queue::dropped_lines());
         metrics::gauge!(m::LEASE_HELD).set(u8::from(self.lease.holds()));

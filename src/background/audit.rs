@@ -1,42 +1,34 @@
-//! The periodic audit: runs it when it is due and nobody else does, and shows its newest result.
+//! The periodic audit: runs it when it is due and no other gateway does, and shows the newest result there is.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::pause;
 use crate::ids::GatewayId;
 use crate::metrics as m;
 use crate::store::{AUDIT_CHECKS, Database, LedgerError};
 
-/// How often it is looked whether it is due, and what the newest result is.
-const LOOK: Duration = Duration::from_secs(5);
+/// An audit has a limit of its own, below this.
+pub(super) const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// A check that only a newer gateway knows.
 const OTHER: &str = "other";
 
-/// Runs until `stop`. `every` is how far apart audits begin; none: this gateway runs none, but still shows the results
-/// of others.
-pub async fn audit(database: Database, gateway: GatewayId, every: Option<Duration>, stop: CancellationToken) {
-    loop {
-        // First what is known: an audit takes its time, and until its end the last one's word stands.
-        if let Err(error) = show_result(&database).await {
-            tracing::warn!(%error, "cannot read the result of the last audit");
-        }
-        if let Some(every) = every {
-            run(&database, gateway, every, &stop).await;
-        }
-        if !pause(&stop, LOOK).await {
-            return;
-        }
-    }
-}
-
-async fn run(database: &Database, gateway: GatewayId, every: Duration, stop: &CancellationToken) {
-    match database.audit_if_due(gateway, every, stop).await {
-        Ok(None) => {}
-        Ok(Some(breaches)) if breaches.is_empty() => tracing::info!("the ledger's books are in order"),
-        Ok(Some(breaches)) => {
+/// Runs the audit if it is due; a stop ends it.
+pub(super) async fn run(
+    database: &Database,
+    gateway: GatewayId,
+    every: Duration,
+    stop: &CancellationToken,
+) -> Result<(), LedgerError> {
+    let breaches = database
+        .audit_if_due(gateway, every, stop)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "the ledger could not be audited"))?;
+    match breaches {
+        None => {}
+        Some(breaches) if breaches.is_empty() => tracing::info!("the ledger's books are in order"),
+        Some(breaches) => {
             for breach in breaches {
                 let orgs: Vec<String> = breach.orgs.iter().map(ToString::to_string).collect();
                 tracing::error!(
@@ -47,11 +39,12 @@ async fn run(database: &Database, gateway: GatewayId, every: Duration, stop: &Ca
                 );
             }
         }
-        Err(error) => tracing::error!(%error, "the ledger could not be audited"),
     }
+    Ok(())
 }
 
-async fn show_result(database: &Database) -> Result<(), LedgerError> {
+/// Shows the newest result; until an audit has ended that is the one before.
+pub(super) async fn show_result(database: &Database) -> Result<(), LedgerError> {
     match database.audit_result().await? {
         Some(result) => {
             let rows = result.breaches.iter().map(|(check, rows)| (check.as_str(), *rows));

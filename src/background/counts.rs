@@ -10,8 +10,8 @@ use crate::store::{Database, LedgerError, State};
 /// Drift on accounts that are not configured any more: their names are in the database, and nobody knows how many.
 const OTHER: &str = "other";
 
-/// Counts what is open and what drifts, in these upstream `accounts`.
-pub(super) async fn count(database: &Database, accounts: &[String]) -> Result<(), LedgerError> {
+/// Counts open holds, and how late they are.
+pub(super) async fn holds(database: &Database) -> Result<(), LedgerError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
         let holds = open.iter().find(|holds| holds.state == state);
@@ -23,7 +23,12 @@ pub(super) async fn count(database: &Database, accounts: &[String]) -> Result<()
     }
     metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
     metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
-    // One that drifts no more is 0 again, not as it was.
+    Ok(())
+}
+
+/// Measures the drift of these upstream `accounts`.
+pub(super) async fn drift(database: &Database, accounts: &[String]) -> Result<(), LedgerError> {
+    // An account that drifts no more is shown as 0, not as it was.
     let names = accounts.iter().map(String::as_str).chain([OTHER]);
     let mut drift: BTreeMap<&str, [Credits; 2]> = names.map(|name| (name, [Credits::ZERO; 2])).collect();
     for (account, above, below) in database.drift_of_the_day().await? {

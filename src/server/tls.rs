@@ -12,7 +12,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ use crate::config::{BadPair, Pair, Tls};
 use crate::metrics as m;
 
 /// The interval between two looks at the files.
-const LOOK: Duration = Duration::from_secs(2);
+pub const LOOK: Duration = Duration::from_secs(2);
 
 /// A listener's certificate and TLS settings.
 pub struct Certificate {
@@ -85,6 +87,11 @@ impl Certificate {
         Ok(Arc::new(Self { listener, files: files.clone(), current, acceptor, seen }))
     }
 
+    /// The name of the listener in metrics and in the log.
+    pub fn listener(&self) -> &'static str {
+        self.listener
+    }
+
     /// Performs the TLS handshake.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await
@@ -96,24 +103,13 @@ impl Certificate {
         tracing::debug!(%error, listener = self.listener, "a TLS handshake failed");
     }
 
-    /// Reads the files again every two seconds and at SIGHUP, until `stop` is cancelled.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut hangup = signal(SignalKind::hangup()).ok();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-                () = asked(hangup.as_mut()) => {}
-            }
-            let this = self.clone();
-            // The files may be on a network file system, so reading them may block.
-            if let Err(error) = tokio::task::spawn_blocking(move || this.look()).await {
-                tracing::error!(%error, "the certificate's files could not be read");
-            }
-        }
+    /// Reads the files again and takes a new certificate over. Reading may block, because the files may be on a network
+    /// file system; so it runs on a thread for such work.
+    pub async fn look(self: Arc<Self>) -> Result<(), JoinError> {
+        tokio::task::spawn_blocking(move || self.look_at_files()).await
     }
 
-    fn look(&self) {
+    fn look_at_files(&self) {
         let files = self.files.read();
         let now = seen(&files);
         // Never contended: only one task looks at the files.
@@ -139,11 +135,16 @@ impl Certificate {
     }
 }
 
-async fn asked(hangup: Option<&mut Signal>) {
-    match hangup {
-        Some(hangup) => drop(hangup.recv().await),
-        None => std::future::pending().await,
-    }
+/// Notifies `changed` at each SIGHUP, until `stop`.
+pub async fn hangups(changed: Arc<Notify>, stop: CancellationToken) {
+    // Without a handler for the signal the files are read all the same, a little later.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let hearing = async {
+        while hangup.recv().await.is_some() {
+            changed.notify_one();
+        }
+    };
+    stop.run_until_cancelled(hearing).await;
 }
 
 fn note_end(listener: &'static str, pair: &Pair) {

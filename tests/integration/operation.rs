@@ -3,6 +3,7 @@
 mod command_line;
 mod demo;
 mod draining;
+mod jobs;
 mod operations;
 mod replicas;
 mod tenant_life;

@@ -66,6 +66,17 @@ impl LedgerError {
         let sqlx::Error::Database(error) = &**error else { return false };
         error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
     }
+
+    /// Whether the database gave no answer in time, be it because others hold a lock.
+    pub fn is_time_out(&self) -> bool {
+        match self {
+            Self::Timeout | Self::Unreachable => true,
+            Self::Database(error) => {
+                error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("55P03"))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for LedgerError {

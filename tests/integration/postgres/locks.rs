@@ -100,7 +100,7 @@ async fn a_lock_makes_no_more_backends_than_the_pools_have() {
     const POOL: u32 = 6;
     const LANES: usize = 2;
     // the pool of this test, upkeep, the listener, an audit, the lease
-    const OTHERS: i64 = 8 + 4 + 1 + 1 + 1;
+    const OTHERS: i64 = 8 + 14 + 1 + 1 + 1;
     let gateway = TestGateway::builder()
         .config(|config| {
             config.database.max_connections = POOL;

@@ -1,0 +1,298 @@
+//! Builds every part, from the ground up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::metrics::recorder;
+use super::{App, Listener, StartError, database};
+use crate::access::callers::Authenticator;
+use crate::access::jwks::KeySets;
+use crate::access::proxies::TrustedProxies;
+use crate::admin::api::Api;
+use crate::admin::{Gauges, Operations};
+use crate::background::{self, FinishPace, Pace, Watcher, Work};
+use crate::clock::Clock;
+use crate::config::{Config, DatabaseConfig, Tls, ms};
+use crate::handlers::Handlers;
+use crate::ids::GatewayId;
+use crate::layers::forward::Forward;
+use crate::layers::replay::ReplayLayer;
+use crate::layers::reserve::ReserveLayer;
+use crate::metrics as m;
+use crate::poll::Poller;
+use crate::price_cache::Prices;
+use crate::rate_limits::RateLimits;
+use crate::server::{Certificate, bind};
+use crate::stack::Parts;
+use crate::store::{Database, LaneSettings, Lease, Ledger, LedgerError};
+use crate::telemetry::Tracing;
+use crate::upstream::Upstream;
+
+/// A hold that is HELD for longer, and that its gateway does not work on, is released by the sweep.
+const HOLD_GRACE: Duration = Duration::from_secs(30);
+
+impl App {
+    /// Checks the database, binds the listeners and builds every part.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = recorder()?;
+        let upstream = Arc::new(Upstream::new(&config.upstream, Clock)?);
+        let certificates = [
+            certificate("server", "data", config.server.tls.as_ref())?,
+            certificate("admin", "operations", config.admin.tls.as_ref())?,
+        ];
+        let pools = Pools::connect(&config.database).await?;
+        let [data, admin] = listeners(&config, certificates).await?;
+        let shared = Shared::build(&config, pools, metrics, upstream).await?;
+        Ok(Self {
+            data,
+            admin,
+            parts: shared.parts(&config),
+            api: shared.api(),
+            operations: shared.operations(),
+            work: Arc::new(shared.work(&config)),
+            tasks: shared.tasks,
+            stop: shared.stop,
+            draining: shared.draining,
+            config,
+        })
+    }
+}
+
+fn certificate(
+    section: &'static str,
+    listener: &'static str,
+    tls: Option<&Tls>,
+) -> Result<Option<Arc<Certificate>>, StartError> {
+    let certificate = tls.map(|tls| Certificate::new(listener, tls)).transpose();
+    certificate.map_err(|reason| StartError::Tls { section, reason: Box::new(reason) })
+}
+
+async fn listeners(
+    config: &Config,
+    [data, admin]: [Option<Arc<Certificate>>; 2],
+) -> Result<[Listener; 2], StartError> {
+    let socket = bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;
+    let data = Listener { socket, certificate: data };
+    let socket = bind("the operations listener", config.admin.listen, "admin.listen").await?;
+    Ok([data, Listener { socket, certificate: admin }])
+}
+
+/// Connections to the database that are not the ledger's lanes. Whatever hangs in one of these pools, the others go on.
+struct Pools {
+    /// For those who call.
+    callers: Database,
+    /// For background jobs: tasks must come to their end while callers fill their pool.
+    upkeep: Database,
+    /// For the lease alone: without it this gateway may send nothing.
+    lease: Database,
+}
+
+impl Pools {
+    async fn connect(config: &DatabaseConfig) -> Result<Self, LedgerError> {
+        let of = |max_connections| database(&DatabaseConfig { max_connections, ..config.clone() });
+        let pools = Self { callers: database(config)?, upkeep: of(background::CONNECTIONS)?, lease: of(1)? };
+        for pool in [&pools.lease, &pools.upkeep, &pools.callers] {
+            pool.find_primary().await?;
+        }
+        pools.callers.check_schema().await?;
+        Ok(pools)
+    }
+}
+
+/// The parts that several others work with.
+struct Shared {
+    metrics: PrometheusHandle,
+    pools: Pools,
+    upstream: Arc<Upstream>,
+    tracing: Tracing,
+    lease: Arc<Lease>,
+    authenticator: Arc<Authenticator>,
+    prices: Arc<Prices>,
+    watcher: Arc<Watcher>,
+    ledger: Ledger,
+    poller: Arc<Poller>,
+    limits: Arc<RateLimits>,
+    proxies: TrustedProxies,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    draining: CancellationToken,
+}
+
+impl Shared {
+    async fn build(
+        config: &Config,
+        pools: Pools,
+        metrics: PrometheusHandle,
+        upstream: Arc<Upstream>,
+    ) -> Result<Self, StartError> {
+        let gateway = GatewayId::generate();
+        let tracing = Tracing::new(&config.telemetry, gateway)?;
+        let lease = Arc::new(Lease::new(pools.lease.clone(), gateway, ms(config.ledger.lease_ms), Clock));
+        let gateways = lease.renew().await?;
+        let authenticator = Arc::new(authenticator(config, &pools.callers)?);
+        let prices = Arc::new(Prices::default());
+        let watcher =
+            Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
+        watcher.look().await?;
+        let ledger = ledger(config, &pools.callers, gateway);
+        let tasks = TaskTracker::new();
+        let poller = Arc::new(Poller::new(
+            ledger.clone(),
+            upstream.clone(),
+            tasks.clone(),
+            &config.status,
+            &config.reconciler,
+            Clock,
+        ));
+        poller.budget().share_with(gateways);
+        metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
+        Ok(Self {
+            metrics,
+            pools,
+            upstream,
+            tracing,
+            lease,
+            authenticator,
+            prices,
+            watcher,
+            ledger,
+            poller,
+            limits: Arc::new(RateLimits::new(config.limits)),
+            proxies: TrustedProxies::new(&config.server),
+            tasks,
+            stop: CancellationToken::new(),
+            draining: CancellationToken::new(),
+        })
+    }
+
+    fn parts(&self, config: &Config) -> Parts {
+        let body_timeout = ms(config.server.body_timeout_ms);
+        Parts {
+            clock: Clock,
+            tracing: self.tracing.clone(),
+            draining: TaskTracker::new(),
+            proxies: self.proxies.clone(),
+            keys: self.authenticator.clone(),
+            document: crate::handlers::document().to_json().unwrap_or_default().into(),
+            limits: self.limits.clone(),
+            prices: self.prices.clone(),
+            replay: ReplayLayer { database: self.pools.callers.clone(), body_timeout },
+            reserve: ReserveLayer { ledger: self.ledger.clone(), upstream: self.upstream.clone() },
+            forward: Forward {
+                poller: self.poller.clone(),
+                lease: self.lease.clone(),
+                tasks: self.tasks.clone(),
+                client_deadline: ms(config.server.create_deadline_ms),
+                stop: self.stop.clone(),
+                last_wait: ms(config.server.shutdown_grace_ms).mul_f64(0.7),
+                first_poll: ms(config.reconciler.interval_ms),
+                clock: Clock,
+            },
+            handlers: Handlers {
+                database: self.pools.callers.clone(),
+                poller: self.poller.clone(),
+                prices: self.prices.clone(),
+                max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
+                body_timeout,
+                clock: Clock,
+            },
+        }
+    }
+
+    fn api(&self) -> Api {
+        Api {
+            database: self.pools.callers.clone(),
+            authenticator: self.authenticator.clone(),
+            proxies: self.proxies.clone(),
+            tasks: self.tasks.clone(),
+            tracing: self.tracing.clone(),
+        }
+    }
+
+    fn operations(&self) -> Operations {
+        let gauges = Gauges {
+            callers: self.pools.callers.clone(),
+            upkeep: self.pools.upkeep.clone(),
+            lease_pool: self.pools.lease.clone(),
+            lease: self.lease.clone(),
+            authenticator: self.authenticator.clone(),
+            limits: self.limits.clone(),
+            poller: self.poller.clone(),
+            upstream: self.upstream.clone(),
+            process: metrics_process::Collector::default(),
+        };
+        gauges.process.describe();
+        Operations {
+            database: self.pools.callers.clone(),
+            prices: self.prices.clone(),
+            lease: self.lease.clone(),
+            gauges: Arc::new(gauges),
+            draining: self.draining.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn work(&self, config: &Config) -> Work {
+        Work {
+            lease: self.lease.clone(),
+            database: self.pools.upkeep.clone(),
+            ledger: self.ledger.clone(),
+            poller: self.poller.clone(),
+            authenticator: self.authenticator.clone(),
+            watcher: self.watcher.clone(),
+            metrics: self.metrics.clone(),
+            accounts: accounts(config),
+            tasks: self.tasks.clone(),
+            tracing: self.tracing.clone(),
+            pace: pace(config, &self.lease),
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+fn authenticator(config: &Config, database: &Database) -> Result<Authenticator, StartError> {
+    let key_sets = KeySets::new(&config.auth, Clock)?;
+    let failures = config.limits.failed_logins_per_minute;
+    Ok(Authenticator::new(database.clone(), key_sets, &config.auth, failures, Clock))
+}
+
+fn ledger(config: &Config, database: &Database, gateway: GatewayId) -> Ledger {
+    let lanes = LaneSettings {
+        profile: config.ledger.profile,
+        lanes: config.ledger.lanes,
+        max_batch: config.ledger.max_batch,
+        queue: config.ledger.queue,
+        call_timeout: ms(config.ledger.call_timeout_ms),
+        hold_grace: HOLD_GRACE,
+        max_open_tasks: i32::try_from(config.limits.max_open_tasks).unwrap_or(i32::MAX),
+    };
+    let reserve_timeout = ms(config.ledger.reserve_timeout_ms);
+    Ledger::start(database.clone(), gateway, &lanes, reserve_timeout, Clock)
+}
+
+/// The names of all accounts.
+fn accounts(config: &Config) -> Vec<String> {
+    let backends = [Some(&config.upstream.kling_3), config.upstream.kling_o3.as_ref()];
+    let accounts = backends.into_iter().flatten().flat_map(|backend| &backend.accounts);
+    accounts.map(|account| account.name.clone()).collect()
+}
+
+fn pace(config: &Config, lease: &Lease) -> Pace {
+    let minutes = u64::from(config.ledger.audit_minutes);
+    Pace {
+        finish: FinishPace {
+            tick: ms(config.reconciler.tick_ms),
+            interval: ms(config.reconciler.interval_ms),
+            concurrency: config.reconciler.concurrency,
+        },
+        // A dead gateway's holds do not wait much longer than its lease.
+        sweep: lease.interval().min(Duration::from_secs(5)),
+        audit: (minutes > 0).then(|| Duration::from_secs(minutes * 60)),
+        idempotency_hours: config.ledger.idempotency_hours,
+        in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
+    }
+}

@@ -1,0 +1,157 @@
+//! Runs every part, and stops them in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{App, Listener};
+use crate::admin::router;
+use crate::background::{Job, JobError, Next, Work};
+use crate::config::{Config, ms};
+use crate::server::tls::{self, Certificate};
+use crate::server::{ServeOptions, serve};
+use crate::stack::data_plane;
+
+/// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,
+/// unless that is very short.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long each of the last words may take: a database that is silent must not keep a stopped gateway.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a look at a certificate's files may take.
+const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A gateway that serves.
+struct Running {
+    config: Config,
+    work: Arc<Work>,
+    /// The data plane: ends with its last connection.
+    server: JoinHandle<()>,
+    /// The operations listener and the jobs.
+    background: TaskTracker,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    draining: CancellationToken,
+    /// Cancelled when the last request is recorded: until then the lease is renewed and the operations listener serves.
+    drained: CancellationToken,
+}
+
+impl App {
+    /// Serves until `asked` and, for as long as is configured, after it; then stops accepting, finishes what is in
+    /// flight, writes what is to be written. False if the grace period was too short for that.
+    pub async fn run(self, asked: CancellationToken) -> bool {
+        let mut running = self.begin();
+        asked.cancelled().await;
+        running.drain().await;
+        let finished = running.finish_in_flight().await;
+        if !finished {
+            tracing::error!(
+                "the grace period was too short: what is left is taken over by another gateway or the next start"
+            );
+        }
+        running.farewell().await;
+        tracing::info!(finished, "stopped");
+        finished
+    }
+
+    fn begin(self) -> Running {
+        let background = TaskTracker::new();
+        let drained = CancellationToken::new();
+        let certificates = [&self.data, &self.admin].map(|listener| listener.certificate.clone());
+        let watched = certificates.into_iter().flatten().map(|certificate| {
+            let changed = Arc::new(Notify::new());
+            background.spawn(tls::hangups(changed.clone(), drained.clone()));
+            watch(certificate, changed)
+        });
+        let watched: Vec<Job> = watched.collect();
+        self.work.clone().start(watched, &background, &drained);
+
+        let Listener { socket, certificate } = self.data;
+        let options = ServeOptions {
+            header_timeout: ms(self.config.server.header_timeout_ms),
+            tls: certificate,
+            drain: self.draining.clone(),
+            stop: self.stop.clone(),
+        };
+        let Listener { socket: admin_socket, certificate } = self.admin;
+        // Those who ask whether the gateway drains are served to the end.
+        let admin_options = ServeOptions {
+            tls: certificate,
+            drain: drained.clone(),
+            stop: drained.clone(),
+            ..options.clone()
+        };
+        background.spawn(serve(admin_socket, router(self.operations, self.api), admin_options));
+        let server = background.spawn(serve(socket, data_plane(self.parts), options));
+        Running {
+            config: self.config,
+            work: self.work,
+            server,
+            background,
+            tasks: self.tasks,
+            stop: self.stop,
+            draining: self.draining,
+            drained,
+        }
+    }
+}
+
+/// The job that takes over a new certificate, and looks at once when `changed` is notified.
+fn watch(certificate: Arc<Certificate>, changed: Arc<Notify>) -> Job {
+    let name = format!("watch {} certificate", certificate.listener());
+    let look = move || {
+        let looking = certificate.clone().look();
+        async move { looking.await.map(|()| Next::Interval).map_err(|error| JobError::Other(error.to_string())) }
+    };
+    Job::new(name, tls::LOOK, CERTIFICATE_DEADLINE, look).until_drained().woken_by(changed)
+}
+
+impl Running {
+    /// Goes on serving, and says that it is better to go elsewhere.
+    async fn drain(&self) {
+        self.draining.cancel();
+        let drain_ms = self.config.server.drain_ms;
+        if drain_ms > 0 {
+            tracing::info!(for_ms = drain_ms, "draining: not ready any more, but serving");
+            tokio::time::sleep(ms(drain_ms)).await;
+        }
+    }
+
+    /// Accepts nothing more, and waits for requests, their tasks and the ledger's queue. False: not all ended in time.
+    async fn finish_in_flight(&mut self) -> bool {
+        self.stop.cancel();
+        tracing::info!("stopping: finishing what is in flight");
+        let grace = ms(self.config.server.shutdown_grace_ms);
+        let in_order = async {
+            let _ = (&mut self.server).await;
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
+        // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
+        let in_flight = grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75));
+        let finished = tokio::time::timeout(in_flight, in_order).await.is_ok() || {
+            self.tasks.close();
+            self.tasks.is_empty()
+        };
+        finished & tokio::time::timeout(FLUSH_TIMEOUT, self.work.ledger.shut_down()).await.is_ok()
+    }
+
+    /// Ends the jobs and the operations listener, gives the lease back, sends the last spans.
+    async fn farewell(self) {
+        self.drained.cancel();
+        self.background.close();
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.background.wait()).await;
+        let last = tokio::time::timeout(FAREWELL_TIMEOUT, self.work.lease.end());
+        let (ended, ()) = tokio::join!(last, self.work.tracing.shut_down(FAREWELL_TIMEOUT));
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back"),
+            Err(_) => tracing::warn!("could not give the lease back in time"),
+        }
+    }
+}

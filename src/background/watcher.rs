@@ -1,0 +1,125 @@
+//! Follows what operators change: keys, users, organisations and prices. A notification of the database wakes it; it
+//! looks every second all the same, because notifications can be lost.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::callers::Authenticator;
+use crate::clock::Clock;
+use crate::metrics as m;
+use crate::price_cache::{DatabaseTime, Prices};
+use crate::pricing::BookVersion;
+use crate::store::{Database, Epochs, LedgerError};
+
+/// A look that takes longer counts as one that failed: ten seconds are promised for a revocation.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A reading of the database's clock that is older than this is replaced, however long the new one took.
+const CLOCK_MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How long to wait before another attempt to listen for notifications.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Keeps the caches of keys and prices up to date.
+#[derive(Debug)]
+pub struct Watcher {
+    database: Database,
+    authenticator: Arc<Authenticator>,
+    prices: Arc<Prices>,
+    clock: Clock,
+    seen: Mutex<Seen>,
+}
+
+/// What earlier looks have found.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    epochs: Option<Epochs>,
+    in_force: Option<BookVersion>,
+    /// When the database's clock was last taken over, and how long the answer took.
+    timed: Option<(Instant, Duration)>,
+}
+
+impl Watcher {
+    /// A watcher that has seen nothing yet.
+    pub fn new(
+        database: Database,
+        authenticator: Arc<Authenticator>,
+        prices: Arc<Prices>,
+        clock: Clock,
+    ) -> Self {
+        Self { database, authenticator, prices, clock, seen: Mutex::default() }
+    }
+
+    /// Looks once, and reads again what has changed. One look at a time.
+    pub async fn look(&self) -> Result<(), LedgerError> {
+        let seen = tokio::time::timeout(LOOK_TIMEOUT, self.see()).await.unwrap_or(Err(LedgerError::Timeout));
+        metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
+        seen
+    }
+
+    async fn see(&self) -> Result<(), LedgerError> {
+        let before = *self.seen();
+        let begun = self.clock.now();
+        let epochs = self.database.epochs().await?;
+        if before.epochs.is_none_or(|seen| seen.auth != epochs.auth) {
+            self.authenticator.invalidate();
+        }
+        self.authenticator.confirm(begun);
+        self.look_at_the_clock(before.timed).await?;
+        if before.epochs.is_none_or(|seen| seen.prices != epochs.prices) {
+            self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
+        }
+        self.seen().epochs = Some(epochs);
+        metrics::gauge!(m::REVOCATION_EPOCH).set(epochs.auth as f64);
+        // A book may also have come into force by the passing of time alone.
+        let book = self.prices.current()?;
+        if self.seen().in_force.replace(book.version) != Some(book.version) {
+            metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(book.version.get()));
+            tracing::info!(version = %book.version, name = book.name, types = book.prices.len(), "price book in force");
+        }
+        Ok(())
+    }
+
+    /// Prices begin and end by the database's clock.
+    async fn look_at_the_clock(&self, last: Option<(Instant, Duration)>) -> Result<(), LedgerError> {
+        let asked = self.clock.now();
+        let shown = self.database.clock().await?;
+        let took = self.clock.since(asked);
+        // The reading may be wrong by half the time it took. A slow one replaces a quick one only when that is old.
+        let better = last
+            .is_none_or(|(last, last_took)| took <= last_took * 2 || self.clock.since(last) > CLOCK_MAX_AGE);
+        if better {
+            self.prices.set_time(DatabaseTime { shown, seen: asked + took / 2 });
+            self.seen().timed = Some((asked, took));
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notifies `changed` whenever the database announces a change, and when it may have announced one unheard. On a
+    /// connection of its own, until `stop`.
+    pub async fn listen(self: Arc<Self>, changed: Arc<Notify>, stop: CancellationToken) {
+        let listening = async {
+            loop {
+                match self.database.listen().await {
+                    Ok(mut listener) => {
+                        while listener.changed().await.is_ok() {
+                            changed.notify_one();
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot listen for changes"),
+                }
+                changed.notify_one();
+                tokio::time::sleep(LISTEN_PAUSE).await;
+            }
+        };
+        // Nothing is left undone by a listener that is dropped.
+        stop.run_until_cancelled(listening).await;
+    }
+}
