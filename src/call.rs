@@ -13,7 +13,7 @@ use crate::ids::HoldId;
 use crate::order::Order;
 use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
-use crate::upstream::Ticket;
+use crate::upstream::Permit;
 
 /// A request's body, not yet read.
 pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -213,16 +213,16 @@ pub struct Priced {
 pub struct Held {
     order: Order,
     guard: HoldGuard,
-    ticket: Ticket,
+    ticket: Permit,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Ticket) -> Self {
+    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Permit) -> Self {
         Self { order, guard, ticket }
     }
 
     /// What is to be sent, the hold that pays for it, and the leave to send it.
-    pub fn into_parts(self) -> (Order, HoldGuard, Ticket) {
+    pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
         (self.order, self.guard, self.ticket)
     }
 }

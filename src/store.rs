@@ -34,7 +34,7 @@ pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
 pub use self::db::error::LedgerError;
 pub use self::db::page::HoldPlace;
-pub use self::directory::audit_log::{AuditEntry, AuditFilter, Order};
+pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder};
 pub use self::directory::identity::{
     FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
 };

@@ -44,13 +44,11 @@ pub enum KeyKind {
     Ed25519,
 }
 
-/// A published key.
 #[derive(Debug)]
 pub struct PublicKey {
     id: Option<String>,
     /// What it can verify.
     pub kind: KeyKind,
-    /// The key.
     pub key: DecodingKey,
 }
 
@@ -119,14 +117,14 @@ fn pick(set: &KeySet, id: Option<&str>) -> Pick {
 
 /// What is known of one provider's keys.
 #[derive(Debug)]
-struct Source {
-    state: Mutex<State>,
+struct ProviderKeys {
+    state: Mutex<FetchState>,
     /// Counts fetches that have ended.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FetchState {
     /// The keys, and when it was asked for them.
     set: Option<(KeySet, Instant)>,
     /// When the last fetch began, and whether it came to something.
@@ -134,8 +132,8 @@ struct State {
     under_way: bool,
 }
 
-impl Source {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+impl ProviderKeys {
+    fn state(&self) -> std::sync::MutexGuard<'_, FetchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,19 +142,19 @@ impl Source {
 #[derive(Debug)]
 pub struct KeySets {
     fetcher: Fetcher,
-    sources: Cache<Url, Arc<Source>>,
+    sources: Cache<Url, Arc<ProviderKeys>>,
     /// After this a set is fetched again.
     fresh: Duration,
     /// And for so much longer it is used if that fails.
     stale: Duration,
-    /// Between two fetches.
+    /// The shortest time between two fetches of one set.
     pause: Duration,
     tasks: TaskTracker,
     clock: Clock,
 }
 
 impl KeySets {
-    /// Nothing fetched yet.
+    /// Fetches nothing yet: a set is fetched when a token needs it.
     pub fn new(config: &Auth, clock: Clock) -> Self {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
@@ -178,7 +176,7 @@ impl KeySets {
     pub async fn find(&self, url: &Url, id: Option<&str>) -> Result<Option<Arc<PublicKey>>, Unavailable> {
         let called = self.clock.now();
         let source = self.sources.get_with(url.clone(), || {
-            Arc::new(Source { state: Mutex::default(), ended: watch::Sender::new(0) })
+            Arc::new(ProviderKeys { state: Mutex::default(), ended: watch::Sender::new(0) })
         });
         let mut ended = source.ended.subscribe();
         let age = |asked: Instant| self.clock.since(asked);
@@ -210,12 +208,12 @@ impl KeySets {
         }
     }
 
-    fn known(&self, source: &Source) -> Option<(KeySet, Instant)> {
+    fn known(&self, source: &ProviderKeys) -> Option<(KeySet, Instant)> {
         source.state().set.clone()
     }
 
     /// Sees to it that a fetch is under way; not if one has just ended.
-    fn refresh(&self, url: &Url, source: &Arc<Source>) -> bool {
+    fn refresh(&self, url: &Url, source: &Arc<ProviderKeys>) -> bool {
         let mut state = source.state();
         if state.under_way {
             return true;

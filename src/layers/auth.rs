@@ -7,7 +7,7 @@ use http::header::AUTHORIZATION;
 use tower::{Layer, Service};
 
 use super::{LayerFuture, Stage, part};
-use crate::access::callers::{Caller, Keys};
+use crate::access::callers::{Authenticator, Caller};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
 use crate::strict;
@@ -16,7 +16,7 @@ use crate::strict;
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
     /// The keys.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<Authenticator>,
 }
 
 impl<S> Layer<S> for AuthLayer {
@@ -31,7 +31,7 @@ impl<S> Layer<S> for AuthLayer {
 #[derive(Debug, Clone)]
 pub struct Auth<S> {
     inner: S,
-    keys: Arc<Keys>,
+    keys: Arc<Authenticator>,
 }
 
 impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use super::answer;
 use super::clock::Millis;
 use super::script::Active;
-use super::service::Shared;
+use super::shared::Shared;
 use super::wire::WireBody;
 
 pub(super) fn handle(shared: &Shared, parts: &Parts, body: &[u8]) -> Response<WireBody> {

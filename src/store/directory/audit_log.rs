@@ -63,13 +63,13 @@ pub struct AuditFilter {
     /// Before then.
     pub until: Option<OffsetDateTime>,
     /// In which order.
-    pub order: Order,
+    pub order: SortOrder,
 }
 
 /// The order of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum SortOrder {
     /// Oldest first.
     Asc,
     /// Newest first.
@@ -167,14 +167,14 @@ impl Database {
             Uuid::try_parse(hex).map_or_else(|_| text.to_owned(), |uuid| uuid.to_string())
         });
         let (query, up_to) = match filter.order {
-            Order::Desc => (
+            SortOrder::Desc => (
                 "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8",
                 i64::MAX,
             ),
-            Order::Asc => (
+            SortOrder::Asc => (
                 "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
