@@ -45,7 +45,7 @@ async fn with_provider(tune: impl FnOnce(&mut ProviderSpec)) -> (TestGateway, Te
     // Gateways hear of a provider within a moment.
     until("the provider is known", async || {
         let answer = credits(&gateway, &token).await;
-        !answer.text.contains("nobody here knows its issuer")
+        !answer.text.contains("no identity provider is configured for its issuer")
     })
     .await;
     (gateway, provider)
