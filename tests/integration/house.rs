@@ -1,4 +1,6 @@
 //! Rules of the source text and of the schema.
 
 mod architecture;
+mod deadline;
 mod schema;
+mod tests;

@@ -14,5 +14,6 @@ pub mod network;
 pub mod otlp;
 pub mod process;
 pub mod replica;
+pub mod sources;
 pub mod tenant;
 pub mod watched;
