@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tollgate::ledger::Database;
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
+use tollgate::store::Database;
 
 /// The binary under test.
 pub const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");

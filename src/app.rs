@@ -9,28 +9,28 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::callers::Keys;
+use crate::access::jwks::KeySets;
+use crate::access::proxies::TrustedProxies;
 use crate::admin::api::Api;
 use crate::admin::{Gauges, Operations, router};
 use crate::api_key::PresentedKey;
+use crate::background::{self, Pace, Watcher};
 use crate::clock::Clock;
 use crate::config::{BadPair, Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
-use crate::jwks::KeySets;
-use crate::layers::auth::Keys;
 use crate::layers::forward::Forward;
-use crate::layers::forwarded::TrustedProxies;
-use crate::layers::price::Prices;
-use crate::layers::rate_limit::RateLimits;
 use crate::layers::replay::ReplayLayer;
 use crate::layers::reserve::ReserveLayer;
-use crate::ledger::{Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::metrics as m;
 use crate::poll::Poller;
-use crate::reconciler::{self, Pace, Watcher};
+use crate::price_cache::Prices;
+use crate::rate_limits::RateLimits;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate, Terms, bind, serve};
 use crate::stack::{Parts, data_plane};
+use crate::store::{Actor, Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::telemetry::{BadTelemetry, Tracing};
 use crate::upstream::{BadUpstream, Upstream};
 
@@ -289,7 +289,8 @@ impl App {
         let given = self.config.admin.bootstrap_token.as_ref();
         let given = given.and_then(|token| PresentedKey::parse(token.expose()));
         let database = &self.operations.database;
-        if !database.bootstrap_operator(given.as_ref(), show).await?
+        let acting = database.acting(Actor::program("bootstrap"));
+        if !acting.bootstrap_operator(given.as_ref(), show).await?
             && let Some(given) = given
             && database.find_operator(&given).await?.is_none()
         {
@@ -349,10 +350,10 @@ impl App {
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(watcher.run(stop.clone()));
-        background.spawn(reconciler::note_uses(keys.clone(), upkeep.clone(), drained.clone()));
-        background.spawn(reconciler::renew(lease.clone(), poller.clone(), drained.clone()));
+        background.spawn(background::note_uses(keys.clone(), upkeep.clone(), drained.clone()));
+        background.spawn(background::renew(lease.clone(), poller.clone(), drained.clone()));
         for backend in Upstream::names() {
-            background.spawn(reconciler::finish_tasks(
+            background.spawn(background::finish_tasks(
                 backend,
                 poller.clone(),
                 upkeep.clone(),
@@ -362,8 +363,8 @@ impl App {
                 stop.clone(),
             ));
         }
-        background.spawn(reconciler::audit(upkeep.clone(), ledger.gateway(), every, stop.clone()));
-        background.spawn(reconciler::sweep(
+        background.spawn(background::audit(upkeep.clone(), ledger.gateway(), every, stop.clone()));
+        background.spawn(background::sweep(
             ledger.clone(),
             upkeep,
             keys,

@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::ids::HoldId;
-use crate::ledger::{Fingerprint, HoldGuard, Principal};
-use crate::task::Order;
+use crate::order::Order;
+use crate::store::{Fingerprint, HoldGuard, Principal};
+use crate::strict::{self, GivenTwice};
 use crate::upstream::Ticket;
 
 /// A request's body, not yet read.
@@ -113,11 +114,9 @@ impl Context {
         url::form_urlencoded::parse(self.query.as_bytes()).map(|(key, _)| key.into_owned())
     }
 
-    /// The value of a query parameter.
-    pub fn parameter(&self, name: &str) -> Option<String> {
-        url::form_urlencoded::parse(self.query.as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+    /// The value of a query parameter that may be given once.
+    pub fn parameter(&self, name: &str) -> Result<Option<String>, GivenTwice> {
+        strict::single_parameter(&self.query, name)
     }
 }
 

@@ -12,8 +12,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::credits::Credits;
 use crate::ids::HoldId;
-use crate::ledger::{BudgetInForce, LedgerError};
-use crate::task::Invalid;
+use crate::order::Invalid;
+use crate::store::{BudgetInForce, LedgerError};
+use crate::strict::GivenTwice;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 
@@ -185,6 +186,12 @@ pub enum GatewayError {
 impl From<Invalid> for GatewayError {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
+    }
+}
+
+impl From<GivenTwice> for GatewayError {
+    fn from(error: GivenTwice) -> Self {
+        Self::invalid_request(error.to_string())
     }
 }
 

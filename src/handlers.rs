@@ -18,10 +18,10 @@ use tower::Service;
 use crate::call::{Admitted, Call, Endpoint};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError};
-use crate::layers::price::Prices;
 use crate::layers::{LayerFuture, Stage};
-use crate::ledger::Database;
 use crate::poll::Poller;
+use crate::price_cache::Prices;
+use crate::store::Database;
 
 /// What the handlers need.
 #[derive(Debug, Clone)]

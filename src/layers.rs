@@ -1,9 +1,9 @@
 //! The layers of the data plane, one file each. Their order is in [`crate::stack::data_plane`], and nowhere else.
 
 pub mod auth;
+pub mod body;
 pub mod context;
 pub mod forward;
-pub mod forwarded;
 pub mod price;
 pub mod rate_limit;
 pub mod replay;

@@ -6,32 +6,33 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error |
-//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`task`] [`api_key`] | what a request, a price, a key, an envelope mean |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`strict`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error, the refusal of input that says a thing twice |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
-//! | 3 outside world | [`ledger`] (all SQL) · [`upstream`] · [`jwks`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
+//! | 3 outside world | [`store`] (all SQL) · [`upstream`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error; a type for each stage of a call |
-//! | 5 layers | [`poll`] [`layers`] [`handlers`] | one file each |
-//! | 6 assemblies | [`stack`] [`server`] [`admin`] [`reconciler`] | they do not import one another |
-//! | 7 the whole | [`app`] | builds every part, once |
-//! | 8 the command line | [`cli`] | |
+//! | 5 shared by both planes | [`access`] [`price_cache`] [`rate_limits`] | who calls, what it costs, how often |
+//! | 6 layers | [`poll`] [`layers`] [`handlers`] | one file each |
+//! | 7 assemblies | [`stack`] [`server`] [`admin`] [`background`] | they do not import one another |
+//! | 8 the whole | [`app`] | builds every part, once |
+//! | 9 the command line | [`cli`] | |
 //!
 //! The request's way is one function: [`stack::data_plane`]. A paid create goes through `replay` (was this asked
 //! before?), `price` (is it valid, what does it cost?), `reserve` (hold the credits, durably) and `forward` (send, learn,
 //! record, answer). Each stage has a type of its own ([`call`]), so that none can be left out or swapped.
 //!
 //! A hold then lives in the ledger: HELD → RUNNING → SETTLED or RELEASED, or IN_DOUBT while nobody knows, and in the end
-//! WRITTEN_OFF. The table `transition` (migrations 1 and 4) says what may follow what; [`ledger`] tells how money moves
+//! WRITTEN_OFF. The table `transition` says what may follow what; [`store`] tells how money moves
 //! along it, also when evidence comes after an end. [`poll`] asks the vendor about one task and ends it; status calls and
-//! the [`reconciler`] share it.
+//! the [`background`] job share it.
 //!
-//! Any number of gateways run on one database. Each holds a lease ([`ledger::Lease`]): without it nothing is sent, and the
+//! Any number of gateways run on one database. Each holds a lease ([`store::Lease`]): without it nothing is sent, and the
 //! holds of one whose lease is over are put in doubt by the others. No task of theirs needs a leader: polls are claimed,
 //! ends are conditional. [`upstream`] refuses early what the vendor will not bear (a breaker, a bounded number of places).
 //!
 //! What people manage (organisations, keys, budgets, credits, prices) goes through [`admin::api`], whose OpenAPI document is
 //! also its access rule; `tollgate admin` is a client of it. A change is one transaction that knows its actor
-//! (`ledger/change.rs`), and the audit log is written by triggers, so that none can be left out.
+//! (`store/db/change.rs`), and the audit log is written by triggers, so that none can be left out.
 //!
 //! A request has a [`telemetry::TraceContext`] from its first layer to the end of its own task: spans and log events find it
 //! there, so that no part need be handed one.
@@ -52,18 +53,22 @@
 //! - who changes what is written down with the change, and no secret is (`admin::api`);
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
 //!   `holds::audit`);
-//! - no SQL outside [`ledger`] (`house::architecture`, `clippy.toml`);
+//! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`house::architecture`);
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
+//! - a key, a header or a parameter that is given twice is refused (`house::ambiguous_input`);
 //! - only [`app`] builds parts (`house::architecture`);
 //! - no import goes up a floor (`house::architecture`).
 
+pub mod access;
 pub mod admin;
 pub mod api_key;
 pub mod app;
+pub mod background;
 pub mod call;
 pub mod cli;
 pub mod clock;
@@ -74,21 +79,23 @@ pub mod error;
 pub mod fail_point;
 pub mod handlers;
 pub mod ids;
-pub mod jwks;
 pub mod layers;
-pub mod ledger;
 pub mod log_queue;
 pub mod metrics;
+pub mod order;
 pub mod poll;
 pub mod postgres;
+pub mod price_cache;
 pub mod pricing;
 pub mod quote;
-pub mod reconciler;
+pub mod rate_limits;
+pub mod safe_url;
 pub mod secret;
 pub mod server;
 pub mod simulator;
 pub mod stack;
-pub mod task;
+pub mod store;
+pub mod strict;
 pub mod telemetry;
 pub mod upstream;
 pub mod wire;

@@ -22,9 +22,9 @@ use crate::config::{Reconciler, Status, ms};
 use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
-use crate::ledger::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
 use crate::metrics as m;
 use crate::pricing::consumption;
+use crate::store::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
 

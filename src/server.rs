@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 pub use self::tls::Certificate;
-use crate::layers::trace::Peer;
+use crate::access::peer::Peer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -13,20 +13,23 @@ use tower::{Service, ServiceBuilder};
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::{MakeRequestId, RequestId};
 
+use crate::access::callers::Keys;
+use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::error::GatewayError;
 use crate::handlers::{Dispatch, Handlers};
-use crate::layers::auth::{AuthLayer, Keys};
+use crate::layers::auth::AuthLayer;
 use crate::layers::context::ContextLayer;
 use crate::layers::forward::Forward;
-use crate::layers::forwarded::TrustedProxies;
-use crate::layers::price::{PriceLayer, Prices};
-use crate::layers::rate_limit::{RateLimitLayer, RateLimits};
+use crate::layers::price::PriceLayer;
+use crate::layers::rate_limit::RateLimitLayer;
 use crate::layers::replay::ReplayLayer;
 use crate::layers::rescue::RescueLayer;
 use crate::layers::reserve::ReserveLayer;
 use crate::layers::route::RouteLayer;
 use crate::layers::trace::TraceLayer;
+use crate::price_cache::Prices;
+use crate::rate_limits::RateLimits;
 use crate::telemetry::Tracing;
 
 /// The parts the stack is made of; [`crate::app`] builds them.

@@ -21,7 +21,7 @@ use self::backend::Backend;
 use crate::clock::Clock;
 use crate::config::Upstreams;
 use crate::ids::OrgId;
-use crate::task::is_o3;
+use crate::order::is_o3;
 
 /// The vendor's backends.
 #[derive(Debug)]

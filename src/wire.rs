@@ -123,8 +123,12 @@ pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&ser
 pub struct RawObject(Vec<(String, Box<RawValue>)>);
 
 impl RawObject {
-    /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys all are kept; [`RawObject::has_duplicates`]
-    /// tells.
+    /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys the first counts: a caller's text goes through
+    /// [`crate::strict`] first, the vendor's is shown as it is.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it keeps every key, and the vendor may write what it likes"
+    )]
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -132,16 +136,6 @@ impl RawObject {
     /// An object without fields.
     pub fn empty() -> Self {
         Self(Vec::new())
-    }
-
-    /// Whether a key stands twice, here or in an object within.
-    pub fn has_duplicates(&self) -> bool {
-        let mut seen = std::collections::HashSet::new();
-        self.0.iter().any(|(key, value)| {
-            !seen.insert(key.as_str())
-                || (value.get().starts_with(['{', '['])
-                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err_and(|error| refuses(&error)))
-        })
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
@@ -154,6 +148,7 @@ impl RawObject {
     }
 
     /// The value of `key`, if it is a string.
+    #[expect(clippy::disallowed_methods, reason = "a string has no keys")]
     pub fn string(&self, key: &str) -> Option<String> {
         self.get(key).and_then(|text| serde_json::from_str(text).ok())
     }
@@ -201,61 +196,6 @@ impl<'de> serde::Deserialize<'de> for RawObject {
     }
 }
 
-/// Whether a value within is refused: it has a key twice, or is too deep for that to be told. What is merely odd (a
-/// number no float can hold) is the vendor's to judge.
-fn refuses(error: &serde_json::Error) -> bool {
-    error.is_data() || error.to_string().starts_with("recursion limit")
-}
-
-/// Accepts any JSON in which no object has a key twice.
-struct UniqueKeys;
-
-impl<'de> serde::Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> serde::de::Visitor<'de> for Any {
-            type Value = UniqueKeys;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("JSON without duplicate keys")
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
-                while seq.next_element::<UniqueKeys>()?.is_some() {}
-                Ok(UniqueKeys)
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    map.next_value::<UniqueKeys>()?;
-                    if !seen.insert(key) {
-                        return Err(serde::de::Error::custom("duplicate key"));
-                    }
-                }
-                Ok(UniqueKeys)
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,11 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_found_at_any_depth_and_in_any_spelling() {
-        let duplicates = |text| RawObject::parse(text).unwrap().has_duplicates();
-        assert!(duplicates(r#"{"type":1,"typ\u0065":2}"#));
-        assert!(duplicates(r#"{"a":[{"b":1,"b":2}]}"#));
-        assert!(!duplicates(r#"{"a":{"b":1},"b":[1.5,-2,null,true,"x"]}"#));
+    fn only_objects_are_read() {
         assert!(RawObject::parse("[]").is_none());
         assert!(RawObject::parse("{\"a\":1} x").is_none());
     }

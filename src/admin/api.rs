@@ -46,10 +46,10 @@ use utoipa_axum::routes;
 
 use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
+use crate::access::callers::Keys;
+use crate::access::proxies::TrustedProxies;
 use crate::docs_page;
-use crate::layers::auth::Keys;
-use crate::layers::forwarded::TrustedProxies;
-use crate::ledger::Database;
+use crate::store::Database;
 use crate::telemetry::Tracing;
 
 /// What the management API works on.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use metrics_process::Collector;
 
-use crate::layers::auth::Keys;
-use crate::layers::rate_limit::RateLimits;
-use crate::ledger::{Database, Lease};
+use crate::access::callers::Keys;
 use crate::metrics as m;
 use crate::poll::Poller;
+use crate::rate_limits::RateLimits;
+use crate::store::{Database, Lease};
 use crate::upstream::Upstream;
 
 /// See the module.

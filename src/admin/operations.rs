@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::gauges::Gauges;
-use crate::layers::price::Prices;
-use crate::ledger::{Database, Lease};
+use crate::price_cache::Prices;
+use crate::store::{Database, Lease};
 
 /// What the operations listener reports on.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::ledger::{Balance, CallerBudget, Principal};
+use crate::store::{Balance, CallerBudget, Principal};
 use crate::wire::{Success, success};
 
 /// The caller's balance and budgets.

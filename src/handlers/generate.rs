@@ -3,7 +3,7 @@
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError};
 use crate::layers::Stage;
-use crate::task::{CreateBody, TaskData};
+use crate::order::{CreateBody, TaskData};
 use crate::wire::Success;
 
 /// Create a video task

@@ -11,9 +11,9 @@ use super::Handlers;
 use crate::call::{Admitted, Call, Context};
 use crate::credits::{Credits, PriceFactor};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::layers::replay::read_body;
+use crate::layers::body::read_body;
+use crate::order::CreateBody;
 use crate::pricing::BookVersion;
-use crate::task::CreateBody;
 use crate::wire::{Success, success};
 
 /// What a create would cost.
@@ -79,7 +79,7 @@ pub(super) async fn quote(handlers: Handlers, call: Call<Admitted>) -> Result<An
 
 /// For how long the price shall be promised; none: not at all.
 fn valid_for(context: &Context, most: Duration) -> Result<Option<Duration>, GatewayError> {
-    let Some(text) = context.parameter("valid_for") else { return Ok(None) };
+    let Some(text) = context.parameter("valid_for")? else { return Ok(None) };
     let most = most.as_secs();
     if most == 0 {
         return Err(GatewayError::invalid_request("'valid_for': this gateway does not promise prices"));

@@ -5,7 +5,7 @@ use http::{HeaderName, StatusCode};
 use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::task::TaskData;
+use crate::order::TaskData;
 use crate::wire::Success;
 
 /// Show the state of a task
@@ -22,7 +22,7 @@ use crate::wire::Success;
     ))
 )]
 pub(super) async fn status(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
-    let id = call.context.parameter("task_id").filter(|id| !id.is_empty());
+    let id = call.context.parameter("task_id")?.filter(|id| !id.is_empty());
     let Some(id) = id else {
         return Err(GatewayError::invalid_request("'task_id' is missing: GET /api/status?task_id=<id>"));
     };

@@ -1,20 +1,16 @@
 //! Who is calling. 401 is only for a definite "no"; if that cannot be known, 503 (contract, section 4).
 
-mod keys;
-mod token;
-mod trusted;
-mod uses;
-
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::AUTHORIZATION;
 use tower::{Layer, Service};
 
-pub use self::keys::{Caller, Keys, Operator};
 use super::{LayerFuture, Stage, part};
+use crate::access::callers::{Caller, Keys};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
+use crate::strict;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -53,6 +49,7 @@ impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {
         let keys = self.keys.clone();
         Box::pin(async move {
             let endpoint = call.stage.endpoint;
+            strict::single_header(&call.context.headers, "Authorization")?;
             // Taken out: from here on the credentials are gone.
             let header = call.context.headers.remove(AUTHORIZATION);
             let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());

@@ -5,20 +5,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body_util::BodyExt;
 use tower::{Layer, Service};
 
+use super::body::read_body;
 use super::{LayerFuture, Stage, part};
-use crate::call::{Admitted, Call, Fresh, Notes, RequestBody};
-use crate::clock::Clock;
+use crate::call::{Admitted, Call, Fresh};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::ledger::{Claim, Database, Fingerprint, State};
 use crate::metrics as m;
-
-/// The largest body that is accepted.
-pub const MAX_BODY: usize = 16 << 20;
+use crate::store::{Claim, Database, Fingerprint, State};
+use crate::strict;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -59,10 +55,7 @@ impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
         let settings = self.settings.clone();
         Box::pin(async move {
             let idempotency_key = idempotency_key(&call.context.headers)?;
-            let resend = call
-                .context
-                .headers
-                .get("x-tollgate-resend")
+            let resend = strict::single_header(&call.context.headers, "X-Tollgate-Resend")?
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
             let body = std::mem::take(&mut call.body);
             let org = call.stage.principal.org;
@@ -124,61 +117,11 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = strict::single_header(headers, "Idempotency-Key")? else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
-    let usable = (1..=255).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic())
-        && values.next().is_none();
-    if usable {
+    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(Some(text.into()))
     } else {
-        Err(GatewayError::invalid_request(
-            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
-        ))
+        Err(GatewayError::invalid_request("Idempotency-Key must be 1 to 255 visible ASCII characters"))
     }
-}
-
-/// Reads a body of at most [`MAX_BODY`]. A larger one is read on for a while and thrown away: a client that is still
-/// sending would otherwise see a broken connection in place of the 413.
-pub async fn read_body(
-    mut body: RequestBody,
-    timeout: Duration,
-    notes: &Notes,
-) -> Result<Bytes, GatewayError> {
-    let begun = Clock.now();
-    let read = async {
-        let mut chunks = BytesMut::new();
-        let mut first: Option<Bytes> = None;
-        let mut total = 0usize;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| GatewayError::invalid_request("the body broke off"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            total += data.len();
-            if total > 4 * MAX_BODY {
-                break;
-            }
-            if total > MAX_BODY {
-                (first, chunks) = (None, BytesMut::new());
-                continue;
-            }
-            // Most bodies are one frame: no copy then.
-            match first.take() {
-                None if chunks.is_empty() => first = Some(data),
-                None => chunks.extend_from_slice(&data),
-                Some(start) => {
-                    chunks.extend_from_slice(&start);
-                    chunks.extend_from_slice(&data);
-                }
-            }
-        }
-        if total > MAX_BODY {
-            Err(GatewayError::BodyTooLarge)
-        } else {
-            Ok(first.unwrap_or_else(|| chunks.freeze()))
-        }
-    };
-    let body = tokio::time::timeout(timeout, read).await;
-    notes.add(|notes| notes.waited += Clock.since(begun));
-    body.unwrap_or_else(|_| Err(GatewayError::invalid_request("the body did not arrive in time")))
 }

@@ -10,8 +10,8 @@ use super::{LayerFuture, Stage, tell};
 use crate::call::{Call, Fresh, Held, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
-use crate::ledger::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::metrics as m;
+use crate::store::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::telemetry::Span;
 use crate::upstream::{Refusal, Ticket, Upstream};
 

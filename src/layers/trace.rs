@@ -6,20 +6,22 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::{Method, Request, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
-use crate::call::{Arrived, Call, Context, Notes, RequestBody};
+use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
+use crate::call::{Arrived, Call, Context, Notes};
 use crate::clock::Clock;
 use crate::error::Answer;
-use crate::layers::forwarded::TrustedProxies;
+use crate::layers::body::Lingering;
 use crate::layers::rescue::{CLIENT_GONE, count_request};
 use crate::metrics as m;
 use crate::telemetry::Span;
@@ -50,10 +52,6 @@ pub struct Trace<S> {
     inner: S,
     settings: TraceLayer,
 }
-
-/// The address of the connection a request came by; the server puts it among the extensions.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
 
 impl<S, B> Service<Request<B>> for Trace<S>
 where
@@ -97,7 +95,7 @@ where
             arrived: event.arrived,
             notes,
         };
-        let body = Lingering { body: Some(body.map_err(Into::into).boxed_unsync()), draining };
+        let body = Lingering::new(body.map_err(Into::into).boxed_unsync(), draining);
         let call = Call { context, body: body.boxed_unsync(), stage: Arrived };
         Box::pin(async move {
             let in_flight = InFlight::new();
@@ -196,59 +194,6 @@ impl Drop for Event {
         if status >= 499 {
             span.fail(code);
         }
-    }
-}
-
-/// A request's body that is read to its end, within bounds, when it is refused unread. A client that is still sending
-/// would otherwise find its connection reset, and never see why.
-struct Lingering {
-    body: Option<RequestBody>,
-    draining: Option<TaskTracker>,
-}
-
-/// How much of a refused body is read, and for how long.
-const DRAIN_BYTES: usize = 32 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-impl Body for Lingering {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            self.body = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl Drop for Lingering {
-    fn drop(&mut self) {
-        let (Some(mut body), Some(draining)) = (self.body.take(), self.draining.take()) else { return };
-        if body.is_end_stream() {
-            return;
-        }
-        draining.spawn(tokio::time::timeout(DRAIN_TIME, async move {
-            let mut read = 0;
-            while read < DRAIN_BYTES
-                && let Some(Ok(frame)) = body.frame().await
-            {
-                read += frame.data_ref().map_or(0, Bytes::len);
-            }
-        }));
     }
 }
 

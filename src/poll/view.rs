@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::credits::Credits;
-use crate::ledger::{Late, State, Task};
+use crate::store::{Late, State, Task};
 use crate::upstream::{Progress, report};
 use crate::wire::{RawObject, success};
 

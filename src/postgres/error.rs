@@ -109,8 +109,8 @@ pub enum PostgresError {
     /// No server was found and none could be obtained.
     #[error(
         "no PostgreSQL server (version 15 or later) was found or could be installed ({attempts}): install the package \
-         `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or set DATABASE_URL \
-         to a running server"
+         `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or give --database-url an \
+         empty database of a running server"
     )]
     NoBinaries {
         /// What was tried and how it ended.

@@ -6,6 +6,7 @@
 mod fault;
 mod plan;
 mod rule;
+mod unique;
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 pub(super) use plan::{Canned, Instead, Plan, Replacement};
 use rule::Rule;
 pub(super) use rule::Sight;
+use unique::Unique;
 
 /// The script in force. Empty unless somebody posted one.
 #[derive(Default)]
@@ -61,8 +63,10 @@ impl Script {
 impl Active {
     /// Reads a document; the error is a sentence for whoever wrote it.
     pub(super) fn read(body: &[u8]) -> Result<Active, String> {
-        let whole: Value =
-            serde_json::from_slice(body).map_err(|error| format!("the script is not JSON: {error}"))?;
+        let Unique(whole) = serde_json::from_slice(body).map_err(|error| match error.is_data() {
+            true => format!("the script: {error}"),
+            false => format!("the script is not JSON: {error}"),
+        })?;
         if !whole.is_object() {
             // serde would take a list for a struct.
             return Err("the script is not a JSON object".to_owned());

@@ -14,6 +14,8 @@ pub mod network;
 pub mod otlp;
 pub mod process;
 pub mod replica;
+pub mod schema;
+pub mod seed;
 pub mod sources;
 pub mod tenant;
 pub mod watched;

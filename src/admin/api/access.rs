@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -19,14 +18,15 @@ use utoipa::openapi::OpenApi;
 
 use super::Api;
 use super::problem::Problem;
+use crate::access::callers;
+use crate::access::callers::Operator;
+use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::ids::OrgId;
-use crate::layers::auth;
-use crate::layers::auth::Operator;
-use crate::layers::forwarded::TrustedProxies;
-use crate::layers::trace::Peer;
-use crate::ledger::{Actor, Database, OperatorRole, Owned, Principal, Role};
 use crate::metrics as m;
+use crate::store::{Actor, OperatorRole, Owned, Principal, Role};
+use crate::strict;
 use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
 /// Roles as the OpenAPI document names them.
@@ -142,10 +142,11 @@ impl Access {
     }
 
     async fn caller(&self, parts: &Parts, peer: IpAddr) -> Result<Caller, Problem> {
-        let header = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let header = strict::single_header(&parts.headers, "Authorization")?;
+        let header = header.map(|value| value.to_str().unwrap_or_default());
         Ok(match self.api.keys.authenticate(header, peer, false).await? {
-            auth::Caller::Operator(operator) => Caller::Operator(operator),
-            auth::Caller::Tenant(principal) => Caller::Tenant(principal),
+            callers::Caller::Operator(operator) => Caller::Operator(operator),
+            callers::Caller::Tenant(principal) => Caller::Tenant(principal),
         })
     }
 
@@ -294,7 +295,7 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
 }
 
 /// The database, acting on behalf of the caller.
-pub(super) struct Acting(pub(super) Database);
+pub(super) struct Acting(pub(super) crate::store::Acting);
 
 impl FromRequestParts<Api> for Acting {
     type Rejection = Problem;

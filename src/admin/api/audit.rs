@@ -9,7 +9,7 @@ use super::Api;
 use super::problem::Problem;
 use super::request::{At, Limit, Page, Path, Query};
 use crate::ids::OrgId;
-use crate::ledger::{AuditEntry, AuditFilter, Order};
+use crate::store::{AuditEntry, AuditFilter, Order};
 
 /// Which changes.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -12,8 +12,8 @@ use super::problem::Problem;
 use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, given, there};
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
-use crate::ledger::{
-    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
+use crate::store::{
+    self, Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
 };
 
 /// Which budgets.
@@ -107,7 +107,7 @@ fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 async fn create(
-    database: &Database,
+    database: &store::Acting,
     org: Option<OrgId>,
     body: BudgetBody,
 ) -> Result<Tagged<Budget>, Problem> {

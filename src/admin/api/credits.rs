@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::request::{At, Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{
+use crate::store::{
     CreditSummary, Entry, EntryFilter, EntryKind, Overdraft, Place, PostedEntry, Transferred, Why,
 };
 

@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::request::{IdempotencyKey, Limit, Page, Path, Query, Text};
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
-use crate::ledger::{Doubt, Drift, Loss, Resolution, Resolved};
+use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
 
 /// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -11,7 +11,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, Limit, Page, Path, Query, Text};
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
-use crate::ledger::IdentityInfo;
+use crate::store::IdentityInfo;
 
 /// Which identities.
 #[derive(Debug, Deserialize, IntoParams)]

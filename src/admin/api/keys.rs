@@ -14,7 +14,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::ledger::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
+use crate::store::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
 /// Which keys.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 use super::request::{IdempotencyKey, bytes, parse};
-use crate::ledger::{Done, Once};
+use crate::store::{Done, Once};
 
 /// A JSON body with the caller's idempotency key.
 pub(super) struct OnceBody<T> {

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::request::{At, Body, Limit, Page, Path, Query, Text};
 use crate::clock::Clock;
 use crate::ids::OperatorTokenId;
-use crate::ledger::{OperatorRole, OperatorToken};
+use crate::store::{OperatorRole, OperatorToken};
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::ledger::{Database, NewOrg, Org, OrgChange, OrgFilter, Status};
+use crate::store::{Database, NewOrg, Org, OrgChange, OrgFilter, Status};
 
 /// An organisation, with what it pays now.
 #[derive(Debug, Serialize, ToSchema)]

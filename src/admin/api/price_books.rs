@@ -12,8 +12,8 @@ use super::Api;
 use super::access::Acting;
 use super::problem::Problem;
 use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
-use crate::ledger::{Activation, BookInfo, BookState, Database, WhatIf};
 use crate::pricing::{BookVersion, PriceChange, Tariff, changes};
+use crate::store::{Activation, BookInfo, BookState, Database, WhatIf};
 
 /// A price book with its prices.
 #[derive(Debug, Serialize, ToSchema)]

@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::request::{At, Body, IfMatch, Page, Path, Query, Tagged, Text, there};
 use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
-use crate::ledger::PriceFactorInfo;
+use crate::store::PriceFactorInfo;
 
 /// List an organisation's price factors
 ///

@@ -9,7 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::GatewayError;
-use crate::ledger::LedgerError;
+use crate::store::LedgerError;
+use crate::strict::GivenTwice;
 
 /// A problem document.
 #[derive(Debug, Serialize, ToSchema)]
@@ -150,6 +151,12 @@ impl From<LedgerError> for Problem {
                 Self::Unavailable
             }
         }
+    }
+}
+
+impl From<GivenTwice> for Problem {
+    fn from(error: GivenTwice) -> Self {
+        Self::Invalid(error.to_string())
     }
 }
 

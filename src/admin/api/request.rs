@@ -1,11 +1,12 @@
-//! What requests carry, read strictly: unknown fields are refused, and every refusal says what is wrong.
+//! What requests carry, read strictly: unknown fields, and whatever is given twice, are refused, and every refusal says
+//! what is wrong.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::header::ETAG;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -18,7 +19,8 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
-use crate::ledger::{LedgerError, Slice};
+use crate::store::{LedgerError, Slice};
+use crate::strict;
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
@@ -33,6 +35,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
 /// The whole body.
 pub(super) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    strict::single_header(request.headers(), "Content-Type")?;
     Bytes::from_request(request, state).await.map_err(|error| {
         if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::TooLarge
@@ -47,7 +50,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::Invalid("the body must be a JSON object".into()));
     }
-    serde_json::from_slice(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+    strict::read_json(bytes).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
 /// Query parameters.
@@ -57,6 +60,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        strict::check_query(parts.uri.query().unwrap_or_default())?;
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
             .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
@@ -84,7 +88,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let Some(value) = strict::single_header(&parts.headers, "If-Match")? else { return Ok(Self(None)) };
         let text = value.to_str().unwrap_or_default().trim();
         if text == "*" {
             return Ok(Self(None));
@@ -135,7 +139,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
+        let Some(value) = strict::single_header(&parts.headers, "Idempotency-Key")? else {
+            return Ok(Self(None));
+        };
         let bytes = value.as_bytes();
         if !(1..=255).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
             return Err(Problem::Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters".into()));

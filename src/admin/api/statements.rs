@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::request::{Limit, Path, Query};
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::ledger::{Database, LedgerError, Line, Month, Place, Statement};
+use crate::store::{Database, LedgerError, Line, Month, Place, Statement};
 
 /// Lines read at a time, for a table.
 const SOME: u32 = 2000;

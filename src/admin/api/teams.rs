@@ -11,7 +11,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::ids::{OrgId, TeamId};
-use crate::ledger::{Status, Team, TeamChange};
+use crate::store::{Status, Team, TeamChange};
 
 /// Which teams.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::request::{Limit, Page, Path, Query};
 use crate::clock::Clock;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::ledger::{Usage, UsageBy, UsageFilter};
+use crate::store::{Usage, UsageBy, UsageFilter};
 
 /// Lines of a table.
 const LINES: u32 = 100_000;

@@ -11,7 +11,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, TeamId, UserId};
-use crate::ledger::{NewUser, Role, Status, User, UserChange, UserFilter};
+use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
 
 /// Which users.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::KeyId;
-use tollgate::ledger::{KeyEdit, KeySpec, LedgerError, OperatorRole};
+use tollgate::store::{KeyEdit, KeySpec, LedgerError, OperatorRole};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::{ahead, until};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::json;
 use time::OffsetDateTime;
-use tollgate::ledger::{KeySpec, OrgChange, Rates};
+use tollgate::store::{KeySpec, OrgChange, Rates};
 
 use crate::support::database::{ahead, soon, until};
 use crate::support::gateway::{Answer, Caller, ENDLESS, TestGateway, body};

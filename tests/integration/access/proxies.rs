@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use tollgate::config::ProxyHeader;
-use tollgate::ledger::KeySpec;
+use tollgate::store::KeySpec;
 
 use crate::support::gateway::{Answer, Caller, TestGateway};
 

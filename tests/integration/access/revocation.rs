@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use sqlx::{Connection, Executor, PgConnection};
-use tollgate::ledger::{KeySpec, NewUser, Role};
+use tollgate::store::{KeySpec, NewUser, Role};
 
 use crate::support::database::until;
 use crate::support::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::{OrgId, UserId};
-use tollgate::ledger::{LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange};
+use tollgate::store::{LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
@@ -671,7 +671,7 @@ async fn a_create_that_is_in_doubt_is_not_sent_again_for_a_caller_without_a_key_
     let database = gateway.db.database();
     let row: (uuid::Uuid, Vec<u8>) =
         sqlx::query_as("select user_id, fingerprint from hold").fetch_one(gateway.db.pool()).await.unwrap();
-    let body = tollgate::ledger::Fingerprint::from_bytes(&row.1).unwrap();
+    let body = tollgate::store::Fingerprint::from_bytes(&row.1).unwrap();
     let found = async |user: UserId| database.in_doubt(gateway.caller.org, user, None, body).await.unwrap();
     assert!(found(UserId::from_uuid(row.0)).await.is_some());
     assert!(found(gateway.caller.user).await.is_none());

@@ -2,7 +2,7 @@
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use tollgate::ledger::{OperatorRole, Slice};
+use tollgate::store::{OperatorRole, Slice};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
@@ -215,7 +215,7 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
         gateway.finished(task).await;
     }
     until("all are charged", async || gateway.balance().await[2] == 1200).await;
-    let why = tollgate::ledger::Why { reason: "=1+1, \"sorry\"", external_ref: None };
+    let why = tollgate::store::Why { reason: "=1+1, \"sorry\"", external_ref: None };
     gateway.db.database().adjust(org, tollgate::credits::Credits::new(-7), why, None).await.unwrap();
 
     let path = format!("/admin/v1/orgs/{org}/usage");

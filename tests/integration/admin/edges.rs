@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tollgate::ledger::OperatorRole;
+use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::AdminClient;
 use crate::support::gateway::TestGateway;

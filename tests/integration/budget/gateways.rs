@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tollgate::ids::UserId;
-use tollgate::ledger::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, UserChange};
+use tollgate::store::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, UserChange};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;

@@ -4,7 +4,7 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use tollgate::clock::Clock;
 use tollgate::ids::OrgId;
-use tollgate::ledger::{Entry, LedgerError, Line, Month, Statement, Why};
+use tollgate::store::{Entry, LedgerError, Line, Month, Statement, Why};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};

@@ -6,7 +6,7 @@ use time::Date;
 use time::macros::date;
 use tollgate::clock::Clock;
 use tollgate::ids::{KeyId, OrgId, UserId};
-use tollgate::ledger::{Ledger, NewHold, Usage, UsageBy, UsageFilter};
+use tollgate::store::{Ledger, NewHold, Usage, UsageBy, UsageFilter};
 
 use crate::credits::expiry::{reserve, step};
 use crate::support::database::TestDatabase;

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tollgate::credits::Credits;
-use tollgate::ledger::OrgChange;
+use tollgate::store::OrgChange;
 
 use crate::support::database::until;
 use crate::support::gateway::{ENDLESS, TestGateway, body};

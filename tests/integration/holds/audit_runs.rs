@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tollgate::ids::GatewayId;
-use tollgate::ledger::{AUDIT_CHECKS, LedgerError};
+use tollgate::store::{AUDIT_CHECKS, LedgerError};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, funded};

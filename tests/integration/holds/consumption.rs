@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tollgate::credits::PriceFactor;
-use tollgate::ledger::OrgChange;
+use tollgate::store::OrgChange;
 
 use crate::support::database::until;
 use crate::support::gateway::{ENDLESS, TestGateway, body};

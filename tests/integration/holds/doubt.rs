@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tollgate::config::Config;
 use tollgate::ids::HoldId;
-use tollgate::ledger::{HoldPlace, NewHold, Resolution, Slice, Step};
+use tollgate::store::{HoldPlace, NewHold, Resolution, Slice, Step};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as, write_off};

@@ -8,8 +8,8 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId};
-use tollgate::ledger::{Applied, Database, LaneSettings, Ledger, LedgerError, NewHold, State, Step, Verdict};
 use tollgate::secret::Secret;
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, NewHold, State, Step, Verdict};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{

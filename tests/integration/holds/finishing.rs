@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
-use tollgate::ledger::{Ledger, Task};
+use tollgate::store::{Ledger, Task};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use tollgate::ids::{HoldId, KeyId, OrgId};
-use tollgate::ledger::{
+use tollgate::store::{
     Applied, Fingerprint, LaneSettings, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict,
 };
 
@@ -325,8 +325,8 @@ async fn a_grant_that_comes_too_late_is_released() {
     let db = TestDatabase::new().await;
     let org = funded(&db, 1000).await;
     let patient = ledger(&db).await;
-    let hasty = tollgate::ledger::Ledger::start(
-        db.database().clone(),
+    let hasty = tollgate::store::Ledger::start(
+        (**db.database()).clone(),
         patient.gateway(),
         &LaneSettings { lanes: 1, ..lanes() },
         std::time::Duration::from_millis(50),

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::ledger::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict};
+use tollgate::store::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{

@@ -1,13 +1,11 @@
 //! Rules of the tests themselves, read from their sources: a test that fails on a busy machine tells nothing.
 
-use syn::punctuated::Punctuated;
-use syn::visit::{self, Visit};
-use syn::{BinOp, Expr, ExprBinary, ExprMethodCall, Macro, Token};
-
 use crate::support::sources::Source;
+use crate::support::sources::Token::{self, Group, Sign, Word};
 
 /// Files that let time pass, and why that is not waiting for a condition.
 const SLEEPERS: &[(&str, &str)] = &[
+    ("faults/frozen.rs", "a random instant is the fault"),
     ("faults/gateway_kills.rs", "a random instant is the fault"),
     ("postgres/embedded.rs", "between looks at a condition, where no runtime is"),
     ("support/database.rs", "between looks at a condition"),
@@ -28,45 +26,37 @@ fn tests_wait_for_conditions() {
     assert_eq!(sleepers, meant, "files that sleep, and those that may (use `until`)");
 }
 
-/// Comparisons with the time that has passed since an instant.
-#[derive(Default)]
-struct Clockwatcher {
-    found: bool,
-    /// How many comparisons we are in.
-    within: usize,
-}
-
-impl<'ast> Visit<'ast> for Clockwatcher {
-    fn visit_expr_binary(&mut self, binary: &'ast ExprBinary) {
-        let compares = matches!(binary.op, BinOp::Lt(_) | BinOp::Le(_) | BinOp::Gt(_) | BinOp::Ge(_));
-        self.within += usize::from(compares);
-        visit::visit_expr_binary(self, binary);
-        self.within -= usize::from(compares);
-    }
-
-    fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
-        self.found |= self.within > 0 && ["elapsed", "since"].iter().any(|name| call.method == name);
-        visit::visit_expr_method_call(self, call);
-    }
-
-    fn visit_macro(&mut self, item: &'ast Macro) {
-        let arguments = item.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated);
-        for argument in arguments.iter().flatten() {
-            self.visit_expr(argument);
-        }
-    }
+/// Whether the time that has passed since an instant is compared with another.
+fn compares_with_the_clock(tokens: &[Token]) -> bool {
+    let compares = |token: &Token| matches!(token, Sign('<' | '>'));
+    let within =
+        tokens.iter().any(|token| matches!(token, Group(_, inner) if compares_with_the_clock(inner)));
+    within
+        || (0..tokens.len()).any(|at| match &tokens[at..] {
+            [Sign('.'), Word(name), Group('(', _), after @ ..] if name == "elapsed" || name == "since" => {
+                let operand = |token: &&Token| matches!(token, Word(_) | Group('(', _) | Sign('.' | ':'));
+                let before = tokens[..at].iter().rev().find(|token| !operand(token));
+                after.first().is_some_and(compares) || before.is_some_and(compares)
+            }
+            _ => false,
+        })
 }
 
 #[test]
 fn no_test_compares_with_the_time_that_has_passed() {
     for source in Source::all("tests/integration") {
-        let mut watcher = Clockwatcher::default();
-        watcher.visit_file(&source.file);
-        assert!(!watcher.found, "{}: wait for a condition, or for a number of looks", source.path.display());
+        let compares = compares_with_the_clock(&source.tokens);
+        assert!(!compares, "{}: wait for a condition, or for a number of looks", source.path.display());
     }
-    let mut control = Clockwatcher::default();
-    control.visit_file(&syn::parse_quote! { fn f() { assert!(1 + began.elapsed() < LIMIT, "slow"); } });
-    assert!(control.found);
+    for (text, compares) in [
+        ("assert!(began.elapsed() < LIMIT, \"slow\");", true),
+        ("if LIMIT > self.clock.since(began) {}", true),
+        ("let took = began.elapsed();", false),
+        ("began.elapsed() / 20", false),
+    ] {
+        let source = Source::parse("a.rs".into(), &format!("fn f() {{ {text} }}"));
+        assert_eq!(compares_with_the_clock(&source.tokens), compares, "{text}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tollgate::ledger::KeySpec;
+use tollgate::store::KeySpec;
 
 use crate::support::database::until;
 use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};

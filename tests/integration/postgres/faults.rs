@@ -6,14 +6,15 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, OrgId};
-use tollgate::ledger::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
 use tollgate::secret::Secret;
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
 
 use crate::support::cluster::TestCluster;
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{credits, funded, grant, lanes, money, new_hold, run, settle, with_key};
 use crate::support::http;
 use crate::support::process::{Process, Scratch};
+use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
 /// For what must take a second or two, on a busy machine.
 const GENEROUS: Duration = Duration::from_secs(20);
@@ -64,7 +65,7 @@ async fn what_was_rolled_back_by_chance_is_tried_again() {
         let org = funded(&db, 100).await;
         let settings = LaneSettings { lanes: 1, ..lanes() };
         let ledger = Ledger::start(
-            db.database().clone(),
+            (**db.database()).clone(),
             GatewayId::generate(),
             &settings,
             Duration::from_secs(30),
@@ -118,7 +119,7 @@ async fn a_deadlock_with_somebody_else_is_got_over() {
     let [first, second, third] = orgs;
     let settings = LaneSettings { lanes: 1, ..lanes() };
     let ledger = Ledger::start(
-        db.database().clone(),
+        (**db.database()).clone(),
         GatewayId::generate(),
         &settings,
         Duration::from_secs(30),
@@ -179,8 +180,8 @@ async fn a_deadlock_with_somebody_else_is_got_over() {
 async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_writes() {
     let server = TestCluster::new().await;
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let ledger = impatient(&database);
     drop(grant(&ledger, new_hold(org, 10)).await);
     // Connections that are open stay so, and begin to fail.
@@ -200,9 +201,9 @@ async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_write
 #[tokio::test]
 async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
     let server = TestCluster::new().await;
-    let database = Database::connect(&server.secret(), 2, Duration::from_millis(500)).unwrap();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let database = acting(&Database::connect(&server.secret(), 2, Duration::from_millis(500)).unwrap());
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let mut taken = Vec::new();
     let full = loop {
         match PgConnection::connect(&server.url()).await {
@@ -214,7 +215,8 @@ async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
     assert_eq!(full, "53300");
     let ledger = impatient(&database);
     assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
-    let newcomer = Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap();
+    let newcomer =
+        acting(&Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap());
     assert!(matches!(newcomer.ping().await, Err(LedgerError::Unreachable)));
     drop(taken);
     until_it_grants(&ledger, org).await;
@@ -226,8 +228,8 @@ async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
 async fn a_restart_of_the_server_is_got_over() {
     let mut server = TestCluster::new().await;
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let ledger = impatient(&database);
     let mut guard = grant(&ledger, new_hold(org, 10)).await;
     server.kill();
@@ -248,10 +250,10 @@ async fn a_restart_of_the_server_is_got_over() {
 /// A gateway on a server that falls silent: no error, no end of a connection.
 async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String, Scratch) {
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100_000), "top-up", "test", None).await.unwrap();
-    let user = database.create_user(org, "a user", "member").await.unwrap();
-    let spec = tollgate::ledger::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100_000), None, TOP_UP, None).await.unwrap();
+    let user = database.add_user(org, &user_named("a user")).await.unwrap();
+    let spec = tollgate::store::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
     let (_, key) = database.create_key(org, user, &spec).await.unwrap();
     let scratch = Scratch::new();
     // Nobody is at the vendor's address: what is sent there is refused, and known not to have been taken.

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use tollgate::clock::Clock;
-use tollgate::ledger::OperatorRole;
+use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::{AdminAnswer, AdminClient};
 use crate::support::database::until;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use tollgate::clock::Clock;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{FactorId, OrgId};
-use tollgate::ledger::{LedgerError, OrgChange, Slice};
+use tollgate::store::{LedgerError, OrgChange, Slice};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, funded};

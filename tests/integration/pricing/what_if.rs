@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::ledger::{Ledger, LedgerError, NewHold, Step};
 use tollgate::pricing::{BookVersion, Tariff};
+use tollgate::store::{Ledger, LedgerError, NewHold, Step};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, fail, funded, grant, ledger, new_hold, run, settle};

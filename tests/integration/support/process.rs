@@ -81,7 +81,13 @@ impl Said {
 
 /// Runs `tollgate` to its end.
 pub async fn run(args: &[&str]) -> Said {
-    let output = tokio::time::timeout(PATIENCE, command(args).output()).await.unwrap().unwrap();
+    run_with_env(args, &[]).await
+}
+
+/// The same with more variables in its environment.
+pub async fn run_with_env(args: &[&str], env: &[(&str, &str)]) -> Said {
+    let output = command(args).envs(env.iter().copied()).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let said =
         Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };

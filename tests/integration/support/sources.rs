@@ -1,20 +1,21 @@
-//! The crate's own sources, parsed: which paths, calls and texts a file holds, without what only looks like them in comments
-//! and strings.
+//! The crate's own sources, read as the compiler reads them: which paths, calls and texts a file holds, without what only
+//! looks like them in comments and strings.
+
+mod lexer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{TokenStream, TokenTree};
-use syn::visit::{self, Visit};
-use syn::{Attribute, ExprMethodCall, ItemMod, ItemUse, Lit, LitFloat, LitStr, Macro, Meta, UseTree};
+pub use self::lexer::Token;
+use Token::{Float, Group, Sign, Text, Word};
 
 /// One file.
 pub struct Source {
     /// Below the directory that was read.
     pub path: PathBuf,
-    /// The first part of its module's path: `ledger` of `ledger/batch.rs`.
+    /// The first part of its module's path: `store` of `store/db/page.rs`.
     pub room: String,
-    pub file: syn::File,
+    pub tokens: Vec<Token>,
     pub seen: Seen,
 }
 
@@ -22,11 +23,15 @@ pub struct Source {
 #[derive(Default)]
 pub struct Seen {
     pub paths: Vec<NamedPath>,
+    /// Names of attributes.
     pub attributes: Vec<String>,
+    /// Modules that it declares.
+    pub modules: Vec<String>,
     /// Names of methods that are called.
     pub methods: Vec<String>,
+    /// String literals, escapes as they are written.
     pub strings: Vec<String>,
-    /// Float literals outside of tests.
+    /// Float literals outside of modules for tests.
     pub floats: Vec<String>,
 }
 
@@ -58,29 +63,27 @@ impl Source {
                 if path.is_dir() {
                     directories.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    sources.push(Self::read(&root, &path));
+                    let inside = path.strip_prefix(&root).unwrap().to_owned();
+                    sources.push(Self::parse(inside, &fs::read_to_string(&path).unwrap()));
                 }
             }
         }
         sources
     }
 
-    fn read(root: &Path, path: &Path) -> Self {
-        let inside = path.strip_prefix(root).unwrap().to_owned();
-        let text = fs::read_to_string(path).unwrap();
-        let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut module: Vec<String> = inside
-            .with_extension("")
-            .components()
-            .map(|part| part.as_os_str().to_str().unwrap().to_owned())
-            .collect();
+    /// A file at this path below the crate's root module.
+    pub fn parse(path: PathBuf, text: &str) -> Self {
+        let tokens = lexer::tokens(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let parts = path.with_extension("");
+        let mut module: Vec<String> =
+            parts.components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
         let room = module[0].clone();
         if ["lib", "main"].contains(&room.as_str()) {
             module.clear();
         }
         let mut look = Look { module, in_tests: 0, seen: Seen::default() };
-        look.visit_file(&file);
-        Self { path: inside, room, file, seen: look.seen }
+        look.at(&tokens);
+        Self { path, room, tokens, seen: look.seen }
     }
 }
 
@@ -91,125 +94,152 @@ struct Look {
     seen: Seen,
 }
 
+/// The names that are joined by `::` from here on.
+fn joined(tokens: &[Token]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = tokens;
+    while let [Word(name), after @ ..] = rest {
+        names.push(name.clone());
+        let [Sign(':'), Sign(':'), next @ ..] = after else { break };
+        rest = next;
+    }
+    names
+}
+
 impl Look {
     fn path(&mut self, written: Vec<String>) {
-        let mut segments = written;
-        let mut ours = true;
-        match segments[0].as_str() {
-            "crate" => drop(segments.remove(0)),
-            "self" => drop(segments.splice(..1, self.module.iter().cloned())),
+        let Some(first) = written.first() else { return };
+        let (ours, segments) = match first.as_str() {
+            "crate" => (true, written[1..].to_vec()),
+            "self" => (true, [&self.module, &written[1..]].concat()),
             "super" => {
-                let ups = segments.iter().take_while(|segment| *segment == "super").count();
+                let ups = written.iter().take_while(|segment| *segment == "super").count();
                 let above = &self.module[..self.module.len().saturating_sub(ups)];
-                drop(segments.splice(..ups, above.iter().cloned()));
+                (true, [above, &written[ups..]].concat())
             }
-            _ => ours = false,
-        }
+            _ => (false, written),
+        };
         self.seen.paths.push(NamedPath { ours, segments, in_tests: self.in_tests > 0 });
     }
 
-    fn tree(&mut self, before: &[String], tree: &UseTree) {
-        let with = |name: &dyn ToString| [before, &[name.to_string()]].concat();
-        match tree {
-            UseTree::Path(path) => self.tree(&with(&path.ident), &path.tree),
-            UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(before, tree)),
-            UseTree::Name(name) => self.path(with(&name.ident)),
-            UseTree::Rename(rename) => self.path(with(&rename.ident)),
-            UseTree::Glob(_) => self.path(before.to_vec()),
+    /// What an import names: `a::{b, c::d}` is two paths.
+    fn tree(&mut self, before: &[String], tokens: &[Token]) {
+        for tree in tokens.split(|token| *token == Sign(',')) {
+            // A leading `::` is another crate, as is a name without it.
+            let tree = if let [Sign(':'), Sign(':'), rest @ ..] = tree { rest } else { tree };
+            let names = joined(tree);
+            let path = [before, &names].concat();
+            match tree.get(names.len() * 3..).or_else(|| tree.get(tree.len()..)) {
+                Some([Group('{', inner), ..]) => self.tree(&path, inner),
+                _ => self.path(path),
+            }
         }
     }
 
-    /// What a macro is given has no grammar: names that are joined are a path, a name after a point is a method.
-    fn tokens(&mut self, stream: TokenStream) {
-        let tokens: Vec<TokenTree> = stream.into_iter().collect();
-        let is = |at: usize, sign: char| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == sign);
+    fn at(&mut self, tokens: &[Token]) {
+        let mut for_tests = false;
         let mut at = 0;
         while at < tokens.len() {
-            match &tokens[at] {
-                TokenTree::Group(group) => self.tokens(group.stream()),
-                TokenTree::Literal(literal) => match syn::parse_str(&literal.to_string()) {
-                    Ok(Lit::Str(text)) => self.visit_lit_str(&text),
-                    Ok(Lit::Float(float)) => self.visit_lit_float(&float),
-                    _ => {}
-                },
-                TokenTree::Ident(name) if at > 0 && is(at - 1, '.') => {
-                    self.seen.methods.push(name.to_string());
+            match &tokens[at..] {
+                [Sign('#'), Group('[', attribute), ..]
+                | [Sign('#'), Sign('!'), Group('[', attribute), ..] => {
+                    for_tests |= *attribute == [Word("cfg".into()), Group('(', vec![Word("test".into())])];
+                    self.attribute(attribute);
+                    at += if tokens[at + 1] == Sign('!') { 2 } else { 1 };
                 }
-                TokenTree::Ident(name) => {
-                    let mut segments = vec![name.to_string()];
-                    while is(at + 1, ':') && is(at + 2, ':') {
-                        let Some(TokenTree::Ident(next)) = tokens.get(at + 3) else { break };
-                        segments.push(next.to_string());
-                        at += 3;
+                [Word(word), Word(name), Group('{', inner), ..] if word == "mod" => {
+                    self.seen.modules.push(name.clone());
+                    self.in_tests += usize::from(for_tests);
+                    self.module.push(name.clone());
+                    self.at(inner);
+                    self.module.pop();
+                    self.in_tests -= usize::from(for_tests);
+                    for_tests = false;
+                    at += 2;
+                }
+                [Word(word), Word(name), Sign(';'), ..] if word == "mod" => {
+                    self.seen.modules.push(name.clone());
+                    for_tests = false;
+                    at += 2;
+                }
+                // (Not what a type captures: `use<'a>`.)
+                [Word(word), rest @ ..] if word == "use" && rest.first() != Some(&Sign('<')) => {
+                    let end = rest.iter().position(|token| *token == Sign(';')).unwrap_or(rest.len());
+                    self.tree(&[], &rest[..end]);
+                    for_tests = false;
+                    at += end;
+                }
+                [Sign('.'), Word(name), Group('(', _), ..] | [Sign('.'), Word(name), Sign(':'), ..] => {
+                    self.seen.methods.push(name.clone());
+                    at += 1;
+                }
+                [Sign('.'), Word(_), ..] => at += 1,
+                [Word(word), ..] => {
+                    // What was for tests is not a module.
+                    for_tests &= word == "pub";
+                    let names = joined(&tokens[at..]);
+                    at += names.len() * 3 - 3;
+                    self.path(names);
+                }
+                [Text(text), ..] => {
+                    // Some derives are given paths as texts.
+                    if text.starts_with("crate::") {
+                        self.path(text.split("::").map(str::to_owned).collect());
                     }
-                    self.path(segments);
+                    self.seen.strings.push(text.clone());
                 }
-                TokenTree::Punct(_) => {}
+                [Float(float), ..] if self.in_tests == 0 => self.seen.floats.push(float.clone()),
+                [Group(_, inner), ..] => self.at(inner),
+                _ => {}
             }
             at += 1;
         }
     }
+
+    fn attribute(&mut self, attribute: &[Token]) {
+        if let [Word(name), ..] = attribute {
+            self.seen.attributes.push(name.clone());
+            if name != "doc" {
+                self.at(attribute);
+            }
+        }
+    }
 }
 
-/// Whether a module or a function is for tests.
-fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) => attribute.path().is_ident("cfg") && list.tokens.to_string() == "test",
-        _ => false,
-    })
-}
-
-impl<'ast> Visit<'ast> for Look {
-    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
-        let tests = usize::from(is_for_tests(&module.attrs));
-        self.in_tests += tests;
-        self.module.push(module.ident.to_string());
-        visit::visit_item_mod(self, module);
-        self.module.pop();
-        self.in_tests -= tests;
-    }
-
-    fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        self.tree(&[], &item.tree);
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        self.path(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
-        visit::visit_path(self, path);
-    }
-
-    fn visit_macro(&mut self, item: &'ast Macro) {
-        self.tokens(item.tokens.clone());
-        visit::visit_macro(self, item);
-    }
-
-    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
-        self.seen.attributes.extend(attribute.path().get_ident().map(ToString::to_string));
-        match &attribute.meta {
-            Meta::List(list) => self.tokens(list.tokens.clone()),
-            Meta::NameValue(value) if !attribute.path().is_ident("doc") => self.visit_expr(&value.value),
-            _ => {}
-        }
-    }
-
-    fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
-        self.seen.methods.push(call.method.to_string());
-        visit::visit_expr_method_call(self, call);
-    }
-
-    fn visit_lit_str(&mut self, text: &'ast LitStr) {
-        // Some derives are given paths as texts.
-        if text.value().starts_with("crate::")
-            && let Ok(path) = text.parse::<syn::Path>()
-        {
-            self.path(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
-        }
-        self.seen.strings.push(text.value());
-    }
-
-    fn visit_lit_float(&mut self, float: &'ast LitFloat) {
-        if self.in_tests == 0 {
-            self.seen.floats.push(float.to_string());
-        }
-    }
+#[test]
+fn paths_are_found_wherever_they_stand_and_nowhere_else() {
+    let text = r####"
+        //! crate::comment
+        #![deny(clippy::float_arithmetic)]
+        use crate::{a, b::{self, c as d}, e::*};
+        use super::super::f;
+        /* crate::comment /* nested */ crate::comment */
+        #[serde(with = "crate::g")]
+        pub(super) struct S<'a>(&'a str, self::h::T);
+        fn f() { let _ = ("crate::text", r#"" crate::raw"#, 'c', '\'', 1.5, x.0.begin(), vec![crate::i::J::new()]); }
+        #[cfg(test)]
+        mod tests { use super::k; const F: f64 = 2.5; }
+    "####;
+    let seen = Source::parse("room/file/deep.rs".into(), text).seen;
+    let ours: Vec<String> =
+        seen.paths.iter().filter(|path| path.ours).map(|path| path.segments.join("::")).collect();
+    assert_eq!(
+        ours,
+        [
+            "a",
+            "b::self",
+            "b::c",
+            "e",
+            "room::f",
+            "g",
+            "room::file",
+            "room::file::deep::h::T",
+            "text",
+            "i::J::new",
+            "room::file::deep::k"
+        ]
+    );
+    assert_eq!((seen.methods, seen.floats), (vec!["begin".to_owned()], vec!["1.5".to_owned()]));
+    assert_eq!(seen.attributes, ["deny", "serde", "cfg"]);
+    assert_eq!(seen.strings, ["crate::g", "crate::text", "\" crate::raw"]);
 }

@@ -2,8 +2,8 @@
 
 use time::OffsetDateTime;
 use tollgate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
-use tollgate::ledger::BudgetLevel::{self, Key, Organisation, Team, User};
-use tollgate::ledger::{KeySpec, LedgerError, NewBudget, NewHold, NewUser, OrgChange, Period, Role};
+use tollgate::store::BudgetLevel::{self, Key, Organisation, Team, User};
+use tollgate::store::{KeySpec, LedgerError, NewBudget, NewHold, NewUser, OrgChange, Period, Role};
 
 use super::database::TestDatabase;
 use super::fixture::{credits, funded, new_hold};

@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::Method;
 use serde_json::json;
-use tollgate::ledger::{BudgetLevel, NewBudget, Period, TaskFilter};
 use tollgate::metrics::{ALL, Kind};
+use tollgate::store::{BudgetLevel, NewBudget, Period, TaskFilter};
 
 use crate::support::database::{TestDatabase, ahead, until};
 use crate::support::fixture::credits;

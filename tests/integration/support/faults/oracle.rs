@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::{FromRow, PgPool};
 use tollgate::ids::HoldId;
-use tollgate::ledger::Fingerprint;
+use tollgate::store::Fingerprint;
 use uuid::Uuid;
 
 use super::load::{Create, Reply, Tenant};

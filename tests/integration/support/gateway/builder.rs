@@ -14,6 +14,7 @@ use tollgate::simulator::{Simulator, SimulatorConfig};
 use super::books::{Closing, close};
 use super::{MASTER_KEY, TestGateway, caller};
 use crate::support::database::TestDatabase;
+use crate::support::fixture::profile;
 use crate::support::http;
 use crate::support::leaks;
 
@@ -171,5 +172,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         "#,
         leaks::collector()
     );
-    Config::from_toml(&text).unwrap()
+    let mut config = Config::from_toml(&text).unwrap();
+    config.ledger.profile = profile();
+    config
 }

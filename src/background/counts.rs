@@ -1,0 +1,43 @@
+//! The figures of the ledger as a whole. Every gateway shows the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::credits::Credits;
+use crate::metrics as m;
+use crate::store::{Database, LedgerError, State};
+
+/// Drift on accounts that are not configured any more: their names are in the database, and nobody knows how many.
+const OTHER: &str = "other";
+
+/// Counts what is open and what drifts, in these upstream `accounts`.
+pub(super) async fn count(database: &Database, accounts: &[String]) -> Result<(), LedgerError> {
+    let open = database.open_holds().await?;
+    for state in [State::Held, State::Running, State::InDoubt] {
+        let holds = open.iter().find(|holds| holds.state == state);
+        let (count, credits) = holds.map_or((0, 0), |holds| (holds.count, holds.credits.get()));
+        let oldest = holds.map_or(Duration::ZERO, |holds| holds.oldest);
+        metrics::gauge!(m::OPEN_HOLDS, "state" => state.as_str()).set(count as f64);
+        metrics::gauge!(m::HELD_CREDITS, "state" => state.as_str()).set(credits as f64);
+        metrics::gauge!(m::OLDEST_HOLD_SECONDS, "state" => state.as_str()).set(oldest);
+    }
+    metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
+    metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
+    // One that drifts no more is 0 again, not as it was.
+    let names = accounts.iter().map(String::as_str).chain([OTHER]);
+    let mut drift: BTreeMap<&str, [Credits; 2]> = names.map(|name| (name, [Credits::ZERO; 2])).collect();
+    for (account, above, below) in database.drift_of_the_day().await? {
+        let name = if drift.contains_key(&*account) { &*account } else { OTHER };
+        if let Some(shown) = drift.get_mut(name) {
+            *shown = [shown[0].checked_add(above), shown[1].checked_add(below)]
+                .map(|sum| sum.unwrap_or(Credits::new(i64::MAX)));
+        }
+    }
+    for (account, credits) in drift {
+        for (direction, credits) in ["above", "below"].into_iter().zip(credits) {
+            metrics::gauge!(m::DRIFT_CREDITS, "account" => account.to_owned(), "direction" => direction)
+                .set(credits.get() as f64);
+        }
+    }
+    Ok(())
+}

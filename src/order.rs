@@ -1,0 +1,393 @@
+//! The vendor's create request: read, validate, price, write out again (contract, "Validation").
+
+use std::sync::Arc;
+
+use utoipa::ToSchema;
+
+use crate::credits::PriceFactor;
+use crate::pricing::{Price, PriceBook, Tariff};
+use crate::strict;
+use crate::wire::{Code, RawObject};
+
+const MAX_PROMPT_CHARS: usize = 2_000;
+const MAX_IMAGES: usize = 7;
+const DEFAULT_SECONDS: u8 = 5;
+const DEFAULT_SOUND: bool = true;
+
+/// Why a request is refused, in the caller's terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// The stable code.
+    pub code: Code,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+fn invalid<T>(code: Code, message: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { code, message: message.into() })
+}
+
+/// A create request that passed every check and has its price.
+#[derive(Debug)]
+pub struct Order {
+    /// The vendor's task type.
+    pub task_type: Arc<str>,
+    /// What it costs.
+    pub price: Price,
+    /// What goes upstream: the caller's fields, with those the price depends on written out.
+    pub body: String,
+}
+
+/// The fields that are looked at; all others pass through, and `null` counts as absent. For the OpenAPI document.
+#[derive(Debug, ToSchema)]
+pub struct CreateBody {
+    /// One of the types in the price book in force, such as `pro-text-to-video`, `pro-image-to-video`,
+    /// `std-text-to-video`, `std-image-to-video`, `o3-pro-text-to-video`, `o3-pro-image-to-video`,
+    /// `o3-pro-reference-to-video`, `o3-pro-video-edit`, and the last four with `o3-std-`.
+    #[schema(rename = "type", example = "pro-text-to-video")]
+    pub task_type: String,
+    /// What to show; not blank.
+    #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "An eagle over the sea")]
+    pub prompt: String,
+    /// Seconds; 5 if left out. Not looked at by `*-video-edit`. A string of the same digits counts too.
+    #[schema(value_type = Option<u8>, minimum = 3, maximum = 15)]
+    pub duration: Option<u8>,
+    /// 16:9, 9:16 or 1:1
+    #[schema(pattern = "^(16:9|9:16|1:1)$")]
+    pub aspect_ratio: Option<String>,
+    /// Needed by `*-image-to-video`: the URL or data URI of an image.
+    pub image: Option<String>,
+    /// For `*-reference-to-video`, which need `images` or `video`: URLs or data URIs.
+    #[schema(max_items = 7)]
+    pub images: Option<Vec<String>>,
+    /// Needed by `*-video-edit`: the URL of a video.
+    pub video: Option<String>,
+    /// The URL or data URI of the last image.
+    pub end_image: Option<String>,
+    /// Whether the video has sound; true if left out.
+    pub sound: Option<bool>,
+    /// Whether the sound of `video` is kept.
+    pub keep_original_sound: Option<bool>,
+    /// How closely to follow the prompt.
+    #[schema(minimum = 0, maximum = 1)]
+    pub cfg_scale: Option<f64>,
+    /// What not to show.
+    pub negative_prompt: Option<String>,
+}
+
+/// A task as the video service describes it, with what is charged here. It may have more fields than these. For the
+/// OpenAPI document.
+#[derive(Debug, ToSchema)]
+pub struct TaskData {
+    /// What a status call takes.
+    pub task_id: String,
+    /// `SUCCESS`: it is done. `FAILED`: it failed, and costs nothing. All else: it is under way.
+    pub status: String,
+    /// What is held for it, or was charged.
+    pub consumed_credits: i64,
+    /// The result: mostly a list with the URL of the video, in any case null until there is one.
+    #[schema(required = false)]
+    pub response: Option<serde_json::Value>,
+    /// Why it failed.
+    #[schema(required = false)]
+    pub error_message: Option<serde_json::Value>,
+}
+
+/// The backend a task type goes to.
+pub fn is_o3(task_type: &str) -> bool {
+    task_type.starts_with("o3-")
+}
+
+/// A type whose price cannot depend on the duration, because the video it edits has its own.
+pub fn is_video_edit(task_type: &str) -> bool {
+    task_type.ends_with("-video-edit")
+}
+
+impl Order {
+    /// Reads and validates `body`; the first failing row of the contract's table wins.
+    pub fn parse(body: &[u8], book: &PriceBook, factor: PriceFactor) -> Result<Self, Invalid> {
+        let text = match std::str::from_utf8(body) {
+            Ok(text) => text,
+            Err(error) => {
+                let at = error.valid_up_to();
+                return invalid(Code::InvalidRequest, format!("the body is not UTF-8 at byte {at}"));
+            }
+        };
+        if let Err(refused) = strict::check_json(text) {
+            return invalid(Code::InvalidRequest, format!("the body: {refused}"));
+        }
+        let Some(mut object) = RawObject::parse(text) else {
+            return invalid(Code::InvalidRequest, "the body must be a JSON object");
+        };
+        let (task_type, tariff) = known_type(&object, book)?;
+        check_prompt(&object)?;
+        let seconds = if is_video_edit(&task_type) { DEFAULT_SECONDS } else { duration(&object)? };
+        check_aspect_ratio(&object)?;
+        check_media(&object, &task_type)?;
+        let sound = check_options(&object)?;
+
+        let Some(price) = book.price(tariff, seconds, sound, factor) else {
+            return invalid(Code::InvalidRequest, "the price of this request is out of range");
+        };
+        // What was priced is what is bought: the vendor's defaults may change, the price we promised may not.
+        if tariff.depends_on_duration() {
+            object.set("duration", seconds.to_string());
+        }
+        if tariff.depends_on_sound() {
+            object.set("sound", sound.to_string());
+        }
+        Ok(Self { task_type, price, body: object.to_json() })
+    }
+}
+
+fn known_type(object: &RawObject, book: &PriceBook) -> Result<(Arc<str>, Tariff), Invalid> {
+    let known = || book.prices.keys().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+    match object.string("type") {
+        None => invalid(Code::InvalidType, format!("'type' must be one of: {}", known())),
+        Some(text) => match book.prices.get_key_value(text.as_str()) {
+            Some((name, tariff)) => Ok((name.clone(), *tariff)),
+            None => {
+                let shown: String = text.chars().take(64).collect();
+                invalid(Code::InvalidType, format!("'type' is '{shown}', which is not one of: {}", known()))
+            }
+        },
+    }
+}
+
+fn check_prompt(object: &RawObject) -> Result<(), Invalid> {
+    match object.string("prompt") {
+        None => invalid(Code::InvalidPrompt, "'prompt' must be a string of 1 to 2000 characters"),
+        Some(prompt) if prompt.trim().is_empty() => {
+            invalid(Code::InvalidPrompt, "'prompt' must not be blank")
+        }
+        Some(prompt) => match prompt.chars().count() {
+            0..=MAX_PROMPT_CHARS => Ok(()),
+            count => invalid(
+                Code::InvalidPrompt,
+                format!("'prompt' has {count} characters; at most 2000 are allowed"),
+            ),
+        },
+    }
+}
+
+fn duration(object: &RawObject) -> Result<u8, Invalid> {
+    let Some(text) = object.get("duration") else { return Ok(DEFAULT_SECONDS) };
+    // ⚑ "5" and 5.0 count
+    let quoted = object.string("duration");
+    let text = quoted.as_deref().unwrap_or(text);
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let zeros = !fraction.is_empty() && fraction.bytes().all(|b| b == b'0');
+    let digits = !whole.is_empty() && whole.bytes().all(|b| b.is_ascii_digit());
+    match whole.parse::<u8>() {
+        Ok(seconds @ 3..=15) if zeros && digits => Ok(seconds),
+        _ => {
+            let shown: String = text.chars().take(32).collect();
+            invalid(
+                Code::InvalidDuration,
+                format!("'duration' is {shown}; it must be a whole number from 3 to 15"),
+            )
+        }
+    }
+}
+
+fn check_aspect_ratio(object: &RawObject) -> Result<(), Invalid> {
+    if object.get("aspect_ratio").is_none() {
+        return Ok(());
+    }
+    match object.string("aspect_ratio").as_deref() {
+        Some("16:9" | "9:16" | "1:1") => Ok(()),
+        _ => invalid(Code::InvalidAspectRatio, "'aspect_ratio' must be 16:9, 9:16 or 1:1"),
+    }
+}
+
+fn has_text(object: &RawObject, key: &str) -> bool {
+    object.string(key).is_some_and(|text| !text.trim().is_empty())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a list of texts has no keys")]
+fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
+    if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
+        let hint = if object.get("image_url").is_some() {
+            "; you sent 'image_url', the field is called 'image'"
+        } else {
+            ""
+        };
+        return invalid(Code::MissingImage, format!("'image' must be the URL or data URI of an image{hint}"));
+    }
+    if task_type.ends_with("-reference-to-video") {
+        let images = object.get("images").map(serde_json::from_str::<Vec<String>>);
+        match images {
+            Some(Err(_)) => {
+                return invalid(Code::MissingImage, "'images' must be a list of URLs or data URIs");
+            }
+            Some(Ok(images)) if images.len() > MAX_IMAGES => {
+                return invalid(
+                    Code::TooManyImages,
+                    format!("'images' has {} entries; at most 7 are allowed", images.len()),
+                );
+            }
+            Some(Ok(images)) if images.iter().any(|image| image.trim().is_empty()) => {
+                return invalid(Code::MissingImage, "'images' has an empty entry");
+            }
+            Some(Ok(images)) if !images.is_empty() => {}
+            _ if has_text(object, "video") => {}
+            _ => return invalid(Code::MissingImage, "one of 'images' and 'video' is needed"),
+        }
+    }
+    if is_video_edit(task_type) && !has_text(object, "video") {
+        return invalid(Code::MissingVideo, "'video' must be the URL of the video to edit");
+    }
+    Ok(())
+}
+
+/// Checks the options that are given; the answer is whether the video has sound.
+#[expect(clippy::disallowed_methods, reason = "a number has no keys")]
+fn check_options(object: &RawObject) -> Result<bool, Invalid> {
+    if let Some(text) = object.get("cfg_scale") {
+        let in_range = serde_json::from_str::<f64>(text).is_ok_and(|scale| (0.0..=1.0).contains(&scale));
+        if !in_range {
+            return invalid(Code::InvalidRequest, "'cfg_scale' must be a number from 0 to 1");
+        }
+    }
+    let mut sound = DEFAULT_SOUND;
+    for key in ["sound", "keep_original_sound"] {
+        match object.get(key) {
+            None => {}
+            Some("true") if key == "sound" => sound = true,
+            Some("false") if key == "sound" => sound = false,
+            Some("true" | "false") => {}
+            Some(_) => return invalid(Code::InvalidRequest, format!("'{key}' must be true or false")),
+        }
+    }
+    for key in ["end_image", "negative_prompt"] {
+        if object.get(key).is_some() && object.string(key).is_none() {
+            return invalid(Code::InvalidRequest, format!("'{key}' must be a string"));
+        }
+    }
+    Ok(sound)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::credits::Credits;
+    use crate::pricing::BookVersion;
+
+    fn book() -> PriceBook {
+        let second = |credits, audio: Option<i64>| Tariff::Second {
+            credits: Credits::new(credits),
+            credits_with_audio: audio.map(Credits::new),
+        };
+        let prices: BTreeMap<Arc<str>, Tariff> = [
+            ("pro-text-to-video", second(54, Some(80))),
+            ("pro-image-to-video", second(54, Some(80))),
+            ("o3-pro-text-to-video", second(48, None)),
+            ("o3-pro-reference-to-video", second(72, None)),
+            ("o3-pro-video-edit", Tariff::Fixed { credits: Credits::new(435) }),
+        ]
+        .map(|(name, tariff)| (name.into(), tariff))
+        .into();
+        PriceBook { version: BookVersion::new(1), name: "test".into(), prices }
+    }
+
+    fn parse(body: &str) -> Result<Order, Invalid> {
+        Order::parse(body.as_bytes(), &book(), PriceFactor::LIST)
+    }
+
+    fn code(body: &str) -> &'static str {
+        parse(body).err().map_or("ok", |invalid| invalid.code.as_str())
+    }
+
+    /// A text-to-video body with `fields` behind the required ones.
+    fn with(fields: &str) -> String {
+        format!(r#"{{"type":"pro-text-to-video","prompt":"x"{fields}}}"#)
+    }
+
+    #[test]
+    fn defaults_are_written_out_where_they_are_priced() {
+        let order = parse(&with("")).unwrap();
+        assert_eq!(order.body, r#"{"type":"pro-text-to-video","prompt":"x","duration":5,"sound":true}"#);
+        assert_eq!(order.price.hold, Credits::new(400));
+        let order = parse(r#"{"duration":null,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#)
+            .unwrap();
+        assert_eq!(
+            order.body,
+            r#"{"duration":5,"type":"o3-pro-text-to-video","prompt":"x","cfg_scale":0.50}"#
+        );
+        let edit = r#"{"type":"o3-pro-video-edit","prompt":"x","video":"u","duration":"auto"}"#;
+        assert_eq!(parse(edit).unwrap().body, edit, "a fixed price looks at neither duration nor sound");
+    }
+
+    #[test]
+    fn durations() {
+        for good in ["5", "\"5\"", "5.0", "15", "3.00", "\"15.0\""] {
+            assert_eq!(code(&with(&format!(r#","duration":{good}"#))), "ok", "{good}");
+        }
+        for bad in [
+            "2", "16", "5.5", "\"\"", "\"five\"", "-5", "5e0", "true", "[5]", "{}", "1e400", "\"+5\"",
+            "\" 5\"", "255", "256",
+        ] {
+            assert_eq!(code(&with(&format!(r#","duration":{bad}"#))), "INVALID_DURATION", "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_failing_row_wins() {
+        assert_eq!(code("[]"), "INVALID_REQUEST");
+        assert_eq!(code("\u{feff}{}"), "INVALID_REQUEST");
+        assert_eq!(code(r#"{"type":"a","type":"b"}"#), "INVALID_REQUEST");
+        assert_eq!(code("{}"), "INVALID_TYPE");
+        assert_eq!(code(r#"{"type":5}"#), "INVALID_TYPE");
+        assert_eq!(code(r#"{"type":"pro-text-to-video","duration":99}"#), "INVALID_PROMPT");
+        assert_eq!(code(&with(r#","duration":99,"aspect_ratio":"4:3""#)), "INVALID_DURATION");
+        assert_eq!(code(&with(r#","aspect_ratio":"4:3","sound":"x""#)), "INVALID_ASPECT_RATIO");
+        assert_eq!(code(&with(r#","sound":"x""#)), "INVALID_REQUEST");
+        assert_eq!(code(&with(r#","cfg_scale":1.01"#)), "INVALID_REQUEST");
+        assert_eq!(code(&with(r#","negative_prompt":["x"]"#)), "INVALID_REQUEST");
+        assert_eq!(code(&with(r#","keep_original_sound":1"#)), "INVALID_REQUEST");
+    }
+
+    #[test]
+    fn prompts_are_counted_in_characters() {
+        let body = |prompt: &str| format!(r#"{{"type":"pro-text-to-video","prompt":"{prompt}"}}"#);
+        assert_eq!(code(&body(&"🦅".repeat(2000))), "ok");
+        assert_eq!(code(&body(&"🦅".repeat(2001))), "INVALID_PROMPT");
+        assert_eq!(code(&body(" \\n\\t ")), "INVALID_PROMPT");
+        assert_eq!(code(&body("\\ud800")), "INVALID_PROMPT");
+    }
+
+    #[test]
+    fn media() {
+        let image = |rest: &str| format!(r#"{{"type":"pro-image-to-video","prompt":"x"{rest}}}"#);
+        assert_eq!(code(&image(r#","image":"data:image/png;base64,AA==""#)), "ok");
+        assert_eq!(code(&image(r#","image":"""#)), "MISSING_IMAGE");
+        assert!(
+            parse(&image(r#","image_url":"u""#)).unwrap_err().message.contains("the field is called 'image'")
+        );
+        let reference = |rest: &str| format!(r#"{{"type":"o3-pro-reference-to-video","prompt":"x"{rest}}}"#);
+        assert_eq!(code(&reference(r#","images":["a"]"#)), "ok");
+        assert_eq!(code(&reference(r#","video":"a""#)), "ok");
+        assert_eq!(code(&reference(r#","images":[],"video":"a""#)), "ok");
+        assert_eq!(code(&reference(r#","images":[]"#)), "MISSING_IMAGE");
+        assert_eq!(code(&reference(r#","images":"a""#)), "MISSING_IMAGE");
+        assert_eq!(code(&reference(r#","images":["1","2","3","4","5","6","7","8"]"#)), "TOO_MANY_IMAGES");
+        assert_eq!(code(r#"{"type":"o3-pro-video-edit","prompt":"x"}"#), "MISSING_VIDEO");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Order::parse(&body, &book(), PriceFactor::LIST);
+        }
+
+        #[test]
+        fn unknown_fields_pass_untouched(number in "-?[1-9][0-9]{0,20}(\\.[0-9]{1,9})?", text in "\\PC{0,40}") {
+            let field = format!(r#","x":{number},"watermark":{}"#, serde_json::to_string(&text).unwrap());
+            prop_assert!(parse(&with(&field)).unwrap().body.contains(&field));
+        }
+    }
+}

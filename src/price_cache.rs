@@ -1,0 +1,141 @@
+//! The prices this gateway has read: books, factors, and the keys that sign quotes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use time::OffsetDateTime;
+
+use crate::clock::Clock;
+use crate::error::GatewayError;
+use crate::order::Order;
+use crate::pricing::{PriceBook, PriceList};
+use crate::quote::{Quote, SigningKey};
+use crate::store::{Fingerprint, LedgerError, Principal};
+
+/// A new key signs only when every gateway has had time to read it.
+const KEY_SPREADS: Duration = Duration::from_secs(15);
+
+/// What the database's clock shows, told by this gateway's own monotonic one: books and factors begin everywhere at the
+/// same instant.
+#[derive(Debug, Clone, Copy)]
+pub struct DatabaseTime {
+    /// What it showed.
+    pub shown: OffsetDateTime,
+    /// When it did.
+    pub seen: Instant,
+}
+
+/// Prices as they were read.
+#[derive(Debug)]
+struct Read {
+    list: PriceList,
+    keys: Vec<SigningKey>,
+}
+
+/// The prices, as this gateway last saw them.
+#[derive(Debug, Default)]
+pub struct Prices {
+    read: ArcSwapOption<Read>,
+    time: ArcSwapOption<DatabaseTime>,
+    clock: Clock,
+}
+
+/// A price that is promised.
+#[derive(Debug, Clone)]
+pub struct Promise {
+    /// The promise, signed.
+    pub quote: String,
+    /// Until when it holds.
+    pub valid_until: OffsetDateTime,
+}
+
+impl Prices {
+    /// Takes what was read.
+    pub fn set(&self, list: PriceList, keys: Vec<SigningKey>) {
+        self.read.store(Some(Arc::new(Read { list, keys })));
+    }
+
+    /// Takes what the database's clock showed.
+    pub fn set_time(&self, time: DatabaseTime) {
+        self.time.store(Some(Arc::new(time)));
+    }
+
+    fn now(&self) -> Result<OffsetDateTime, LedgerError> {
+        let time = self.time.load_full().ok_or_else(nothing_in_force)?;
+        Ok(time.shown + self.clock.since(time.seen))
+    }
+
+    fn read(&self) -> Result<Arc<Read>, LedgerError> {
+        self.read.load_full().ok_or_else(nothing_in_force)
+    }
+
+    /// The book in force; an error until one was loaded.
+    pub fn current(&self) -> Result<Arc<PriceBook>, LedgerError> {
+        self.read()?.list.book_at(self.now()?).cloned().ok_or_else(nothing_in_force)
+    }
+
+    /// Validates and prices a create of `principal`. A `quote` must bind, and then it is the price.
+    pub fn order(
+        &self,
+        principal: &Principal,
+        raw: &[u8],
+        quote: Option<&str>,
+    ) -> Result<Order, GatewayError> {
+        let (read, now) = (self.read()?, self.now()?);
+        let order = match quote {
+            None => {
+                let book = read.list.book_at(now).ok_or_else(nothing_in_force)?;
+                let factor = read.list.factor_at(principal.org, now).unwrap_or(principal.factor);
+                Order::parse(raw, book, factor)?
+            }
+            Some(text) => {
+                let refused = |why: &dyn std::fmt::Display| GatewayError::invalid_request(why.to_string());
+                let quote = Quote::open(text, &read.keys).map_err(|why| refused(&why))?;
+                quote
+                    .check(principal.org, Fingerprint::of(raw).as_bytes(), now)
+                    .map_err(|why| refused(&why))?;
+                let again = "this quote can no longer be kept: ask for another one";
+                let book = read.list.books.get(&quote.book).ok_or_else(|| refused(&again))?;
+                let order = Order::parse(raw, book, quote.factor)?;
+                if order.price.hold != quote.hold {
+                    return Err(refused(&again));
+                }
+                order
+            }
+        };
+        if !principal.allows_type(&order.task_type) {
+            return Err(GatewayError::TypeNotAllowed(order.task_type.to_string()));
+        }
+        Ok(order)
+    }
+
+    /// Promises the price of `order`, whose body is `raw`, for some time.
+    pub fn promise(
+        &self,
+        principal: &Principal,
+        raw: &[u8],
+        order: &Order,
+        valid_for: Duration,
+    ) -> Result<Promise, GatewayError> {
+        let (read, now) = (self.read()?, self.now()?);
+        let spread = |key: &&SigningKey| key.created_at + KEY_SPREADS <= now;
+        let key = read.keys.iter().rev().find(spread).or(read.keys.first());
+        let key = key.ok_or(GatewayError::Internal("there is no key to sign quotes with"))?;
+        let fingerprint = Fingerprint::of(raw).as_bytes().try_into().unwrap_or_default();
+        let valid_until = (now + valid_for).replace_nanosecond(0).unwrap_or(now);
+        let quote = Quote {
+            org: principal.org,
+            book: order.price.book,
+            factor: order.price.factor,
+            hold: order.price.hold,
+            fingerprint,
+            expires: valid_until.unix_timestamp(),
+        };
+        Ok(Promise { quote: quote.sign(key), valid_until })
+    }
+}
+
+fn nothing_in_force() -> LedgerError {
+    LedgerError::Schema("no price book is in force".into())
+}

@@ -1,0 +1,57 @@
+//! The store: everything that is kept in Postgres. All SQL of the crate lives here and below.
+//!
+//! A create reserves its price in a *hold* before anything is sent; the hold then takes *steps* (table `transition`)
+//! until it ends: SETTLED (charged, one `consume` entry), RELEASED (nothing charged) or WRITTEN_OFF (refunded, the
+//! platform's loss). Entries are only ever added. At every instant, per organisation:
+//! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
+//!
+//! Two handles: [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the lanes, which
+//! reserve and step in batches. Both follow the primary if the database has several servers.
+#![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
+
+mod books;
+mod budgets;
+mod credits;
+mod db;
+mod directory;
+mod ledger;
+mod prices;
+
+pub use self::books::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Finding};
+pub use self::books::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
+pub use self::books::entries::{Entry, EntryFilter, EntryKind, Place};
+pub use self::books::statement::{Line, Month, Statement, Total};
+pub use self::books::summary::{CreditSummary, ExpiringGrant, Runway};
+pub use self::books::usage::{Usage, UsageBy, UsageFilter};
+pub use self::budgets::{
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
+    NewBudget, Period,
+};
+pub use self::credits::balance::Balance;
+pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
+pub use self::db::change::{Acting, Actor};
+pub use self::db::database::Database;
+pub use self::db::epochs::{EpochListener, Epochs};
+pub use self::db::error::LedgerError;
+pub use self::db::page::HoldPlace;
+pub use self::directory::audit_log::{AuditEntry, AuditFilter, Order};
+pub use self::directory::identity::{
+    FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+};
+pub use self::directory::keys::{
+    FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
+};
+pub use self::directory::operators::{OperatorRole, OperatorToken};
+pub use self::directory::tenancy::{
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
+    UserFilter,
+};
+pub use self::ledger::Ledger;
+pub use self::ledger::claims::Claim;
+pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved};
+pub use self::ledger::guard::{HoldGuard, Verdict};
+pub use self::ledger::lanes::settings::LaneSettings;
+pub use self::ledger::lease::Lease;
+pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, Terms};
+pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};

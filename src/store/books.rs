@@ -1,0 +1,8 @@
+//! What one reads of the ledger: entries, statements, summaries, usage, drift, and the audit that proves all of it.
+
+pub(in crate::store) mod audit;
+pub(in crate::store) mod drift;
+pub(in crate::store) mod entries;
+pub(in crate::store) mod statement;
+pub(in crate::store) mod summary;
+pub(in crate::store) mod usage;

@@ -1,0 +1,264 @@
+//! The invariants of the ledger as SQL, proved in one snapshot of a running system.
+
+mod periodic;
+
+pub use crate::store::books::audit::periodic::{AuditResult, Breach};
+
+use sqlx::{Connection, Executor, PgConnection, Postgres, Row, Transaction};
+
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::db::session::Deadline;
+
+/// One thing that must never be true, found true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which invariant.
+    pub check: &'static str,
+    /// Where and by how much.
+    pub detail: String,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, Default)]
+pub struct AuditReport {
+    /// Broken invariants: none, or the ledger is wrong.
+    pub breaches: Vec<Finding>,
+    /// Old unfinished work: worth a look, not wrong.
+    pub warnings: Vec<Finding>,
+    /// Organisations looked at.
+    pub orgs: i64,
+    /// Holds looked at.
+    pub holds: i64,
+    /// Entries looked at.
+    pub entries: i64,
+}
+
+/// Each query must return no row; a row is a breach, its one column says where and by how much.
+const INVARIANTS: &[(&str, &str)] = &[
+    (
+        "every organisation has a balance, and every balance an organisation",
+        "select coalesce('balance without organisation ' || b.org_id, 'organisation without balance ' || o.org_id) \
+      from org o full join org_balance b using (org_id) where o.org_id is null or b.org_id is null",
+    ),
+    (
+        "available + held + consumed = granted",
+        "select format('org %s: %s + %s + %s <> %s', org_id, available, held, consumed, granted) from org_balance \
+      where available::numeric + held + consumed <> granted",
+    ),
+    (
+        "held = sum of open holds",
+        "select format('org %s: held %s, open holds %s', b.org_id, b.held, coalesce(h.s, 0)) from org_balance b full join \
+      (select org_id, sum(amount) as s from hold where state in ('HELD','RUNNING','IN_DOUBT') group by 1) h using (org_id) \
+      where coalesce(b.held, 0) <> coalesce(h.s, 0)",
+    ),
+    (
+        "granted and consumed = sums of entries",
+        "select format('org %s: granted %s, entries %s; consumed %s, entries %s', org_id, b.granted, coalesce(e.g, 0), b.consumed, coalesce(e.c, 0)) \
+      from org_balance b full join (select org_id, sum(amount) filter (where kind not in ('consume','correct')) as g, \
+      -sum(amount) filter (where kind in ('consume','correct')) as c from entry group by 1) e using (org_id) \
+      where coalesce(b.granted, 0) <> coalesce(e.g, 0) or coalesce(b.consumed, 0) <> coalesce(e.c, 0)",
+    ),
+    (
+        "open tasks and tasks in doubt are counted",
+        "select format('org %s: open %s, counted %s; in doubt %s, counted %s', org_id, b.open_tasks, coalesce(h.o, 0), b.in_doubt, coalesce(h.d, 0)) \
+      from org_balance b full join (select org_id, count(*) filter (where state in ('HELD','RUNNING')) as o, \
+      count(*) filter (where state = 'IN_DOUBT') as d from hold group by 1) h using (org_id) \
+      where coalesce(b.open_tasks, 0) <> coalesce(h.o, 0) or coalesce(b.in_doubt, 0) <> coalesce(h.d, 0)",
+    ),
+    (
+        "a settled task has exactly one consume, of what was charged; no other has one",
+        "select format('org %s hold %s: %s, charged %s, consumes %s', h.org_id, h.hold_id, h.state, h.charged, e.amount) \
+      from hold h full join (select * from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
+      where (h.state = 'SETTLED') is distinct from (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)",
+    ),
+    (
+        "an overrun is what was charged above the hold",
+        "select format('org %s hold %s: hold %s, charged %s, overrun %s', h.org_id, h.hold_id, h.amount, h.charged, e.overrun) \
+      from hold h join entry e on e.org_id = h.org_id and e.hold_id = h.hold_id and e.kind = 'consume' \
+      where e.overrun <> greatest(h.charged - h.amount, 0)",
+    ),
+    (
+        "no admission took the balance below its overdraft",
+        "select format('org %s hold %s: %s left, overdraft %s', org_id, hold_id, balance_after, overdraft) from hold \
+      where balance_after < -overdraft",
+    ),
+    (
+        "a hold is its list price times its factor, rounded up",
+        "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
+      where amount <> div(list_price::numeric * factor_bp + 9999, 10000)",
+    ),
+    (
+        "a charge is what the upstream consumed times the factor, rounded up",
+        "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
+      where state = 'SETTLED' and charged is distinct from div(raw_consumed::numeric * factor_bp + 9999, 10000)",
+    ),
+    (
+        "a written-off task has its loss",
+        "select format('org %s hold %s', h.org_id, h.hold_id) from hold h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
+      and not exists (select from platform_loss l where l.org_id = h.org_id and l.hold_id = h.hold_id)",
+    ),
+    (
+        "a correction belongs to a hold",
+        "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e where e.kind = 'correct' \
+      and not exists (select from hold h where h.org_id = e.org_id and h.hold_id = e.hold_id)",
+    ),
+    (
+        "an idempotency key points to what it made",
+        // Those of operators stand under the nil organisation.
+        "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c \
+      left join hold h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
+      left join entry e on c.endpoint <> 'generate' and e.entry_id = c.hold_id \
+      and (e.org_id = c.org_id or c.org_id = '00000000-0000-0000-0000-000000000000') \
+      left join hold r on c.endpoint like 'holds.%' and r.hold_id = c.hold_id \
+      left join org o on c.endpoint = 'credits.overdraft' and o.org_id = c.hold_id \
+      where h.hold_id is null and e.entry_id is null and r.hold_id is null and o.org_id is null",
+    ),
+    (
+        "an open hold keeps its idempotency key",
+        "select format('org %s hold %s: key %s', h.org_id, h.hold_id, h.idem_key) from hold h \
+      where h.idem_key is not null and h.state in ('HELD','RUNNING','IN_DOUBT') and not exists (select from idempotency c \
+      where c.org_id = h.org_id and c.endpoint = 'generate' and c.key = h.idem_key and c.hold_id = h.hold_id)",
+    ),
+    (
+        "a loss belongs to a task that no tenant paid for",
+        "select format('org %s hold %s: %s %s, lost %s', org_id, hold_id, h.state, h.late, l.amount) from \
+      (select org_id, hold_id, sum(amount) as amount from platform_loss group by 1, 2) l left join hold h using (org_id, hold_id) \
+      where h.state is null or h.state not in ('RELEASED', 'WRITTEN_OFF') or (h.late = 'charged' and l.amount <> 0)",
+    ),
+    (
+        "a task that came to light after its end is charged by corrections, and no other is",
+        "select format('org %s hold %s: %s, consumed %s at %s bp, corrected %s', org_id, hold_id, h.late, h.raw_consumed, h.factor_bp, e.amount) \
+      from hold h full join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) e \
+      using (org_id, hold_id) where coalesce(h.late = 'charged', false) is distinct from (e.amount is not null) \
+      or (h.late = 'charged' and -e.amount is distinct from div(h.raw_consumed::numeric * h.factor_bp + 9999, 10000))",
+    ),
+    (
+        "a window of a budget counts the tasks that list it",
+        "select format('org %s window %s: held %s, open holds %s; used %s, charges %s and %s from before', w.org_id, w.window_id, \
+      w.held, coalesce(h.held, 0), w.used, coalesce(h.used, 0), w.opening) \
+      from budget_window w left join (select h.org_id, n.window_id, \
+      sum(h.amount) filter (where h.state in ('HELD','RUNNING','IN_DOUBT')) as held, \
+      sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as used \
+      from hold h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
+      from entry where kind = 'correct' group by 1, 2) c on c.org_id = h.org_id and c.hold_id = h.hold_id \
+      group by 1, 2) h on h.org_id = w.org_id and h.window_id = w.window_id \
+      where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
+    ),
+    (
+        "a task is counted in windows of its own organisation, team, user and key, and of its time",
+        "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
+      from hold h cross join lateral unnest(h.windows) n(window_id) \
+      left join budget_window w on w.org_id = h.org_id and w.window_id = n.window_id \
+      where w.window_id is null or h.created_at < w.starts_at \
+      or w.subject_id is distinct from subject_of(w.level, h.org_id, h.team_id, h.user_id, h.key_id)",
+    ),
+    (
+        "no admission took a budget below zero",
+        "select format('org %s hold %s: %s left', org_id, hold_id, budget_after) from hold where budget_after < 0",
+    ),
+    (
+        "an organisation knows whether there are budgets and teams to look for",
+        "select format('org %s: budgets %s, teams %s', org_id, b.budgets, b.teams) from org_balance b \
+      where (b.budgets > 0) <> exists (select from budget u where u.org_id = b.org_id or u.org_id is null) \
+      or (not b.teams and exists (select from team t where t.org_id = b.org_id))",
+    ),
+    (
+        "usage by day = entries of tasks",
+        "select format('org %s %s user %s team %s key %s %s: %s tasks, %s + %s; entries: %s tasks, %s + %s', org_id, day, user_id, team_id, \
+      key_id, task_type, u.tasks, u.charged, u.corrected, e.tasks, e.charged, e.corrected) from usage_day u full join ( \
+      select e.org_id, (e.created_at at time zone 'UTC')::date as day, coalesce(e.user_id, v.none) as user_id, \
+      coalesce(e.team_id, v.none) as team_id, coalesce(e.key_id, v.none) as key_id, \
+      e.task_type, count(*) filter (where e.kind = 'consume') as tasks, \
+      coalesce(-sum(e.amount) filter (where e.kind = 'consume'), 0) as charged, \
+      coalesce(-sum(e.amount) filter (where e.kind = 'correct'), 0) as corrected \
+      from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), entry e \
+      where e.kind in ('consume', 'correct') group by 1, 2, 3, 4, 5, 6) e using (org_id, day, user_id, team_id, key_id, task_type) \
+      where (u.tasks, u.charged, u.corrected) is distinct from (e.tasks, e.charged, e.corrected)",
+    ),
+    (
+        "a transfer has two halves",
+        "select format('org %s entry %s: %s, other half %s', e.org_id, e.entry_id, e.amount, o.amount) from entry e \
+      left join entry o on o.entry_id = e.related_entry and o.related_entry = e.entry_id and o.kind = 'transfer' \
+      where e.kind = 'transfer' and (o.amount is null or o.org_id = e.org_id or o.amount <> -e.amount)",
+    ),
+    (
+        "a grant that runs out was granted, and what was taken back of it is in the ledger",
+        "select format('org %s grant %s of %s: lot of %s, %s taken back, entries %s', org_id, entry_id, g.amount, l.amount, l.expired, x.amount) \
+      from credit_lot l left join (select * from entry where kind = 'grant') g using (org_id, entry_id) \
+      full join (select org_id, related_entry as entry_id, -sum(amount) as amount from entry where kind = 'expire' group by 1, 2) x \
+      using (org_id, entry_id) where l.amount is distinct from g.amount or coalesce(l.expired, 0) <> coalesce(x.amount, 0)",
+    ),
+    (
+        "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed",
+        "select format('org %s: has %s; %s + %s + %s', org_id, b.granted - b.consumed, p.credits, l.left, q.amount) \
+      from credit_pool p full join (select org_id, coalesce(sum(amount - burned - expired) filter (where counted), 0) as left \
+      from credit_lot where burned + expired < amount group by 1) l using (org_id) \
+      full join (select q.org_id, sum(e.amount) as amount from credit_event q left join entry e using (org_id, entry_id) group by 1) q using (org_id) \
+      left join org_balance b using (org_id) where b.granted::numeric - b.consumed \
+      is distinct from p.credits + coalesce(l.left, 0) + coalesce(q.amount, 0)",
+    ),
+];
+
+const NAMES: [&str; INVARIANTS.len()] = {
+    let mut names = [""; INVARIANTS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = INVARIANTS[index].0;
+        index += 1;
+    }
+    names
+};
+
+/// The names of all checks whose findings are breaches.
+pub const AUDIT_CHECKS: &[&str] = &NAMES;
+
+const WARNINGS: &[(&str, &str)] = &[
+    (
+        "a poll is more than ten minutes late",
+        "select format('org %s hold %s: due %s', org_id, hold_id, due_at) from hold where state = 'RUNNING' and due_at < now() - interval '10 min'",
+    ),
+    (
+        "held for more than ten minutes without an answer on record",
+        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'HELD' and created_at < now() - interval '10 min'",
+    ),
+    (
+        "in doubt for more than an hour",
+        "select format('org %s hold %s: since %s', org_id, hold_id, doubt_at) from hold where state = 'IN_DOUBT' and doubt_at < now() - interval '1 hour'",
+    ),
+];
+
+/// What is committed at this instant, and nothing that comes later.
+async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with("begin isolation level repeatable read read only").await
+}
+
+impl Database {
+    /// A connection that takes what is left over: no parallel workers.
+    async fn audit_connection(&self) -> Result<PgConnection, LedgerError> {
+        let mut connection = self.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
+        connection.execute("set max_parallel_workers_per_gather = 0").await?;
+        Ok(connection)
+    }
+
+    /// Checks every invariant in one snapshot; safe on a running system.
+    pub async fn audit(&self) -> Result<AuditReport, LedgerError> {
+        let mut connection = self.audit_connection().await?;
+        let mut snapshot = snapshot(&mut connection).await?;
+        let mut report = AuditReport::default();
+        for (checks, findings) in [(INVARIANTS, &mut report.breaches), (WARNINGS, &mut report.warnings)] {
+            for &(check, sql) in checks {
+                for row in sqlx::query(sql).fetch_all(&mut *snapshot).await? {
+                    findings.push(Finding { check, detail: row.try_get(0)? });
+                }
+            }
+        }
+        (report.orgs, report.holds, report.entries) = sqlx::query_as(
+            "select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)",
+        )
+        .fetch_one(&mut *snapshot)
+        .await?;
+        snapshot.rollback().await?;
+        Ok(report)
+    }
+}

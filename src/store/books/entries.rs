@@ -1,0 +1,217 @@
+//! Reading the journal: entries as lists show them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::credits::Credits;
+use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+/// What an entry is (contract, "Ledger").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// Credits given.
+    Grant,
+    /// A correction by an operator.
+    Adjust,
+    /// Credits from or to another organisation.
+    Transfer,
+    /// What is left of a grant that ran out.
+    Expire,
+    /// The charge of a task.
+    Consume,
+    /// The charge of a task that came to light after its end.
+    Correct,
+}
+
+impl EntryKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Grant, Self::Adjust, Self::Transfer, Self::Expire, Self::Consume, Self::Correct];
+
+    /// Its name in the database and for callers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grant => "grant",
+            Self::Adjust => "adjust",
+            Self::Transfer => "transfer",
+            Self::Expire => "expire",
+            Self::Consume => "consume",
+            Self::Correct => "correct",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// Where an entry stands among those of its organisation: they are listed in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// When it was written.
+    pub at: OffsetDateTime,
+    /// Of entries of one instant.
+    pub entry: EntryId,
+}
+
+/// The form of a cursor.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The database keeps microseconds.
+        write!(f, "{}.{}", self.at.unix_timestamp_nanos() / 1000, self.entry)
+    }
+}
+
+impl FromStr for Place {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let parse = || {
+            let (at, entry) = text.split_once('.')?;
+            let nanoseconds = at.parse::<i128>().ok()?.checked_mul(1000)?;
+            let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+            Some(Self { at, entry: entry.parse().ok()? })
+        };
+        parse().ok_or_else(|| LedgerError::Invalid("this is no place in the journal".into()))
+    }
+}
+
+/// An entry of the ledger.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Entry {
+    /// Its id.
+    pub entry_id: EntryId,
+    /// When it was written.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Signed for the organisation.
+    pub credits: Credits,
+    /// Of a charge: by how much it exceeds what was held.
+    pub overrun: Credits,
+    /// Of a charge: its hold.
+    pub hold_id: Option<HoldId>,
+    /// Of a charge: the task, as the upstream calls it.
+    pub task_id: Option<String>,
+    /// Of a charge: its type.
+    pub task_type: Option<String>,
+    /// Of a charge: on whose behalf.
+    pub user_id: Option<UserId>,
+    /// The user's team, as it was then.
+    pub team_id: Option<TeamId>,
+    /// Of a charge: with which key.
+    pub key_id: Option<KeyId>,
+    /// Why.
+    pub reason: Option<String>,
+    /// What it is called elsewhere.
+    pub external_ref: Option<String>,
+    /// Of a transfer its other half, of an `expire` the grant that ran out.
+    pub related_entry: Option<EntryId>,
+    /// Of a grant: when it runs out; none: never.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// Of what people post: who.
+    pub actor: Option<String>,
+}
+
+impl Entry {
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        Place { at: self.created_at, entry: self.entry_id }
+    }
+}
+
+/// What an [`Entry`] is read from: `e`, `h`, `l` of [`TABLES`].
+pub(in crate::store) const COLUMNS: &str = "e.entry_id, e.created_at, e.kind, e.amount, e.overrun, e.hold_id, h.upstream_task, \
+     e.task_type, e.user_id, e.team_id, e.key_id, \
+     e.reason, e.external_ref, e.related_entry, l.expires_at, e.actor";
+
+/// What an entry `e` goes with, row by row.
+pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_task from hold h \
+         where h.org_id = e.org_id and h.hold_id = e.hold_id limit 1) h on true \
+     left join lateral (select l.expires_at from credit_lot l \
+         where e.kind = 'grant' and l.org_id = e.org_id and l.entry_id = e.entry_id limit 1) l on true";
+
+pub(in crate::store) fn entry(row: &PgRow) -> Result<Entry, LedgerError> {
+    let id = |column| row.try_get::<Option<Uuid>, _>(column);
+    Ok(Entry {
+        entry_id: EntryId::from_uuid(row.try_get("entry_id")?),
+        created_at: row.try_get("created_at")?,
+        kind: EntryKind::parse(row.try_get("kind")?).ok_or(LedgerError::Corrupt("kind of an entry"))?,
+        credits: Credits::new(row.try_get("amount")?),
+        overrun: Credits::new(row.try_get("overrun")?),
+        hold_id: id("hold_id")?.map(HoldId::from_uuid),
+        task_id: row.try_get("upstream_task")?,
+        task_type: row.try_get("task_type")?,
+        user_id: id("user_id")?.map(UserId::from_uuid),
+        team_id: id("team_id")?.map(TeamId::from_uuid),
+        key_id: id("key_id")?.map(KeyId::from_uuid),
+        reason: row.try_get("reason")?,
+        external_ref: row.try_get("external_ref")?,
+        related_entry: id("related_entry")?.map(EntryId::from_uuid),
+        expires_at: row.try_get("expires_at")?,
+        actor: row.try_get("actor")?,
+    })
+}
+
+/// Which entries a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct EntryFilter {
+    /// Only of this kind.
+    pub kind: Option<EntryKind>,
+    /// Only with this reference.
+    pub external_ref: Option<String>,
+    /// Only written at or after this instant.
+    pub since: Option<OffsetDateTime>,
+    /// Only written before this instant.
+    pub until: Option<OffsetDateTime>,
+    /// Only older than this one: the cursor.
+    pub before: Option<Place>,
+}
+
+impl Database {
+    /// The newest entries of `org` that `filter` lets through.
+    pub async fn entries(
+        &self,
+        org: OrgId,
+        filter: &EntryFilter,
+        limit: u16,
+    ) -> Result<Vec<Entry>, LedgerError> {
+        // References have an index of their own, which only serves who always asks for one.
+        let reference =
+            if filter.external_ref.is_some() { "e.external_ref = $2" } else { "$2::text is null" };
+        // So have the few entries among the many that are not charges.
+        let rare = filter.kind.is_some_and(|kind| kind != EntryKind::Consume);
+        let kinds = if rare { "e.kind <> 'consume'" } else { "true" };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from (select * from entry e where e.org_id = $1 and {reference} and {kinds} \
+             and ($3::text is null or e.kind = $3) and e.created_at >= coalesce($4, '-infinity') \
+             and e.created_at < coalesce($5, 'infinity') \
+             and (e.created_at, e.entry_id) < (coalesce($6, 'infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
+             order by e.created_at desc, e.entry_id desc limit $8) e {TABLES} order by e.created_at desc, e.entry_id desc"
+        )))
+        .bind(org.as_uuid())
+        .bind(&filter.external_ref)
+        .bind(filter.kind.map(EntryKind::as_str))
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(filter.before.map(|place| place.at))
+        .bind(filter.before.map(|place| place.entry.as_uuid()))
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(entry).collect()
+    }
+}

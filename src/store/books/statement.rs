@@ -1,0 +1,225 @@
+//! What an organisation is told of a month: each entry a line, and sums that add up.
+//!
+//! A month is one of the organisation's time zone. Opening balance + lines = closing balance, which is the sum of all
+//! entries up to the end of the month; in the current month it is what the organisation has, available and held. The
+//! opening balance is counted back from the balance in the snapshot that counts the lines: months ago costs more than
+//! this month.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+use sqlx::Row;
+use time::{Date, Month as MonthOfYear, OffsetDateTime};
+use utoipa::ToSchema;
+
+use crate::credits::Credits;
+use crate::ids::{EntryId, OrgId};
+use crate::store::books::entries::EntryKind;
+use crate::store::books::entries::{COLUMNS, Entry, Place, TABLES, entry};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+/// A month of a year.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Month(Date);
+
+impl Month {
+    /// Its first day.
+    pub const fn first_day(self) -> Date {
+        self.0
+    }
+}
+
+impl FromStr for Month {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let parse = || {
+            let (year, month) =
+                text.split_once('-').filter(|(year, month)| year.len() == 4 && month.len() == 2)?;
+            let digits =
+                |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+            let month = MonthOfYear::try_from(u8::try_from(digits(month)?).ok()?).ok()?;
+            Date::from_calendar_date(digits(year)?, month, 1).ok().filter(|day| day.year() > 0)
+        };
+        parse()
+            .map(Self)
+            .ok_or_else(|| LedgerError::Invalid(format!("'{text}' is not a month, such as 2026-11")))
+    }
+}
+
+impl utoipa::PartialSchema for Month {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .pattern(Some("^[0-9]{4}-(0[1-9]|1[0-2])$"))
+            .into()
+    }
+}
+
+impl ToSchema for Month {}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.0.year(), u8::from(self.0.month()))
+    }
+}
+
+impl Serialize for Month {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A month of an organisation, without its lines.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Statement {
+    /// Whose.
+    pub org_id: OrgId,
+    /// Its name.
+    pub org_name: String,
+    /// The month.
+    pub month: Month,
+    /// In which time zone.
+    pub time_zone: String,
+    /// Its first instant.
+    #[serde(with = "time::serde::rfc3339")]
+    pub starts_at: OffsetDateTime,
+    /// The first instant of the next one.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ends_at: OffsetDateTime,
+    /// What the organisation had when it began, held or not.
+    pub opening: Credits,
+    /// What it had in the end, or has now.
+    pub closing: Credits,
+    /// Lines.
+    pub lines: i64,
+    /// Sums by kind; kinds that did not occur are left out.
+    pub totals: Vec<Total>,
+    /// While the month goes on: of the closing balance this is available, …
+    pub available: Option<Credits>,
+    /// … and this is held by open tasks.
+    pub held: Option<Credits>,
+    /// The last line: what is added while the lines are read is none of it.
+    #[serde(skip)]
+    pub last: Option<Place>,
+}
+
+/// All lines of one kind.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
+pub struct Total {
+    /// The kind.
+    pub kind: EntryKind,
+    /// How many.
+    pub lines: i64,
+    /// Their sum.
+    pub credits: Credits,
+}
+
+/// An entry, and the balance after it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Line {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Opening balance and all lines up to this one.
+    pub balance: Credits,
+}
+
+impl Database {
+    /// The month of `org`, without its lines.
+    pub async fn statement(&self, org: OrgId, month: Month) -> Result<Statement, LedgerError> {
+        let row = sqlx::query(
+            "with m as ( \
+                 select o.org_id, o.name, o.time_zone, $2::timestamp at time zone o.time_zone as starts_at, \
+                        ($2::timestamp + interval '1 month') at time zone o.time_zone as ends_at from org o where o.org_id = $1 \
+             ) \
+             select m.*, now() < m.starts_at as unborn, now() < m.ends_at as goes_on, b.available, b.held, t.*, \
+                    l.created_at as last_at, l.entry_id as last_entry, \
+                    b.granted - b.consumed - coalesce((select sum(e.amount) from entry e \
+                        where e.org_id = m.org_id and e.created_at >= m.starts_at), 0)::bigint as opening \
+             from m join org_balance b on b.org_id = m.org_id cross join lateral ( \
+                 select coalesce(array_agg(k.kind order by k.kind), '{}') as kinds, \
+                        coalesce(array_agg(k.lines order by k.kind), '{}') as lines, \
+                        coalesce(array_agg(k.credits order by k.kind), '{}') as credits \
+                 from (select e.kind, count(*) as lines, sum(e.amount)::bigint as credits from entry e \
+                       where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
+                       group by e.kind) k) t left join lateral ( \
+                 select e.created_at, e.entry_id from entry e \
+                 where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
+                 order by e.created_at desc, e.entry_id desc limit 1) l on true",
+        )
+        .bind(org.as_uuid())
+        .bind(month.first_day())
+        .fetch_optional(self.pool())
+        .await?
+        .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
+        if row.try_get("unborn")? {
+            return Err(LedgerError::NotFound(format!("{month} has not begun")));
+        }
+        let kinds: Vec<String> = row.try_get("kinds")?;
+        let (lines, sums): (Vec<i64>, Vec<i64>) = (row.try_get("lines")?, row.try_get("credits")?);
+        let totals = kinds.iter().zip(lines.iter().zip(sums)).map(|(kind, (&lines, credits))| {
+            let kind = EntryKind::parse(kind).ok_or(LedgerError::Corrupt("kind of an entry"))?;
+            Ok(Total { kind, lines, credits: Credits::new(credits) })
+        });
+        let totals: Vec<Total> = totals.collect::<Result<_, LedgerError>>()?;
+        let opening = Credits::new(row.try_get("opening")?);
+        let closing = totals.iter().try_fold(opening, |sum, total| sum.checked_add(total.credits));
+        let goes_on: bool = row.try_get("goes_on")?;
+        let now = |column| row.try_get(column).map(|credits| goes_on.then(|| Credits::new(credits)));
+        Ok(Statement {
+            org_id: org,
+            org_name: row.try_get("name")?,
+            month,
+            time_zone: row.try_get("time_zone")?,
+            starts_at: row.try_get("starts_at")?,
+            ends_at: row.try_get("ends_at")?,
+            opening,
+            closing: closing.ok_or(LedgerError::Corrupt("the sum of a statement"))?,
+            lines: lines.iter().sum(),
+            totals,
+            available: now("available")?,
+            held: now("held")?,
+            last: match (row.try_get("last_at")?, row.try_get("last_entry")?) {
+                (Some(at), Some(entry)) => Some(Place { at, entry: EntryId::from_uuid(entry) }),
+                _ => None,
+            },
+        })
+    }
+
+    /// Lines of a statement, oldest first, behind `after`, up to those it was made of: an organisation's entries are dated
+    /// under its balance row, in the order they are committed in. `balance` is the one before the first of them; none: it is
+    /// counted back from now.
+    pub async fn statement_lines(
+        &self,
+        of: &Statement,
+        after: Option<Place>,
+        balance: Option<Credits>,
+        limit: u32,
+    ) -> Result<Vec<Line>, LedgerError> {
+        let Some(last) = of.last else { return Ok(Vec::new()) };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from entry r \
+                 where r.org_id = $1 and r.created_at >= $2 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
+                 from org_balance b where b.org_id = $1)) + e.so_far)::bigint as balance \
+             from (select *, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
+                   from (select * from entry e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
+                         and (e.created_at, e.entry_id) > (coalesce($6, '-infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
+                         order by e.created_at, e.entry_id limit $4) e) e {TABLES} order by e.created_at, e.entry_id"
+        )))
+        .bind(of.org_id.as_uuid())
+        .bind(of.starts_at)
+        .bind(last.at)
+        .bind(i64::from(limit))
+        .bind(balance.map(Credits::get))
+        .bind(after.map(|place| place.at))
+        .bind(after.map(|place| place.entry.as_uuid()))
+        .bind(last.entry.as_uuid())
+        .fetch_all(self.pool())
+        .await?;
+        let line = |row| Ok(Line { entry: entry(row)?, balance: Credits::new(row.try_get("balance")?) });
+        rows.iter().map(line).collect()
+    }
+}

@@ -1,0 +1,165 @@
+//! How an organisation stands: its balance, how long that will last, what of it will run out.
+
+use serde::Serialize;
+use sqlx::Row;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::credits::Credits;
+use crate::ids::{EntryId, OrgId};
+use crate::metrics as m;
+use crate::store::credits::balance::Balance;
+use crate::store::credits::balance::{COLUMNS, balance};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+/// Grants that run out, in a summary.
+const LOTS: i64 = 20;
+
+/// An organisation's credits.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct CreditSummary {
+    /// Its balance.
+    #[serde(flatten)]
+    pub balance: Balance,
+    /// Below so many available credits it is low; none: nobody wants to know.
+    pub low_threshold: Option<Credits>,
+    /// Whether it is.
+    pub low: bool,
+    /// Counts changes of the threshold; 0: it was never set.
+    pub version: i32,
+    /// How long it will last.
+    pub runway: Runway,
+    /// Grants that run out and are not spent, the next twenty to end.
+    pub expiring: Vec<ExpiringGrant>,
+}
+
+/// At the rate of the last seven days (UTC, today included; since it was made, if that was later, but a day at least) the
+/// available credits last so long. Grants that run out before are not considered.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
+pub struct Runway {
+    /// Consumed a day, rounded up.
+    pub per_day: Credits,
+    /// Whole days left; none: nothing is consumed, or they last longer than a hundred years.
+    pub days: Option<i32>,
+    /// Until when; none as above.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub until: Option<OffsetDateTime>,
+}
+
+/// What is left of a grant that runs out.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
+pub struct ExpiringGrant {
+    /// The grant's entry.
+    pub entry_id: EntryId,
+    /// What no finished task has burned, as far as is known: charges are attributed some seconds later.
+    pub left: Credits,
+    /// When it runs out; in the past: open tasks may still burn it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+}
+
+impl Database {
+    /// How `org` stands.
+    pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, LedgerError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with spent as ( \
+                 select coalesce(sum(u.charged + u.corrected), 0) as credits, \
+                        greatest(extract(epoch from now() - greatest(o.created_at, w.starts)), 86400)::numeric as seconds \
+                 from org o cross join (select date_trunc('day', now() at time zone 'UTC') - interval '6 days' as day) d \
+                 cross join lateral (select d.day at time zone 'UTC' as starts) w \
+                 left join usage_day u on u.org_id = o.org_id and u.day >= d.day::date \
+                 where o.org_id = $1 group by o.created_at, w.starts \
+             ), lasts as ( \
+                 select credits, seconds, case when credits > 0 then \
+                     (select greatest(b.available, 0) from org_balance b where b.org_id = $1) * seconds / credits end as rest \
+                 from spent \
+             ) \
+             select {COLUMNS}, s.low_threshold, coalesce(s.version, 0) as version, \
+                    coalesce(b.available < s.low_threshold, false) as low, \
+                    saturated(greatest(ceil(l.credits * 86400 / l.seconds), 0)) as per_day, \
+                    case when l.rest < 3153600000 then floor(l.rest / 86400)::integer end as days, \
+                    case when l.rest < 3153600000 then now() + floor(l.rest)::bigint * interval '1 second' end as until \
+             from org_balance b cross join lasts l left join credit_setting s using (org_id) where b.org_id = $1"
+        )))
+        .bind(org.as_uuid())
+        .fetch_optional(self.pool())
+        .await?
+        .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
+        let lots: Vec<(uuid::Uuid, i64, OffsetDateTime)> = sqlx::query_as(
+            "select entry_id, amount - burned - expired, expires_at from credit_lot \
+             where org_id = $1 and burned + expired < amount order by expires_at, entry_id limit $2",
+        )
+        .bind(org.as_uuid())
+        .bind(LOTS)
+        .fetch_all(self.pool())
+        .await?;
+        let expiring = lots.into_iter().map(|(entry, left, expires_at)| ExpiringGrant {
+            entry_id: EntryId::from_uuid(entry),
+            left: Credits::new(left),
+            expires_at,
+        });
+        Ok(CreditSummary {
+            balance: balance(&row)?,
+            low_threshold: row.try_get::<Option<i64>, _>("low_threshold")?.map(Credits::new),
+            low: row.try_get("low")?,
+            version: row.try_get("version")?,
+            runway: Runway {
+                per_day: Credits::new(row.try_get("per_day")?),
+                days: row.try_get("days")?,
+                until: row.try_get("until")?,
+            },
+            expiring: expiring.collect(),
+        })
+    }
+
+    /// Logs and counts the organisations that have fallen below what somebody wants to know of. Each is told once, by
+    /// one gateway, until it is above again.
+    pub async fn tell_low_balances(&self) -> Result<(), LedgerError> {
+        let fallen: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(
+            "with above as ( \
+               delete from low_balance l using org_balance b where b.org_id = l.org_id and not exists ( \
+                 select from credit_setting s where s.org_id = b.org_id and b.available < s.low_threshold)), \
+             below as ( \
+               insert into low_balance (org_id) select s.org_id from credit_setting s join org_balance b using (org_id) \
+               where b.available < s.low_threshold on conflict do nothing returning org_id) \
+             select org_id, b.available, s.low_threshold from below join org_balance b using (org_id) \
+             join credit_setting s using (org_id)",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        for (org, available, threshold) in fallen {
+            metrics::counter!(m::LOW_BALANCE_EVENTS).increment(1);
+            tracing::warn!(org = %OrgId::from_uuid(org), available, threshold, "an organisation is low on credits");
+        }
+        Ok(())
+    }
+}
+
+impl Acting {
+    /// Sets below how many available credits `org` is low; `seen`: only if it is at this version.
+    pub async fn set_low_threshold(
+        &self,
+        org: OrgId,
+        threshold: Option<Credits>,
+        seen: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        if threshold.is_some_and(|threshold| threshold < Credits::ZERO) {
+            return Err(LedgerError::Invalid("low_threshold must not be negative".into()));
+        }
+        let (outcome, current): (String, Option<i32>) =
+            sqlx::query_as("select outcome, version from set_low_threshold($1, $2, $3)")
+                .bind(org.as_uuid())
+                .bind(threshold.map(Credits::get))
+                .bind(seen)
+                .fetch_one(self.change())
+                .await?;
+        match (outcome.as_str(), current) {
+            ("set", _) => Ok(()),
+            ("unknown_org", _) => Err(LedgerError::NotFound(format!("there is no organisation {org}"))),
+            ("stale", Some(current)) => Err(LedgerError::Stale { current }),
+            _ => Err(LedgerError::Corrupt("outcome of set_low_threshold")),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What tasks cost, from the roll-up by day that a trigger (function `count_entries`) keeps in the transaction of each
+//! entry: the audit proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
+
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::Date;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::credits::Credits;
+use crate::ids::{KeyId, OrgId, TeamId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+/// What usage can be split by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UsageBy {
+    /// The organisation.
+    Org,
+    /// The UTC day.
+    Day,
+    /// The team of the user, as it was then.
+    Team,
+    /// The user.
+    User,
+    /// The key.
+    Key,
+    /// The vendor's task type.
+    TaskType,
+}
+
+impl UsageBy {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
+
+    /// Its name for callers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Org => "org",
+            Self::Day => "day",
+            Self::Team => "team",
+            Self::User => "user",
+            Self::Key => "key",
+            Self::TaskType => "task_type",
+        }
+    }
+
+    const fn column(self) -> &'static str {
+        match self {
+            Self::Org => "org_id",
+            Self::Day => "day",
+            Self::Team => "team_id",
+            Self::User => "user_id",
+            Self::Key => "key_id",
+            Self::TaskType => "task_type",
+        }
+    }
+}
+
+/// Which usage.
+#[derive(Debug, Clone)]
+pub struct UsageFilter {
+    /// Only of this organisation.
+    pub org: Option<OrgId>,
+    /// From this day on.
+    pub from: Date,
+    /// To this day, which counts.
+    pub to: Date,
+    /// Only of users who were in this team.
+    pub team: Option<TeamId>,
+    /// Only of this user.
+    pub user: Option<UserId>,
+    /// Only with this key.
+    pub key: Option<KeyId>,
+    /// Only of this type.
+    pub task_type: Option<String>,
+}
+
+/// Usage, of whatever it was split by.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, ToSchema)]
+pub struct Usage {
+    /// The organisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org_id: Option<OrgId>,
+    /// The UTC day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day: Option<String>,
+    /// The team; null: users without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team_id: Option<Option<TeamId>>,
+    /// The user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    /// The key; null: callers without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Option<KeyId>>,
+    /// The vendor's task type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_type: Option<String>,
+    /// Tasks that succeeded and were charged.
+    pub tasks: i64,
+    /// What they were charged.
+    pub charged: Credits,
+    /// What was charged by corrections, for tasks that came to light after their end.
+    pub corrected: Credits,
+    /// Both together: what the balance says was consumed.
+    pub consumed: Credits,
+}
+
+impl Database {
+    /// Usage split by `by` (nothing: one sum), in that order; `limit` rows from `offset` on.
+    pub async fn usage(
+        &self,
+        filter: &UsageFilter,
+        by: &[UsageBy],
+        limit: u32,
+        offset: u32,
+    ) -> Result<Vec<Usage>, LedgerError> {
+        let columns: Vec<&str> = by.iter().map(|by| by.column()).collect();
+        let group = columns.join(", ");
+        let (select, grouped) = if group.is_empty() {
+            (String::new(), String::new())
+        } else {
+            (format!("{group}, "), format!("group by {group} order by {group}"))
+        };
+        // Only names of columns are put together. The organisation is no option among others: it leads the index.
+        let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
+             saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from usage_day \
+             where {org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) \
+             and ($5::uuid is null or user_id = $5) and ($6::uuid is null or key_id = $6) \
+             and ($7::text is null or task_type = $7) {grouped} limit $8 offset $9"
+        )))
+        .bind(filter.org.map(OrgId::as_uuid))
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(filter.team.map(TeamId::as_uuid))
+        .bind(filter.user.map(UserId::as_uuid))
+        .bind(filter.key.map(KeyId::as_uuid))
+        .bind(&filter.task_type)
+        .bind(i64::from(limit))
+        .bind(i64::from(offset))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(|row| usage(row, by)).collect()
+    }
+}
+
+fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, LedgerError> {
+    let id = |by_what: UsageBy| -> Result<Option<Uuid>, sqlx::Error> {
+        if by.contains(&by_what) { row.try_get(by_what.column()).map(Some) } else { Ok(None) }
+    };
+    // The nil id stands for none.
+    let some = |id: Option<Uuid>| id.map(|id| Some(id).filter(|id| !id.is_nil()));
+    let day: Option<Date> = if by.contains(&UsageBy::Day) { Some(row.try_get("day")?) } else { None };
+    let task_type = if by.contains(&UsageBy::TaskType) { Some(row.try_get("task_type")?) } else { None };
+    Ok(Usage {
+        org_id: id(UsageBy::Org)?.map(OrgId::from_uuid),
+        day: day.map(|day| day.to_string()),
+        team_id: some(id(UsageBy::Team)?).map(|team| team.map(TeamId::from_uuid)),
+        user_id: id(UsageBy::User)?.map(UserId::from_uuid),
+        key_id: some(id(UsageBy::Key)?).map(|key| key.map(KeyId::from_uuid)),
+        task_type,
+        tasks: row.try_get("tasks")?,
+        charged: Credits::new(row.try_get("charged")?),
+        corrected: Credits::new(row.try_get("corrected")?),
+        consumed: Credits::new(row.try_get("consumed")?),
+    })
+}

@@ -1,0 +1,212 @@
+//! Making, changing, raising and deleting budgets. Triggers lock the balance rows of those a budget counts for, and count
+//! what they have spent (`migrations/functions/budgets/`).
+
+use time::OffsetDateTime;
+
+use super::*;
+use crate::store::db::change::Acting;
+
+/// A budget to be made.
+#[derive(Debug, Clone)]
+pub struct NewBudget {
+    /// Whose; none: the platform's default.
+    pub org: Option<OrgId>,
+    /// Whose spending it bounds.
+    pub level: BudgetLevel,
+    /// The key, user or team, as its text form says; none: each of that level.
+    pub subject: Option<String>,
+    /// Of which time.
+    pub period: Period,
+    /// How much; none: no limit, although a wider default may set one.
+    pub credits: Option<Credits>,
+    /// Percent of the limit at which events are raised; none: 50, 80, 100.
+    pub thresholds: Option<Vec<i32>>,
+}
+
+/// What is to change of a budget; what is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct BudgetChange {
+    /// How much; `Some(None)`: no limit.
+    pub credits: Option<Option<Credits>>,
+    /// Percent of the limit at which events are raised.
+    pub thresholds: Option<Vec<i32>>,
+}
+
+fn sound_thresholds(thresholds: Option<Vec<i32>>) -> Result<Option<Vec<i32>>, LedgerError> {
+    let Some(mut thresholds) = thresholds else { return Ok(None) };
+    if thresholds.len() > 10 || thresholds.iter().any(|percent| !(1..=100).contains(percent)) {
+        return Err(LedgerError::Invalid("thresholds are at most ten percentages from 1 to 100".into()));
+    }
+    thresholds.sort_unstable();
+    thresholds.dedup();
+    Ok(Some(thresholds))
+}
+
+fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
+    match credits {
+        Some(credits) if credits < Credits::ZERO => {
+            Err(LedgerError::Invalid("a budget cannot be negative".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Acting {
+    /// Makes a budget. What was spent in its present window counts at once.
+    pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, LedgerError> {
+        sound(new.credits)?;
+        let thresholds = sound_thresholds(new.thresholds.clone())?;
+        let subject_id = new.subject.as_deref().map(|text| new.level.subject(text)).transpose()?;
+        match (new.org, subject_id) {
+            (Some(org), subject_id) => self.known(org, new, subject_id).await?,
+            (None, Some(_)) => {
+                return Err(LedgerError::Invalid("the platform's defaults name no subject".into()));
+            }
+            (None, None) => {}
+        }
+        let budget = BudgetId::generate();
+        sqlx::query(
+            "insert into budget (budget_id, org_id, level, subject_id, period, credits, thresholds) \
+             values ($1, $2, $3, $4, $5, $6, coalesce($7, '{50,80,100}'))",
+        )
+        .bind(budget.as_uuid())
+        .bind(new.org.map(OrgId::as_uuid))
+        .bind(new.level.stored())
+        .bind(subject_id.map(|subject| subject.0))
+        .bind(new.period.as_str())
+        .bind(new.credits.map(Credits::get))
+        .bind(thresholds)
+        .execute(self.counting_change())
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(e) if e.is_unique_violation() => LedgerError::Conflict(
+                "there is a budget of this level, subject and period already: change it".into(),
+            ),
+            _ => error.into(),
+        })?;
+        Ok(budget)
+    }
+
+    /// Changes a budget, if its version is still `version`. Below what is spent, it refuses what is new.
+    pub async fn change_budget(
+        &self,
+        budget: BudgetId,
+        new: BudgetChange,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        sound(new.credits.flatten())?;
+        let thresholds = sound_thresholds(new.thresholds)?;
+        let done = sqlx::query(
+            "update budget set credits = case when $2 then $3 else credits end, thresholds = coalesce($4, thresholds) \
+             where budget_id = $1 and version = coalesce($5, version)",
+        )
+        .bind(budget.as_uuid())
+        .bind(new.credits.is_some())
+        .bind(new.credits.flatten().map(Credits::get))
+        .bind(thresholds)
+        .bind(version)
+        .execute(self.counting_change())
+        .await?;
+        self.changed(done.rows_affected(), budget).await
+    }
+
+    /// Raises a budget to `credits` until then; it falls back by itself. None ends the raise now.
+    pub async fn raise_budget(
+        &self,
+        budget: BudgetId,
+        raise: Option<(Credits, OffsetDateTime)>,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        if let Some((credits, until)) = raise {
+            self.raisable(budget, credits, until).await?;
+        }
+        let done = sqlx::query(
+            "update budget set raised_to = $2, raised_until = $3 \
+             where budget_id = $1 and version = coalesce($4, version) and ($2::bigint is null or credits < $2)",
+        )
+        .bind(budget.as_uuid())
+        .bind(raise.map(|(credits, _)| credits.get()))
+        .bind(raise.map(|(_, until)| until))
+        .bind(version)
+        .execute(self.counting_change())
+        .await?;
+        self.changed(done.rows_affected(), budget).await
+    }
+
+    /// Deletes a budget; what was counted stays, and counts again if one is made in its place.
+    pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), LedgerError> {
+        let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
+            .bind(budget.as_uuid())
+            .bind(version)
+            .execute(self.counting_change())
+            .await?;
+        self.changed(done.rows_affected(), budget).await
+    }
+
+    async fn changed(&self, changed: u64, budget: BudgetId) -> Result<(), LedgerError> {
+        if changed > 0 {
+            return Ok(());
+        }
+        Err(match self.budget(budget).await? {
+            Some(Budget { version: current, .. }) => LedgerError::Stale { current },
+            None => LedgerError::NotFound(format!("there is no {budget}")),
+        })
+    }
+}
+
+impl Database {
+    /// A budget can be raised: it is there, has a limit, and the raise is above it and ends in the future.
+    async fn raisable(
+        &self,
+        budget: BudgetId,
+        credits: Credits,
+        until: OffsetDateTime,
+    ) -> Result<(), LedgerError> {
+        let (higher, later): (Option<bool>, bool) =
+            sqlx::query_as("select credits < $2, $3 > now() from budget where budget_id = $1")
+                .bind(budget.as_uuid())
+                .bind(credits.get())
+                .bind(until)
+                .fetch_optional(self.pool())
+                .await?
+                .ok_or_else(|| LedgerError::NotFound(format!("there is no {budget}")))?;
+        let what = match (higher, later) {
+            (None, _) => "this budget has no limit that could be raised",
+            (Some(false), _) => "a raise must be above the budget: to lower it, change it",
+            (_, false) => "a raise must end in the future",
+            (Some(true), true) => return Ok(()),
+        };
+        Err(LedgerError::Invalid(what.into()))
+    }
+
+    /// The organisation is there, and so is the subject in it.
+    async fn known(
+        &self,
+        org: OrgId,
+        new: &NewBudget,
+        subject: Option<BudgetSubject>,
+    ) -> Result<(), LedgerError> {
+        let (org_known, subject_known): (bool, bool) = sqlx::query_as(
+            "select exists (select from org where org_id = $1 and deleted_at is null), $3::uuid is null or case $2 \
+               when 'key' then exists (select from api_key where org_id = $1 and key_id = $3) \
+               when 'user' then exists (select from app_user where org_id = $1 and user_id = $3 and deleted_at is null) \
+               when 'team' then exists (select from team where org_id = $1 and team_id = $3 and deleted_at is null) \
+               else false end",
+        )
+        .bind(org.as_uuid())
+        .bind(new.level.stored())
+        .bind(subject.map(|subject| subject.0))
+        .fetch_one(self.pool())
+        .await?;
+        if !org_known {
+            return Err(LedgerError::NotFound(format!("there is no {org}")));
+        }
+        if !subject_known {
+            return Err(LedgerError::NotFound(format!(
+                "{org} has no {}",
+                new.subject.as_deref().unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+}

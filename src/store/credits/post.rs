@@ -1,0 +1,323 @@
+//! Credits that operators move: grants, corrections, transfers, each a ledger entry with a reason; and overdrafts.
+//!
+//! A call may say an idempotency key. It is claimed before anything is locked and its answer stored, all in the one
+//! statement that moves the credits (functions `…_once`): of calls with one key, through any gateways, one moves them and
+//! the others read its answer. A refused call leaves its key free.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::credits::Credits;
+use crate::ids::{EntryId, OrgId};
+use crate::store::db::change::Acting;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::metered;
+use crate::store::ledger::step::Fingerprint;
+
+/// A call that must count once, however often it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Once<'a> {
+    /// The caller's idempotency key.
+    pub key: &'a str,
+    /// The raw body: the same key with another one is refused.
+    pub body: &'a [u8],
+}
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done<T> {
+    /// The answer; of a replay the one that was stored.
+    pub answer: T,
+    /// Whether an earlier call with the same idempotency key had done it.
+    pub replayed: bool,
+}
+
+/// Why credits are moved.
+#[derive(Debug, Clone, Copy)]
+pub struct Why<'a> {
+    /// For people; 1 to 500 characters.
+    pub reason: &'a str,
+    /// What it is called elsewhere, an invoice say; at most 200 characters.
+    pub external_ref: Option<&'a str>,
+}
+
+/// An entry that has been posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PostedEntry {
+    /// The entry.
+    pub entry_id: EntryId,
+    /// What was available after it.
+    pub available: Credits,
+}
+
+/// A transfer: two entries that go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Transferred {
+    /// Of the organisation that gave.
+    pub from_entry: EntryId,
+    /// What was available to it afterwards.
+    pub from_available: Credits,
+    /// Of the organisation that got.
+    pub to_entry: EntryId,
+    /// What was available to it afterwards.
+    pub to_available: Credits,
+}
+
+/// How far an organisation may go below zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Overdraft {
+    /// Whose.
+    pub org_id: OrgId,
+    /// By how many credits.
+    pub overdraft: Credits,
+    /// What was available then.
+    pub available: Credits,
+}
+
+const GRANT: &str = "credits.grant";
+const ADJUST: &str = "credits.adjust";
+const TRANSFER: &str = "credits.transfer";
+const OVERDRAFT: &str = "credits.overdraft";
+
+/// The longest reason.
+const REASON: usize = 500;
+/// The longest reference.
+const REFERENCE: usize = 200;
+
+/// An idempotency key as the database's functions take it: no key, no claim.
+pub(in crate::store) struct Claim<'a> {
+    pub(in crate::store) endpoint: &'static str,
+    pub(in crate::store) key: Option<&'a str>,
+    fingerprint: Fingerprint,
+}
+
+impl<'a> Claim<'a> {
+    /// What was asked is the body and what it was asked of.
+    pub(in crate::store) fn of(endpoint: &'static str, about: Uuid, once: Option<Once<'a>>) -> Self {
+        let body = once.map_or(&b""[..], |once| once.body);
+        Self {
+            endpoint,
+            key: once.map(|once| once.key),
+            fingerprint: Fingerprint::of(&[about.as_bytes(), body].concat()),
+        }
+    }
+
+    pub(in crate::store) fn fingerprint(&self) -> &[u8] {
+        self.fingerprint.as_bytes()
+    }
+}
+
+/// What the outcomes have in common that `claim_once` gives; nothing if the call was a fresh one.
+pub(in crate::store) fn claimed<T: DeserializeOwned>(
+    outcome: &str,
+    answer: Option<&str>,
+) -> Result<Option<Done<T>>, LedgerError> {
+    match outcome {
+        "replayed" => {
+            let stored = answer.and_then(|answer| serde_json::from_str(answer).ok());
+            let answer = stored.ok_or(LedgerError::Corrupt("answer of an idempotency key"))?;
+            Ok(Some(Done { answer, replayed: true }))
+        }
+        "key_reused" => Err(LedgerError::KeyReused),
+        "in_progress" => Err(LedgerError::InProgress),
+        _ => Ok(None),
+    }
+}
+
+fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerError {
+    move |error| match &error {
+        sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
+            LedgerError::Conflict(format!("{amount} credits more do not fit into the balance of {org}"))
+        }
+        _ => error.into(),
+    }
+}
+
+/// Why `post_entry` has posted nothing.
+fn refused(outcome: &str, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
+    match outcome {
+        "insufficient" => LedgerError::Conflict(format!(
+            "{org} has {} credits available: {} cannot be taken",
+            available.unwrap_or_default(),
+            amount.get().unsigned_abs()
+        )),
+        "in_the_past" => LedgerError::Invalid("expires_at has passed".into()),
+        "unknown_org" => LedgerError::NotFound(format!("there is no organisation {org}")),
+        "deleted_org" => LedgerError::Conflict(format!("{org} has been deleted")),
+        _ => LedgerError::Corrupt("outcome of post_entry"),
+    }
+}
+
+impl Acting {
+    /// Gives `org` credits, for good or until `expires_at`.
+    pub async fn grant(
+        &self,
+        org: OrgId,
+        amount: Credits,
+        expires_at: Option<OffsetDateTime>,
+        why: Why<'_>,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<PostedEntry>, LedgerError> {
+        if amount <= Credits::ZERO {
+            return Err(LedgerError::Invalid("a grant is at least one credit".into()));
+        }
+        self.post(org, (GRANT, "grant"), amount, expires_at, why, once).await
+    }
+
+    /// Corrects the balance of `org` by `amount`, up or down; down to its overdraft at most.
+    pub async fn adjust(
+        &self,
+        org: OrgId,
+        amount: Credits,
+        why: Why<'_>,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<PostedEntry>, LedgerError> {
+        if amount == Credits::ZERO {
+            return Err(LedgerError::Invalid("a correction is not of nothing".into()));
+        }
+        self.post(org, (ADJUST, "adjust"), amount, None, why, once).await
+    }
+
+    async fn post(
+        &self,
+        org: OrgId,
+        (endpoint, kind): (&'static str, &'static str),
+        amount: Credits,
+        expires_at: Option<OffsetDateTime>,
+        why: Why<'_>,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<PostedEntry>, LedgerError> {
+        check(why)?;
+        let entry = EntryId::generate();
+        let claim = Claim::of(endpoint, org.as_uuid(), once);
+        let (outcome, available, answer): (String, Option<i64>, Option<String>) = sqlx::query_as(
+            "select outcome, available, answer from post_entry_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(claim.endpoint)
+        .bind(claim.key)
+        .bind(claim.fingerprint())
+        .bind(org.as_uuid())
+        .bind(entry.as_uuid())
+        .bind(kind)
+        .bind(amount.get())
+        .bind(why.reason)
+        .bind(why.external_ref)
+        .bind(expires_at)
+        .bind(self.actor())
+        .bind(json!({ "entry_id": entry }))
+        .fetch_one(self.change())
+        .await
+        .map_err(too_much(amount, org))?;
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
+        }
+        match (outcome.as_str(), available) {
+            ("posted", Some(available)) => {
+                metered::posted(kind, amount);
+                let answer = PostedEntry { entry_id: entry, available: Credits::new(available) };
+                Ok(Done { answer, replayed: false })
+            }
+            (outcome, available) => Err(refused(outcome, org, amount, available)),
+        }
+    }
+
+    /// Moves credits that `from` has available (its overdraft is not for giving away) to `to`. They do not expire there.
+    pub async fn transfer(
+        &self,
+        from: OrgId,
+        to: OrgId,
+        amount: Credits,
+        why: Why<'_>,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<Transferred>, LedgerError> {
+        check(why)?;
+        if amount <= Credits::ZERO {
+            return Err(LedgerError::Invalid("a transfer is of at least one credit".into()));
+        }
+        if from == to {
+            return Err(LedgerError::Invalid("a transfer goes to another organisation".into()));
+        }
+        let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
+        // The body names both organisations.
+        let claim = Claim::of(TRANSFER, Uuid::nil(), once);
+        let (outcome, about, available, answer): (String, Option<Uuid>, Option<i64>, Option<String>) =
+            sqlx::query_as(
+                "select outcome, org_id, available, answer \
+                 from transfer_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            )
+            .bind(claim.endpoint)
+            .bind(claim.key)
+            .bind(claim.fingerprint())
+            .bind(from.as_uuid())
+            .bind(from_entry.as_uuid())
+            .bind(to.as_uuid())
+            .bind(to_entry.as_uuid())
+            .bind(amount.get())
+            .bind(why.reason)
+            .bind(why.external_ref)
+            .bind(self.actor())
+            .bind(json!({ "from_entry": from_entry, "to_entry": to_entry }))
+            .fetch_one(self.change())
+            .await
+            .map_err(too_much(amount, to))?;
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
+        }
+        if outcome != "posted" {
+            let about = about.map_or(from, OrgId::from_uuid);
+            return Err(refused(&outcome, about, amount, available));
+        }
+        let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
+        let answer = answer.ok_or(LedgerError::Corrupt("answer of transfer_once"))?;
+        Ok(Done { answer, replayed: false })
+    }
+
+    /// Sets how far below zero new tasks and corrections of `org` may go.
+    pub async fn set_overdraft(
+        &self,
+        org: OrgId,
+        overdraft: Credits,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<Overdraft>, LedgerError> {
+        if overdraft < Credits::ZERO {
+            return Err(LedgerError::Invalid("an overdraft cannot be negative".into()));
+        }
+        let claim = Claim::of(OVERDRAFT, org.as_uuid(), once);
+        let (outcome, answer): (String, Option<String>) =
+            sqlx::query_as("select outcome, answer from set_overdraft_once($1, $2, $3, $4, $5, $6)")
+                .bind(claim.endpoint)
+                .bind(claim.key)
+                .bind(claim.fingerprint())
+                .bind(org.as_uuid())
+                .bind(overdraft.get())
+                .bind(json!({ "org_id": org, "overdraft": overdraft }))
+                .fetch_one(self.change())
+                .await?;
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
+        }
+        match (outcome.as_str(), answer.and_then(|answer| serde_json::from_str(&answer).ok())) {
+            ("set", Some(answer)) => Ok(Done { answer, replayed: false }),
+            ("unknown_org" | "deleted_org", _) => Err(refused(&outcome, org, overdraft, None)),
+            _ => Err(LedgerError::Corrupt("outcome of set_overdraft_once")),
+        }
+    }
+}
+
+fn check(why: Why<'_>) -> Result<(), LedgerError> {
+    let fits =
+        |text: &str, most| !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0');
+    if !fits(why.reason, REASON) {
+        return Err(LedgerError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")));
+    }
+    if why.external_ref.is_some_and(|reference| !fits(reference, REFERENCE)) {
+        return Err(LedgerError::Invalid(format!(
+            "external_ref must be 1 to {REFERENCE} characters, not blank"
+        )));
+    }
+    Ok(())
+}

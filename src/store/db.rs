@@ -1,0 +1,14 @@
+//! The database: its servers, what hands out connections, how changes are made, and the schema.
+
+pub(in crate::store) mod change;
+pub(in crate::store) mod database;
+mod definitions;
+mod demo_mark;
+pub(in crate::store) mod epochs;
+pub(in crate::store) mod error;
+pub(in crate::store) mod metered;
+pub(in crate::store) mod migrate;
+pub(in crate::store) mod page;
+pub(in crate::store) mod queries;
+pub(in crate::store) mod servers;
+pub(in crate::store) mod session;

@@ -1,0 +1,173 @@
+//! The handle that everything in the store works through: a pool that follows the primary.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::error::LedgerError;
+use super::metered;
+use super::queries::{Queries, Suspicion};
+use super::servers::Servers;
+use super::session::{Deadline, RESET};
+use crate::secret::Secret;
+
+/// A connection that does not come to rest within this after its use is closed. Its server-side deadline has passed by
+/// then; until it has, its place in the pool is not given to another one, so that there are never more backends than
+/// places.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A pool of connections to the primary of the ledger's database servers.
+#[derive(Debug, Clone)]
+pub struct Database {
+    queries: Queries,
+    pub(in crate::store) servers: Arc<Servers>,
+    /// Ends the look-out for another primary with the last handle.
+    _watch: Option<Arc<DropGuard>>,
+}
+
+impl Database {
+    /// A pool on `url`. Connects when first used; waits at most `acquire_timeout` for a connection.
+    pub fn connect(
+        url: &Secret,
+        max_connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, LedgerError> {
+        Self::connect_to_primary(std::slice::from_ref(url), max_connections, acquire_timeout)
+    }
+
+    /// A pool on whichever of the servers at `urls` is the primary, now and after every fail-over. Needs a runtime.
+    pub fn connect_to_primary(
+        urls: &[Secret],
+        max_connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, LedgerError> {
+        metered::register_queries();
+        let servers = Arc::new(Servers::new(urls)?);
+        let (before, after, released) = (servers.clone(), servers.clone(), servers.clone());
+        let suspicion = Arc::new(Suspicion::default());
+        let suspected = suspicion.clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Queries::pool_timeout(acquire_timeout))
+            // A ping before each use would double the round trips of every read. One that was in use a moment ago is
+            // alive; one that was idle may have died with its server, and a status call must not fail for that.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, state| {
+                // One that leads to a former primary must not be used, alive or not.
+                let outdated = before.outdates(state.age);
+                let doubtful = state.idle_for > Duration::from_secs(1) || suspected.is_on(state.idle_for);
+                Box::pin(async move {
+                    if !outdated && doubtful {
+                        connection.ping().await?;
+                    }
+                    Ok(!outdated)
+                })
+            })
+            .after_connect(move |connection, _| {
+                let servers = after.clone();
+                Box::pin(async move { servers.admit(connection).await })
+            })
+            .after_release(move |connection, _| {
+                let (servers, turn) = (released.clone(), released.turn());
+                Box::pin(async move {
+                    tokio::select! {
+                        rested = tokio::time::timeout(RELEASE_TIMEOUT, connection.execute(RESET)) => {
+                            rested.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|_| true)
+                        }
+                        // One that leads to a former primary may never come to rest.
+                        () = servers.changed_from(turn) => Ok(false),
+                    }
+                })
+            })
+            .connect_lazy_with(servers.options().0);
+        let watch = servers.several().then(|| {
+            let stop = CancellationToken::new();
+            TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
+            Arc::new(stop.drop_guard())
+        });
+        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, _watch: watch })
+    }
+
+    /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
+    pub async fn find_primary(&self) -> Result<(), LedgerError> {
+        self.servers.first_look().await.map_err(sqlx::Error::from)?;
+        self.ping().await
+    }
+
+    /// Makes the database `name` on the server of `url`, unless it is there.
+    pub async fn create_database(url: &Secret, name: &str) -> Result<(), LedgerError> {
+        let server = Self::connect(url, 2, Duration::from_secs(10))?;
+        let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(name)
+            .fetch_one(server.pool())
+            .await?;
+        if !there {
+            let quoted = name.replace('"', "\"\"");
+            sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{quoted}\"")))
+                .execute(server.pool())
+                .await?;
+        }
+        server.queries.pool().close().await;
+        Ok(())
+    }
+
+    pub(crate) fn pool(&self) -> &Queries {
+        &self.queries
+    }
+
+    /// Asks the primary whether it takes writes.
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        let asked = async {
+            let mut connection = self.queries.acquire().await?;
+            self.servers.admit(&mut connection).await
+        };
+        let asked = tokio::time::timeout(Deadline::QUERY.patience(), asked).await;
+        asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
+            match (error, self.servers.complaint()) {
+                // The pool does not tell why it found no connection worth having.
+                (sqlx::Error::PoolTimedOut, Some(why)) => sqlx::Error::from(why).into(),
+                (error, _) => error.into(),
+            }
+        })
+    }
+
+    /// A connection outside of the pool, for work that takes long: it keeps no place that others need. Each of its
+    /// statements ends by the deadline.
+    pub(in crate::store) async fn connection_for_long_work(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<PgConnection, LedgerError> {
+        let (server, _) = self.servers.options();
+        let server = server
+            .application_name(name)
+            .options([("statement_timeout", deadline.setting())])
+            .disable_statement_logging();
+        let connect = async {
+            let mut connection: PgConnection = server.connect().await?;
+            self.servers.admit(&mut connection).await?;
+            Ok(connection)
+        };
+        let connected = tokio::time::timeout(Deadline::QUERY.patience(), connect).await;
+        Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+
+    /// Shows the connections of this pool, called `pool`.
+    pub fn show_pool(&self, pool: &'static str) {
+        metered::pool(pool, self.queries.pool());
+    }
+
+    /// The database's name and its servers, for people: without user and password.
+    pub fn place(&self) -> String {
+        self.servers.place()
+    }
+
+    /// How often another server has become the primary.
+    pub fn primary_changes(&self) -> u64 {
+        self.servers.changes()
+    }
+}

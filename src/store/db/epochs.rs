@@ -1,0 +1,70 @@
+//! Telling gateways that what they have cached is out of date: counters, moved by triggers on the tables themselves,
+//! announced by NOTIFY and polled behind it.
+
+use std::sync::Arc;
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::db::servers::{Servers, Turn};
+use crate::store::db::session::Deadline;
+
+const CHANNEL: &str = "tollgate_epoch";
+
+/// The counters. Whoever sees one move reads again what hangs on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Epochs {
+    /// Keys, users, organisations: everything authentication caches.
+    pub auth: i64,
+    /// Price books.
+    pub prices: i64,
+}
+
+/// Wakes when some gateway or operator changed something. Notifications can be lost: poll as well.
+#[derive(Debug)]
+pub struct EpochListener {
+    listener: PgListener,
+    servers: Arc<Servers>,
+    turn: Turn,
+}
+
+impl EpochListener {
+    /// Waits for a change, or for a broken connection or another primary (an error; listen anew).
+    pub async fn changed(&mut self) -> Result<(), LedgerError> {
+        tokio::select! {
+            // `None` means the connection was lost and notifications with it: as good as a change.
+            notification = self.listener.try_recv() => notification.map(drop)?,
+            () = self.servers.changed_from(self.turn) => return Err(LedgerError::Unreachable),
+        }
+        Ok(())
+    }
+}
+
+impl Database {
+    /// The counters now.
+    pub async fn epochs(&self) -> Result<Epochs, LedgerError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("select name, value from epoch").fetch_all(self.pool()).await?;
+        let value = |name| rows.iter().find(|(n, _)| n == name).map(|(_, value)| *value).unwrap_or_default();
+        Ok(Epochs { auth: value("auth"), prices: value("prices") })
+    }
+
+    /// Listens for changes on a connection of its own.
+    pub async fn listen(&self) -> Result<EpochListener, LedgerError> {
+        // Outside the pool: one that hangs with a silent server must not keep a place there.
+        let (options, turn) = self.servers.options();
+        let patience = Deadline::QUERY.patience();
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(patience).connect_lazy_with(options);
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        let listener =
+            tokio::time::timeout(patience, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        Ok(EpochListener { listener, servers: self.servers.clone(), turn })
+    }
+}

@@ -1,0 +1,42 @@
+//! Where something about a hold stands in a list by time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use time::OffsetDateTime;
+
+use crate::ids::HoldId;
+use crate::store::db::error::LedgerError;
+
+/// A place in such a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldPlace {
+    /// The time it is listed by.
+    pub at: OffsetDateTime,
+    /// Of those of one instant.
+    pub hold: HoldId,
+    /// Of several of one hold.
+    pub seq: i32,
+}
+
+/// The form of a cursor.
+impl fmt::Display for HoldPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The database keeps microseconds.
+        write!(f, "{}.{}.{}", self.at.unix_timestamp_nanos() / 1000, self.hold, self.seq)
+    }
+}
+
+impl FromStr for HoldPlace {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let parse = || {
+            let mut parts = text.splitn(3, '.');
+            let nanoseconds = parts.next()?.parse::<i128>().ok()?.checked_mul(1000)?;
+            let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+            Some(Self { at, hold: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
+        };
+        parse().ok_or_else(|| LedgerError::Invalid("this is no place in a list of holds".into()))
+    }
+}

@@ -1,0 +1,361 @@
+//! The database's servers: which of them is the primary, and how everybody follows when that changes.
+//!
+//! sqlx knows one host. So the list lives here, and one task looks at all of it, every second and whenever somebody has
+//! met an error. The primary is the server that takes writes on the highest timeline: a promotion starts a new one, so
+//! an old primary that comes back is told apart from the new. The highest timeline that was ever seen is remembered;
+//! what is below it is refused even while nothing better can be reached, because holds would be lost there.
+//!
+//! With one server there is nothing to look for; it is only asked, on each new connection, whether it takes writes.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::session;
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::store::db::error::LedgerError;
+
+/// A server that has not answered by then is taken for gone; connecting included.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often all servers are looked at, at least.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Errors may ask for looks in quick succession; they get them no faster than this.
+const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+
+/// There is no server that takes writes; each with its reason.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::store) struct NoPrimary(pub(in crate::store) Arc<str>);
+
+impl From<NoPrimary> for sqlx::Error {
+    fn from(error: NoPrimary) -> Self {
+        Self::Configuration(Box::new(error))
+    }
+}
+
+/// Counts the changes of primary. What was made in an earlier turn belongs to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Turn(u64);
+
+struct Server {
+    options: PgConnectOptions,
+    name: String,
+    /// Its database and where it is, for people: without user and password.
+    place: String,
+}
+
+#[derive(Clone)]
+struct State {
+    /// Its place in the list.
+    primary: Option<usize>,
+    turn: Turn,
+    /// When the present turn began.
+    since: Instant,
+    /// The highest that was seen.
+    timeline: u32,
+    looked: bool,
+    /// Why there is no primary, as far as is known.
+    complaint: Option<Arc<str>>,
+}
+
+/// See the module.
+pub(in crate::store) struct Servers {
+    list: Vec<Server>,
+    state: watch::Sender<State>,
+    wanted: Notify,
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options hold passwords.
+        f.debug_list().entries(self.list.iter().map(|server| &server.name)).finish()
+    }
+}
+
+impl Servers {
+    pub(in crate::store) fn new(urls: &[Secret]) -> Result<Self, LedgerError> {
+        let list: Vec<Server> = urls.iter().map(server).collect::<Result<_, _>>()?;
+        if list.is_empty() {
+            return Err(LedgerError::Invalid("no database URL is given".into()));
+        }
+        let state = State {
+            primary: (list.len() == 1).then_some(0),
+            turn: Turn(0),
+            since: Clock.now(),
+            timeline: 0,
+            looked: false,
+            complaint: None,
+        };
+        Ok(Self { list, state: watch::Sender::new(state), wanted: Notify::new() })
+    }
+
+    /// The database and where it is, for people: without user and password.
+    pub(super) fn place(&self) -> String {
+        let places: Vec<&str> = self.list.iter().map(|server| server.place.as_str()).collect();
+        places.join(" or ")
+    }
+
+    /// Whether there is more than one.
+    pub(in crate::store) fn several(&self) -> bool {
+        self.list.len() > 1
+    }
+
+    /// How to connect to the primary, or, while none is known, to the first of the list.
+    pub(in crate::store) fn options(&self) -> (PgConnectOptions, Turn) {
+        let state = self.state.borrow();
+        (self.list[state.primary.unwrap_or(0)].options.clone(), state.turn)
+    }
+
+    /// The present turn.
+    pub(in crate::store) fn turn(&self) -> Turn {
+        self.state.borrow().turn
+    }
+
+    /// How often the primary has changed; the first one is no change.
+    pub(in crate::store) fn changes(&self) -> u64 {
+        self.state.borrow().turn.0.saturating_sub(1)
+    }
+
+    /// Whether what is `age` old was made for another primary than the present one.
+    pub(in crate::store) fn outdates(&self, age: Duration) -> bool {
+        let state = self.state.borrow();
+        state.turn != Turn(0) && age >= Clock.since(state.since)
+    }
+
+    /// Returns once another server is the primary than in `turn`.
+    pub(in crate::store) async fn changed_from(&self, turn: Turn) {
+        // An error would mean that the sender is gone, which is ourselves.
+        let _ = self.state.subscribe().wait_for(|state| state.turn != turn).await;
+    }
+
+    /// Somebody met an error: the primary may be another one by now.
+    pub(in crate::store) fn look_again(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Why there is no primary, if that is known.
+    pub(in crate::store) fn complaint(&self) -> Option<NoPrimary> {
+        self.state.borrow().complaint.clone().map(NoPrimary)
+    }
+
+    /// Waits for the first look at the servers, if there is a choice of them.
+    pub(in crate::store) async fn first_look(&self) -> Result<(), NoPrimary> {
+        if self.several() {
+            let mut state = self.state.subscribe();
+            let looked = state.wait_for(|state| state.looked);
+            // It has time-outs of its own: this one is for a runtime that is stuck.
+            drop(tokio::time::timeout(PROBE_TIMEOUT * 2, looked).await);
+            if self.state.borrow().primary.is_none() {
+                return Err(self.complaint().unwrap_or_else(|| NoPrimary("no server was looked at".into())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a new connection to a server that takes no writes, or that another one has replaced.
+    pub(in crate::store) async fn admit(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let known = self.state.borrow().timeline;
+        let refused = match examine(connection, self.several()).await? {
+            Found::Primary(timeline) if timeline >= known => None,
+            Found::Primary(timeline) => Some(outdated(timeline, known)),
+            Found::Unfit(why) => Some(why),
+        };
+        if self.several() {
+            let Some(why) = refused else { return Ok(()) };
+            self.look_again();
+            return Err(NoPrimary(why.into()).into());
+        }
+        let complaint: Option<Arc<str>> = refused.map(|why| format!("{} {why}", self.list[0].name).into());
+        self.state.send_if_modified(|state| {
+            let changed = state.complaint != complaint;
+            state.complaint.clone_from(&complaint);
+            changed
+        });
+        complaint.map_or(Ok(()), |why| Err(NoPrimary(why).into()))
+    }
+
+    /// Looks at all servers until `stop`, and leads the pool to the primary.
+    pub(in crate::store) async fn watch(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
+        // A connection to each stays open between looks.
+        let mut connections: Vec<Option<PgConnection>> = self.list.iter().map(|_| None).collect();
+        loop {
+            let looks = self.list.iter().zip(&mut connections).map(|(server, kept)| probe(server, kept));
+            let found = tokio::select! {
+                () = stop.cancelled() => return,
+                found = join_all(looks) => found,
+            };
+            if let Some(primary) = self.decide(&found) {
+                pool.set_connect_options(self.list[primary].options.clone());
+            }
+            let pause = async {
+                tokio::time::sleep(LEAST_INTERVAL).await;
+                let wanted = self.wanted.notified();
+                drop(tokio::time::timeout(LOOK_INTERVAL - LEAST_INTERVAL, wanted).await);
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Takes note of what a look has found; the place of the primary if it is another one than before.
+    fn decide(&self, found: &[Found]) -> Option<usize> {
+        let before = self.state.borrow().clone();
+        let chosen = choose(found, before.primary, before.timeline);
+        let mut state = State { looked: true, complaint: None, ..before.clone() };
+        let Some((place, timeline)) = chosen else {
+            let all = self.list.iter().zip(found).map(|(server, found)| match found {
+                Found::Primary(timeline) => {
+                    format!("{} {}", server.name, outdated(*timeline, before.timeline))
+                }
+                Found::Unfit(why) => format!("{} {why}", server.name),
+            });
+            let why: Arc<str> = all.collect::<Vec<_>>().join("; ").into();
+            if before.complaint.as_ref() != Some(&why) {
+                tracing::error!(%why, "no database server takes writes");
+            }
+            state.complaint = Some(why);
+            self.state.send_replace(state);
+            return None;
+        };
+        state.timeline = timeline;
+        let changed = before.primary != Some(place);
+        if changed {
+            let name = &self.list[place].name;
+            tracing::info!(server = %name, timeline, "this database server is the primary");
+            state.primary = Some(place);
+            state.turn = Turn(before.turn.0 + 1);
+            state.since = Clock.now();
+        } else if before.complaint.is_some() {
+            tracing::info!("the primary database server takes writes again");
+        }
+        self.state.send_replace(state);
+        changed.then_some(place)
+    }
+}
+
+fn server(url: &Secret) -> Result<Server, LedgerError> {
+    let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
+        LedgerError::Invalid("the database URL is not of the form postgres://user@host/database".into())
+    })?;
+    let options = session::settings(options.application_name("tollgate"));
+    let name = match options.get_socket() {
+        Some(directory) => format!("{}:{}", directory.display(), options.get_port()),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let database = options.get_database().unwrap_or(options.get_username());
+    let place = match options.get_socket() {
+        Some(directory) => {
+            format!("{database} at the socket in {}, port {}", directory.display(), options.get_port())
+        }
+        None => format!("{database} at {name}"),
+    };
+    Ok(Server { options, name, place })
+}
+
+/// What a server turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    /// It takes writes on this timeline (0 where nobody asked).
+    Primary(u32),
+    /// It cannot be used, because it "…".
+    Unfit(String),
+}
+
+fn outdated(timeline: u32, known: u32) -> String {
+    format!("is an old primary (timeline {timeline}; another server has been promoted to {known}): fence it")
+}
+
+/// The place and timeline of the server to use: the highest timeline; among equals the present one, else the first.
+fn choose(found: &[Found], present: Option<usize>, known: u32) -> Option<(usize, u32)> {
+    let usable = found.iter().enumerate().filter_map(|(place, found)| match found {
+        Found::Primary(timeline) if *timeline >= known => Some((place, *timeline)),
+        _ => None,
+    });
+    usable.max_by_key(|(place, timeline)| (*timeline, present == Some(*place), std::cmp::Reverse(*place)))
+}
+
+async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Found {
+    // Taken out, so that a connection whose answer did not come in time is not used again.
+    let connection = kept.take();
+    let look = async {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => server.options.clone().application_name("tollgate-look").connect().await?,
+        };
+        let found = examine(&mut connection, true).await?;
+        Ok::<_, sqlx::Error>((found, connection))
+    };
+    match tokio::time::timeout(PROBE_TIMEOUT, look).await {
+        Ok(Ok((found, connection))) => {
+            *kept = Some(connection);
+            found
+        }
+        Ok(Err(error)) => Found::Unfit(format!("cannot be asked ({error})")),
+        Err(_) => Found::Unfit(format!("has not answered within {} s", PROBE_TIMEOUT.as_secs())),
+    }
+}
+
+/// Asks the server whether it takes writes. Only where there is a choice also on which timeline: not every database
+/// that speaks Postgres's protocol can tell.
+async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Found, sqlx::Error> {
+    let timeline = if ask_timeline { "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)" } else { "''" };
+    let question = format!(
+        "select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
+         case when pg_is_in_recovery() then '' else {timeline} end"
+    );
+    let (standby, read_only, timeline): (bool, bool, String) =
+        sqlx::query_as(sqlx::AssertSqlSafe(question)).persistent(false).fetch_one(connection).await?;
+    Ok(match (standby, read_only) {
+        (true, _) => Found::Unfit("is a standby: it takes no writes".into()),
+        (false, true) => Found::Unfit("is in read-only mode (default_transaction_read_only)".into()),
+        (false, false) => Found::Primary(u32::from_str_radix(&timeline, 16).unwrap_or(0)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfit() -> Found {
+        Found::Unfit("away".into())
+    }
+
+    #[test]
+    fn the_highest_timeline_wins_and_no_lower_one_ever_follows() {
+        let found = [Found::Primary(1), Found::Primary(2), unfit()];
+        assert_eq!(choose(&found, Some(0), 1), Some((1, 2)));
+        assert_eq!(choose(&[Found::Primary(1), unfit()], Some(1), 2), None, "an old primary is back alone");
+        assert_eq!(choose(&[Found::Primary(3), unfit()], Some(1), 2), Some((0, 3)));
+    }
+
+    #[test]
+    fn among_equals_the_present_one_stays() {
+        let found = [Found::Primary(1), Found::Primary(1)];
+        assert_eq!(choose(&found, None, 0), Some((0, 1)));
+        assert_eq!(choose(&found, Some(1), 1), Some((1, 1)));
+        assert_eq!(choose(&[unfit(), unfit()], Some(1), 1), None);
+    }
+
+    #[test]
+    fn no_password_shows() {
+        let servers = Servers::new(&[Secret::new("postgres://me:hunter2@db.example:5433/x")]).unwrap();
+        assert_eq!(format!("{servers:?}"), "[\"db.example:5433\"]");
+        assert_eq!(servers.place(), "x at db.example:5433");
+        let urls =
+            ["postgres://me:hunter2@a:1/x", "postgres://me@localhost:2/y?host=/run/pg&password=hunter2"];
+        let servers = Servers::new(&urls.map(Secret::new)).unwrap();
+        assert_eq!(servers.place(), "x at a:1 or y at the socket in /run/pg, port 2");
+    }
+}

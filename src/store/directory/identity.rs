@@ -1,0 +1,234 @@
+//! Identity providers: who else, beside a key of ours, may say who is calling. `sign_in` ties their subjects to
+//! users.
+
+mod sign_in;
+mod spec;
+mod ties;
+
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{Row, types::Json};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::ids::{OrgId, ProviderId};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
+pub use crate::store::directory::identity::spec::{ProviderSpec, Serves, SigningAlgorithm};
+pub use crate::store::directory::identity::ties::IdentityInfo;
+
+/// An identity provider.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Provider {
+    /// Its id.
+    pub provider_id: ProviderId,
+    /// What it is.
+    #[serde(flatten)]
+    pub spec: ProviderSpec,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// Counts its changes.
+    pub version: i32,
+}
+
+/// What a [`Provider`] is read from.
+macro_rules! provider_columns {
+    () => {
+        "provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, leeway_seconds, user_claim, org_claim, \
+         team_claim, role_claim, role_map, create_users, status, created_at, version"
+    };
+}
+
+fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
+    let algorithms: Vec<String> = row.try_get("algorithms")?;
+    let algorithms = algorithms.iter().map(|text| SigningAlgorithm::parse(text)).collect::<Option<_>>();
+    let url: &str = row.try_get("jwks_url")?;
+    Ok(Provider {
+        provider_id: ProviderId::from_uuid(row.try_get("provider_id")?),
+        spec: ProviderSpec {
+            name: row.try_get("name")?,
+            serves: if row.try_get::<&str, _>("serves")? == Serves::Operators.as_str() {
+                Serves::Operators
+            } else {
+                Serves::Organisations
+            },
+            org_id: row.try_get::<Option<_>, _>("org_id")?.map(OrgId::from_uuid),
+            issuer: row.try_get("issuer")?,
+            audiences: row.try_get("audiences")?,
+            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("jwks_url"))?,
+            algorithms: algorithms.ok_or(LedgerError::Corrupt("algorithms"))?,
+            leeway_seconds: u32::try_from(row.try_get::<i32, _>("leeway_seconds")?)
+                .map_err(|_| LedgerError::Corrupt("leeway_seconds"))?,
+            user_claim: row.try_get("user_claim")?,
+            org_claim: row.try_get("org_claim")?,
+            team_claim: row.try_get("team_claim")?,
+            role_claim: row.try_get("role_claim")?,
+            role_map: row.try_get::<Json<_>, _>("role_map")?.0,
+            create_users: row.try_get("create_users")?,
+            suspended: row.try_get::<&str, _>("status")? == "suspended",
+        },
+        created_at: row.try_get("created_at")?,
+        version: row.try_get("version")?,
+    })
+}
+
+impl Database {
+    /// All identity providers that were not deleted, oldest first.
+    pub async fn providers(&self) -> Result<Vec<Provider>, LedgerError> {
+        let rows = sqlx::query(concat!(
+            "select ",
+            provider_columns!(),
+            " from identity_provider where deleted_at is null order by provider_id"
+        ));
+        rows.fetch_all(self.pool()).await?.iter().map(provider).collect()
+    }
+
+    /// One identity provider that was not deleted.
+    pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, LedgerError> {
+        let row = sqlx::query(concat!(
+            "select ",
+            provider_columns!(),
+            " from identity_provider where provider_id = $1 and deleted_at is null"
+        ))
+        .bind(id.as_uuid());
+        row.fetch_optional(self.pool()).await?.as_ref().map(provider).transpose()
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+trait BindSpec<'q> {
+    fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self;
+}
+
+impl<'q> BindSpec<'q> for Query<'q> {
+    fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self {
+        let algorithms: Vec<&str> = spec.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
+        self.bind(id.as_uuid())
+            .bind(&spec.name)
+            .bind(&spec.issuer)
+            .bind(&spec.audiences)
+            .bind(spec.jwks_url.as_str())
+            .bind(algorithms)
+            .bind(i32::try_from(spec.leeway_seconds).unwrap_or(i32::MAX))
+            .bind(&spec.user_claim)
+            .bind(&spec.org_claim)
+            .bind(&spec.team_claim)
+            .bind(&spec.role_claim)
+            .bind(Json(&spec.role_map))
+            .bind(spec.create_users)
+            .bind(if spec.suspended { "suspended" } else { "active" })
+    }
+}
+
+fn none(id: ProviderId) -> LedgerError {
+    LedgerError::NotFound(format!("there is no identity provider {id}"))
+}
+
+/// What `provider_conflict` found.
+fn conflict(found: Option<&str>, spec: &ProviderSpec) -> Result<(), LedgerError> {
+    match found {
+        None => Ok(()),
+        Some("unknown_org") => Err(LedgerError::NotFound("there is no such organisation".into())),
+        Some("name") => {
+            Err(LedgerError::Conflict(format!("an identity provider named '{}' exists already", spec.name)))
+        }
+        Some("audience") => Err(LedgerError::Conflict(
+            "another identity provider has this issuer and one of these audiences".into(),
+        )),
+        Some(_) => Err(LedgerError::Corrupt("outcome of provider_conflict")),
+    }
+}
+
+impl Acting {
+    /// Makes an identity provider.
+    pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, LedgerError> {
+        spec.check()?;
+        let id = ProviderId::generate();
+        let row = sqlx::query(
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $16) as conflict), \
+             made as (insert into identity_provider (provider_id, name, serves, org_id, issuer, audiences, jwks_url, \
+               algorithms, leeway_seconds, user_claim, org_claim, team_claim, role_claim, role_map, create_users, status) \
+               select $1, $2, $15, $16, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 from checked \
+               where conflict is null) \
+             select conflict from checked",
+        )
+        .bind_spec(id, spec)
+        .bind(spec.serves.as_str())
+        .bind(spec.org_id.map(OrgId::as_uuid))
+        .fetch_one(self.change())
+        .await?;
+        conflict(row.try_get("conflict")?, spec)?;
+        Ok(id)
+    }
+
+    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` may then be
+    /// called again if somebody else was faster). Whom it serves stays as it is.
+    pub async fn edit_provider(
+        &self,
+        id: ProviderId,
+        version: Option<i32>,
+        edit: impl Fn(&mut ProviderSpec) + Send,
+    ) -> Result<Provider, LedgerError> {
+        loop {
+            let current = self.provider(id).await?.ok_or_else(|| none(id))?;
+            if version.is_some_and(|version| version != current.version) {
+                return Err(LedgerError::Stale { current: current.version });
+            }
+            let mut spec = current.spec.clone();
+            edit(&mut spec);
+            (spec.serves, spec.org_id) = (current.spec.serves, current.spec.org_id);
+            spec.check()?;
+            if let Some(edited) = self.replace_spec(&current, &spec).await? {
+                return Ok(edited);
+            }
+        }
+    }
+
+    /// Nothing if it is of another version by now.
+    async fn replace_spec(
+        &self,
+        current: &Provider,
+        spec: &ProviderSpec,
+    ) -> Result<Option<Provider>, LedgerError> {
+        let row = sqlx::query(concat!(
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $15) as conflict), \
+             edited as (update identity_provider p set name = $2, issuer = $3, audiences = $4, jwks_url = $5, \
+               algorithms = $6, leeway_seconds = $7, user_claim = $8, org_claim = $9, team_claim = $10, role_claim = $11, \
+               role_map = $12, create_users = $13, status = $14 from checked \
+               where p.provider_id = $1 and p.deleted_at is null and p.version = $16 and checked.conflict is null returning ",
+            provider_columns!(),
+            ") select conflict, ",
+            provider_columns!(),
+            " from checked left join edited on true"
+        ))
+        .bind_spec(current.provider_id, spec)
+        .bind(spec.org_id.map(OrgId::as_uuid))
+        .bind(current.version)
+        .fetch_one(self.change())
+        .await?;
+        conflict(row.try_get("conflict")?, spec)?;
+        let edited: Option<uuid::Uuid> = row.try_get("provider_id")?;
+        edited.map(|_| provider(&row)).transpose()
+    }
+
+    /// Deletes a provider: its tokens are refused from now on. The users that came by it stay.
+    pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "update identity_provider set deleted_at = now() \
+             where provider_id = $1 and deleted_at is null and version = coalesce($2, version)",
+        )
+        .bind(id.as_uuid())
+        .bind(version)
+        .execute(self.change())
+        .await?;
+        if done.rows_affected() == 0 {
+            let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
+            return Err(LedgerError::Stale { current });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! What an identity provider is, and what it must not be.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use crate::ids::OrgId;
+use crate::safe_url::is_safe;
+use crate::store::db::error::LedgerError;
+
+/// How a provider may sign. No HMAC: whoever verifies could sign as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum SigningAlgorithm {
+    /// RSA, PKCS#1 v1.5, SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256, SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl SigningAlgorithm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// Its name in tokens.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text)
+    }
+}
+
+/// Whom a provider may speak for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Serves {
+    /// Callers of organisations.
+    Organisations,
+    /// Those who run the platform.
+    Operators,
+}
+
+impl Serves {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Organisations => "organisations",
+            Self::Operators => "operators",
+        }
+    }
+}
+
+/// What an identity provider is to be.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ProviderSpec {
+    /// What people call it, unique.
+    pub name: String,
+    /// Whom it may speak for.
+    pub serves: Serves,
+    /// The one organisation it may speak for; none: the organisation claim says which.
+    pub org_id: Option<OrgId>,
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// Tokens must be for one of these.
+    pub audiences: Vec<String>,
+    /// Where it publishes its keys: https, or http on this machine.
+    #[schema(value_type = String)]
+    pub jwks_url: Url,
+    /// How it may sign.
+    pub algorithms: Vec<SigningAlgorithm>,
+    /// By how much its clock may differ.
+    pub leeway_seconds: u32,
+    /// The claim that says which user: stable, and never given to another.
+    pub user_claim: String,
+    /// The claim that says which organisation, by id or name.
+    pub org_claim: Option<String>,
+    /// The claim that says which team, by name.
+    pub team_claim: Option<String>,
+    /// The claim that says which role: a text or a list of texts.
+    pub role_claim: Option<String>,
+    /// What its values mean: `member` or `admin`; for operators `operator` or `operator_read`.
+    pub role_map: BTreeMap<String, String>,
+    /// Whether a subject that was never seen becomes a user.
+    pub create_users: bool,
+    /// Whether its tokens are refused for now.
+    pub suspended: bool,
+}
+
+impl ProviderSpec {
+    /// One for the callers of `org`, or of whatever organisation the claim `organisation` names; everything else as is usual.
+    pub fn new(name: &str, org_id: Option<OrgId>, issuer: &str, audience: &str, jwks_url: Url) -> Self {
+        Self {
+            name: name.into(),
+            serves: Serves::Organisations,
+            org_id,
+            issuer: issuer.into(),
+            audiences: vec![audience.into()],
+            jwks_url,
+            algorithms: SigningAlgorithm::ALL.into(),
+            leeway_seconds: 60,
+            user_claim: "sub".into(),
+            org_claim: org_id.is_none().then(|| "organisation".into()),
+            team_claim: None,
+            role_claim: None,
+            role_map: BTreeMap::new(),
+            create_users: false,
+            suspended: false,
+        }
+    }
+
+    /// The name of the role that these values of the role claim give; the mightier one if several do.
+    pub fn role_of<'a>(&'a self, values: &[&str]) -> Option<&'a str> {
+        let given = || values.iter().filter_map(|value| self.role_map.get(*value)).map(String::as_str);
+        let mighty = |role: &&str| ["admin", "operator"].contains(role);
+        given().find(mighty).or_else(|| given().next())
+    }
+
+    pub(super) fn check(&self) -> Result<(), LedgerError> {
+        let claims = [
+            Some(&self.user_claim),
+            self.org_claim.as_ref(),
+            self.team_claim.as_ref(),
+            self.role_claim.as_ref(),
+        ];
+        let roles: &[&str] = match self.serves {
+            Serves::Organisations => &["member", "admin"],
+            Serves::Operators => &["operator", "operator_read"],
+        };
+        let texts = [Some(&self.name), Some(&self.issuer)].into_iter().chain(claims).flatten();
+        let bad_text = |text: &String| text.trim().is_empty() || text.chars().count() > 500;
+        let problem = if texts.chain(&self.audiences).any(bad_text) || self.audiences.is_empty() {
+            "name, issuer, audiences and claims must not be empty, nor longer than 500 characters"
+        } else if self.algorithms.is_empty() {
+            "at least one algorithm is needed"
+        } else if !is_safe(&self.jwks_url) {
+            "jwks_url must be an https URL, or an http one on this machine, without user and password"
+        } else if self.leeway_seconds > 300 {
+            "leeway_seconds must be at most 300"
+        } else if self.role_map.values().any(|role| !roles.contains(&role.as_str())) {
+            "role_map must map to member or admin, for operators to operator or operator_read"
+        } else if !self.role_map.is_empty() && self.role_claim.is_none() {
+            "role_map needs a role_claim"
+        } else if self.serves == Serves::Organisations && self.org_id.is_none() && self.org_claim.is_none() {
+            "either org_id or org_claim must say for which organisation it speaks"
+        } else if self.serves == Serves::Operators
+            && (self.org_id.is_some()
+                || self.org_claim.is_some()
+                || self.team_claim.is_some()
+                || self.create_users)
+        {
+            "operators belong to no organisation: no org_id, org_claim, team_claim, create_users"
+        } else if self.serves == Serves::Operators && self.role_map.is_empty() {
+            "a provider of operators needs a role_claim and a role_map"
+        } else {
+            return Ok(());
+        };
+        Err(LedgerError::Invalid(problem.into()))
+    }
+}

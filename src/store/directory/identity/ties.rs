@@ -1,0 +1,118 @@
+//! Subjects that people tie to users, and those that are tied.
+
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::tenancy::Slice;
+
+/// Longer subjects are nobody's.
+const MAX_SUBJECT: usize = 200;
+
+/// A subject that is tied to a user.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct IdentityInfo {
+    /// Its id.
+    pub identity_id: IdentityId,
+    /// Who vouches for it.
+    pub provider_id: ProviderId,
+    /// Which user it is.
+    pub user_id: UserId,
+    /// The provider's word for it.
+    pub subject: String,
+    /// When it was tied.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+impl Database {
+    /// The subjects that are tied to users of `org`, or to one of them, oldest first.
+    pub async fn list_identities(
+        &self,
+        org: OrgId,
+        user: Option<UserId>,
+        slice: Slice<IdentityId>,
+    ) -> Result<Vec<IdentityInfo>, LedgerError> {
+        let rows = sqlx::query(
+            "select * from user_identity where org_id = $1 and ($2::uuid is null or user_id = $2) \
+             and ($3::uuid is null or identity_id > $3) order by identity_id limit $4",
+        )
+        .bind(org.as_uuid())
+        .bind(user.map(UserId::as_uuid))
+        .bind(slice.after.map(IdentityId::as_uuid))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        let info = |row: &PgRow| {
+            Ok(IdentityInfo {
+                identity_id: IdentityId::from_uuid(row.try_get("identity_id")?),
+                provider_id: ProviderId::from_uuid(row.try_get("provider_id")?),
+                user_id: UserId::from_uuid(row.try_get("user_id")?),
+                subject: row.try_get("subject")?,
+                created_at: row.try_get("created_at")?,
+            })
+        };
+        rows.iter().map(info).collect()
+    }
+}
+
+impl Acting {
+    /// Ties a subject of a provider to a user of `org` that is there already.
+    pub async fn link_identity(
+        &self,
+        id: ProviderId,
+        org: OrgId,
+        user: UserId,
+        subject: &str,
+    ) -> Result<IdentityId, LedgerError> {
+        let length = subject.chars().count();
+        if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
+            return Err(LedgerError::Invalid(
+                "a subject is 1 to 200 characters, none a control character".into(),
+            ));
+        }
+        let identity = IdentityId::generate();
+        let done = sqlx::query(
+            "insert into user_identity (identity_id, provider_id, org_id, subject, user_id) \
+             select $1, p.provider_id, u.org_id, $5, u.user_id from identity_provider p, app_user u \
+             where p.provider_id = $2 and p.deleted_at is null and p.serves = 'organisations' \
+             and (p.org_id is null or p.org_id = $3) and u.org_id = $3 and u.user_id = $4 and u.deleted_at is null",
+        )
+        .bind(identity.as_uuid())
+        .bind(id.as_uuid())
+        .bind(org.as_uuid())
+        .bind(user.as_uuid())
+        .bind(subject)
+        .execute(self.change())
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(e) if e.is_unique_violation() => {
+                LedgerError::Conflict("this subject is tied to a user already".into())
+            }
+            _ => error.into(),
+        })?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("{org} has no user {user}, or no provider {id}")));
+        }
+        Ok(identity)
+    }
+
+    /// Unties a subject of `org`: its tokens are refused, or make a new user.
+    pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), LedgerError> {
+        let done = sqlx::query("delete from user_identity where org_id = $1 and identity_id = $2")
+            .bind(org.as_uuid())
+            .bind(identity.as_uuid())
+            .execute(self.change())
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("{org} has no identity {identity}")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! API keys: who they stand for, and that they were used. `manage` makes, changes and ends them.
+
+mod info;
+mod manage;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use utoipa::ToSchema;
+
+use crate::api_key::SecretHash;
+use crate::credits::PriceFactor;
+use crate::ids::{KeyId, OrgId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+pub use crate::store::directory::keys::info::{KeyFilter, KeyInfo, KeyStatus};
+pub use crate::store::directory::keys::manage::{KeyEdit, KeySpec, MAX_OVERLAP, Rotated};
+
+/// What a caller may do within its organisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Creates tasks, sees its own.
+    Member,
+    /// Sees and manages all of its organisation.
+    Admin,
+}
+
+impl Role {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Member, Self::Admin].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// Requests a minute; none: the gateway's default, 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    /// Creates.
+    pub create: Option<u32>,
+    /// Everything else.
+    pub status: Option<u32>,
+}
+
+/// Who is calling, and what that allows.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// The organisation.
+    pub org: OrgId,
+    /// The user.
+    pub user: UserId,
+    /// The key; none: it came with a token of an identity provider.
+    pub key: Option<KeyId>,
+    /// The user's role.
+    pub role: Role,
+    /// Whether organisation, team, user or key is suspended: no creates.
+    pub suspended: bool,
+    /// What the organisation pays of the list price.
+    pub factor: PriceFactor,
+    /// Limits of the key.
+    pub key_rates: Rates,
+    /// Limits of the organisation.
+    pub org_rates: Rates,
+    /// Types the key may create; none: all.
+    pub allowed_types: Option<Vec<String>>,
+    /// Networks the key may be used from; none: all.
+    pub allowed_networks: Option<Vec<IpNet>>,
+}
+
+impl Principal {
+    /// Whether the key may be used from `address`.
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.allowed_networks
+            .as_ref()
+            .is_none_or(|networks| networks.iter().any(|network| network.contains(&address.to_canonical())))
+    }
+
+    /// Whether the key may create `task_type`.
+    pub fn allows_type(&self, task_type: &str) -> bool {
+        self.allowed_types.as_ref().is_none_or(|types| types.iter().any(|allowed| allowed == task_type))
+    }
+
+    /// What every way to sign in reads of organisation, team and user: the columns of [`STANDING`].
+    pub(in crate::store) fn of(row: &PgRow) -> Result<Self, LedgerError> {
+        Ok(Self {
+            org: OrgId::from_uuid(row.try_get("org_id")?),
+            user: UserId::from_uuid(row.try_get("user_id")?),
+            key: None,
+            role: Role::parse(row.try_get("role")?).ok_or(LedgerError::Corrupt("role"))?,
+            suspended: row.try_get("suspended")?,
+            factor: PriceFactor::new(row.try_get("price_factor_bp")?)
+                .ok_or(LedgerError::Corrupt("price_factor_bp"))?,
+            key_rates: Rates::default(),
+            org_rates: Rates { create: rate(row, "org_create")?, status: rate(row, "org_status")? },
+            allowed_types: None,
+            allowed_networks: None,
+        })
+    }
+}
+
+/// Columns of user `u`, organisation `o` and team `t` (left joined) that say what a caller may do.
+macro_rules! standing {
+    () => {
+        "o.org_id, u.user_id, u.role, o.price_factor_bp, \
+         o.status = 'suspended' or u.status = 'suspended' or coalesce(t.status = 'suspended', false) as suspended, \
+         u.deleted_at is not null or o.deleted_at is not null as gone, \
+         o.create_per_minute as org_create, o.status_per_minute as org_status"
+    };
+}
+pub(in crate::store) use standing;
+
+/// A key as it was found: to be proved by its secret.
+#[derive(Debug, Clone)]
+pub struct FoundKey {
+    /// The key.
+    pub key: KeyId,
+    /// What proves it.
+    pub secret: SecretHash,
+    /// Whether it was revoked, or belongs to a user or an organisation that was deleted.
+    pub revoked: bool,
+    /// How much longer it was to live when it was found, by the database's clock: gateways' may differ.
+    pub expires_in: Option<Duration>,
+    /// Who it stands for.
+    pub principal: Arc<Principal>,
+}
+
+fn rate(row: &PgRow, column: &str) -> Result<Option<u32>, sqlx::Error> {
+    Ok(row.try_get::<Option<i32>, _>(column)?.and_then(|rate| u32::try_from(rate).ok()))
+}
+
+fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, LedgerError> {
+    let texts: Option<Vec<String>> = row.try_get("allowed_networks")?;
+    let parsed = texts.map(|list| list.iter().map(|text| text.parse()).collect::<Result<_, _>>());
+    parsed.transpose().map_err(|_| LedgerError::Corrupt("allowed_networks"))
+}
+
+impl Database {
+    /// The key with that public id: its present one, or the one before the last rotation while that still works.
+    pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
+        let row = sqlx::query(concat!(
+            "select k.key_id, k.revoked_at is not null as revoked, ",
+            standing!(),
+            ", case when k.public_id = $1 then k.secret_sha256 else k.previous_sha256 end as secret, \
+             extract(epoch from case when k.public_id = $1 then k.expires_at else least(k.expires_at, k.previous_until) end \
+                     - clock_timestamp())::float8 as expires_in, \
+             k.suspended as key_suspended, k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute \
+             from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
+             left join team t on t.team_id = u.team_id where k.public_id = $1 or k.previous_public_id = $1"
+        ))
+        .bind(public_id)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let key = KeyId::from_uuid(row.try_get("key_id")?);
+        let standing = Principal::of(&row)?;
+        let principal = Principal {
+            key: Some(key),
+            suspended: standing.suspended || row.try_get("key_suspended")?,
+            key_rates: Rates {
+                create: rate(&row, "create_per_minute")?,
+                status: rate(&row, "status_per_minute")?,
+            },
+            allowed_types: row.try_get("allowed_types")?,
+            allowed_networks: networks(&row)?,
+            ..standing
+        };
+        let expires_in = row.try_get::<Option<f64>, _>("expires_in")?;
+        Ok(Some(FoundKey {
+            key,
+            secret: SecretHash::from_bytes(row.try_get("secret")?).ok_or(LedgerError::Corrupt("secret"))?,
+            revoked: row.try_get::<bool, _>("revoked")? || row.try_get::<bool, _>("gone")?,
+            // What does not fit is over (negative), or will not be over in our time.
+            expires_in: expires_in
+                .map(|seconds| Duration::try_from_secs_f64(seconds.clamp(0.0, 1e10)).unwrap_or_default()),
+            principal: Arc::new(principal),
+        }))
+    }
+
+    /// Writes down that these keys were used so long ago.
+    pub async fn note_key_uses(&self, uses: &[(KeyId, Duration)]) -> Result<(), LedgerError> {
+        // In one order everywhere: gateways write down the same keys at the same time. And not for some seconds' sake.
+        sqlx::query(
+            "insert into api_key_use (key_id, used_at) \
+             select key_id, max(now() - make_interval(secs => ago)) from unnest($1::uuid[], $2::float8[]) as noted(key_id, ago) \
+             join api_key using (key_id) group by key_id order by key_id \
+             on conflict (key_id) do update set used_at = excluded.used_at \
+             where api_key_use.used_at < excluded.used_at - interval '30 seconds'",
+        )
+        .bind(uses.iter().map(|(key, _)| key.as_uuid()).collect::<Vec<_>>())
+        .bind(uses.iter().map(|(_, ago)| ago.as_secs_f64()).collect::<Vec<_>>())
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+}

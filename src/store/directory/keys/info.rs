@@ -1,0 +1,195 @@
+//! Keys as people see them: never their secrets.
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::ids::{KeyId, OrgId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::keys::rate;
+use crate::store::directory::tenancy::Slice;
+
+/// Whether a key works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyStatus {
+    /// It does.
+    Active,
+    /// Its creates are refused.
+    Suspended,
+    /// Its time is over.
+    Expired,
+    /// Somebody ended it, or deleted the user or the organisation it belongs to.
+    Revoked,
+}
+
+impl KeyStatus {
+    /// Its name in queries.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The status of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+/// Which keys of an organisation to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeyFilter {
+    /// Of this user only.
+    pub user: Option<UserId>,
+    /// In this state only.
+    pub status: Option<KeyStatus>,
+}
+
+/// A key as people see it: never its secret.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct KeyInfo {
+    /// Its id, stable over rotations.
+    pub key_id: KeyId,
+    /// The part of its text that finds it.
+    pub public_id: String,
+    /// The organisation it belongs to.
+    pub org_id: OrgId,
+    /// The user it stands for.
+    pub user_id: UserId,
+    /// What people call it.
+    pub name: String,
+    /// Whether it works.
+    pub status: KeyStatus,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it ends.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was revoked, or its user or organisation deleted.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+    /// When it last got another secret.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub rotated_at: Option<OffsetDateTime>,
+    /// Until when the secret before that works; none: it does not.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub previous_until: Option<OffsetDateTime>,
+    /// When it was last used, to within a minute.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_used_at: Option<OffsetDateTime>,
+    /// Types it may create; none: all.
+    pub allowed_types: Option<Vec<String>>,
+    /// Networks it may be used from; none: all.
+    pub allowed_networks: Option<Vec<String>>,
+    /// Creates a minute; none: the gateway's default, 0: no limit.
+    pub create_per_minute: Option<u32>,
+    /// Other calls a minute; none: the gateway's default, 0: no limit.
+    pub status_per_minute: Option<u32>,
+    /// Counts its changes.
+    pub version: i32,
+}
+
+/// The status of key `k` of user `u` and organisation `o`. What belongs to somebody deleted never works again.
+macro_rules! key_status {
+    () => {
+        "case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null then 'revoked' \
+         when k.expires_at <= now() then 'expired' when k.suspended then 'suspended' else 'active' end"
+    };
+}
+
+/// What a [`KeyInfo`] is read from: a key `k`, its user `u` and their organisation `o`.
+macro_rules! key_columns {
+    () => {
+        concat!(
+            "k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.rotated_at, \
+             k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, \
+             (select w.used_at from api_key_use w where w.key_id = k.key_id) as used_at, \
+             coalesce(k.revoked_at, least(u.deleted_at, o.deleted_at)) as revoked_at, \
+             case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is null and k.previous_until > now() \
+             then k.previous_until end as previous_until, ",
+            crate::store::directory::keys::info::key_status!(),
+            " as status"
+        )
+    };
+}
+
+macro_rules! select_key {
+    ($($rest:expr),+) => {
+        concat!(
+            "select ",
+            key_columns!(),
+            " from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id ",
+            $($rest),+
+        )
+    };
+}
+
+pub(super) use {key_columns, key_status};
+
+pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
+    Ok(KeyInfo {
+        key_id: KeyId::from_uuid(row.try_get("key_id")?),
+        public_id: row.try_get("public_id")?,
+        org_id: OrgId::from_uuid(row.try_get("org_id")?),
+        user_id: UserId::from_uuid(row.try_get("user_id")?),
+        name: row.try_get("name")?,
+        status: KeyStatus::parse(row.try_get("status")?).ok_or(LedgerError::Corrupt("status"))?,
+        created_at: row.try_get("created_at")?,
+        expires_at: row.try_get("expires_at")?,
+        revoked_at: row.try_get("revoked_at")?,
+        rotated_at: row.try_get("rotated_at")?,
+        previous_until: row.try_get("previous_until")?,
+        last_used_at: row.try_get("used_at")?,
+        allowed_types: row.try_get("allowed_types")?,
+        allowed_networks: row.try_get("allowed_networks")?,
+        create_per_minute: rate(row, "create_per_minute")?,
+        status_per_minute: rate(row, "status_per_minute")?,
+        version: row.try_get("version")?,
+    })
+}
+
+impl Database {
+    /// The keys of `org`, oldest first.
+    pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, LedgerError> {
+        self.list_keys(org, KeyFilter::default(), Slice { after: None, limit: u16::MAX }).await
+    }
+
+    /// The keys of `org` that `filter` lets through, oldest first.
+    pub async fn list_keys(
+        &self,
+        org: OrgId,
+        filter: KeyFilter,
+        slice: Slice<KeyId>,
+    ) -> Result<Vec<KeyInfo>, LedgerError> {
+        let rows = sqlx::query(select_key!(
+            "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
+             and ($4::text is null or $4 = ",
+            key_status!(),
+            ") order by k.key_id limit $5"
+        ))
+        .bind(org.as_uuid())
+        .bind(filter.user.map(UserId::as_uuid))
+        .bind(slice.after.map(KeyId::as_uuid))
+        .bind(filter.status.map(KeyStatus::as_str))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(info).collect()
+    }
+
+    /// One key.
+    pub async fn key(&self, key: KeyId) -> Result<Option<KeyInfo>, LedgerError> {
+        let row = sqlx::query(select_key!("where k.key_id = $1")).bind(key.as_uuid());
+        row.fetch_optional(self.pool()).await?.as_ref().map(info).transpose()
+    }
+}

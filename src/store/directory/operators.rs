@@ -1,0 +1,213 @@
+//! Tokens of those who run the platform.
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::api_key::{NewKey, OPERATOR_ENV, PresentedKey, SecretHash};
+use crate::ids::OperatorTokenId;
+use crate::secret::Secret;
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::tenancy::Slice;
+
+/// What an operator may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OperatorRole {
+    /// Everything.
+    Operator,
+    /// Look at everything.
+    OperatorRead,
+}
+
+impl OperatorRole {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::OperatorRead => "operator_read",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Operator, Self::OperatorRead].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// An operator's token: never its secret.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct OperatorToken {
+    /// Its id.
+    pub token_id: OperatorTokenId,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub role: OperatorRole,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it ends.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was revoked.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for OperatorToken {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let role = match row.try_get("role")? {
+            "operator" => OperatorRole::Operator,
+            _ => OperatorRole::OperatorRead,
+        };
+        Ok(Self {
+            token_id: OperatorTokenId::from_uuid(row.try_get("token_id")?),
+            name: row.try_get("name")?,
+            role,
+            created_at: row.try_get("created_at")?,
+            expires_at: row.try_get("expires_at")?,
+            revoked_at: row.try_get("revoked_at")?,
+        })
+    }
+}
+
+impl Database {
+    /// Who that is, if it is an operator with a token that is still valid.
+    pub async fn find_operator(
+        &self,
+        presented: &PresentedKey,
+    ) -> Result<Option<OperatorToken>, LedgerError> {
+        if presented.env != OPERATOR_ENV {
+            return Ok(None);
+        }
+        let row = sqlx::query(
+            "select token_id, name, role, created_at, expires_at, revoked_at, secret_sha256 from operator_token \
+             where public_id = $1 and revoked_at is null and unconfirmed_since is null \
+               and (expires_at is null or expires_at > now())",
+        )
+        .bind(&presented.public_id)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
+            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256"))?;
+        Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
+    }
+
+    /// Operators' tokens, oldest first.
+    pub async fn list_operator_tokens(
+        &self,
+        slice: Slice<OperatorTokenId>,
+    ) -> Result<Vec<OperatorToken>, LedgerError> {
+        Ok(sqlx::query_as(
+            "select token_id, name, role, created_at, expires_at, revoked_at from operator_token \
+             where unconfirmed_since is null and ($1::uuid is null or token_id > $1) order by token_id limit $2",
+        )
+        .bind(slice.after.map(OperatorTokenId::as_uuid))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?)
+    }
+}
+
+/// How long a gateway has to show the first operator's token before another one may make it anew.
+const BOOTSTRAP_PATIENCE_SECONDS: f64 = 10.0;
+
+impl Acting {
+    /// Makes an operator's token. Its text is in the answer and nowhere else.
+    pub async fn create_operator_token(
+        &self,
+        name: &str,
+        role: OperatorRole,
+        expires_at: Option<OffsetDateTime>,
+    ) -> Result<(OperatorTokenId, Secret), LedgerError> {
+        let new = NewKey::generate_operator();
+        let token = OperatorTokenId::generate();
+        sqlx::query(
+            "insert into operator_token (token_id, public_id, name, role, secret_sha256, expires_at) \
+             values ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(token.as_uuid())
+        .bind(&new.public_id)
+        .bind(name)
+        .bind(role.as_str())
+        .bind(new.secret.as_bytes())
+        .bind(expires_at)
+        .execute(self.change())
+        .await?;
+        Ok((token, new.text))
+    }
+
+    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which `show`
+    /// must have shown before it counts. Says whether it did. Safe when several gateways start at once: one shows a token.
+    pub async fn bootstrap_operator<E: From<LedgerError>>(
+        &self,
+        given: Option<&PresentedKey>,
+        show: impl FnOnce(&Secret) -> Result<(), E> + Send,
+    ) -> Result<bool, E> {
+        let new = NewKey::generate_operator();
+        let (public_id, secret) = match given {
+            Some(given) => (&given.public_id, &given.secret),
+            None => (&new.public_id, &new.secret),
+        };
+        let token = OperatorTokenId::generate();
+        if !self.begin_bootstrap(token, public_id, secret).await? {
+            return Ok(false);
+        }
+        if given.is_none()
+            && let Err(error) = show(&new.text)
+        {
+            // The next start shows another one, at once.
+            self.end_bootstrap(token, "delete from operator_token where token_id = $1").await?;
+            return Err(error);
+        }
+        let confirm = "update operator_token set unconfirmed_since = null where token_id = $1";
+        Ok(self.end_bootstrap(token, confirm).await?)
+    }
+
+    async fn begin_bootstrap(
+        &self,
+        token: OperatorTokenId,
+        public_id: &str,
+        secret: &SecretHash,
+    ) -> Result<bool, LedgerError> {
+        let outcome: String =
+            sqlx::query_scalar("select begin_bootstrap($1, $2, $3, $4 * interval '1 second')")
+                .bind(token.as_uuid())
+                .bind(public_id)
+                .bind(secret.as_bytes())
+                .bind(BOOTSTRAP_PATIENCE_SECONDS)
+                .fetch_one(self.change())
+                .await?;
+        match outcome.as_str() {
+            "begun" => Ok(true),
+            "known" | "in_progress" => Ok(false),
+            _ => Err(LedgerError::Corrupt("outcome of begin_bootstrap")),
+        }
+    }
+
+    async fn end_bootstrap(&self, token: OperatorTokenId, how: &'static str) -> Result<bool, LedgerError> {
+        let done = sqlx::query(how).bind(token.as_uuid()).execute(self.change()).await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Revokes an operator's token for good. The last one that can change anything stays: nobody could make another.
+    pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), LedgerError> {
+        let outcome: String = sqlx::query_scalar("select revoke_operator_token($1)")
+            .bind(token.as_uuid())
+            .fetch_one(self.change())
+            .await?;
+        match outcome.as_str() {
+            "revoked" => Ok(()),
+            "unknown" => Err(LedgerError::NotFound(format!("there is no operator token {token}"))),
+            "last" => Err(LedgerError::Conflict(
+                "this is the last operator token without an end: make another one first".into(),
+            )),
+            _ => Err(LedgerError::Corrupt("outcome of revoke_operator_token")),
+        }
+    }
+}

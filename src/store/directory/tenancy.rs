@@ -1,0 +1,117 @@
+//! Organisations, teams and users: what people manage of them. None is ever removed: what is deleted keeps its money and
+//! its history, and its name is free again.
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
+use crate::store::credits::balance::Balance;
+use crate::store::credits::balance::balance;
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+mod orgs;
+mod teams;
+mod users;
+
+pub use crate::store::directory::tenancy::orgs::{NewOrg, Org, OrgChange, OrgFilter};
+pub use crate::store::directory::tenancy::teams::{Team, TeamChange};
+pub use crate::store::directory::tenancy::users::{NewUser, User, UserChange, UserFilter};
+
+/// Whether something may be used. What is suspended can be resumed; a create of a suspended organisation, team or user is
+/// refused, its tasks can still be read and end as they would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It may.
+    Active,
+    /// It may not.
+    Suspended,
+}
+
+impl Status {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
+
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        match row.try_get("status")? {
+            "active" => Ok(Self::Active),
+            "suspended" => Ok(Self::Suspended),
+            _ => Err(sqlx::Error::Decode("status".into())),
+        }
+    }
+}
+
+/// How much of a list to read, and from where.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<Id> {
+    /// Behind this one.
+    pub after: Option<Id>,
+    /// At most so many.
+    pub limit: u16,
+}
+
+/// Something that belongs to an organisation, by its id.
+#[derive(Debug, Clone, Copy)]
+pub enum Owned {
+    /// A team.
+    Team(TeamId),
+    /// A user.
+    User(UserId),
+    /// A key.
+    Key(KeyId),
+    /// A hold.
+    Hold(HoldId),
+    /// A budget.
+    Budget(BudgetId),
+}
+
+impl Database {
+    /// The organisation it belongs to; none if it is not there.
+    pub async fn owner(&self, owned: Owned) -> Result<Option<OrgId>, LedgerError> {
+        let (sql, id) = match owned {
+            Owned::Team(id) => ("select org_id from team where team_id = $1", id.as_uuid()),
+            Owned::User(id) => ("select org_id from app_user where user_id = $1", id.as_uuid()),
+            Owned::Key(id) => ("select org_id from api_key where key_id = $1", id.as_uuid()),
+            Owned::Hold(id) => (
+                "select h.org_id from org o cross join lateral \
+                 (select org_id from hold h where h.org_id = o.org_id and h.hold_id = $1 limit 1) h",
+                id.as_uuid(),
+            ),
+            Owned::Budget(id) => (
+                // the platform's belong to nobody
+                "select org_id from budget where budget_id = $1 and org_id is not null",
+                id.as_uuid(),
+            ),
+        };
+        let org: Option<Uuid> = sqlx::query_scalar(sql).bind(id).fetch_optional(self.pool()).await?;
+        Ok(org.map(OrgId::from_uuid))
+    }
+}
+
+/// A name that is taken is the caller's to change.
+fn taken(error: sqlx::Error, what: impl FnOnce() -> String) -> LedgerError {
+    match &error {
+        sqlx::Error::Database(database) if database.is_unique_violation() => LedgerError::Conflict(what()),
+        _ => error.into(),
+    }
+}
+
+/// What an update that changed nothing means: it is gone, or it is another version.
+fn unchanged(current: Option<i32>, what: impl FnOnce() -> String) -> LedgerError {
+    match current {
+        Some(current) => LedgerError::Stale { current },
+        None => LedgerError::NotFound(what()),
+    }
+}

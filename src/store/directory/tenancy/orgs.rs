@@ -1,0 +1,243 @@
+//! Organisations.
+
+use sqlx::AssertSqlSafe;
+
+use super::*;
+use crate::store::credits::balance::COLUMNS as BALANCE;
+
+/// An organisation with its balance.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Org {
+    /// Its id.
+    pub org_id: OrgId,
+    /// Its name, unique.
+    pub name: String,
+    /// Whether it may create tasks.
+    pub status: Status,
+    /// Its days, weeks and months begin by that clock.
+    pub time_zone: String,
+    /// What it pays of the list price, in basis points, while none of its price factors with a validity is in force.
+    pub price_factor_bp: PriceFactor,
+    /// Creates a minute; none: the gateway's default, 0: no limit.
+    pub create_per_minute: Option<i32>,
+    /// Status calls and the like a minute; none: the gateway's default, 0: no limit.
+    pub status_per_minute: Option<i32>,
+    /// Unfinished tasks; none: the gateway's default, 0: no limit.
+    pub max_open_tasks: Option<i32>,
+    /// Its balance.
+    #[serde(flatten)]
+    pub balance: Balance,
+    /// Counts its changes.
+    pub version: i32,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it was deleted.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub deleted_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for Org {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let factor = PriceFactor::new(row.try_get("price_factor_bp")?)
+            .ok_or_else(|| sqlx::Error::Decode("price_factor_bp out of range".into()))?;
+        Ok(Self {
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            name: row.try_get("name")?,
+            status: Status::from_row(row)?,
+            time_zone: row.try_get("time_zone")?,
+            price_factor_bp: factor,
+            create_per_minute: row.try_get("create_per_minute")?,
+            status_per_minute: row.try_get("status_per_minute")?,
+            max_open_tasks: row.try_get("max_open_tasks")?,
+            balance: balance(row)?,
+            version: row.try_get("version")?,
+            created_at: row.try_get("created_at")?,
+            deleted_at: row.try_get("deleted_at")?,
+        })
+    }
+}
+
+/// An organisation to be made.
+#[derive(Debug, Clone)]
+pub struct NewOrg {
+    /// Its name, unique.
+    pub name: String,
+    /// A name of the IANA time zone database.
+    pub time_zone: String,
+}
+
+/// What is to change of an organisation; what is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct OrgChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether it may create tasks.
+    pub status: Option<Status>,
+    /// A name of the IANA time zone database.
+    pub time_zone: Option<String>,
+    /// Creates a minute; `Some(None)`: the gateway's default.
+    pub create_per_minute: Option<Option<i32>>,
+    /// Status calls a minute; `Some(None)`: the gateway's default.
+    pub status_per_minute: Option<Option<i32>>,
+    /// Unfinished tasks; `Some(None)`: the gateway's default.
+    pub max_open_tasks: Option<Option<i32>>,
+    /// How far below zero new tasks may go.
+    pub overdraft: Option<Credits>,
+    /// What it pays of the list price.
+    pub price_factor: Option<PriceFactor>,
+}
+
+/// Which organisations to list.
+#[derive(Debug, Clone, Default)]
+pub struct OrgFilter {
+    /// Only this one.
+    pub org: Option<OrgId>,
+    /// Only that of this name.
+    pub name: Option<String>,
+    /// Only those.
+    pub status: Option<Status>,
+    /// Those that were deleted, in place of those that were not.
+    pub deleted: bool,
+}
+
+/// What an [`Org`] is read from.
+const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
+     o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
+const TABLES: &str = "org o join org_balance b using (org_id)";
+
+fn no_org(org: OrgId) -> String {
+    format!("there is no organisation {org}")
+}
+
+impl Database {
+    /// All organisations, oldest first.
+    pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
+        Ok(sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
+        )))
+        .fetch_all(self.pool())
+        .await?)
+    }
+
+    /// Some organisations, oldest first.
+    pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, LedgerError> {
+        Ok(sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} \
+             where ($1::uuid is null or org_id = $1) and ($2::text is null or name = $2) \
+               and ($3::text is null or status = $3) and (deleted_at is not null) = $4 \
+               and ($5::uuid is null or org_id > $5) order by org_id limit $6"
+        )))
+        .bind(filter.org.map(OrgId::as_uuid))
+        .bind(&filter.name)
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.deleted)
+        .bind(slice.after.map(OrgId::as_uuid))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?)
+    }
+
+    /// One organisation.
+    pub async fn org(&self, org: OrgId) -> Result<Option<Org>, LedgerError> {
+        let row = sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"
+        )));
+        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
+    }
+
+    /// The organisation of that name.
+    pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, LedgerError> {
+        let row = sqlx::query_as(AssertSqlSafe(format!(
+            "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
+        )));
+        Ok(row.bind(name).fetch_optional(self.pool()).await?)
+    }
+
+    async fn missing_org(&self, org: OrgId) -> Result<LedgerError, LedgerError> {
+        let current = sqlx::query_scalar("select version from org where org_id = $1 and deleted_at is null")
+            .bind(org.as_uuid())
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(unchanged(current, || no_org(org)))
+    }
+}
+
+fn unknown_zone(zone: &str) -> LedgerError {
+    LedgerError::Invalid(format!("there is no time zone '{zone}': give one such as Europe/Berlin"))
+}
+
+impl Acting {
+    /// Makes an organisation with an empty balance.
+    pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, LedgerError> {
+        let org = OrgId::generate();
+        // Most have UTC, and a look at the list reads hundreds of files.
+        let made = sqlx::query(
+            "with zone as (select where $3 = 'UTC' \
+             union all select from pg_timezone_names where $3 <> 'UTC' and name = $3 limit 1), \
+             made as (insert into org (org_id, name, time_zone) select $1, $2, $3 from zone returning org_id) \
+             insert into org_balance (org_id) select org_id from made",
+        )
+        .bind(org.as_uuid())
+        .bind(&new.name)
+        .bind(&new.time_zone)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || format!("an organisation named '{}' exists already", new.name)))?;
+        if made.rows_affected() == 0 {
+            return Err(unknown_zone(&new.time_zone));
+        }
+        Ok(org)
+    }
+
+    /// Changes an organisation, if its version is still `version`; every gateway follows within a second.
+    pub async fn update_org(
+        &self,
+        org: OrgId,
+        new: OrgChange,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        // In another time zone what was spent in other windows is counted.
+        let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
+        let outcome: String =
+            sqlx::query_scalar("select change_org($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
+                .bind(org.as_uuid())
+                .bind(version)
+                .bind(&new.name)
+                .bind(new.status.map(Status::as_str))
+                .bind(&new.time_zone)
+                .bind(new.create_per_minute.is_some())
+                .bind(new.create_per_minute.flatten())
+                .bind(new.status_per_minute.is_some())
+                .bind(new.status_per_minute.flatten())
+                .bind(new.max_open_tasks.is_some())
+                .bind(new.max_open_tasks.flatten())
+                .bind(new.overdraft.map(Credits::get))
+                .bind(new.price_factor.map(PriceFactor::basis_points))
+                .fetch_one(change)
+                .await
+                .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
+        match outcome.as_str() {
+            "changed" => Ok(()),
+            "unchanged" => Err(self.missing_org(org).await?),
+            "unknown_time_zone" => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
+            _ => Err(LedgerError::Corrupt("outcome of change_org")),
+        }
+    }
+
+    /// Deletes an organisation: its keys are refused, its balance, its tasks and its entries stay.
+    pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "update org set deleted_at = now(), status = 'suspended' \
+             where org_id = $1 and deleted_at is null and version = coalesce($2, version)",
+        )
+        .bind(org.as_uuid())
+        .bind(version)
+        .execute(self.change())
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(self.missing_org(org).await?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Teams.
+
+use super::*;
+
+/// A team of an organisation.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Team {
+    /// Its id.
+    pub team_id: TeamId,
+    /// Its organisation.
+    pub org_id: OrgId,
+    /// Its name, unique within the organisation.
+    pub name: String,
+    /// Whether its members may create tasks.
+    pub status: Status,
+    /// Counts its changes.
+    pub version: i32,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// What is to change of a team; what is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct TeamChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether its members may create tasks.
+    pub status: Option<Status>,
+}
+
+impl FromRow<'_, PgRow> for Team {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            team_id: TeamId::from_uuid(row.try_get("team_id")?),
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            name: row.try_get("name")?,
+            status: Status::from_row(row)?,
+            version: row.try_get("version")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+impl Database {
+    /// Teams of `org`, oldest first; all or that of a name.
+    pub async fn list_teams(
+        &self,
+        org: OrgId,
+        name: Option<&str>,
+        slice: Slice<TeamId>,
+    ) -> Result<Vec<Team>, LedgerError> {
+        Ok(sqlx::query_as(
+            "select team_id, org_id, name, status, version, created_at from team where org_id = $1 and deleted_at is null and ($2::text is null or name = $2) \
+             and ($3::uuid is null or team_id > $3) order by team_id limit $4",
+        )
+        .bind(org.as_uuid())
+        .bind(name)
+        .bind(slice.after.map(TeamId::as_uuid))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?)
+    }
+
+    /// One team.
+    pub async fn team(&self, team: TeamId) -> Result<Option<Team>, LedgerError> {
+        let row = sqlx::query_as(
+            "select team_id, org_id, name, status, version, created_at from team where team_id = $1 and deleted_at is null",
+        );
+        Ok(row.bind(team.as_uuid()).fetch_optional(self.pool()).await?)
+    }
+
+    async fn missing_team(&self, team: TeamId) -> Result<LedgerError, LedgerError> {
+        let current = self.team(team).await?.map(|team| team.version);
+        Ok(unchanged(current, || format!("there is no team {team}")))
+    }
+}
+
+impl Acting {
+    /// Makes a team of `org`.
+    pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, LedgerError> {
+        let team = TeamId::generate();
+        let done = sqlx::query(
+            "insert into team (team_id, org_id, name) \
+             select $1, org_id, $3 from org where org_id = $2 and deleted_at is null",
+        )
+        .bind(team.as_uuid())
+        .bind(org.as_uuid())
+        .bind(name)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || format!("{org} has a team named '{name}' already")))?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+        }
+        Ok(team)
+    }
+
+    /// Changes a team, if its version is still `version`.
+    pub async fn update_team(
+        &self,
+        team: TeamId,
+        new: TeamChange,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "update team set name = coalesce($2, name), status = coalesce($3, status) \
+             where team_id = $1 and deleted_at is null and version = coalesce($4, version)",
+        )
+        .bind(team.as_uuid())
+        .bind(&new.name)
+        .bind(new.status.map(Status::as_str))
+        .bind(version)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || "the organisation has a team of that name already".into()))?;
+        if done.rows_affected() == 0 {
+            return Err(self.missing_team(team).await?);
+        }
+        Ok(())
+    }
+
+    /// Deletes a team; its members stay, without a team.
+    pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), LedgerError> {
+        let deleted: bool = sqlx::query_scalar("select delete_team($1, $2)")
+            .bind(team.as_uuid())
+            .bind(version)
+            .fetch_one(self.change())
+            .await?;
+        if !deleted {
+            return Err(self.missing_team(team).await?);
+        }
+        Ok(())
+    }
+}

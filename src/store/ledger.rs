@@ -1,0 +1,126 @@
+//! The ledger of a running gateway: what reserves, steps, sweeps, and knows what is due.
+
+pub(in crate::store) mod claims;
+pub(in crate::store) mod doubts;
+pub(in crate::store) mod due;
+pub(in crate::store) mod guard;
+pub(in crate::store) mod lanes;
+pub(in crate::store) mod lease;
+pub(in crate::store) mod metered;
+pub(in crate::store) mod step;
+pub(in crate::store) mod step_queue;
+pub(in crate::store) mod tasks;
+
+use std::time::Duration;
+
+use self::guard::Verdict;
+use self::lanes::Lanes;
+use self::lanes::settings::LaneSettings;
+use self::step::{Applied, NewHold, Step, Terms};
+use self::tasks::Task;
+use crate::clock::Clock;
+use crate::fail_point;
+use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+/// The ledger of a running gateway.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    database: Database,
+    lanes: Lanes,
+    gateway: GatewayId,
+    reserve_timeout: Duration,
+    clock: Clock,
+}
+
+impl Ledger {
+    /// Starts the lanes. `reserve_timeout` bounds a caller's wait for a reservation.
+    pub fn start(
+        database: Database,
+        gateway: GatewayId,
+        settings: &LaneSettings,
+        reserve_timeout: Duration,
+        clock: Clock,
+    ) -> Self {
+        let lanes = Lanes::start(&database.servers, gateway, settings, clock);
+        Self { database, lanes, gateway, reserve_timeout, clock }
+    }
+
+    /// The pool, for everything that is not on the paid path.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The run of the gateway that owns this ledger's holds.
+    pub fn gateway(&self) -> GatewayId {
+        self.gateway
+    }
+
+    /// Reserves credits durably, or says why not. An error grants nothing: a grant that comes too late is released.
+    pub async fn reserve(&self, new: NewHold) -> Result<Verdict, LedgerError> {
+        let deadline = self.clock.now() + self.reserve_timeout;
+        let verdict = self.lanes.reserve(new, deadline).await;
+        metered::verdict(&verdict);
+        verdict
+    }
+
+    /// Takes a step and waits for it to be durable; it is tried until the database takes it, waited for or not.
+    pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
+        self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+    }
+
+    /// The same for a task that was read: the credits it moves are counted.
+    pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+        let taken = self.lanes.steps().step(task.org, task.hold, Some(task.terms()), step);
+        taken.await.unwrap_or(Err(LedgerError::ShuttingDown))
+    }
+
+    /// Releases HELD rows of this gateway that nobody works on, puts those of dead gateways in doubt, and writes off
+    /// what has been in doubt for `in_doubt_ttl`.
+    ///
+    /// `database` is asked for them: not the callers' pool, which they may have filled.
+    pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
+        self.lanes.steps().sweep(&database.overdue_holds(self.gateway).await?);
+        let orphans = database.orphaned_holds(self.gateway).await?;
+        if !orphans.is_empty() {
+            fail_point::reach("sweep.before");
+        }
+        self.take_over_all(orphans.into_iter().map(|(org, hold)| (org, hold, None, Step::Orphan))).await?;
+        let expired = database.expired_doubts(in_doubt_ttl).await?.into_iter();
+        self.take_over_all(expired.map(|(org, hold, terms, possible_loss)| {
+            (org, hold, Some(terms), Step::WriteOff { possible_loss })
+        }))
+        .await
+    }
+
+    /// All at once, so that they ride in few batches.
+    async fn take_over_all(
+        &self,
+        holds: impl Iterator<Item = (OrgId, HoldId, Option<Terms>, Step)>,
+    ) -> Result<(), LedgerError> {
+        let steps = holds.map(|(org, hold, terms, step)| self.take_over(org, hold, terms, step));
+        futures_util::future::try_join_all(steps).await?;
+        Ok(())
+    }
+
+    async fn take_over(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        terms: Option<Terms>,
+        step: Step,
+    ) -> Result<(), LedgerError> {
+        let kind = step.kind();
+        let taken = self.lanes.steps().step(org, hold, terms, step);
+        if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
+            tracing::error!(%org, %hold, kind, "nobody knows what became of a task");
+        }
+        Ok(())
+    }
+
+    /// Finishes what is queued, then ends the lanes.
+    pub async fn shut_down(&self) {
+        self.lanes.shut_down().await;
+    }
+}

@@ -1,0 +1,101 @@
+//! Idempotency keys of creates: what an earlier request with the same key came to.
+
+use std::sync::Arc;
+
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::step::Fingerprint;
+use crate::store::ledger::tasks::State;
+
+/// Keys forgotten in one statement.
+const SOME: i64 = 5000;
+
+/// An idempotency key that has been used.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The body it was used with.
+    pub fingerprint: Fingerprint,
+    /// Its hold.
+    pub hold: HoldId,
+    /// Where that stands.
+    pub state: State,
+    /// Whether it came to light after its end.
+    pub late: bool,
+    /// The stored answer, once there is one.
+    pub answer: Option<Arc<str>>,
+}
+
+impl Database {
+    /// Who used `key` on create, if anybody.
+    pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, LedgerError> {
+        let row = sqlx::query(
+            "select c.fingerprint, c.hold_id, c.answer, h.state, h.late is not null as late from idempotency c \
+             join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
+             where c.org_id = $1 and c.endpoint = 'generate' and c.key = $2",
+        )
+        .bind(org.as_uuid())
+        .bind(key)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Claim {
+            fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?)
+                .ok_or(LedgerError::Corrupt("fingerprint"))?,
+            hold: HoldId::from_uuid(row.try_get("hold_id")?),
+            state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+            late: row.try_get("late")?,
+            answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
+        }))
+    }
+
+    /// A create of `key` (none: of `user`, without a key) with this body and without an idempotency key that is in doubt.
+    pub async fn in_doubt(
+        &self,
+        org: OrgId,
+        user: UserId,
+        key: Option<KeyId>,
+        body: Fingerprint,
+    ) -> Result<Option<HoldId>, LedgerError> {
+        let hold: Option<Uuid> = sqlx::query_scalar(
+            "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
+             and state = 'IN_DOUBT' and idem_key is null \
+             union all \
+             select hold_id from hold where $2 is null and org_id = $1 and key_id is null and user_id = $4 and fingerprint = $3 \
+             and state = 'IN_DOUBT' and idem_key is null limit 1",
+        )
+        .bind(org.as_uuid())
+        .bind(key.map(KeyId::as_uuid))
+        .bind(body.as_bytes())
+        .bind(user.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(hold.map(HoldId::from_uuid))
+    }
+
+    /// Forgets keys older than the retention whose task has ended, some thousands at a time: a long delete would hold up
+    /// the creates that use its keys.
+    pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, LedgerError> {
+        let mut forgotten = 0;
+        loop {
+            let done = sqlx::query(
+                "delete from idempotency where (org_id, endpoint, key) in ( \
+                     select c.org_id, c.endpoint, c.key from idempotency c \
+                     where c.created_at < now() - make_interval(hours => $1) \
+                     and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
+                                     and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')) limit $2)",
+            )
+            .bind(hours)
+            .bind(SOME)
+            .execute(self.pool())
+            .await?;
+            forgotten += done.rows_affected();
+            if i64::try_from(done.rows_affected()).unwrap_or(i64::MAX) < SOME {
+                return Ok(forgotten);
+            }
+        }
+    }
+}

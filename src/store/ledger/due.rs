@@ -1,0 +1,151 @@
+//! What is to be done: tasks whose poll is due, holds nobody works on, doubts past their age. Any number of gateways
+//! share it without a leader.
+//!
+//! A claim is a lease: it moves the task's next poll into the future, so that a claimer that dies is followed by
+//! another; it skips what somebody else is claiming; and it counts up `polls`, the token by which a slow claimer's note
+//! is told from a newer one's. What a poll finds out is never fenced: evidence ends a task whoever brings it, once.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::credits::Credits;
+use crate::ids::{GatewayId, HoldId, OrgId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::step::Terms;
+use crate::store::ledger::tasks::{COLUMNS, Task, task};
+
+/// Holds in one look, at most: what is left is found by the next.
+const SOME: i64 = 1000;
+
+impl Database {
+    /// Claims tasks of `backend` whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt
+    /// far away.
+    ///
+    /// Organisations take turns: the first due task of each, then the second of each, so that nobody waits for the
+    /// backlog of another.
+    pub async fn claim_due(
+        &self,
+        backend: &str,
+        limit: u32,
+        again_in: Duration,
+    ) -> Result<Vec<Task>, LedgerError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with waiting as ( \
+                 select b.org_id from org_balance b cross join lateral ( \
+                     select h.due_at from hold h where h.org_id = b.org_id and h.backend = $3 and h.due_at <= now() \
+                     and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
+                     order by h.due_at limit 1) first \
+                 where b.open_tasks > 0 or b.in_doubt > 0 order by first.due_at limit $1 \
+             ), turns as ( \
+                 select d.* from waiting w cross join lateral ( \
+                     select h.org_id, h.hold_id, h.due_at, row_number() over (order by h.due_at) as turn \
+                     from hold h where h.org_id = w.org_id and h.backend = $3 and h.due_at <= now() \
+                     and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
+                     order by h.due_at limit $1) d \
+                 union all \
+                 select l.org_id, l.hold_id, l.due_at, 1 from ( \
+                     select * from hold h where h.late = 'open' and h.backend = $3 and h.due_at <= now() order by h.due_at limit $1) l \
+             ), due as ( \
+                 select h.org_id, h.hold_id \
+                 from (select * from turns order by turn, due_at limit $1) t \
+                 join hold h on h.org_id = t.org_id and h.hold_id = t.hold_id \
+                 where h.due_at <= now() for no key update of h skip locked \
+             ), claimed as ( \
+                 update hold h set polls = h.polls + 1, \
+                     due_at = now() + (case when h.state = 'RUNNING' or h.late = 'open' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
+                     * (0.75 + random() / 2) * interval '1 millisecond' \
+                 from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning h.* \
+             ) select {COLUMNS} from claimed"
+        )))
+        .bind(i64::from(limit))
+        .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
+        .bind(backend)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(task).collect()
+    }
+
+    /// Seconds by which the oldest due poll is late.
+    pub async fn poll_lag_seconds(&self) -> Result<f64, LedgerError> {
+        let lag: Option<f64> = sqlx::query_scalar(
+            "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(lag.unwrap_or(0.0))
+    }
+
+    /// Remembers the `data` of a poll that ended nothing, unless the task has ended, or been claimed by another, since
+    /// `task` was read.
+    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), LedgerError> {
+        sqlx::query(
+            "update hold set data = $3 where org_id = $1 and hold_id = $2 and polls = $4 \
+             and (state in ('RUNNING', 'IN_DOUBT') or late = 'open')",
+        )
+        .bind(task.org.as_uuid())
+        .bind(task.hold.as_uuid())
+        .bind(data)
+        .bind(i32::try_from(task.polls).unwrap_or(i32::MAX))
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// HELD rows of `owner` that are past their grace.
+    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(
+            "select org_id, hold_id, amount, list_price from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
+        )
+        .bind(owner.as_uuid())
+        .bind(SOME)
+        .fetch_all(self.pool())
+        .await?;
+        let row = |(org, hold, amount, list_price)| {
+            (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price))
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// HELD rows of other gateways whose lease is over: they may have been sent.
+    pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+            "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
+             where h.state = 'HELD' and h.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit $2",
+        )
+        .bind(me.as_uuid())
+        .bind(SOME)
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows.into_iter().map(ids).collect())
+    }
+
+    /// Doubts older than `age`, and what the platform may have lost by each: the upstream's last figure, else the list
+    /// price.
+    pub async fn expired_doubts(
+        &self,
+        age: Duration,
+    ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
+        let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
+            "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
+             and doubt_at < now() - $1 * interval '1 second' limit $2",
+        )
+        .bind(age.as_secs_f64())
+        .bind(SOME)
+        .fetch_all(self.pool())
+        .await?;
+        let row = |(org, hold, amount, list_price, loss)| {
+            (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price), Credits::new(loss))
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+}
+
+fn terms(amount: i64, list_price: i64) -> Terms {
+    Terms { amount: Credits::new(amount), list_price: Credits::new(list_price) }
+}
+
+fn ids((org, hold): (Uuid, Uuid)) -> (OrgId, HoldId) {
+    (OrgId::from_uuid(org), HoldId::from_uuid(hold))
+}

@@ -1,0 +1,110 @@
+//! Runs of gateways: a hold names the one that owns it, and the dead are known by their silence.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::ids::GatewayId;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+impl Database {
+    /// Says that `gateway` is alive for another `lease`, by the database's clock; tells how many are, with it.
+    pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<u32, LedgerError> {
+        let others: i64 = sqlx::query_scalar(
+            "with renewed as ( \
+                 insert into gateway (gateway_id, started_at, alive_until) \
+                 values ($1, now(), now() + $2 * interval '1 millisecond') \
+                 on conflict (gateway_id) do update set alive_until = excluded.alive_until \
+             ) select count(*) from gateway where alive_until > now() and gateway_id <> $1",
+        )
+        .bind(gateway.as_uuid())
+        .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+        .fetch_one(self.pool())
+        .await?;
+        Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// Forgets gateways that have been dead for a day. Holds that name one it does not know are a dead gateway's too.
+    pub async fn forget_dead_gateways(&self) -> Result<(), LedgerError> {
+        sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// Ends the lease at once: what `gateway` still owns may be taken over.
+    pub async fn end_lease(&self, gateway: GatewayId) -> Result<(), LedgerError> {
+        sqlx::query("update gateway set alive_until = now() where gateway_id = $1")
+            .bind(gateway.as_uuid())
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+}
+
+/// This gateway's own lease. Without it nothing may be sent upstream: another gateway may already have taken this
+/// one for dead and put its holds in doubt.
+#[derive(Debug)]
+pub struct Lease {
+    database: Database,
+    gateway: GatewayId,
+    length: Duration,
+    clock: Clock,
+    term: Mutex<Option<Term>>,
+}
+
+/// A time through which the lease was held without a gap.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// When its first renewal was begun.
+    since: Instant,
+    /// When its last renewal that succeeded was begun.
+    renewed: Instant,
+}
+
+impl Lease {
+    /// A lease that has yet to be taken.
+    pub fn new(database: Database, gateway: GatewayId, length: Duration, clock: Clock) -> Self {
+        Self { database, gateway, length, clock, term: Mutex::new(None) }
+    }
+
+    /// Takes or renews it; tells how many gateways there are.
+    pub async fn renew(&self) -> Result<u32, LedgerError> {
+        let begun = self.clock.now();
+        let gateways = self.database.renew_lease(self.gateway, self.length).await?;
+        let mut term = self.term.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that comes late takes the lease anew: in between another gateway may have taken our holds over.
+        let since = term.filter(|term| self.is_fresh(*term)).map_or(begun, |term| term.since);
+        *term = Some(Term { since, renewed: begun });
+        Ok(gateways)
+    }
+
+    /// How often to renew it.
+    pub fn interval(&self) -> Duration {
+        self.length / 5
+    }
+
+    /// Whether it surely still holds, with a margin for what is about to be sent.
+    pub fn holds(&self) -> bool {
+        self.term().is_some_and(|term| self.is_fresh(term))
+    }
+
+    /// Whether it surely has held from `begun` to now: nobody can have taken over what was reserved in between.
+    pub fn has_held_since(&self, begun: Instant) -> bool {
+        self.term().is_some_and(|term| self.is_fresh(term) && term.since <= begun)
+    }
+
+    fn term(&self) -> Option<Term> {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_fresh(&self, term: Term) -> bool {
+        self.clock.since(term.renewed) < self.length.mul_f64(0.8)
+    }
+
+    /// Gives it back.
+    pub async fn end(&self) -> Result<(), LedgerError> {
+        self.database.end_lease(self.gateway).await
+    }
+}

@@ -1,0 +1,225 @@
+//! What the ledger counts, each where it has become durable, in the gateway that made it so. A step whose answer was
+//! lost is sent again and then moves nothing: it is not counted. The books are exact, counters are not.
+
+use crate::clock::Clock;
+use crate::credits::Credits;
+use crate::ids::HoldId;
+use crate::metrics as m;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::guard::Verdict;
+use crate::store::ledger::step::{Applied, Step, Terms};
+use crate::store::ledger::tasks::State;
+
+/// Why reservations are refused.
+const REFUSALS: [&str; 11] = [
+    "credits",
+    "budget",
+    "open tasks",
+    "key taken",
+    "in doubt",
+    "unknown organisation",
+    "ended",
+    "queue full",
+    "timeout",
+    "shutting down",
+    "database",
+];
+
+const LOSS_OF_FAILED: &str = "failed task";
+const POSSIBLE_LOSS: &str = "possible";
+
+/// Everything of the lanes and of credits begins at 0: an alarm must see the first.
+pub(in crate::store) fn register() {
+    for call in ["reserve", "transition"] {
+        drop(metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => call));
+        drop(metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => call));
+        metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(0);
+        metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => call).increment(0);
+    }
+    for kind in Step::KINDS {
+        for applied in ["yes", "no"] {
+            metrics::counter!(m::STEPS, "kind" => kind, "applied" => applied).increment(0);
+        }
+    }
+    for reason in REFUSALS {
+        metrics::counter!(m::HOLDS_REFUSED, "reason" => reason).increment(0);
+    }
+    for end in [State::Settled, State::Released, State::WrittenOff] {
+        drop(metrics::histogram!(m::HOLD_SECONDS, "end" => end.as_str()));
+    }
+    for kind in [LOSS_OF_FAILED, POSSIBLE_LOSS] {
+        metrics::counter!(m::PLATFORM_LOSS, "kind" => kind).increment(0);
+    }
+    for direction in ["up", "down"] {
+        metrics::counter!(m::CREDITS_ADJUSTED, "direction" => direction).increment(0);
+    }
+    for tens in (0..=100).step_by(10) {
+        metrics::counter!(m::BUDGET_EVENTS, "threshold" => tens.to_string()).increment(0);
+    }
+    for plain in [
+        m::HOLDS_GRANTED,
+        m::HOLDS_SWEPT,
+        m::DUPLICATE_TASKS,
+        m::LATE_EVIDENCE,
+        m::CREDITS_GRANTED,
+        m::CREDITS_EXPIRED,
+        m::CREDITS_HELD,
+        m::CREDITS_CONSUMED,
+        m::CREDITS_RELEASED,
+        m::CREDITS_OVERRUN,
+        m::OVERRUNS,
+        m::FLAGGED_CHARGES,
+        m::LOW_BALANCE_EVENTS,
+    ] {
+        metrics::counter!(plain).increment(0);
+    }
+}
+
+/// Counters take no negative numbers, and what is counted is none.
+fn count(counter: &'static str, credits: Credits) {
+    metrics::counter!(counter).increment(whole(credits));
+}
+
+fn whole(credits: Credits) -> u64 {
+    u64::try_from(credits.get()).unwrap_or_default()
+}
+
+/// By how much `of` is above `than`.
+fn excess(of: Credits, than: Credits) -> Credits {
+    of.checked_sub(than).filter(|more| *more > Credits::ZERO).unwrap_or(Credits::ZERO)
+}
+
+/// A hold was granted, whether or not somebody still waits for it.
+pub(in crate::store) fn granted(amount: Credits) {
+    metrics::counter!(m::HOLDS_GRANTED).increment(1);
+    count(m::CREDITS_HELD, amount);
+}
+
+/// What a caller was told of its reservation.
+pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
+    let reason = match told {
+        Ok(Verdict::Granted(_)) => return,
+        Ok(Verdict::Insufficient { .. }) => "credits",
+        Ok(Verdict::OverBudget { .. }) => "budget",
+        Ok(Verdict::TooManyTasks) => "open tasks",
+        Ok(Verdict::KeyTaken) => "key taken",
+        Ok(Verdict::InDoubt(_)) => "in doubt",
+        Ok(Verdict::UnknownOrg) => "unknown organisation",
+        Ok(Verdict::Ended) => "ended",
+        Err(LedgerError::QueueFull) => "queue full",
+        Err(LedgerError::Timeout) => "timeout",
+        Err(LedgerError::ShuttingDown) => "shutting down",
+        Err(_) => "database",
+    };
+    metrics::counter!(m::HOLDS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A step was taken. Without its hold's terms the credits it released cannot be told.
+pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, applied: Applied) {
+    let moved = applied == Applied::Yes;
+    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" })
+        .increment(1);
+    if !moved {
+        return;
+    }
+    match step {
+        Step::Settle { raw, charge, flag, .. } => {
+            charged(terms, *raw, *charge);
+            if flag.is_some() {
+                metrics::counter!(m::FLAGGED_CHARGES).increment(1);
+            }
+            ended(hold, State::Settled, terms.map(|terms| excess(terms.amount, *charge)));
+        }
+        Step::ResolveSettle { raw, charge, .. } => {
+            charged(terms, *raw, *charge);
+            ended(hold, State::Settled, terms.map(|terms| excess(terms.amount, *charge)));
+        }
+        // Its hold was released long ago.
+        Step::LateSettle { raw, charge, .. } => charged(terms, *raw, *charge),
+        Step::Fail { loss, .. } => {
+            lost(LOSS_OF_FAILED, *loss);
+            ended(hold, State::Released, terms.map(|terms| terms.amount));
+        }
+        Step::LateFail { loss, .. } => lost(LOSS_OF_FAILED, *loss),
+        Step::Refuse { possible_loss, .. } => {
+            lost(POSSIBLE_LOSS, *possible_loss);
+            ended(hold, State::Released, terms.map(|terms| terms.amount));
+        }
+        Step::WriteOff { possible_loss } => {
+            lost(POSSIBLE_LOSS, *possible_loss);
+            ended(hold, State::WrittenOff, terms.map(|terms| terms.amount));
+        }
+        Step::Sweep => {
+            metrics::counter!(m::HOLDS_SWEPT).increment(1);
+            ended(hold, State::Released, terms.map(|terms| terms.amount));
+        }
+        Step::Abandon | Step::ResolveRelease { .. } => {
+            ended(hold, State::Released, terms.map(|terms| terms.amount));
+        }
+        Step::LateRun { .. } => metrics::counter!(m::LATE_EVIDENCE).increment(1),
+        Step::Run { .. } | Step::Doubt { .. } | Step::Orphan | Step::LateDrop | Step::ResolveRun { .. } => {}
+    }
+}
+
+fn charged(terms: Option<Terms>, raw: Credits, charge: Credits) {
+    count(m::CREDITS_CONSUMED, charge);
+    let Some(terms) = terms else { return };
+    // Raw with raw: a factor is no overrun.
+    if raw > terms.list_price {
+        metrics::counter!(m::OVERRUNS).increment(1);
+    }
+    count(m::CREDITS_OVERRUN, excess(charge, terms.amount));
+}
+
+fn ended(hold: HoldId, end: State, released: Option<Credits>) {
+    if let Some(released) = released {
+        count(m::CREDITS_RELEASED, released);
+    }
+    // Its id tells when some gateway made it, by its own clock.
+    if let Some(made) = hold.as_uuid().get_timestamp() {
+        let (seconds, nanoseconds) = made.to_unix();
+        let made = std::time::Duration::new(seconds, nanoseconds);
+        let now = Clock.wall().unix_timestamp_nanos();
+        let now = std::time::Duration::from_nanos(u64::try_from(now).unwrap_or_default());
+        metrics::histogram!(m::HOLD_SECONDS, "end" => end.as_str()).record(now.saturating_sub(made));
+    }
+}
+
+fn lost(kind: &'static str, loss: Credits) {
+    metrics::counter!(m::PLATFORM_LOSS, "kind" => kind).increment(whole(loss));
+}
+
+/// An entry that is no task's was written.
+pub(in crate::store) fn posted(kind: &'static str, amount: Credits) {
+    let size = amount.get().unsigned_abs();
+    if kind == "grant" {
+        metrics::counter!(m::CREDITS_GRANTED).increment(size);
+    } else {
+        let direction = if amount > Credits::ZERO { "up" } else { "down" };
+        metrics::counter!(m::CREDITS_ADJUSTED, "direction" => direction).increment(size);
+    }
+}
+
+/// What ran out was taken back.
+pub(in crate::store) fn expired(credits: Credits) {
+    count(m::CREDITS_EXPIRED, credits);
+}
+
+/// A budget reached a threshold. Tenants choose them: as they are they would be no closed set.
+pub(in crate::store) fn threshold_reached(percent: i32) {
+    let tens = percent.clamp(0, 100) / 10 * 10;
+    metrics::counter!(m::BUDGET_EVENTS, "threshold" => tens.to_string()).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_above_its_hold_is_told_and_nothing_is_negative() {
+        let credits = Credits::new;
+        assert_eq!(excess(credits(5), credits(3)), credits(2));
+        assert_eq!(excess(credits(3), credits(5)), Credits::ZERO);
+        assert_eq!(whole(credits(-3)), 0);
+    }
+}

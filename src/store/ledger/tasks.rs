@@ -1,0 +1,284 @@
+//! Reading tasks: one for a status, a page for a list.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::step::Terms;
+
+/// The state of a hold (contract, "The life of a task").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Reserved; the upstream may have been asked, nothing is recorded yet.
+    Held,
+    /// Accepted upstream.
+    Running,
+    /// Whether the upstream took it is unknown.
+    InDoubt,
+    /// Succeeded and charged.
+    Settled,
+    /// Nothing charged.
+    Released,
+    /// In doubt for too long: the tenant refunded, the platform's loss.
+    WrittenOff,
+}
+
+impl State {
+    /// Its name in the database and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "HELD",
+            Self::Running => "RUNNING",
+            Self::InDoubt => "IN_DOUBT",
+            Self::Settled => "SETTLED",
+            Self::Released => "RELEASED",
+            Self::WrittenOff => "WRITTEN_OFF",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Held, Self::Running, Self::InDoubt, Self::Settled, Self::Released, Self::WrittenOff]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+
+    /// Whether the task has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Settled | Self::Released | Self::WrittenOff)
+    }
+}
+
+/// What became of evidence that came after the end (contract, "How much").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Late {
+    /// The task's id is known now, and it is polled until the upstream tells its end.
+    Open,
+    /// It succeeded: its tenant has it and was charged by a correcting entry.
+    Charged,
+    /// It failed: what it consumed is the platform's loss.
+    Lost,
+    /// It never ended.
+    GivenUp,
+}
+
+impl Late {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "open" => Some(Self::Open),
+            "charged" => Some(Self::Charged),
+            "lost" => Some(Self::Lost),
+            "given_up" => Some(Self::GivenUp),
+            _ => None,
+        }
+    }
+}
+
+/// A task as the ledger knows it.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its hold.
+    pub hold: HoldId,
+    /// Its owner.
+    pub org: OrgId,
+    /// Who created it.
+    pub user: UserId,
+    /// With which key.
+    pub key: Option<KeyId>,
+    /// Where it is in its life.
+    pub state: State,
+    /// What came to light after its end.
+    pub late: Option<Late>,
+    /// Credits held, or that were.
+    pub amount: Credits,
+    /// The list price.
+    pub list_price: Credits,
+    /// The factor it was priced with.
+    pub factor: PriceFactor,
+    /// The vendor's task type.
+    pub task_type: Arc<str>,
+    /// The backend it went to.
+    pub backend: Arc<str>,
+    /// The account it went to.
+    pub account: Arc<str>,
+    /// The upstream's id of it, once known.
+    pub upstream_task: Option<Arc<str>>,
+    /// The upstream's last valid figure.
+    pub raw_consumed: Option<Credits>,
+    /// What the tenant paid.
+    pub charged: Option<Credits>,
+    /// Why it ended or is in doubt.
+    pub reason: Option<String>,
+    /// The upstream's last `data`, verbatim.
+    pub data: Option<Arc<str>>,
+    /// When it was reserved.
+    pub created_at: OffsetDateTime,
+    /// When it ended.
+    pub ended_at: Option<OffsetDateTime>,
+    /// How long ago that was when this was read, or when its id became known, if that was after its end; by the
+    /// database's clock.
+    pub age: Duration,
+    /// How often the reconciler has claimed it: the token of the last claim.
+    pub polls: u32,
+}
+
+impl Task {
+    pub(in crate::store) fn terms(&self) -> Terms {
+        Terms { amount: self.amount, list_price: self.list_price }
+    }
+
+    /// Whether there is nothing more to learn about it.
+    pub fn is_over(&self) -> bool {
+        self.state.is_terminal() && self.late != Some(Late::Open)
+    }
+}
+
+pub(in crate::store) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
+                       account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
+                       extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
+
+pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
+    let factor = PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp"))?;
+    Ok(Task {
+        hold: HoldId::from_uuid(row.try_get("hold_id")?),
+        org: OrgId::from_uuid(row.try_get("org_id")?),
+        user: UserId::from_uuid(row.try_get("user_id")?),
+        key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from_uuid),
+        state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+        late: match row.try_get::<Option<&str>, _>("late")? {
+            Some(late) => Some(Late::parse(late).ok_or(LedgerError::Corrupt("late"))?),
+            None => None,
+        },
+        amount: Credits::new(row.try_get("amount")?),
+        list_price: Credits::new(row.try_get("list_price")?),
+        factor,
+        task_type: row.try_get::<&str, _>("task_type")?.into(),
+        backend: row.try_get::<&str, _>("backend")?.into(),
+        account: row.try_get::<&str, _>("account")?.into(),
+        upstream_task: row.try_get::<Option<&str>, _>("upstream_task")?.map(Into::into),
+        raw_consumed: row.try_get::<Option<i64>, _>("raw_consumed")?.map(Credits::new),
+        charged: row.try_get::<Option<i64>, _>("charged")?.map(Credits::new),
+        reason: row.try_get("reason")?,
+        data: row.try_get::<Option<&str>, _>("data").ok().flatten().map(Into::into),
+        created_at: row.try_get("created_at")?,
+        ended_at: row.try_get("ended_at")?,
+        age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
+        polls: row.try_get::<i32, _>("polls")?.try_into().unwrap_or_default(),
+    })
+}
+
+/// Which tasks a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Only of these states.
+    pub states: Option<Vec<State>>,
+    /// Look at what is shown rather than at the state itself: a task that came to light after its end runs, or
+    /// succeeded.
+    pub as_shown: bool,
+    /// Only of this user.
+    pub user: Option<UserId>,
+    /// Only of this key.
+    pub key: Option<KeyId>,
+    /// Only created at or after this instant.
+    pub since: Option<OffsetDateTime>,
+    /// Only created before this instant.
+    pub until: Option<OffsetDateTime>,
+    /// Only older than this one: the cursor.
+    pub before: Option<HoldId>,
+}
+
+/// How many tasks are open, and what they hold, by state.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenHolds {
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub count: i64,
+    /// Credits they hold.
+    pub credits: Credits,
+    /// Age of the oldest.
+    pub oldest: Duration,
+}
+
+impl Database {
+    /// The task of `org` with this hold id, with its data.
+    pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, LedgerError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, data from hold where org_id = $1 and hold_id = $2"
+        )))
+        .bind(org.as_uuid())
+        .bind(hold.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        row.as_ref().map(task).transpose()
+    }
+
+    /// The task of `org` that the upstream calls `upstream_task`, with its data.
+    pub async fn task_by_upstream_id(
+        &self,
+        org: OrgId,
+        upstream_task: &str,
+    ) -> Result<Option<Task>, LedgerError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, data from hold where upstream_task = $2 and org_id = $1 order by created_at limit 1"
+        )))
+        .bind(org.as_uuid())
+        .bind(upstream_task)
+        .fetch_optional(self.pool())
+        .await?;
+        row.as_ref().map(task).transpose()
+    }
+
+    /// The newest tasks of `org` that `filter` lets through, without their data.
+    pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, LedgerError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from hold where org_id = $1 and ($2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
+             when $9 and late = 'charged' then 'SETTLED' else state end = any($2)) \
+             and ($3::uuid is null or user_id = $3) and ($4::uuid is null or key_id = $4) \
+             and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6) \
+             and ($7::uuid is null or hold_id < $7) order by hold_id desc limit $8"
+        )))
+        .bind(org.as_uuid())
+        .bind(filter.states.as_ref().map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>()))
+        .bind(filter.user.map(UserId::as_uuid))
+        .bind(filter.key.map(KeyId::as_uuid))
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(filter.before.map(HoldId::as_uuid))
+        .bind(i64::from(limit))
+        .bind(filter.as_shown)
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(task).collect()
+    }
+
+    /// Unfinished tasks by state, over all organisations.
+    pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
+        let rows: Vec<(String, i64, i64, f64)> = sqlx::query_as(
+            // One by one: each has an index of its own, all three together have none.
+            "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \
+             select 'HELD' as state, count(*) as holds, coalesce(sum(amount), 0)::bigint as credits, min(created_at) as oldest \
+             from hold where state = 'HELD' union all \
+             select 'RUNNING', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'RUNNING' union all \
+             select 'IN_DOUBT', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'IN_DOUBT') open",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter()
+            .filter(|(_, count, ..)| *count > 0)
+            .map(|(state, count, credits, oldest)| {
+                let state = State::parse(&state).ok_or(LedgerError::Corrupt("state"))?;
+                let oldest = Duration::try_from_secs_f64(oldest).unwrap_or_default();
+                Ok(OpenHolds { state, count, credits: Credits::new(credits), oldest })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,236 @@
+//! Price books. A draft can be edited; one that has a date, or had one, stays as it is. What is in force follows from
+//! the table of activations, which only grows.
+
+mod edit;
+mod factors;
+mod schedule;
+mod signing;
+mod what_if;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sqlx::FromRow;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::OrgId;
+use crate::pricing::{BookVersion, FactorSpan, PriceBook, PriceList, Tariff};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::tenancy::Slice;
+pub use crate::store::prices::factors::PriceFactorInfo;
+pub use crate::store::prices::schedule::Activation;
+pub use crate::store::prices::what_if::{OrgOutcome, TypeOutcome, WhatIf};
+
+/// Where a book stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BookState {
+    /// It prices nothing, and can be edited.
+    Draft,
+    /// It will come into force.
+    Scheduled,
+    /// It prices what is created now.
+    InForce,
+    /// It was in force.
+    Former,
+}
+
+impl BookState {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Scheduled => "scheduled",
+            Self::InForce => "in_force",
+            Self::Former => "former",
+        }
+    }
+}
+
+/// A book as operators see it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct BookInfo {
+    /// Its version.
+    #[schema(value_type = i32)]
+    pub version: BookVersion,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub state: BookState,
+    /// When it came into force last, or will; none: a draft.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub effective_from: Option<OffsetDateTime>,
+    /// Whether it is in force now.
+    pub active: bool,
+    /// Counts its changes.
+    pub revision: i32,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+impl FromRow<'_, PgRow> for BookInfo {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let state = match row.try_get("state")? {
+            "draft" => BookState::Draft,
+            "scheduled" => BookState::Scheduled,
+            "in_force" => BookState::InForce,
+            _ => BookState::Former,
+        };
+        Ok(Self {
+            version: BookVersion::new(row.try_get("version")?),
+            name: row.try_get("name")?,
+            state,
+            effective_from: row.try_get("effective_from")?,
+            active: state == BookState::InForce,
+            revision: row.try_get("revision")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+fn tariff(unit: &str, credits: i64, with_audio: Option<i64>) -> Option<Tariff> {
+    match unit {
+        "fixed" => Some(Tariff::Fixed { credits: Credits::new(credits) }),
+        "second" => Some(Tariff::Second {
+            credits: Credits::new(credits),
+            credits_with_audio: with_audio.map(Credits::new),
+        }),
+        _ => None,
+    }
+}
+
+fn no_book(version: BookVersion) -> LedgerError {
+    LedgerError::NotFound(format!("there is no price book {version}"))
+}
+
+impl Database {
+    /// All books, newest first.
+    pub async fn books(&self) -> Result<Vec<BookInfo>, LedgerError> {
+        self.list_books(None, Slice { after: None, limit: u16::MAX }).await
+    }
+
+    /// Books, newest first; those in that state, if one is named.
+    pub async fn list_books(
+        &self,
+        state: Option<BookState>,
+        slice: Slice<i32>,
+    ) -> Result<Vec<BookInfo>, LedgerError> {
+        self.book_infos(None, state, slice).await
+    }
+
+    /// One book, without its prices.
+    pub async fn book_info(&self, version: BookVersion) -> Result<Option<BookInfo>, LedgerError> {
+        Ok(self.book_infos(Some(version), None, Slice { after: None, limit: 1 }).await?.pop())
+    }
+
+    async fn book_infos(
+        &self,
+        version: Option<BookVersion>,
+        state: Option<BookState>,
+        slice: Slice<i32>,
+    ) -> Result<Vec<BookInfo>, LedgerError> {
+        let books = sqlx::query_as(
+            "select * from ( \
+               select b.version, b.name, b.effective_from, b.revision, b.created_at, \
+               case when b.effective_from is null then 'draft' when b.effective_from > clock_timestamp() then 'scheduled' \
+                 when b.version = f.version then 'in_force' else 'former' end as state \
+               from price_book b left join lateral ( \
+                 select a.version from price_activation a \
+                 where a.withdrawn_at is null and a.effective_from <= clock_timestamp() \
+                 order by a.effective_from desc, a.activation_id desc limit 1) f on true) b \
+             where ($1::integer is null or version = $1) and ($2::text is null or state = $2) \
+               and ($3::integer is null or version < $3) order by version desc limit $4",
+        )
+        .bind(version.map(BookVersion::get))
+        .bind(state.map(BookState::as_str))
+        .bind(slice.after)
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        Ok(books)
+    }
+
+    /// The version in force at the database's present instant.
+    pub async fn active_book_version(&self) -> Result<Option<BookVersion>, LedgerError> {
+        let version: Option<i32> = sqlx::query_scalar(
+            "select version from price_activation where withdrawn_at is null and effective_from <= clock_timestamp() \
+             order by effective_from desc, activation_id desc limit 1",
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(version.map(BookVersion::new))
+    }
+
+    /// One book with its prices.
+    pub async fn book(&self, version: BookVersion) -> Result<Option<PriceBook>, LedgerError> {
+        Ok(self.books_with_prices(&[version.get()]).await?.remove(&version))
+    }
+
+    async fn books_with_prices(
+        &self,
+        versions: &[i32],
+    ) -> Result<BTreeMap<BookVersion, PriceBook>, LedgerError> {
+        type Priced = (i32, String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+        let rows: Vec<Priced> = sqlx::query_as(
+            "select b.version, b.name, p.task_type, p.unit, p.credits, p.credits_with_audio \
+             from price_book b left join price p on p.version = b.version where b.version = any($1)",
+        )
+        .bind(versions)
+        .fetch_all(self.pool())
+        .await?;
+        let mut books = BTreeMap::new();
+        for (version, name, task_type, unit, credits, with_audio) in rows {
+            let version = BookVersion::new(version);
+            let book =
+                books.entry(version).or_insert_with(|| PriceBook { version, name, prices: BTreeMap::new() });
+            if let (Some(task_type), Some(unit), Some(credits)) = (task_type, unit, credits) {
+                let tariff = tariff(&unit, credits, with_audio).ok_or(LedgerError::Corrupt("price.unit"))?;
+                book.prices.insert(task_type.into(), tariff);
+            }
+        }
+        Ok(books)
+    }
+
+    /// What is in force, what was within the last hour (a quote may still name it), and what is known to come.
+    pub async fn price_list(&self) -> Result<PriceList, LedgerError> {
+        let starts: Vec<(OffsetDateTime, i32)> = sqlx::query_as(
+            "select effective_from, version from price_activation where withdrawn_at is null and effective_from >= coalesce( \
+               (select max(effective_from) from price_activation \
+                where withdrawn_at is null and effective_from <= clock_timestamp() - interval '1 hour'), '-infinity') \
+             order by effective_from, activation_id",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let versions: Vec<i32> = starts.iter().map(|(_, version)| *version).collect();
+        let books = self.books_with_prices(&versions).await?;
+        let rows: Vec<(Uuid, i32, OffsetDateTime, Option<OffsetDateTime>)> = sqlx::query_as(
+            "select org_id, factor_bp, valid_from, valid_until from price_factor \
+             where valid_until is null or valid_until > clock_timestamp() - interval '1 hour'",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let mut factors: HashMap<OrgId, Vec<FactorSpan>> = HashMap::new();
+        for (org, factor, from, until) in rows {
+            let factor = PriceFactor::new(factor).ok_or(LedgerError::Corrupt("factor_bp"))?;
+            factors.entry(OrgId::from_uuid(org)).or_default().push(FactorSpan { factor, from, until });
+        }
+        Ok(PriceList {
+            books: books.into_iter().map(|(version, book)| (version, Arc::new(book))).collect(),
+            starts: starts.into_iter().map(|(from, version)| (from, BookVersion::new(version))).collect(),
+            factors,
+        })
+    }
+
+    /// What the database's clock shows.
+    pub async fn clock(&self) -> Result<OffsetDateTime, LedgerError> {
+        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
+    }
+}

@@ -1,0 +1,210 @@
+//! Making and editing drafts.
+
+use std::collections::BTreeMap;
+
+use crate::credits::Credits;
+use crate::order::is_video_edit;
+use crate::pricing::{BookVersion, Tariff};
+use crate::store::db::change::Acting;
+use crate::store::db::error::LedgerError;
+use crate::store::prices::no_book;
+
+/// Prices as the columns of the table.
+#[derive(Debug, Default)]
+struct Columns<'a> {
+    types: Vec<&'a str>,
+    units: Vec<&'static str>,
+    credits: Vec<i64>,
+    with_audio: Vec<Option<i64>>,
+}
+
+impl<'a> Columns<'a> {
+    /// Prices must be positive, and what edits a video must have a fixed one.
+    fn of(prices: impl IntoIterator<Item = (&'a str, Tariff)>) -> Result<Self, LedgerError> {
+        let mut columns = Self::default();
+        for (task_type, tariff) in prices {
+            let refuse = |why: &str| Err(LedgerError::Invalid(format!("{task_type}: {why}")));
+            // It ends up in a path, in a log line, in a table of the console.
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if !(1..=100).contains(&task_type.len()) || !task_type.bytes().all(plain) {
+                return Err(LedgerError::Invalid(
+                    "a task type is 1 to 100 letters, digits, '-', '_' or '.'".into(),
+                ));
+            }
+            let (unit, credits, with_audio) = match tariff {
+                Tariff::Fixed { credits } => ("fixed", credits, None),
+                Tariff::Second { .. } if is_video_edit(task_type) => {
+                    return refuse("what edits a video has its length, so its unit must be 'fixed'");
+                }
+                Tariff::Second { credits, credits_with_audio } => ("second", credits, credits_with_audio),
+            };
+            let possible = |price: Credits| (1..=1_000_000_000).contains(&price.get());
+            if ![Some(credits), with_audio].into_iter().flatten().all(possible) {
+                return refuse("a price must be from 1 to 1,000,000,000 credits");
+            }
+            columns.types.push(task_type);
+            columns.units.push(unit);
+            columns.credits.push(credits.get());
+            columns.with_audio.push(with_audio.map(Credits::get));
+        }
+        Ok(columns)
+    }
+}
+
+fn named(name: &str) -> Result<&str, LedgerError> {
+    let name = name.trim();
+    if (1..=200).contains(&name.chars().count()) {
+        Ok(name)
+    } else {
+        Err(LedgerError::Invalid("a price book's name has 1 to 200 characters".into()))
+    }
+}
+
+/// What `lock_book` says of a book that is to be edited.
+pub(super) fn editable(version: BookVersion, state: &str, revision: Option<i32>) -> Result<(), LedgerError> {
+    match (state, revision) {
+        ("draft", _) => Ok(()),
+        ("unknown", _) => Err(no_book(version)),
+        ("stale", Some(current)) => Err(LedgerError::Stale { current }),
+        ("scheduled", _) => Err(LedgerError::Conflict(format!(
+            "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
+        ))),
+        ("effective", _) => Err(LedgerError::Conflict(format!(
+            "price book {version} was in force, and stays as it is: edit a copy"
+        ))),
+        _ => Err(LedgerError::Corrupt("state of lock_book")),
+    }
+}
+
+/// An edit of the draft `$1` that its editor saw at revision `$2`: the statement between the parts changes rows `from book`,
+/// which has a row if the book is a draft. What is answered: the book's state, its revision, the new one, the rows changed.
+macro_rules! edit {
+    ($edit:literal) => {
+        concat!(
+            "with locked as materialized (select state, revision from lock_book($1, $2)), \
+             book as (select from locked where state = 'draft'), edited as (",
+            $edit,
+            " returning 1), revised as (update price_book set revision = price_book.revision + 1 from book \
+             where version = $1 and exists (select from edited) returning price_book.revision) \
+             select state, revision, (select revision from revised), (select count(*) from edited) from locked"
+        )
+    };
+}
+
+/// See `edit!`.
+type Edited = (String, Option<i32>, Option<i32>, i64);
+
+fn edited(
+    version: BookVersion,
+    (state, current, revision, rows): Edited,
+) -> Result<Option<i32>, LedgerError> {
+    editable(version, &state, current)?;
+    Ok(revision.filter(|_| rows > 0))
+}
+
+impl Acting {
+    /// Adds a draft: what `copy_of` has, with `prices` put over it. It may still be empty.
+    pub async fn create_book(
+        &self,
+        name: &str,
+        copy_of: Option<BookVersion>,
+        prices: &BTreeMap<String, Tariff>,
+    ) -> Result<BookVersion, LedgerError> {
+        let name = named(name)?;
+        let columns = Columns::of(prices.iter().map(|(name, tariff)| (name.as_str(), *tariff)))?;
+        let version: Option<i32> = sqlx::query_scalar("select create_book($1, $2, $3, $4, $5, $6)")
+            .bind(name)
+            .bind(copy_of.map(BookVersion::get))
+            .bind(columns.types)
+            .bind(columns.units)
+            .bind(columns.credits)
+            .bind(columns.with_audio)
+            .fetch_one(self.change())
+            .await?;
+        match (version, copy_of) {
+            (Some(version), _) => Ok(BookVersion::new(version)),
+            (None, Some(original)) => Err(no_book(original)),
+            (None, None) => Err(LedgerError::Corrupt("answer of create_book")),
+        }
+    }
+
+    /// Sets a price of a draft. `revision`: what the editor has seen; none: whatever it is. The answer is the new one.
+    pub async fn set_price(
+        &self,
+        version: BookVersion,
+        task_type: &str,
+        tariff: Tariff,
+        revision: Option<i32>,
+    ) -> Result<i32, LedgerError> {
+        let columns = Columns::of([(task_type, tariff)])?;
+        let done: Edited = sqlx::query_as(edit!(
+            "insert into price (version, task_type, unit, credits, credits_with_audio) \
+             select $1, p.task_type, p.unit, p.credits, p.credits_with_audio from book, \
+               unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[]) p(task_type, unit, credits, credits_with_audio) \
+             on conflict (version, task_type) do update set unit = excluded.unit, credits = excluded.credits, \
+             credits_with_audio = excluded.credits_with_audio"
+        ))
+        .bind(version.get())
+        .bind(revision)
+        .bind(columns.types)
+        .bind(columns.units)
+        .bind(columns.credits)
+        .bind(columns.with_audio)
+        .fetch_one(self.change())
+        .await?;
+        edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set"))
+    }
+
+    /// Takes a type out of a draft: creates of that type will be refused.
+    pub async fn remove_price(
+        &self,
+        version: BookVersion,
+        task_type: &str,
+        revision: Option<i32>,
+    ) -> Result<i32, LedgerError> {
+        let done: Edited =
+            sqlx::query_as(edit!("delete from price using book where version = $1 and task_type = $3"))
+                .bind(version.get())
+                .bind(revision)
+                .bind(task_type)
+                .fetch_one(self.change())
+                .await?;
+        edited(version, done)?.ok_or_else(|| {
+            LedgerError::NotFound(format!("price book {version} has no price of '{task_type}'"))
+        })
+    }
+
+    /// Renames a draft.
+    pub async fn rename_book(
+        &self,
+        version: BookVersion,
+        name: &str,
+        revision: Option<i32>,
+    ) -> Result<i32, LedgerError> {
+        let name = named(name)?;
+        let (state, current, revision): (String, Option<i32>, Option<i32>) = sqlx::query_as(
+            "with locked as materialized (select state, revision from lock_book($1, $2)), \
+             renamed as (update price_book set name = $3, revision = price_book.revision + 1 from locked \
+               where version = $1 and state = 'draft' returning price_book.revision) \
+             select state, revision, (select revision from renamed) from locked",
+        )
+        .bind(version.get())
+        .bind(revision)
+        .bind(name)
+        .fetch_one(self.change())
+        .await?;
+        editable(version, &state, current)?;
+        revision.ok_or(LedgerError::Corrupt("a price book that was not renamed"))
+    }
+
+    /// Removes a draft. Its number is not used again.
+    pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), LedgerError> {
+        let (state, current): (String, Option<i32>) =
+            sqlx::query_as("select state, revision from delete_book($1, $2)")
+                .bind(version.get())
+                .bind(revision)
+                .fetch_one(self.change())
+                .await?;
+        editable(version, &state, current)
+    }
+}

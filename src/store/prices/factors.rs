@@ -1,0 +1,187 @@
+//! What an organisation pays of the list price for a time. What has begun only ends; what is over stays.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use sqlx::FromRow;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::credits::PriceFactor;
+use crate::ids::{FactorId, OrgId};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::tenancy::Slice;
+
+/// A factor with its validity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PriceFactorInfo {
+    /// Its id.
+    pub factor_id: FactorId,
+    /// Whose it is.
+    pub org_id: OrgId,
+    /// What is paid of the list price.
+    pub factor_bp: PriceFactor,
+    /// From when on.
+    #[serde(with = "time::serde::rfc3339")]
+    pub valid_from: OffsetDateTime,
+    /// Until just before; none: until somebody ends it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub valid_until: Option<OffsetDateTime>,
+    /// Why.
+    pub reason: String,
+    /// Whether it is in force now.
+    pub active: bool,
+    /// Counts its changes.
+    pub version: i32,
+}
+
+impl FromRow<'_, PgRow> for PriceFactorInfo {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let factor = PriceFactor::new(row.try_get("factor_bp")?)
+            .ok_or_else(|| sqlx::Error::Decode("factor_bp out of range".into()))?;
+        Ok(Self {
+            factor_id: FactorId::from_uuid(row.try_get("factor_id")?),
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            factor_bp: factor,
+            valid_from: row.try_get("valid_from")?,
+            valid_until: row.try_get("valid_until")?,
+            reason: row.try_get("reason")?,
+            active: row.try_get("active")?,
+            version: row.try_get("version")?,
+        })
+    }
+}
+
+impl Database {
+    /// The factors of `org`, newest first.
+    pub async fn price_factors(
+        &self,
+        org: OrgId,
+        slice: Slice<FactorId>,
+    ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
+        let factors = sqlx::query_as(
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor f where org_id = $1 and ($2::uuid is null or factor_id < $2) \
+             order by factor_id desc limit $3",
+        )
+        .bind(org.as_uuid())
+        .bind(slice.after.map(FactorId::as_uuid))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        Ok(factors)
+    }
+
+    /// What those of `orgs` pay of the list price that have a factor in force now.
+    pub async fn price_factors_in_force(
+        &self,
+        orgs: &[OrgId],
+    ) -> Result<HashMap<OrgId, PriceFactor>, LedgerError> {
+        let orgs: Vec<uuid::Uuid> = orgs.iter().map(|org| org.as_uuid()).collect();
+        let rows: Vec<(uuid::Uuid, i32)> = sqlx::query_as(
+            "select distinct on (org_id) org_id, factor_bp from price_factor \
+             where org_id = any($1) and valid_from <= clock_timestamp() \
+               and coalesce(valid_until > clock_timestamp(), true) \
+             order by org_id, valid_from desc",
+        )
+        .bind(orgs)
+        .fetch_all(self.pool())
+        .await?;
+        let factor = |(org, factor)| Some((OrgId::from_uuid(org), PriceFactor::new(factor)?));
+        Ok(rows.into_iter().filter_map(factor).collect())
+    }
+
+    /// One factor of `org`.
+    pub async fn price_factor(
+        &self,
+        org: OrgId,
+        factor: FactorId,
+    ) -> Result<Option<PriceFactorInfo>, LedgerError> {
+        let found = sqlx::query_as(
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor f where org_id = $1 and factor_id = $2",
+        )
+        .bind(org.as_uuid())
+        .bind(factor.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(found)
+    }
+}
+
+impl Acting {
+    /// Gives `org` a factor from `from` on (none: now) until just before `until` (none: until it is ended). Before and
+    /// after, and between two, the organisation's own factor counts.
+    pub async fn create_price_factor(
+        &self,
+        org: OrgId,
+        factor: PriceFactor,
+        from: Option<OffsetDateTime>,
+        until: Option<OffsetDateTime>,
+        reason: &str,
+    ) -> Result<FactorId, LedgerError> {
+        let reason = reason.trim();
+        if !(1..=500).contains(&reason.chars().count()) {
+            return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
+        }
+        let id = FactorId::generate();
+        let (outcome, other): (String, Option<uuid::Uuid>) =
+            sqlx::query_as("select outcome, other from create_price_factor($1, $2, $3, $4, $5, $6)")
+                .bind(org.as_uuid())
+                .bind(id.as_uuid())
+                .bind(factor.basis_points())
+                .bind(from)
+                .bind(until)
+                .bind(reason)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), other) {
+            ("created", _) => return Ok(id),
+            ("unknown_org", _) => LedgerError::NotFound(format!("there is no organisation {org}")),
+            ("begins_in_the_past", _) => {
+                LedgerError::Invalid("a factor cannot begin in the past: leave valid_from out for now".into())
+            }
+            ("ends_before_it_begins", _) => {
+                LedgerError::Invalid("valid_until must be after valid_from".into())
+            }
+            ("overlaps", Some(other)) => {
+                let other = FactorId::from_uuid(other);
+                LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
+            }
+            _ => LedgerError::Corrupt("outcome of create_price_factor"),
+        })
+    }
+
+    /// Ends a factor at `at`, or now. One that would end before it begins is taken back: nothing is left of it but its
+    /// lines in the audit log.
+    pub async fn end_price_factor(
+        &self,
+        org: OrgId,
+        factor: FactorId,
+        at: Option<OffsetDateTime>,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        let (outcome, current): (String, Option<i32>) =
+            sqlx::query_as("select outcome, version from end_price_factor($1, $2, $3, $4)")
+                .bind(org.as_uuid())
+                .bind(factor.as_uuid())
+                .bind(at)
+                .bind(version)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), current) {
+            ("ended", _) => return Ok(()),
+            ("unknown", _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
+            ("stale", Some(current)) => LedgerError::Stale { current },
+            ("in_the_past", _) => {
+                LedgerError::Invalid("a factor cannot end in the past: leave the instant out for now".into())
+            }
+            ("ends_earlier", _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
+            _ => LedgerError::Corrupt("outcome of end_price_factor"),
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! Putting books in force: now, later, or again.
+
+use serde::Serialize;
+use sqlx::FromRow;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::pricing::{BookVersion, PriceBook};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::directory::tenancy::Slice;
+use crate::store::prices::no_book;
+
+/// One line of the history: a book came into force, or will, or was to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Activation {
+    /// Later lines have higher ones.
+    pub activation_id: i64,
+    /// Which book.
+    #[schema(value_type = i32)]
+    pub version: BookVersion,
+    /// From when on.
+    #[serde(with = "time::serde::rfc3339")]
+    pub effective_from: OffsetDateTime,
+    /// Who said so.
+    pub actor: String,
+    /// When that was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it was taken back, before it began.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub withdrawn_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for Activation {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            activation_id: row.try_get("activation_id")?,
+            version: BookVersion::new(row.try_get("version")?),
+            effective_from: row.try_get("effective_from")?,
+            actor: row.try_get("actor")?,
+            created_at: row.try_get("created_at")?,
+            withdrawn_at: row.try_get("withdrawn_at")?,
+        })
+    }
+}
+
+impl Database {
+    /// What came into force and when, newest line first.
+    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
+        let lines = sqlx::query_as(
+            "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation where activation_id < coalesce($1, 9223372036854775807) \
+             order by activation_id desc limit $2",
+        )
+        .bind(slice.after)
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        Ok(lines)
+    }
+
+    /// Fails if there is no such book.
+    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
+        self.book(version).await?.ok_or_else(|| no_book(version))
+    }
+}
+
+impl Acting {
+    /// Puts a book in force from `at` on, or from now. Every gateway follows: at that instant, or within a second.
+    ///
+    /// Only a book that was never in force can be scheduled.
+    pub async fn put_in_force(
+        &self,
+        version: BookVersion,
+        at: Option<OffsetDateTime>,
+        revision: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        let (outcome, figure): (String, Option<i32>) =
+            sqlx::query_as("select outcome, figure from put_book_in_force($1, $2, $3)")
+                .bind(version.get())
+                .bind(revision)
+                .bind(at)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), figure) {
+            ("done", _) => return Ok(()),
+            ("unknown", _) => no_book(version),
+            ("stale", Some(current)) => LedgerError::Stale { current },
+            ("in_the_past", _) => LedgerError::Invalid(
+                "that instant has passed: name one that is to come, or none for now".into(),
+            ),
+            ("empty", _) => LedgerError::Conflict(format!("price book {version} has no prices")),
+            ("taken", Some(other)) => {
+                LedgerError::Conflict(format!("price book {other} comes into force at that very instant"))
+            }
+            ("was_in_force", _) => LedgerError::Conflict(format!(
+                "price book {version} was in force: put it in force at once, or schedule a copy"
+            )),
+            _ => LedgerError::Corrupt("outcome of put_book_in_force"),
+        })
+    }
+
+    /// Takes a schedule back while its instant is to come: the book is a draft again.
+    pub async fn unschedule_book(
+        &self,
+        version: BookVersion,
+        revision: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        let (outcome, current): (String, Option<i32>) =
+            sqlx::query_as("select outcome, revision from unschedule_book($1, $2)")
+                .bind(version.get())
+                .bind(revision)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), current) {
+            ("done", _) => return Ok(()),
+            ("unknown", _) => no_book(version),
+            ("stale", Some(current)) => LedgerError::Stale { current },
+            ("not_scheduled", _) => LedgerError::Conflict(format!("price book {version} is not scheduled")),
+            ("in_force", _) => {
+                LedgerError::Conflict(format!("price book {version} has just come into force"))
+            }
+            _ => LedgerError::Corrupt("outcome of unschedule_book"),
+        })
+    }
+
+    /// Puts the book in force again that was in force before the present one. `from`: the one that is to go; none:
+    /// whichever it is. The answer is the one that came back.
+    pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, LedgerError> {
+        let (outcome, version): (String, Option<i32>) =
+            sqlx::query_as("select outcome, version from roll_back_book($1)")
+                .bind(from.map(BookVersion::get))
+                .fetch_one(self.change())
+                .await?;
+        match (outcome.as_str(), version) {
+            ("done", Some(version)) => Ok(BookVersion::new(version)),
+            ("other", now) => {
+                let now = now.map_or("none".to_owned(), |version| version.to_string());
+                Err(LedgerError::Conflict(format!("the price book in force is {now} now")))
+            }
+            ("none_before", _) => {
+                Err(LedgerError::Conflict("no other price book was in force before the present one".into()))
+            }
+            _ => Err(LedgerError::Corrupt("outcome of roll_back_book")),
+        }
+    }
+}

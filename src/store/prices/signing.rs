@@ -1,0 +1,49 @@
+//! The keys that sign quotes: one for all gateways, replaced by a newer one when an operator says so.
+
+use time::OffsetDateTime;
+
+use crate::quote::SigningKey;
+use crate::store::db::change::{Acting, Actor};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+
+impl Database {
+    /// The keys whose quotes may still bind, oldest first. The first gateway that asks makes one.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, LedgerError> {
+        let keys = self.usable_signing_keys().await?;
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        let gateway = self.acting(Actor::program("gateway"));
+        // Of several at once one wins; all read what it has made.
+        sqlx::query("insert into signing_key (generation, key) values (1, $1) on conflict do nothing")
+            .bind(SigningKey::fresh_secret().as_slice())
+            .execute(gateway.change())
+            .await?;
+        self.usable_signing_keys().await
+    }
+
+    async fn usable_signing_keys(&self) -> Result<Vec<SigningKey>, LedgerError> {
+        let rows: Vec<(i32, OffsetDateTime, Vec<u8>)> = sqlx::query_as(
+            "select generation, created_at, key from ( \
+               select k.generation, k.created_at, k.key, lead(created_at) over (order by generation) as replaced_at from signing_key k) k \
+             where replaced_at is null or replaced_at > clock_timestamp() - interval '1 hour' order by generation",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let key = |(generation, created_at, key): (i32, OffsetDateTime, Vec<u8>)| {
+            SigningKey::new(generation, created_at, &key).ok_or(LedgerError::Corrupt("signing_key.key"))
+        };
+        rows.into_iter().map(key).collect()
+    }
+}
+
+impl Acting {
+    /// Makes a newer key. What the former ones signed binds until it expires.
+    pub async fn rotate_signing_key(&self) -> Result<i32, LedgerError> {
+        Ok(sqlx::query_scalar("select rotate_signing_key($1)")
+            .bind(SigningKey::fresh_secret().as_slice())
+            .fetch_one(self.change())
+            .await?)
+    }
+}

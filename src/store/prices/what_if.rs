@@ -1,0 +1,145 @@
+//! What the tasks of some days would have cost by another book.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use sqlx::FromRow;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use utoipa::ToSchema;
+
+use crate::credits::{Credits, PriceFactor};
+use crate::ids::OrgId;
+use crate::pricing::{BookVersion, Outcome, PricedTasks, replay};
+use crate::store::db::database::Database;
+use crate::store::db::error::LedgerError;
+use crate::store::db::session::Deadline;
+
+/// One organisation's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OrgOutcome {
+    /// Which.
+    pub org_id: OrgId,
+    /// What it is called.
+    pub name: String,
+    /// Its tasks.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// One task type's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct TypeOutcome {
+    /// Which.
+    #[schema(value_type = String)]
+    pub task_type: Arc<str>,
+    /// Its tasks.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// The tasks of the last days that were charged, priced by another book.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WhatIf {
+    /// The book they are priced by.
+    pub version: BookVersion,
+    /// Of how many days.
+    pub days: u32,
+    /// All of them.
+    pub total: Outcome,
+    /// By organisation; where it makes the greatest difference first.
+    pub orgs: Vec<OrgOutcome>,
+    /// By task type.
+    pub task_types: Vec<TypeOutcome>,
+    /// Types that the book does not have, though there were such tasks.
+    #[schema(value_type = Vec<String>)]
+    pub refused_types: Vec<Arc<str>>,
+}
+
+struct Group {
+    name: String,
+    tasks: PricedTasks,
+}
+
+impl FromRow<'_, PgRow> for Group {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let tasks = PricedTasks {
+            org: OrgId::from_uuid(row.try_get("org_id")?),
+            task_type: row.try_get::<&str, _>("task_type")?.into(),
+            book: BookVersion::new(row.try_get("price_book")?),
+            list_price: Credits::new(row.try_get("list_price")?),
+            factor: PriceFactor::new(row.try_get("factor_bp")?)
+                .ok_or_else(|| sqlx::Error::Decode("factor_bp out of range".into()))?,
+            tasks: row.try_get("tasks")?,
+            charged: Credits::new(row.try_get("charged")?),
+        };
+        Ok(Self { name: row.try_get("name")?, tasks })
+    }
+}
+
+impl Database {
+    /// Prices what was created in the last `days` and charged since by the book `version`, each task with the factor it
+    /// had.
+    pub async fn what_if(&self, version: BookVersion, days: u32) -> Result<WhatIf, LedgerError> {
+        if !(1..=90).contains(&days) {
+            return Err(LedgerError::Invalid("'days' must be from 1 to 90".into()));
+        }
+        let other = self.expect_book(version).await?;
+        let groups = self.priced_tasks(days).await?;
+        let mut used: Vec<i32> = groups.iter().map(|group| group.tasks.book.get()).collect();
+        used.sort_unstable();
+        used.dedup();
+        let books = self.books_with_prices(&used).await?;
+        let books = books.into_iter().map(|(version, book)| (version, Arc::new(book))).collect();
+        let mut names: HashMap<OrgId, String> = HashMap::new();
+        let mut tasks = Vec::with_capacity(groups.len());
+        for group in groups {
+            names.insert(group.tasks.org, group.name);
+            tasks.push(group.tasks);
+        }
+        let replayed = replay(&tasks, &books, &other).ok_or(LedgerError::Corrupt("a sum of prices"))?;
+        let mut orgs: Vec<OrgOutcome> = replayed
+            .orgs
+            .into_iter()
+            .map(|(org_id, outcome)| OrgOutcome {
+                org_id,
+                name: names.remove(&org_id).unwrap_or_default(),
+                outcome,
+            })
+            .collect();
+        orgs.sort_by_key(|org| (std::cmp::Reverse(org.outcome.difference.get().unsigned_abs()), org.org_id));
+        let refused = replayed.task_types.iter().filter(|(_, outcome)| outcome.refused > 0);
+        Ok(WhatIf {
+            version,
+            days,
+            total: replayed.total,
+            orgs,
+            refused_types: refused.map(|(task_type, _)| task_type.clone()).collect(),
+            task_types: replayed
+                .task_types
+                .into_iter()
+                .map(|(task_type, outcome)| TypeOutcome { task_type, outcome })
+                .collect(),
+        })
+    }
+
+    /// The charged tasks of the last `days`; those of one price together.
+    async fn priced_tasks(&self, days: u32) -> Result<Vec<Group>, LedgerError> {
+        // Ids begin with the time of their making, by a gateway's clock: a day more finds all, and only those rows are
+        // read that may count.
+        let query = sqlx::query_as(
+            "select h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, \
+             sum(h.charged)::bigint as charged \
+             from org o cross join lateral ( \
+               select * from hold where hold.org_id = o.org_id and hold.state = 'SETTLED' \
+                 and hold.created_at >= now() - make_interval(days => $1) \
+                 and hold.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1)) * 1000)::bigint), \
+                                          12, '0') || repeat('0', 20))::uuid) h \
+             group by h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp",
+        )
+        .bind(i32::try_from(days).unwrap_or(i32::MAX))
+        .fetch_all(self.pool().statement(Deadline::REPRICING, None));
+        Ok(query.await?)
+    }
+}
