@@ -2,7 +2,8 @@
 //!
 //! # Where is what
 //!
-//! A file imports only from lower floors or from its own folder.
+//! A file imports only from lower floors or from its own folder. One thing has one name: the glossary is in
+//! `docs/architecture.md`, beside three walks through the code.
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
@@ -31,8 +32,8 @@
 //! ends are conditional. [`upstream`] refuses early what the vendor will not bear (a breaker, a bounded number of places).
 //!
 //! What people manage (organisations, keys, budgets, credits, prices) goes through [`admin::api`], whose OpenAPI document is
-//! also its access rule; `tollgate admin` is a client of it. A change is one transaction that knows its actor
-//! (`store/db/change.rs`), and the audit log is written by triggers, so that none can be left out.
+//! also its access rule; `tollgate admin` is a client of it. A change is one statement, and needs a [`store::Acting`], which
+//! knows on whose behalf; the audit log is written by triggers, so that no change can be left out of it.
 //!
 //! A request has a [`telemetry::TraceContext`] from its first layer to the end of its own task: spans and log events find it
 //! there, so that no part need be handed one.
@@ -55,7 +56,9 @@
 //!   `holds::audit`);
 //! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
 //! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
-//! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
+//! - no row lock is held while a message travels: a lane's call, a change and a step of expiry are one statement each
+//!   (`house::architecture`, `faults::frozen`);
+//! - a statement ends on both sides by its deadline, and backends never exceed the pools (`postgres::locks`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`house::architecture`);

@@ -1,5 +1,5 @@
-//! Bearer tokens of identity providers (JWT). A token chooses nothing: its issuer and audience find a provider, and that
-//! one's settings say which algorithms, keys and claims count. Keys or addresses of keys in a token are not looked at.
+//! Bearer tokens of identity providers (JWT). A token chooses nothing: its issuer and audience lead to a provider, and the
+//! provider's settings say which algorithms, keys and claims count. Keys, and URLs of keys, in a token are ignored.
 
 use std::sync::Arc;
 
@@ -140,13 +140,13 @@ fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc
     });
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => {
-            Err(Refused::Wrong("this token is not valid: nobody here knows its issuer and audience"))
-        }
+        (None, _) => Err(Refused::Wrong(
+            "this token is not valid: no identity provider is configured for its issuer and audience",
+        )),
         // Two providers match: which one is used must not depend on their order.
-        (Some(_), Some(_)) => {
-            Err(Refused::Wrong("this token is not valid: its audiences are those of two providers"))
-        }
+        (Some(_), Some(_)) => Err(Refused::Wrong(
+            "this token is not valid: two identity providers are configured for its audiences",
+        )),
     }
 }
 

@@ -45,7 +45,7 @@ impl App {
     /// Serves until `asked` and, for as long as is configured, after it; then stops accepting, finishes what is in
     /// flight, writes what is to be written. False if the grace period was too short for that.
     pub async fn run(self, asked: CancellationToken) -> bool {
-        let mut running = self.begin();
+        let mut running = self.serve();
         asked.cancelled().await;
         running.drain().await;
         let finished = running.finish_in_flight().await;
@@ -59,7 +59,7 @@ impl App {
         finished
     }
 
-    fn begin(self) -> Running {
+    fn serve(self) -> Running {
         let background = TaskTracker::new();
         let drained = CancellationToken::new();
         let certificates = [&self.data, &self.admin].map(|listener| listener.certificate.clone());

@@ -74,7 +74,7 @@ impl DataDir {
         Ok(Self { pgdata: root.join("pg"), root, log_path, log, _lock: lock })
     }
 
-    /// The owner of the existing cluster. A mere empty directory in its place is nobody's cluster.
+    /// The owner of the existing cluster; none if the directory is empty.
     pub fn cluster_owner(&self) -> Option<u32> {
         let absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let found = fs::symlink_metadata(&self.pgdata).ok()?;
@@ -99,7 +99,7 @@ impl DataDir {
         }
     }
 
-    /// Refuses a cluster of somebody else and a place that PostgreSQL's user cannot reach.
+    /// Refuses a cluster of another user, and a directory that PostgreSQL's user cannot enter.
     pub fn check_access(&self, identity: &OsUser) -> Result<(), PostgresError> {
         if identity.dropped
             && let Some(blocked) = identity.blocked_at(&self.root)

@@ -43,7 +43,7 @@ pub enum PostgresError {
         /// The user PostgreSQL runs as.
         user: String,
     },
-    /// We are root and there is nobody to drop to.
+    /// This process runs as root, and there is no other user to run the server as.
     #[error(
         "PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: create one, or run as a normal user"
     )]

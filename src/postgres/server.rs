@@ -60,7 +60,7 @@ impl ServerStart<'_> {
                 return Ok(child);
             }
         }
-        // A server that is killed in recovery starts over next time, but one nobody watches would stay.
+        // A server that is killed in recovery starts over next time; one that is left alone would keep running.
         drop(stop(&child));
         let (log, tail) = self.log_end(from);
         Err(PostgresError::NotReady { seconds: READY_SECONDS, log, tail })
@@ -72,7 +72,7 @@ impl ServerStart<'_> {
 
     /// Whether the pid file reports a ready server, the file is our server's, and the socket accepts connections.
     fn is_ready(&self, child: &OwnedChild) -> bool {
-        // A cluster that somebody made a standby answers too, to those who only read.
+        // A cluster that was turned into a standby accepts connections too, for reading.
         let accepts = |status: &str| matches!(status, "ready" | "standby");
         PidFile::read(&self.data.pgdata).is_some_and(|file| file.pid == child.pid() && accepts(&file.status))
             && UnixStream::connect(self.sockets.path()).is_ok()

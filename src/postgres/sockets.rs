@@ -44,7 +44,7 @@ impl Sockets {
         let found = fs::symlink_metadata(&dir).map_err(PostgresError::io("read", &dir))?;
         let owners = [identity.uid, nix::unistd::geteuid().as_raw()];
         let private = owners.contains(&found.uid()) && found.mode() & 0o077 == 0;
-        // In /tmp anybody may have made this name first, to lead our clients to a server of theirs.
+        // Any user may have created this name in /tmp first, to lead our clients to another server.
         if !found.is_dir() || (elsewhere && !private) {
             return Err(PostgresError::UnsafeSocketDir { path: dir, user: user_name(identity.uid) });
         }

@@ -54,7 +54,7 @@ impl Product {
         PRODUCTS.iter().find(|product| product.name == name)
     }
 
-    /// Fixed-price types run as long as their source video, so nobody looks at their `duration`.
+    /// Types with a fixed price run as long as their source video: their `duration` is ignored.
     pub(super) fn has_duration(&self) -> bool {
         matches!(self.price, Pricing::PerSecond { .. })
     }

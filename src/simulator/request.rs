@@ -7,11 +7,11 @@ use serde_json::value::RawValue;
 
 use super::product::{Product, RequiredInput};
 
-/// A body as it came: nothing in it is believed yet. Fault rules look at this, so that a rule can hit a create
-/// which the vendor would have refused.
+/// A body as it arrived, not validated yet. Fault rules match on this, so that a rule can apply to a create that the
+/// vendor would have refused.
 pub(super) struct Draft<'a> {
     whole: Option<&'a RawValue>,
-    // Fields stay unparsed: an image of 16 MiB is only ever looked at by reference.
+    // Fields stay unparsed, so that an image of 16 MiB is never copied.
     fields: BTreeMap<String, &'a RawValue>,
 }
 

@@ -19,7 +19,7 @@ use rule::FaultRule;
 pub(super) use rule::SeenCall;
 use unique::Unique;
 
-/// The script in force. Empty unless somebody posted one.
+/// The script in force; empty until one is posted.
 #[derive(Default)]
 pub(super) struct Script {
     active: RwLock<Arc<Active>>,

@@ -91,7 +91,7 @@ async fn read(mut incoming: Incoming) -> Result<Result<Bytes, TooLarge>, Cut> {
     let mut rest = BytesMut::new();
     let mut length: u64 = 0;
     while let Some(frame) = incoming.frame().await {
-        // The sender went away: nobody is left to answer.
+        // The sender closed the connection: there is no one to answer.
         let Ok(data) = frame.map_err(|_| Cut)?.into_data() else { continue };
         length += data.len() as u64;
         if length > LARGEST_BODY as u64 {

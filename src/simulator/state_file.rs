@@ -119,7 +119,7 @@ impl Writer {
             }
             self.write(&text);
             for receipt in receipts {
-                // Its client may have hung up meanwhile.
+                // The client may have hung up in the meantime.
                 let _ = receipt.send(());
             }
         }

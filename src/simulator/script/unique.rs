@@ -1,5 +1,5 @@
-//! JSON in which no object has a key twice: whoever writes a script by hand must not lose half of it in silence. The gateway
-//! has its own reader for this; the simulator imports nothing of the gateway's.
+//! JSON in which no object has a key twice, so that no part of a script that was written by hand is lost in silence. The
+//! gateway has a reader of its own for this, but the simulator imports nothing of the gateway's.
 
 use std::fmt;
 
