@@ -7,14 +7,15 @@ mod breaker;
 mod client;
 mod gate;
 mod outcome;
+mod report;
 mod ticket;
 
 use std::sync::Arc;
 
 pub use self::client::{BadUpstream, MaySend, StatusError};
 pub use self::gate::Refusal;
-pub(crate) use self::outcome::report;
-pub use self::outcome::{CreateOutcome, Progress, StatusReport};
+pub use self::outcome::CreateOutcome;
+pub use self::report::{Progress, Report};
 pub use self::ticket::Ticket;
 
 use self::backend::Backend;
@@ -70,7 +71,7 @@ impl Upstream {
         backend: &str,
         account: &str,
         task: &str,
-    ) -> Result<StatusReport, StatusError> {
+    ) -> Result<Report, StatusError> {
         let backend = self.by_name(backend).ok_or(StatusError::UnknownAccount)?;
         backend.status(org, account, task).await
     }

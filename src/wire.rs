@@ -1,5 +1,7 @@
 //! What callers read: the closed list of codes and the vendor's envelope (contract, section 1).
 
+use std::ops::Range;
+
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -118,39 +120,62 @@ pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&ser
     serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
 }
 
-/// A JSON object as it was written: order, number text and unknown fields kept, values unread.
-#[derive(Debug, Clone)]
-pub struct RawObject(Vec<(String, Box<RawValue>)>);
+/// The envelope of a success around an object of which some fields are changed; see [`RawObject::with`].
+pub fn success_with<T: AsRef<str>>(object: &RawObject<T>, changes: &[(&str, String)]) -> String {
+    let mut text = String::from(r#"{"code":200,"message":"success","data":"#);
+    object.write(&mut text, changes);
+    text.push('}');
+    text
+}
 
-impl RawObject {
+/// A JSON object as it was written: order, number text and unknown fields kept, values unread. It is read once; `T` keeps
+/// its text, and the fields are places in that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawObject<T> {
+    text: T,
+    /// Each key, and where its value stands.
+    fields: Vec<(String, Range<usize>)>,
+}
+
+impl<T: AsRef<str>> RawObject<T> {
     /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys all are kept; [`RawObject::has_duplicates`]
     /// tells.
-    pub fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    pub fn parse(text: T) -> Option<Self> {
+        let whole = text.as_ref();
+        let Fields(fields) = serde_json::from_str(whole).ok()?;
+        let place = |value: &RawValue| {
+            let start = value.get().as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+            Some(start..start.checked_add(value.get().len())?)
+        };
+        let fields = fields.into_iter().map(|(key, value)| Some((key, place(value)?)));
+        let fields = fields.collect::<Option<_>>()?;
+        Some(Self { text, fields })
     }
 
-    /// An object without fields.
-    pub fn empty() -> Self {
-        Self(Vec::new())
+    /// All of it, as it was written.
+    pub fn text(&self) -> &T {
+        &self.text
+    }
+
+    fn at(&self, place: &Range<usize>) -> &str {
+        self.text.as_ref().get(place.clone()).unwrap_or_default()
     }
 
     /// Whether a key stands twice, here or in an object within.
     pub fn has_duplicates(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
-        self.0.iter().any(|(key, value)| {
+        self.fields.iter().any(|(key, place)| {
+            let value = self.at(place);
             !seen.insert(key.as_str())
-                || (value.get().starts_with(['{', '['])
-                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err_and(|error| refuses(&error)))
+                || (value.starts_with(['{', '['])
+                    && serde_json::from_str::<UniqueKeys>(value).is_err_and(|error| refuses(&error)))
         })
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.get())
-            .filter(|text| *text != "null")
+        let (_, place) = self.fields.iter().find(|(name, _)| name == key)?;
+        Some(self.at(place)).filter(|text| *text != "null")
     }
 
     /// The value of `key`, if it is a string.
@@ -158,46 +183,65 @@ impl RawObject {
         self.get(key).and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// Sets `key`, in its place if it is there, else at the end. `value` must be JSON, or nothing changes.
-    pub fn set(&mut self, key: &str, value: String) {
-        let Ok(value) = RawValue::from_string(value) else { return };
-        match self.0.iter_mut().find(|(name, _)| name == key) {
-            Some((_, slot)) => *slot = value,
-            None => self.0.push((key.to_owned(), value)),
+    /// The object as JSON, with `changes`: keys and their new values, which must be JSON. A key that is there keeps its
+    /// place, others follow at the end.
+    pub fn with(&self, changes: &[(&str, String)]) -> String {
+        let mut text = String::new();
+        self.write(&mut text, changes);
+        text
+    }
+
+    fn write(&self, text: &mut String, changes: &[(&str, String)]) {
+        text.reserve(self.text.as_ref().len() + 64);
+        let mut left: Vec<&(&str, String)> = changes.iter().collect();
+        let mut separator = '{';
+        let mut write = |key: &str, value: &str| {
+            text.push(separator);
+            separator = ',';
+            // A string: serialising it cannot fail.
+            text.push_str(&serde_json::to_string(key).unwrap_or_default());
+            text.push(':');
+            text.push_str(value);
+        };
+        for (key, place) in &self.fields {
+            // Of a key that stands twice the first is changed, as the first is read.
+            match left.iter().position(|(changed, _)| changed == key) {
+                Some(index) => write(key, &left.remove(index).1),
+                None => write(key, self.at(place)),
+            }
         }
-    }
-
-    /// The object as JSON.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-impl Serialize for RawObject {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+        for (key, value) in left {
+            write(key, value);
+        }
+        if separator == '{' {
+            text.push('{');
+        }
+        text.push('}');
     }
 }
 
-impl<'de> serde::Deserialize<'de> for RawObject {
+/// The fields of an object, borrowed from its text.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Fields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> serde::de::Visitor<'de> for Fields {
-            type Value = RawObject;
+        struct Object;
+        impl<'de> serde::de::Visitor<'de> for Object {
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(RawObject(fields))
+                Ok(Fields(fields))
             }
         }
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(Object)
     }
 }
 
@@ -262,13 +306,19 @@ mod tests {
 
     #[test]
     fn objects_keep_order_and_number_text() {
-        let text = r#"{"b":1.50,"a":{"x":1E3},"n":null}"#;
-        let mut object = RawObject::parse(text).unwrap();
-        assert_eq!(object.to_json(), text);
+        let text = r#"{"b":1.50,"a":{"x": 1E3},"n":null,"\u0062":2}"#;
+        let object = RawObject::parse(text).unwrap();
+        assert_eq!(object.text(), &text);
+        assert_eq!(object.with(&[]), r#"{"b":1.50,"a":{"x": 1E3},"n":null,"b":2}"#);
         assert_eq!(object.get("n"), None, "null counts as absent");
-        object.set("n", "5".into());
-        object.set("z", "true".into());
-        assert_eq!(object.to_json(), r#"{"b":1.50,"a":{"x":1E3},"n":5,"z":true}"#);
+        let changes = [("z", "true".into()), ("n", "5".into()), ("b", "\"x\"".into())];
+        let changed = r#"{"b":"x","a":{"x": 1E3},"n":5,"b":2,"z":true}"#;
+        assert_eq!(object.with(&changes), changed);
+        let enveloped = format!(r#"{{"code":200,"message":"success","data":{changed}}}"#);
+        assert_eq!(success_with(&object, &changes), enveloped);
+        let empty = RawObject::parse("{ }").unwrap();
+        assert_eq!(empty.with(&[]), "{}");
+        assert_eq!(empty.with(&changes[..1]), r#"{"z":true}"#);
     }
 
     #[test]

@@ -21,8 +21,7 @@ use crate::order::Order;
 use crate::poll::Poller;
 use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::telemetry::{Span, carry};
-use crate::upstream::{CreateOutcome, MaySend, Progress, Ticket, report};
-use crate::wire::{RawObject, success};
+use crate::upstream::{CreateOutcome, MaySend, Progress, Report, Ticket};
 
 /// How long a client waits for a record that the database does not take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -185,8 +184,8 @@ impl Forward {
     ) -> Result<Answer, GatewayError> {
         let nothing = Credits::ZERO;
         match outcome {
-            CreateOutcome::Accepted { task, raw, data } => {
-                self.record(hold, backend, &task, raw, &data, order).await
+            CreateOutcome::Accepted { task, report } => {
+                self.record(hold, backend, &task, &report, order).await
             }
             CreateOutcome::Refused { error, message } => {
                 self.refuse(hold, "refused by the upstream", nothing).await;
@@ -251,24 +250,20 @@ impl Forward {
         hold: &mut HoldGuard,
         backend: &'static str,
         task: &Arc<str>,
-        raw: Option<Credits>,
-        data: &Arc<str>,
+        report: &Report,
         order: &Order,
     ) -> Result<Answer, GatewayError> {
-        let Some(mut object) = RawObject::parse(data) else {
-            return Err(GatewayError::Internal("accepted data that is no object"));
-        };
-        object.set("consumed_credits", order.price.hold.to_string());
-        if report(data).is_some_and(|(_, progress, _)| progress != Progress::Running) {
+        let mut changes = vec![("consumed_credits", order.price.hold.to_string())];
+        let has_ended = report.progress != Progress::Running;
+        if has_ended {
             // An end is shown only once it has settled: the next status call tells.
-            object.set("status", "\"IN_PROGRESS\"".into());
-            object.set("response", "null".into());
+            changes.extend([("status", "\"IN_PROGRESS\"".into()), ("response", "null".into())]);
         }
-        let answer: Arc<str> = success(&object).into();
+        let answer: Arc<str> = report.shown(&changes).into();
         let run = Step::Run {
             task: task.clone(),
-            raw,
-            data: data.clone(),
+            raw: report.raw,
+            data: report.data().clone(),
             answer: answer.clone(),
             poll_in: self.first_poll,
         };
@@ -292,9 +287,11 @@ impl Forward {
             tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not on its own record");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
-        // A create that comes back finished is ended like any other.
-        let ended = self.poller.conclude_create(hold.org(), hold.id(), data);
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
+        if has_ended {
+            // A create that comes back finished is ended like any other.
+            let ended = self.poller.conclude_create(hold.org(), hold.id(), report);
+            let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
+        }
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
     }
 
