@@ -7,3 +7,5 @@ pub mod proxies;
 mod token;
 mod trusted;
 mod uses;
+
+pub use self::callers::{Caller, Operator};

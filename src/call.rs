@@ -1,21 +1,21 @@
-//! A call on its way through the stack. Each stage has a type of its own, made by the layer of that stage, so that a
-//! missing or swapped layer does not compile.
+//! A call on its way through the stack. Each stage has a type of its own, made by the stage above it, so that a missing
+//! or swapped stage does not compile.
+
+mod body;
+
+pub use self::body::RequestBody;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::combinators::UnsyncBoxBody;
+use http::HeaderMap;
 
 use crate::ids::HoldId;
 use crate::order::Order;
 use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::upstream::Ticket;
-
-/// A request's body, not yet read.
-pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the data plane offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,11 +73,11 @@ impl Endpoint {
 /// A call at stage `S`.
 #[derive(Debug)]
 pub struct Call<S> {
-    /// What is known of it from its head.
-    pub context: Context,
-    /// Its body, until the stage that reads it.
+    /// What its head says. Boxed, because the call is moved from stage to stage.
+    pub context: Box<Context>,
+    /// Its body; empty after the stage that reads it.
     pub body: RequestBody,
-    /// What the stages so far have found out.
+    /// What the stages above have found out.
     pub stage: S,
 }
 
@@ -88,7 +88,7 @@ impl<S> Call<S> {
     }
 }
 
-/// What is known of a call from its head.
+/// What the head of a request says.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// Method, for routing.
@@ -103,7 +103,7 @@ pub struct Context {
     pub peer: IpAddr,
     /// When it arrived.
     pub arrived: Instant,
-    /// What the stages add to its log event and its answer.
+    /// What the stages add to its log event.
     pub notes: Notes,
 }
 
@@ -121,7 +121,7 @@ impl Context {
     }
 }
 
-/// What the stages add to a call's one log event and to its answer.
+/// What the stages add to a call's one log event. What an answer says travels with the answer.
 #[derive(Debug, Clone, Default)]
 pub struct Notes(Arc<Mutex<NoteFields>>);
 
@@ -138,8 +138,6 @@ pub struct NoteFields {
     pub code: Option<&'static str>,
     /// How long it waited for others: for the upstream, for the client's body.
     pub waited: Duration,
-    /// Headers for the answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Notes {

@@ -60,6 +60,7 @@
 //! - the simulator imports nothing of ours (`house::architecture`);
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
 //! - only [`app`] builds parts (`house::architecture`);
+//! - no stage of the data plane is left out or swapped (it does not compile: tests of [`stack`]);
 //! - no import goes up a floor (`house::architecture`).
 
 pub mod access;

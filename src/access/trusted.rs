@@ -58,14 +58,15 @@ impl Trust {
 
     /// What `cache` has under `key`, if that is certain, or what is read now. If that fails, what the cache has may do
     /// for a while.
-    pub(super) async fn get<K, V>(
+    pub(super) async fn get<K, V, R>(
         &self,
         (name, cache): (&'static str, &Cache<K, Stored<V>>),
         key: K,
         stale_will_do: bool,
-        read: impl Future<Output = Result<Option<V>, LedgerError>>,
+        read: impl FnOnce() -> R,
     ) -> Result<Option<Arc<V>>, LedgerError>
     where
+        R: Future<Output = Result<Option<V>, LedgerError>>,
         K: Hash + Eq + Send + Sync + fmt::Debug + 'static,
         V: Send + Sync + 'static,
     {
@@ -78,7 +79,8 @@ impl Trust {
             count(name, HIT);
             return Ok(Some(stored.value.clone()));
         }
-        let read = read.await;
+        // Boxed: it is rare, and every call would carry the room for it.
+        let read = Box::pin(read()).await;
         let stale =
             read.is_err() && cached.is_some() && stale_will_do && self.unconfirmed_for() < self.stale_max;
         count(name, if stale { STALE } else { MISS });
@@ -118,7 +120,7 @@ mod tests {
     }
 
     async fn get(trust: &Trust, cache: &Cache<u8, Stored<&'static str>>, now: &'static str) -> &'static str {
-        *trust.get(("test", cache), 1, false, async { Ok(Some(now)) }).await.unwrap().unwrap()
+        *trust.get(("test", cache), 1, false, || async { Ok(Some(now)) }).await.unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -134,7 +136,7 @@ mod tests {
     async fn a_fill_that_began_before_a_change_does_not_outlive_it() {
         let (trust, cache) = trust();
         // It has read what was, and is only then told that this has changed.
-        let fill = async {
+        let fill = || async {
             trust.invalidate();
             Ok(Some("revoked meanwhile"))
         };
@@ -150,7 +152,7 @@ mod tests {
         trust.confirm(ago(6));
         assert_eq!(get(&trust, &cache, "new").await, "new");
         let away = async |stale| {
-            let read = async { Err(LedgerError::Unreachable) };
+            let read = || async { Err(LedgerError::Unreachable) };
             trust.get(("test", &cache), 1, stale, read).await.map(|found| *found.unwrap())
         };
         assert!(away(false).await.is_err());

@@ -1,17 +1,16 @@
 //! The leaf of a create: sends it, learns what became of it, records that, answers. Runs in a task of its own, so
 //! that a departed client cancels nothing (contract, "The life of a task").
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
-use super::{LayerFuture, tell};
+use super::{Below, Failure, Outcome, tell};
 use crate::call::{Call, Held, Notes};
 use crate::clock::Clock;
 use crate::credits::Credits;
@@ -26,45 +25,40 @@ use crate::upstream::{CreateOutcome, MaySend, Progress, Report, Ticket};
 /// How long a client waits for a record that the database does not take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
-#[derive(Debug, Clone)]
+/// Sends creates and records their outcomes. The task of each create shares it with the stack.
+#[derive(Debug)]
 pub struct Forward {
-    /// Ends what the vendor has ended already.
+    /// Ends tasks whose create says that they have ended already.
     pub poller: Arc<Poller>,
-    /// Without it nothing is sent.
+    /// The lease of this gateway: without it nothing is sent.
     pub lease: Arc<Lease>,
-    /// Where the work runs.
+    /// Runs the tasks of creates; a stop of the gateway waits for them.
     pub tasks: TaskTracker,
     /// After this the client is told that the outcome is unknown.
     pub client_deadline: Duration,
-    /// The gateway is to stop.
+    /// Cancelled when the gateway is to stop.
     pub stop: CancellationToken,
     /// How long after that a create may still wait for the vendor.
     pub last_wait: Duration,
-    /// When the reconciler takes its first look.
+    /// When a task is polled for the first time, from its record.
     pub first_poll: Duration,
-    /// The time.
+    /// Times the vendor and the client's patience.
     pub clock: Clock,
 }
 
-impl Service<Call<Held>> for Forward {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: Call<Held>) -> LayerFuture {
-        let (order, guard, ticket) = call.stage.into_parts();
+impl Below<Held> for Arc<Forward> {
+    fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
+        let Call { context, stage, .. } = call;
+        let (order, guard, ticket) = stage.into_parts();
         let reference = guard.id();
-        let (client, answer) = oneshot::channel();
-        let (arrived, notes) = (call.context.arrived, call.context.notes);
-        let client = Client { sender: Mutex::new(Some(client)), notes };
-        self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, arrived)));
-        // The task answers, or panics: then its guard has put the hold in doubt.
-        Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
+        let (sender, answer) = oneshot::channel();
+        let client = Client { sender: Mutex::new(Some(sender)), notes: context.notes };
+        self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, context.arrived)));
+        async move {
+            // The task answers, or panics: then its guard has put the hold in doubt.
+            let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
+            answer.map_err(Failure::from)
+        }
     }
 }
 
@@ -100,7 +94,7 @@ impl Client {
 
 impl Forward {
     async fn run(
-        self,
+        self: Arc<Self>,
         mut order: Order,
         mut hold: HoldGuard,
         ticket: Ticket,
@@ -273,7 +267,7 @@ impl Forward {
             Ok(Applied::No) => {
                 let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
                 if !recorded {
-                    self.came_late(hold, task, &answer).await;
+                    Box::pin(self.came_late(hold, task, &answer)).await;
                 }
                 recorded
             }
@@ -289,7 +283,7 @@ impl Forward {
         }
         if has_ended {
             // A create that comes back finished is ended like any other.
-            let ended = self.poller.conclude_create(hold.org(), hold.id(), report);
+            let ended = Box::pin(self.poller.conclude_create(hold.org(), hold.id(), report));
             let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         }
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))

@@ -1,12 +1,9 @@
 //! Gets a place with the vendor, then holds the credits, durably, before anything is sent.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
-
-use tower::{Layer, Service};
 
 use super::replay::replay;
-use super::{LayerFuture, Stage, tell};
+use super::{Below, Outcome, Stage, tell};
 use crate::call::{Call, Fresh, Held, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
@@ -15,56 +12,31 @@ use crate::store::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::telemetry::Span;
 use crate::upstream::{Refusal, Ticket, Upstream};
 
-/// See the module.
+/// Holds a create's credits, once it has a place with the vendor.
 #[derive(Debug, Clone)]
-pub struct ReserveLayer {
-    /// Where credits are held.
+pub struct Reserve {
+    /// Holds the credits.
     pub ledger: Ledger,
-    /// Where places are had, and which account a task is charged to.
+    /// Gives out the places, and picks the account that a task is charged to.
     pub upstream: Arc<Upstream>,
 }
 
-impl<S> Layer<S> for ReserveLayer {
-    type Service = Reserve<S>;
+impl Stage for Reserve {
+    type In = Priced;
+    type Out = Held;
 
-    fn layer(&self, inner: S) -> Reserve<S> {
-        Reserve { inner, parts: self.clone() }
-    }
-}
-
-/// See the module.
-#[derive(Debug, Clone)]
-pub struct Reserve<S> {
-    inner: S,
-    parts: ReserveLayer,
-}
-
-impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, call: Call<Priced>) -> LayerFuture {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let parts = self.parts.clone();
-        Box::pin(async move {
-            let mut span = Span::of_part("reserve");
-            let reserved = span.around(parts.reserve(&call.stage, &call.context.notes)).await;
-            span.set_number("tollgate.credits", call.stage.order.price.hold.get());
-            tell(&mut span, &reserved);
-            drop(span);
-            match reserved? {
-                Reserved::Answered(answer) => Ok(answer),
-                Reserved::Granted(guard, ticket) => {
-                    inner.call(call.advance(|priced| Held::new(priced.order, guard, ticket))).await
-                }
+    async fn run(&self, call: Call<Priced>, below: &impl Below<Held>) -> Outcome {
+        let mut span = Span::of_part("reserve");
+        let reserved = span.around(self.reserve(&call.stage, &call.context.notes)).await;
+        span.set_number("tollgate.credits", call.stage.order.price.hold.get());
+        tell(&mut span, &reserved);
+        drop(span);
+        match reserved? {
+            Reserved::Answered(answer) => Ok(answer),
+            Reserved::Granted(guard, ticket) => {
+                below.take(call.advance(|priced| Held::new(priced.order, guard, ticket))).await
             }
-        })
+        }
     }
 }
 
@@ -76,14 +48,15 @@ enum Reserved {
     Answered(Answer),
 }
 
-impl ReserveLayer {
+impl Reserve {
+    /// Boxes what is rare: every create would carry the room for it.
     async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
         let (fresh, task_type) = (&priced.fresh, &priced.order.task_type);
         let org = fresh.principal.org;
         // Before anything is held: what finds no room is refused at once.
         let ticket = match self.upstream.admit(org, task_type) {
             Ok(ticket) => ticket,
-            Err(refusal) => return Err(self.refused(priced, refusal).await),
+            Err(refusal) => return Err(Box::pin(self.refused(priced, refusal)).await),
         };
         // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
         for _ in 0..3 {
@@ -99,7 +72,8 @@ impl ReserveLayer {
                 }
                 // One that was deleted or lifted meanwhile is no reason: it is asked again.
                 Verdict::OverBudget { budget, left } => {
-                    if let Some(budget) = self.ledger.database().budget_in_force(org, budget).await? {
+                    let budget = Box::pin(self.ledger.database().budget_in_force(org, budget)).await?;
+                    if let Some(budget) = budget {
                         let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
                         let over = OverBudget { budget, used, required };
                         return Err(GatewayError::BudgetExceeded(Box::new(over)));
@@ -113,7 +87,7 @@ impl ReserveLayer {
                 Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
                 Verdict::KeyTaken => {
                     if let Some(key) = &fresh.idempotency_key
-                        && let Some(claim) = self.ledger.database().claim(org, key).await?
+                        && let Some(claim) = Box::pin(self.ledger.database().claim(org, key)).await?
                         && let Some(result) = replay(&claim, fresh.fingerprint)
                     {
                         notes.add(|notes| notes.hold = Some(claim.hold));

@@ -9,7 +9,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::context::TraceContext;
+use super::context::{MaybeWithin, TraceContext, within};
 use crate::clock::Clock;
 
 /// Something that is being done; it ends when this is dropped. Costs next to nothing where nothing is sampled.
@@ -88,14 +88,8 @@ impl Span {
     }
 
     /// Runs `work` as a part of it.
-    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let context = self.record.is_some().then(|| self.context.clone()).flatten();
-        async move {
-            match context {
-                Some(context) => context.around(work).await,
-                None => work.await,
-            }
-        }
+    pub fn around<F: Future>(&self, work: F) -> MaybeWithin<F> {
+        within(self.record.is_some().then(|| self.context.clone()).flatten(), work)
     }
 
     /// It is the answering of a request with this method, a word of the conventions; gives the word for its name.
