@@ -5,7 +5,7 @@
 //! (if there is one on PATH or in /usr/sbin).
 //!
 //! `cargo bench --bench gateway -- --telemetry` measures instead what logs, metrics and traces cost;
-//! `cargo bench --bench gateway -- --against <binary>` compares this build with another one of the same schema.
+//! `cargo bench --bench gateway -- --compare <binary> <binary>` compares two builds, which must have the same schema.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures on a clock of its own")]
@@ -36,16 +36,16 @@ fn main() {
     let scratch = Scratch::new("gateway");
     let args: Vec<String> = std::env::args().collect();
     let only_telemetry = args.iter().any(|arg| arg == "--telemetry");
-    let other = args.iter().skip_while(|arg| *arg != "--against").nth(1);
-    let whole = !only_telemetry && other.is_none();
+    let builds: Vec<&String> = args.iter().skip_while(|arg| *arg != "--compare").skip(1).take(2).collect();
+    let whole = !only_telemetry && builds.is_empty();
     let demo_ms = if whole { demo_ready_ms(&scratch) } else { [f64::NAN; 2] };
     let (_cluster, url) = support::postgres(&scratch);
     let stage = Stage::start(&scratch, &url);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if only_telemetry {
         runtime.block_on(telemetry::run(&stage, &scratch, &url));
-    } else if let Some(other) = other {
-        runtime.block_on(turns::against(&stage, &scratch, &url, other));
+    } else if let [first, second] = *builds {
+        runtime.block_on(turns::builds(&stage, &scratch, &url, [first, second]));
     } else {
         runtime.block_on(run(&stage, demo_ms));
     }

@@ -15,7 +15,8 @@ use http::HeaderMap;
 use crate::ids::HoldId;
 use crate::order::Order;
 use crate::store::{Fingerprint, HoldGuard, Principal};
-use crate::upstream::Ticket;
+use crate::strict::{self, GivenTwice};
+use crate::upstream::Permit;
 
 /// What the data plane offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,11 +114,9 @@ impl Context {
         url::form_urlencoded::parse(self.query.as_bytes()).map(|(key, _)| key.into_owned())
     }
 
-    /// The value of a query parameter.
-    pub fn parameter(&self, name: &str) -> Option<String> {
-        url::form_urlencoded::parse(self.query.as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+    /// The value of a query parameter that may be given once.
+    pub fn parameter(&self, name: &str) -> Result<Option<String>, GivenTwice> {
+        strict::single_parameter(&self.query, name)
     }
 }
 
@@ -212,16 +211,16 @@ pub struct Priced {
 pub struct Held {
     order: Order,
     guard: HoldGuard,
-    ticket: Ticket,
+    permit: Permit,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Ticket) -> Self {
-        Self { order, guard, ticket }
+    pub(crate) fn new(order: Order, guard: HoldGuard, permit: Permit) -> Self {
+        Self { order, guard, permit }
     }
 
     /// What is to be sent, the hold that pays for it, and the leave to send it.
-    pub fn into_parts(self) -> (Order, HoldGuard, Ticket) {
-        (self.order, self.guard, self.ticket)
+    pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
+        (self.order, self.guard, self.permit)
     }
 }

@@ -13,7 +13,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::{MakeRequestId, RequestId};
 
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::error::GatewayError;
@@ -44,8 +44,7 @@ pub struct Parts {
     pub draining: TaskTracker,
     /// Proxies that are trusted to set the client-address header.
     pub proxies: TrustedProxies,
-    /// Authenticates callers.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<Authenticator>,
     /// The data plane's OpenAPI document.
     pub document: Bytes,
     /// Rate limits of each key, user and organisation.
@@ -171,7 +170,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// It is moved to the heap for every request: what is rare in it is boxed.
+    /// The future of every request is moved to the heap. To keep it small, await what is rare in a box of its own.
     #[test]
     fn the_future_of_a_call_is_small() {
         type Whole = stack!(Route, Auth, RateLimit, Dispatch<stack!(Replay, Price, Reserve, Sending)>);

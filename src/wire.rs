@@ -1,4 +1,4 @@
-//! What callers read: the closed list of codes and the vendor's envelope (contract, section 1).
+//! The answers of the data plane: the closed list of error codes, and the vendor's envelope around every body.
 
 use std::ops::Range;
 
@@ -9,20 +9,19 @@ use utoipa::ToSchema;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
-        /// Every error code a caller can get from us. A vendor's 400 passes through with its own.
+        /// Every error code of the gateway. A 400 of the vendor passes through with the vendor's own code.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code { $($(#[$doc])* $name,)* }
 
         impl Code {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The code's stable text.
+            /// The code's stable text on the wire.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// The HTTP status it always comes with.
+            /// The HTTP status that always goes with the code.
             pub const fn status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
@@ -31,7 +30,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The body is not what the call takes.
+    /// The request is malformed.
     InvalidRequest = "INVALID_REQUEST", BAD_REQUEST;
     /// The task type is not in the price book.
     InvalidType = "INVALID_TYPE", BAD_REQUEST;
@@ -39,75 +38,74 @@ codes! {
     InvalidPrompt = "INVALID_PROMPT", BAD_REQUEST;
     /// The duration is not a whole number of seconds from 3 to 15.
     InvalidDuration = "INVALID_DURATION", BAD_REQUEST;
-    /// The aspect ratio is not one of the three.
+    /// The aspect ratio is not 16:9, 9:16 or 1:1.
     InvalidAspectRatio = "INVALID_ASPECT_RATIO", BAD_REQUEST;
-    /// An image is needed.
+    /// The task type needs an image.
     MissingImage = "MISSING_IMAGE", BAD_REQUEST;
     /// More than seven reference images.
     TooManyImages = "TOO_MANY_IMAGES", BAD_REQUEST;
-    /// A video is needed.
+    /// The task type needs a video.
     MissingVideo = "MISSING_VIDEO", BAD_REQUEST;
-    /// No key, or a definite no.
+    /// There is no API key or token, or it is not valid.
     InvalidApiKey = "INVALID_API_KEY", UNAUTHORIZED;
     /// The organisation's balance does not cover the hold.
     InsufficientCredits = "INSUFFICIENT_CREDITS", PAYMENT_REQUIRED;
     /// A budget does not cover the hold.
     BudgetExceeded = "BUDGET_EXCEEDED", PAYMENT_REQUIRED;
-    /// The caller may not do this.
+    /// The caller may not make this call.
     Forbidden = "FORBIDDEN", FORBIDDEN;
-    /// The organisation or user is suspended.
+    /// The organisation, team or user is suspended.
     Suspended = "SUSPENDED", FORBIDDEN;
-    /// The key may not create this type.
+    /// The key may not create this task type.
     TypeNotAllowed = "TYPE_NOT_ALLOWED", FORBIDDEN;
     /// The key may not be used from this address.
     NetworkNotAllowed = "NETWORK_NOT_ALLOWED", FORBIDDEN;
-    /// No such path.
+    /// The path does not exist.
     NotFound = "NOT_FOUND", NOT_FOUND;
-    /// No such task of this organisation.
+    /// The organisation has no task with this id.
     TaskNotFound = "TASK_NOT_FOUND", NOT_FOUND;
-    /// The path takes another method.
+    /// The path does not take this method.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED;
-    /// The first request with this idempotency key is still running.
+    /// The first request with this idempotency key is still in progress.
     RequestInProgress = "REQUEST_IN_PROGRESS", CONFLICT;
     /// The body is over 16 MiB.
     BodyTooLarge = "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE;
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", UNPROCESSABLE_ENTITY;
-    /// Too many requests.
+    /// A rate limit was reached, or the vendor is busy.
     RateLimited = "RATE_LIMITED", TOO_MANY_REQUESTS;
-    /// Too many unfinished tasks.
+    /// The organisation has too many unfinished tasks.
     TooManyTasks = "TOO_MANY_TASKS", TOO_MANY_REQUESTS;
-    /// Our defect.
+    /// A defect of the gateway.
     InternalError = "INTERNAL_ERROR", INTERNAL_SERVER_ERROR;
-    /// The upstream refused in a way the caller cannot mend.
+    /// The upstream refused the request for a reason that the caller cannot change.
     UpstreamError = "UPSTREAM_ERROR", BAD_GATEWAY;
-    /// The upstream cannot be used now.
+    /// The upstream cannot be reached or is not called right now.
     UpstreamUnavailable = "UPSTREAM_UNAVAILABLE", SERVICE_UNAVAILABLE;
-    /// The gateway cannot serve this now.
+    /// The gateway cannot serve the request right now.
     Unavailable = "UNAVAILABLE", SERVICE_UNAVAILABLE;
-    /// Whether the upstream took the task is unknown.
+    /// Whether the upstream accepted the task is unknown.
     OutcomeUnknown = "OUTCOME_UNKNOWN", GATEWAY_TIMEOUT;
 }
 
-/// A success.
+/// The envelope of a successful answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Success<T> {
-    /// 200, as the status.
+    /// Always 200, as the HTTP status.
     #[schema(minimum = 200, maximum = 200)]
     code: u16,
-    /// `success`
+    /// Always `success`.
     message: &'static str,
-    /// What was asked for.
     data: T,
 }
 
-/// A success: `{"code":200,"message":"success","data":…}`.
+/// The body of a successful answer: `{"code":200,"message":"success","data":…}`.
 pub fn success(data: &impl Serialize) -> String {
-    // Our own types and raw JSON: serialising them cannot fail.
+    // Only types of ours and raw JSON come here: serialising them cannot fail.
     serde_json::to_string(&Success { code: 200, message: "success", data }).unwrap_or_default()
 }
 
-/// An error: `{"code":…,"error":…,"message":…,"data":…}`.
+/// The body of an error: `{"code":…,"error":…,"message":…,"data":…}`.
 pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&serde_json::Value>) -> String {
     #[derive(Serialize)]
     struct Failure<'a> {
@@ -120,7 +118,7 @@ pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&ser
     serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
 }
 
-/// The envelope of a success around an object of which some fields are changed; see [`RawObject::with`].
+/// The body of a successful answer whose `data` is `object` with `changes`; see [`RawObject::with`].
 pub fn success_with<T: AsRef<str>>(object: &RawObject<T>, changes: &[(&str, String)]) -> String {
     let mut text = String::from(r#"{"code":200,"message":"success","data":"#);
     object.write(&mut text, changes);
@@ -128,63 +126,57 @@ pub fn success_with<T: AsRef<str>>(object: &RawObject<T>, changes: &[(&str, Stri
     text
 }
 
-/// A JSON object as it was written: order, number text and unknown fields kept, values unread. It is read once; `T` keeps
-/// its text, and the fields are places in that.
+/// A JSON object as it was written: key order, the text of numbers and unknown fields are kept, values stay unparsed. It
+/// is read once: `T` owns or borrows its text, and the fields are ranges of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawObject<T> {
     text: T,
-    /// Each key, and where its value stands.
+    /// Each key, and the range of its value.
     fields: Vec<(String, Range<usize>)>,
 }
 
 impl<T: AsRef<str>> RawObject<T> {
-    /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys all are kept; [`RawObject::has_duplicates`]
-    /// tells.
+    /// Reads `text`; none if it is not a JSON object. Of duplicate keys the first one counts: a caller's text is checked by
+    /// [`crate::strict`] before, the vendor's text is passed on as it is.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it keeps every key, and the vendor may write what it likes"
+    )]
     pub fn parse(text: T) -> Option<Self> {
         let whole = text.as_ref();
         let Fields(fields) = serde_json::from_str(whole).ok()?;
-        let place = |value: &RawValue| {
+        let range = |value: &RawValue| {
             let start = value.get().as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
             Some(start..start.checked_add(value.get().len())?)
         };
-        let fields = fields.into_iter().map(|(key, value)| Some((key, place(value)?)));
+        let fields = fields.into_iter().map(|(key, value)| Some((key, range(value)?)));
         let fields = fields.collect::<Option<_>>()?;
         Some(Self { text, fields })
     }
 
-    /// All of it, as it was written.
+    /// The whole object, as it was written.
     pub fn text(&self) -> &T {
         &self.text
     }
 
-    fn at(&self, place: &Range<usize>) -> &str {
-        self.text.as_ref().get(place.clone()).unwrap_or_default()
-    }
-
-    /// Whether a key stands twice, here or in an object within.
-    pub fn has_duplicates(&self) -> bool {
-        let mut seen = std::collections::HashSet::new();
-        self.fields.iter().any(|(key, place)| {
-            let value = self.at(place);
-            !seen.insert(key.as_str())
-                || (value.starts_with(['{', '['])
-                    && serde_json::from_str::<UniqueKeys>(value).is_err_and(|error| refuses(&error)))
-        })
+    fn at(&self, range: &Range<usize>) -> &str {
+        self.text.as_ref().get(range.clone()).unwrap_or_default()
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let (_, place) = self.fields.iter().find(|(name, _)| name == key)?;
-        Some(self.at(place)).filter(|text| *text != "null")
+        let (_, range) = self.fields.iter().find(|(name, _)| name == key)?;
+        Some(self.at(range)).filter(|text| *text != "null")
     }
 
     /// The value of `key`, if it is a string.
+    #[expect(clippy::disallowed_methods, reason = "a string has no keys")]
     pub fn string(&self, key: &str) -> Option<String> {
         self.get(key).and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// The object as JSON, with `changes`: keys and their new values, which must be JSON. A key that is there keeps its
-    /// place, others follow at the end.
+    /// The object as JSON, with `changes`: keys and their new values, which must be JSON. The value of a known key is
+    /// replaced where it stands, others follow at the end.
     pub fn with(&self, changes: &[(&str, String)]) -> String {
         let mut text = String::new();
         self.write(&mut text, changes);
@@ -198,16 +190,16 @@ impl<T: AsRef<str>> RawObject<T> {
         let mut write = |key: &str, value: &str| {
             text.push(separator);
             separator = ',';
-            // A string: serialising it cannot fail.
+            // Serialising a string cannot fail.
             text.push_str(&serde_json::to_string(key).unwrap_or_default());
             text.push(':');
             text.push_str(value);
         };
-        for (key, place) in &self.fields {
-            // Of a key that stands twice the first is changed, as the first is read.
+        for (key, range) in &self.fields {
+            // Of duplicate keys the first one is replaced, because it is the one that counts.
             match left.iter().position(|(changed, _)| changed == key) {
                 Some(index) => write(key, &left.remove(index).1),
-                None => write(key, self.at(place)),
+                None => write(key, self.at(range)),
             }
         }
         for (key, value) in left {
@@ -245,61 +237,6 @@ impl<'de> serde::Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// Whether a value within is refused: it has a key twice, or is too deep for that to be told. What is merely odd (a
-/// number no float can hold) is the vendor's to judge.
-fn refuses(error: &serde_json::Error) -> bool {
-    error.is_data() || error.to_string().starts_with("recursion limit")
-}
-
-/// Accepts any JSON in which no object has a key twice.
-struct UniqueKeys;
-
-impl<'de> serde::Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> serde::de::Visitor<'de> for Any {
-            type Value = UniqueKeys;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("JSON without duplicate keys")
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
-                while seq.next_element::<UniqueKeys>()?.is_some() {}
-                Ok(UniqueKeys)
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    map.next_value::<UniqueKeys>()?;
-                    if !seen.insert(key) {
-                        return Err(serde::de::Error::custom("duplicate key"));
-                    }
-                }
-                Ok(UniqueKeys)
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,11 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_found_at_any_depth_and_in_any_spelling() {
-        let duplicates = |text| RawObject::parse(text).unwrap().has_duplicates();
-        assert!(duplicates(r#"{"type":1,"typ\u0065":2}"#));
-        assert!(duplicates(r#"{"a":[{"b":1,"b":2}]}"#));
-        assert!(!duplicates(r#"{"a":{"b":1},"b":[1.5,-2,null,true,"x"]}"#));
+    fn only_objects_are_read() {
         assert!(RawObject::parse("[]").is_none());
         assert!(RawObject::parse("{\"a\":1} x").is_none());
     }

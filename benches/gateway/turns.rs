@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::{Scratch, TOLLGATE, percentile};
+use super::support::{Scratch, percentile};
 use super::{Process, Stage, config, create, free_port, measure};
 
 const TURN: Duration = Duration::from_secs(1);
@@ -93,12 +93,13 @@ pub(super) fn print_head() {
     );
 }
 
-/// This build and another one, in turns.
-pub(super) async fn against(stage: &Stage, scratch: &Scratch, url: &str, other: &str) {
+/// Compares two builds, given by the paths of their binaries.
+pub(super) async fn builds(stage: &Stage, scratch: &Scratch, url: &str, binaries: [&str; 2]) {
     print_head();
     let silent = "log.level = \"error\"\n";
     let setup = |name, binary| Setup { name, binary, scraped: false, more: silent };
-    compare(stage, scratch, url, [setup("the other build", other), setup("this build", TOLLGATE)]).await;
+    let [first, second] = binaries;
+    compare(stage, scratch, url, [setup("the first build", first), setup("the second build", second)]).await;
 }
 
 /// Prints the figures of both gateways, and by how much those of the second differ.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 
 use super::{Below, Outcome, Stage, part};
-use crate::access::Caller;
-use crate::access::callers::Keys;
+use crate::access::callers::{Authenticator, Caller};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::GatewayError;
 use crate::store::Principal;
+use crate::strict;
 
 /// Authenticates a call: its credentials become a principal of an organisation.
 #[derive(Debug, Clone)]
 pub struct Auth {
     /// Knows API keys and tokens of identity providers.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<Authenticator>,
 }
 
 impl Stage for Auth {
@@ -31,6 +31,7 @@ impl Stage for Auth {
 
 impl Auth {
     async fn principal(&self, call: &mut Call<Routed>) -> Result<Arc<Principal>, GatewayError> {
+        strict::single_header(&call.context.headers, "Authorization")?;
         // Taken out: from here on the credentials are gone.
         let header = call.context.headers.remove(AUTHORIZATION);
         let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());

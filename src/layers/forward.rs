@@ -20,7 +20,7 @@ use crate::order::Order;
 use crate::poll::Poller;
 use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::telemetry::{Span, carry};
-use crate::upstream::{CreateOutcome, MaySend, Progress, Report, Ticket};
+use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, Report};
 
 /// How long a client waits for a record that the database does not take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,11 +49,11 @@ pub struct Forward {
 impl Below<Held> for Arc<Forward> {
     fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
         let Call { context, stage, .. } = call;
-        let (order, guard, ticket) = stage.into_parts();
+        let (order, guard, permit) = stage.into_parts();
         let reference = guard.id();
         let (sender, answer) = oneshot::channel();
         let client = Client { sender: Mutex::new(Some(sender)), notes: context.notes };
-        self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, context.arrived)));
+        self.tasks.spawn(carry(self.clone().run(order, guard, permit, client, context.arrived)));
         async move {
             // The task answers, or panics: then its guard has put the hold in doubt.
             let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
@@ -97,16 +97,16 @@ impl Forward {
         self: Arc<Self>,
         mut order: Order,
         mut hold: HoldGuard,
-        ticket: Ticket,
+        permit: Permit,
         client: Client,
         arrived: Instant,
     ) {
         fail_point::reach("create.held");
-        let backend = ticket.backend();
+        let backend = permit.backend();
         let body = std::mem::take(&mut order.body);
         let mut span = Span::of_part("forward");
         span.set("tollgate.hold", hold.id());
-        let sent = span.around(self.send(ticket, body, &mut hold, &client, arrived)).await;
+        let sent = span.around(self.send(permit, body, &mut hold, &client, arrived)).await;
         let Some(outcome) = sent else {
             span.fail("stopped");
             return;
@@ -122,7 +122,7 @@ impl Forward {
     /// What became of it; nothing if the gateway stops first. The place is held until then, also without the client.
     async fn send(
         &self,
-        ticket: Ticket,
+        permit: Permit,
         body: String,
         hold: &mut HoldGuard,
         client: &Client,
@@ -134,7 +134,7 @@ impl Forward {
         hold.about_to_send();
         let asked = self.clock.now();
         let waited = || client.notes.add(|notes| notes.waited += self.clock.since(asked));
-        let mut create = std::pin::pin!(ticket.create(body, may_send, || client.waits()));
+        let mut create = std::pin::pin!(permit.create(body, may_send, || client.waits()));
         let mut last_call = std::pin::pin!(self.last_call());
         let patience = tokio::select! {
             biased;
@@ -147,9 +147,9 @@ impl Forward {
         };
         waited();
         if patience == Patience::Goes {
-            ticket.overdue();
+            permit.overdue();
         }
-        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = ticket.backend(), "no answer from upstream yet: the client is told so");
+        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = permit.backend(), "no answer from upstream yet: the client is told so");
         self.doubt(hold, "the upstream did not answer in time").await;
         client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
         if patience == Patience::IsOver {

@@ -9,6 +9,7 @@ use crate::call::{Call, Fresh, Priced};
 use crate::error::GatewayError;
 use crate::order::Order;
 use crate::price_cache::Prices;
+use crate::strict;
 use crate::telemetry::Span;
 
 /// Validates a create and prices it.
@@ -51,12 +52,8 @@ impl Price {
 
 /// The quote whose price the create asks for.
 fn quote_of(headers: &HeaderMap) -> Result<Option<&str>, GatewayError> {
-    let mut values = headers.get_all("x-tollgate-quote").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    match (value.to_str(), values.next()) {
-        (Ok(text), None) => Ok(Some(text)),
-        _ => Err(GatewayError::invalid_request(
-            "X-Tollgate-Quote must be one value: the 'quote' that POST /api/quote gave out",
-        )),
-    }
+    let Some(value) = strict::single_header(headers, "X-Tollgate-Quote")? else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| {
+        GatewayError::invalid_request("X-Tollgate-Quote must be the 'quote' that POST /api/quote gave out")
+    })
 }

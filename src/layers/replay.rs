@@ -14,6 +14,7 @@ use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::store::{Claim, Database, Fingerprint, State};
+use crate::strict;
 
 /// Reads a create's body, and answers a repeated create with the stored answer.
 #[derive(Debug, Clone)]
@@ -31,9 +32,7 @@ impl Stage for Replay {
     async fn run(&self, mut call: Call<Admitted>, below: &impl Below<Fresh>) -> Outcome {
         let headers = &call.context.headers;
         let idempotency_key = idempotency_key(headers)?;
-        let resend = headers
-            .get("x-tollgate-resend")
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
+        let resend = resend(headers)?;
         let body = std::mem::take(&mut call.body);
         let (org, notes) = (call.stage.principal.org, &call.context.notes);
         let (raw, claim) = part("replay", || self.read(org, body, idempotency_key.as_deref(), notes)).await?;
@@ -97,18 +96,18 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
     }
 }
 
+/// Whether the caller says that it knows of the doubt about an earlier create of the same body.
+fn resend(headers: &HeaderMap) -> Result<bool, GatewayError> {
+    let value = strict::single_header(headers, "X-Tollgate-Resend")?;
+    Ok(value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes")))
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = strict::single_header(headers, "Idempotency-Key")? else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
-    let usable = (1..=255).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic())
-        && values.next().is_none();
-    if usable {
+    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(Some(text.into()))
     } else {
-        Err(GatewayError::invalid_request(
-            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
-        ))
+        Err(GatewayError::invalid_request("Idempotency-Key must be 1 to 255 visible ASCII characters"))
     }
 }

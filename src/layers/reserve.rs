@@ -1,4 +1,4 @@
-//! Gets a place with the vendor, then holds the credits, durably, before anything is sent.
+//! Acquires a permit to create an upstream task, then holds the credits, durably, before anything is sent.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::ids::HoldId;
 use crate::metrics as m;
 use crate::store::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::telemetry::Span;
-use crate::upstream::{Refusal, Ticket, Upstream};
+use crate::upstream::{Permit, Refusal, Upstream};
 
-/// Holds a create's credits, once it has a place with the vendor.
+/// Holds the credits of a create that has a permit.
 #[derive(Debug, Clone)]
 pub struct Reserve {
     /// Holds the credits.
     pub ledger: Ledger,
-    /// Gives out the places, and picks the account that a task is charged to.
+    /// Issues permits, and picks the account that a task is charged to.
     pub upstream: Arc<Upstream>,
 }
 
@@ -33,44 +33,43 @@ impl Stage for Reserve {
         drop(span);
         match reserved? {
             Reserved::Answered(answer) => Ok(answer),
-            Reserved::Granted(guard, ticket) => {
-                below.take(call.advance(|priced| Held::new(priced.order, guard, ticket))).await
+            Reserved::Granted(guard, permit) => {
+                below.take(call.advance(|priced| Held::new(priced.order, guard, permit))).await
             }
         }
     }
 }
 
-/// What becomes of a create that nothing refuses.
+/// How a create goes on that was not refused.
 enum Reserved {
-    /// It is paid for, and has its place.
-    Granted(HoldGuard, Ticket),
-    /// It is another's repetition.
+    Granted(HoldGuard, Permit),
+    /// The create repeats another one, whose answer it gets.
     Answered(Answer),
 }
 
 impl Reserve {
-    /// Boxes what is rare: every create would carry the room for it.
+    /// What is rare is boxed: the future of every create would have room for it.
     async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
         let (fresh, task_type) = (&priced.fresh, &priced.order.task_type);
         let org = fresh.principal.org;
-        // Before anything is held: what finds no room is refused at once.
-        let ticket = match self.upstream.admit(org, task_type) {
-            Ok(ticket) => ticket,
+        // Before anything is held: without a free slot the create is refused at once.
+        let permit = match self.upstream.admit(org, task_type) {
+            Ok(permit) => permit,
             Err(refusal) => return Err(Box::pin(self.refused(priced, refusal)).await),
         };
         // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
         for _ in 0..3 {
-            let new = self.new_hold(priced, &ticket);
+            let new = self.new_hold(priced, &permit);
             let required = new.amount;
             match self.ledger.reserve(new).await? {
                 Verdict::Granted(guard) => {
                     notes.add(|notes| notes.hold = Some(guard.id()));
-                    return Ok(Reserved::Granted(guard, ticket));
+                    return Ok(Reserved::Granted(guard, permit));
                 }
                 Verdict::Insufficient { available } => {
                     return Err(GatewayError::InsufficientCredits { required, available });
                 }
-                // One that was deleted or lifted meanwhile is no reason: it is asked again.
+                // A budget that was deleted or raised meanwhile is no reason to refuse: reserve again.
                 Verdict::OverBudget { budget, left } => {
                     let budget = Box::pin(self.ledger.database().budget_in_force(org, budget)).await?;
                     if let Some(budget) = budget {
@@ -102,8 +101,8 @@ impl Reserve {
         Err(GatewayError::RequestInProgress)
     }
 
-    /// Who repeats a create that is in doubt is told so, also while nothing new can be sent: "unavailable" would say
-    /// that nothing is held.
+    /// The error of a create without a permit. A repetition of a create in doubt still gets the 504 of that doubt:
+    /// "unavailable" would say that nothing is held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
         let fresh = &priced.fresh;
         let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);
@@ -116,7 +115,7 @@ impl Reserve {
         GatewayError::NotAdmitted(refusal)
     }
 
-    fn new_hold(&self, priced: &Priced, ticket: &Ticket) -> NewHold {
+    fn new_hold(&self, priced: &Priced, permit: &Permit) -> NewHold {
         let (fresh, order) = (&priced.fresh, &priced.order);
         NewHold {
             hold: HoldId::generate(),
@@ -128,8 +127,8 @@ impl Reserve {
             factor: order.price.factor,
             book: order.price.book,
             task_type: order.task_type.clone(),
-            backend: ticket.backend().into(),
-            account: ticket.account(),
+            backend: permit.backend().into(),
+            account: permit.account(),
             fingerprint: fresh.fingerprint,
             idempotency_key: fresh.idempotency_key.clone(),
             refuse_if_in_doubt: refuses_if_in_doubt(fresh),

@@ -1,4 +1,4 @@
-//! What the vendor's answers mean (contract, "What a create's upstream answer means"). Pure: bytes in, meaning out.
+//! The meaning of the vendor's answers. Pure functions: bytes in, meaning out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,54 +9,46 @@ use serde_json::value::RawValue;
 
 use super::report::Report;
 
-/// What became of a create.
+/// The outcome of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CreateOutcome {
-    /// The vendor runs it.
+    /// The vendor accepted the task.
     Accepted {
-        /// The vendor's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// What the vendor says of it.
+        /// The `data` of the answer.
         report: Report,
     },
     /// The vendor refused the request, with its own code and message.
-    Refused {
-        /// The vendor's code.
-        error: String,
-        /// The vendor's message.
-        message: String,
-    },
-    /// Refused without a word of why.
+    Refused { error: String, message: String },
+    /// Refused without a code or a message.
     RefusedBare,
-    /// Our master key was refused.
+    /// The vendor refused the master key.
     KeyRejected,
-    /// The shared account is empty.
+    /// The account has no credits left.
     Exhausted,
-    /// Refused for now.
-    Busy {
-        /// When the vendor says to come back.
-        retry_after: Option<Duration>,
-    },
-    /// An enveloped 500: refused, but the vendor may have charged.
+    /// Refused because the vendor is busy (429).
+    Busy { retry_after: Option<Duration> },
+    /// A 500 in the vendor's envelope: refused, but the vendor may have charged.
     Failed,
-    /// Nobody knows whether the vendor took it.
+    /// Whether the vendor accepted the task is unknown.
     Unknown {
-        /// Why.
+        /// The cause in a few words, for logs and the client.
         reason: &'static str,
     },
-    /// Sent on its way elsewhere, which we do not follow. Its bytes were written: it is not sent again.
+    /// Answered by a redirect, which is not followed. The request was written, so it is not sent again.
     Redirected,
-    /// The vendor has not seen it.
+    /// No byte of the request was written.
     NotSent {
-        /// Why.
+        /// The cause in a few words, for logs and the client.
         reason: &'static str,
     },
-    /// The vendor has not seen it, because it was no longer for us to send.
+    /// No byte of the request was written, because this gateway was no longer allowed to send it (its lease ended).
     Withheld,
 }
 
 impl CreateOutcome {
-    /// All their names.
+    /// All names in metrics.
     pub(super) const LABELS: [&str; 10] = [
         "accepted",
         "refused",
@@ -70,7 +62,7 @@ impl CreateOutcome {
         "withheld",
     ];
 
-    /// Its name in metrics and logs.
+    /// The name in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Accepted { .. } => "accepted",
@@ -86,11 +78,11 @@ impl CreateOutcome {
         }
     }
 
-    /// Whether it tells that the backend fails, or that it works; nothing if it tells neither.
+    /// Whether the outcome shows that the backend fails (true) or works (false); none: it shows neither.
     pub(super) fn tells_failure(&self) -> Option<bool> {
         match self {
             Self::NotSent { .. } | Self::Unknown { .. } | Self::Failed | Self::Redirected => Some(true),
-            // A refusal, even of our key, is an answer.
+            // A backend that refuses, even if it refuses our key, works.
             Self::Accepted { .. }
             | Self::Refused { .. }
             | Self::RefusedBare
@@ -111,6 +103,10 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an envelope with a field twice is no envelope: serde refuses it"
+    )]
     fn parse(body: &'a [u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Raw<'a> {
@@ -131,19 +127,19 @@ impl<'a> Envelope<'a> {
         Some(Self { code, error: text(raw.error), message: text(raw.message), data })
     }
 
-    /// Whether the vendor itself wrote this, and not something on the way.
+    /// Whether the vendor wrote this answer, and not a proxy or CDN on the way.
     fn is_vendors(&self) -> bool {
         self.code.is_some() && (self.error.is_some() || self.message.is_some())
     }
 
-    /// What it says of a task, if it tells of a success.
+    /// What the answer says about a task, if it is the answer to a success.
     fn report(&self) -> Option<Report> {
         let data = self.data.filter(|_| self.code == Some(200))?;
         Report::parse(data.into())
     }
 }
 
-/// What an answer to create means.
+/// The outcome that an answer to a create means.
 pub(super) fn create_outcome(
     status: StatusCode,
     retry_after: Option<Duration>,
@@ -185,7 +181,7 @@ pub(super) fn create_outcome(
     }
 }
 
-/// What an answer to a status call says; nothing if it is not about `task`.
+/// Reads an answer to a status call; none: it is not about `task`.
 pub(super) fn status_report(task: &str, body: &[u8]) -> Option<Report> {
     let report = Envelope::parse(body)?.report()?;
     // An answer about another task must not end this one.

@@ -1,4 +1,7 @@
-//! Rules of the source text and of the schema.
+//! Rules of the source text, of the documents and of the schema.
 
+mod ambiguous_input;
 mod architecture;
+mod definitions;
+mod papers;
 mod schema;

@@ -1,24 +1,22 @@
 //! Credits that operators move: grants, corrections, transfers, each a ledger entry with a reason; and overdrafts.
 //!
-//! A call may say an idempotency key. It is claimed before anything is locked and its answer stored, all in the
-//! transaction that moves the credits: of calls with one key, through any gateways, one moves them and the others read
-//! its answer. The keys of operators stand under the nil organisation; what was asked is the body and what it was asked
-//! of. A refused call leaves its key free.
+//! A call may say an idempotency key. It is claimed before anything is locked and its answer stored, all in the one
+//! statement that moves the credits (functions `…_once`): of calls with one key, through any gateways, one moves them and
+//! the others read its answer. A refused call leaves its key free.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use serde_json::json;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
 use crate::store::db::error::LedgerError;
-use crate::store::db::error::is_lock_timeout;
-use crate::store::ledger::guard::Fingerprint;
 use crate::store::ledger::metered;
+use crate::store::ledger::step::Fingerprint;
 
 /// A call that must count once, however often it is sent.
 #[derive(Debug, Clone, Copy)]
@@ -90,18 +88,71 @@ const REASON: usize = 500;
 /// The longest reference.
 const REFERENCE: usize = 200;
 
-/// One entry to be posted.
-struct NewEntry<'a> {
-    org: OrgId,
-    entry: EntryId,
-    kind: &'static str,
-    amount: Credits,
-    why: Why<'a>,
-    expires_at: Option<OffsetDateTime>,
-    related: Option<EntryId>,
+/// An idempotency key as the database's functions take it: no key, no claim.
+pub(in crate::store) struct Claim<'a> {
+    pub(in crate::store) endpoint: &'static str,
+    pub(in crate::store) key: Option<&'a str>,
+    fingerprint: Fingerprint,
 }
 
-impl Database {
+impl<'a> Claim<'a> {
+    /// What was asked is the body and what it was asked of.
+    pub(in crate::store) fn of(endpoint: &'static str, about: Uuid, once: Option<Once<'a>>) -> Self {
+        let body = once.map_or(&b""[..], |once| once.body);
+        Self {
+            endpoint,
+            key: once.map(|once| once.key),
+            fingerprint: Fingerprint::of(&[about.as_bytes(), body].concat()),
+        }
+    }
+
+    pub(in crate::store) fn fingerprint(&self) -> &[u8] {
+        self.fingerprint.as_bytes()
+    }
+}
+
+/// What the outcomes have in common that `claim_once` gives; nothing if the call was a fresh one.
+pub(in crate::store) fn claimed<T: DeserializeOwned>(
+    outcome: &str,
+    answer: Option<&str>,
+) -> Result<Option<Done<T>>, LedgerError> {
+    match outcome {
+        "replayed" => {
+            let stored = answer.and_then(|answer| serde_json::from_str(answer).ok());
+            let answer = stored.ok_or(LedgerError::Corrupt("answer of an idempotency key"))?;
+            Ok(Some(Done { answer, replayed: true }))
+        }
+        "key_reused" => Err(LedgerError::KeyReused),
+        "in_progress" => Err(LedgerError::InProgress),
+        _ => Ok(None),
+    }
+}
+
+fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerError {
+    move |error| match &error {
+        sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
+            LedgerError::Conflict(format!("{amount} credits more do not fit into the balance of {org}"))
+        }
+        _ => error.into(),
+    }
+}
+
+/// Why `post_entry` has posted nothing.
+fn refused(outcome: &str, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
+    match outcome {
+        "insufficient" => LedgerError::Conflict(format!(
+            "{org} has {} credits available: {} cannot be taken",
+            available.unwrap_or_default(),
+            amount.get().unsigned_abs()
+        )),
+        "in_the_past" => LedgerError::Invalid("expires_at has passed".into()),
+        "unknown_org" => LedgerError::NotFound(format!("there is no organisation {org}")),
+        "deleted_org" => LedgerError::Conflict(format!("{org} has been deleted")),
+        _ => LedgerError::Corrupt("outcome of post_entry"),
+    }
+}
+
+impl Acting {
     /// Gives `org` credits, for good or until `expires_at`.
     pub async fn grant(
         &self,
@@ -114,7 +165,7 @@ impl Database {
         if amount <= Credits::ZERO {
             return Err(LedgerError::Invalid("a grant is at least one credit".into()));
         }
-        self.post(org, GRANT, "grant", amount, expires_at, why, once).await
+        self.post(org, (GRANT, "grant"), amount, expires_at, why, once).await
     }
 
     /// Corrects the balance of `org` by `amount`, up or down; down to its overdraft at most.
@@ -128,15 +179,13 @@ impl Database {
         if amount == Credits::ZERO {
             return Err(LedgerError::Invalid("a correction is not of nothing".into()));
         }
-        self.post(org, ADJUST, "adjust", amount, None, why, once).await
+        self.post(org, (ADJUST, "adjust"), amount, None, why, once).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a grant and a correction, one way")]
     async fn post(
         &self,
         org: OrgId,
-        endpoint: &'static str,
-        kind: &'static str,
+        (endpoint, kind): (&'static str, &'static str),
         amount: Credits,
         expires_at: Option<OffsetDateTime>,
         why: Why<'_>,
@@ -144,20 +193,39 @@ impl Database {
     ) -> Result<Done<PostedEntry>, LedgerError> {
         check(why)?;
         let entry = EntryId::generate();
-        let mut change = self.change().await?;
-        if let Some(earlier) = claim(&mut change, endpoint, org.as_uuid(), once, entry.as_uuid()).await? {
-            return Ok(Done { answer: earlier, replayed: true });
+        let claim = Claim::of(endpoint, org.as_uuid(), once);
+        let (outcome, available, answer): (String, Option<i64>, Option<String>) = sqlx::query_as(
+            "select outcome, available, answer from post_entry_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(claim.endpoint)
+        .bind(claim.key)
+        .bind(claim.fingerprint())
+        .bind(org.as_uuid())
+        .bind(entry.as_uuid())
+        .bind(kind)
+        .bind(amount.get())
+        .bind(why.reason)
+        .bind(why.external_ref)
+        .bind(expires_at)
+        .bind(self.actor())
+        .bind(json!({ "entry_id": entry }))
+        .fetch_one(self.change())
+        .await
+        .map_err(too_much(amount, org))?;
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
         }
-        let new = NewEntry { org, entry, kind, amount, why, expires_at, related: None };
-        let available = self.post_entry(&mut change, &new).await?;
-        let answer = PostedEntry { entry_id: entry, available };
-        store(&mut change, endpoint, once, &answer).await?;
-        change.commit().await?;
-        metered::posted(kind, amount);
-        Ok(Done { answer, replayed: false })
+        match (outcome.as_str(), available) {
+            ("posted", Some(available)) => {
+                metered::posted(kind, amount);
+                let answer = PostedEntry { entry_id: entry, available: Credits::new(available) };
+                Ok(Done { answer, replayed: false })
+            }
+            (outcome, available) => Err(refused(outcome, org, amount, available)),
+        }
     }
 
-    /// Moves credits that `from` has available (its overdraft is not for giving away) to `to`. They do not run out there.
+    /// Moves credits that `from` has available (its overdraft is not for giving away) to `to`. They do not expire there.
     pub async fn transfer(
         &self,
         from: OrgId,
@@ -167,39 +235,44 @@ impl Database {
         once: Option<Once<'_>>,
     ) -> Result<Done<Transferred>, LedgerError> {
         check(why)?;
-        let Some(taken) = Credits::ZERO.checked_sub(amount).filter(|taken| *taken < Credits::ZERO) else {
+        if amount <= Credits::ZERO {
             return Err(LedgerError::Invalid("a transfer is of at least one credit".into()));
-        };
+        }
         if from == to {
             return Err(LedgerError::Invalid("a transfer goes to another organisation".into()));
         }
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
-        let mut change = self.change().await?;
         // The body names both organisations.
-        if let Some(earlier) = claim(&mut change, TRANSFER, Uuid::nil(), once, from_entry.as_uuid()).await? {
-            return Ok(Done { answer: earlier, replayed: true });
-        }
-        // Every writer locks balances in this order.
-        sqlx::query("select from org_balance where org_id in ($1, $2) order by org_id for no key update")
+        let claim = Claim::of(TRANSFER, Uuid::nil(), once);
+        let (outcome, about, available, answer): (String, Option<Uuid>, Option<i64>, Option<String>) =
+            sqlx::query_as(
+                "select outcome, org_id, available, answer \
+                 from transfer_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            )
+            .bind(claim.endpoint)
+            .bind(claim.key)
+            .bind(claim.fingerprint())
             .bind(from.as_uuid())
+            .bind(from_entry.as_uuid())
             .bind(to.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        let half = |org, entry, amount, other| NewEntry {
-            org,
-            entry,
-            kind: "transfer",
-            amount,
-            why,
-            expires_at: None,
-            related: Some(other),
-        };
-        let from_available = self.post_entry(&mut change, &half(from, from_entry, taken, to_entry)).await?;
-        let to_available = self.post_entry(&mut change, &half(to, to_entry, amount, from_entry)).await?;
-        let answer = Transferred { from_entry, from_available, to_entry, to_available };
-        store(&mut change, TRANSFER, once, &answer).await?;
-        change.commit().await?;
+            .bind(to_entry.as_uuid())
+            .bind(amount.get())
+            .bind(why.reason)
+            .bind(why.external_ref)
+            .bind(self.actor())
+            .bind(json!({ "from_entry": from_entry, "to_entry": to_entry }))
+            .fetch_one(self.change())
+            .await
+            .map_err(too_much(amount, to))?;
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
+        }
+        if outcome != "posted" {
+            let about = about.map_or(from, OrgId::from_uuid);
+            return Err(refused(&outcome, about, amount, available));
+        }
+        let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
+        let answer = answer.ok_or(LedgerError::Corrupt("answer of transfer_once"))?;
         Ok(Done { answer, replayed: false })
     }
 
@@ -213,74 +286,24 @@ impl Database {
         if overdraft < Credits::ZERO {
             return Err(LedgerError::Invalid("an overdraft cannot be negative".into()));
         }
-        let mut change = self.change().await?;
-        if let Some(earlier) = claim(&mut change, OVERDRAFT, org.as_uuid(), once, org.as_uuid()).await? {
-            return Ok(Done { answer: earlier, replayed: true });
-        }
-        let available: Option<i64> =
-            sqlx::query_scalar("update org_balance set overdraft = $2 where org_id = $1 returning available")
+        let claim = Claim::of(OVERDRAFT, org.as_uuid(), once);
+        let (outcome, answer): (String, Option<String>) =
+            sqlx::query_as("select outcome, answer from set_overdraft_once($1, $2, $3, $4, $5, $6)")
+                .bind(claim.endpoint)
+                .bind(claim.key)
+                .bind(claim.fingerprint())
                 .bind(org.as_uuid())
                 .bind(overdraft.get())
-                .fetch_optional(&mut *change)
-                .bounded()
+                .bind(json!({ "org_id": org, "overdraft": overdraft }))
+                .fetch_one(self.change())
                 .await?;
-        // It is shown with the organisation: who edits that has to see it.
-        let edited = sqlx::query("update org set version = version where org_id = $1 and deleted_at is null")
-            .bind(org.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        let Some(available) = available.map(Credits::new) else {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        };
-        if edited.rows_affected() == 0 {
-            return Err(LedgerError::Conflict(format!("{org} has been deleted")));
+        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
+            return Ok(earlier);
         }
-        let answer = Overdraft { org_id: org, overdraft, available };
-        store(&mut change, OVERDRAFT, once, &answer).await?;
-        change.commit().await?;
-        Ok(Done { answer, replayed: false })
-    }
-
-    async fn post_entry(
-        &self,
-        connection: &mut PgConnection,
-        new: &NewEntry<'_>,
-    ) -> Result<Credits, LedgerError> {
-        let actor = self.actor.as_ref().map_or("gateway", |actor| &actor.name);
-        let (outcome, available): (String, Option<i64>) = sqlx::query_as(
-            "select outcome, available from post_entry($1, $2, $3, $4, $5, $6, $7, $8, $9, null)",
-        )
-        .bind(new.org.as_uuid())
-        .bind(new.entry.as_uuid())
-        .bind(new.kind)
-        .bind(new.amount.get())
-        .bind(new.why.reason)
-        .bind(new.why.external_ref)
-        .bind(new.expires_at)
-        .bind(new.related.map(EntryId::as_uuid))
-        .bind(actor)
-        .fetch_one(connection)
-        .bounded()
-        .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => LedgerError::Conflict(
-                format!("{} credits more do not fit into the balance of {}", new.amount, new.org),
-            ),
-            _ => error.into(),
-        })?;
-        let available = Credits::new(available.unwrap_or_default());
-        match outcome.as_str() {
-            "posted" => Ok(available),
-            "insufficient" => Err(LedgerError::Conflict(format!(
-                "{} has {available} credits available: {} cannot be taken",
-                new.org,
-                new.amount.get().unsigned_abs()
-            ))),
-            "in_the_past" => Err(LedgerError::Invalid("expires_at has passed".into())),
-            "unknown_org" => Err(LedgerError::NotFound(format!("there is no organisation {}", new.org))),
-            "deleted_org" => Err(LedgerError::Conflict(format!("{} has been deleted", new.org))),
-            _ => Err(LedgerError::Corrupt("outcome of post_entry")),
+        match (outcome.as_str(), answer.and_then(|answer| serde_json::from_str(&answer).ok())) {
+            ("set", Some(answer)) => Ok(Done { answer, replayed: false }),
+            ("unknown_org" | "deleted_org", _) => Err(refused(&outcome, org, overdraft, None)),
+            _ => Err(LedgerError::Corrupt("outcome of set_overdraft_once")),
         }
     }
 }
@@ -296,73 +319,5 @@ fn check(why: Why<'_>) -> Result<(), LedgerError> {
             "external_ref must be 1 to {REFERENCE} characters, not blank"
         )));
     }
-    Ok(())
-}
-
-/// Claims the key for what is called `made`, or tells what it came to earlier. Waits for whoever is at it with the same
-/// key, but not for long.
-pub(in crate::store) async fn claim<T: DeserializeOwned>(
-    connection: &mut PgConnection,
-    endpoint: &'static str,
-    about: Uuid,
-    once: Option<Once<'_>>,
-    made: Uuid,
-) -> Result<Option<T>, LedgerError> {
-    let Some(once) = once else { return Ok(None) };
-    let asked = Fingerprint::of(&[about.as_bytes(), once.body].concat());
-    let claimed = sqlx::query(
-        "insert into idempotency (org_id, endpoint, key, fingerprint, hold_id, created_at) \
-         values ($1, $2, $3, $4, $5, now()) on conflict do nothing",
-    )
-    .bind(Uuid::nil())
-    .bind(endpoint)
-    .bind(once.key)
-    .bind(asked.as_bytes())
-    .bind(made)
-    .execute(&mut *connection)
-    .bounded()
-    .await
-    // Whoever has locked it is at the same call.
-    .map_err(|error| if is_lock_timeout(&error) { LedgerError::InProgress } else { error.into() })?;
-    if claimed.rows_affected() == 1 {
-        return Ok(None);
-    }
-    let (fingerprint, answer): (Vec<u8>, Option<String>) = sqlx::query_as(
-        "select fingerprint, answer from idempotency where org_id = $1 and endpoint = $2 and key = $3",
-    )
-    .bind(Uuid::nil())
-    .bind(endpoint)
-    .bind(once.key)
-    .fetch_optional(&mut *connection)
-    .bounded()
-    .await?
-    // It was forgotten this very moment: as if it had been sent a moment earlier.
-    .ok_or(LedgerError::Timeout)?;
-    if fingerprint != asked.as_bytes() {
-        return Err(LedgerError::KeyReused);
-    }
-    let answer = answer.as_deref().map(serde_json::from_str).transpose();
-    answer.ok().flatten().map(Some).ok_or(LedgerError::Corrupt("answer of an idempotency key"))
-}
-
-/// Keeps the answer for whoever says the key again.
-pub(in crate::store) async fn store<T: Serialize>(
-    connection: &mut PgConnection,
-    endpoint: &'static str,
-    once: Option<Once<'_>>,
-    answer: &T,
-) -> Result<(), LedgerError> {
-    let Some(once) = once else { return Ok(()) };
-    let answer = serde_json::to_string(answer).map_err(|_| LedgerError::Corrupt("an answer to be stored"))?;
-    sqlx::query(
-        "update idempotency set status = 200, answer = $4 where org_id = $1 and endpoint = $2 and key = $3",
-    )
-    .bind(Uuid::nil())
-    .bind(endpoint)
-    .bind(once.key)
-    .bind(answer)
-    .execute(connection)
-    .bounded()
-    .await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Who did what to what, from where. Written by triggers with the change itself (migration 6); read here.
+//! Who did what to what, from where. Written by triggers with the change itself (function `audit_change`); read here.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::ids::{
     BudgetId, EntryId, FactorId, HoldId, IdentityId, KeyId, OperatorTokenId, OrgId, ProviderId, TeamId,
     UserId,
 };
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 /// One change.
@@ -63,13 +63,13 @@ pub struct AuditFilter {
     /// Before then.
     pub until: Option<OffsetDateTime>,
     /// In which order.
-    pub order: Order,
+    pub order: SortOrder,
 }
 
 /// The order of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum SortOrder {
     /// Oldest first.
     Asc,
     /// Newest first.
@@ -167,14 +167,14 @@ impl Database {
             Uuid::try_parse(hex).map_or_else(|_| text.to_owned(), |uuid| uuid.to_string())
         });
         let (query, up_to) = match filter.order {
-            Order::Desc => (
+            SortOrder::Desc => (
                 "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8",
                 i64::MAX,
             ),
-            Order::Asc => (
+            SortOrder::Asc => (
                 "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
@@ -193,7 +193,6 @@ impl Database {
             .bind(i64::from(limit))
             .bind(up_to)
             .fetch_all(self.pool())
-            .bounded()
             .await?;
         Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
     }
@@ -203,7 +202,6 @@ impl Database {
     async fn complete_up_to(&self) -> Result<i64, LedgerError> {
         let last = sqlx::query_scalar("select last_value from audit_log_audit_id_seq")
             .fetch_one(self.pool())
-            .bounded()
             .await?;
         let mut writing: Option<Vec<String>> = None;
         for _ in 0..LOOKS.1 {
@@ -215,7 +213,6 @@ impl Database {
             )
             .bind(&writing)
             .fetch_one(self.pool())
-            .bounded()
             .await?;
             if still.is_empty() {
                 return Ok(last);

@@ -6,7 +6,8 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::metrics as m;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::{Applied, Step, Terms, Verdict};
+use crate::store::ledger::guard::Verdict;
+use crate::store::ledger::step::{Applied, Step, Terms};
 use crate::store::ledger::tasks::State;
 
 /// Why reservations are refused.

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::directory::tenancy::Slice;
 
@@ -63,7 +64,7 @@ impl Database {
         slice: Slice<FactorId>,
     ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
         let factors = sqlx::query_as(
-            "select f.*, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
              from price_factor f where org_id = $1 and ($2::uuid is null or factor_id < $2) \
              order by factor_id desc limit $3",
         )
@@ -71,7 +72,6 @@ impl Database {
         .bind(slice.after.map(FactorId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(factors)
     }
@@ -90,7 +90,6 @@ impl Database {
         )
         .bind(orgs)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let factor = |(org, factor)| Some((OrgId::from_uuid(org), PriceFactor::new(factor)?));
         Ok(rows.into_iter().filter_map(factor).collect())
@@ -103,17 +102,18 @@ impl Database {
         factor: FactorId,
     ) -> Result<Option<PriceFactorInfo>, LedgerError> {
         let found = sqlx::query_as(
-            "select f.*, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
              from price_factor f where org_id = $1 and factor_id = $2",
         )
         .bind(org.as_uuid())
         .bind(factor.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         Ok(found)
     }
+}
 
+impl Acting {
     /// Gives `org` a factor from `from` on (none: now) until just before `until` (none: until it is ended). Before and
     /// after, and between two, the organisation's own factor counts.
     pub async fn create_price_factor(
@@ -128,57 +128,32 @@ impl Database {
         if !(1..=500).contains(&reason.chars().count()) {
             return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
         }
-        let mut change = self.change().await?;
-        let found = sqlx::query("select from org where org_id = $1 and deleted_at is null for no key update")
-            .bind(org.as_uuid())
-            .fetch_optional(&mut *change)
-            .bounded()
-            .await?;
-        if found.is_none() {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        }
-        let now: OffsetDateTime =
-            sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *change).bounded().await?;
-        let start = from.unwrap_or(now);
-        // What was created in the past keeps its price.
-        if start < now {
-            return Err(LedgerError::Invalid(
-                "a factor cannot begin in the past: leave valid_from out for now".into(),
-            ));
-        }
-        if until.is_some_and(|until| until <= start) {
-            return Err(LedgerError::Invalid("valid_until must be after valid_from".into()));
-        }
-        let overlapping: Option<uuid::Uuid> = sqlx::query_scalar(
-            "select factor_id from price_factor where org_id = $1 and valid_from < coalesce($3, 'infinity') \
-             and coalesce(valid_until, 'infinity') > $2 limit 1",
-        )
-        .bind(org.as_uuid())
-        .bind(start)
-        .bind(until)
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        if let Some(other) = overlapping {
-            let other = FactorId::from_uuid(other);
-            return Err(LedgerError::Conflict(format!("{other} is valid at that time: end it first")));
-        }
         let id = FactorId::generate();
-        sqlx::query(
-            "insert into price_factor (org_id, factor_id, factor_bp, valid_from, valid_until, reason) \
-             values ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(org.as_uuid())
-        .bind(id.as_uuid())
-        .bind(factor.basis_points())
-        .bind(start)
-        .bind(until)
-        .bind(reason)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await?;
-        Ok(id)
+        let (outcome, other): (String, Option<uuid::Uuid>) =
+            sqlx::query_as("select outcome, other from create_price_factor($1, $2, $3, $4, $5, $6)")
+                .bind(org.as_uuid())
+                .bind(id.as_uuid())
+                .bind(factor.basis_points())
+                .bind(from)
+                .bind(until)
+                .bind(reason)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), other) {
+            ("created", _) => return Ok(id),
+            ("unknown_org", _) => LedgerError::NotFound(format!("there is no organisation {org}")),
+            ("begins_in_the_past", _) => {
+                LedgerError::Invalid("a factor cannot begin in the past: leave valid_from out for now".into())
+            }
+            ("ends_before_it_begins", _) => {
+                LedgerError::Invalid("valid_until must be after valid_from".into())
+            }
+            ("overlaps", Some(other)) => {
+                let other = FactorId::from_uuid(other);
+                LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
+            }
+            _ => LedgerError::Corrupt("outcome of create_price_factor"),
+        })
     }
 
     /// Ends a factor at `at`, or now. One that would end before it begins is taken back: nothing is left of it but its
@@ -190,49 +165,23 @@ impl Database {
         at: Option<OffsetDateTime>,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        sqlx::query("select from org where org_id = $1 for no key update")
-            .bind(org.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        type Found = (i32, OffsetDateTime, Option<OffsetDateTime>, OffsetDateTime);
-        let found: Option<Found> = sqlx::query_as(
-            "select version, valid_from, valid_until, clock_timestamp() from price_factor \
-             where org_id = $1 and factor_id = $2 for update",
-        )
-        .bind(org.as_uuid())
-        .bind(factor.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        let Some((current, from, until, now)) = found else {
-            return Err(LedgerError::NotFound(format!("{org} has no price factor {factor}")));
-        };
-        if version.is_some_and(|seen| seen != current) {
-            return Err(LedgerError::Stale { current });
-        }
-        let end = at.unwrap_or(now);
-        if end < now {
-            return Err(LedgerError::Invalid(
-                "a factor cannot end in the past: leave the instant out for now".into(),
-            ));
-        }
-        if until.is_some_and(|until| until <= end) {
-            return Err(LedgerError::Conflict(format!("{factor} ends earlier than that")));
-        }
-        let statement = if end <= from {
-            "delete from price_factor where org_id = $1 and factor_id = $2 and $3 <= valid_from"
-        } else {
-            "update price_factor set valid_until = $3 where org_id = $1 and factor_id = $2"
-        };
-        sqlx::query(statement)
-            .bind(org.as_uuid())
-            .bind(factor.as_uuid())
-            .bind(end)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        change.commit().await
+        let (outcome, current): (String, Option<i32>) =
+            sqlx::query_as("select outcome, version from end_price_factor($1, $2, $3, $4)")
+                .bind(org.as_uuid())
+                .bind(factor.as_uuid())
+                .bind(at)
+                .bind(version)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome.as_str(), current) {
+            ("ended", _) => return Ok(()),
+            ("unknown", _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
+            ("stale", Some(current)) => LedgerError::Stale { current },
+            ("in_the_past", _) => {
+                LedgerError::Invalid("a factor cannot end in the past: leave the instant out for now".into())
+            }
+            ("ends_earlier", _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
+            _ => LedgerError::Corrupt("outcome of end_price_factor"),
+        })
     }
 }

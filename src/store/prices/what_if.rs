@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -12,12 +11,10 @@ use utoipa::ToSchema;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::pricing::{BookVersion, Outcome, PricedTasks, replay};
+use crate::pricing::{BookVersion, PricedTasks, ReplayTotals, replay};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-
-/// Reading the tasks of three months may take longer than a query that somebody's create waits for.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::store::db::session::Deadline;
 
 /// One organisation's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -28,7 +25,7 @@ pub struct OrgOutcome {
     pub name: String,
     /// Its tasks.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ReplayTotals,
 }
 
 /// One task type's part.
@@ -39,7 +36,7 @@ pub struct TypeOutcome {
     pub task_type: Arc<str>,
     /// Its tasks.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ReplayTotals,
 }
 
 /// The tasks of the last days that were charged, priced by another book.
@@ -50,7 +47,7 @@ pub struct WhatIf {
     /// Of how many days.
     pub days: u32,
     /// All of them.
-    pub total: Outcome,
+    pub total: ReplayTotals,
     /// By organisation; where it makes the greatest difference first.
     pub orgs: Vec<OrgOutcome>,
     /// By task type.
@@ -142,7 +139,7 @@ impl Database {
              group by h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp",
         )
         .bind(i32::try_from(days).unwrap_or(i32::MAX))
-        .fetch_all(self.pool());
-        Ok(tokio::time::timeout(TIMEOUT, query).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        .fetch_all(self.pool().statement(Deadline::REPRICING, None));
+        Ok(query.await?)
     }
 }

@@ -8,6 +8,7 @@ use tollgate::store::{LedgerError, OperatorRole};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::gateway::TestGateway;
+use crate::support::seed::org_named;
 
 #[tokio::test]
 async fn tenants_are_made_edited_suspended_and_deleted() {
@@ -74,7 +75,7 @@ async fn pages_follow_one_another_to_the_end() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
     for n in 0..5 {
-        gateway.db.database().create_org(&format!("org {n}")).await.unwrap();
+        gateway.db.database().add_org(&org_named(&format!("org {n}"))).await.unwrap();
     }
     let (mut names, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -140,11 +141,13 @@ async fn what_leads_nowhere_is_a_problem_document_too() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
     operator.get("/admin/v1/nothing").await.expect(404);
-    let refused = operator.delete("/admin/v1/orgs").await.expect(405);
-    assert_eq!(refused["code"], "method_not_allowed");
+    let refused = operator.delete("/admin/v1/orgs").await;
+    assert_eq!(refused.headers["allow"], "GET, POST");
+    assert_eq!(refused.expect(405)["code"], "method_not_allowed");
     operator.get("/admin/v1/orgs/org_123").await.expect(404);
     let nobody = AdminClient::new(&gateway, "");
-    assert_eq!(nobody.get("/admin/v1/orgs").await.expect(401)["status"], 401);
+    let refused = nobody.get("/admin/v1/orgs").await.expect(401);
+    assert_eq!((&refused["status"], &refused["title"]), (&json!(401), &json!("Authentication required")));
     AdminClient::new(&gateway, "tg_op_abc").get("/admin/v1/orgs").await.expect(401);
     let huge = json!({"name": "x".repeat(2 << 20)});
     operator.post("/admin/v1/orgs", huge).await.expect(413);

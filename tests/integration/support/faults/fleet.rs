@@ -19,11 +19,13 @@ use tollgate::store::{Database, KeySpec};
 
 use super::load::{Create, Customers, Load, Plan, Reply, Tenant};
 use super::oracle::{Evidence, Hold, Verdict};
+use super::scaled;
 use super::vendor::Vendor;
 use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::MASTER_KEY;
 use crate::support::leaks;
 use crate::support::process::{Scratch, run};
+use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
 const ORGANISATIONS: usize = 20;
 /// Enough for any run.
@@ -118,6 +120,12 @@ impl Fleet {
     /// Everything the last run of this gateway has said.
     pub fn log(&self, gateway: usize) -> String {
         fs::read_to_string(self.log_path(gateway)).unwrap_or_default()
+    }
+
+    /// Where the operations listener of a gateway is.
+    pub fn admin_url(&self, gateway: usize) -> String {
+        let serving = event(&self.log(gateway), "serving").unwrap();
+        serving["operations"].as_str().unwrap().to_owned()
     }
 
     fn launch(&mut self, gateway: usize, environment: &Environment) {
@@ -219,6 +227,29 @@ impl Fleet {
         began.elapsed()
     }
 
+    /// Waits until customers have got so many more tasks.
+    pub async fn until_busy(&self, more: usize) {
+        let accepted = || {
+            let log = self.customers.log.lock().unwrap();
+            let accepted = |create: &&Create| {
+                create.attempts.iter().any(|attempt| matches!(attempt.reply, Reply::Accepted(_)))
+            };
+            log.iter().filter(accepted).count()
+        };
+        let before = accepted();
+        until("customers get tasks", async || accepted() >= before + more).await;
+    }
+
+    /// Waits until the leases of so many gateways have lapsed, long enough ago for others to have acted on it.
+    pub async fn until_taken_for_dead(&self, gateways: i64) {
+        let lapsed = "select count(*) >= $1 from gateway where alive_until < now() - $2 * interval '1 ms'";
+        until("they are taken for dead", async || {
+            let lapsed = sqlx::query_scalar(lapsed).bind(gateways).bind(scaled(600, 2500));
+            lapsed.fetch_one(&self.pool).await.unwrap()
+        })
+        .await;
+    }
+
     pub async fn holds(&self) -> Vec<Hold> {
         Hold::all(&self.pool).await
     }
@@ -260,10 +291,10 @@ impl Fleet {
         const PRICE: i64 = 400;
         const CREATES: i64 = 5;
         let org = self.customers.tenants[TENANT].org;
-        let database = Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap();
+        let database = acting(&Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap());
         let available = async || database.balance(org).await.unwrap().unwrap().available.get();
         let surplus = Credits::new(CREATES * PRICE - available().await);
-        database.post_credit(org, surplus, "down to five creates", "test", None).await.unwrap();
+        database.grant(org, surplus, None, TOP_UP, None).await.unwrap();
         let alive = self.alive();
         for gateway in alive.iter().cycle().take(usize::try_from(CREATES).unwrap()) {
             assert!(matches!(self.judged(TENANT, *gateway).await, Reply::Accepted(_)), "falsely refused");
@@ -329,12 +360,12 @@ fn event(log: &str, message: &str) -> Option<Value> {
 }
 
 async fn tenants(url: &str) -> Vec<Tenant> {
-    let database = Database::connect(&Secret::new(url), 4, PATIENCE).unwrap();
+    let database = acting(&Database::connect(&Secret::new(url), 4, PATIENCE).unwrap());
     let mut tenants = Vec::new();
     for number in 0..ORGANISATIONS {
-        let org = database.create_org(&format!("organisation {number}")).await.unwrap();
-        database.post_credit(org, Credits::new(CREDITS), "top-up", "test", None).await.unwrap();
-        let user = database.create_user(org, "a user", "member").await.unwrap();
+        let org = database.add_org(&org_named(&format!("organisation {number}"))).await.unwrap();
+        database.grant(org, Credits::new(CREDITS), None, TOP_UP, None).await.unwrap();
+        let user = database.add_user(org, &user_named("a user")).await.unwrap();
         let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
         let (_, key) = database.create_key(org, user, &spec).await.unwrap();
         tenants.push(Tenant { org, key: key.expose().to_owned() });
@@ -371,7 +402,7 @@ fn config(spec: &Spec, vendor: &Vendor) -> String {
         min_interval_ms = 20
         [reconciler]
         interval_ms = 100
-        tick_ms = 50
+        tick_ms = 200
         polls_per_second = 10000
         "#,
         spec.gateways_urls,

@@ -1,0 +1,122 @@
+//! A permit to create one upstream task: acquired before credits are held, required to send.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::account::Account;
+use super::backend::{Backend, CREATE};
+use super::client::MaySend;
+use super::gate::CallPermit;
+use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
+use crate::metrics as m;
+
+/// The pause before a create that was refused by a 429 is sent again; it doubles with each attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A permit to create one task on one account of one backend. Dropping it frees its slot.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped frees its slot for another create"]
+pub struct Permit {
+    pub(super) backend: Arc<Backend>,
+    pub(super) account: Arc<Account>,
+    pub(super) call: CallPermit,
+}
+
+impl Permit {
+    /// The name of the backend in the ledger.
+    pub fn backend(&self) -> &'static str {
+        self.backend.name
+    }
+
+    /// The name of the account in the ledger.
+    pub fn account(&self) -> Arc<str> {
+        self.account.name.clone()
+    }
+
+    /// Creates a task. Sends again only what the vendor has certainly not accepted: a request of which no byte was written
+    /// (once), and a definitive 429 while `client_waits`. `may_send` is asked before each attempt, at the last instant
+    /// before the first byte.
+    pub async fn create(
+        &self,
+        body: String,
+        may_send: MaySend,
+        client_waits: impl Fn() -> bool,
+    ) -> CreateOutcome {
+        let outcome = self.backend.create(&self.account, body.into(), may_send, client_waits).await;
+        match &outcome {
+            CreateOutcome::Accepted { .. } => self.account.restore(),
+            CreateOutcome::KeyRejected => self.alarm(ALARM_KEY),
+            CreateOutcome::Exhausted => self.alarm(ALARM_EXHAUSTED),
+            _ => {}
+        }
+        if let Some(failed) = outcome.tells_failure() {
+            self.call.report(failed, self.backend.clock.now());
+        }
+        outcome
+    }
+
+    /// Counts the call as failed, because its client has been told that the vendor did not answer in time. A later answer
+    /// does not change that.
+    pub fn overdue(&self) {
+        self.call.report(true, self.backend.clock.now());
+    }
+
+    fn alarm(&self, kind: &'static str) {
+        self.account.avoid(self.backend.clock.now());
+        tracing::error!(backend = self.backend.name, account = %self.account.name, kind, "an upstream account needs an operator");
+        metrics::counter!(m::UPSTREAM_ALARMS, "backend" => self.backend.name, "kind" => kind).increment(1);
+    }
+}
+
+impl Backend {
+    async fn create(
+        &self,
+        account: &Account,
+        body: Bytes,
+        may_send: MaySend,
+        client_waits: impl Fn() -> bool,
+    ) -> CreateOutcome {
+        let started = self.clock.now();
+        let mut unsent = 0;
+        let mut attempts = 0;
+        let mut busy = FIRST_PAUSE;
+        loop {
+            let begun = self.clock.now();
+            let mut span = self.span("POST /api/generate", account);
+            if attempts > 0 {
+                span.set_number("http.request.resend_count", attempts);
+            }
+            attempts += 1;
+            let outcome =
+                self.client.create(&account.authorization, body.clone(), may_send.clone(), &mut span).await;
+            if !matches!(outcome, CreateOutcome::Accepted { .. }) {
+                span.fail(outcome.label());
+            }
+            drop(span);
+            self.count(CREATE, outcome.label(), begun);
+            let pause = match &outcome {
+                CreateOutcome::NotSent { .. } if unsent == 0 => {
+                    unsent += 1;
+                    Duration::from_millis(50)
+                }
+                CreateOutcome::Busy { retry_after } => {
+                    let next = busy.saturating_mul(2);
+                    let own = std::mem::replace(&mut busy, next);
+                    // A `Retry-After` of 0 must not make us send again at once.
+                    retry_after.map_or(own, |theirs| theirs.max(FIRST_PAUSE))
+                }
+                _ => return outcome,
+            };
+            let pause = pause.mul_f64(rand::random_range(1.0..1.3));
+            if self.clock.since(started) + pause > self.retry_429 || !client_waits() {
+                return outcome;
+            }
+            tokio::time::sleep(pause).await;
+            if !client_waits() {
+                return outcome;
+            }
+        }
+    }
+}
