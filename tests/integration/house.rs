@@ -2,6 +2,8 @@
 
 mod ambiguous_input;
 mod architecture;
+mod deadline;
 mod definitions;
 mod papers;
 mod schema;
+mod tests;

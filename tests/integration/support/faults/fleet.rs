@@ -384,16 +384,16 @@ fn config(spec: &Spec, vendor: &Vendor) -> String {
         listen = "127.0.0.1:0"
         [database]
         urls = {:?}
-        acquire_timeout_ms = 1000
+        acquire_timeout_ms = 2000
         [upstream.kling_3]
         base_url = "{}"
         master_key = "{MASTER_KEY}"
         retry_429_ms = 400
         [ledger]
         lanes = 2
-        lease_ms = 1500
-        reserve_timeout_ms = 1500
-        call_timeout_ms = 2000
+        lease_ms = 2000
+        reserve_timeout_ms = 3000
+        call_timeout_ms = 4000
         [limits]
         org_create_per_minute = 0
         org_status_per_minute = 0
