@@ -29,7 +29,6 @@ use crate::wire::Code;
 /// Turns requests into calls, and writes their log events.
 #[derive(Debug, Clone)]
 pub struct TraceLayer {
-    /// Times requests.
     pub clock: Clock,
     /// Runs the tasks that read refused bodies to their end.
     pub draining: TaskTracker,

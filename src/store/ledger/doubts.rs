@@ -35,15 +35,11 @@ pub struct Doubt {
     pub hold_id: HoldId,
     /// Whose credits it holds.
     pub org_id: OrgId,
-    /// The organisation's name.
     pub org: String,
-    /// Who created it.
     pub user_id: UserId,
-    /// With which key.
     pub key_id: Option<KeyId>,
     /// The vendor's task type.
     pub task_type: String,
-    /// Credits it holds.
     pub credits: Credits,
     /// The backend it may have gone to.
     pub backend: String,
@@ -51,7 +47,6 @@ pub struct Doubt {
     pub account: String,
     /// The vendor's id of it, if that is known.
     pub upstream_task: Option<String>,
-    /// Why nobody knows.
     pub reason: Option<String>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -69,7 +64,6 @@ pub enum Resolution {
         /// The vendor's id of it.
         task: Arc<str>,
     },
-    /// It succeeded.
     Succeeded {
         /// The vendor's id of it.
         task: Arc<str>,
@@ -83,7 +77,6 @@ pub enum Resolution {
 /// What became of a task that was in doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resolved {
-    /// Which.
     pub hold_id: HoldId,
     /// `POLLED`, `SETTLED` or `RELEASED`.
     pub state: String,
@@ -92,7 +85,6 @@ pub struct Resolved {
 /// What the platform lost, or may have lost, by one task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Loss {
-    /// The task's hold.
     pub hold_id: HoldId,
     /// Whose task it was.
     pub org_id: OrgId,
@@ -104,7 +96,6 @@ pub struct Loss {
     pub credits: Credits,
     /// Whether nobody knows that it was lost.
     pub possible: bool,
-    /// Why.
     pub reason: String,
     /// When it was booked.
     #[serde(with = "time::serde::rfc3339")]
