@@ -44,7 +44,8 @@ fn a_doc_comment_says_more_than_the_name_below_it() {
                 directories.push(path);
                 continue;
             }
-            let help = path.strip_prefix(&root).unwrap().starts_with("cli");
+            let inside = path.strip_prefix(&root).unwrap().with_extension("");
+            let help = inside.starts_with("cli");
             for (line, doc, below) in doc_comments(&fs::read_to_string(&path).unwrap_or_default()) {
                 read += 1;
                 // The summary of an operation and the help of a command are names that people read.
