@@ -155,14 +155,16 @@ impl Database {
         });
         let (query, up_to) = match filter.order {
             SortOrder::Desc => (
-                "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
+                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
+                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8",
                 i64::MAX,
             ),
             SortOrder::Asc => (
-                "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
+                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
+                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id > coalesce($7, 0) and audit_id <= $9 order by audit_id limit $8",
