@@ -38,12 +38,7 @@ pub enum StartError {
     Upstream(#[from] BadUpstream),
     /// A listener's certificate cannot be used.
     #[error("{section}.tls: {reason}")]
-    Tls {
-        /// The section of the configuration.
-        section: &'static str,
-        /// What is wrong.
-        reason: Box<BadPair>,
-    },
+    Tls { section: &'static str, reason: Box<BadPair> },
     /// Identity providers cannot be asked.
     #[error("TLS cannot be set up: {0}")]
     Trust(#[from] BadTrust),

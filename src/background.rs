@@ -43,7 +43,6 @@ const TIDY: Duration = Duration::from_secs(600);
 /// How often jobs run, where the configuration has a say in it.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// How tasks are finished.
     pub finish: FinishPace,
     /// How often holds without an owner, credits and budgets are looked at.
     pub sweep: Duration,
@@ -55,29 +54,23 @@ pub struct Pace {
     pub in_doubt_ttl: Duration,
 }
 
-/// What jobs work on.
+/// The parts of the gateway that jobs work on.
 pub struct Work {
     /// The lease of this gateway.
     pub lease: Arc<Lease>,
     /// A pool of [`CONNECTIONS`]: not the callers' pool, which they may have filled.
     pub database: Database,
-    /// For steps of holds.
     pub ledger: Ledger,
-    /// For asking the vendor.
     pub poller: Arc<Poller>,
-    /// The cache of callers.
     pub authenticator: Arc<Authenticator>,
     /// The follower of what operators change.
     pub watcher: Arc<Watcher>,
-    /// The recorder of metrics.
     pub metrics: PrometheusHandle,
     /// The vendor's accounts, as the configuration calls them.
     pub accounts: Vec<String>,
-    /// Where polls run.
+    /// Polls run here: a stop waits for them.
     pub tasks: TaskTracker,
-    /// Which polls are traced.
     pub tracing: Tracing,
-    /// How often jobs run.
     pub pace: Pace,
     /// The gateway is to stop.
     pub stop: CancellationToken,

@@ -1,13 +1,16 @@
-//! A call on its way through the stack. Each stage has a type of its own, made by the layer of that stage, so that a
-//! missing or swapped layer does not compile.
+//! A call on its way through the stack. Each stage has a type of its own, made by the stage above it, so that a missing
+//! or swapped stage does not compile.
+
+mod body;
+
+pub use self::body::RequestBody;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::combinators::UnsyncBoxBody;
+use http::HeaderMap;
 
 use crate::ids::HoldId;
 use crate::order::Order;
@@ -15,26 +18,17 @@ use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
 use crate::upstream::Permit;
 
-/// A request's body, not yet read.
-pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
 /// What the data plane offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// `POST /api/generate`
     Generate,
-    /// `GET /api/status`
     Status,
-    /// `POST /api/quote`
     Quote,
-    /// `GET /api/credits`
     Credits,
-    /// `GET /api/tasks`
     Tasks,
 }
 
 impl Endpoint {
-    /// All of them.
     pub const ALL: [Self; 5] = [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks];
 
     /// Its name in logs and metrics.
@@ -48,7 +42,6 @@ impl Endpoint {
         }
     }
 
-    /// Its path.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Generate => "/api/generate",
@@ -74,11 +67,11 @@ impl Endpoint {
 /// A call at stage `S`.
 #[derive(Debug)]
 pub struct Call<S> {
-    /// What is known of it from its head.
-    pub context: Context,
-    /// Its body, until the stage that reads it.
+    /// What its head says. Boxed, because the call is moved from stage to stage.
+    pub context: Box<Context>,
+    /// Its body; empty after the stage that reads it.
     pub body: RequestBody,
-    /// What the stages so far have found out.
+    /// What the stages above have found out.
     pub stage: S,
 }
 
@@ -89,22 +82,18 @@ impl<S> Call<S> {
     }
 }
 
-/// What is known of a call from its head.
+/// What the head of a request says.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Method, for routing.
     pub method: http::Method,
     /// Path, duplicate slashes collapsed.
     pub path: String,
-    /// Query, undecoded.
     pub query: String,
-    /// The caller's headers.
     pub headers: HeaderMap,
     /// The caller's address; behind trusted proxies the one they tell.
     pub peer: IpAddr,
-    /// When it arrived.
     pub arrived: Instant,
-    /// What the stages add to its log event and its answer.
+    /// What the stages add to its log event.
     pub notes: Notes,
 }
 
@@ -120,7 +109,7 @@ impl Context {
     }
 }
 
-/// What the stages add to a call's one log event and to its answer.
+/// What the stages add to a call's one log event. What an answer says travels with the answer.
 #[derive(Debug, Clone, Default)]
 pub struct Notes(Arc<Mutex<NoteFields>>);
 
@@ -129,7 +118,6 @@ pub struct Notes(Arc<Mutex<NoteFields>>);
 pub struct NoteFields {
     /// Which endpoint, once routed.
     pub endpoint: Option<Endpoint>,
-    /// Who, once authenticated.
     pub principal: Option<Arc<Principal>>,
     /// The hold, once granted.
     pub hold: Option<HoldId>,
@@ -137,12 +125,9 @@ pub struct NoteFields {
     pub code: Option<&'static str>,
     /// How long it waited for others: for the upstream, for the client's body.
     pub waited: Duration,
-    /// Headers for the answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Notes {
-    /// Adds to them.
     pub fn add(&self, add: impl FnOnce(&mut NoteFields)) {
         add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -160,34 +145,27 @@ pub struct Arrived;
 /// The path and method lead somewhere.
 #[derive(Debug)]
 pub struct Routed {
-    /// Where.
     pub endpoint: Endpoint,
 }
 
 /// The caller is who it says.
 #[derive(Debug)]
 pub struct Authenticated {
-    /// Where it goes.
     pub endpoint: Endpoint,
-    /// Who it is.
     pub principal: Arc<Principal>,
 }
 
 /// Within its rate limits.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Where it goes.
     pub endpoint: Endpoint,
-    /// Who it is.
     pub principal: Arc<Principal>,
 }
 
 /// A create that is no replay of an earlier one.
 #[derive(Debug)]
 pub struct Fresh {
-    /// Who creates.
     pub principal: Arc<Principal>,
-    /// The raw body.
     pub raw: Bytes,
     /// What identifies the body.
     pub fingerprint: Fingerprint,
@@ -213,16 +191,16 @@ pub struct Priced {
 pub struct Held {
     order: Order,
     guard: HoldGuard,
-    ticket: Permit,
+    permit: Permit,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Permit) -> Self {
-        Self { order, guard, ticket }
+    pub(crate) fn new(order: Order, guard: HoldGuard, permit: Permit) -> Self {
+        Self { order, guard, permit }
     }
 
     /// What is to be sent, the hold that pays for it, and the leave to send it.
     pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
-        (self.order, self.guard, self.ticket)
+        (self.order, self.guard, self.permit)
     }
 }

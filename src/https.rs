@@ -57,9 +57,7 @@ pub enum Version {
 /// How connections are made and kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which servers are believed.
     pub trust: Trust,
-    /// What is spoken.
     pub version: Version,
     /// Time for the TCP connection to each address; TLS is not included.
     pub connect_timeout: Duration,
@@ -73,7 +71,7 @@ pub enum BadTrust {
     /// The PEM text is not what it should be.
     #[error("{0}")]
     Pem(String),
-    /// This machine trusts nobody.
+    /// The certificates that this machine trusts cannot be read, or there are none.
     #[error("this machine's trusted certificates cannot be read: {0}")]
     Machine(std::io::Error),
     /// TLS cannot be set up at all.
@@ -89,7 +87,7 @@ pub fn agent() -> HeaderValue {
     HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Connects to nothing yet.
+/// Connections that are made when they are first needed; this call makes none.
 pub fn connections<B>(settings: &Settings) -> Result<Connections<B>, BadTrust>
 where
     B: Body + Send + 'static + Unpin,
@@ -162,11 +160,8 @@ pub enum CallError {
 /// A whole answer, whatever its status.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its status.
     pub status: StatusCode,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
     pub body: Bytes,
     /// What came behind the body; gRPC puts its status there.
     pub trailers: HeaderMap,
@@ -222,6 +217,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
@@ -241,7 +237,7 @@ mod tests {
     async fn answering(with: &'static str) -> (Request<Bytes>, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let served = tokio::spawn(async move {
+        let served = TaskTracker::new().spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 4096];
             let read = stream.read(&mut request).await.unwrap();

@@ -20,8 +20,8 @@ use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
 use crate::layers::forward::Forward;
-use crate::layers::replay::ReplayLayer;
-use crate::layers::reserve::ReserveLayer;
+use crate::layers::replay::Replay;
+use crate::layers::reserve::Reserve;
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -83,7 +83,7 @@ async fn listeners(
 
 /// Connections to the database that are not the ledger's lanes. Whatever hangs in one of these pools, the others go on.
 struct Pools {
-    /// For those who call.
+    /// For the data plane and the management API.
     callers: Database,
     /// For background jobs: tasks must come to their end while callers fill their pool.
     upkeep: Database,
@@ -180,9 +180,9 @@ impl Shared {
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
             prices: self.prices.clone(),
-            replay: ReplayLayer { database: self.pools.callers.clone(), body_timeout },
-            reserve: ReserveLayer { ledger: self.ledger.clone(), upstream: self.upstream.clone() },
-            forward: Forward {
+            replay: Replay { database: self.pools.callers.clone(), body_timeout },
+            reserve: Reserve { ledger: self.ledger.clone(), upstream: self.upstream.clone() },
+            forward: Arc::new(Forward {
                 poller: self.poller.clone(),
                 lease: self.lease.clone(),
                 tasks: self.tasks.clone(),
@@ -191,7 +191,7 @@ impl Shared {
                 last_wait: ms(config.server.shutdown_grace_ms).mul_f64(0.7),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock: Clock,
-            },
+            }),
             handlers: Handlers {
                 database: self.pools.callers.clone(),
                 poller: self.poller.clone(),

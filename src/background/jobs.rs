@@ -26,13 +26,11 @@ const LEAST_SILENCE: Duration = Duration::from_secs(60);
 /// Jobs that begin at the start are spread over this time, so that they do not connect to the database all at once.
 const SPREAD: Duration = Duration::from_millis(500);
 
-/// Why a run failed.
+/// Why a run of a job failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// The database.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Anything else.
     #[error("{0}")]
     Other(String),
 }
@@ -45,7 +43,6 @@ impl JobError {
 
 /// When a job runs next, after a run that succeeded.
 pub enum Next {
-    /// After its interval.
     Interval,
     /// As soon as this is done: there is more to do, and this is what it has to wait for.
     Ready(BoxFuture<'static, ()>),

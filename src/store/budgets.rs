@@ -34,13 +34,11 @@ const SOME: i64 = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BudgetLevel {
-    /// A key's.
     Key,
     /// A user's, by whatever key or without one.
     User,
     /// A team's: that of its users.
     Team,
-    /// The whole organisation's.
     Organisation,
 }
 
@@ -102,11 +100,8 @@ pub struct BudgetSubject(Uuid);
 pub enum Period {
     /// One window for ever.
     Total,
-    /// A day.
     Daily,
-    /// A week.
     Weekly,
-    /// A calendar month.
     Monthly,
 }
 
@@ -132,7 +127,6 @@ impl Period {
 /// A budget with what is drawn from it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Budget {
-    /// Its id.
     pub budget_id: BudgetId,
     /// Its organisation; none: the platform's default.
     pub org_id: Option<OrgId>,
@@ -140,7 +134,6 @@ pub struct Budget {
     pub level: BudgetLevel,
     /// Which key, user or team; none: each of its level that has none of its own.
     pub subject_id: Option<String>,
-    /// Of which time.
     pub period: Period,
     /// How much; none: no limit, although a wider default may set one.
     pub credits: Option<Credits>,
@@ -160,7 +153,6 @@ pub struct Budget {
     /// When the present window ends; none: never, or one for each organisation.
     #[serde(with = "time::serde::rfc3339::option")]
     pub resets_at: Option<OffsetDateTime>,
-    /// Counts its changes.
     pub version: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -210,11 +202,9 @@ pub struct BudgetFilter {
 pub struct CallerBudget {
     /// Whose spending it bounds.
     pub level: BudgetLevel,
-    /// Of which time.
     pub period: Period,
     /// How much may be spent; none: no limit.
     pub limit: Option<Credits>,
-    /// What charges took.
     pub used: Credits,
     /// What unfinished tasks hold of it.
     pub held: Credits,
@@ -228,7 +218,6 @@ pub struct CallerBudget {
 pub struct BudgetInForce {
     /// Whose spending it bounds.
     pub level: BudgetLevel,
-    /// Of which time.
     pub period: Period,
     /// How much may be spent.
     pub limit: Credits,
@@ -243,7 +232,6 @@ pub struct BudgetInForce {
 pub struct BudgetEvent {
     /// Its place among the events.
     pub event_id: i64,
-    /// Whose.
     pub org_id: OrgId,
     /// The budget that counted; it may have been deleted since.
     pub budget_id: BudgetId,
@@ -251,15 +239,12 @@ pub struct BudgetEvent {
     pub level: BudgetLevel,
     /// Which key, user, team or organisation spent it.
     pub subject_id: String,
-    /// Of which time.
     pub period: Period,
     /// Percent of the limit.
     pub threshold: i32,
-    /// The limit, then.
     pub limit: Credits,
     /// What was held and charged, then.
     pub spent: Credits,
-    /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -320,7 +305,6 @@ impl Database {
         .await?)
     }
 
-    /// One budget.
     pub async fn budget(&self, budget: BudgetId) -> Result<Option<Budget>, LedgerError> {
         let row = sqlx::query_as(budgets!("b.budget_id = $1")).bind(budget.as_uuid());
         Ok(row.fetch_optional(self.pool()).await?)

@@ -35,7 +35,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const MAX_ANSWER: usize = 64 << 10;
 
 const GRPC_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-/// gRPC's OK.
 const GRPC_OK: u32 = 0;
 /// gRPC's codes after which OTLP allows another attempt: cancelled, deadline exceeded, aborted, out of range,
 /// unavailable, data loss.

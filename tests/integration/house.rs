@@ -4,6 +4,7 @@ mod ambiguous_input;
 mod architecture;
 mod deadline;
 mod definitions;
+mod docs;
 mod papers;
 mod schema;
 mod tests;

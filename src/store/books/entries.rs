@@ -19,7 +19,6 @@ use crate::store::db::error::LedgerError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
-    /// Credits given.
     Grant,
     /// A correction by an operator.
     Adjust,
@@ -34,7 +33,6 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
-    /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Grant, Self::Adjust, Self::Transfer, Self::Expire, Self::Consume, Self::Correct];
 
@@ -90,12 +88,10 @@ impl FromStr for Place {
 /// An entry of the ledger.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Entry {
-    /// Its id.
     pub entry_id: EntryId,
     /// When it was written.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// What it is.
     pub kind: EntryKind,
     /// Signed for the organisation.
     pub credits: Credits,
@@ -113,7 +109,6 @@ pub struct Entry {
     pub team_id: Option<TeamId>,
     /// Of a charge: with which key.
     pub key_id: Option<KeyId>,
-    /// Why.
     pub reason: Option<String>,
     /// What it is called elsewhere.
     pub external_ref: Option<String>,
@@ -127,7 +122,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Where it stands.
     pub fn place(&self) -> Place {
         Place { at: self.created_at, entry: self.entry_id }
     }

@@ -23,7 +23,6 @@ pub struct Actor {
     pub address: Option<IpAddr>,
     /// The operation; none: the log says what happened to the row.
     pub action: Option<String>,
-    /// The request's id.
     pub request_id: Option<String>,
 }
 
@@ -39,7 +38,7 @@ impl Actor {
 pub struct Acting {
     database: Database,
     /// The actor as the audit log's triggers read it.
-    actor: Arc<str>,
+    audit: Arc<str>,
     name: Arc<str>,
 }
 
@@ -55,7 +54,7 @@ impl Acting {
     }
 
     fn change_within(&self, deadline: Deadline) -> Statement {
-        self.database.pool().statement(deadline, Some(self.actor.clone()))
+        self.database.pool().statement(deadline, Some(self.audit.clone()))
     }
 
     /// Who acts: a kind and an id.
@@ -77,7 +76,7 @@ impl Database {
     pub fn acting(&self, actor: Actor) -> Acting {
         Acting {
             database: self.clone(),
-            actor: serde_json::to_string(&actor).unwrap_or_default().into(),
+            audit: serde_json::to_string(&actor).unwrap_or_default().into(),
             name: actor.name.into(),
         }
     }

@@ -28,7 +28,6 @@ const WAITERS: usize = 100;
 /// A connection may take so much longer than its caller's patience.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// See the module.
 #[derive(Clone)]
 pub(crate) struct Queries {
     pool: PgPool,
@@ -118,7 +117,7 @@ pub(in crate::store) struct Statement {
 
 impl Statement {
     /// A connection that has been told what the statement is for.
-    async fn begin(self) -> Result<Running, sqlx::Error> {
+    async fn ready(self) -> Result<Running, sqlx::Error> {
         let begun = Clock.now();
         let connection = match self.queries.acquire().await {
             Ok(connection) => connection,
@@ -196,7 +195,7 @@ impl<'c> Executor<'c> for Statement {
     {
         // All at once: nobody here reads rows one by one.
         let all = async move {
-            let mut running = self.begin().await?;
+            let mut running = self.ready().await?;
             let rows = running.connection.fetch_many(query).try_collect::<Vec<_>>();
             let rows = tokio::time::timeout(running.patience, rows).await;
             let rows = running.end(rows)?;
@@ -211,7 +210,7 @@ impl<'c> Executor<'c> for Statement {
         E: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
-            let mut running = self.begin().await?;
+            let mut running = self.ready().await?;
             let row = tokio::time::timeout(running.patience, running.connection.fetch_optional(query)).await;
             running.end(row)
         })

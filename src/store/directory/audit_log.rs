@@ -17,25 +17,20 @@ use crate::ids::{
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
-/// One change.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditEntry {
     /// Its place in the log.
     pub audit_id: i64,
-    /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// Who: a kind and a name or id; `database:…` is somebody with a connection of their own.
     pub actor: String,
     /// From where; none: not over the network.
     pub address: Option<String>,
-    /// The operation.
     pub action: String,
-    /// The request.
     pub request_id: Option<String>,
     /// What kind of thing was changed.
     pub target_kind: String,
-    /// Which one.
     pub target_id: String,
     /// Whose it is; none: the platform's.
     pub org_id: Option<OrgId>,
@@ -52,17 +47,11 @@ pub struct AuditEntry {
 pub struct AuditFilter {
     /// Of this organisation's things.
     pub org: Option<OrgId>,
-    /// By whom.
     pub actor: Option<String>,
-    /// By this operation.
     pub action: Option<String>,
-    /// To this one.
     pub target: Option<String>,
-    /// From then on.
     pub since: Option<OffsetDateTime>,
-    /// Before then.
     pub until: Option<OffsetDateTime>,
-    /// In which order.
     pub order: SortOrder,
 }
 
@@ -70,9 +59,7 @@ pub struct AuditFilter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SortOrder {
-    /// Oldest first.
     Asc,
-    /// Newest first.
     #[default]
     Desc,
 }
@@ -168,14 +155,16 @@ impl Database {
         });
         let (query, up_to) = match filter.order {
             SortOrder::Desc => (
-                "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
+                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
+                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8",
                 i64::MAX,
             ),
             SortOrder::Asc => (
-                "select * from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
+                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
+                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
                  and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
                  and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
                  and audit_id > coalesce($7, 0) and audit_id <= $9 order by audit_id limit $8",

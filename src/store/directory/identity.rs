@@ -19,18 +19,14 @@ pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
 pub use crate::store::directory::identity::spec::{ProviderSpec, Serves, SigningAlgorithm};
 pub use crate::store::directory::identity::ties::IdentityInfo;
 
-/// An identity provider.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
-    /// Its id.
     pub provider_id: ProviderId,
-    /// What it is.
     #[serde(flatten)]
     pub spec: ProviderSpec,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// Counts its changes.
     pub version: i32,
 }
 
@@ -128,7 +124,6 @@ fn none(id: ProviderId) -> LedgerError {
     LedgerError::NotFound(format!("there is no identity provider {id}"))
 }
 
-/// What `provider_conflict` found.
 fn conflict(found: Option<&str>, spec: &ProviderSpec) -> Result<(), LedgerError> {
     match found {
         None => Ok(()),

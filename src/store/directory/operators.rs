@@ -18,9 +18,7 @@ use crate::store::directory::tenancy::Slice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperatorRole {
-    /// Everything.
     Operator,
-    /// Look at everything.
     OperatorRead,
 }
 
@@ -41,7 +39,6 @@ impl OperatorRole {
 /// An operator's token: never its secret.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct OperatorToken {
-    /// Its id.
     pub token_id: OperatorTokenId,
     /// What people call it.
     pub name: String,
@@ -50,7 +47,6 @@ pub struct OperatorToken {
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it ends.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
     /// When it was revoked.

@@ -29,9 +29,7 @@ pub use crate::store::directory::tenancy::users::{NewUser, User, UserChange, Use
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It may.
     Active,
-    /// It may not.
     Suspended,
 }
 
@@ -56,7 +54,6 @@ impl Status {
 /// How much of a list to read, and from where.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<Id> {
-    /// Behind this one.
     pub after: Option<Id>,
     /// At most so many.
     pub limit: u16,
@@ -65,15 +62,10 @@ pub struct Slice<Id> {
 /// Something that belongs to an organisation, by its id.
 #[derive(Debug, Clone, Copy)]
 pub enum Owned {
-    /// A team.
     Team(TeamId),
-    /// A user.
     User(UserId),
-    /// A key.
     Key(KeyId),
-    /// A hold.
     Hold(HoldId),
-    /// A budget.
     Budget(BudgetId),
 }
 

@@ -23,7 +23,7 @@ use crate::store::ledger::step::Applied;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
-use crate::wire::{RawObject, success};
+use crate::wire::success;
 
 const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
@@ -35,15 +35,11 @@ pub struct Doubt {
     pub hold_id: HoldId,
     /// Whose credits it holds.
     pub org_id: OrgId,
-    /// The organisation's name.
     pub org: String,
-    /// Who created it.
     pub user_id: UserId,
-    /// With which key.
     pub key_id: Option<KeyId>,
     /// The vendor's task type.
     pub task_type: String,
-    /// Credits it holds.
     pub credits: Credits,
     /// The backend it may have gone to.
     pub backend: String,
@@ -51,7 +47,6 @@ pub struct Doubt {
     pub account: String,
     /// The vendor's id of it, if that is known.
     pub upstream_task: Option<String>,
-    /// Why nobody knows.
     pub reason: Option<String>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -69,7 +64,6 @@ pub enum Resolution {
         /// The vendor's id of it.
         task: Arc<str>,
     },
-    /// It succeeded.
     Succeeded {
         /// The vendor's id of it.
         task: Arc<str>,
@@ -83,7 +77,6 @@ pub enum Resolution {
 /// What became of a task that was in doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resolved {
-    /// Which.
     pub hold_id: HoldId,
     /// `POLLED`, `SETTLED` or `RELEASED`.
     pub state: String,
@@ -92,7 +85,6 @@ pub struct Resolved {
 /// What the platform lost, or may have lost, by one task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Loss {
-    /// The task's hold.
     pub hold_id: HoldId,
     /// Whose task it was.
     pub org_id: OrgId,
@@ -104,7 +96,6 @@ pub struct Loss {
     pub credits: Credits,
     /// Whether nobody knows that it was lost.
     pub possible: bool,
-    /// Why.
     pub reason: String,
     /// When it was booked.
     #[serde(with = "time::serde::rfc3339")]
@@ -160,13 +151,11 @@ impl Loss {
 }
 
 /// What a replay of the create is answered once an operator has told its id.
-fn answer(task: &Task, id: &str) -> Result<Arc<str>, LedgerError> {
+fn answer(task: &Task, id: &str) -> Arc<str> {
     let data = serde_json::json!({
         "task_id": id, "status": "IN_PROGRESS", "consumed_credits": task.amount, "type": &*task.task_type,
     });
-    let object =
-        RawObject::parse(&data.to_string()).ok_or(LedgerError::Corrupt("a task that is no object"))?;
-    Ok(success(&object).into())
+    success(&data).into()
 }
 
 impl Database {
@@ -273,7 +262,7 @@ impl Acting {
         let step = match resolution {
             Resolution::Taken { task } => {
                 same(&task)?;
-                let answer = answer(&found, &task)?;
+                let answer = answer(&found, &task);
                 if ended {
                     Step::LateRun {
                         task,
@@ -297,7 +286,7 @@ impl Acting {
                 })?;
                 let reported = found.raw_consumed.is_none().then_some(consumed);
                 Step::ResolveSettle {
-                    answer: answer(&found, &task)?,
+                    answer: answer(&found, &task),
                     task,
                     raw: consumed,
                     reported,

@@ -91,7 +91,6 @@ macro_rules! edit {
     };
 }
 
-/// See `edit!`.
 type Edited = (String, Option<i32>, Option<i32>, i64);
 
 fn edited(
@@ -174,7 +173,6 @@ impl Acting {
         })
     }
 
-    /// Renames a draft.
     pub async fn rename_book(
         &self,
         version: BookVersion,

@@ -35,13 +35,10 @@ const FLOORS: &[&[&str]] = &[
 /// Imports within a floor that are meant: what a module builds on beside itself.
 const BESIDE: &[(&str, &str)] = &[
     ("fail_point", "log_queue"),
-    ("pricing", "credits"),
     ("quote", "pricing"),
     ("order", "wire"),
     ("order", "pricing"),
     ("upstream", "telemetry"),
-    ("call", "error"),
-    ("error", "call"),
     ("layers", "poll"),
     ("handlers", "poll"),
     ("handlers", "layers"),

@@ -19,13 +19,11 @@ pub enum SigningAlgorithm {
     /// ECDSA on P-256, SHA-256.
     #[serde(rename = "ES256")]
     Es256,
-    /// Ed25519.
     #[serde(rename = "EdDSA")]
     EdDsa,
 }
 
 impl SigningAlgorithm {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
 
     /// Its name in tokens.
@@ -46,7 +44,6 @@ impl SigningAlgorithm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Serves {
-    /// Callers of organisations.
     Organisations,
     /// Those who run the platform.
     Operators,

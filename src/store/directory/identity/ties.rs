@@ -18,7 +18,6 @@ const MAX_SUBJECT: usize = 200;
 /// A subject that is tied to a user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct IdentityInfo {
-    /// Its id.
     pub identity_id: IdentityId,
     /// Who vouches for it.
     pub provider_id: ProviderId,
@@ -40,7 +39,8 @@ impl Database {
         slice: Slice<IdentityId>,
     ) -> Result<Vec<IdentityInfo>, LedgerError> {
         let rows = sqlx::query(
-            "select * from user_identity where org_id = $1 and ($2::uuid is null or user_id = $2) \
+            "select identity_id, provider_id, user_id, subject, created_at from user_identity \
+             where org_id = $1 and ($2::uuid is null or user_id = $2) \
              and ($3::uuid is null or identity_id > $3) order by identity_id limit $4",
         )
         .bind(org.as_uuid())
