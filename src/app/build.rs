@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::metrics::recorder;
+use super::run::time_in_flight;
 use super::{App, Listener, StartError, database};
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
@@ -188,7 +189,8 @@ impl Shared {
                 tasks: self.tasks.clone(),
                 client_deadline: ms(config.server.create_deadline_ms),
                 stop: self.stop.clone(),
-                last_wait: ms(config.server.shutdown_grace_ms).mul_f64(0.7),
+                // A create that waits no longer has still to record its doubt, and to answer.
+                last_wait: time_in_flight(ms(config.server.shutdown_grace_ms)).mul_f64(0.75),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock: Clock,
             }),

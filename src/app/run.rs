@@ -26,6 +26,11 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a look at a certificate's files may take.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The part of a grace period in which requests and their tasks must end: the rest is the ledger's.
+pub(super) fn time_in_flight(grace: Duration) -> Duration {
+    grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75))
+}
+
 /// A gateway that serves.
 struct Running {
     config: Config,
@@ -133,8 +138,7 @@ impl Running {
             self.tasks.wait().await;
         };
         // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
-        let in_flight = grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75));
-        let finished = tokio::time::timeout(in_flight, in_order).await.is_ok() || {
+        let finished = tokio::time::timeout(time_in_flight(grace), in_order).await.is_ok() || {
             self.tasks.close();
             self.tasks.is_empty()
         };

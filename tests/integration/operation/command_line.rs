@@ -35,7 +35,7 @@ async fn status(client: &Client, base: &str, key: &str, task: &str) -> Answer {
 async fn a_hanging_vendor_does_not_hold_up_a_termination() {
     let gateway = TestGateway::start().await;
     let scratch = Scratch::new();
-    let config = config(&gateway, "").replace("[admin]", "shutdown_grace_ms = 3000\n[admin]");
+    let config = config(&gateway, "").replace("[admin]", "shutdown_grace_ms = 6000\n[admin]");
     let mut process = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
     let base = process.next_event("serving").await["data"].as_str().unwrap().to_owned();
     let log = process.rest_of_log();

@@ -257,9 +257,10 @@ async fn what_goes_on_without_its_client_is_traced_to_its_end() {
     let collector = Collector::http().await;
     let to = collector.clone();
     let gateway = TestGateway::builder().config(move |config| sent_to(config, &to)).start().await;
-    gateway.fault_on_create(json!({"kind": "delay", "ms": 1500, "accept": true})).await;
-    let create = traced(gateway.creating(body("x").to_string()), true).timeout(Duration::from_millis(500));
-    create.send().await.unwrap_err();
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 3000, "accept": true})).await;
+    let create = tokio::spawn(traced(gateway.creating(body("x").to_string()), true).send());
+    until("it is with the vendor", async || gateway.upstream_creates().await.0 == 1).await;
+    create.abort();
     let spans = collector.trace(TRACE, &["record", "forward", "POST /api/generate"]).await;
     let server = spans.iter().find(|span| span.kind == SpanKind::Server).unwrap();
     assert_eq!((server.failed, server.get("error.type")), (true, "CLIENT_GONE"));
