@@ -54,6 +54,9 @@
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
 //!   `holds::audit`);
 //! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - no answer of a statement depends on columns that a later migration may add (`house::statements`, `house::columns`);
+//! - a word of the database that the code does not know is an error, never another word (`house::words`);
+//! - each kind of error is decided wherever errors are told apart (`house::matches`, tables beside the decisions);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);

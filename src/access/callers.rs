@@ -20,8 +20,8 @@ use crate::error::{GatewayError, Level};
 use crate::ids::ProviderId;
 use crate::metrics as m;
 use crate::store::{
-    Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider,
-    Serves,
+    Actor, Database, FoundIdentity, FoundKey, GivenRole, LedgerError, OperatorRole, Presented, Principal,
+    Provider, Serves,
 };
 
 /// Who is calling.
@@ -298,9 +298,9 @@ impl Keys {
     }
 }
 
-fn operator(verified: &Verified, subject: &str, role: Option<&str>) -> Result<Operator, GatewayError> {
+fn operator(verified: &Verified, subject: &str, role: Option<GivenRole>) -> Result<Operator, GatewayError> {
     let role = role
-        .and_then(OperatorRole::parse)
+        .and_then(GivenRole::of_operator)
         .ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
     Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::access::jwks::{KeyKind, KeySets};
-use crate::store::{Presented, Provider, Role, SigningAlgorithm};
+use crate::store::{GivenRole, Presented, Provider, Role, SigningAlgorithm};
 
 /// Longer tokens are not looked at.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -145,7 +145,7 @@ impl Verified {
             let text = name.as_deref().map_or(Ok(None), |name| self.text(name))?;
             Ok(text.map(ToOwned::to_owned))
         };
-        let given = self.role()?.and_then(Role::parse).unwrap_or(Role::Member);
+        let given = self.role()?.and_then(GivenRole::in_organisation).unwrap_or(Role::Member);
         Ok(Presented {
             subject: self.subject()?.to_owned(),
             organisation: claim(&spec.org_claim)?,
@@ -174,7 +174,7 @@ impl Verified {
     }
 
     /// The role that it gives, as the provider's map calls it.
-    pub(super) fn role(&self) -> Result<Option<&str>, Refused> {
+    pub(super) fn role(&self) -> Result<Option<GivenRole>, Refused> {
         let Some(claim) = self.provider.spec.role_claim.as_deref() else { return Ok(None) };
         let values: Vec<&str> = match self.claims.get(claim) {
             // Most groups in such a list are of no concern here: one that nobody could map is passed over.

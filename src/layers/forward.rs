@@ -256,7 +256,7 @@ impl Forward {
         order: &Order,
     ) -> Result<Answer, GatewayError> {
         let Some(mut object) = RawObject::parse(data) else {
-            return Err(GatewayError::Internal("accepted data that is no object"));
+            return Err(GatewayError::Internal("accepted data that is no object".into()));
         };
         object.set("consumed_credits", order.price.hold.to_string());
         if report(data).is_some_and(|(_, progress, _)| progress != Progress::Running) {
@@ -332,7 +332,7 @@ impl Forward {
 
 async fn write(hold: &mut HoldGuard, step: Step) -> Result<Applied, LedgerError> {
     let mut span = Span::of_part("record");
-    span.set_word("tollgate.step", step.kind());
+    span.set_word("tollgate.step", step.kind().as_str());
     let written = span.around(tokio::time::timeout(RECORD_TIMEOUT, hold.step(step))).await;
     let result = written.unwrap_or(Err(LedgerError::Timeout));
     if result.is_err() {

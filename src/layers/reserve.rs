@@ -108,9 +108,11 @@ impl ReserveLayer {
                 Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
                 Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
                 Verdict::UnknownOrg => {
-                    return Err(GatewayError::Internal("a key of an organisation without a balance"));
+                    return Err(GatewayError::Internal("a key of an organisation without a balance".into()));
                 }
-                Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
+                Verdict::Ended => {
+                    return Err(GatewayError::Internal("a fresh hold had ended already".into()));
+                }
                 Verdict::KeyTaken => {
                     if let Some(key) = &fresh.idempotency_key
                         && let Some(claim) = self.ledger.database().claim(org, key).await?

@@ -9,3 +9,4 @@ pub(in crate::store) mod migrate;
 pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
 pub(in crate::store) mod servers;
+pub(in crate::store) mod words;

@@ -14,7 +14,7 @@ use super::access::Acting;
 use super::problem::Problem;
 use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, ProviderId};
-use crate::store::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
+use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
 /// Which identity providers.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -90,7 +90,7 @@ pub(super) struct ProviderBody {
     role_claim: Option<String>,
     /// What its values mean: `member` or `admin`; for operators `operator` or `operator_read`.
     #[serde(default)]
-    role_map: BTreeMap<String, String>,
+    role_map: BTreeMap<String, GivenRole>,
     /// Whether a subject that was never seen becomes a user.
     #[serde(default)]
     create_users: bool,
@@ -195,7 +195,7 @@ pub(super) struct ProviderPatch {
     #[schema(value_type = Option<String>)]
     role_claim: Option<Option<String>>,
     /// What its values mean.
-    role_map: Option<BTreeMap<String, String>>,
+    role_map: Option<BTreeMap<String, GivenRole>>,
     /// Whether a subject that was never seen becomes a user.
     create_users: Option<bool>,
     /// Whether its tokens are refused for now.

@@ -11,6 +11,7 @@ use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
+use crate::store::ledger::tasks::State;
 
 /// Rows of a list, at most.
 const PAGE: i64 = 1000;
@@ -50,7 +51,7 @@ pub struct TaskDrift {
     /// The vendor's task type.
     pub task_type: String,
     /// Its state.
-    pub state: String,
+    pub state: State,
     /// The list price.
     pub list_price: Credits,
     /// What the vendor reported, if anything.

@@ -73,9 +73,9 @@ impl Database {
         )
         .bind(budget.as_uuid())
         .bind(new.org.map(OrgId::as_uuid))
-        .bind(new.level.stored())
+        .bind(new.level)
         .bind(subject_id.map(|subject| subject.0))
-        .bind(new.period.as_str())
+        .bind(new.period)
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
         .execute(&mut *change);
@@ -194,7 +194,7 @@ async fn known(
            else false end",
     )
     .bind(org.as_uuid())
-    .bind(new.level.stored())
+    .bind(new.level)
     .bind(subject.map(|subject| subject.0))
     .fetch_one(&mut **change)
     .bounded()

@@ -123,7 +123,7 @@ impl Database {
                 "only {available} credits are available; {amount} cannot be taken"
             ))),
             ("unknown_org", _) => Err(LedgerError::NotFound(format!("there is no organisation {org}"))),
-            _ => Err(LedgerError::Corrupt("outcome of post_credit")),
+            _ => Err(LedgerError::Corrupt("outcome of post_credit".into())),
         }
     }
 }

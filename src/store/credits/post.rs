@@ -17,6 +17,7 @@ use crate::ids::{EntryId, OrgId};
 use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
 use crate::store::db::error::is_lock_timeout;
+use crate::store::db::words::words;
 use crate::store::ledger::guard::Fingerprint;
 use crate::store::ledger::metered;
 
@@ -89,6 +90,22 @@ const OVERDRAFT: &str = "credits.overdraft";
 const REASON: usize = 500;
 /// The longest reference.
 const REFERENCE: usize = 200;
+
+words! {
+    /// What became of an entry that was to be posted.
+    pub(in crate::store) enum Outcome in "post_entry()" {
+        /// It is in the ledger.
+        Posted = "posted",
+        /// More was to be taken than is available.
+        Insufficient = "insufficient",
+        /// It would have run out already.
+        InThePast = "in_the_past",
+        /// There is no such organisation.
+        UnknownOrg = "unknown_org",
+        /// The organisation was deleted.
+        DeletedOrg = "deleted_org",
+    }
+}
 
 /// One entry to be posted.
 struct NewEntry<'a> {
@@ -248,7 +265,7 @@ impl Database {
         new: &NewEntry<'_>,
     ) -> Result<Credits, LedgerError> {
         let actor = self.actor.as_ref().map_or("gateway", |actor| &actor.name);
-        let (outcome, available): (String, Option<i64>) = sqlx::query_as(
+        let (outcome, available): (Outcome, Option<i64>) = sqlx::query_as(
             "select outcome, available from post_entry($1, $2, $3, $4, $5, $6, $7, $8, $9, null)",
         )
         .bind(new.org.as_uuid())
@@ -269,18 +286,21 @@ impl Database {
             ),
             _ => error.into(),
         })?;
-        let available = Credits::new(available.unwrap_or_default());
-        match outcome.as_str() {
-            "posted" => Ok(available),
-            "insufficient" => Err(LedgerError::Conflict(format!(
+        match (outcome, available.map(Credits::new)) {
+            (Outcome::Posted, Some(available)) => Ok(available),
+            (Outcome::Insufficient, Some(available)) => Err(LedgerError::Conflict(format!(
                 "{} has {available} credits available: {} cannot be taken",
                 new.org,
                 new.amount.get().unsigned_abs()
             ))),
-            "in_the_past" => Err(LedgerError::Invalid("expires_at has passed".into())),
-            "unknown_org" => Err(LedgerError::NotFound(format!("there is no organisation {}", new.org))),
-            "deleted_org" => Err(LedgerError::Conflict(format!("{} has been deleted", new.org))),
-            _ => Err(LedgerError::Corrupt("outcome of post_entry")),
+            (Outcome::Posted | Outcome::Insufficient, None) => {
+                Err(LedgerError::Corrupt("post_entry told no balance".into()))
+            }
+            (Outcome::InThePast, _) => Err(LedgerError::Invalid("expires_at has passed".into())),
+            (Outcome::UnknownOrg, _) => {
+                Err(LedgerError::NotFound(format!("there is no organisation {}", new.org)))
+            }
+            (Outcome::DeletedOrg, _) => Err(LedgerError::Conflict(format!("{} has been deleted", new.org))),
         }
     }
 }
@@ -342,7 +362,7 @@ pub(in crate::store) async fn claim<T: DeserializeOwned>(
         return Err(LedgerError::KeyReused);
     }
     let answer = answer.as_deref().map(serde_json::from_str).transpose();
-    answer.ok().flatten().map(Some).ok_or(LedgerError::Corrupt("answer of an idempotency key"))
+    answer.ok().flatten().map(Some).ok_or(LedgerError::Corrupt("idempotency.answer".into()))
 }
 
 /// Keeps the answer for whoever says the key again.
@@ -353,7 +373,8 @@ pub(in crate::store) async fn store<T: Serialize>(
     answer: &T,
 ) -> Result<(), LedgerError> {
     let Some(once) = once else { return Ok(()) };
-    let answer = serde_json::to_string(answer).map_err(|_| LedgerError::Corrupt("an answer to be stored"))?;
+    let answer =
+        serde_json::to_string(answer).map_err(|_| LedgerError::Corrupt("an answer to be stored".into()))?;
     sqlx::query(
         "update idempotency set status = 200, answer = $4 where org_id = $1 and endpoint = $2 and key = $3",
     )

@@ -5,6 +5,8 @@ mod sign_in;
 mod spec;
 mod ties;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{Row, types::Json};
@@ -16,8 +18,9 @@ use crate::store::db::change::Change;
 use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
-pub use crate::store::directory::identity::spec::{ProviderSpec, Serves, SigningAlgorithm};
+pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
 pub use crate::store::directory::identity::ties::IdentityInfo;
+use crate::store::directory::tenancy::Status;
 
 /// An identity provider.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -34,33 +37,40 @@ pub struct Provider {
     pub version: i32,
 }
 
+/// What a [`Provider`] is read from.
+macro_rules! columns {
+    () => {
+        "provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, leeway_seconds, user_claim, org_claim, \
+         team_claim, role_claim, role_map, create_users, status, created_at, version"
+    };
+}
+
 fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
-    let algorithms: Vec<String> = row.try_get("algorithms")?;
-    let algorithms = algorithms.iter().map(|text| SigningAlgorithm::parse(text)).collect::<Option<_>>();
     let url: &str = row.try_get("jwks_url")?;
+    let serves: Serves = row.try_get("serves")?;
+    let Json(role_map): Json<BTreeMap<String, GivenRole>> = row.try_get("role_map")?;
+    if !role_map.values().all(|role| role.is_of(serves)) {
+        return Err(LedgerError::Corrupt("identity_provider.role_map".into()));
+    }
     Ok(Provider {
         provider_id: ProviderId::from_uuid(row.try_get("provider_id")?),
         spec: ProviderSpec {
             name: row.try_get("name")?,
-            serves: if row.try_get::<&str, _>("serves")? == Serves::Operators.as_str() {
-                Serves::Operators
-            } else {
-                Serves::Organisations
-            },
+            serves,
             org_id: row.try_get::<Option<_>, _>("org_id")?.map(OrgId::from_uuid),
             issuer: row.try_get("issuer")?,
             audiences: row.try_get("audiences")?,
-            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("jwks_url"))?,
-            algorithms: algorithms.ok_or(LedgerError::Corrupt("algorithms"))?,
+            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("identity_provider.jwks_url".into()))?,
+            algorithms: row.try_get("algorithms")?,
             leeway_seconds: u32::try_from(row.try_get::<i32, _>("leeway_seconds")?)
-                .map_err(|_| LedgerError::Corrupt("leeway_seconds"))?,
+                .map_err(|_| LedgerError::Corrupt("identity_provider.leeway_seconds".into()))?,
             user_claim: row.try_get("user_claim")?,
             org_claim: row.try_get("org_claim")?,
             team_claim: row.try_get("team_claim")?,
             role_claim: row.try_get("role_claim")?,
-            role_map: row.try_get::<Json<_>, _>("role_map")?.0,
+            role_map,
             create_users: row.try_get("create_users")?,
-            suspended: row.try_get::<&str, _>("status")? == "suspended",
+            suspended: row.try_get::<Status, _>("status")? == Status::Suspended,
         },
         created_at: row.try_get("created_at")?,
         version: row.try_get("version")?,
@@ -79,7 +89,7 @@ impl Database {
              values ($1, $2, $15, $16, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind_spec(id, spec)
-        .bind(spec.serves.as_str())
+        .bind(spec.serves)
         .bind(spec.org_id.map(OrgId::as_uuid))
         .execute(&mut *change)
         .bounded()
@@ -90,16 +100,22 @@ impl Database {
 
     /// All identity providers that were not deleted, oldest first.
     pub async fn providers(&self) -> Result<Vec<Provider>, LedgerError> {
-        let rows =
-            sqlx::query("select * from identity_provider where deleted_at is null order by provider_id");
+        let rows = sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from identity_provider where deleted_at is null order by provider_id"
+        ));
         rows.fetch_all(self.pool()).bounded().await?.iter().map(provider).collect()
     }
 
     /// One identity provider that was not deleted.
     pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, LedgerError> {
-        let row =
-            sqlx::query("select * from identity_provider where provider_id = $1 and deleted_at is null")
-                .bind(id.as_uuid());
+        let row = sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from identity_provider where provider_id = $1 and deleted_at is null"
+        ))
+        .bind(id.as_uuid());
         row.fetch_optional(self.pool()).bounded().await?.as_ref().map(provider).transpose()
     }
 
@@ -117,11 +133,12 @@ impl Database {
         edit(&mut spec);
         (spec.serves, spec.org_id) = (current.spec.serves, current.spec.org_id);
         check(&mut change, id, &spec).await?;
-        let row = sqlx::query(
+        let row = sqlx::query(concat!(
             "update identity_provider set name = $2, issuer = $3, audiences = $4, jwks_url = $5, algorithms = $6, \
              leeway_seconds = $7, user_claim = $8, org_claim = $9, team_claim = $10, role_claim = $11, role_map = $12, \
-             create_users = $13, status = $14 where provider_id = $1 returning *",
-        )
+             create_users = $13, status = $14 where provider_id = $1 returning ",
+            columns!()
+        ))
         .bind_spec(id, &spec)
         .fetch_one(&mut *change)
         .bounded()
@@ -181,9 +198,11 @@ async fn check(change: &mut Change, id: ProviderId, spec: &ProviderSpec) -> Resu
 }
 
 async fn lock(change: &mut Change, id: ProviderId, version: Option<i32>) -> Result<Provider, LedgerError> {
-    let row = sqlx::query(
-        "select * from identity_provider where provider_id = $1 and deleted_at is null for update",
-    )
+    let row = sqlx::query(concat!(
+        "select ",
+        columns!(),
+        " from identity_provider where provider_id = $1 and deleted_at is null for update"
+    ))
     .bind(id.as_uuid())
     .fetch_optional(&mut **change)
     .bounded()
@@ -204,13 +223,12 @@ trait BindSpec<'q> {
 
 impl<'q> BindSpec<'q> for Query<'q> {
     fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self {
-        let algorithms: Vec<&str> = spec.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
         self.bind(id.as_uuid())
             .bind(&spec.name)
             .bind(&spec.issuer)
             .bind(&spec.audiences)
             .bind(spec.jwks_url.as_str())
-            .bind(algorithms)
+            .bind(&spec.algorithms)
             .bind(i32::try_from(spec.leeway_seconds).unwrap_or(i32::MAX))
             .bind(&spec.user_claim)
             .bind(&spec.org_claim)
@@ -218,6 +236,6 @@ impl<'q> BindSpec<'q> for Query<'q> {
             .bind(&spec.role_claim)
             .bind(Json(&spec.role_map))
             .bind(spec.create_users)
-            .bind(if spec.suspended { "suspended" } else { "active" })
+            .bind(if spec.suspended { Status::Suspended } else { Status::Active })
     }
 }

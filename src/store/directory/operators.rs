@@ -1,6 +1,6 @@
 //! Tokens of those who run the platform.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -11,29 +11,16 @@ use crate::ids::OperatorTokenId;
 use crate::secret::Secret;
 use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
-/// What an operator may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OperatorRole {
-    /// Everything.
-    Operator,
-    /// Look at everything.
-    OperatorRead,
-}
-
-impl OperatorRole {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::OperatorRead => "operator_read",
-        }
-    }
-
-    /// The role of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Operator, Self::OperatorRead].into_iter().find(|role| role.as_str() == text)
+words! {
+    /// What an operator may do.
+    pub enum OperatorRole in "operator_token.role" {
+        /// Everything.
+        Operator = "operator",
+        /// Look at everything.
+        OperatorRead = "operator_read",
     }
 }
 
@@ -59,14 +46,10 @@ pub struct OperatorToken {
 
 impl FromRow<'_, PgRow> for OperatorToken {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let role = match row.try_get("role")? {
-            "operator" => OperatorRole::Operator,
-            _ => OperatorRole::OperatorRead,
-        };
         Ok(Self {
             token_id: OperatorTokenId::from_uuid(row.try_get("token_id")?),
             name: row.try_get("name")?,
-            role,
+            role: row.try_get("role")?,
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
@@ -137,8 +120,8 @@ impl Database {
             return Ok(None);
         }
         let row = sqlx::query(
-            "select * from operator_token where public_id = $1 and revoked_at is null \
-             and (expires_at is null or expires_at > now())",
+            "select token_id, name, role, created_at, expires_at, revoked_at, secret_sha256 from operator_token \
+             where public_id = $1 and revoked_at is null and (expires_at is null or expires_at > now())",
         )
         .bind(&presented.public_id)
         .fetch_optional(self.pool())
@@ -146,7 +129,7 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
-            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256"))?;
+            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256".into()))?;
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
@@ -156,7 +139,8 @@ impl Database {
         slice: Slice<OperatorTokenId>,
     ) -> Result<Vec<OperatorToken>, LedgerError> {
         Ok(sqlx::query_as(
-            "select * from operator_token where $1::uuid is null or token_id > $1 order by token_id limit $2",
+            "select token_id, name, role, created_at, expires_at, revoked_at from operator_token \
+             where $1::uuid is null or token_id > $1 order by token_id limit $2",
         )
         .bind(slice.after.map(OperatorTokenId::as_uuid))
         .bind(i64::from(slice.limit))
@@ -177,19 +161,19 @@ impl Database {
         .fetch_one(&mut *change)
         .bounded()
         .await?;
-        let role: Option<String> = sqlx::query_scalar(
+        let role: Option<OperatorRole> = sqlx::query_scalar(
             "update operator_token set revoked_at = coalesce(revoked_at, now()) where token_id = $1 returning role",
         )
         .bind(token.as_uuid())
         .fetch_optional(&mut *change)
         .bounded()
         .await?;
-        match role.as_deref() {
+        match role {
             None => Err(LedgerError::NotFound(format!("there is no operator token {token}"))),
-            Some("operator") if !left => Err(LedgerError::Conflict(
+            Some(OperatorRole::Operator) if !left => Err(LedgerError::Conflict(
                 "this is the last operator token without an end: make another one first".into(),
             )),
-            Some(_) => change.commit().await,
+            Some(OperatorRole::Operator | OperatorRole::OperatorRead) => change.commit().await,
         }
     }
 }
@@ -209,7 +193,7 @@ fn insert<'q>(
     .bind(token.as_uuid())
     .bind(public_id)
     .bind(name)
-    .bind(role.as_str())
+    .bind(role)
     .bind(secret.as_bytes())
     .bind(expires_at)
 }

@@ -17,6 +17,7 @@ use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
 use crate::store::db::error::is_unique_violation;
 use crate::store::db::page::HoldPlace;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::guard::Applied;
 use crate::store::ledger::guard::Step;
@@ -86,8 +87,20 @@ pub enum Resolution {
 pub struct Resolved {
     /// Which.
     pub hold_id: HoldId,
-    /// `POLLED`, `SETTLED` or `RELEASED`.
-    pub state: String,
+    /// What it is now.
+    pub state: ResolvedState,
+}
+
+words! {
+    /// What an operator's word made of a task in doubt.
+    pub enum ResolvedState in "idempotency.answer" {
+        /// It is polled to its end.
+        Polled = "POLLED",
+        /// It was charged.
+        Settled = "SETTLED",
+        /// Nothing is owed for it.
+        Released = "RELEASED",
+    }
 }
 
 /// What the platform lost, or may have lost, by one task.
@@ -166,7 +179,7 @@ fn answer(task: &Task, id: &str) -> Result<Arc<str>, LedgerError> {
         "task_id": id, "status": "IN_PROGRESS", "consumed_credits": task.amount, "type": &*task.task_type,
     });
     let object =
-        RawObject::parse(&data.to_string()).ok_or(LedgerError::Corrupt("a task that is no object"))?;
+        RawObject::parse(&data.to_string()).ok_or(LedgerError::Corrupt("a task that is no object".into()))?;
     Ok(success(&object).into())
 }
 
@@ -215,9 +228,9 @@ impl Database {
         once: Option<Once<'_>>,
     ) -> Result<Done<Resolved>, LedgerError> {
         let (endpoint, state) = match &resolution {
-            Resolution::Taken { .. } => (SETTLE, "POLLED"),
-            Resolution::Succeeded { .. } => (SETTLE, "SETTLED"),
-            Resolution::NotOwed => (RELEASE, "RELEASED"),
+            Resolution::Taken { .. } => (SETTLE, ResolvedState::Polled),
+            Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
+            Resolution::NotOwed => (RELEASE, ResolvedState::Released),
         };
         let mut change = self.change().await?;
         if let Some(earlier) = claim(&mut change, endpoint, hold.as_uuid(), once, hold.as_uuid()).await? {
@@ -225,8 +238,8 @@ impl Database {
         }
         // By way of the organisations: a hold is found under its own, and there are few of them.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from (select org_id as owner from org) o cross join lateral \
-             (select * from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
+            "select h.* from (select org_id as owner from org) o cross join lateral \
+             (select {COLUMNS} from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
              where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
@@ -292,8 +305,8 @@ impl Database {
         let steps = [(found.org, hold, &step)];
         match batch::transition(&mut change, Profile::Plain, &steps).bounded().await {
             Ok(moved) if moved == [true] => {
-                change.note(found.org, hold, step.kind(), why).await?;
-                let answer = Resolved { hold_id: hold, state: state.into() };
+                change.note(found.org, hold, step.kind().as_str(), why).await?;
+                let answer = Resolved { hold_id: hold, state };
                 store(&mut change, endpoint, once, &answer).await?;
                 change.commit().await?;
                 metered::step(hold, Some(found.terms()), &step, Applied::Yes);

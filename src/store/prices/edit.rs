@@ -8,13 +8,13 @@ use crate::pricing::{BookVersion, Tariff};
 use crate::store::db::change::Change;
 use crate::store::db::database::{Bounded, Database};
 use crate::store::db::error::LedgerError;
-use crate::store::prices::no_book;
+use crate::store::prices::{PriceUnit, no_book};
 
 /// Prices as the columns of the table.
 #[derive(Debug, Default)]
 struct Columns<'a> {
     types: Vec<&'a str>,
-    units: Vec<&'static str>,
+    units: Vec<PriceUnit>,
     credits: Vec<i64>,
     with_audio: Vec<Option<i64>>,
 }
@@ -33,11 +33,13 @@ impl<'a> Columns<'a> {
                 ));
             }
             let (unit, credits, with_audio) = match tariff {
-                Tariff::Fixed { credits } => ("fixed", credits, None),
+                Tariff::Fixed { credits } => (PriceUnit::Fixed, credits, None),
                 Tariff::Second { .. } if is_video_edit(task_type) => {
                     return refuse("what edits a video has its length, so its unit must be 'fixed'");
                 }
-                Tariff::Second { credits, credits_with_audio } => ("second", credits, credits_with_audio),
+                Tariff::Second { credits, credits_with_audio } => {
+                    (PriceUnit::Second, credits, credits_with_audio)
+                }
             };
             let possible = |price: Credits| (1..=1_000_000_000).contains(&price.get());
             if ![Some(credits), with_audio].into_iter().flatten().all(possible) {
@@ -54,7 +56,8 @@ impl<'a> Columns<'a> {
     async fn put(self, version: BookVersion, change: &mut Change) -> Result<(), LedgerError> {
         sqlx::query(
             "insert into price (version, task_type, unit, credits, credits_with_audio) \
-             select $1, p.* from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) p \
+             select $1, p.task_type, p.unit, p.credits, p.with_audio \
+             from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) p(task_type, unit, credits, with_audio) \
              on conflict (version, task_type) do update set unit = excluded.unit, credits = excluded.credits, \
              credits_with_audio = excluded.credits_with_audio",
         )

@@ -63,8 +63,9 @@ impl Database {
         slice: Slice<FactorId>,
     ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
         let factors = sqlx::query_as(
-            "select f.*, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
-             from price_factor f where org_id = $1 and ($2::uuid is null or factor_id < $2) \
+            "select factor_id, org_id, factor_bp, valid_from, valid_until, reason, version, \
+               valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor where org_id = $1 and ($2::uuid is null or factor_id < $2) \
              order by factor_id desc limit $3",
         )
         .bind(org.as_uuid())
@@ -92,8 +93,12 @@ impl Database {
         .fetch_all(self.pool())
         .bounded()
         .await?;
-        let factor = |(org, factor)| Some((OrgId::from_uuid(org), PriceFactor::new(factor)?));
-        Ok(rows.into_iter().filter_map(factor).collect())
+        let factor = |(org, factor)| {
+            let factor =
+                PriceFactor::new(factor).ok_or(LedgerError::Corrupt("price_factor.factor_bp".into()))?;
+            Ok((OrgId::from_uuid(org), factor))
+        };
+        rows.into_iter().map(factor).collect()
     }
 
     /// One factor of `org`.
@@ -103,8 +108,9 @@ impl Database {
         factor: FactorId,
     ) -> Result<Option<PriceFactorInfo>, LedgerError> {
         let found = sqlx::query_as(
-            "select f.*, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
-             from price_factor f where org_id = $1 and factor_id = $2",
+            "select factor_id, org_id, factor_bp, valid_from, valid_until, reason, version, \
+               valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor where org_id = $1 and factor_id = $2",
         )
         .bind(org.as_uuid())
         .bind(factor.as_uuid())

@@ -182,8 +182,8 @@ impl Database {
     /// What came into force and when, newest line first.
     pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
         let lines = sqlx::query_as(
-            "select * from price_activation where activation_id < coalesce($1, 9223372036854775807) \
-             order by activation_id desc limit $2",
+            "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation \
+             where activation_id < coalesce($1, 9223372036854775807) order by activation_id desc limit $2",
         )
         .bind(slice.after)
         .bind(i64::from(slice.limit))

@@ -27,14 +27,15 @@ impl Database {
     async fn usable_signing_keys(&self) -> Result<Vec<SigningKey>, LedgerError> {
         let rows: Vec<(i32, OffsetDateTime, Vec<u8>)> = sqlx::query_as(
             "select generation, created_at, key from ( \
-               select k.*, lead(created_at) over (order by generation) as replaced_at from signing_key k) k \
+               select generation, created_at, key, lead(created_at) over (order by generation) as replaced_at from signing_key) k \
              where replaced_at is null or replaced_at > clock_timestamp() - interval '1 hour' order by generation",
         )
         .fetch_all(self.pool())
         .bounded()
         .await?;
         let key = |(generation, created_at, key): (i32, OffsetDateTime, Vec<u8>)| {
-            SigningKey::new(generation, created_at, &key).ok_or(LedgerError::Corrupt("signing_key.key"))
+            SigningKey::new(generation, created_at, &key)
+                .ok_or(LedgerError::Corrupt("signing_key.key".into()))
         };
         rows.into_iter().map(key).collect()
     }

@@ -199,7 +199,7 @@ async fn take_over(
          and (role <> coalesce($2, role) or team_id is distinct from coalesce($3, team_id))",
     )
     .bind(user)
-    .bind(presented.role.map(Role::as_str))
+    .bind(presented.role)
     .bind(team)
     .execute(&mut **change)
     .bounded()
@@ -236,7 +236,7 @@ async fn make_user(
         .bind(user.as_uuid())
         .bind(org)
         .bind(name)
-        .bind(presented.role.unwrap_or(Role::Member).as_str())
+        .bind(presented.role.unwrap_or(Role::Member))
         .bind(team)
         .execute(&mut **change)
         .bounded()

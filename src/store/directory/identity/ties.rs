@@ -97,7 +97,8 @@ impl Database {
         slice: Slice<IdentityId>,
     ) -> Result<Vec<IdentityInfo>, LedgerError> {
         let rows = sqlx::query(
-            "select * from user_identity where org_id = $1 and ($2::uuid is null or user_id = $2) \
+            "select identity_id, provider_id, user_id, subject, created_at from user_identity \
+             where org_id = $1 and ($2::uuid is null or user_id = $2) \
              and ($3::uuid is null or identity_id > $3) order by identity_id limit $4",
         )
         .bind(org.as_uuid())

@@ -214,7 +214,7 @@ impl Database {
         if locked.expired {
             return Err(LedgerError::Conflict(format!("{key} has expired: give it another end first")));
         }
-        let new = NewKey::generate(&locked.env).ok_or(LedgerError::Corrupt("env"))?;
+        let new = NewKey::generate(&locked.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
         sqlx::query(
             "update api_key set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
              previous_public_id = case when $4 > 0 then public_id end, \

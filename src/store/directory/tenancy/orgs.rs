@@ -45,7 +45,7 @@ impl FromRow<'_, PgRow> for Org {
         Ok(Self {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             name: row.try_get("name")?,
-            status: Status::from_row(row)?,
+            status: row.try_get("status")?,
             time_zone: row.try_get("time_zone")?,
             price_factor_bp: factor,
             create_per_minute: row.try_get("create_per_minute")?,
@@ -157,7 +157,7 @@ impl Database {
         )))
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(&filter.name)
-        .bind(filter.status.map(Status::as_str))
+        .bind(filter.status)
         .bind(filter.deleted)
         .bind(slice.after.map(OrgId::as_uuid))
         .bind(i64::from(slice.limit))
@@ -220,7 +220,7 @@ impl Database {
         .bind(new.status_per_minute.flatten())
         .bind(new.price_factor.map(PriceFactor::basis_points))
         .bind(&new.name)
-        .bind(new.status.map(Status::as_str))
+        .bind(new.status)
         .bind(&new.time_zone)
         .bind(version)
         .execute(&mut *change);

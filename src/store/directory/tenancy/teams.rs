@@ -35,7 +35,7 @@ impl FromRow<'_, PgRow> for Team {
             team_id: TeamId::from_uuid(row.try_get("team_id")?),
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             name: row.try_get("name")?,
-            status: Status::from_row(row)?,
+            status: row.try_get("status")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
         })
@@ -107,7 +107,7 @@ impl Database {
         )
         .bind(team.as_uuid())
         .bind(&new.name)
-        .bind(new.status.map(Status::as_str))
+        .bind(new.status)
         .bind(version)
         .execute(&mut *change)
         .bounded()
