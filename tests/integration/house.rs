@@ -1,4 +1,8 @@
 //! Rules of the source text and of the schema.
 
 mod architecture;
+mod columns;
+mod matches;
 mod schema;
+mod statements;
+mod words;

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod identity_provider;
 pub mod leaks;
 pub mod network;
+pub mod operations;
 pub mod otlp;
 pub mod process;
 pub mod replica;
