@@ -23,8 +23,8 @@ use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::secret::Secret;
 use tollgate::store::{
-    Applied, BudgetLevel, Database, Fingerprint, LaneSettings, Ledger, NewBudget, NewHold, Period, Step,
-    Verdict,
+    Acting, Actor, Applied, BudgetLevel, Database, Fingerprint, LaneSettings, Ledger, NewBudget, NewHold,
+    NewOrg, NewUser, Period, Role, Step, Verdict, Why,
 };
 
 const RUN: Duration = Duration::from_secs(4);
@@ -43,10 +43,12 @@ fn main() {
 }
 
 async fn run(url: String) {
-    let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30)).unwrap();
+    let database = Database::connect(&Secret::new(url.clone()), 32, Duration::from_secs(30))
+        .unwrap()
+        .acting(Actor::program("bench"));
     database.migrate().await.unwrap();
     let start = || {
-        Ledger::start(database.clone(), GatewayId::generate(), &settings(), Duration::from_secs(10), Clock)
+        Ledger::start((*database).clone(), GatewayId::generate(), &settings(), Duration::from_secs(10), Clock)
     };
     let ledger = start();
     println!("profile {:?}", settings().profile);
@@ -185,14 +187,20 @@ fn settings() -> LaneSettings {
     LaneSettings { max_batch: option("--max-batch").unwrap_or(defaults.max_batch), profile, ..defaults }
 }
 
-async fn funded(database: &Database, credits: i64) -> OrgId {
-    let org = database.create_org(&GatewayId::generate().to_string()).await.unwrap();
-    database.post_credit(org, Credits::new(credits), "bench", "bench", None).await.unwrap();
+async fn funded(database: &Acting, credits: i64) -> OrgId {
+    let org = database
+        .add_org(&NewOrg { name: GatewayId::generate().to_string(), time_zone: "UTC".into() })
+        .await
+        .unwrap();
+    database
+        .grant(org, Credits::new(credits), None, Why { reason: "bench", external_ref: None }, None)
+        .await
+        .unwrap();
     org
 }
 
 /// A daily budget for each key, a monthly one for each user.
-async fn budgets(database: &Database, org: OrgId, credits: i64) {
+async fn budgets(database: &Acting, org: OrgId, credits: i64) {
     for (level, period) in [(BudgetLevel::Key, Period::Daily), (BudgetLevel::User, Period::Monthly)] {
         let credits = Some(Credits::new(credits));
         let new = NewBudget { org: Some(org), level, subject: None, period, credits, thresholds: None };
@@ -201,10 +209,15 @@ async fn budgets(database: &Database, org: OrgId, credits: i64) {
 }
 
 /// So many keys, in turn of so many users.
-async fn callers(database: &Database, org: OrgId, keys: usize, users: usize) -> Arc<Vec<(KeyId, UserId)>> {
+async fn callers(database: &Acting, org: OrgId, keys: usize, users: usize) -> Arc<Vec<(KeyId, UserId)>> {
     let mut of = Vec::new();
     for number in 0..users {
-        of.push(database.create_user(org, &number.to_string(), "member").await.unwrap());
+        of.push(
+            database
+                .add_user(org, &NewUser { name: number.to_string(), role: Role::Member, team: None })
+                .await
+                .unwrap(),
+        );
     }
     Arc::new((0..keys).map(|number| (KeyId::generate(), of[number % users])).collect())
 }

@@ -18,7 +18,7 @@ use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
 use tollgate::credits::Credits;
 use tollgate::secret::Secret;
-use tollgate::store::{Database, KeySpec};
+use tollgate::store::{Actor, Database, KeySpec, NewOrg, NewUser, Role, Why};
 
 const TASKS: usize = 10_000;
 const SMALL_ORGS: usize = 19;
@@ -82,12 +82,23 @@ async fn run(scratch: &Scratch, url: &str, rate: u32) {
         }
     }
 
-    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(10)).unwrap();
+    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(10))
+        .unwrap()
+        .acting(Actor::program("bench"));
     let mut keys = Vec::new();
     for number in 0..=SMALL_ORGS {
-        let org = database.create_org(&format!("org {number}")).await.unwrap();
-        database.post_credit(org, Credits::new(1 << 40), "benchmark", "bench", None).await.unwrap();
-        let user = database.create_user(org, "bench", "member").await.unwrap();
+        let org = database
+            .add_org(&NewOrg { name: format!("org {number}"), time_zone: "UTC".into() })
+            .await
+            .unwrap();
+        database
+            .grant(org, Credits::new(1 << 40), None, Why { reason: "bench", external_ref: None }, None)
+            .await
+            .unwrap();
+        let user = database
+            .add_user(org, &NewUser { name: "bench".into(), role: Role::Member, team: None })
+            .await
+            .unwrap();
         let spec = KeySpec { name: "bench".into(), env: "bench".into(), ..KeySpec::default() };
         let (_, text) = database.create_key(org, user, &spec).await.unwrap();
         keys.push(text.expose().to_owned());

@@ -19,7 +19,7 @@ use reqwest::Client;
 use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
 use tollgate::secret::Secret;
-use tollgate::store::{Database, KeySpec};
+use tollgate::store::{Actor, Database, KeySpec, NewOrg, NewUser, Role};
 
 const REVOCATIONS: usize = 1_000;
 const GATEWAYS: usize = 3;
@@ -77,9 +77,14 @@ async fn run(scratch: &Scratch, url: &str) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(10)).unwrap();
-    let org = database.create_org("a customer").await.unwrap();
-    let user = database.create_user(org, "a user", "member").await.unwrap();
+    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(10))
+        .unwrap()
+        .acting(Actor::program("bench"));
+    let org = database.add_org(&NewOrg { name: "a customer".into(), time_zone: "UTC".into() }).await.unwrap();
+    let user = database
+        .add_user(org, &NewUser { name: "a user".into(), role: Role::Member, team: None })
+        .await
+        .unwrap();
     let spec = KeySpec { name: "a key".into(), env: "bench".into(), ..KeySpec::default() };
     let mut keys = Vec::new();
     for _ in 0..REVOCATIONS + OTHERS {

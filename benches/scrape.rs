@@ -24,7 +24,7 @@ use support::{Scratch, TOLLGATE, percentile};
 use tokio::task::JoinSet;
 use tollgate::ids::OrgId;
 use tollgate::secret::Secret;
-use tollgate::store::{Database, KeySpec};
+use tollgate::store::{Actor, Database, KeySpec, NewUser, Role};
 use uuid::Uuid;
 
 /// How often each load is scraped, and how far apart.
@@ -99,10 +99,15 @@ async fn tenants(url: &str, orgs: i64) -> Vec<String> {
     .unwrap();
     let calling: Vec<Uuid> =
         sqlx::query_scalar("select org_id from org limit $1").bind(orgs / 10).fetch_all(&pool).await.unwrap();
-    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(30)).unwrap();
+    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(30))
+        .unwrap()
+        .acting(Actor::program("bench"));
     let mut keys = Vec::new();
     for org in calling.into_iter().map(OrgId::from_uuid) {
-        let user = database.create_user(org, "bench", "member").await.unwrap();
+        let user = database
+            .add_user(org, &NewUser { name: "bench".into(), role: Role::Member, team: None })
+            .await
+            .unwrap();
         let spec = KeySpec { name: "bench".into(), env: "bench".into(), ..KeySpec::default() };
         keys.push(database.create_key(org, user, &spec).await.unwrap().1.expose().to_owned());
     }

@@ -23,7 +23,7 @@ use time::Date;
 use time::macros::date;
 use tollgate::ids::OrgId;
 use tollgate::secret::Secret;
-use tollgate::store::{Database, EntryFilter, EntryKind, UsageBy, UsageFilter};
+use tollgate::store::{Actor, Database, EntryFilter, EntryKind, UsageBy, UsageFilter};
 use uuid::Uuid;
 
 /// How often each query is asked.
@@ -67,7 +67,9 @@ async fn run(url: &str) {
     .unwrap();
     println!("{entries} tasks, {days} rows of the rollup");
 
-    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(30)).unwrap();
+    let database = Database::connect(&Secret::new(url), 4, Duration::from_secs(30))
+        .unwrap()
+        .acting(Actor::program("bench"));
     let orgs: Vec<Uuid> =
         sqlx::query_scalar("select org_id from org order by org_id").fetch_all(&pool).await.unwrap();
     let (big, small) = (OrgId::from_uuid(orgs[0]), OrgId::from_uuid(orgs[100]));

@@ -30,7 +30,7 @@ use crate::rate_limits::RateLimits;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate, Terms, bind, serve};
 use crate::stack::{Parts, data_plane};
-use crate::store::{Database, LaneSettings, Lease, Ledger, LedgerError};
+use crate::store::{Actor, Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::telemetry::{BadTelemetry, Tracing};
 use crate::upstream::{BadUpstream, Upstream};
 
@@ -289,7 +289,8 @@ impl App {
         let given = self.config.admin.bootstrap_token.as_ref();
         let given = given.and_then(|token| PresentedKey::parse(token.expose()));
         let database = &self.operations.database;
-        if !database.bootstrap_operator(given.as_ref(), show).await?
+        let acting = database.acting(Actor::program("bootstrap"));
+        if !acting.bootstrap_operator(given.as_ref(), show).await?
             && let Some(given) = given
             && database.find_operator(&given).await?.is_none()
         {

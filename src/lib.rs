@@ -57,6 +57,7 @@
 //! - no answer of a statement depends on columns that a later migration may add (`house::statements`, `house::columns`);
 //! - a word of the database that the code does not know is an error, never another word (`house::words`);
 //! - each kind of error is decided wherever errors are told apart (`house::matches`, tables beside the decisions);
+//! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
 //! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);

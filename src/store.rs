@@ -27,9 +27,9 @@ pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
     NewBudget, Period,
 };
-pub use self::credits::balance::{Balance, Posted};
+pub use self::credits::balance::Balance;
 pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
-pub use self::db::change::Actor;
+pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
 pub use self::db::error::LedgerError;
@@ -51,9 +51,10 @@ pub use self::directory::tenancy::{
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;
 pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved, ResolvedState};
-pub use self::ledger::guard::{Applied, Fingerprint, HoldGuard, NewHold, Step, StepKind, Terms, Verdict};
-pub use self::ledger::lanes::LaneSettings;
+pub use self::ledger::guard::{HoldGuard, Verdict};
+pub use self::ledger::lanes::settings::LaneSettings;
 pub use self::ledger::lease::Lease;
+pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::prices::{
     Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,

@@ -21,7 +21,9 @@ use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
-use crate::store::{Database, KeySpec, LedgerError, OperatorRole, OrgChange};
+use crate::store::{
+    Acting, Actor, Database, KeySpec, LedgerError, NewOrg, NewUser, Once, OperatorRole, OrgChange, Role, Why,
+};
 
 const ORG: &str = "demo";
 const CREDITS: Credits = Credits::new(100_000);
@@ -117,7 +119,8 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
     database.migrate().await?;
     let simulator = simulator(&args, &dir).await?;
     let simulator_url = url_of(simulator.local_addr());
-    let (org, key) = tenant(&database, &dir, args.unlimited).await?;
+    let acting = database.acting(Actor::program("demo"));
+    let (org, key) = tenant(&acting, &dir, args.unlimited).await?;
     let text = format!(
         "[server]\nlisten = {}\n[admin]\nlisten = {}\n[database]\nurl = {}\n[upstream.kling_3]\nbase_url = {}\nmaster_key = {}\n",
         json!(args.listen),
@@ -126,7 +129,7 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
         json!(simulator_url),
         json!(MASTER_KEY),
     );
-    let operator_token = operator(&database, &dir).await?;
+    let operator_token = operator(&acting, &dir).await?;
     let app = App::start(Config::from_toml(&text)?).await?;
     let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
     let (base_url, admin_url) = (address(app.data_address()), address(app.admin_address()));
@@ -178,13 +181,14 @@ async fn simulator(args: &DemoArgs, dir: &Path) -> Result<Simulator, CliError> {
 }
 
 /// The demo's organisation with a user and a key; made once, found again later.
-async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(OrgId, Secret), CliError> {
+async fn tenant(database: &Acting, dir: &Path, unlimited: bool) -> Result<(OrgId, Secret), CliError> {
     let org = match database.org_by_name(ORG).await? {
         Some(org) => org.org_id,
-        None => database.create_org(ORG).await?,
+        None => database.add_org(&NewOrg { name: ORG.into(), time_zone: "UTC".into() }).await?,
     };
     if database.balance(org).await?.is_some_and(|balance| balance.granted == Credits::ZERO) {
-        database.post_credit(org, CREDITS, "demo", "demo", Some("demo")).await?;
+        let why = Why { reason: "demo", external_ref: None };
+        database.grant(org, CREDITS, None, why, Some(Once { key: "demo", body: b"" })).await?;
     }
     let limit = Some(unlimited.then_some(0));
     let limits = OrgChange {
@@ -198,7 +202,10 @@ async fn tenant(database: &Database, dir: &Path, unlimited: bool) -> Result<(Org
     if let Some(key) = known_key(database, org, &file).await? {
         return Ok((org, key));
     }
-    let user = match database.create_user(org, "demo", "member").await {
+    let user = match database
+        .add_user(org, &NewUser { name: "demo".into(), role: Role::Member, team: None })
+        .await
+    {
         Ok(user) => user,
         // It was made by an earlier start whose key file is gone.
         Err(LedgerError::Conflict(_)) => database.user_by_name(org, "demo").await?,
@@ -219,7 +226,7 @@ fn keep(file: &Path, secret: &Secret) -> Result<(), CliError> {
 }
 
 /// The demo's operator; made once, found again later.
-async fn operator(database: &Database, dir: &Path) -> Result<Secret, CliError> {
+async fn operator(database: &Acting, dir: &Path) -> Result<Secret, CliError> {
     let file = dir.join("operator_token");
     let kept = fs::read_to_string(&file).unwrap_or_default();
     if let Some(presented) = PresentedKey::parse(kept.trim())

@@ -6,7 +6,7 @@
 //!
 //! What is spent (open holds and charges) is counted in windows, under the organisation's balance row, and belongs to the
 //! window in which the hold was granted, whenever it ends. A budget that is made in the middle of a window finds what was
-//! spent in it before (migration 7).
+//! spent in it before (`migrations/functions/budgets/`).
 
 mod edit;
 
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 pub use crate::store::budgets::edit::{BudgetChange, NewBudget};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
@@ -276,14 +276,13 @@ impl Database {
         .bind(slice.after.map(BudgetId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
     }
 
     /// One budget.
     pub async fn budget(&self, budget: BudgetId) -> Result<Option<Budget>, LedgerError> {
         let row = sqlx::query_as(budgets!("b.budget_id = $1")).bind(budget.as_uuid());
-        Ok(row.fetch_optional(self.pool()).bounded().await?)
+        Ok(row.fetch_optional(self.pool()).await?)
     }
 
     /// The budgets that count for a caller, narrowest level first.
@@ -308,7 +307,6 @@ impl Database {
         .bind(user.as_uuid())
         .bind(key.map(KeyId::as_uuid))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let budget = |row: &PgRow| {
             Ok::<_, sqlx::Error>(CallerBudget {
@@ -338,7 +336,6 @@ impl Database {
         .bind(budget.as_uuid())
         .bind(org.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(BudgetInForce {
@@ -371,7 +368,6 @@ impl Database {
         .bind(slice.after)
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
@@ -388,7 +384,6 @@ impl Database {
         )
         .bind(SOME)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         for event in rows.iter().map(event) {
             let event = event?;

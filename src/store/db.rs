@@ -2,6 +2,7 @@
 
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;
+mod definitions;
 pub(in crate::store) mod epochs;
 pub(in crate::store) mod error;
 pub(in crate::store) mod metered;
@@ -9,4 +10,5 @@ pub(in crate::store) mod migrate;
 pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
 pub(in crate::store) mod servers;
+pub(in crate::store) mod session;
 pub(in crate::store) mod words;

@@ -7,12 +7,16 @@ pub(in crate::store) mod guard;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod lease;
 pub(in crate::store) mod metered;
+pub(in crate::store) mod step;
+pub(in crate::store) mod step_queue;
 pub(in crate::store) mod tasks;
 
 use std::time::Duration;
 
-use self::guard::{Applied, NewHold, Step, Terms, Verdict};
-use self::lanes::{LaneSettings, Lanes};
+use self::guard::Verdict;
+use self::lanes::Lanes;
+use self::lanes::settings::LaneSettings;
+use self::step::{Applied, NewHold, Step, Terms};
 use self::tasks::Task;
 use crate::clock::Clock;
 use crate::fail_point;
@@ -63,12 +67,12 @@ impl Ledger {
 
     /// Takes a step and waits for it to be durable; it is tried until the database takes it, waited for or not.
     pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
-        self.lanes.step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+        self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
     /// The same for a task that was read: the credits it moves are counted.
     pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
-        let taken = self.lanes.step(task.org, task.hold, Some(task.terms()), step);
+        let taken = self.lanes.steps().step(task.org, task.hold, Some(task.terms()), step);
         taken.await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
@@ -77,7 +81,7 @@ impl Ledger {
     ///
     /// `database` is asked for them: not the callers' pool, which they may have filled.
     pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
-        self.lanes.sweep(database.overdue_holds(self.gateway).await?);
+        self.lanes.steps().sweep(&database.overdue_holds(self.gateway).await?);
         let orphans = database.orphaned_holds(self.gateway).await?;
         if !orphans.is_empty() {
             fail_point::reach("sweep.before");
@@ -108,7 +112,7 @@ impl Ledger {
         step: Step,
     ) -> Result<(), LedgerError> {
         let kind = step.kind().as_str();
-        let taken = self.lanes.step(org, hold, terms, step);
+        let taken = self.lanes.steps().step(org, hold, terms, step);
         if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
             tracing::error!(%org, %hold, kind, "nobody knows what became of a task");
         }

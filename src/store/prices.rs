@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 use crate::pricing::{BookVersion, FactorSpan, PriceBook, PriceList, Tariff};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
@@ -145,7 +145,6 @@ impl Database {
         .bind(slice.after)
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(books)
     }
@@ -157,7 +156,6 @@ impl Database {
              order by effective_from desc, activation_id desc limit 1",
         )
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         Ok(version.map(BookVersion::new))
     }
@@ -178,7 +176,6 @@ impl Database {
         )
         .bind(versions)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let mut books = BTreeMap::new();
         for (version, name, task_type, unit, credits, with_audio) in rows {
@@ -201,7 +198,6 @@ impl Database {
              order by effective_from, activation_id",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let versions: Vec<i32> = starts.iter().map(|(_, version)| *version).collect();
         let books = self.books_with_prices(&versions).await?;
@@ -210,7 +206,6 @@ impl Database {
              where valid_until is null or valid_until > clock_timestamp() - interval '1 hour'",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let mut factors: HashMap<OrgId, Vec<FactorSpan>> = HashMap::new();
         for (org, factor, from, until) in rows {
@@ -227,6 +222,6 @@ impl Database {
 
     /// What the database's clock shows.
     pub async fn clock(&self) -> Result<OffsetDateTime, LedgerError> {
-        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).bounded().await?)
+        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
     }
 }

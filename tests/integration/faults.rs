@@ -7,6 +7,7 @@
 mod clocks;
 mod disk;
 mod failover;
+mod frozen;
 mod gateway_kills;
 mod idempotency;
 mod partitions;

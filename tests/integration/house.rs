@@ -2,6 +2,7 @@
 
 mod architecture;
 mod columns;
+mod definitions;
 mod matches;
 mod schema;
 mod statements;

@@ -3,3 +3,5 @@
 mod embedded;
 mod failover;
 mod faults;
+mod locks;
+mod plans;

@@ -14,5 +14,7 @@ pub mod operations;
 pub mod otlp;
 pub mod process;
 pub mod replica;
+pub mod schema;
+pub mod seed;
 pub mod tenant;
 pub mod watched;

@@ -26,7 +26,7 @@ use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::ids::OrgId;
 use crate::metrics as m;
-use crate::store::{Actor, Database, OperatorRole, Owned, Principal, Role};
+use crate::store::{Actor, OperatorRole, Owned, Principal, Role};
 use crate::telemetry::{Span, TraceContext, Tracing, carry};
 
 /// Roles as the OpenAPI document names them.
@@ -294,7 +294,7 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
 }
 
 /// The database, acting on behalf of the caller.
-pub(super) struct Acting(pub(super) Database);
+pub(super) struct Acting(pub(super) crate::store::Acting);
 
 impl FromRequestParts<Api> for Acting {
     type Rejection = Problem;

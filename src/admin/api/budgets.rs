@@ -13,7 +13,7 @@ use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, given,
 use crate::credits::Credits;
 use crate::ids::{BudgetId, OrgId};
 use crate::store::{
-    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
+    self, Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetLevel, Database, NewBudget, Period,
 };
 
 /// Which budgets.
@@ -107,7 +107,7 @@ fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 async fn create(
-    database: &Database,
+    database: &store::Acting,
     org: Option<OrgId>,
     body: BudgetBody,
 ) -> Result<Tagged<Budget>, Problem> {

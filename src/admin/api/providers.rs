@@ -163,7 +163,7 @@ pub(super) async fn show_provider(
 }
 
 /// What is to change of an identity provider; what is left out stays. Whom it speaks for stays.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderPatch {
     /// What people call it.
@@ -242,7 +242,7 @@ pub(super) async fn update_provider(
     IfMatch(version): IfMatch,
     Body(patch): Body<ProviderPatch>,
 ) -> Result<Tagged<Provider>, Problem> {
-    let provider = database.edit_provider(id, version, |spec| patch.apply(spec)).await?;
+    let provider = database.edit_provider(id, version, |spec| patch.clone().apply(spec)).await?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::tasks::State;
 
@@ -186,7 +186,6 @@ impl Database {
              from hold where drift <> 0 and ended_at > now() - interval '1 day' group by account",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let row = |row: &PgRow| Ok((row.try_get("account")?, credits(row, "above")?, credits(row, "below")?));
         Ok(rows.iter().map(row).collect::<Result<_, sqlx::Error>>()?)

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
@@ -113,7 +113,7 @@ impl Entry {
 
 /// What an [`Entry`] is read from: `e`, `h`, `l` of [`TABLES`].
 pub(in crate::store) const COLUMNS: &str = "e.entry_id, e.created_at, e.kind, e.amount, e.overrun, e.hold_id, h.upstream_task, \
-     coalesce(e.task_type, h.task_type) as task_type, e.user_id, coalesce(e.team_id, h.team_id) as team_id, e.key_id, \
+     e.task_type, e.user_id, e.team_id, e.key_id, \
      e.reason, e.external_ref, e.related_entry, l.expires_at, e.actor";
 
 /// The columns of an entry `e` that [`COLUMNS`] and [`TABLES`] are made of.
@@ -121,7 +121,7 @@ pub(in crate::store) const STORED: &str = "e.org_id, e.entry_id, e.created_at, e
      e.user_id, e.team_id, e.key_id, e.reason, e.external_ref, e.related_entry, e.actor";
 
 /// What an entry `e` goes with, row by row.
-pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_task, h.task_type, h.team_id from hold h \
+pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_task from hold h \
          where h.org_id = e.org_id and h.hold_id = e.hold_id limit 1) h on true \
      left join lateral (select l.expires_at from credit_lot l \
          where e.kind = 'grant' and l.org_id = e.org_id and l.entry_id = e.entry_id limit 1) l on true";
@@ -193,7 +193,6 @@ impl Database {
         .bind(filter.before.map(|place| place.entry.as_uuid()))
         .bind(i64::from(limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(entry).collect()
     }

@@ -17,7 +17,7 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::store::books::entries::EntryKind;
 use crate::store::books::entries::{COLUMNS, Entry, Place, STORED, TABLES, entry};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 /// A month of a year.
@@ -153,7 +153,6 @@ impl Database {
         .bind(org.as_uuid())
         .bind(month.first_day())
         .fetch_optional(self.pool())
-        .bounded()
         .await?
         .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
         if row.try_get("unborn")? {
@@ -216,7 +215,6 @@ impl Database {
         .bind(after.map(|place| place.entry.as_uuid()))
         .bind(last.entry.as_uuid())
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let line = |row| Ok(Line { entry: entry(row)?, balance: Credits::new(row.try_get("balance")?) });
         rows.iter().map(line).collect()

@@ -10,8 +10,10 @@ use crate::ids::{EntryId, OrgId};
 use crate::metrics as m;
 use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::{COLUMNS, balance};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 
 /// Grants that run out, in a summary.
 const LOTS: i64 = 20;
@@ -84,7 +86,6 @@ impl Database {
         )))
         .bind(org.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?
         .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
         let lots: Vec<(uuid::Uuid, i64, OffsetDateTime)> = sqlx::query_as(
@@ -94,7 +95,6 @@ impl Database {
         .bind(org.as_uuid())
         .bind(LOTS)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let expiring = lots.into_iter().map(|(entry, left, expires_at)| ExpiringGrant {
             entry_id: EntryId::from_uuid(entry),
@@ -115,48 +115,6 @@ impl Database {
         })
     }
 
-    /// Sets below how many available credits `org` is low; `seen`: only if it is at this version.
-    pub async fn set_low_threshold(
-        &self,
-        org: OrgId,
-        threshold: Option<Credits>,
-        seen: Option<i32>,
-    ) -> Result<(), LedgerError> {
-        if threshold.is_some_and(|threshold| threshold < Credits::ZERO) {
-            return Err(LedgerError::Invalid("low_threshold must not be negative".into()));
-        }
-        let mut change = self.change().await?;
-        // Two editors come one after the other, also while there is no row yet; what the second one reads is what the
-        // first one left, so it asks after it has the lock.
-        let there = sqlx::query("select from org where org_id = $1 and deleted_at is null for no key update")
-            .bind(org.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        if there.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        }
-        let version: Option<i32> = sqlx::query_scalar("select version from credit_setting where org_id = $1")
-            .bind(org.as_uuid())
-            .fetch_optional(&mut *change)
-            .bounded()
-            .await?;
-        let current = version.unwrap_or(0);
-        if seen.is_some_and(|seen| seen != current) {
-            return Err(LedgerError::Stale { current });
-        }
-        sqlx::query(
-            "insert into credit_setting (org_id, low_threshold) values ($1, $2) \
-             on conflict (org_id) do update set low_threshold = excluded.low_threshold",
-        )
-        .bind(org.as_uuid())
-        .bind(threshold.map(Credits::get))
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await
-    }
-
     /// Logs and counts the organisations that have fallen below what somebody wants to know of. Each is told once, by
     /// one gateway, until it is above again.
     pub async fn tell_low_balances(&self) -> Result<(), LedgerError> {
@@ -171,12 +129,50 @@ impl Database {
              join credit_setting s using (org_id)",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         for (org, available, threshold) in fallen {
             metrics::counter!(m::LOW_BALANCE_EVENTS).increment(1);
             tracing::warn!(org = %OrgId::from_uuid(org), available, threshold, "an organisation is low on credits");
         }
         Ok(())
+    }
+}
+
+words! {
+    enum ThresholdOutcome in "set_low_threshold()" {
+        Set = "set",
+        UnknownOrg = "unknown_org",
+        Stale = "stale",
+    }
+}
+
+impl Acting {
+    /// Sets below how many available credits `org` is low; `seen`: only if it is at this version.
+    pub async fn set_low_threshold(
+        &self,
+        org: OrgId,
+        threshold: Option<Credits>,
+        seen: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        if threshold.is_some_and(|threshold| threshold < Credits::ZERO) {
+            return Err(LedgerError::Invalid("low_threshold must not be negative".into()));
+        }
+        let (outcome, current): (ThresholdOutcome, Option<i32>) =
+            sqlx::query_as("select outcome, version from set_low_threshold($1, $2, $3)")
+                .bind(org.as_uuid())
+                .bind(threshold.map(Credits::get))
+                .bind(seen)
+                .fetch_one(self.change())
+                .await?;
+        match (outcome, current) {
+            (ThresholdOutcome::Set, _) => Ok(()),
+            (ThresholdOutcome::UnknownOrg, _) => {
+                Err(LedgerError::NotFound(format!("there is no organisation {org}")))
+            }
+            (ThresholdOutcome::Stale, Some(current)) => Err(LedgerError::Stale { current }),
+            (ThresholdOutcome::Stale, None) => {
+                Err(LedgerError::Corrupt("set_low_threshold() told no version".into()))
+            }
+        }
     }
 }

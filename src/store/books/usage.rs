@@ -1,5 +1,5 @@
-//! What tasks cost, from the rollup by day that a trigger keeps in the transaction of each entry (migration 9): the audit
-//! proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
+//! What tasks cost, from the roll-up by day that a trigger (function `count_entries`) keeps in the transaction of each
+//! entry: the audit proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 /// What usage can be split by.
@@ -143,7 +143,6 @@ impl Database {
         .bind(i64::from(limit))
         .bind(i64::from(offset))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(|row| usage(row, by)).collect()
     }

@@ -1,10 +1,10 @@
 //! Making, changing, raising and deleting budgets. Triggers lock the balance rows of those a budget counts for, and count
-//! what they have spent (migration 7).
+//! what they have spent (`migrations/functions/budgets/`).
 
 use time::OffsetDateTime;
 
 use super::*;
-use crate::store::db::change::{Change, counted};
+use crate::store::db::change::Acting;
 
 /// A budget to be made.
 #[derive(Debug, Clone)]
@@ -51,23 +51,21 @@ fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
     }
 }
 
-impl Database {
+impl Acting {
     /// Makes a budget. What was spent in its present window counts at once.
     pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, LedgerError> {
         sound(new.credits)?;
         let thresholds = sound_thresholds(new.thresholds.clone())?;
         let subject_id = new.subject.as_deref().map(|text| new.level.subject(text)).transpose()?;
-        let mut change = self.change().await?;
         match (new.org, subject_id) {
-            (Some(org), subject_id) => known(&mut change, org, new, subject_id).await?,
+            (Some(org), subject_id) => self.known(org, new, subject_id).await?,
             (None, Some(_)) => {
                 return Err(LedgerError::Invalid("the platform's defaults name no subject".into()));
             }
             (None, None) => {}
         }
-        change.may_count().await?;
         let budget = BudgetId::generate();
-        let insert = sqlx::query(
+        sqlx::query(
             "insert into budget (budget_id, org_id, level, subject_id, period, credits, thresholds) \
              values ($1, $2, $3, $4, $5, $6, coalesce($7, '{50,80,100}'))",
         )
@@ -78,14 +76,14 @@ impl Database {
         .bind(new.period)
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
-        .execute(&mut *change);
-        counted(insert).await.map_err(|error| match &error {
+        .execute(self.counting_change())
+        .await
+        .map_err(|error| match &error {
             sqlx::Error::Database(e) if e.is_unique_violation() => LedgerError::Conflict(
                 "there is a budget of this level, subject and period already: change it".into(),
             ),
             _ => error.into(),
         })?;
-        change.commit().await?;
         Ok(budget)
     }
 
@@ -98,9 +96,7 @@ impl Database {
     ) -> Result<(), LedgerError> {
         sound(new.credits.flatten())?;
         let thresholds = sound_thresholds(new.thresholds)?;
-        let mut change = self.change().await?;
-        change.may_count().await?;
-        let edit = sqlx::query(
+        let done = sqlx::query(
             "update budget set credits = case when $2 then $3 else credits end, thresholds = coalesce($4, thresholds) \
              where budget_id = $1 and version = coalesce($5, version)",
         )
@@ -109,9 +105,9 @@ impl Database {
         .bind(new.credits.flatten().map(Credits::get))
         .bind(thresholds)
         .bind(version)
-        .execute(&mut *change);
-        let done = counted(edit).await?;
-        self.committed(change, done.rows_affected(), budget).await
+        .execute(self.counting_change())
+        .await?;
+        self.changed(done.rows_affected(), budget).await
     }
 
     /// Raises a budget to `credits` until then; it falls back by itself. None ends the raise now.
@@ -121,56 +117,35 @@ impl Database {
         raise: Option<(Credits, OffsetDateTime)>,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        change.may_count().await?;
         if let Some((credits, until)) = raise {
-            let (higher, later): (Option<bool>, bool) = sqlx::query_as(
-                "select credits < $2, $3 > now() from budget where budget_id = $1 for no key update",
-            )
-            .bind(budget.as_uuid())
-            .bind(credits.get())
-            .bind(until)
-            .fetch_optional(&mut *change)
-            .bounded()
-            .await?
-            .ok_or_else(|| LedgerError::NotFound(format!("there is no {budget}")))?;
-            let what = match (higher, later) {
-                (None, _) => "this budget has no limit that could be raised",
-                (Some(false), _) => "a raise must be above the budget: to lower it, change it",
-                (_, false) => "a raise must end in the future",
-                _ => "",
-            };
-            if !what.is_empty() {
-                return Err(LedgerError::Invalid(what.into()));
-            }
+            self.raisable(budget, credits, until).await?;
         }
-        let edit = sqlx::query(
-            "update budget set raised_to = $2, raised_until = $3 where budget_id = $1 and version = coalesce($4, version)",
+        let done = sqlx::query(
+            "update budget set raised_to = $2, raised_until = $3 \
+             where budget_id = $1 and version = coalesce($4, version) and ($2::bigint is null or credits < $2)",
         )
         .bind(budget.as_uuid())
         .bind(raise.map(|(credits, _)| credits.get()))
         .bind(raise.map(|(_, until)| until))
         .bind(version)
-        .execute(&mut *change);
-        let done = counted(edit).await?;
-        self.committed(change, done.rows_affected(), budget).await
+        .execute(self.counting_change())
+        .await?;
+        self.changed(done.rows_affected(), budget).await
     }
 
     /// Deletes a budget; what was counted stays, and counts again if one is made in its place.
     pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        change.may_count().await?;
-        let edit = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
+        let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
             .bind(budget.as_uuid())
             .bind(version)
-            .execute(&mut *change);
-        let done = counted(edit).await?;
-        self.committed(change, done.rows_affected(), budget).await
+            .execute(self.counting_change())
+            .await?;
+        self.changed(done.rows_affected(), budget).await
     }
 
-    async fn committed(&self, change: Change, changed: u64, budget: BudgetId) -> Result<(), LedgerError> {
+    async fn changed(&self, changed: u64, budget: BudgetId) -> Result<(), LedgerError> {
         if changed > 0 {
-            return change.commit().await;
+            return Ok(());
         }
         Err(match self.budget(budget).await? {
             Some(Budget { version: current, .. }) => LedgerError::Stale { current },
@@ -179,34 +154,59 @@ impl Database {
     }
 }
 
-/// The organisation is there, and so is the subject in it.
-async fn known(
-    change: &mut Change,
-    org: OrgId,
-    new: &NewBudget,
-    subject: Option<BudgetSubject>,
-) -> Result<(), LedgerError> {
-    let (org_known, subject_known): (bool, bool) = sqlx::query_as(
-        "select exists (select from org where org_id = $1 and deleted_at is null), $3::uuid is null or case $2 \
-           when 'key' then exists (select from api_key where org_id = $1 and key_id = $3) \
-           when 'user' then exists (select from app_user where org_id = $1 and user_id = $3 and deleted_at is null) \
-           when 'team' then exists (select from team where org_id = $1 and team_id = $3 and deleted_at is null) \
-           else false end",
-    )
-    .bind(org.as_uuid())
-    .bind(new.level)
-    .bind(subject.map(|subject| subject.0))
-    .fetch_one(&mut **change)
-    .bounded()
-    .await?;
-    if !org_known {
-        return Err(LedgerError::NotFound(format!("there is no {org}")));
+impl Database {
+    /// A budget can be raised: it is there, has a limit, and the raise is above it and ends in the future.
+    async fn raisable(
+        &self,
+        budget: BudgetId,
+        credits: Credits,
+        until: OffsetDateTime,
+    ) -> Result<(), LedgerError> {
+        let (higher, later): (Option<bool>, bool) =
+            sqlx::query_as("select credits < $2, $3 > now() from budget where budget_id = $1")
+                .bind(budget.as_uuid())
+                .bind(credits.get())
+                .bind(until)
+                .fetch_optional(self.pool())
+                .await?
+                .ok_or_else(|| LedgerError::NotFound(format!("there is no {budget}")))?;
+        let what = match (higher, later) {
+            (None, _) => "this budget has no limit that could be raised",
+            (Some(false), _) => "a raise must be above the budget: to lower it, change it",
+            (_, false) => "a raise must end in the future",
+            (Some(true), true) => return Ok(()),
+        };
+        Err(LedgerError::Invalid(what.into()))
     }
-    if !subject_known {
-        return Err(LedgerError::NotFound(format!(
-            "{org} has no {}",
-            new.subject.as_deref().unwrap_or_default()
-        )));
+
+    /// The organisation is there, and so is the subject in it.
+    async fn known(
+        &self,
+        org: OrgId,
+        new: &NewBudget,
+        subject: Option<BudgetSubject>,
+    ) -> Result<(), LedgerError> {
+        let (org_known, subject_known): (bool, bool) = sqlx::query_as(
+            "select exists (select from org where org_id = $1 and deleted_at is null), $3::uuid is null or case $2 \
+               when 'key' then exists (select from api_key where org_id = $1 and key_id = $3) \
+               when 'user' then exists (select from app_user where org_id = $1 and user_id = $3 and deleted_at is null) \
+               when 'team' then exists (select from team where org_id = $1 and team_id = $3 and deleted_at is null) \
+               else false end",
+        )
+        .bind(org.as_uuid())
+        .bind(new.level)
+        .bind(subject.map(|subject| subject.0))
+        .fetch_one(self.pool())
+        .await?;
+        if !org_known {
+            return Err(LedgerError::NotFound(format!("there is no {org}")));
+        }
+        if !subject_known {
+            return Err(LedgerError::NotFound(format!(
+                "{org} has no {}",
+                new.subject.as_deref().unwrap_or_default()
+            )));
+        }
+        Ok(())
     }
-    Ok(())
 }

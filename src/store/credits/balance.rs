@@ -1,4 +1,4 @@
-//! Balances and what is posted to them.
+//! Balances.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -6,11 +6,9 @@ use sqlx::postgres::PgRow;
 use utoipa::ToSchema;
 
 use crate::credits::Credits;
-use crate::ids::{EntryId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::ids::OrgId;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Fingerprint;
-use crate::store::ledger::metered;
 
 /// A balance: `available + held + consumed = granted`.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
@@ -29,17 +27,6 @@ pub struct Balance {
     pub open_tasks: i32,
     /// Tasks whose outcome is unknown.
     pub in_doubt: i32,
-}
-
-/// What became of a grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Posted {
-    /// The ledger entry.
-    pub entry_id: EntryId,
-    /// Whether an earlier call with the same idempotency key had made it.
-    pub replayed: bool,
-    /// What is available now.
-    pub available: Credits,
 }
 
 /// What a [`Balance`] is read from: `b`. Named, here and wherever a table may get more columns: a connection that has
@@ -66,64 +53,6 @@ impl Database {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from org_balance b where org_id = $1"
         )));
-        Ok(row
-            .bind(org.as_uuid())
-            .fetch_optional(self.pool())
-            .bounded()
-            .await?
-            .as_ref()
-            .map(balance)
-            .transpose()?)
-    }
-
-    /// Posts a grant (positive) or an adjustment (any sign). The same `idempotency_key` posts once.
-    pub async fn post_credit(
-        &self,
-        org: OrgId,
-        amount: Credits,
-        reason: &str,
-        actor: &str,
-        idempotency_key: Option<&str>,
-    ) -> Result<Posted, LedgerError> {
-        let kind = if amount > Credits::ZERO { "grant" } else { "adjust" };
-        let fingerprint = Fingerprint::of(format!("{kind} {amount} {reason}").as_bytes());
-        let mut change = self.change().await?;
-        let (outcome, entry, available): (String, Option<uuid::Uuid>, Option<i64>) = sqlx::query_as(
-            "select outcome, entry_id, available from post_credit($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(org.as_uuid())
-        .bind(EntryId::generate().as_uuid())
-        .bind(kind)
-        .bind(amount.get())
-        .bind(reason)
-        .bind(actor)
-        .bind(idempotency_key)
-        .bind(fingerprint.as_bytes())
-        .fetch_one(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                LedgerError::Invalid(format!("{amount} credits more do not fit into a balance"))
-            }
-            _ => error.into(),
-        })?;
-        change.commit().await?;
-        let available = Credits::new(available.unwrap_or_default());
-        match (outcome.as_str(), entry.map(EntryId::from_uuid)) {
-            ("posted", Some(entry_id)) => {
-                metered::posted(kind, amount);
-                Ok(Posted { entry_id, replayed: false, available })
-            }
-            ("replayed", Some(entry_id)) => Ok(Posted { entry_id, replayed: true, available }),
-            ("key_reused", _) => {
-                Err(LedgerError::Invalid("this idempotency key was used for another amount or reason".into()))
-            }
-            ("insufficient", _) => Err(LedgerError::Invalid(format!(
-                "only {available} credits are available; {amount} cannot be taken"
-            ))),
-            ("unknown_org", _) => Err(LedgerError::NotFound(format!("there is no organisation {org}"))),
-            _ => Err(LedgerError::Corrupt("outcome of post_credit".into())),
-        }
+        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?.as_ref().map(balance).transpose()?)
     }
 }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::db::change::Actor;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::metered;
 
@@ -45,7 +45,6 @@ impl Database {
                         and b.available > 0) order by random()",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let mut total = Credits::ZERO;
         for org in orgs.into_iter().map(OrgId::from_uuid) {
@@ -64,17 +63,14 @@ impl Database {
         const PART: &str = "expiry";
         let job = self.acting(Actor::program(PART));
         loop {
-            let mut change = job.change().await?;
             let (more, expired): (bool, i64) =
                 sqlx::query_as("select more, expired from expire_credits($1, $2, $3, $4)")
                     .bind(org.as_uuid())
                     .bind(SOME)
-                    .bind(&Actor::program(PART).name)
+                    .bind(job.actor())
                     .bind(now)
-                    .fetch_one(&mut *change)
-                    .bounded()
+                    .fetch_one(job.change())
                     .await?;
-            change.commit().await?;
             if expired > 0 {
                 metered::expired(Credits::new(expired));
                 tracing::info!(%org, expired, "credits have run out");

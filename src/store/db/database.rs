@@ -3,47 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::change::Actor;
 use super::error::LedgerError;
 use super::metered;
 use super::queries::{Queries, Suspicion};
 use super::servers::Servers;
-use crate::clock::Clock;
+use super::session::{Deadline, RESET};
 use crate::secret::Secret;
 
-/// A query that takes longer is given up: a database that hangs must not hang its callers.
-pub(in crate::store) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A connection that does not come to rest within this after its use is closed. The pool itself would wait for ever,
-/// and keep its place: a server that has gone silent would take them all.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Puts the deadline on a query of the pool.
-pub(in crate::store) trait Bounded<T>:
-    Future<Output = Result<T, sqlx::Error>> + Sized
-{
-    async fn bounded(self) -> Result<T, sqlx::Error> {
-        let begun = Clock.now();
-        let done = tokio::time::timeout(QUERY_TIMEOUT, self).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        metered::query(begun, done.as_ref().err());
-        done
-    }
-}
-
-impl<T, F: Future<Output = Result<T, sqlx::Error>>> Bounded<T> for F {}
+/// A connection that does not come to rest within this after its use is closed. Its server-side deadline has passed by
+/// then; until it has, its place in the pool is not given to another one, so that there are never more backends than
+/// places.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A pool of connections to the primary of the ledger's database servers.
 #[derive(Debug, Clone)]
 pub struct Database {
-    pub(in crate::store) queries: Queries,
+    queries: Queries,
     pub(in crate::store) servers: Arc<Servers>,
-    /// On whose behalf things are changed through this handle.
-    pub(in crate::store) actor: Option<Arc<Actor>>,
     /// Ends the look-out for another primary with the last handle.
     _watch: Option<Arc<DropGuard>>,
 }
@@ -66,7 +47,7 @@ impl Database {
     ) -> Result<Self, LedgerError> {
         metered::register_queries();
         let servers = Arc::new(Servers::new(urls)?);
-        let (before, after) = (servers.clone(), servers.clone());
+        let (before, after, released) = (servers.clone(), servers.clone(), servers.clone());
         let suspicion = Arc::new(Suspicion::default());
         let suspected = suspicion.clone();
         let pool = PgPoolOptions::new()
@@ -90,10 +71,16 @@ impl Database {
                 let servers = after.clone();
                 Box::pin(async move { servers.admit(connection).await })
             })
-            .after_release(|connection, _| {
+            .after_release(move |connection, _| {
+                let (servers, turn) = (released.clone(), released.turn());
                 Box::pin(async move {
-                    let rested = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
-                    rested.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+                    tokio::select! {
+                        rested = tokio::time::timeout(RELEASE_TIMEOUT, connection.execute(RESET)) => {
+                            rested.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|_| true)
+                        }
+                        // One that leads to a former primary may never come to rest.
+                        () = servers.changed_from(turn) => Ok(false),
+                    }
                 })
             })
             .connect_lazy_with(servers.options().0);
@@ -102,12 +89,7 @@ impl Database {
             TaskTracker::new().spawn(servers.clone().watch(pool.clone(), stop.clone()));
             Arc::new(stop.drop_guard())
         });
-        Ok(Self {
-            queries: Queries::new(pool, acquire_timeout, suspicion),
-            servers,
-            actor: None,
-            _watch: watch,
-        })
+        Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, _watch: watch })
     }
 
     /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
@@ -122,22 +104,15 @@ impl Database {
         let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(name)
             .fetch_one(server.pool())
-            .bounded()
             .await?;
         if !there {
             let quoted = name.replace('"', "\"\"");
             sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{quoted}\"")))
                 .execute(server.pool())
-                .bounded()
                 .await?;
         }
         server.queries.pool().close().await;
         Ok(())
-    }
-
-    /// The same database; what is changed through this handle is on behalf of `actor`.
-    pub fn acting(&self, actor: Actor) -> Self {
-        Self { actor: Some(Arc::new(actor)), ..self.clone() }
     }
 
     pub(crate) fn pool(&self) -> &Queries {
@@ -150,11 +125,35 @@ impl Database {
             let mut connection = self.queries.acquire().await?;
             self.servers.admit(&mut connection).await
         };
-        asked.bounded().await.map_err(|error| match (error, self.servers.complaint()) {
-            // The pool does not tell why it found no connection worth having.
-            (sqlx::Error::PoolTimedOut, Some(why)) => sqlx::Error::from(why).into(),
-            (error, _) => error.into(),
+        let asked = tokio::time::timeout(Deadline::QUERY.patience(), asked).await;
+        asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
+            match (error, self.servers.complaint()) {
+                // The pool does not tell why it found no connection worth having.
+                (sqlx::Error::PoolTimedOut, Some(why)) => sqlx::Error::from(why).into(),
+                (error, _) => error.into(),
+            }
         })
+    }
+
+    /// A connection outside of the pool, for work that takes long: it keeps no place that others need. Each of its
+    /// statements ends by the deadline.
+    pub(in crate::store) async fn connection_for_long_work(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<PgConnection, LedgerError> {
+        let (server, _) = self.servers.options();
+        let server = server
+            .application_name(name)
+            .options([("statement_timeout", deadline.setting())])
+            .disable_statement_logging();
+        let connect = async {
+            let mut connection: PgConnection = server.connect().await?;
+            self.servers.admit(&mut connection).await?;
+            Ok(connection)
+        };
+        let connected = tokio::time::timeout(Deadline::QUERY.patience(), connect).await;
+        Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
     /// Shows the connections of this pool, called `pool`.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use crate::store::db::database::{Bounded, Database, QUERY_TIMEOUT};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::servers::{Servers, Turn};
+use crate::store::db::session::Deadline;
 
 const CHANNEL: &str = "tollgate_epoch";
 
@@ -47,7 +48,6 @@ impl Database {
             "select (select value from epoch where name = 'auth'), (select value from epoch where name = 'prices')",
         )
         .fetch_one(self.pool())
-        .bounded()
         .await?;
         // A counter that is not there never moves: what is cached would never be read again.
         let there =
@@ -59,14 +59,17 @@ impl Database {
     pub async fn listen(&self) -> Result<EpochListener, LedgerError> {
         // Outside the pool: one that hangs with a silent server must not keep a place there.
         let (options, turn) = self.servers.options();
+        let patience = Deadline::QUERY.patience();
         let pool =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(QUERY_TIMEOUT).connect_lazy_with(options);
+            PgPoolOptions::new().max_connections(1).acquire_timeout(patience).connect_lazy_with(options);
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await?;
             Ok(listener)
         };
-        Ok(EpochListener { listener: listening.bounded().await?, servers: self.servers.clone(), turn })
+        let listener =
+            tokio::time::timeout(patience, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        Ok(EpochListener { listener, servers: self.servers.clone(), turn })
     }
 }

@@ -120,11 +120,6 @@ pub(in crate::store) fn classify(error: &sqlx::Error) -> Failure {
     }
 }
 
-/// Whether somebody else held a lock for longer than we wait.
-pub(in crate::store) fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("55P03"))
-}
-
 pub(in crate::store) fn is_unique_violation(error: &sqlx::Error, index: &str) -> bool {
     matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("23505") && e.constraint() == Some(index))
 }

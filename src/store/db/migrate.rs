@@ -1,88 +1,46 @@
 //! Brings the schema up to date, and says whether it can serve this version.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 
-use super::database::{Bounded, Database};
+use super::database::Database;
+use super::definitions::{self, NotApplied, REVISION};
 use super::error::LedgerError;
+use super::session::Deadline;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Behind a migration that waits for a table everything else on that table waits: it gives up soon, and comes again
-/// after all those had their turn.
-const MIGRATION_LOCK_TIMEOUT: &str = "set lock_timeout = '5s'";
-const MIGRATION_PAUSE: Duration = Duration::from_secs(2);
-const MIGRATION_TRIES: u32 = 20;
-
-/// Whether a migration has failed, and was rolled back, only because others used what it needs.
-fn stood_in_line(error: &MigrateError) -> bool {
-    let (MigrateError::ExecuteMigration(sqlx::Error::Database(error), _)
-    | MigrateError::Execute(sqlx::Error::Database(error))) = error
-    else {
-        return false;
-    };
-    matches!(error.code().as_deref(), Some("55P03" | "40P01"))
-}
+/// While a migration waits for a lock on a table, every other statement on that table waits behind it: it gives up soon,
+/// and tries again after the others had their turn.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '5s'";
+const PAUSE: Duration = Duration::from_secs(2);
+const TRIES: u32 = 20;
 
 impl Database {
-    /// Brings the schema up to date. Safe while other gateways run, and when several start at once.
+    /// Brings the schema up to date: migrations first, then functions, triggers and views. Safe while other gateways run,
+    /// and when several start at once.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        // Closed at the end: its settings are for nobody else.
-        let mut connection = self.queries.pool().acquire().await?.detach();
-        // The lock is held by hand: whoever else migrates may take as long as it takes.
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-        migrator.set_locking(false);
-        let migrated = async {
-            connection.lock().await?;
-            connection.execute(MIGRATION_LOCK_TIMEOUT).await?;
-            let mut tries = MIGRATION_TRIES;
-            loop {
-                tries -= 1;
-                match migrator.run_direct(None, &mut connection, false).await {
-                    Err(error) if tries > 0 && stood_in_line(&error) => {
-                        tracing::warn!(%error, "a migration waits for a table that others use, and is tried again");
-                        tokio::time::sleep(MIGRATION_PAUSE).await;
-                    }
-                    done => return done,
-                }
-            }
-        };
-        let migrated = migrated.await;
+        let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
+        let migrated = with_the_lock(&mut connection).await;
         drop(connection.close().await);
-        migrated.map_err(|error| match error {
-            MigrateError::VersionMissing(version) => LedgerError::Schema(
-                format!("the database has migration {version}, which this version of tollgate does not know: run a newer one").into(),
-            ),
-            MigrateError::VersionMismatch(version) => LedgerError::Schema(
-                format!(
-                    "the database was made by another build of tollgate (its migration {version} differs): use that build, \
-                     or another database (demo: another --data-dir)"
-                )
-                .into(),
-            ),
-            MigrateError::Execute(error) => error.into(),
-            other => LedgerError::Schema(format!("migrating failed: {other}").into()),
-        })
+        migrated
     }
 
     /// Whether the schema has everything this version needs. Newer migrations are fine, they only add, unless one says
     /// that it does not.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
-        let applied: Vec<i64> = match sqlx::query_scalar("select version from _sqlx_migrations where success")
-            .fetch_all(self.pool())
-            .bounded()
-            .await
-        {
-            Ok(applied) => applied,
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
-        if let Some(missing) = MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
-            return Err(LedgerError::Schema(
-                format!("the database lacks migration {}: run 'tollgate migrate' first", missing.version)
-                    .into(),
+        let history = History::read(self.pool()).await?;
+        history.check_origin()?;
+        if let Some(missing) = history.first_missing() {
+            return schema(format!("the database lacks migration {missing}: run 'tollgate migrate' first"));
+        }
+        let revision = definitions::revision(self.pool()).await?;
+        if revision.is_none_or(|revision| revision < REVISION) {
+            return schema(format!(
+                "the database lacks functions of revision {REVISION}: run 'tollgate migrate' first"
             ));
         }
         let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
@@ -92,16 +50,148 @@ impl Database {
         )
         .bind(known)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         needed.map_or(Ok(()), |(version, reason)| {
-            Err(LedgerError::Schema(
-                format!(
-                    "the database needs a tollgate that knows migration {version}, this one knows {known}: run a newer \
-                     one ({reason})"
-                )
-                .into(),
+            schema(format!(
+                "the database needs a tollgate that knows migration {version}, this one knows {known}: run a newer \
+                 one ({reason})"
             ))
         })
+    }
+}
+
+fn schema<T>(complaint: String) -> Result<T, LedgerError> {
+    Err(LedgerError::Schema(complaint.into()))
+}
+
+/// Several gateways that start at once come one after the other.
+async fn with_the_lock(connection: &mut PgConnection) -> Result<(), LedgerError> {
+    connection.execute("set lock_timeout = 0").await?;
+    // Without a time-out: another process may migrate for as long as it takes.
+    connection
+        .lock()
+        .await
+        .map_err(|error| LedgerError::Schema(format!("migrating failed: {error}").into()))?;
+    connection.execute(LOCK_TIMEOUT).await?;
+    let mut tries = TRIES;
+    loop {
+        tries -= 1;
+        match bring_up_to_date(connection).await {
+            Ok(()) => return Ok(()),
+            Err(Failure::Locked(why)) if tries > 0 => {
+                tracing::warn!(%why, "a migration waits for a table that others use, and is tried again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(Failure::Locked(why)) => return schema(format!("migrating failed: {why}")),
+            Err(Failure::Other(error)) => return Err(error),
+        }
+    }
+}
+
+async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> {
+    let history = History::read(&mut *connection).await?;
+    history.check_origin()?;
+    if let Some(newer) = history.first_unknown() {
+        return Ok(schema(format!(
+            "the database has migration {newer}, which this version of tollgate does not know: run a newer one"
+        ))?);
+    }
+    // The lock is held already.
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrator.set_locking(false);
+    migrator.run_direct(None, connection, false).await?;
+
+    let revision = definitions::revision(&mut *connection).await?.unwrap_or_default();
+    if revision > REVISION {
+        return Ok(schema(format!(
+            "the database has functions of revision {revision}, this version of tollgate knows {REVISION}: run a newer one"
+        ))?);
+    }
+    Ok(definitions::apply(connection).await?)
+}
+
+/// Why an attempt failed. It was rolled back as far as it had not been committed, so it can be repeated.
+enum Failure {
+    /// Only because others used what it needs.
+    Locked(String),
+    Other(LedgerError),
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        if is_locked(&error) { Self::Locked(error.to_string()) } else { Self::Other(error.into()) }
+    }
+}
+
+impl From<MigrateError> for Failure {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) => error.into(),
+            MigrateError::ExecuteMigration(ref why, _) if is_locked(why) => Self::Locked(error.to_string()),
+            other => Self::Other(LedgerError::Schema(format!("migrating failed: {other}").into())),
+        }
+    }
+}
+
+impl From<NotApplied> for Failure {
+    fn from(error: NotApplied) -> Self {
+        if is_locked(&error.error) {
+            Self::Locked(error.to_string())
+        } else {
+            Self::Other(LedgerError::Schema(format!("migrating failed: {error}").into()))
+        }
+    }
+}
+
+/// A lock that was not to be had in time, or a deadlock.
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
+/// Migrations the database has had: version and checksum.
+struct History(BTreeMap<i64, Vec<u8>>);
+
+impl History {
+    async fn read(executor: impl PgExecutor<'_>) -> Result<Self, sqlx::Error> {
+        let rows = sqlx::query_as("select version, checksum from _sqlx_migrations where success");
+        match rows.fetch_all(executor).await {
+            Ok(rows) => Ok(Self(rows.into_iter().collect())),
+            // an empty database: there is no such table
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+                Ok(Self(BTreeMap::new()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A migration never changes. One that differs was another build's, or is of the time before the migrations were
+    /// rewritten, when nothing had been released.
+    fn check_origin(&self) -> Result<(), LedgerError> {
+        let differs = MIGRATIONS.iter().find(|migration| {
+            self.0.get(&migration.version).is_some_and(|checksum| **checksum != *migration.checksum)
+        });
+        differs.map_or(Ok(()), |migration| {
+            schema(format!(
+                "the database was made by another build of tollgate: its migration {} is not the one of this version, so \
+                 it cannot be brought up to date. Use that build, or 'tollgate migrate' on a new, empty database (demo: \
+                 another --data-dir)",
+                migration.version
+            ))
+        })
+    }
+
+    fn first_missing(&self) -> Option<i64> {
+        MIGRATIONS.iter().map(|migration| migration.version).find(|version| !self.0.contains_key(version))
+    }
+
+    fn first_unknown(&self) -> Option<i64> {
+        self.0.keys().copied().find(|version| !MIGRATIONS.version_exists(*version))
     }
 }

@@ -13,10 +13,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr, Transaction};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
 use tokio_util::task::TaskTracker;
 
+use super::metered;
+use super::session::{Deadline, PREPARE};
 use crate::clock::Clock;
 
 /// For each connection so many callers may wait; more are refused at once.
@@ -46,17 +49,16 @@ impl Suspicion {
         broken.is_some_and(|broken| Clock.since(broken) <= idle_for)
     }
 
-    fn look_at<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        let broken = match &result {
-            Err(sqlx::Error::Io(_)) => true,
+    fn note(&self, error: &sqlx::Error) {
+        let broken = match error {
+            sqlx::Error::Io(_) => true,
             // The server's last words to one it shuts.
-            Err(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57P")),
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
             _ => false,
         };
         if broken {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Clock.now());
         }
-        result
     }
 }
 
@@ -83,37 +85,154 @@ impl Queries {
         &self.pool
     }
 
+    /// One statement that may take longer than others, or changes something on somebody's behalf.
+    pub(in crate::store) fn statement(&self, deadline: Deadline, actor: Option<Arc<str>>) -> Statement {
+        Statement { queries: self.clone(), deadline, actor }
+    }
+
     /// A connection, within the caller's patience.
     pub(in crate::store) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.within_patience(|pool| async move { pool.acquire().await }).await
-    }
-
-    /// A transaction, within the caller's patience. It is begun by the task too: a caller that gave up half way would
-    /// leave a connection behind that does not know that it is in one.
-    pub(in crate::store) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let begun = self.within_patience(|pool| async move { pool.begin().await }).await;
-        self.suspicion.look_at(begun)
-    }
-
-    async fn within_patience<T, F>(
-        &self,
-        asking: impl FnOnce(PgPool) -> F + Send + 'static,
-    ) -> Result<T, sqlx::Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, sqlx::Error>> + Send,
-    {
         let place = self.queue.clone().try_acquire_owned().map_err(|_| sqlx::Error::PoolTimedOut)?;
         let pool = self.pool.clone();
         let asked = self.tasks.spawn(async move {
-            let had = asking(pool).await;
+            let connection = pool.acquire().await;
             drop(place);
-            had
+            connection
         });
         match tokio::time::timeout(self.patience, asked).await {
-            Ok(Ok(had)) => had,
+            Ok(Ok(connection)) => connection,
             Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
+    }
+}
+
+/// One statement on a connection of the pool. It is given away when it runs: what must hold together is one statement,
+/// because no lock may be held while a message travels.
+#[derive(Debug)]
+pub(in crate::store) struct Statement {
+    queries: Queries,
+    deadline: Deadline,
+    /// On whose behalf, as the audit log's triggers read it.
+    actor: Option<Arc<str>>,
+}
+
+impl Statement {
+    /// A connection that has been told what the statement is for.
+    async fn begin(self) -> Result<Running, sqlx::Error> {
+        let begun = Clock.now();
+        let connection = match self.queries.acquire().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                metered::query(begun, Some(&error));
+                self.queries.suspicion.note(&error);
+                return Err(error);
+            }
+        };
+        let patience = self.deadline.patience();
+        let told = self.actor.is_some() || self.deadline != Deadline::QUERY;
+        let mut running = Running { queries: self.queries, connection, begun, patience };
+        if told {
+            let tell = sqlx::query(PREPARE)
+                .bind(self.actor.as_deref().unwrap_or_default())
+                .bind(self.deadline.setting())
+                .execute(&mut *running.connection);
+            if let Err(error) =
+                tokio::time::timeout(Deadline::QUERY.patience(), tell).await.unwrap_or(Err(SILENT))
+            {
+                return Err(running.failed(error));
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// The server should have given up by itself: it is silent, and so is its connection.
+const SILENT: sqlx::Error = sqlx::Error::PoolTimedOut;
+
+struct Running {
+    queries: Queries,
+    connection: PoolConnection<Postgres>,
+    begun: Instant,
+    patience: Duration,
+}
+
+impl Running {
+    fn end<T>(self, answer: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, sqlx::Error> {
+        match answer.unwrap_or(Err(SILENT)) {
+            Ok(answer) => {
+                metered::query(self.begun, None);
+                Ok(answer)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(mut self, error: sqlx::Error) -> sqlx::Error {
+        metered::query(self.begun, Some(&error));
+        // After a migration that changes what a prepared statement answers, a new connection prepares it anew.
+        if matches!(error, sqlx::Error::PoolTimedOut) || is_outdated_plan(&error) {
+            self.connection.close_on_drop();
+        }
+        self.queries.suspicion.note(&error);
+        error
+    }
+}
+
+/// "cached plan must not change result type"
+fn is_outdated_plan(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("0A000"))
+}
+
+impl<'c> Executor<'c> for Statement {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        // All at once: nobody here reads rows one by one.
+        let all = async move {
+            let mut running = self.begin().await?;
+            let rows = running.connection.fetch_many(query).try_collect::<Vec<_>>();
+            let rows = tokio::time::timeout(running.patience, rows).await;
+            let rows = running.end(rows)?;
+            Ok::<_, sqlx::Error>(stream::iter(rows.into_iter().map(Ok)))
+        };
+        stream::once(all).try_flatten().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            let mut running = self.begin().await?;
+            let row = tokio::time::timeout(running.patience, running.connection.fetch_optional(query)).await;
+            running.end(row)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.queries.acquire().await?.prepare_with(sql, parameters).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.queries.acquire().await?.describe(sql).await })
     }
 }
 
@@ -127,26 +246,14 @@ impl<'p> Executor<'p> for &'_ Queries {
     where
         E: 'q + Execute<'q, Postgres>,
     {
-        let queries = self.clone();
-        // All at once: nobody here reads rows one by one.
-        let all = async move {
-            let mut connection = queries.acquire().await?;
-            let rows: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
-            let rows = queries.suspicion.look_at(rows)?;
-            Ok::<_, sqlx::Error>(stream::iter(rows.into_iter().map(Ok)))
-        };
-        stream::once(all).try_flatten().boxed()
+        self.statement(Deadline::QUERY, None).fetch_many(query)
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
     where
         E: 'q + Execute<'q, Postgres>,
     {
-        let queries = self.clone();
-        Box::pin(async move {
-            let row = queries.acquire().await?.fetch_optional(query).await;
-            queries.suspicion.look_at(row)
-        })
+        self.statement(Deadline::QUERY, None).fetch_optional(query)
     }
 
     fn prepare_with<'e>(
@@ -157,15 +264,13 @@ impl<'p> Executor<'p> for &'_ Queries {
     where
         'p: 'e,
     {
-        let queries = self.clone();
-        Box::pin(async move { queries.acquire().await?.prepare_with(sql, parameters).await })
+        self.statement(Deadline::QUERY, None).prepare_with(sql, parameters)
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
     where
         'p: 'e,
     {
-        let queries = self.clone();
-        Box::pin(async move { queries.acquire().await?.describe(sql).await })
+        self.statement(Deadline::QUERY, None).describe(sql)
     }
 }

@@ -18,6 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::session;
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::store::db::error::LedgerError;
@@ -240,7 +241,7 @@ fn server(url: &Secret) -> Result<Server, LedgerError> {
     let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
         LedgerError::Invalid("the database URL is not of the form postgres://user@host/database".into())
     })?;
-    let options = options.application_name("tollgate");
+    let options = session::settings(options.application_name("tollgate"));
     let name = match options.get_socket() {
         Some(directory) => format!("{}:{}", directory.display(), options.get_port()),
         None => format!("{}:{}", options.get_host(), options.get_port()),

@@ -65,6 +65,14 @@ macro_rules! words {
                 match self { $(Self::$variant => $word,)+ }
             }
 
+            /// The one that the database calls so.
+            pub(in $crate::store) fn of_stored(
+                text: &str,
+            ) -> Result<Self, $crate::store::db::words::UnknownWord> {
+                let known = Self::ALL.into_iter().find(|word| word.stored() == text);
+                known.ok_or_else(|| $crate::store::db::words::UnknownWord::new(text, Self::PLACES))
+            }
+
             /// Its word in the database.
             pub const fn stored(self) -> &'static str {
                 match self { $(Self::$variant => $crate::store::db::words::words!(@stored $word $($stored)?),)+ }
@@ -109,8 +117,7 @@ macro_rules! words {
         impl<'r> ::sqlx::Decode<'r, ::sqlx::Postgres> for $name {
             fn decode(value: ::sqlx::postgres::PgValueRef<'r>) -> Result<Self, ::sqlx::error::BoxDynError> {
                 let text = <&str as ::sqlx::Decode<'r, ::sqlx::Postgres>>::decode(value)?;
-                let known = Self::ALL.into_iter().find(|word| word.stored() == text);
-                known.ok_or_else(|| $crate::store::db::words::UnknownWord::new(text, Self::PLACES).into())
+                Ok(Self::of_stored(text)?)
             }
         }
     };

@@ -1,4 +1,4 @@
-//! Who did what to what, from where. Written by triggers with the change itself (migration 6); read here.
+//! Who did what to what, from where. Written by triggers with the change itself (function `audit_change`); read here.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::ids::{
     BudgetId, EntryId, FactorId, HoldId, IdentityId, KeyId, OperatorTokenId, OrgId, ProviderId, TeamId,
     UserId,
 };
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
@@ -241,7 +241,6 @@ impl Database {
             .bind(i64::from(limit))
             .bind(up_to)
             .fetch_all(self.pool())
-            .bounded()
             .await?;
         Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
     }
@@ -251,7 +250,6 @@ impl Database {
     async fn complete_up_to(&self) -> Result<i64, LedgerError> {
         let last = sqlx::query_scalar("select last_value from audit_log_audit_id_seq")
             .fetch_one(self.pool())
-            .bounded()
             .await?;
         let mut writing: Option<Vec<String>> = None;
         for _ in 0..LOOKS.1 {
@@ -263,7 +261,6 @@ impl Database {
             )
             .bind(&writing)
             .fetch_one(self.pool())
-            .bounded()
             .await?;
             if still.is_empty() {
                 return Ok(last);

@@ -14,9 +14,10 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::ids::{OrgId, ProviderId};
-use crate::store::db::change::Change;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
 pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
 pub use crate::store::directory::identity::ties::IdentityInfo;
@@ -38,7 +39,7 @@ pub struct Provider {
 }
 
 /// What a [`Provider`] is read from.
-macro_rules! columns {
+macro_rules! provider_columns {
     () => {
         "provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, leeway_seconds, user_claim, org_claim, \
          team_claim, role_claim, role_map, create_users, status, created_at, version"
@@ -78,140 +79,25 @@ fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
 }
 
 impl Database {
-    /// Makes an identity provider.
-    pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, LedgerError> {
-        let id = ProviderId::generate();
-        let mut change = self.change().await?;
-        check(&mut change, id, spec).await?;
-        sqlx::query(
-            "insert into identity_provider (provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, \
-             leeway_seconds, user_claim, org_claim, team_claim, role_claim, role_map, create_users, status) \
-             values ($1, $2, $15, $16, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-        )
-        .bind_spec(id, spec)
-        .bind(spec.serves)
-        .bind(spec.org_id.map(OrgId::as_uuid))
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await?;
-        Ok(id)
-    }
-
     /// All identity providers that were not deleted, oldest first.
     pub async fn providers(&self) -> Result<Vec<Provider>, LedgerError> {
         let rows = sqlx::query(concat!(
             "select ",
-            columns!(),
+            provider_columns!(),
             " from identity_provider where deleted_at is null order by provider_id"
         ));
-        rows.fetch_all(self.pool()).bounded().await?.iter().map(provider).collect()
+        rows.fetch_all(self.pool()).await?.iter().map(provider).collect()
     }
 
     /// One identity provider that was not deleted.
     pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, LedgerError> {
         let row = sqlx::query(concat!(
             "select ",
-            columns!(),
+            provider_columns!(),
             " from identity_provider where provider_id = $1 and deleted_at is null"
         ))
         .bind(id.as_uuid());
-        row.fetch_optional(self.pool()).bounded().await?.as_ref().map(provider).transpose()
-    }
-
-    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is). Whom it serves
-    /// stays as it is.
-    pub async fn edit_provider(
-        &self,
-        id: ProviderId,
-        version: Option<i32>,
-        edit: impl FnOnce(&mut ProviderSpec) + Send,
-    ) -> Result<Provider, LedgerError> {
-        let mut change = self.change().await?;
-        let current = lock(&mut change, id, version).await?;
-        let mut spec = current.spec.clone();
-        edit(&mut spec);
-        (spec.serves, spec.org_id) = (current.spec.serves, current.spec.org_id);
-        check(&mut change, id, &spec).await?;
-        let row = sqlx::query(concat!(
-            "update identity_provider set name = $2, issuer = $3, audiences = $4, jwks_url = $5, algorithms = $6, \
-             leeway_seconds = $7, user_claim = $8, org_claim = $9, team_claim = $10, role_claim = $11, role_map = $12, \
-             create_users = $13, status = $14 where provider_id = $1 returning ",
-            columns!()
-        ))
-        .bind_spec(id, &spec)
-        .fetch_one(&mut *change)
-        .bounded()
-        .await?;
-        let edited = provider(&row)?;
-        change.commit().await?;
-        Ok(edited)
-    }
-
-    /// Deletes a provider: its tokens are refused from now on. The users that came by it stay.
-    pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        lock(&mut change, id, version).await?;
-        sqlx::query("update identity_provider set deleted_at = now() where provider_id = $1")
-            .bind(id.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        change.commit().await
-    }
-}
-
-/// A name, and a pair of issuer and audience, belong to one provider: a token must not find two.
-async fn check(change: &mut Change, id: ProviderId, spec: &ProviderSpec) -> Result<(), LedgerError> {
-    spec.check()?;
-    // One at a time: two that are made at once must see each other.
-    let (named, spoken, org): (bool, bool, bool) = sqlx::query_as(
-        "with alone as materialized (select pg_advisory_xact_lock(7116012)) \
-         select exists (select from identity_provider p where p.name = $2 and p.deleted_at is null and p.provider_id <> $1), \
-         exists (select from identity_provider p where p.issuer = $3 and p.audiences && $4 and p.deleted_at is null \
-                 and p.provider_id <> $1), \
-         $5 is null or exists (select from org o where o.org_id = $5 and o.deleted_at is null) from alone",
-    )
-    .bind(id.as_uuid())
-    .bind(&spec.name)
-    .bind(&spec.issuer)
-    .bind(&spec.audiences)
-    .bind(spec.org_id.map(OrgId::as_uuid))
-    .fetch_one(&mut **change)
-    .bounded()
-    .await?;
-    if !org {
-        return Err(LedgerError::NotFound("there is no such organisation".into()));
-    }
-    if named {
-        return Err(LedgerError::Conflict(format!(
-            "an identity provider named '{}' exists already",
-            spec.name
-        )));
-    }
-    if spoken {
-        return Err(LedgerError::Conflict(
-            "another identity provider has this issuer and one of these audiences".into(),
-        ));
-    }
-    Ok(())
-}
-
-async fn lock(change: &mut Change, id: ProviderId, version: Option<i32>) -> Result<Provider, LedgerError> {
-    let row = sqlx::query(concat!(
-        "select ",
-        columns!(),
-        " from identity_provider where provider_id = $1 and deleted_at is null for update"
-    ))
-    .bind(id.as_uuid())
-    .fetch_optional(&mut **change)
-    .bounded()
-    .await?;
-    let none = || LedgerError::NotFound(format!("there is no identity provider {id}"));
-    let current = provider(&row.ok_or_else(none)?)?;
-    match version {
-        Some(version) if version != current.version => Err(LedgerError::Stale { current: current.version }),
-        _ => Ok(current),
+        row.fetch_optional(self.pool()).await?.as_ref().map(provider).transpose()
     }
 }
 
@@ -237,5 +123,121 @@ impl<'q> BindSpec<'q> for Query<'q> {
             .bind(Json(&spec.role_map))
             .bind(spec.create_users)
             .bind(if spec.suspended { Status::Suspended } else { Status::Active })
+    }
+}
+
+fn none(id: ProviderId) -> LedgerError {
+    LedgerError::NotFound(format!("there is no identity provider {id}"))
+}
+
+words! {
+    enum Shared in "provider_conflict()" {
+        UnknownOrg = "unknown_org",
+        Name = "name",
+        Audience = "audience",
+    }
+}
+
+/// What `provider_conflict` found.
+fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerError> {
+    match found {
+        None => Ok(()),
+        Some(Shared::UnknownOrg) => Err(LedgerError::NotFound("there is no such organisation".into())),
+        Some(Shared::Name) => {
+            Err(LedgerError::Conflict(format!("an identity provider named '{}' exists already", spec.name)))
+        }
+        Some(Shared::Audience) => Err(LedgerError::Conflict(
+            "another identity provider has this issuer and one of these audiences".into(),
+        )),
+    }
+}
+
+impl Acting {
+    /// Makes an identity provider.
+    pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, LedgerError> {
+        spec.check()?;
+        let id = ProviderId::generate();
+        let row = sqlx::query(
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $16) as conflict), \
+             made as (insert into identity_provider (provider_id, name, serves, org_id, issuer, audiences, jwks_url, \
+               algorithms, leeway_seconds, user_claim, org_claim, team_claim, role_claim, role_map, create_users, status) \
+               select $1, $2, $15, $16, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 from checked \
+               where conflict is null) \
+             select conflict from checked",
+        )
+        .bind_spec(id, spec)
+        .bind(spec.serves)
+        .bind(spec.org_id.map(OrgId::as_uuid))
+        .fetch_one(self.change())
+        .await?;
+        conflict(row.try_get("conflict")?, spec)?;
+        Ok(id)
+    }
+
+    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` may then be
+    /// called again if somebody else was faster). Whom it serves stays as it is.
+    pub async fn edit_provider(
+        &self,
+        id: ProviderId,
+        version: Option<i32>,
+        edit: impl Fn(&mut ProviderSpec) + Send,
+    ) -> Result<Provider, LedgerError> {
+        loop {
+            let current = self.provider(id).await?.ok_or_else(|| none(id))?;
+            if version.is_some_and(|version| version != current.version) {
+                return Err(LedgerError::Stale { current: current.version });
+            }
+            let mut spec = current.spec.clone();
+            edit(&mut spec);
+            (spec.serves, spec.org_id) = (current.spec.serves, current.spec.org_id);
+            spec.check()?;
+            if let Some(edited) = self.replace_spec(&current, &spec).await? {
+                return Ok(edited);
+            }
+        }
+    }
+
+    /// Nothing if it is of another version by now.
+    async fn replace_spec(
+        &self,
+        current: &Provider,
+        spec: &ProviderSpec,
+    ) -> Result<Option<Provider>, LedgerError> {
+        let row = sqlx::query(concat!(
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $15) as conflict), \
+             edited as (update identity_provider p set name = $2, issuer = $3, audiences = $4, jwks_url = $5, \
+               algorithms = $6, leeway_seconds = $7, user_claim = $8, org_claim = $9, team_claim = $10, role_claim = $11, \
+               role_map = $12, create_users = $13, status = $14 from checked \
+               where p.provider_id = $1 and p.deleted_at is null and p.version = $16 and checked.conflict is null returning ",
+            provider_columns!(),
+            ") select conflict, ",
+            provider_columns!(),
+            " from checked left join edited on true"
+        ))
+        .bind_spec(current.provider_id, spec)
+        .bind(spec.org_id.map(OrgId::as_uuid))
+        .bind(current.version)
+        .fetch_one(self.change())
+        .await?;
+        conflict(row.try_get("conflict")?, spec)?;
+        let edited: Option<uuid::Uuid> = row.try_get("provider_id")?;
+        edited.map(|_| provider(&row)).transpose()
+    }
+
+    /// Deletes a provider: its tokens are refused from now on. The users that came by it stay.
+    pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "update identity_provider set deleted_at = now() \
+             where provider_id = $1 and deleted_at is null and version = coalesce($2, version)",
+        )
+        .bind(id.as_uuid())
+        .bind(version)
+        .execute(self.change())
+        .await?;
+        if done.rows_affected() == 0 {
+            let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
+            return Err(LedgerError::Stale { current });
+        }
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use crate::api_key::SecretHash;
 use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 pub use crate::store::directory::keys::info::{KeyFilter, KeyInfo, KeyStatus};
@@ -148,7 +148,6 @@ impl Database {
         ))
         .bind(public_id)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         let key = KeyId::from_uuid(row.try_get("key_id")?);
@@ -190,7 +189,6 @@ impl Database {
         .bind(uses.iter().map(|(key, _)| key.as_uuid()).collect::<Vec<_>>())
         .bind(uses.iter().map(|(_, ago)| ago.as_secs_f64()).collect::<Vec<_>>())
         .execute(self.pool())
-        .bounded()
         .await?;
         Ok(())
     }

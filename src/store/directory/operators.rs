@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use crate::api_key::{NewKey, OPERATOR_ENV, PresentedKey, SecretHash};
 use crate::ids::OperatorTokenId;
 use crate::secret::Secret;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
@@ -21,6 +22,22 @@ words! {
         Operator = "operator",
         /// Look at everything.
         OperatorRead = "operator_read",
+    }
+}
+
+words! {
+    enum BootstrapOutcome in "begin_bootstrap()" {
+        Begun = "begun",
+        Known = "known",
+        InProgress = "in_progress",
+    }
+}
+
+words! {
+    enum RevokeOutcome in "revoke_operator_token()" {
+        Revoked = "revoked",
+        Unknown = "unknown",
+        Last = "last",
     }
 }
 
@@ -58,59 +75,6 @@ impl FromRow<'_, PgRow> for OperatorToken {
 }
 
 impl Database {
-    /// Makes an operator's token. Its text is in the answer and nowhere else.
-    pub async fn create_operator_token(
-        &self,
-        name: &str,
-        role: OperatorRole,
-        expires_at: Option<OffsetDateTime>,
-    ) -> Result<(OperatorTokenId, Secret), LedgerError> {
-        let new = NewKey::generate_operator();
-        let token = OperatorTokenId::generate();
-        let mut change = self.change().await?;
-        insert(token, name, role, expires_at, &new.public_id, &new.secret)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        change.commit().await?;
-        Ok((token, new.text))
-    }
-
-    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which `show`
-    /// must have shown before it counts. Says whether it did. Safe when several gateways start at once.
-    pub async fn bootstrap_operator<E: From<LedgerError>>(
-        &self,
-        given: Option<&PresentedKey>,
-        show: impl FnOnce(&Secret) -> Result<(), E> + Send,
-    ) -> Result<bool, E> {
-        let mut change = self.change().await?;
-        let lock = sqlx::query("lock table operator_token in exclusive mode");
-        lock.execute(&mut *change).bounded().await.map_err(LedgerError::from)?;
-        let known: bool = sqlx::query_scalar("select exists (select from operator_token)")
-            .fetch_one(&mut *change)
-            .bounded()
-            .await
-            .map_err(LedgerError::from)?;
-        if known {
-            return Ok(false);
-        }
-        let new = NewKey::generate_operator();
-        let (public_id, secret) = match given {
-            Some(given) => (&given.public_id, &given.secret),
-            None => (&new.public_id, &new.secret),
-        };
-        insert(OperatorTokenId::generate(), "bootstrap", OperatorRole::Operator, None, public_id, secret)
-            .execute(&mut *change)
-            .bounded()
-            .await
-            .map_err(LedgerError::from)?;
-        if given.is_none() {
-            show(&new.text)?;
-        }
-        change.commit().await?;
-        Ok(true)
-    }
-
     /// Who that is, if it is an operator with a token that is still valid.
     pub async fn find_operator(
         &self,
@@ -121,11 +85,11 @@ impl Database {
         }
         let row = sqlx::query(
             "select token_id, name, role, created_at, expires_at, revoked_at, secret_sha256 from operator_token \
-             where public_id = $1 and revoked_at is null and (expires_at is null or expires_at > now())",
+             where public_id = $1 and revoked_at is null and unconfirmed_since is null \
+               and (expires_at is null or expires_at > now())",
         )
         .bind(&presented.public_id)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
@@ -140,60 +104,109 @@ impl Database {
     ) -> Result<Vec<OperatorToken>, LedgerError> {
         Ok(sqlx::query_as(
             "select token_id, name, role, created_at, expires_at, revoked_at from operator_token \
-             where $1::uuid is null or token_id > $1 order by token_id limit $2",
+             where unconfirmed_since is null and ($1::uuid is null or token_id > $1) order by token_id limit $2",
         )
         .bind(slice.after.map(OperatorTokenId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
+    }
+}
+
+/// How long a gateway has to show the first operator's token before another one may make it anew.
+const BOOTSTRAP_PATIENCE_SECONDS: f64 = 10.0;
+
+impl Acting {
+    /// Makes an operator's token. Its text is in the answer and nowhere else.
+    pub async fn create_operator_token(
+        &self,
+        name: &str,
+        role: OperatorRole,
+        expires_at: Option<OffsetDateTime>,
+    ) -> Result<(OperatorTokenId, Secret), LedgerError> {
+        let new = NewKey::generate_operator();
+        let token = OperatorTokenId::generate();
+        sqlx::query(
+            "insert into operator_token (token_id, public_id, name, role, secret_sha256, expires_at) \
+             values ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(token.as_uuid())
+        .bind(&new.public_id)
+        .bind(name)
+        .bind(role)
+        .bind(new.secret.as_bytes())
+        .bind(expires_at)
+        .execute(self.change())
+        .await?;
+        Ok((token, new.text))
+    }
+
+    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which `show`
+    /// must have shown before it counts. Says whether it did. Safe when several gateways start at once: one shows a token.
+    pub async fn bootstrap_operator<E: From<LedgerError>>(
+        &self,
+        given: Option<&PresentedKey>,
+        show: impl FnOnce(&Secret) -> Result<(), E> + Send,
+    ) -> Result<bool, E> {
+        let new = NewKey::generate_operator();
+        let (public_id, secret) = match given {
+            Some(given) => (&given.public_id, &given.secret),
+            None => (&new.public_id, &new.secret),
+        };
+        let token = OperatorTokenId::generate();
+        if !self.begin_bootstrap(token, public_id, secret).await? {
+            return Ok(false);
+        }
+        if given.is_none()
+            && let Err(error) = show(&new.text)
+        {
+            // The next start shows another one, at once.
+            self.end_bootstrap(token, "delete from operator_token where token_id = $1").await?;
+            return Err(error);
+        }
+        let confirm = "update operator_token set unconfirmed_since = null where token_id = $1";
+        Ok(self.end_bootstrap(token, confirm).await?)
+    }
+
+    async fn begin_bootstrap(
+        &self,
+        token: OperatorTokenId,
+        public_id: &str,
+        secret: &SecretHash,
+    ) -> Result<bool, LedgerError> {
+        let outcome: BootstrapOutcome =
+            sqlx::query_scalar("select begin_bootstrap($1, $2, $3, $4 * interval '1 second')")
+                .bind(token.as_uuid())
+                .bind(public_id)
+                .bind(secret.as_bytes())
+                .bind(BOOTSTRAP_PATIENCE_SECONDS)
+                .fetch_one(self.change())
+                .await?;
+        match outcome {
+            BootstrapOutcome::Begun => Ok(true),
+            BootstrapOutcome::Known | BootstrapOutcome::InProgress => Ok(false),
+        }
+    }
+
+    async fn end_bootstrap(&self, token: OperatorTokenId, how: &'static str) -> Result<bool, LedgerError> {
+        let done = sqlx::query(how).bind(token.as_uuid()).execute(self.change()).await?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// Revokes an operator's token for good. The last one that can change anything stays: nobody could make another.
     pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        sqlx::query("lock table operator_token in exclusive mode").execute(&mut *change).bounded().await?;
-        let left: bool = sqlx::query_scalar(
-            "select exists (select from operator_token where token_id <> $1 and role = 'operator' \
-             and revoked_at is null and expires_at is null)",
-        )
-        .bind(token.as_uuid())
-        .fetch_one(&mut *change)
-        .bounded()
-        .await?;
-        let role: Option<OperatorRole> = sqlx::query_scalar(
-            "update operator_token set revoked_at = coalesce(revoked_at, now()) where token_id = $1 returning role",
-        )
-        .bind(token.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        match role {
-            None => Err(LedgerError::NotFound(format!("there is no operator token {token}"))),
-            Some(OperatorRole::Operator) if !left => Err(LedgerError::Conflict(
+        let outcome: RevokeOutcome = sqlx::query_scalar("select revoke_operator_token($1)")
+            .bind(token.as_uuid())
+            .fetch_one(self.change())
+            .await?;
+        match outcome {
+            RevokeOutcome::Revoked => Ok(()),
+            RevokeOutcome::Unknown => {
+                Err(LedgerError::NotFound(format!("there is no operator token {token}")))
+            }
+            RevokeOutcome::Last => Err(LedgerError::Conflict(
                 "this is the last operator token without an end: make another one first".into(),
             )),
-            Some(OperatorRole::Operator | OperatorRole::OperatorRead) => change.commit().await,
         }
     }
-}
-
-fn insert<'q>(
-    token: OperatorTokenId,
-    name: &'q str,
-    role: OperatorRole,
-    expires_at: Option<OffsetDateTime>,
-    public_id: &'q str,
-    secret: &'q SecretHash,
-) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
-    sqlx::query(
-        "insert into operator_token (token_id, public_id, name, role, secret_sha256, expires_at) \
-         values ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(token.as_uuid())
-    .bind(public_id)
-    .bind(name)
-    .bind(role)
-    .bind(secret.as_bytes())
-    .bind(expires_at)
 }

@@ -12,7 +12,8 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
 use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::balance;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
@@ -77,8 +78,7 @@ impl Database {
                 id.as_uuid(),
             ),
         };
-        let org: Option<Uuid> =
-            sqlx::query_scalar(sql).bind(id).fetch_optional(self.pool()).bounded().await?;
+        let org: Option<Uuid> = sqlx::query_scalar(sql).bind(id).fetch_optional(self.pool()).await?;
         Ok(org.map(OrgId::from_uuid))
     }
 }

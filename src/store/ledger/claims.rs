@@ -6,9 +6,9 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Fingerprint;
+use crate::store::ledger::step::Fingerprint;
 use crate::store::ledger::tasks::State;
 
 /// Keys forgotten in one statement.
@@ -40,7 +40,6 @@ impl Database {
         .bind(org.as_uuid())
         .bind(key)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
@@ -73,7 +72,6 @@ impl Database {
         .bind(body.as_bytes())
         .bind(user.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         Ok(hold.map(HoldId::from_uuid))
     }
@@ -93,7 +91,6 @@ impl Database {
             .bind(hours)
             .bind(SOME)
             .execute(self.pool())
-            .bounded()
             .await?;
             forgotten += done.rows_affected();
             if i64::try_from(done.rows_affected()).unwrap_or(i64::MAX) < SOME {

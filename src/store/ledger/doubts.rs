@@ -8,21 +8,20 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
-use crate::store::credits::post::{Done, Once};
-use crate::store::credits::post::{claim, store};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::credits::post::{Claim, Done, Once, replayed};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::error::is_unique_violation;
 use crate::store::db::page::HoldPlace;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
-use crate::store::ledger::guard::Applied;
-use crate::store::ledger::guard::Step;
 use crate::store::ledger::lanes::batch;
 use crate::store::ledger::metered;
+use crate::store::ledger::step::Applied;
+use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
 use crate::wire::{RawObject, success};
@@ -100,6 +99,16 @@ words! {
         Settled = "SETTLED",
         /// Nothing is owed for it.
         Released = "RELEASED",
+    }
+}
+
+words! {
+    enum ResolveOutcome in "resolve_doubt()" {
+        Resolved = "resolved",
+        Unchanged = "unchanged",
+        Replayed = "replayed",
+        KeyReused = "key_reused",
+        InProgress = "in_progress",
     }
 }
 
@@ -192,9 +201,9 @@ impl Database {
     ) -> Result<Vec<Doubt>, LedgerError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
-               h.created_at, o.name as org, coalesce(h.doubt_at, h.created_at) as since from hold h join org o using (org_id) \
+               h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
              where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
-               and ($2::timestamptz is null or (coalesce(h.doubt_at, h.created_at), h.hold_id) > ($2, $3)) \
+               and ($2::timestamptz is null or (h.doubt_at, h.hold_id) > ($2, $3)) \
              order by since, h.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
@@ -202,7 +211,6 @@ impl Database {
         .bind(slice.after.map(|after| after.hold.as_uuid()))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(rows.iter().map(doubt).collect::<Result<_, _>>()?)
     }
@@ -210,14 +218,34 @@ impl Database {
     /// Age of the oldest doubt, in seconds.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
         let age: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(coalesce(doubt_at, created_at)))::float8 from hold where state = 'IN_DOUBT'",
+            "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
         )
         .fetch_one(self.pool())
-        .bounded()
         .await?;
         Ok(age.unwrap_or(0.0))
     }
 
+    /// What the platform lost or may have lost in the last `days`, newest first.
+    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
+        let rows = sqlx::query(
+            "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
+             from platform_loss l join hold h using (org_id, hold_id) \
+             where l.created_at > now() - $1 * interval '1 day' \
+               and ($2::timestamptz is null or (l.created_at, l.hold_id, l.seq) < ($2, $3, $4)) \
+             order by l.created_at desc, l.hold_id desc, l.seq desc limit $5",
+        )
+        .bind(f64::from(days))
+        .bind(slice.after.map(|after| after.at))
+        .bind(slice.after.map(|after| after.hold.as_uuid()))
+        .bind(slice.after.map(|after| after.seq))
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows.iter().map(loss).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Acting {
     /// Ends a doubt by what an operator found out; `why` is kept with the task. One that was released or written off can
     /// still be told apart by its id. The same idempotency key does it once.
     pub async fn resolve(
@@ -232,9 +260,10 @@ impl Database {
             Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
             Resolution::NotOwed => (RELEASE, ResolvedState::Released),
         };
-        let mut change = self.change().await?;
-        if let Some(earlier) = claim(&mut change, endpoint, hold.as_uuid(), once, hold.as_uuid()).await? {
-            return Ok(Done { answer: earlier, replayed: true });
+        let claim = Claim::of(endpoint, hold.as_uuid(), once);
+        // One that was carried out left nothing in doubt: its answer must be found before the hold is looked at.
+        if let Some(earlier) = self.answered(&claim).await? {
+            return Ok(earlier);
         }
         // By way of the organisations: a hold is found under its own, and there are few of them.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -243,8 +272,7 @@ impl Database {
              where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
+        .fetch_optional(self.pool())
         .await?;
         let gone = || LedgerError::Conflict(format!("{hold} is not in doubt (any more)"));
         let found = task(row.as_ref().ok_or_else(gone)?)?;
@@ -302,46 +330,64 @@ impl Database {
             }
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };
-        let steps = [(found.org, hold, &step)];
-        match batch::transition(&mut change, Profile::Plain, &steps).bounded().await {
-            Ok(moved) if moved == [true] => {
-                change.note(found.org, hold, step.kind().as_str(), why).await?;
-                let answer = Resolved { hold_id: hold, state };
-                store(&mut change, endpoint, once, &answer).await?;
-                change.commit().await?;
-                metered::step(hold, Some(found.terms()), &step, Applied::Yes);
-                Ok(Done { answer, replayed: false })
+        let columns = batch::columns(&step);
+        let reply = Resolved { hold_id: hold, state };
+        let resolved: Result<(ResolveOutcome, Option<String>), _> = sqlx::query_as(
+            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        )
+        .bind(claim.endpoint)
+        .bind(claim.key)
+        .bind(claim.fingerprint())
+        .bind(found.org.as_uuid())
+        .bind(hold.as_uuid())
+        .bind(step.kind())
+        .bind(columns.task)
+        .bind(columns.raw)
+        .bind(columns.reported)
+        .bind(columns.charge)
+        .bind(columns.reason)
+        .bind(columns.answer)
+        .bind(columns.due_ms)
+        .bind(serde_json::to_string(&reply).unwrap_or_default())
+        .fetch_one(self.change())
+        .await;
+        let (outcome, answer) = resolved.map_err(|error| match &error {
+            error if is_unique_violation(error, "hold_by_upstream_task") => {
+                LedgerError::Invalid("the vendor's task of that id belongs to another hold already".into())
             }
-            Ok(_) => Err(gone()),
-            Err(error) if is_unique_violation(&error, "hold_by_upstream_task") => Err(LedgerError::Invalid(
-                "the vendor's task of that id belongs to another hold already".into(),
-            )),
-            Err(error) => match &error {
-                sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                    Err(LedgerError::Invalid("so many credits do not fit into a balance".into()))
-                }
-                _ => Err(error.into()),
-            },
+            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
+                LedgerError::Invalid("so many credits do not fit into a balance".into())
+            }
+            _ => error.into(),
+        })?;
+        match outcome {
+            ResolveOutcome::Resolved => {
+                metered::step(hold, Some(found.terms()), &step, Applied::Yes);
+                Ok(Done { answer: reply, replayed: false })
+            }
+            ResolveOutcome::Unchanged => Err(gone()),
+            ResolveOutcome::Replayed => replayed(answer),
+            ResolveOutcome::KeyReused => Err(LedgerError::KeyReused),
+            ResolveOutcome::InProgress => Err(LedgerError::InProgress),
         }
     }
 
-    /// What the platform lost or may have lost in the last `days`, newest first.
-    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
-        let rows = sqlx::query(
-            "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
-             from platform_loss l join hold h using (org_id, hold_id) \
-             where l.created_at > now() - $1 * interval '1 day' \
-               and ($2::timestamptz is null or (l.created_at, l.hold_id, l.seq) < ($2, $3, $4)) \
-             order by l.created_at desc, l.hold_id desc, l.seq desc limit $5",
+    /// What an earlier call with this idempotency key was answered.
+    async fn answered(&self, claim: &Claim<'_>) -> Result<Option<Done<Resolved>>, LedgerError> {
+        let Some(key) = claim.key else { return Ok(None) };
+        let stored: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
+            "select fingerprint, answer from idempotency where org_id = $1 and endpoint = $2 and key = $3",
         )
-        .bind(f64::from(days))
-        .bind(slice.after.map(|after| after.at))
-        .bind(slice.after.map(|after| after.hold.as_uuid()))
-        .bind(slice.after.map(|after| after.seq))
-        .bind(i64::from(slice.limit))
-        .fetch_all(self.pool())
-        .bounded()
+        .bind(uuid::Uuid::nil())
+        .bind(claim.endpoint)
+        .bind(key)
+        .fetch_optional(self.pool())
         .await?;
-        Ok(rows.iter().map(loss).collect::<Result<_, _>>()?)
+        let Some((fingerprint, answer)) = stored else { return Ok(None) };
+        if fingerprint == claim.fingerprint() {
+            replayed(answer).map(Some)
+        } else {
+            Err(LedgerError::KeyReused)
+        }
     }
 }

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::Terms;
+use crate::store::ledger::step::Terms;
 use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
 
 /// Holds in one look, at most: what is left is found by the next.
@@ -64,7 +64,6 @@ impl Database {
         .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
         .bind(backend)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(task).collect()
     }
@@ -75,7 +74,6 @@ impl Database {
             "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
         )
         .fetch_one(self.pool())
-        .bounded()
         .await?;
         Ok(lag.unwrap_or(0.0))
     }
@@ -92,7 +90,6 @@ impl Database {
         .bind(data)
         .bind(i32::try_from(task.polls).unwrap_or(i32::MAX))
         .execute(self.pool())
-        .bounded()
         .await?;
         Ok(())
     }
@@ -105,7 +102,6 @@ impl Database {
         .bind(owner.as_uuid())
         .bind(SOME)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let row = |(org, hold, amount, list_price)| {
             (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price))
@@ -122,7 +118,6 @@ impl Database {
         .bind(me.as_uuid())
         .bind(SOME)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(rows.into_iter().map(ids).collect())
     }
@@ -135,12 +130,11 @@ impl Database {
     ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
-             and coalesce(doubt_at, created_at) < now() - $1 * interval '1 second' limit $2",
+             and doubt_at < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())
         .bind(SOME)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let row = |(org, hold, amount, list_price, loss)| {
             (OrgId::from_uuid(org), HoldId::from_uuid(hold), terms(amount, list_price), Credits::new(loss))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::ids::GatewayId;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 impl Database {
@@ -21,7 +21,6 @@ impl Database {
         .bind(gateway.as_uuid())
         .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
         .fetch_one(self.pool())
-        .bounded()
         .await?;
         Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
     }
@@ -30,7 +29,6 @@ impl Database {
     pub async fn forget_dead_gateways(&self) -> Result<(), LedgerError> {
         sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
             .execute(self.pool())
-            .bounded()
             .await?;
         Ok(())
     }
@@ -40,7 +38,6 @@ impl Database {
         sqlx::query("update gateway set alive_until = now() where gateway_id = $1")
             .bind(gateway.as_uuid())
             .execute(self.pool())
-            .bounded()
             .await?;
         Ok(())
     }

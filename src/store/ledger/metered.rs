@@ -5,8 +5,10 @@ use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::metrics as m;
+use crate::store::books::entries::EntryKind;
 use crate::store::db::error::LedgerError;
-use crate::store::ledger::guard::{Applied, Step, StepKind, Terms, Verdict};
+use crate::store::ledger::guard::Verdict;
+use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
 
 /// Why reservations are refused: label values of one counter.
@@ -210,9 +212,9 @@ fn lost(kind: &'static str, loss: Credits) {
 }
 
 /// An entry that is no task's was written.
-pub(in crate::store) fn posted(kind: &'static str, amount: Credits) {
+pub(in crate::store) fn posted(kind: EntryKind, amount: Credits) {
     let size = amount.get().unsigned_abs();
-    if kind == "grant" {
+    if kind == EntryKind::Grant {
         metrics::counter!(m::CREDITS_GRANTED).increment(size);
     } else {
         let direction = if amount > Credits::ZERO { "up" } else { "down" };

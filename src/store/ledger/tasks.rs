@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
-use crate::store::ledger::guard::Terms;
+use crate::store::ledger::step::Terms;
 
 words! {
     /// The state of a hold (contract, "The life of a task").
@@ -200,7 +200,6 @@ impl Database {
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         row.as_ref().map(task).transpose()
     }
@@ -216,7 +215,7 @@ impl Database {
         )))
         .bind(org.as_uuid())
         .bind(upstream_task)
-        .fetch_optional(self.pool()).bounded()
+        .fetch_optional(self.pool())
         .await?;
         row.as_ref().map(task).transpose()
     }
@@ -239,7 +238,7 @@ impl Database {
         .bind(filter.before.map(HoldId::as_uuid))
         .bind(i64::from(limit))
         .bind(filter.as_shown)
-        .fetch_all(self.pool()).bounded()
+        .fetch_all(self.pool())
         .await?;
         rows.iter().map(task).collect()
     }
@@ -255,7 +254,6 @@ impl Database {
              select 'IN_DOUBT', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'IN_DOUBT') open",
         )
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let open =
             rows.into_iter().filter(|(_, count, ..)| *count > 0).map(|(state, count, credits, oldest)| {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::credits::Credits;
 use crate::order::is_video_edit;
 use crate::pricing::{BookVersion, Tariff};
-use crate::store::db::change::Change;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::prices::{PriceUnit, no_book};
 
 /// Prices as the columns of the table.
@@ -52,25 +52,6 @@ impl<'a> Columns<'a> {
         }
         Ok(columns)
     }
-
-    async fn put(self, version: BookVersion, change: &mut Change) -> Result<(), LedgerError> {
-        sqlx::query(
-            "insert into price (version, task_type, unit, credits, credits_with_audio) \
-             select $1, p.task_type, p.unit, p.credits, p.with_audio \
-             from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) p(task_type, unit, credits, with_audio) \
-             on conflict (version, task_type) do update set unit = excluded.unit, credits = excluded.credits, \
-             credits_with_audio = excluded.credits_with_audio",
-        )
-        .bind(version.get())
-        .bind(self.types)
-        .bind(self.units)
-        .bind(self.credits)
-        .bind(self.with_audio)
-        .execute(&mut **change)
-        .bounded()
-        .await?;
-        Ok(())
-    }
 }
 
 fn named(name: &str) -> Result<&str, LedgerError> {
@@ -82,36 +63,64 @@ fn named(name: &str) -> Result<&str, LedgerError> {
     }
 }
 
-/// Changes of prices come one after the other: each begins here.
-pub(super) async fn lock(change: &mut Change) -> Result<(), LedgerError> {
-    sqlx::query("select from epoch where name = 'prices' for no key update")
-        .execute(&mut **change)
-        .bounded()
-        .await?;
-    Ok(())
-}
-
-/// Fails unless the book is there and as the editor has seen it; the answer is its date, and whether that is ahead.
-pub(super) async fn seen(
-    change: &mut Change,
-    version: BookVersion,
-    revision: Option<i32>,
-) -> Result<Option<bool>, LedgerError> {
-    let row: Option<(i32, Option<bool>)> = sqlx::query_as(
-        "select revision, effective_from > clock_timestamp() from price_book where version = $1 for update",
-    )
-    .bind(version.get())
-    .fetch_optional(&mut **change)
-    .bounded()
-    .await?;
-    let (current, ahead) = row.ok_or_else(|| no_book(version))?;
-    match revision {
-        Some(seen) if seen != current => Err(LedgerError::Stale { current }),
-        _ => Ok(ahead),
+words! {
+    /// What `lock_book` says of a book that is to be edited.
+    enum LockedBook in "lock_book()", "delete_book()" {
+        /// It can be edited.
+        Draft = "draft",
+        /// It will come into force.
+        Scheduled = "scheduled",
+        /// It is in force, or was.
+        Effective = "effective",
+        /// There is none.
+        Unknown = "unknown",
+        /// It was changed since its editor saw it.
+        Stale = "stale",
     }
 }
 
-impl Database {
+fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> Result<(), LedgerError> {
+    match (state, revision) {
+        (LockedBook::Draft, _) => Ok(()),
+        (LockedBook::Unknown, _) => Err(no_book(version)),
+        (LockedBook::Stale, Some(current)) => Err(LedgerError::Stale { current }),
+        (LockedBook::Stale, None) => Err(LedgerError::Corrupt("lock_book() told no revision".into())),
+        (LockedBook::Scheduled, _) => Err(LedgerError::Conflict(format!(
+            "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
+        ))),
+        (LockedBook::Effective, _) => Err(LedgerError::Conflict(format!(
+            "price book {version} was in force, and stays as it is: edit a copy"
+        ))),
+    }
+}
+
+/// An edit of the draft `$1` that its editor saw at revision `$2`: the statement between the parts changes rows `from book`,
+/// which has a row if the book is a draft. What is answered: the book's state, its revision, the new one, the rows changed.
+macro_rules! edit {
+    ($edit:literal) => {
+        concat!(
+            "with locked as materialized (select state, revision from lock_book($1, $2)), \
+             book as (select from locked where state = 'draft'), edited as (",
+            $edit,
+            " returning 1), revised as (update price_book set revision = price_book.revision + 1 from book \
+             where version = $1 and exists (select from edited) returning price_book.revision) \
+             select state, revision, (select revision from revised), (select count(*) from edited) from locked"
+        )
+    };
+}
+
+/// See `edit!`.
+type Edited = (LockedBook, Option<i32>, Option<i32>, i64);
+
+fn edited(
+    version: BookVersion,
+    (state, current, revision, rows): Edited,
+) -> Result<Option<i32>, LedgerError> {
+    editable(version, state, current)?;
+    Ok(revision.filter(|_| rows > 0))
+}
+
+impl Acting {
     /// Adds a draft: what `copy_of` has, with `prices` put over it. It may still be empty.
     pub async fn create_book(
         &self,
@@ -121,41 +130,20 @@ impl Database {
     ) -> Result<BookVersion, LedgerError> {
         let name = named(name)?;
         let columns = Columns::of(prices.iter().map(|(name, tariff)| (name.as_str(), *tariff)))?;
-        let mut change = self.change().await?;
-        lock(&mut change).await?;
-        if let Some(original) = copy_of {
-            seen(&mut change, original, None).await?;
-        }
-        let version: i32 = sqlx::query_scalar("insert into price_book (name) values ($1) returning version")
+        let version: Option<i32> = sqlx::query_scalar("select create_book($1, $2, $3, $4, $5, $6)")
             .bind(name)
-            .fetch_one(&mut *change)
-            .bounded()
+            .bind(copy_of.map(BookVersion::get))
+            .bind(columns.types)
+            .bind(columns.units)
+            .bind(columns.credits)
+            .bind(columns.with_audio)
+            .fetch_one(self.change())
             .await?;
-        sqlx::query(
-            "insert into price (version, task_type, unit, credits, credits_with_audio) \
-             select $1, task_type, unit, credits, credits_with_audio from price where version = $2",
-        )
-        .bind(version)
-        .bind(copy_of.map(BookVersion::get))
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        let version = BookVersion::new(version);
-        columns.put(version, &mut change).await?;
-        change.commit().await?;
-        Ok(version)
-    }
-
-    /// Adds a draft that has prices.
-    pub async fn import_book(
-        &self,
-        name: &str,
-        prices: &BTreeMap<String, Tariff>,
-    ) -> Result<BookVersion, LedgerError> {
-        if prices.is_empty() {
-            return Err(LedgerError::Invalid("a price book needs at least one price".into()));
+        match (version, copy_of) {
+            (Some(version), _) => Ok(BookVersion::new(version)),
+            (None, Some(original)) => Err(no_book(original)),
+            (None, None) => Err(LedgerError::Corrupt("answer of create_book".into())),
         }
-        self.create_book(name, None, prices).await
     }
 
     /// Sets a price of a draft. `revision`: what the editor has seen; none: whatever it is. The answer is the new one.
@@ -167,9 +155,22 @@ impl Database {
         revision: Option<i32>,
     ) -> Result<i32, LedgerError> {
         let columns = Columns::of([(task_type, tariff)])?;
-        let mut change = self.edit(version, revision).await?;
-        columns.put(version, &mut change).await?;
-        revise(change, version).await
+        let done: Edited = sqlx::query_as(edit!(
+            "insert into price (version, task_type, unit, credits, credits_with_audio) \
+             select $1, p.task_type, p.unit, p.credits, p.credits_with_audio from book, \
+               unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[]) p(task_type, unit, credits, credits_with_audio) \
+             on conflict (version, task_type) do update set unit = excluded.unit, credits = excluded.credits, \
+             credits_with_audio = excluded.credits_with_audio"
+        ))
+        .bind(version.get())
+        .bind(revision)
+        .bind(columns.types)
+        .bind(columns.units)
+        .bind(columns.credits)
+        .bind(columns.with_audio)
+        .fetch_one(self.change())
+        .await?;
+        edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set".into()))
     }
 
     /// Takes a type out of a draft: creates of that type will be refused.
@@ -179,17 +180,16 @@ impl Database {
         task_type: &str,
         revision: Option<i32>,
     ) -> Result<i32, LedgerError> {
-        let mut change = self.edit(version, revision).await?;
-        let removed = sqlx::query("delete from price where version = $1 and task_type = $2")
-            .bind(version.get())
-            .bind(task_type)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        if removed.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("price book {version} has no price of '{task_type}'")));
-        }
-        revise(change, version).await
+        let done: Edited =
+            sqlx::query_as(edit!("delete from price using book where version = $1 and task_type = $3"))
+                .bind(version.get())
+                .bind(revision)
+                .bind(task_type)
+                .fetch_one(self.change())
+                .await?;
+        edited(version, done)?.ok_or_else(|| {
+            LedgerError::NotFound(format!("price book {version} has no price of '{task_type}'"))
+        })
     }
 
     /// Renames a draft.
@@ -200,50 +200,29 @@ impl Database {
         revision: Option<i32>,
     ) -> Result<i32, LedgerError> {
         let name = named(name)?;
-        let mut change = self.edit(version, revision).await?;
-        sqlx::query("update price_book set name = $2 where version = $1")
-            .bind(version.get())
-            .bind(name)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        revise(change, version).await
+        let (state, current, revision): (LockedBook, Option<i32>, Option<i32>) = sqlx::query_as(
+            "with locked as materialized (select state, revision from lock_book($1, $2)), \
+             renamed as (update price_book set name = $3, revision = price_book.revision + 1 from locked \
+               where version = $1 and state = 'draft' returning price_book.revision) \
+             select state, revision, (select revision from renamed) from locked",
+        )
+        .bind(version.get())
+        .bind(revision)
+        .bind(name)
+        .fetch_one(self.change())
+        .await?;
+        editable(version, state, current)?;
+        revision.ok_or(LedgerError::Corrupt("a price book that was not renamed".into()))
     }
 
     /// Removes a draft. Its number is not used again.
     pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.edit(version, revision).await?;
-        for statement in ["delete from price where version = $1", "delete from price_book where version = $1"]
-        {
-            sqlx::query(statement).bind(version.get()).execute(&mut *change).bounded().await?;
-        }
-        change.commit().await
+        let (state, current): (LockedBook, Option<i32>) =
+            sqlx::query_as("select state, revision from delete_book($1, $2)")
+                .bind(version.get())
+                .bind(revision)
+                .fetch_one(self.change())
+                .await?;
+        editable(version, state, current)
     }
-
-    /// Begins an edit of a draft.
-    async fn edit(&self, version: BookVersion, revision: Option<i32>) -> Result<Change, LedgerError> {
-        let mut change = self.change().await?;
-        lock(&mut change).await?;
-        match seen(&mut change, version, revision).await? {
-            None => Ok(change),
-            Some(true) => Err(LedgerError::Conflict(format!(
-                "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
-            ))),
-            Some(false) => Err(LedgerError::Conflict(format!(
-                "price book {version} was in force, and stays as it is: edit a copy"
-            ))),
-        }
-    }
-}
-
-async fn revise(mut change: Change, version: BookVersion) -> Result<i32, LedgerError> {
-    let revision = sqlx::query_scalar(
-        "update price_book set revision = revision + 1 where version = $1 returning revision",
-    )
-    .bind(version.get())
-    .fetch_one(&mut *change)
-    .bounded()
-    .await?;
-    change.commit().await?;
-    Ok(revision)
 }

@@ -11,8 +11,10 @@ use utoipa::ToSchema;
 
 use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
 /// A factor with its validity.
@@ -36,6 +38,26 @@ pub struct PriceFactorInfo {
     pub active: bool,
     /// Counts its changes.
     pub version: i32,
+}
+
+words! {
+    enum CreateOutcome in "create_price_factor()" {
+        Created = "created",
+        UnknownOrg = "unknown_org",
+        BeginsInThePast = "begins_in_the_past",
+        EndsBeforeItBegins = "ends_before_it_begins",
+        Overlaps = "overlaps",
+    }
+}
+
+words! {
+    enum EndOutcome in "end_price_factor()" {
+        Ended = "ended",
+        Unknown = "unknown",
+        Stale = "stale",
+        InThePast = "in_the_past",
+        EndsEarlier = "ends_earlier",
+    }
 }
 
 impl FromRow<'_, PgRow> for PriceFactorInfo {
@@ -63,16 +85,14 @@ impl Database {
         slice: Slice<FactorId>,
     ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
         let factors = sqlx::query_as(
-            "select factor_id, org_id, factor_bp, valid_from, valid_until, reason, version, \
-               valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
-             from price_factor where org_id = $1 and ($2::uuid is null or factor_id < $2) \
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor f where org_id = $1 and ($2::uuid is null or factor_id < $2) \
              order by factor_id desc limit $3",
         )
         .bind(org.as_uuid())
         .bind(slice.after.map(FactorId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         Ok(factors)
     }
@@ -91,7 +111,6 @@ impl Database {
         )
         .bind(orgs)
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let factor = |(org, factor)| {
             let factor =
@@ -108,18 +127,18 @@ impl Database {
         factor: FactorId,
     ) -> Result<Option<PriceFactorInfo>, LedgerError> {
         let found = sqlx::query_as(
-            "select factor_id, org_id, factor_bp, valid_from, valid_until, reason, version, \
-               valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
-             from price_factor where org_id = $1 and factor_id = $2",
+            "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
+             from price_factor f where org_id = $1 and factor_id = $2",
         )
         .bind(org.as_uuid())
         .bind(factor.as_uuid())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         Ok(found)
     }
+}
 
+impl Acting {
     /// Gives `org` a factor from `from` on (none: now) until just before `until` (none: until it is ended). Before and
     /// after, and between two, the organisation's own factor counts.
     pub async fn create_price_factor(
@@ -134,57 +153,36 @@ impl Database {
         if !(1..=500).contains(&reason.chars().count()) {
             return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
         }
-        let mut change = self.change().await?;
-        let found = sqlx::query("select from org where org_id = $1 and deleted_at is null for no key update")
-            .bind(org.as_uuid())
-            .fetch_optional(&mut *change)
-            .bounded()
-            .await?;
-        if found.is_none() {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        }
-        let now: OffsetDateTime =
-            sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *change).bounded().await?;
-        let start = from.unwrap_or(now);
-        // What was created in the past keeps its price.
-        if start < now {
-            return Err(LedgerError::Invalid(
-                "a factor cannot begin in the past: leave valid_from out for now".into(),
-            ));
-        }
-        if until.is_some_and(|until| until <= start) {
-            return Err(LedgerError::Invalid("valid_until must be after valid_from".into()));
-        }
-        let overlapping: Option<uuid::Uuid> = sqlx::query_scalar(
-            "select factor_id from price_factor where org_id = $1 and valid_from < coalesce($3, 'infinity') \
-             and coalesce(valid_until, 'infinity') > $2 limit 1",
-        )
-        .bind(org.as_uuid())
-        .bind(start)
-        .bind(until)
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        if let Some(other) = overlapping {
-            let other = FactorId::from_uuid(other);
-            return Err(LedgerError::Conflict(format!("{other} is valid at that time: end it first")));
-        }
         let id = FactorId::generate();
-        sqlx::query(
-            "insert into price_factor (org_id, factor_id, factor_bp, valid_from, valid_until, reason) \
-             values ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(org.as_uuid())
-        .bind(id.as_uuid())
-        .bind(factor.basis_points())
-        .bind(start)
-        .bind(until)
-        .bind(reason)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await?;
-        Ok(id)
+        let (outcome, other): (CreateOutcome, Option<uuid::Uuid>) =
+            sqlx::query_as("select outcome, other from create_price_factor($1, $2, $3, $4, $5, $6)")
+                .bind(org.as_uuid())
+                .bind(id.as_uuid())
+                .bind(factor.basis_points())
+                .bind(from)
+                .bind(until)
+                .bind(reason)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome, other) {
+            (CreateOutcome::Created, _) => return Ok(id),
+            (CreateOutcome::UnknownOrg, _) => {
+                LedgerError::NotFound(format!("there is no organisation {org}"))
+            }
+            (CreateOutcome::BeginsInThePast, _) => {
+                LedgerError::Invalid("a factor cannot begin in the past: leave valid_from out for now".into())
+            }
+            (CreateOutcome::EndsBeforeItBegins, _) => {
+                LedgerError::Invalid("valid_until must be after valid_from".into())
+            }
+            (CreateOutcome::Overlaps, Some(other)) => {
+                let other = FactorId::from_uuid(other);
+                LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
+            }
+            (CreateOutcome::Overlaps, None) => {
+                LedgerError::Corrupt("create_price_factor() told no factor".into())
+            }
+        })
     }
 
     /// Ends a factor at `at`, or now. One that would end before it begins is taken back: nothing is left of it but its
@@ -196,49 +194,23 @@ impl Database {
         at: Option<OffsetDateTime>,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        sqlx::query("select from org where org_id = $1 for no key update")
-            .bind(org.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        type Found = (i32, OffsetDateTime, Option<OffsetDateTime>, OffsetDateTime);
-        let found: Option<Found> = sqlx::query_as(
-            "select version, valid_from, valid_until, clock_timestamp() from price_factor \
-             where org_id = $1 and factor_id = $2 for update",
-        )
-        .bind(org.as_uuid())
-        .bind(factor.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        let Some((current, from, until, now)) = found else {
-            return Err(LedgerError::NotFound(format!("{org} has no price factor {factor}")));
-        };
-        if version.is_some_and(|seen| seen != current) {
-            return Err(LedgerError::Stale { current });
-        }
-        let end = at.unwrap_or(now);
-        if end < now {
-            return Err(LedgerError::Invalid(
-                "a factor cannot end in the past: leave the instant out for now".into(),
-            ));
-        }
-        if until.is_some_and(|until| until <= end) {
-            return Err(LedgerError::Conflict(format!("{factor} ends earlier than that")));
-        }
-        let statement = if end <= from {
-            "delete from price_factor where org_id = $1 and factor_id = $2 and $3 <= valid_from"
-        } else {
-            "update price_factor set valid_until = $3 where org_id = $1 and factor_id = $2"
-        };
-        sqlx::query(statement)
-            .bind(org.as_uuid())
-            .bind(factor.as_uuid())
-            .bind(end)
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        change.commit().await
+        let (outcome, current): (EndOutcome, Option<i32>) =
+            sqlx::query_as("select outcome, version from end_price_factor($1, $2, $3, $4)")
+                .bind(org.as_uuid())
+                .bind(factor.as_uuid())
+                .bind(at)
+                .bind(version)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome, current) {
+            (EndOutcome::Ended, _) => return Ok(()),
+            (EndOutcome::Unknown, _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
+            (EndOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (EndOutcome::Stale, None) => LedgerError::Corrupt("end_price_factor() told no version".into()),
+            (EndOutcome::InThePast, _) => {
+                LedgerError::Invalid("a factor cannot end in the past: leave the instant out for now".into())
+            }
+            (EndOutcome::EndsEarlier, _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
+        })
     }
 }

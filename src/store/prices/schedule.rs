@@ -8,10 +8,11 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::pricing::{BookVersion, PriceBook};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
-use crate::store::prices::edit::{lock, seen};
 use crate::store::prices::no_book;
 
 /// One line of the history: a book came into force, or will, or was to.
@@ -35,6 +36,36 @@ pub struct Activation {
     pub withdrawn_at: Option<OffsetDateTime>,
 }
 
+words! {
+    enum ForceOutcome in "put_book_in_force()" {
+        Done = "done",
+        Unknown = "unknown",
+        Stale = "stale",
+        InThePast = "in_the_past",
+        Empty = "empty",
+        Taken = "taken",
+        WasInForce = "was_in_force",
+    }
+}
+
+words! {
+    enum UnscheduleOutcome in "unschedule_book()" {
+        Done = "done",
+        Unknown = "unknown",
+        Stale = "stale",
+        NotScheduled = "not_scheduled",
+        InForce = "in_force",
+    }
+}
+
+words! {
+    enum RollBackOutcome in "roll_back_book()" {
+        Done = "done",
+        Other = "other",
+        NoneBefore = "none_before",
+    }
+}
+
 impl FromRow<'_, PgRow> for Activation {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -49,72 +80,60 @@ impl FromRow<'_, PgRow> for Activation {
 }
 
 impl Database {
-    /// Puts a book in force from `at` on, or from now, whatever its revision.
-    pub async fn activate_book(
-        &self,
-        version: BookVersion,
-        at: Option<OffsetDateTime>,
-    ) -> Result<(), LedgerError> {
-        self.put_in_force(version, at, None).await
+    /// What came into force and when, newest line first.
+    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
+        let lines = sqlx::query_as(
+            "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation where activation_id < coalesce($1, 9223372036854775807) \
+             order by activation_id desc limit $2",
+        )
+        .bind(slice.after)
+        .bind(i64::from(slice.limit))
+        .fetch_all(self.pool())
+        .await?;
+        Ok(lines)
     }
 
+    /// Fails if there is no such book.
+    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
+        self.book(version).await?.ok_or_else(|| no_book(version))
+    }
+}
+
+impl Acting {
     /// Puts a book in force from `at` on, or from now. Every gateway follows: at that instant, or within a second.
     ///
-    /// Only a book that was never in force can be scheduled: replicas of before know one instant a book.
+    /// Only a book that was never in force can be scheduled.
     pub async fn put_in_force(
         &self,
         version: BookVersion,
         at: Option<OffsetDateTime>,
         revision: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        lock(&mut change).await?;
-        let ahead = seen(&mut change, version, revision).await?;
-        let (in_the_past, at_once_with, empty, in_force): (bool, Option<i32>, bool, Option<i32>) =
-            sqlx::query_as(
-                "select coalesce($2 <= clock_timestamp(), false), \
-                 (select version from price_activation \
-                  where withdrawn_at is null and effective_from = $2 and version <> $1 limit 1), \
-                 not exists (select from price where version = $1), \
-                 (select version from price_activation where withdrawn_at is null and effective_from <= clock_timestamp() \
-                  order by effective_from desc, activation_id desc limit 1)",
-            )
-            .bind(version.get())
-            .bind(at)
-            .fetch_one(&mut *change)
-            .bounded()
-            .await?;
-        if in_the_past {
-            return Err(LedgerError::Invalid(
+        let (outcome, figure): (ForceOutcome, Option<i32>) =
+            sqlx::query_as("select outcome, figure from put_book_in_force($1, $2, $3)")
+                .bind(version.get())
+                .bind(revision)
+                .bind(at)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome, figure) {
+            (ForceOutcome::Done, _) => return Ok(()),
+            (ForceOutcome::Unknown, _) => no_book(version),
+            (ForceOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (ForceOutcome::InThePast, _) => LedgerError::Invalid(
                 "that instant has passed: name one that is to come, or none for now".into(),
-            ));
-        }
-        if empty {
-            return Err(LedgerError::Conflict(format!("price book {version} has no prices")));
-        }
-        if let Some(other) = at_once_with {
-            return Err(LedgerError::Conflict(format!(
-                "price book {other} comes into force at that very instant"
-            )));
-        }
-        if at.is_some() && ahead == Some(false) {
-            return Err(LedgerError::Conflict(format!(
+            ),
+            (ForceOutcome::Empty, _) => LedgerError::Conflict(format!("price book {version} has no prices")),
+            (ForceOutcome::Taken, Some(other)) => {
+                LedgerError::Conflict(format!("price book {other} comes into force at that very instant"))
+            }
+            (ForceOutcome::WasInForce, _) => LedgerError::Conflict(format!(
                 "price book {version} was in force: put it in force at once, or schedule a copy"
-            )));
-        }
-        if at.is_none() && in_force == Some(version.get()) {
-            return Ok(());
-        }
-        sqlx::query(
-            "update price_book set effective_from = coalesce($2, clock_timestamp()), revision = revision + 1 \
-             where version = $1",
-        )
-        .bind(version.get())
-        .bind(at)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await
+            )),
+            (ForceOutcome::Stale | ForceOutcome::Taken, None) => {
+                LedgerError::Corrupt("put_book_in_force() told no figure".into())
+            }
+        })
     }
 
     /// Takes a schedule back while its instant is to come: the book is a draft again.
@@ -123,78 +142,48 @@ impl Database {
         version: BookVersion,
         revision: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        lock(&mut change).await?;
-        if seen(&mut change, version, revision).await? != Some(true) {
-            return Err(LedgerError::Conflict(format!("price book {version} is not scheduled")));
-        }
-        let done = sqlx::query(
-            "update price_book set effective_from = null, revision = revision + 1 \
-             where version = $1 and effective_from > clock_timestamp()",
-        )
-        .bind(version.get())
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::Conflict(format!("price book {version} has just come into force")));
-        }
-        change.commit().await
+        let (outcome, current): (UnscheduleOutcome, Option<i32>) =
+            sqlx::query_as("select outcome, revision from unschedule_book($1, $2)")
+                .bind(version.get())
+                .bind(revision)
+                .fetch_one(self.change())
+                .await?;
+        Err(match (outcome, current) {
+            (UnscheduleOutcome::Done, _) => return Ok(()),
+            (UnscheduleOutcome::Unknown, _) => no_book(version),
+            (UnscheduleOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (UnscheduleOutcome::Stale, None) => {
+                LedgerError::Corrupt("unschedule_book() told no revision".into())
+            }
+            (UnscheduleOutcome::NotScheduled, _) => {
+                LedgerError::Conflict(format!("price book {version} is not scheduled"))
+            }
+            (UnscheduleOutcome::InForce, _) => {
+                LedgerError::Conflict(format!("price book {version} has just come into force"))
+            }
+        })
     }
 
     /// Puts the book in force again that was in force before the present one. `from`: the one that is to go; none:
     /// whichever it is. The answer is the one that came back.
     pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, LedgerError> {
-        let mut change = self.change().await?;
-        lock(&mut change).await?;
-        let row: Option<(i32, Option<i32>)> = sqlx::query_as(
-            "select c.version, (select a.version from price_activation a \
-               where a.withdrawn_at is null and a.version <> c.version \
-                 and (a.effective_from, a.activation_id) < (c.effective_from, c.activation_id) \
-               order by a.effective_from desc, a.activation_id desc limit 1) \
-             from price_activation c where c.withdrawn_at is null and c.effective_from <= clock_timestamp() \
-             order by c.effective_from desc, c.activation_id desc limit 1",
-        )
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        let current = row.map(|(current, _)| BookVersion::new(current));
-        if from.is_some() && from != current {
-            let now = current.map_or("none".to_owned(), |version| version.to_string());
-            return Err(LedgerError::Conflict(format!("the price book in force is {now} now")));
+        let (outcome, version): (RollBackOutcome, Option<i32>) =
+            sqlx::query_as("select outcome, version from roll_back_book($1)")
+                .bind(from.map(BookVersion::get))
+                .fetch_one(self.change())
+                .await?;
+        match (outcome, version) {
+            (RollBackOutcome::Done, Some(version)) => Ok(BookVersion::new(version)),
+            (RollBackOutcome::Done, None) => {
+                Err(LedgerError::Corrupt("roll_back_book() told no version".into()))
+            }
+            (RollBackOutcome::Other, now) => {
+                let now = now.map_or("none".to_owned(), |version| version.to_string());
+                Err(LedgerError::Conflict(format!("the price book in force is {now} now")))
+            }
+            (RollBackOutcome::NoneBefore, _) => {
+                Err(LedgerError::Conflict("no other price book was in force before the present one".into()))
+            }
         }
-        let Some((_, Some(former))) = row else {
-            return Err(LedgerError::Conflict(
-                "no other price book was in force before the present one".into(),
-            ));
-        };
-        sqlx::query(
-            "update price_book set effective_from = clock_timestamp(), revision = revision + 1 where version = $1",
-        )
-        .bind(former)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        change.commit().await?;
-        Ok(BookVersion::new(former))
-    }
-
-    /// What came into force and when, newest line first.
-    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
-        let lines = sqlx::query_as(
-            "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation \
-             where activation_id < coalesce($1, 9223372036854775807) order by activation_id desc limit $2",
-        )
-        .bind(slice.after)
-        .bind(i64::from(slice.limit))
-        .fetch_all(self.pool())
-        .bounded()
-        .await?;
-        Ok(lines)
-    }
-
-    /// Fails if there is no such book.
-    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
-        self.book(version).await?.ok_or_else(|| no_book(version))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -15,9 +14,7 @@ use crate::ids::OrgId;
 use crate::pricing::{BookVersion, Outcome, PricedTasks, replay};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
-
-/// Reading the tasks of three months may take longer than a query that somebody's create waits for.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::store::db::session::Deadline;
 
 /// One organisation's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -144,7 +141,7 @@ impl Database {
              group by h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp",
         )
         .bind(i32::try_from(days).unwrap_or(i32::MAX))
-        .fetch_all(self.pool());
-        Ok(tokio::time::timeout(TIMEOUT, query).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        .fetch_all(self.pool().statement(Deadline::REPRICING, None));
+        Ok(query.await?)
     }
 }

@@ -8,6 +8,7 @@ use tollgate::store::{LedgerError, OperatorRole};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::gateway::TestGateway;
+use crate::support::seed::org_named;
 
 #[tokio::test]
 async fn tenants_are_made_edited_suspended_and_deleted() {
@@ -74,7 +75,7 @@ async fn pages_follow_one_another_to_the_end() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
     for n in 0..5 {
-        gateway.db.database().create_org(&format!("org {n}")).await.unwrap();
+        gateway.db.database().add_org(&org_named(&format!("org {n}"))).await.unwrap();
     }
     let (mut names, mut cursor) = (Vec::new(), String::new());
     loop {

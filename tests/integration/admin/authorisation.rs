@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::OrgId;
-use tollgate::store::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Role};
+use tollgate::store::{BudgetLevel, KeySpec, NewBudget, NewUser, OperatorRole, Period, Role};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::fixture;
 use crate::support::gateway::TestGateway;
 use crate::support::operations::{Operation, operations};
+use crate::support::seed::{org_named, user_named};
 
 /// Somebody who calls: what the document names it, and its token.
 struct Somebody {
@@ -34,7 +35,7 @@ fn managed(document: &Value) -> Vec<Operation> {
 async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, String> {
     let db = gateway.db.database();
     let name = fixture::new_hold(org, 1).hold.to_string();
-    let user = db.create_user(org, &name, "member").await.unwrap();
+    let user = db.add_user(org, &user_named(&name)).await.unwrap();
     let team = db.create_team(org, &name).await.unwrap();
     let spec = KeySpec { name, env: "test".into(), ..KeySpec::default() };
     let (key, _) = db.create_key(org, user, &spec).await.unwrap();
@@ -99,7 +100,7 @@ async fn roles_are_given_by_rule() {
 async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
     let gateway = TestGateway::start().await;
     let db = gateway.db.database();
-    let (own, foreign) = (gateway.caller.org, db.create_org("another customer").await.unwrap());
+    let (own, foreign) = (gateway.caller.org, db.add_org(&org_named("another customer")).await.unwrap());
     let mut callers = Vec::new();
     for (role, as_stored) in
         [("operator", OperatorRole::Operator), ("operator-read", OperatorRole::OperatorRead)]
@@ -108,7 +109,7 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
         callers.push(Somebody { role, org: None, token: token.expose().to_owned() });
     }
     for (role, as_stored) in [("org-admin", Role::Admin), ("member", Role::Member)] {
-        let user = db.create_user(own, role, as_stored.as_str()).await.unwrap();
+        let user = db.add_user(own, &NewUser { role: as_stored, ..user_named(role) }).await.unwrap();
         let spec = KeySpec { name: role.into(), env: "test".into(), ..KeySpec::default() };
         let (_, key) = db.create_key(own, user, &spec).await.unwrap();
         callers.push(Somebody { role, org: Some(own), token: key.expose().to_owned() });

@@ -16,6 +16,7 @@ use crate::support::fixture::{
     credits, doubt, fail, grant, lanes, late_run, late_settle, ledger, ledger_with, money, new_hold, refuse,
     run, settle, with_key, write_off,
 };
+use crate::support::seed::user_named;
 use crate::support::tenant::{Tenant, make};
 
 async fn lower(db: &TestDatabase, budget: BudgetId, amount: Option<i64>) {
@@ -74,7 +75,7 @@ async fn others_are_not_held_up_by_a_budget_that_is_not_theirs() {
     }
     keep(grant(&ledger, other.hold(10)).await);
     // Without a key there is no key level, without a team no team level.
-    let loner = db.database().create_user(tenant.org, "grace", "member").await.unwrap();
+    let loner = db.database().add_user(tenant.org, &user_named("grace")).await.unwrap();
     let keyless = NewHold { user: loner, ..new_hold(tenant.org, 10) };
     let organisations = refused(&ledger, keyless.clone()).await.0;
     db.database().delete_budget(organisations, None).await.unwrap();
@@ -384,7 +385,7 @@ async fn a_refusal_by_a_budget_leaves_the_idempotency_key_free_and_does_not_bloc
 async fn who_has_no_key_is_told_of_its_own_doubts_too() {
     let db = TestDatabase::new().await;
     let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 10_000).await);
-    let other = db.database().create_user(tenant.org, "grace", "member").await.unwrap();
+    let other = db.database().add_user(tenant.org, &user_named("grace")).await.unwrap();
     let body =
         |user, key| NewHold { user, key, fingerprint: Fingerprint::of(b"a cat"), ..new_hold(tenant.org, 10) };
     let mut doubted = grant(&ledger, body(tenant.user, None)).await;

@@ -13,6 +13,7 @@ use tollgate::store::{
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, ledger, new_hold, refuse, run, settle};
+use crate::support::seed::user_named;
 use crate::support::tenant::{Tenant, key_of};
 use BudgetLevel::{Key, Organisation, Team, User};
 
@@ -242,7 +243,7 @@ impl World<'_> {
 
 async fn play(db: &TestDatabase, ledger: &Ledger, ops: &[Op]) {
     let tenant = Tenant::new(db, 1_000_000).await;
-    let other = db.database().create_user(tenant.org, "grace", "member").await.unwrap();
+    let other = db.database().add_user(tenant.org, &user_named("grace")).await.unwrap();
     let keys =
         vec![tenant.key, key_of(db, tenant.org, tenant.user).await, key_of(db, tenant.org, other).await];
     let mut world = World {

@@ -44,7 +44,7 @@ async fn post(
 
 pub async fn reserve(pool: &PgPool, org: OrgId, amount: i64, now: OffsetDateTime) -> Option<HoldId> {
     let hold = HoldId::generate();
-    let verdict: Vec<Option<i32>> = sqlx::query_scalar(
+    let verdict: Vec<Option<String>> = sqlx::query_scalar(
         "select verdict from reserve_batch(array[$1], array[1], array[$2], array[$1], array[null]::uuid[], array[$3], \
          array[$3], array[10000], array[1], array['pro-text-to-video'], array['kling-3.0'], array['main'], \
          array['\\x00'::bytea], array[null]::text[], array[false], array[false], $1, 0, 60000, false, $4)",
@@ -56,7 +56,7 @@ pub async fn reserve(pool: &PgPool, org: OrgId, amount: i64, now: OffsetDateTime
     .fetch_one(pool)
     .await
     .unwrap();
-    (verdict == [Some(1)]).then_some(hold)
+    (verdict == [Some("granted".into())]).then_some(hold)
 }
 
 pub async fn step(
@@ -67,8 +67,8 @@ pub async fn step(
     charge: Option<i64>,
     now: OffsetDateTime,
 ) {
-    let applied: Vec<bool> = sqlx::query_scalar(
-        "select applied from transition_batch(array[$1], array[1], array[$2], array[$3], array[$4]::text[], array[$5]::bigint[], \
+    let outcome: Vec<String> = sqlx::query_scalar(
+        "select outcome from transition_batch(array[$1], array[1], array[$2], array[$3], array[$4]::text[], array[$5]::bigint[], \
          array[$5]::bigint[], array[$5]::bigint[], array[0]::bigint[], array[false], array[null]::text[], array[null]::text[], \
          array[null]::text[], array[60000]::bigint[], $6)",
     )
@@ -81,7 +81,7 @@ pub async fn step(
     .fetch_one(pool)
     .await
     .unwrap();
-    assert_eq!(applied, [true], "{kind}");
+    assert_eq!(outcome, ["applied"], "{kind}");
 }
 
 async fn settle(pool: &PgPool, org: OrgId, hold: HoldId, charge: i64, now: i64) {

@@ -11,6 +11,7 @@ use tollgate::store::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once
 
 use crate::support::database::{PATIENCE, TestDatabase, until};
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
+use crate::support::seed::acting;
 
 const WHY: Why<'static> = Why { reason: "invoice paid", external_ref: Some("inv-1") };
 
@@ -113,7 +114,7 @@ async fn a_list_of_entries_is_filtered_and_goes_on_where_it_stopped() {
 async fn of_fifty_calls_with_one_key_through_two_gateways_one_counts() {
     let db = TestDatabase::new().await;
     let (org, other) = (funded(&db, 1000).await, funded(&db, 1000).await);
-    let second = Database::connect(&Secret::new(db.url()), 8, PATIENCE).unwrap();
+    let second = acting(&Database::connect(&Secret::new(db.url()), 8, PATIENCE).unwrap());
     let gateways = [db.database(), &second];
     let body = r#"{"credits":500,"reason":"may"}"#;
 

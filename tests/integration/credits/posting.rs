@@ -1,19 +1,27 @@
 //! Grants and adjustments: posted once, never below what is allowed, never edited.
 
 use tollgate::ids::OrgId;
-use tollgate::store::{LedgerError, OrgChange, Posted};
+use tollgate::store::{Done, LedgerError, Once, OrgChange, PostedEntry, Why};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
 
+/// A grant, or a correction downwards.
 async fn post(
     db: &TestDatabase,
     org: OrgId,
     amount: i64,
     reason: &str,
     key: Option<&str>,
-) -> Result<Posted, LedgerError> {
-    db.database().post_credit(org, credits(amount), reason, "operator", key).await
+) -> Result<Done<PostedEntry>, LedgerError> {
+    let body = format!("{amount} {reason}");
+    let once = key.map(|key| Once { key, body: body.as_bytes() });
+    let why = Why { reason, external_ref: None };
+    if amount > 0 {
+        db.database().grant(org, credits(amount), None, why, once).await
+    } else {
+        db.database().adjust(org, credits(amount), why, once).await
+    }
 }
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
@@ -28,16 +36,14 @@ async fn a_key_posts_once_and_its_replay_answers_the_first_entry() {
     let db = TestDatabase::new().await;
     let (org, other) = (funded(&db, 0).await, funded(&db, 0).await);
     let first = post(&db, org, 500, "may", Some("k")).await.unwrap();
-    assert_eq!((first.replayed, first.available), (false, credits(500)));
+    assert_eq!((first.replayed, first.answer.available), (false, credits(500)));
     let again = post(&db, org, 500, "may", Some("k")).await.unwrap();
-    assert_eq!((again.replayed, again.entry_id, again.available), (true, first.entry_id, credits(500)));
-    assert!(refusal(post(&db, org, 501, "may", Some("k")).await).contains("another amount"));
-    assert!(refusal(post(&db, org, 500, "june", Some("k")).await).contains("another amount"));
+    assert_eq!((again.replayed, again.answer), (true, first.answer));
+    assert!(refusal(post(&db, org, 501, "may", Some("k")).await).contains("used for another request"));
+    assert!(refusal(post(&db, org, 500, "june", Some("k")).await).contains("used for another request"));
     assert_eq!(money(db.database(), org).await, [500, 0, 0]);
-    assert!(
-        !post(&db, other, 500, "may", Some("k")).await.unwrap().replayed,
-        "keys belong to an organisation"
-    );
+    let elsewhere = refusal(post(&db, other, 500, "may", Some("k")).await);
+    assert!(elsewhere.contains("used for another request"), "keys belong to the platform: {elsewhere}");
     assert!(!post(&db, org, 500, "may", None).await.unwrap().replayed, "without a key each call counts");
     assert_eq!(money(db.database(), org).await, [1000, 0, 0]);
 }
@@ -49,7 +55,7 @@ async fn of_many_posts_with_one_key_at_once_one_counts() {
     let calls = (0..20).map(|_| post(&db, org, 500, "may", Some("k")));
     let answers = futures_util::future::try_join_all(calls).await.unwrap();
     assert_eq!(answers.iter().filter(|posted| !posted.replayed).count(), 1);
-    assert!(answers.iter().all(|posted| posted.entry_id == answers[0].entry_id));
+    assert!(answers.iter().all(|posted| posted.answer == answers[0].answer));
     assert_eq!(money(db.database(), org).await, [500, 0, 0]);
 }
 
@@ -58,12 +64,12 @@ async fn an_adjustment_takes_what_is_available_and_nothing_that_is_held() {
     let db = TestDatabase::new().await;
     let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
     let _guard = grant(&ledger, new_hold(org, 400)).await;
-    assert!(refusal(post(&db, org, -601, "back", None).await).contains("only 600 credits"));
-    assert_eq!(post(&db, org, -600, "back", None).await.unwrap().available, credits(0));
-    assert!(refusal(post(&db, org, -1, "back", None).await).contains("only 0 credits"));
+    assert!(refusal(post(&db, org, -601, "back", None).await).contains("has 600 credits available"));
+    assert_eq!(post(&db, org, -600, "back", None).await.unwrap().answer.available, credits(0));
+    assert!(refusal(post(&db, org, -1, "back", None).await).contains("has 0 credits available"));
     let overdraft = OrgChange { overdraft: Some(credits(5)), ..OrgChange::default() };
     db.database().update_org(org, overdraft, None).await.unwrap();
-    assert_eq!(post(&db, org, -5, "back", None).await.unwrap().available, credits(-5));
+    assert_eq!(post(&db, org, -5, "back", None).await.unwrap().answer.available, credits(-5));
     assert_eq!(money(db.database(), org).await, [-5, 400, 0]);
 }
 

@@ -12,6 +12,7 @@ use crate::support::database::{PATIENCE, TestDatabase};
 use crate::support::fixture::{
     HOUR, credits, doubt, fail, funded, grant, ledger, new_hold, run, settle, with_key,
 };
+use crate::support::seed::{TOP_UP, user_named};
 
 /// Stands in whatever a reader must not see.
 const HIDDEN: &str = "PROMPT_OF_SOMEBODY";
@@ -103,8 +104,8 @@ async fn no_view_shows_what_callers_sent_or_a_secret() {
     db.expect_broken();
     let (database, ledger) = (db.database(), ledger(&db).await);
     let org = funded(&db, 10_000).await;
-    database.post_credit(org, credits(5), HIDDEN, HIDDEN, Some(HIDDEN)).await.unwrap();
-    let user = database.create_user(org, "ada", "member").await.unwrap();
+    database.grant(org, credits(5), None, TOP_UP, None).await.unwrap();
+    let user = database.add_user(org, &user_named("ada")).await.unwrap();
     let (_, secret) = database
         .create_key(org, user, &KeySpec { name: "batch".into(), env: "live".into(), ..KeySpec::default() })
         .await
@@ -152,7 +153,7 @@ async fn the_views_say_what_the_ledger_says() {
     // Its days and weeks begin at other instants than ours.
     let change = OrgChange { time_zone: Some("America/Sao_Paulo".into()), ..OrgChange::default() };
     database.update_org(org, change, None).await.unwrap();
-    let user = database.create_user(org, "ada", "member").await.unwrap();
+    let user = database.add_user(org, &user_named("ada")).await.unwrap();
     for period in [Period::Daily, Period::Weekly, Period::Monthly, Period::Total] {
         for level in [BudgetLevel::Organisation, BudgetLevel::User] {
             let subject = (level == BudgetLevel::User).then(|| user.to_string());

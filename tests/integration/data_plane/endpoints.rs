@@ -29,8 +29,8 @@ async fn activate(gateway: &TestGateway, credits: i64) -> i32 {
     let price = Tariff::Second { credits: Credits::new(credits), credits_with_audio: None };
     let prices = BTreeMap::from([("pro-text-to-video".to_owned(), price)]);
     let db = gateway.db.database();
-    let version = db.import_book("another book", &prices).await.unwrap();
-    db.activate_book(version, None).await.unwrap();
+    let version = db.create_book("another book", None, &prices).await.unwrap();
+    db.put_in_force(version, None, None).await.unwrap();
     version.get()
 }
 
@@ -93,9 +93,9 @@ async fn a_book_comes_into_force_by_the_passing_of_time() {
     let price = Tariff::Fixed { credits: Credits::new(7) };
     let prices = BTreeMap::from([("pro-text-to-video".to_owned(), price)]);
     let db = gateway.db.database();
-    let version = db.import_book("later", &prices).await.unwrap();
+    let version = db.create_book("later", None, &prices).await.unwrap();
     let at = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
-    db.activate_book(version, Some(at)).await.unwrap();
+    db.put_in_force(version, Some(at), None).await.unwrap();
     assert_eq!(quote(&gateway, &body("x")).await["credits"], 400);
     until("its time has come", async || quote(&gateway, &body("x")).await["credits"] == 7).await;
     assert!(time::OffsetDateTime::now_utc() >= at);

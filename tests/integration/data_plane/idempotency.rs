@@ -45,8 +45,8 @@ async fn a_replay_needs_no_credits_no_price_and_no_room() {
 
     // A book that does not even know the type.
     let prices = BTreeMap::from([("new-type".to_owned(), Tariff::Fixed { credits: Credits::new(1) })]);
-    let version = db.import_book("other", &prices).await.unwrap();
-    db.activate_book(version, None).await.unwrap();
+    let version = db.create_book("other", None, &prices).await.unwrap();
+    db.put_in_force(version, None, None).await.unwrap();
     until("the book is in force", async || gateway.create(&body("x")).await.status == 400).await;
     assert_replay(&keyed(&gateway, "x", "k").await, &first);
     assert_eq!(gateway.upstream_creates().await, (1, 1));
@@ -146,7 +146,7 @@ async fn a_written_off_task_keeps_its_key_and_shows_as_failed() {
     gateway.fault_on_create(json!({"kind": "cut_after"})).await;
     let reference = keyed(&gateway, "x", "k").await.reference();
     // As the age limit of doubts does.
-    let db = gateway.db.database().clone();
+    let db = (**gateway.db.database()).clone();
     let ledger = Ledger::start(db, GatewayId::generate(), &lanes(), crate::support::gateway::ENDLESS, Clock);
     let step = Step::WriteOff { possible_loss: Credits::new(400) };
     let applied = ledger.step(gateway.caller.org, reference.parse().unwrap(), step).await.unwrap();

@@ -15,6 +15,7 @@ use crate::support::fixture::{
     credits, doubt, fail, funded, grant, late_fail, late_run, late_settle, ledger, new_hold, refuse, run,
     settle, with_key, write_off,
 };
+use crate::support::seed::TOP_UP;
 
 const ORGS: &str = "every organisation has a balance, and every balance an organisation";
 const SUM: &str = "available + held + consumed = granted";
@@ -40,7 +41,7 @@ const OPEN_KEY: &str = "an open hold keeps its idempotency key";
 /// An organisation with a hold in every state, each with an idempotency key.
 async fn live(db: &TestDatabase) -> OrgId {
     let (ledger, org) = (ledger(db).await, funded(db, 0).await);
-    db.database().post_credit(org, credits(10_000), "top-up", "test", Some("top-up")).await.unwrap();
+    db.database().grant(org, credits(10_000), None, TOP_UP, None).await.unwrap();
     for (name, steps) in [
         ("held", vec![]),
         ("running", vec![run(HoldId::generate())]),
@@ -92,7 +93,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT]),
         ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION]),
         ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[]),
-        ("update hold set state = 'IN_DOUBT' where idem_key = 'running'", &[COUNTERS]),
+        ("update hold set state = 'IN_DOUBT', doubt_at = now() where idem_key = 'running'", &[COUNTERS]),
         ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME]),
         (
             "update hold set state = 'SETTLED', charged = 0, raw_consumed = 0 where idem_key = 'failed'",
@@ -113,13 +114,13 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
             &[ENTRIES],
         ),
         (
-            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
-             select org_id, hold_id, 'consume', 0, hold_id, now() from hold where idem_key = 'refused'",
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
+             select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from hold where idem_key = 'refused'",
             &[CONSUME, USAGE],
         ),
         (
-            "insert into entry (org_id, entry_id, kind, amount, hold_id, created_at) \
-             select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), now() from org",
+            "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
+             select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), 't', now() from org",
             &[CORRECTION, LATE, USAGE],
         ),
         ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),

@@ -25,6 +25,7 @@ use tollgate::store::{
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, doubt, ledger, new_hold, refuse, run_as};
+use crate::support::seed::{TOP_UP, org_named};
 
 const IN_FLIGHT: u64 = 64;
 const SHRINK_STEPS: u32 = 1_000;
@@ -350,7 +351,7 @@ fn differ(what: &str, expected: impl Debug, found: impl Debug) -> Result<(), Str
 }
 
 async fn play(world: &World, ops: &[Op], number: u64) -> Result<(), String> {
-    let org = world.db.database().create_org(&HoldId::generate().to_string()).await.unwrap();
+    let org = world.db.database().add_org(&org_named(&HoldId::generate().to_string())).await.unwrap();
     let [reserves, steps] =
         if number.is_multiple_of(2) { [0, 1] } else { [0, 0] }.map(|n| &world.gateways[n]);
     let mut history = History { world, org, reserves, steps, model: Model::default(), holds: Vec::new() };
@@ -396,11 +397,18 @@ impl History<'_> {
     }
 
     async fn credit(&mut self, amount: i64) -> Result<(), String> {
-        let posted = self.world.db.database().post_credit(self.org, credits(amount), "r", "a", None).await;
+        let database = self.world.db.database();
+        let posted = if amount > 0 {
+            database.grant(self.org, credits(amount), None, TOP_UP, None).await
+        } else {
+            database.adjust(self.org, credits(amount), TOP_UP, None).await
+        };
         let expected = self.model.credit(amount);
         match posted {
-            Ok(posted) if expected && i128::from(posted.available.get()) == self.model.available => Ok(()),
-            Err(LedgerError::Invalid(_)) if !expected => Ok(()),
+            Ok(posted) if expected && i128::from(posted.answer.available.get()) == self.model.available => {
+                Ok(())
+            }
+            Err(LedgerError::Invalid(_) | LedgerError::Conflict(_)) if !expected => Ok(()),
             found => differ("credit", (expected, self.model.available), found),
         }
     }

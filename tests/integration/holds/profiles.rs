@@ -20,6 +20,7 @@ use tollgate::store::{Database, LaneSettings, Ledger, NewHold, Verdict};
 use crate::support::cluster::TestCluster;
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, credits, funded, ledger_with, money, new_hold, run, settle, with_key};
+use crate::support::seed::{TOP_UP, acting, org_named};
 
 const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
 
@@ -110,10 +111,11 @@ async fn whatever_rests_on_a_row_passes_the_second_commit() {
     let server = TestCluster::new().await;
     server.set("autovacuum", "off").await;
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(10), "top-up", "test", None).await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(10), None, TOP_UP, None).await.unwrap();
     for (profile, commits) in [(Profile::Plain, 1), (Profile::TwoCommit, 2)] {
-        let ledger = Ledger::start(database.clone(), GatewayId::generate(), &settings(profile), HOUR, Clock);
+        let ledger =
+            Ledger::start((*database).clone(), GatewayId::generate(), &settings(profile), HOUR, Clock);
         // How many transactions wrote something: each takes one id.
         let written = async |verdict: &str, new: NewHold| {
             let next = "select pg_snapshot_xmax(pg_current_snapshot())::text";
@@ -147,10 +149,10 @@ async fn reserve(ledger: Ledger, org: OrgId, stop: Arc<AtomicBool>, count: Arc<A
 
 /// How many holds were acknowledged while the server was killed, and how many of these are gone.
 async fn lost_in_a_crash(server: &mut TestCluster, url: &str, profile: Profile) -> (usize, usize) {
-    let database = Database::connect(&Secret::new(url), 2, Duration::from_secs(30)).unwrap();
-    let org = database.create_org(&HoldId::generate().to_string()).await.unwrap();
-    database.post_credit(org, credits(1 << 40), "top-up", "test", None).await.unwrap();
-    let ledger = Ledger::start(database, GatewayId::generate(), &settings(profile), HOUR, Clock);
+    let database = acting(&Database::connect(&Secret::new(url), 2, Duration::from_secs(30)).unwrap());
+    let org = database.add_org(&org_named(&HoldId::generate().to_string())).await.unwrap();
+    database.grant(org, credits(1 << 40), None, TOP_UP, None).await.unwrap();
+    let ledger = Ledger::start((*database).clone(), GatewayId::generate(), &settings(profile), HOUR, Clock);
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut callers = JoinSet::new();
     for _ in 0..16 {

@@ -326,7 +326,7 @@ async fn a_grant_that_comes_too_late_is_released() {
     let org = funded(&db, 1000).await;
     let patient = ledger(&db).await;
     let hasty = tollgate::store::Ledger::start(
-        db.database().clone(),
+        (**db.database()).clone(),
         patient.gateway(),
         &LaneSettings { lanes: 1, ..lanes() },
         std::time::Duration::from_millis(50),

@@ -267,7 +267,7 @@ fn judge(tokens: &[Token], at: usize, tables: &BTreeSet<String>) -> Option<Strin
     Some(format!("{text} of {}", of.name.as_deref().unwrap_or("something unknown")))
 }
 
-fn files(root: &str, extension: &str) -> Vec<(PathBuf, String)> {
+pub fn files(root: &str, extension: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
     let (mut found, mut folders) = (Vec::new(), vec![root]);
     while let Some(folder) = folders.pop() {

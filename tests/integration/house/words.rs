@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::ids::{BudgetId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
@@ -13,6 +14,7 @@ use tollgate::store::{
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::schema::files;
 
 /// Each enum of words, with the columns it names.
 fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
@@ -43,8 +45,6 @@ fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
 const UNCHECKED: &[&str] = &[
     // rows of this very table are compared
     "transition.kind",
-    // arguments of triggers are compared
-    "audit_log.target_kind",
     // the values of a JSON object
     "identity_provider.role_map",
 ];
@@ -114,6 +114,106 @@ async fn the_targets_of_the_audit_log_are_those_that_its_triggers_name() {
     named.extend(["hold".to_owned(), "signing_key".to_owned()]);
     let known: BTreeSet<String> = TargetKind::ALL.map(|kind| kind.stored().to_owned()).into();
     assert_eq!(named, known);
+}
+
+/// An enum of words as the source declares it.
+struct Declared {
+    places: Vec<String>,
+    words: BTreeSet<String>,
+}
+
+/// Every `words! { … }` below a token stream, but for those of tests.
+fn declared(stream: TokenStream, found: &mut Vec<Declared>) {
+    let trees: Vec<TokenTree> = stream.into_iter().collect();
+    for (index, tree) in trees.iter().enumerate() {
+        let TokenTree::Group(group) = tree else { continue };
+        let is =
+            |back: usize, text: &str| index.checked_sub(back).is_some_and(|at| trees[at].to_string() == text);
+        if is(1, "!") && is(2, "words") {
+            found.push(read(group.stream()));
+        } else if !(is(1, "tests") && is(2, "mod")) {
+            declared(group.stream(), found);
+        }
+    }
+}
+
+/// `enum Name in "place", … { Word = "word" [stored "word"], … }`
+fn read(stream: TokenStream) -> Declared {
+    let text = |tree: &TokenTree| match tree {
+        TokenTree::Literal(literal) => {
+            syn::parse_str::<syn::LitStr>(&literal.to_string()).ok().map(|text| text.value())
+        }
+        _ => None,
+    };
+    let mut declared = Declared { places: Vec::new(), words: BTreeSet::new() };
+    for tree in stream {
+        match &tree {
+            TokenTree::Literal(_) => declared.places.extend(text(&tree)),
+            TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => {
+                // Of each word the last text is the one that is stored.
+                let trees: Vec<TokenTree> = group.stream().into_iter().collect();
+                let one = trees.split(|tree| tree.to_string() == ",");
+                declared.words.extend(one.filter_map(|word| word.iter().rev().find_map(text)));
+            }
+            _ => {}
+        }
+    }
+    declared
+}
+
+/// The words in single quotes: an apostrophe is none.
+fn words_of(text: &str) -> BTreeSet<String> {
+    let parts: Vec<&str> = text.split('\'').collect();
+    let word =
+        |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    // Neither the first nor the last part has a quotation mark on both of its sides.
+    let inner = parts.get(1..parts.len() - 1).unwrap_or_default();
+    inner.iter().filter(|part| word(part)).map(|part| (*part).to_owned()).collect()
+}
+
+#[test]
+fn the_outcomes_of_the_code_are_those_that_each_function_says_it_has() {
+    let files = files();
+    let functions: BTreeMap<&str, (&str, &str)> = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("functions/"))
+        .map(|(path, text)| (path.rsplit('/').next().unwrap(), text.split_once("create or replace").unwrap()))
+        .collect();
+    // What a function says above its text; `of another` are that one's words as well.
+    let said = |name: &str| {
+        let head = functions[name].0;
+        let others = functions.iter().filter(|(other, _)| head.contains(&format!(" of {other}")));
+        others.fold(words_of(head), |all, (_, (head, _))| &all | &words_of(head))
+    };
+    // What it and those that it calls have in their texts.
+    let written = |name: &str| {
+        let body = functions[name].1;
+        let called = functions.iter().filter(|(other, _)| body.contains(&format!("{other}(")));
+        called.fold(words_of(body), |all, (_, (_, body))| &all | &words_of(body))
+    };
+    let mut enums = Vec::new();
+    let mut code = String::new();
+    for (_, source) in crate::house::statements::files("src/store", "rs") {
+        declared(source.parse().unwrap(), &mut enums);
+        code.push_str(&source);
+    }
+    let mut compared = BTreeSet::new();
+    for one in &enums {
+        for name in one.places.iter().filter_map(|place| place.strip_suffix("()")) {
+            assert_eq!(one.words, said(name), "{name}()");
+            let missing: Vec<_> = one.words.difference(&written(name)).cloned().collect();
+            assert_eq!(missing, [""; 0], "{name}() never answers these");
+            compared.insert(name.to_owned());
+        }
+    }
+    for (name, (_, text)) in functions {
+        let answers_words = ["out outcome text", "out state text", "out verdict text", "returns text"];
+        let called = code.contains(&format!(" {name}("));
+        if called && answers_words.iter().any(|words| text.contains(words)) && !name.ends_with("_two_commits")
+        {
+            assert!(compared.contains(name), "{name}() answers words that no enum has");
+        }
+    }
 }
 
 /// A database whose rules are off, with one row of everything that has a word.

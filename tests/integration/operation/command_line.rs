@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::{Answer, MASTER_KEY, TestGateway, body};
 use crate::support::process::{Process, Scratch, run, run_unread};
+use crate::support::seed::{TOP_UP, org_named};
 
 /// A configuration file for one more gateway beside the test's own.
 fn config(gateway: &TestGateway, more: &str) -> String {
@@ -202,7 +203,7 @@ async fn a_bad_configuration_is_refused_before_anything_is_bound() {
 #[tokio::test]
 async fn an_audit_says_yes_or_shows_what_is_broken() {
     let mut db = TestDatabase::new().await;
-    let org = db.database().create_org("a customer").await.unwrap();
+    let org = db.database().add_org(&org_named("a customer")).await.unwrap();
     let url = db.url().to_owned();
     let audit = ["audit", "--database-url", &url];
     let clean = run(&audit).await;
@@ -213,7 +214,7 @@ async fn an_audit_says_yes_or_shows_what_is_broken() {
     );
 
     db.expect_broken();
-    db.database().post_credit(org, tollgate::credits::Credits::new(100), "test", "test", None).await.unwrap();
+    db.database().grant(org, tollgate::credits::Credits::new(100), None, TOP_UP, None).await.unwrap();
     let hold = "insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, \
                 overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at) \
                 select org_id, gen_random_uuid(), org_id, 7, 7, 10000, 1, 0, 0, 'x', 'x', 'x', org_id, '\\x00', now(), now() from org";

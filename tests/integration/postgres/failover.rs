@@ -13,22 +13,23 @@ use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
 use tollgate::secret::Secret;
 use tollgate::simulator::{Simulator, SimulatorConfig};
-use tollgate::store::{Applied, Database, KeySpec, Ledger, LedgerError, Verdict};
+use tollgate::store::{Acting, Applied, Database, KeySpec, Ledger, LedgerError, Verdict};
 
 use crate::support::cluster::TestCluster;
 use crate::support::database::until;
 use crate::support::fixture::{HOUR, credits, grant, lanes, money, new_hold, run, settle};
 use crate::support::gateway::{MASTER_KEY, body};
 use crate::support::process::{Process, Scratch, run as run_tollgate};
+use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
-fn on(servers: &[&TestCluster]) -> Database {
+fn on(servers: &[&TestCluster]) -> Acting {
     let urls: Vec<Secret> = servers.iter().map(|server| server.secret()).collect();
-    Database::connect_to_primary(&urls, 4, Duration::from_secs(5)).unwrap()
+    acting(&Database::connect_to_primary(&urls, 4, Duration::from_secs(5)).unwrap())
 }
 
-async fn funded(database: &Database, amount: i64) -> OrgId {
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(amount), "top-up", "test", None).await.unwrap();
+async fn funded(database: &Acting, amount: i64) -> OrgId {
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(amount), None, TOP_UP, None).await.unwrap();
     org
 }
 
@@ -90,7 +91,7 @@ async fn a_promotion_is_followed_without_a_lost_hold_and_the_old_primary_is_not_
     let org = funded(&database, 1_000_000).await;
     let gateway = GatewayId::generate();
     database.renew_lease(gateway, HOUR).await.unwrap();
-    let ledger = Ledger::start(database.clone(), gateway, &lanes(), Duration::from_secs(2), Clock);
+    let ledger = Ledger::start((*database).clone(), gateway, &lanes(), Duration::from_secs(2), Clock);
     let mut listener = database.listen().await.unwrap();
     let load = Load::on(&ledger, org);
     grows(&old).await;
@@ -114,7 +115,7 @@ async fn a_promotion_is_followed_without_a_lost_hold_and_the_old_primary_is_not_
     newcomer.find_primary().await.unwrap();
     let other = GatewayId::generate();
     newcomer.renew_lease(other, HOUR).await.unwrap();
-    let newer = Ledger::start(newcomer.clone(), other, &lanes(), Duration::from_secs(2), Clock);
+    let newer = Ledger::start((*newcomer).clone(), other, &lanes(), Duration::from_secs(2), Clock);
     let late = grant(&newer, new_hold(org, 1)).await;
     grows(&new).await;
     assert_eq!(holds(&old).await, left, "nobody writes to the old primary");
@@ -138,7 +139,7 @@ async fn a_primary_that_falls_silent_is_left_for_its_successor() {
     let database = on(&[&old, &new]);
     database.find_primary().await.unwrap();
     let org = funded(&database, 1_000).await;
-    let ledger = Ledger::start(database.clone(), GatewayId::generate(), &lanes(), HOUR, Clock);
+    let ledger = Ledger::start((*database).clone(), GatewayId::generate(), &lanes(), HOUR, Clock);
     let before = grant(&ledger, new_hold(org, 1)).await;
     old.freeze();
     let waiting = tokio::spawn({
@@ -191,7 +192,7 @@ async fn a_gateway_goes_on_after_a_failover_without_a_restart() {
     let database = on(&[&new, &old]);
     database.find_primary().await.unwrap();
     let org = funded(&database, 100_000).await;
-    let user = database.create_user(org, "a user", "member").await.unwrap();
+    let user = database.add_user(org, &user_named("a user")).await.unwrap();
     let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
     let (_, key) = database.create_key(org, user, &spec).await.unwrap();
     let mut gateway = Process::start(&["serve", "--config", &file]);

@@ -13,6 +13,7 @@ use crate::support::cluster::TestCluster;
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{credits, funded, grant, lanes, money, new_hold, run, settle, with_key};
 use crate::support::process::{Process, Scratch};
+use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
 /// One lane, which loses patience soon.
 fn impatient(database: &Database) -> Ledger {
@@ -61,7 +62,7 @@ async fn what_was_rolled_back_by_chance_is_tried_again() {
         let org = funded(&db, 100).await;
         let settings = LaneSettings { lanes: 1, ..lanes() };
         let ledger = Ledger::start(
-            db.database().clone(),
+            (**db.database()).clone(),
             GatewayId::generate(),
             &settings,
             Duration::from_secs(30),
@@ -115,7 +116,7 @@ async fn a_deadlock_with_somebody_else_is_got_over() {
     let [first, second, third] = orgs;
     let settings = LaneSettings { lanes: 1, ..lanes() };
     let ledger = Ledger::start(
-        db.database().clone(),
+        (**db.database()).clone(),
         GatewayId::generate(),
         &settings,
         Duration::from_secs(30),
@@ -176,8 +177,8 @@ async fn a_deadlock_with_somebody_else_is_got_over() {
 async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_writes() {
     let server = TestCluster::new().await;
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let ledger = impatient(&database);
     drop(grant(&ledger, new_hold(org, 10)).await);
     // Connections that are open stay so, and begin to fail.
@@ -197,9 +198,9 @@ async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_write
 #[tokio::test]
 async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
     let server = TestCluster::new().await;
-    let database = Database::connect(&server.secret(), 2, Duration::from_millis(500)).unwrap();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let database = acting(&Database::connect(&server.secret(), 2, Duration::from_millis(500)).unwrap());
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let mut taken = Vec::new();
     let full = loop {
         match PgConnection::connect(&server.url()).await {
@@ -211,7 +212,8 @@ async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
     assert_eq!(full, "53300");
     let ledger = impatient(&database);
     assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
-    let newcomer = Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap();
+    let newcomer =
+        acting(&Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap());
     assert!(matches!(newcomer.ping().await, Err(LedgerError::Unreachable)));
     drop(taken);
     until_it_grants(&ledger, org).await;
@@ -223,8 +225,8 @@ async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
 async fn a_restart_of_the_server_is_got_over() {
     let mut server = TestCluster::new().await;
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100), "top-up", "test", None).await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100), None, TOP_UP, None).await.unwrap();
     let ledger = impatient(&database);
     let mut guard = grant(&ledger, new_hold(org, 10)).await;
     server.kill();
@@ -245,9 +247,9 @@ async fn a_restart_of_the_server_is_got_over() {
 /// A gateway on a server that falls silent: no error, no end of a connection.
 async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String, Scratch) {
     let database = server.database();
-    let org = database.create_org("a customer").await.unwrap();
-    database.post_credit(org, credits(100_000), "top-up", "test", None).await.unwrap();
-    let user = database.create_user(org, "a user", "member").await.unwrap();
+    let org = database.add_org(&org_named("a customer")).await.unwrap();
+    database.grant(org, credits(100_000), None, TOP_UP, None).await.unwrap();
+    let user = database.add_user(org, &user_named("a user")).await.unwrap();
     let spec = tollgate::store::KeySpec { name: "a key".into(), env: "test".into(), ..Default::default() };
     let (_, key) = database.create_key(org, user, &spec).await.unwrap();
     let scratch = Scratch::new();

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::pricing::{BookVersion, Tariff, changes};
-use tollgate::store::{Actor, BookState, Database, LedgerError, Slice};
+use tollgate::store::{Acting, Actor, BookState, Database, LedgerError, Slice};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{HOUR, credits};
@@ -19,7 +19,7 @@ fn fixed(amount: i64) -> Tariff {
 }
 
 /// A draft with one price.
-async fn draft(db: &Database) -> BookVersion {
+async fn draft(db: &Acting) -> BookVersion {
     db.create_book("a draft", None, &BTreeMap::from([("x".to_owned(), fixed(1))])).await.unwrap()
 }
 
@@ -108,7 +108,7 @@ async fn prices_that_cannot_be_are_refused_and_change_nothing() {
     let copy = db.create_book("x", Some(BookVersion::new(99)), &BTreeMap::new()).await;
     assert!(matches!(copy, Err(LedgerError::NotFound(_))), "{copy:?}");
     let empty = db.create_book("empty", None, &BTreeMap::new()).await.unwrap();
-    assert!(conflict(db.activate_book(empty, None).await).contains("has no prices"));
+    assert!(conflict(db.put_in_force(empty, None, None).await).contains("has no prices"));
 }
 
 #[tokio::test]
@@ -116,9 +116,9 @@ async fn a_book_with_a_date_cannot_be_edited_not_even_in_sql() {
     let test = TestDatabase::new().await;
     let db = test.database();
     let (scheduled, former) = (draft(db).await, draft(db).await);
-    db.activate_book(scheduled, Some(Clock.wall() + HOUR)).await.unwrap();
-    db.activate_book(former, None).await.unwrap();
-    db.activate_book(VENDOR, None).await.unwrap();
+    db.put_in_force(scheduled, Some(Clock.wall() + HOUR), None).await.unwrap();
+    db.put_in_force(former, None, None).await.unwrap();
+    db.put_in_force(VENDOR, None, None).await.unwrap();
     for (version, why) in [(scheduled, "is scheduled"), (former, "was in force"), (VENDOR, "was in force")] {
         assert!(conflict(db.set_price(version, "x", fixed(2), None).await).contains(why));
         assert!(conflict(db.remove_price(version, "x", None).await).contains(why));
@@ -155,7 +155,7 @@ async fn no_edit_slips_into_a_book_that_comes_into_force() {
         let db = test.database();
         let version = draft(db).await;
         let edits = join_all((2..8).map(|n| db.set_price(version, "x", fixed(n), None)));
-        let (edited, activated) = tokio::join!(edits, db.activate_book(version, None));
+        let (edited, activated) = tokio::join!(edits, db.put_in_force(version, None, None));
         activated.unwrap();
         let passed: Vec<i32> = edited.iter().filter_map(|edit| edit.as_ref().ok().copied()).collect();
         for edit in edited.into_iter().filter(Result::is_err) {
@@ -176,7 +176,7 @@ async fn each_change_is_in_the_audit_log_with_before_and_after() {
     db.set_price(version, "x", fixed(2), None).await.unwrap();
     db.remove_price(version, "x", None).await.unwrap();
     db.set_price(version, "y", fixed(3), None).await.unwrap();
-    db.activate_book(version, Some(Clock.wall() + Duration::from_secs(3600))).await.unwrap();
+    db.put_in_force(version, Some(Clock.wall() + Duration::from_secs(3600)), None).await.unwrap();
     let lines: Vec<(String, String, Option<Value>, Option<Value>)> =
         sqlx::query_as::<_, (String, String, Option<String>, Option<String>)>(
             "select action, target_id, before::text, after::text from audit_log \

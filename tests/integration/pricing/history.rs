@@ -9,7 +9,7 @@ use reqwest::Method;
 use time::OffsetDateTime;
 use tollgate::clock::Clock;
 use tollgate::pricing::{BookVersion, Tariff};
-use tollgate::store::{BookState, Database, LedgerError, Slice};
+use tollgate::store::{Acting, BookState, LedgerError, Slice};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, credits};
@@ -18,7 +18,7 @@ use crate::support::gateway::{Answer, TestGateway, body};
 const VENDOR: BookVersion = BookVersion::new(1);
 const FIRST: Slice<i64> = Slice { after: None, limit: 100 };
 
-async fn book(db: &Database, price: i64) -> BookVersion {
+async fn book(db: &Acting, price: i64) -> BookVersion {
     let prices =
         BTreeMap::from([("pro-text-to-video".to_owned(), Tariff::Fixed { credits: credits(price) })]);
     db.create_book("a book", None, &prices).await.unwrap()
@@ -55,7 +55,7 @@ async fn a_roll_back_puts_the_former_book_in_force_again() {
     assert!(conflict(db.roll_back_book(None).await).contains("no other price book was in force"));
     let [second, third] = [book(db, 2).await, book(db, 3).await];
     for version in [second, third] {
-        db.activate_book(version, None).await.unwrap();
+        db.put_in_force(version, None, None).await.unwrap();
         assert_eq!(in_force(&test).await, version);
     }
     assert!(conflict(db.roll_back_book(Some(second)).await).contains("in force is 3 now"));
@@ -64,7 +64,7 @@ async fn a_roll_back_puts_the_former_book_in_force_again() {
     assert_eq!(db.roll_back_book(None).await.unwrap(), third, "a roll-back is rolled back");
     assert_eq!(in_force(&test).await, third);
     // Saying again what is so already writes no history.
-    db.activate_book(third, None).await.unwrap();
+    db.put_in_force(third, None, None).await.unwrap();
     let history = db.activations(FIRST).await.unwrap();
     let versions: Vec<i32> = history.iter().map(|line| line.version.get()).collect();
     assert_eq!(versions, [3, 2, 3, 2, 1]);
@@ -79,9 +79,9 @@ async fn a_schedule_can_be_moved_and_taken_back_until_its_instant() {
     let db = test.database();
     let later = book(db, 2).await;
     let state = async || db.book_info(later).await.unwrap().unwrap().state;
-    db.activate_book(later, Some(Clock.wall() + HOUR)).await.unwrap();
+    db.put_in_force(later, Some(Clock.wall() + HOUR), None).await.unwrap();
     assert_eq!((in_force(&test).await, state().await), (VENDOR, BookState::Scheduled));
-    db.activate_book(later, Some(Clock.wall() + HOUR * 2)).await.unwrap();
+    db.put_in_force(later, Some(Clock.wall() + HOUR * 2), None).await.unwrap();
     db.unschedule_book(later, None).await.unwrap();
     assert_eq!((in_force(&test).await, state().await), (VENDOR, BookState::Draft));
     assert!(conflict(db.unschedule_book(later, None).await).contains("is not scheduled"));
@@ -90,17 +90,17 @@ async fn a_schedule_can_be_moved_and_taken_back_until_its_instant() {
     let withdrawn: Vec<bool> = history.iter().map(|line| line.withdrawn_at.is_some()).collect();
     assert_eq!(withdrawn, [true, true, false], "what was planned is on record");
 
-    let past = db.activate_book(later, Some(Clock.wall() - HOUR)).await;
+    let past = db.put_in_force(later, Some(Clock.wall() - HOUR), None).await;
     assert!(matches!(past, Err(LedgerError::Invalid(_))), "{past:?}");
     let at = (Clock.wall() + HOUR).replace_nanosecond(0).unwrap();
-    db.activate_book(later, Some(at)).await.unwrap();
+    db.put_in_force(later, Some(at), None).await.unwrap();
     let other = book(db, 3).await;
-    assert!(conflict(db.activate_book(other, Some(at)).await).contains("at that very instant"));
+    assert!(conflict(db.put_in_force(other, Some(at), None).await).contains("at that very instant"));
     // Older gateways know one instant a book: one that is or was in force cannot have another ahead.
-    let again = db.activate_book(VENDOR, Some(Clock.wall() + HOUR)).await;
+    let again = db.put_in_force(VENDOR, Some(Clock.wall() + HOUR), None).await;
     assert!(conflict(again).contains("schedule a copy"));
     // A scheduled book may also come at once.
-    db.activate_book(later, None).await.unwrap();
+    db.put_in_force(later, None, None).await.unwrap();
     assert_eq!((in_force(&test).await, state().await), (later, BookState::InForce));
 }
 
@@ -108,7 +108,7 @@ async fn a_schedule_can_be_moved_and_taken_back_until_its_instant() {
 async fn what_was_in_force_cannot_be_denied_in_sql() {
     let test = TestDatabase::new().await;
     let db = test.database();
-    db.activate_book(book(db, 2).await, Some(Clock.wall() + HOUR)).await.unwrap();
+    db.put_in_force(book(db, 2).await, Some(Clock.wall() + HOUR), None).await.unwrap();
     for statement in [
         "delete from price_activation",
         "update price_activation set version = 2",
@@ -147,9 +147,9 @@ async fn whatever_is_done_older_gateways_price_by_the_same_book() {
                 books.push(book(db, 5).await);
                 Ok(())
             }
-            2 => db.activate_book(any, Some(soon)).await,
+            2 => db.put_in_force(any, Some(soon), None).await,
             3 => db.unschedule_book(any, None).await,
-            4 => db.activate_book(any, None).await,
+            4 => db.put_in_force(any, None, None).await,
             _ => db.roll_back_book(None).await.map(drop),
         };
         assert!(matches!(done, Ok(()) | Err(LedgerError::Conflict(_) | LedgerError::Invalid(_))), "{done:?}");
@@ -171,7 +171,7 @@ async fn of_many_activations_at_once_all_are_on_record_and_the_last_is_in_force(
     let test = TestDatabase::new().await;
     let db = test.database();
     let books = join_all((0..8).map(|n| book(db, n + 1))).await;
-    for result in join_all(books.iter().map(|version| db.activate_book(*version, None))).await {
+    for result in join_all(books.iter().map(|version| db.put_in_force(*version, None, None))).await {
         result.unwrap();
     }
     let history = db.activations(FIRST).await.unwrap();
@@ -211,8 +211,8 @@ async fn a_scheduled_book_begins_at_its_instant_though_nothing_happens_then() {
     let now = db.clock().await.unwrap();
     // Not at the same part of a second, at which gateways look.
     let (one, two) = (now + Duration::from_millis(1_300), now + Duration::from_millis(2_050));
-    db.activate_book(first, Some(one)).await.unwrap();
-    db.activate_book(second, Some(two)).await.unwrap();
+    db.put_in_force(first, Some(one), None).await.unwrap();
+    db.put_in_force(second, Some(two), None).await.unwrap();
     until("the gateway knows", async || db.epochs().await.unwrap().prices > 1).await;
     switches(&gateway, one, 400, 7).await;
     switches(&gateway, two, 7, 9).await;

@@ -35,8 +35,8 @@ async fn reprice(gateway: &TestGateway, credits: i64) {
     let price = Tariff::Fixed { credits: Credits::new(credits) };
     let prices = BTreeMap::from([("pro-text-to-video".to_owned(), price)]);
     let db = gateway.db.database();
-    let version = db.import_book("another", &prices).await.unwrap();
-    db.activate_book(version, None).await.unwrap();
+    let version = db.create_book("another", None, &prices).await.unwrap();
+    db.put_in_force(version, None, None).await.unwrap();
     until("the new price is in force", async || plain(gateway).await == credits).await;
 }
 
@@ -67,7 +67,8 @@ async fn a_promised_price_holds_when_book_and_factor_change() {
             .unwrap();
     assert_eq!(hold, (1, 10_000, 400, 400));
     // What is sent is still written out in full.
-    let sent = gateway.upstream_requests().await.pop().unwrap();
+    let sent = gateway.upstream_requests().await;
+    let sent = sent.iter().rfind(|request| request["method"] == "POST").unwrap();
     assert!(sent["body"].as_str().unwrap().contains(r#""sound":true"#), "{sent}");
     assert_eq!(gateway.create(&body("x")).await.data()["consumed_credits"], 1800, "without it, as of now");
     // It promises a price, not one task only.

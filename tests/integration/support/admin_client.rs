@@ -6,6 +6,7 @@ use serde_json::Value;
 use tollgate::store::{KeySpec, OperatorRole};
 
 use super::gateway::{Caller, TestGateway};
+use crate::support::seed::admin_named;
 
 /// Calls of one caller.
 pub struct AdminClient<'a> {
@@ -44,7 +45,7 @@ impl<'a> AdminClient<'a> {
     /// An admin of the organisation of `of`.
     pub async fn org_admin(gateway: &'a TestGateway, of: &Caller) -> Self {
         let db = gateway.db.database();
-        let user = db.create_user(of.org, "its admin", "admin").await.unwrap();
+        let user = db.add_user(of.org, &admin_named("its admin")).await.unwrap();
         let spec = KeySpec { name: "admin".into(), env: "test".into(), ..KeySpec::default() };
         let (_, text) = db.create_key(of.org, user, &spec).await.unwrap();
         Self::new(gateway, text.expose())

@@ -11,10 +11,11 @@ use nix::unistd::{Pid, geteuid};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
-use tollgate::store::Database;
+use tollgate::store::{Acting, Database};
 
 use super::database::until;
 use super::process::Scratch;
+use crate::support::seed::acting;
 
 /// What every such server's database is called.
 const NAME: &str = "ledger";
@@ -57,8 +58,8 @@ impl TestCluster {
     }
 
     /// A pool on this very server.
-    pub fn database(&self) -> Database {
-        Database::connect(&self.secret(), 4, Duration::from_secs(30)).unwrap()
+    pub fn database(&self) -> Acting {
+        acting(&Database::connect(&self.secret(), 4, Duration::from_secs(30)).unwrap())
     }
 
     /// Runs a statement; the only row's only column, as text, if there is one.

@@ -14,11 +14,12 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
-use tollgate::store::{AuditReport, Database, Fingerprint, LedgerError};
+use tollgate::store::{Acting, AuditReport, Database, Fingerprint, LedgerError};
 use url::Url;
 use uuid::Uuid;
 
-use super::leaks;
+use super::seed::acting;
+use super::{leaks, schema};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const DIR_PREFIX: &str = "tollgate-tests-";
@@ -87,9 +88,7 @@ fn at(server: &Url, database: &str) -> String {
 
 /// Makes the template of this schema, unless an earlier process has left it on the server.
 async fn make_template(server: &Url) -> String {
-    let checksums: Vec<u8> =
-        sqlx::migrate!().iter().flat_map(|migration| migration.checksum.to_vec()).collect();
-    let digest = Fingerprint::of(&checksums);
+    let digest = Fingerprint::of(schema::text().as_bytes());
     let hex: String = digest.as_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let template = format!("tollgate_template_{hex}");
 
@@ -146,7 +145,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 pub struct TestDatabase {
     name: String,
     url: String,
-    database: Database,
+    database: Acting,
     pool: PgPool,
     expect_broken: bool,
 }
@@ -161,7 +160,7 @@ impl TestDatabase {
         admin.execute(AssertSqlSafe(create)).await.unwrap();
         admin.close().await.unwrap();
         let url = at(&server.url, &name);
-        let database = Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap();
+        let database = acting(&Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap());
         let pool =
             PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).connect_lazy(&url).unwrap();
         Self { name, url, database, pool, expect_broken: false }
@@ -172,7 +171,8 @@ impl TestDatabase {
         &self.url
     }
 
-    pub fn database(&self) -> &Database {
+    /// Acts as a part of this program, which a test is.
+    pub fn database(&self) -> &Acting {
         &self.database
     }
 

@@ -13,6 +13,7 @@ use tollgate::store::{
 };
 
 use super::database::TestDatabase;
+use crate::support::seed::{TOP_UP, org_named};
 
 /// Longer than any test takes.
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -46,14 +47,14 @@ pub async fn ledger_with(db: &TestDatabase, settings: LaneSettings) -> Ledger {
 }
 
 pub fn ledger_of(db: &TestDatabase, gateway: GatewayId, settings: LaneSettings) -> Ledger {
-    Ledger::start(db.database().clone(), gateway, &settings, Duration::from_secs(60), Clock)
+    Ledger::start((**db.database()).clone(), gateway, &settings, Duration::from_secs(60), Clock)
 }
 
 /// An organisation with so many credits.
 pub async fn funded(db: &TestDatabase, amount: i64) -> OrgId {
-    let org = db.database().create_org(&HoldId::generate().to_string()).await.unwrap();
+    let org = db.database().add_org(&org_named(&HoldId::generate().to_string())).await.unwrap();
     if amount > 0 {
-        db.database().post_credit(org, credits(amount), "top-up", "test", None).await.unwrap();
+        db.database().grant(org, credits(amount), None, TOP_UP, None).await.unwrap();
     }
     org
 }

@@ -27,6 +27,7 @@ pub use self::raw::{RawClient, closed_port, stub_upstream};
 use super::database::TestDatabase;
 use super::leaks::{self, PROMPT};
 use super::process::{Said, run};
+use crate::support::seed::{TOP_UP, admin_named, org_named, user_named};
 
 pub const MASTER_KEY: &str = "sim-master-key";
 
@@ -55,11 +56,11 @@ pub struct TestGateway {
 }
 
 async fn caller(db: &TestDatabase, credits: i64) -> Caller {
-    let org = db.database().create_org("a customer").await.unwrap();
+    let org = db.database().add_org(&org_named("a customer")).await.unwrap();
     if credits > 0 {
-        db.database().post_credit(org, Credits::new(credits), "top-up", "test", None).await.unwrap();
+        db.database().grant(org, Credits::new(credits), None, TOP_UP, None).await.unwrap();
     }
-    let user = db.database().create_user(org, "a user", "member").await.unwrap();
+    let user = db.database().add_user(org, &user_named("a user")).await.unwrap();
     key_of(db, org, user, KeySpec::default()).await
 }
 
@@ -125,17 +126,22 @@ impl TestGateway {
 
     /// A key of another user of the caller's organisation.
     pub async fn another_user(&self, name: &str, role: &str) -> Caller {
-        let user = self.db.database().create_user(self.caller.org, name, role).await.unwrap();
+        let user = self
+            .db
+            .database()
+            .add_user(self.caller.org, &if role == "admin" { admin_named(name) } else { user_named(name) })
+            .await
+            .unwrap();
         key_of(&self.db, self.caller.org, user, KeySpec::default()).await
     }
 
     /// A key of another organisation with as many credits.
     pub async fn another_org(&self, name: &str, credits: i64) -> Caller {
-        let org = self.db.database().create_org(name).await.unwrap();
+        let org = self.db.database().add_org(&org_named(name)).await.unwrap();
         if credits > 0 {
-            self.db.database().post_credit(org, Credits::new(credits), "top-up", "test", None).await.unwrap();
+            self.db.database().grant(org, Credits::new(credits), None, TOP_UP, None).await.unwrap();
         }
-        let user = self.db.database().create_user(org, "a user", "member").await.unwrap();
+        let user = self.db.database().add_user(org, &user_named("a user")).await.unwrap();
         key_of(&self.db, org, user, KeySpec::default()).await
     }
 

@@ -17,6 +17,7 @@ use crate::support::database::TestDatabase;
 use crate::support::fixture::credits;
 use crate::support::gateway::{Answer, MASTER_KEY};
 use crate::support::process::{Process, Scratch};
+use crate::support::seed::{TOP_UP, org_named, user_named};
 
 /// What a scrape said: each series with its value.
 #[derive(Debug)]
@@ -161,11 +162,11 @@ impl Drop for Vendor {
 /// A key of a new organisation with so many credits.
 pub async fn key(db: &TestDatabase, name: &str, amount: i64) -> (OrgId, UserId, String) {
     let database = db.database();
-    let org = database.create_org(name).await.unwrap();
+    let org = database.add_org(&org_named(name)).await.unwrap();
     if amount > 0 {
-        database.post_credit(org, credits(amount), "top-up", "test", None).await.unwrap();
+        database.grant(org, credits(amount), None, TOP_UP, None).await.unwrap();
     }
-    let user = database.create_user(org, "a user", "member").await.unwrap();
+    let user = database.add_user(org, &user_named("a user")).await.unwrap();
     let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
     let (_, text) = database.create_key(org, user, &spec).await.unwrap();
     (org, user, text.expose().to_owned())

@@ -385,7 +385,7 @@ async fn until_taken_over(gateway: &TestGateway) {
 async fn a_lease_that_is_renewed_too_late_has_not_held_since() {
     let db = TestDatabase::new().await;
     let length = Duration::from_millis(500);
-    let lease = Lease::new(db.database().clone(), GatewayId::generate(), length, Clock);
+    let lease = Lease::new((**db.database()).clone(), GatewayId::generate(), length, Clock);
     assert!(!lease.has_held_since(Clock.now()), "it was never taken");
     until("it is taken, and renewed in time", async || {
         lease.renew().await.unwrap();

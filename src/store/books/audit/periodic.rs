@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
-use sqlx::{ConnectOptions, Connection, Executor, Row};
+use sqlx::{Connection, Row};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,8 +12,9 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::ids::{GatewayId, OrgId};
 use crate::store::books::audit::{INVARIANTS, snapshot};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::session::Deadline;
 
 /// An audit that takes longer is given up: its snapshot keeps the database from cleaning up.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -27,11 +27,6 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// Organisations that are named for a check, at most.
 const NAMED: i32 = 5;
-
-/// The settings of its connection. It takes what is left over: no parallel workers, and no work for a gateway that has
-/// gone away.
-const SETTINGS: &str = "set statement_timeout = '10min'; set max_parallel_workers_per_gather = 0; \
-                        set client_connection_check_interval = '5s'";
 
 /// A check that found rows it must not find.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +69,6 @@ impl Database {
         .bind(every.as_secs_f64())
         .bind((LIMIT + PAUSE).as_secs_f64())
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some((run, started_at)) = begun else { return Ok(None) };
         let started = Clock.now();
@@ -107,7 +101,6 @@ impl Database {
         .bind(breaches)
         .bind(started_at)
         .execute(self.pool())
-        .bounded()
         .await?;
         if stopped { Ok(None) } else { found.map(Some) }
     }
@@ -118,7 +111,6 @@ impl Database {
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
         )
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(AuditResult {
@@ -130,11 +122,7 @@ impl Database {
 
     /// Every invariant in one snapshot, on a connection that nobody else needs.
     async fn look_for_breaches(&self) -> Result<Vec<Breach>, LedgerError> {
-        let (server, _) = self.servers.options();
-        let server = server.application_name("tollgate-audit").disable_statement_logging();
-        let mut connection: PgConnection = server.connect().bounded().await?;
-        self.servers.admit(&mut connection).bounded().await?;
-        connection.execute(SETTINGS).bounded().await?;
+        let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;
         let mut breaches = Vec::new();
         for &(check, sql) in INVARIANTS {
@@ -154,7 +142,7 @@ impl Database {
             }
         }
         snapshot.rollback().await?;
-        drop(connection.close().bounded().await);
+        drop(tokio::time::timeout(Deadline::QUERY.patience(), connection.close()).await);
         Ok(breaches)
     }
 }

@@ -7,8 +7,8 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ids::{IdentityId, OrgId, UserId};
-use crate::store::db::change::Change;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::directory::identity::Provider;
 use crate::store::directory::keys::standing;
@@ -96,40 +96,8 @@ impl Database {
         .bind(provider.provider_id.as_uuid())
         .bind(&presented.subject)
         .fetch_optional(self.pool())
-        .bounded()
         .await?;
         row.as_ref().map(found).transpose()
-    }
-
-    /// Makes a user of a subject that was never seen, if its provider may; takes over what a newer token says about team
-    /// and role. Any number of gateways may do so at once.
-    pub async fn sign_in(
-        &self,
-        provider: &Provider,
-        presented: &Presented,
-    ) -> Result<Option<FoundIdentity>, LedgerError> {
-        let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
-        let mut change = self.change().await?;
-        let org: Option<(Uuid, bool)> = sqlx::query_as(concat!(
-            "select o.org_id, o.deleted_at is null from org o where ",
-            wanted!(),
-            " for key share"
-        ))
-        .bind(wanted.own)
-        .bind(wanted.id)
-        .bind(wanted.name)
-        .fetch_optional(&mut *change)
-        .bounded()
-        .await?;
-        let Some((org, true)) = org else { return Ok(None) };
-        let user = tied_user(&mut change, provider, presented, org).await?;
-        match user {
-            Some(user) => take_over(&mut change, provider, presented, org, user).await?,
-            None if provider.spec.create_users => make_user(&mut change, provider, presented, org).await?,
-            None => return Ok(None),
-        }
-        change.commit().await?;
-        self.find_identity(provider, presented).await
     }
 }
 
@@ -142,121 +110,36 @@ fn found(row: &PgRow) -> Result<FoundIdentity, LedgerError> {
     })
 }
 
-/// The user a subject is tied to. Whoever asks for the same subject meanwhile waits.
-async fn tied_user(
-    change: &mut Change,
-    provider: &Provider,
-    presented: &Presented,
-    org: Uuid,
-) -> Result<Option<Uuid>, LedgerError> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text || $2::text || $3, 0))")
-        .bind(provider.provider_id.as_uuid())
-        .bind(org)
-        .bind(&presented.subject)
-        .execute(&mut **change)
-        .bounded()
-        .await?;
-    let user = sqlx::query_scalar(
-        "select user_id from user_identity where provider_id = $1 and org_id = $2 and subject = $3",
-    );
-    let user = user.bind(provider.provider_id.as_uuid()).bind(org).bind(&presented.subject);
-    Ok(user.fetch_optional(&mut **change).bounded().await?)
-}
-
-/// A team that nobody knows changes nothing.
-///
-/// Locks the team, then the user, then what bumps the epoch, as whoever edits one of them.
-async fn take_over(
-    change: &mut Change,
-    provider: &Provider,
-    presented: &Presented,
-    org: Uuid,
-    user: Uuid,
-) -> Result<(), LedgerError> {
-    let team = team_of(change, org, presented).await?;
-    sqlx::query("select from app_user where user_id = $1 for no key update")
-        .bind(user)
-        .execute(&mut **change)
-        .bounded()
-        .await?;
-    let newer = sqlx::query(
-        "update user_identity set claims_as_of = $4 \
-         where provider_id = $1 and org_id = $2 and subject = $3 and claims_as_of < $4",
-    )
-    .bind(provider.provider_id.as_uuid())
-    .bind(org)
-    .bind(&presented.subject)
-    .bind(presented.issued_at)
-    .execute(&mut **change)
-    .bounded()
-    .await?;
-    if newer.rows_affected() == 0 {
-        return Ok(());
+impl Acting {
+    /// Makes a user of a subject that was never seen, if its provider may; takes over what a newer token says about team
+    /// and role. Any number of gateways may do so at once.
+    pub async fn sign_in(
+        &self,
+        provider: &Provider,
+        presented: &Presented,
+    ) -> Result<Option<FoundIdentity>, LedgerError> {
+        let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
+        let user = UserId::generate();
+        let subject = &presented.subject;
+        // Called as its subject, or so that nobody takes it for another user of that name.
+        let names =
+            [subject.clone(), format!("{subject} ({})", provider.spec.name), format!("{subject} ({user})")];
+        let known: bool =
+            sqlx::query_scalar("select sign_in($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+                .bind(provider.provider_id.as_uuid())
+                .bind(wanted.own)
+                .bind(wanted.id)
+                .bind(wanted.name)
+                .bind(subject)
+                .bind(presented.issued_at)
+                .bind(presented.role)
+                .bind(&presented.team)
+                .bind(provider.spec.create_users)
+                .bind(user.as_uuid())
+                .bind(IdentityId::generate().as_uuid())
+                .bind(names.as_slice())
+                .fetch_one(self.change())
+                .await?;
+        if known { self.find_identity(provider, presented).await } else { Ok(None) }
     }
-    sqlx::query(
-        "update app_user set role = coalesce($2, role), team_id = coalesce($3, team_id) \
-         where user_id = $1 and deleted_at is null \
-         and (role <> coalesce($2, role) or team_id is distinct from coalesce($3, team_id))",
-    )
-    .bind(user)
-    .bind(presented.role)
-    .bind(team)
-    .execute(&mut **change)
-    .bounded()
-    .await?;
-    Ok(())
-}
-
-/// The team that a token names, if there is one; nobody deletes it before this change is over.
-async fn team_of(change: &mut Change, org: Uuid, presented: &Presented) -> Result<Option<Uuid>, LedgerError> {
-    let Some(name) = &presented.team else { return Ok(None) };
-    let team = sqlx::query_scalar(
-        "select team_id from team where org_id = $1 and name = $2 and deleted_at is null for share",
-    );
-    Ok(team.bind(org).bind(name).fetch_optional(&mut **change).bounded().await?)
-}
-
-/// Called as its subject, or so that nobody takes it for another user of that name.
-async fn make_user(
-    change: &mut Change,
-    provider: &Provider,
-    presented: &Presented,
-    org: Uuid,
-) -> Result<(), LedgerError> {
-    let user = UserId::generate();
-    let team = team_of(change, org, presented).await?;
-    let subject = &presented.subject;
-    let names =
-        [subject.clone(), format!("{subject} ({})", provider.spec.name), format!("{subject} ({user})")];
-    for name in names {
-        let done = sqlx::query(
-            "insert into app_user (user_id, org_id, name, role, team_id) values ($1, $2, $3, $4, $5) \
-             on conflict (org_id, name) where deleted_at is null do nothing",
-        )
-        .bind(user.as_uuid())
-        .bind(org)
-        .bind(name)
-        .bind(presented.role.unwrap_or(Role::Member))
-        .bind(team)
-        .execute(&mut **change)
-        .bounded()
-        .await?;
-        if done.rows_affected() > 0 {
-            break;
-        }
-    }
-    sqlx::query(
-        "insert into user_identity (identity_id, provider_id, org_id, subject, user_id, claims_as_of) \
-         values ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(IdentityId::generate().as_uuid())
-    .bind(provider.provider_id.as_uuid())
-    .bind(org)
-    .bind(subject)
-    .bind(user.as_uuid())
-    .bind(presented.issued_at)
-    .execute(&mut **change)
-    .bounded()
-    .await?;
-    Ok(())
 }

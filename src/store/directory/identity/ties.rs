@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::directory::tenancy::Slice;
 
@@ -31,64 +32,6 @@ pub struct IdentityInfo {
 }
 
 impl Database {
-    /// Ties a subject of a provider to a user of `org` that is there already.
-    pub async fn link_identity(
-        &self,
-        id: ProviderId,
-        org: OrgId,
-        user: UserId,
-        subject: &str,
-    ) -> Result<IdentityId, LedgerError> {
-        let length = subject.chars().count();
-        if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
-            return Err(LedgerError::Invalid(
-                "a subject is 1 to 200 characters, none a control character".into(),
-            ));
-        }
-        let identity = IdentityId::generate();
-        let mut change = self.change().await?;
-        let done = sqlx::query(
-            "insert into user_identity (identity_id, provider_id, org_id, subject, user_id) \
-             select $1, p.provider_id, u.org_id, $5, u.user_id from identity_provider p, app_user u \
-             where p.provider_id = $2 and p.deleted_at is null and p.serves = 'organisations' \
-             and (p.org_id is null or p.org_id = $3) and u.org_id = $3 and u.user_id = $4 and u.deleted_at is null",
-        )
-        .bind(identity.as_uuid())
-        .bind(id.as_uuid())
-        .bind(org.as_uuid())
-        .bind(user.as_uuid())
-        .bind(subject)
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.is_unique_violation() => {
-                LedgerError::Conflict("this subject is tied to a user already".into())
-            }
-            _ => error.into(),
-        })?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no user {user}, or no provider {id}")));
-        }
-        change.commit().await?;
-        Ok(identity)
-    }
-
-    /// Unties a subject of `org`: its tokens are refused, or make a new user.
-    pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        let done = sqlx::query("delete from user_identity where org_id = $1 and identity_id = $2")
-            .bind(org.as_uuid())
-            .bind(identity.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no identity {identity}")));
-        }
-        change.commit().await
-    }
-
     /// The subjects that are tied to users of `org`, or to one of them, oldest first.
     pub async fn list_identities(
         &self,
@@ -106,7 +49,6 @@ impl Database {
         .bind(slice.after.map(IdentityId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         let info = |row: &PgRow| {
             Ok(IdentityInfo {
@@ -118,5 +60,60 @@ impl Database {
             })
         };
         rows.iter().map(info).collect()
+    }
+}
+
+impl Acting {
+    /// Ties a subject of a provider to a user of `org` that is there already.
+    pub async fn link_identity(
+        &self,
+        id: ProviderId,
+        org: OrgId,
+        user: UserId,
+        subject: &str,
+    ) -> Result<IdentityId, LedgerError> {
+        let length = subject.chars().count();
+        if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
+            return Err(LedgerError::Invalid(
+                "a subject is 1 to 200 characters, none a control character".into(),
+            ));
+        }
+        let identity = IdentityId::generate();
+        let done = sqlx::query(
+            "insert into user_identity (identity_id, provider_id, org_id, subject, user_id) \
+             select $1, p.provider_id, u.org_id, $5, u.user_id from identity_provider p, app_user u \
+             where p.provider_id = $2 and p.deleted_at is null and p.serves = 'organisations' \
+             and (p.org_id is null or p.org_id = $3) and u.org_id = $3 and u.user_id = $4 and u.deleted_at is null",
+        )
+        .bind(identity.as_uuid())
+        .bind(id.as_uuid())
+        .bind(org.as_uuid())
+        .bind(user.as_uuid())
+        .bind(subject)
+        .execute(self.change())
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(e) if e.is_unique_violation() => {
+                LedgerError::Conflict("this subject is tied to a user already".into())
+            }
+            _ => error.into(),
+        })?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("{org} has no user {user}, or no provider {id}")));
+        }
+        Ok(identity)
+    }
+
+    /// Unties a subject of `org`: its tokens are refused, or make a new user.
+    pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), LedgerError> {
+        let done = sqlx::query("delete from user_identity where org_id = $1 and identity_id = $2")
+            .bind(org.as_uuid())
+            .bind(identity.as_uuid())
+            .execute(self.change())
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("{org} has no identity {identity}")));
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::ids::{KeyId, OrgId, UserId};
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::directory::keys::rate;
@@ -89,23 +89,34 @@ macro_rules! key_status {
     };
 }
 
-macro_rules! select_key {
-    ($($rest:expr),+) => {
+/// What a [`KeyInfo`] is read from: a key `k`, its user `u` and their organisation `o`.
+macro_rules! key_columns {
+    () => {
         concat!(
-            "select k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.rotated_at, \
-             k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, w.used_at, \
+            "k.key_id, k.public_id, k.org_id, k.user_id, k.name, k.created_at, k.expires_at, k.rotated_at, \
+             k.allowed_types, k.allowed_networks, k.create_per_minute, k.status_per_minute, k.version, \
+             (select w.used_at from api_key_use w where w.key_id = k.key_id) as used_at, \
              coalesce(k.revoked_at, least(u.deleted_at, o.deleted_at)) as revoked_at, \
              case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is null and k.previous_until > now() \
              then k.previous_until end as previous_until, ",
-            key_status!(),
-            " as status from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
-             left join api_key_use w using (key_id) ",
+            crate::store::directory::keys::info::key_status!(),
+            " as status"
+        )
+    };
+}
+
+macro_rules! select_key {
+    ($($rest:expr),+) => {
+        concat!(
+            "select ",
+            key_columns!(),
+            " from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id ",
             $($rest),+
         )
     };
 }
 
-pub(super) use {key_status, select_key};
+pub(super) use {key_columns, key_status};
 
 pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
     Ok(KeyInfo {
@@ -154,7 +165,6 @@ impl Database {
         .bind(filter.status)
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?;
         rows.iter().map(info).collect()
     }
@@ -162,6 +172,6 @@ impl Database {
     /// One key.
     pub async fn key(&self, key: KeyId) -> Result<Option<KeyInfo>, LedgerError> {
         let row = sqlx::query(select_key!("where k.key_id = $1")).bind(key.as_uuid());
-        row.fetch_optional(self.pool()).bounded().await?.as_ref().map(info).transpose()
+        row.fetch_optional(self.pool()).await?.as_ref().map(info).transpose()
     }
 }

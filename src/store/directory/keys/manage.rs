@@ -3,23 +3,21 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::api_key::NewKey;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::secret::Secret;
-use crate::store::db::change::Change;
-use crate::store::db::database::{Bounded, Database};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::directory::keys::Rates;
-use crate::store::directory::keys::info::{KeyInfo, info, key_status, select_key};
+use crate::store::directory::keys::info::{KeyInfo, info, key_columns};
 use crate::store::directory::tenancy::Status;
 
 /// The secret before a rotation works for at most this much longer.
 pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
-
-/// The `<env>` part of keys that were made before it was stored.
-const DEFAULT_ENV: &str = "live";
 
 /// A key to be made.
 #[derive(Debug, Clone, Default)]
@@ -87,32 +85,77 @@ fn stored(rate: Option<u32>) -> Option<i32> {
     rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX))
 }
 
-/// What would make a key for nothing: an end in the past, no network, no type or one that no price book knows.
-async fn check_bounds(
-    change: &mut Change,
-    expires_at: Option<OffsetDateTime>,
-    types: Option<&Vec<String>>,
-    networks: Option<&Vec<IpNet>>,
-) -> Result<(), LedgerError> {
-    if types.is_some_and(Vec::is_empty) || networks.is_some_and(Vec::is_empty) {
-        return invalid("allowed types and networks must not be empty lists: leave them out to allow all");
-    }
-    let (late, unknown): (Option<bool>, Option<String>) = sqlx::query_as(
-        "select $1 <= now(), (select wanted from unnest($2::text[]) wanted \
-         where not exists (select from price where task_type = wanted) limit 1)",
-    )
-    .bind(expires_at)
-    .bind(types)
-    .fetch_one(&mut **change)
-    .bounded()
-    .await?;
-    if late == Some(true) {
-        return invalid("the end of a key must not be in the past");
-    }
-    unknown.map_or(Ok(()), |unknown| invalid(format!("'{unknown}' is a task type of no price book")))
+/// What a change of a key depends on.
+struct Standing {
+    version: i32,
+    expired: bool,
+    env: String,
 }
 
 impl Database {
+    /// What would make a key for nothing: an end in the past, no network, no type or one that no price book knows.
+    async fn check_bounds(
+        &self,
+        expires_at: Option<OffsetDateTime>,
+        types: Option<&Vec<String>>,
+        networks: Option<&Vec<IpNet>>,
+    ) -> Result<(), LedgerError> {
+        if types.is_some_and(Vec::is_empty) || networks.is_some_and(Vec::is_empty) {
+            return invalid(
+                "allowed types and networks must not be empty lists: leave them out to allow all",
+            );
+        }
+        let (late, unknown): (Option<bool>, Option<String>) = sqlx::query_as(
+            "select $1 <= now(), (select wanted from unnest($2::text[]) wanted \
+             where not exists (select from price where task_type = wanted) limit 1)",
+        )
+        .bind(expires_at)
+        .bind(types)
+        .fetch_one(self.pool())
+        .await?;
+        if late == Some(true) {
+            return invalid("the end of a key must not be in the past");
+        }
+        unknown.map_or(Ok(()), |unknown| invalid(format!("'{unknown}' is a task type of no price book")))
+    }
+
+    /// Fails if a key cannot be changed: it must be there and of the version that its editor saw, not be revoked, nor belong
+    /// to somebody who was deleted.
+    async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, LedgerError> {
+        let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
+            "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
+             coalesce(k.expires_at <= now(), false), k.env \
+             from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id where k.key_id = $1",
+        )
+        .bind(key.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        let (current, revoked, expired, env) = row.ok_or_else(|| no_such(key))?;
+        if version.is_some_and(|version| version != current) {
+            return Err(LedgerError::Stale { current });
+        }
+        if revoked {
+            return Err(LedgerError::Conflict(format!("{key} is revoked: make another one")));
+        }
+        Ok(Standing { version: current, expired, env })
+    }
+
+    /// What a change came to that found no row: whatever stood in its way came after it had been looked at.
+    async fn changed_key(
+        &self,
+        row: Option<PgRow>,
+        key: KeyId,
+        version: Option<i32>,
+    ) -> Result<KeyInfo, LedgerError> {
+        let Some(row) = row else {
+            let current = self.changeable_key(key, version).await?.version;
+            return Err(LedgerError::Stale { current });
+        };
+        info(&row)
+    }
+}
+
+impl Acting {
     /// Makes a key for a user of `org`. Its text is in the answer and nowhere else.
     pub async fn create_key(
         &self,
@@ -128,9 +171,8 @@ impl Database {
             ))
         })?;
         let key = KeyId::generate();
-        let mut change = self.change().await?;
         let (types, networks) = (spec.allowed_types.as_ref(), spec.allowed_networks.as_ref());
-        check_bounds(&mut change, spec.expires_at, types, networks).await?;
+        self.check_bounds(spec.expires_at, types, networks).await?;
         let done = sqlx::query(
             "insert into api_key (key_id, public_id, org_id, user_id, name, secret_sha256, allowed_types, \
              allowed_networks, create_per_minute, status_per_minute, expires_at, env) \
@@ -149,13 +191,11 @@ impl Database {
         .bind(stored(spec.rates.status))
         .bind(spec.expires_at)
         .bind(&spec.env)
-        .execute(&mut *change)
-        .bounded()
+        .execute(self.change())
         .await?;
         if done.rows_affected() == 0 {
             return Err(LedgerError::NotFound(format!("{org} has no user {user}")));
         }
-        change.commit().await?;
         Ok((key, new.text))
     }
 
@@ -169,20 +209,22 @@ impl Database {
         if let Some(name) = &edit.name {
             check_name(name)?;
         }
-        let mut change = self.change().await?;
-        lock(&mut change, key, version).await?;
+        self.changeable_key(key, version).await?;
         let types = edit.allowed_types.as_ref().and_then(Option::as_ref);
         let networks = edit.allowed_networks.as_ref().and_then(Option::as_ref);
-        check_bounds(&mut change, edit.expires_at.flatten(), types, networks).await?;
-        sqlx::query(
-            "update api_key set name = coalesce($2, name), \
-             expires_at = case when $3 then $4 else expires_at end, \
-             allowed_types = case when $5 then $6 else allowed_types end, \
-             allowed_networks = case when $7 then $8 else allowed_networks end, \
-             create_per_minute = case when $9 then $10 else create_per_minute end, \
-             status_per_minute = case when $11 then $12 else status_per_minute end, \
-             suspended = coalesce($13, suspended) where key_id = $1",
-        )
+        self.check_bounds(edit.expires_at.flatten(), types, networks).await?;
+        let row = sqlx::query(concat!(
+            "update api_key k set name = coalesce($2, k.name), \
+             expires_at = case when $3 then $4 else k.expires_at end, \
+             allowed_types = case when $5 then $6 else k.allowed_types end, \
+             allowed_networks = case when $7 then $8 else k.allowed_networks end, \
+             create_per_minute = case when $9 then $10 else k.create_per_minute end, \
+             status_per_minute = case when $11 then $12 else k.status_per_minute end, \
+             suspended = coalesce($13, k.suspended) from app_user u join org o using (org_id) \
+             where k.key_id = $1 and u.user_id = k.user_id and k.version = coalesce($14, k.version) \
+               and coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is null returning ",
+            key_columns!()
+        ))
         .bind(key.as_uuid())
         .bind(edit.name.as_ref())
         .bind(edit.expires_at.is_some())
@@ -196,12 +238,10 @@ impl Database {
         .bind(edit.status_per_minute.is_some())
         .bind(stored(edit.status_per_minute.flatten()))
         .bind(edit.status.map(|status| status == Status::Suspended))
-        .execute(&mut *change)
-        .bounded()
+        .bind(version)
+        .fetch_optional(self.change())
         .await?;
-        let edited = reread(&mut change, key).await?;
-        change.commit().await?;
-        Ok(edited)
+        self.changed_key(row, key, version).await
     }
 
     /// Gives a key another secret. The present one works for `overlap` more; one from an earlier rotation ends now.
@@ -209,77 +249,41 @@ impl Database {
         if overlap > MAX_OVERLAP {
             return invalid("the overlap must be at most 30 days");
         }
-        let mut change = self.change().await?;
-        let locked = lock(&mut change, key, None).await?;
-        if locked.expired {
+        let standing = self.changeable_key(key, None).await?;
+        if standing.expired {
             return Err(LedgerError::Conflict(format!("{key} has expired: give it another end first")));
         }
-        let new = NewKey::generate(&locked.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
-        sqlx::query(
-            "update api_key set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
-             previous_public_id = case when $4 > 0 then public_id end, \
-             previous_sha256 = case when $4 > 0 then secret_sha256 end, \
-             previous_until = case when $4 > 0 then now() + make_interval(secs => $4) end where key_id = $1",
-        )
+        let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
+        let row = sqlx::query(concat!(
+            "update api_key k set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
+             previous_public_id = case when $4 > 0 then k.public_id end, \
+             previous_sha256 = case when $4 > 0 then k.secret_sha256 end, \
+             previous_until = case when $4 > 0 then now() + make_interval(secs => $4) end \
+             from app_user u join org o using (org_id) \
+             where k.key_id = $1 and u.user_id = k.user_id and coalesce(k.expires_at > now(), true) \
+               and coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is null returning ",
+            key_columns!()
+        ))
         .bind(key.as_uuid())
         .bind(&new.public_id)
         .bind(new.secret.as_bytes())
         .bind(overlap.as_secs_f64())
-        .execute(&mut *change)
-        .bounded()
+        .fetch_optional(self.change())
         .await?;
-        let rotated = reread(&mut change, key).await?;
-        change.commit().await?;
+        let rotated = self.changed_key(row, key, None).await?;
         Ok(Rotated { text: new.text, key: rotated })
     }
 
     /// Revokes a key for good, with all its secrets. Says whether it was this call that did it.
     pub async fn revoke_key(&self, key: KeyId) -> Result<bool, LedgerError> {
-        let mut change = self.change().await?;
         let done =
             sqlx::query("update api_key set revoked_at = now() where key_id = $1 and revoked_at is null")
                 .bind(key.as_uuid())
-                .execute(&mut *change)
-                .bounded()
+                .execute(self.change())
                 .await?;
-        let first = done.rows_affected() > 0;
-        if !first {
-            reread(&mut change, key).await?;
+        if done.rows_affected() == 0 {
+            self.key(key).await?.ok_or_else(|| no_such(key))?;
         }
-        change.commit().await?;
-        Ok(first)
+        Ok(done.rows_affected() > 0)
     }
-}
-
-struct Locked {
-    env: String,
-    expired: bool,
-}
-
-/// Locks a key for a change of it; it must not be revoked, nor belong to somebody who was deleted.
-async fn lock(change: &mut Change, key: KeyId, version: Option<i32>) -> Result<Locked, LedgerError> {
-    let row: Option<(i32, bool, bool, Option<String>)> = sqlx::query_as(
-        "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
-         coalesce(k.expires_at <= now(), false), k.env \
-         from api_key k join app_user u using (user_id) join org o on o.org_id = k.org_id \
-         where k.key_id = $1 for update of k",
-    )
-    .bind(key.as_uuid())
-    .fetch_optional(&mut **change)
-    .bounded()
-    .await?;
-    let (current, revoked, expired, env) = row.ok_or_else(|| no_such(key))?;
-    if version.is_some_and(|version| version != current) {
-        return Err(LedgerError::Stale { current });
-    }
-    if revoked {
-        return Err(LedgerError::Conflict(format!("{key} is revoked: make another one")));
-    }
-    Ok(Locked { env: env.unwrap_or_else(|| DEFAULT_ENV.into()), expired })
-}
-
-async fn reread(change: &mut Change, key: KeyId) -> Result<KeyInfo, LedgerError> {
-    let row = sqlx::query(select_key!("where k.key_id = $1")).bind(key.as_uuid());
-    let row = row.fetch_optional(&mut **change).bounded().await?;
-    info(&row.ok_or_else(|| no_such(key))?)
 }

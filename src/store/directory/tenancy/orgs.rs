@@ -4,7 +4,6 @@ use sqlx::AssertSqlSafe;
 
 use super::*;
 use crate::store::credits::balance::COLUMNS as BALANCE;
-use crate::store::db::change::counted;
 
 /// An organisation with its balance.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -102,6 +101,14 @@ pub struct OrgFilter {
     pub deleted: bool,
 }
 
+words! {
+    enum ChangeOutcome in "change_org()" {
+        Changed = "changed",
+        Unchanged = "unchanged",
+        UnknownTimeZone = "unknown_time_zone",
+    }
+}
+
 /// What an [`Org`] is read from.
 const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
      o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
@@ -112,38 +119,12 @@ fn no_org(org: OrgId) -> String {
 }
 
 impl Database {
-    /// Makes an organisation with an empty balance.
-    pub async fn create_org(&self, name: &str) -> Result<OrgId, LedgerError> {
-        self.add_org(&NewOrg { name: name.into(), time_zone: "UTC".into() }).await
-    }
-
-    /// Makes an organisation with an empty balance.
-    pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, LedgerError> {
-        let org = OrgId::generate();
-        let mut change = self.change().await?;
-        known_zone(&mut change, &new.time_zone).await?;
-        sqlx::query(
-            "with o as (insert into org (org_id, name, time_zone) values ($1, $2, $3)) \
-             insert into org_balance (org_id) values ($1)",
-        )
-        .bind(org.as_uuid())
-        .bind(&new.name)
-        .bind(&new.time_zone)
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| taken(error, || format!("an organisation named '{}' exists already", new.name)))?;
-        change.commit().await?;
-        Ok(org)
-    }
-
     /// All organisations, oldest first.
     pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
         )))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
     }
 
@@ -162,7 +143,6 @@ impl Database {
         .bind(slice.after.map(OrgId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
     }
 
@@ -171,7 +151,7 @@ impl Database {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"
         )));
-        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).bounded().await?)
+        Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
     /// The organisation of that name.
@@ -179,7 +159,41 @@ impl Database {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
         )));
-        Ok(row.bind(name).fetch_optional(self.pool()).bounded().await?)
+        Ok(row.bind(name).fetch_optional(self.pool()).await?)
+    }
+
+    async fn missing_org(&self, org: OrgId) -> Result<LedgerError, LedgerError> {
+        let current = sqlx::query_scalar("select version from org where org_id = $1 and deleted_at is null")
+            .bind(org.as_uuid())
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(unchanged(current, || no_org(org)))
+    }
+}
+
+fn unknown_zone(zone: &str) -> LedgerError {
+    LedgerError::Invalid(format!("there is no time zone '{zone}': give one such as Europe/Berlin"))
+}
+
+impl Acting {
+    /// Makes an organisation with an empty balance.
+    pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, LedgerError> {
+        let org = OrgId::generate();
+        let made = sqlx::query(
+            "with zone as (select from pg_timezone_names where name = $3 limit 1), \
+             made as (insert into org (org_id, name, time_zone) select $1, $2, $3 from zone returning org_id) \
+             insert into org_balance (org_id) select org_id from made",
+        )
+        .bind(org.as_uuid())
+        .bind(&new.name)
+        .bind(&new.time_zone)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || format!("an organisation named '{}' exists already", new.name)))?;
+        if made.rows_affected() == 0 {
+            return Err(unknown_zone(&new.time_zone));
+        }
+        Ok(org)
     }
 
     /// Changes an organisation, if its version is still `version`; every gateway follows within a second.
@@ -189,86 +203,46 @@ impl Database {
         new: OrgChange,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        if let Some(zone) = &new.time_zone {
-            known_zone(&mut change, zone).await?;
-            change.may_count().await?;
+        // In another time zone what was spent in other windows is counted.
+        let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
+        let outcome: ChangeOutcome =
+            sqlx::query_scalar("select change_org($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
+                .bind(org.as_uuid())
+                .bind(version)
+                .bind(&new.name)
+                .bind(new.status)
+                .bind(&new.time_zone)
+                .bind(new.create_per_minute.is_some())
+                .bind(new.create_per_minute.flatten())
+                .bind(new.status_per_minute.is_some())
+                .bind(new.status_per_minute.flatten())
+                .bind(new.max_open_tasks.is_some())
+                .bind(new.max_open_tasks.flatten())
+                .bind(new.overdraft.map(Credits::get))
+                .bind(new.price_factor.map(PriceFactor::basis_points))
+                .fetch_one(change)
+                .await
+                .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
+        match outcome {
+            ChangeOutcome::Changed => Ok(()),
+            ChangeOutcome::Unchanged => Err(self.missing_org(org).await?),
+            ChangeOutcome::UnknownTimeZone => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
         }
-        // The balance row first, as everything does that locks both.
-        sqlx::query(
-            "update org_balance set max_open_tasks = case when $2 then $3 else max_open_tasks end, \
-             overdraft = coalesce($4, overdraft) where org_id = $1",
-        )
-        .bind(org.as_uuid())
-        .bind(new.max_open_tasks.is_some())
-        .bind(new.max_open_tasks.flatten())
-        .bind(new.overdraft.map(Credits::get))
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        let update = sqlx::query(
-            "update org set create_per_minute = case when $2 then $3 else create_per_minute end, \
-               status_per_minute = case when $4 then $5 else status_per_minute end, \
-               price_factor_bp = coalesce($6, price_factor_bp), name = coalesce($7, name), \
-               status = coalesce($8, status), time_zone = coalesce($9, time_zone) \
-             where org_id = $1 and deleted_at is null and version = coalesce($10, version)",
-        )
-        .bind(org.as_uuid())
-        .bind(new.create_per_minute.is_some())
-        .bind(new.create_per_minute.flatten())
-        .bind(new.status_per_minute.is_some())
-        .bind(new.status_per_minute.flatten())
-        .bind(new.price_factor.map(PriceFactor::basis_points))
-        .bind(&new.name)
-        .bind(new.status)
-        .bind(&new.time_zone)
-        .bind(version)
-        .execute(&mut *change);
-        // By another clock what was spent in other windows is counted.
-        let done = counted(update)
-            .await
-            .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
-        if done.rows_affected() == 0 {
-            return Err(self.missing_org(org).await?);
-        }
-        change.commit().await
     }
 
     /// Deletes an organisation: its keys are refused, its balance, its tasks and its entries stay.
     pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
         let done = sqlx::query(
             "update org set deleted_at = now(), status = 'suspended' \
              where org_id = $1 and deleted_at is null and version = coalesce($2, version)",
         )
         .bind(org.as_uuid())
         .bind(version)
-        .execute(&mut *change)
-        .bounded()
+        .execute(self.change())
         .await?;
         if done.rows_affected() == 0 {
             return Err(self.missing_org(org).await?);
         }
-        change.commit().await
+        Ok(())
     }
-
-    async fn missing_org(&self, org: OrgId) -> Result<LedgerError, LedgerError> {
-        let current = sqlx::query_scalar("select version from org where org_id = $1 and deleted_at is null")
-            .bind(org.as_uuid())
-            .fetch_optional(self.pool())
-            .bounded()
-            .await?;
-        Ok(unchanged(current, || no_org(org)))
-    }
-}
-
-async fn known_zone(change: &mut sqlx::PgConnection, zone: &str) -> Result<(), LedgerError> {
-    let known: bool = sqlx::query_scalar("select exists (select from pg_timezone_names where name = $1)")
-        .bind(zone)
-        .fetch_one(change)
-        .bounded()
-        .await?;
-    let wrong =
-        || LedgerError::Invalid(format!("there is no time zone '{zone}': give one such as Europe/Berlin"));
-    known.then_some(()).ok_or_else(wrong)
 }

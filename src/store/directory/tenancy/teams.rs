@@ -43,28 +43,6 @@ impl FromRow<'_, PgRow> for Team {
 }
 
 impl Database {
-    /// Makes a team of `org`.
-    pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, LedgerError> {
-        let team = TeamId::generate();
-        let mut change = self.change().await?;
-        let done = sqlx::query(
-            "insert into team (team_id, org_id, name) \
-             select $1, org_id, $3 from org where org_id = $2 and deleted_at is null",
-        )
-        .bind(team.as_uuid())
-        .bind(org.as_uuid())
-        .bind(name)
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| taken(error, || format!("{org} has a team named '{name}' already")))?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        }
-        change.commit().await?;
-        Ok(team)
-    }
-
     /// Teams of `org`, oldest first; all or that of a name.
     pub async fn list_teams(
         &self,
@@ -81,7 +59,6 @@ impl Database {
         .bind(slice.after.map(TeamId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
     }
 
@@ -90,7 +67,33 @@ impl Database {
         let row = sqlx::query_as(
             "select team_id, org_id, name, status, version, created_at from team where team_id = $1 and deleted_at is null",
         );
-        Ok(row.bind(team.as_uuid()).fetch_optional(self.pool()).bounded().await?)
+        Ok(row.bind(team.as_uuid()).fetch_optional(self.pool()).await?)
+    }
+
+    async fn missing_team(&self, team: TeamId) -> Result<LedgerError, LedgerError> {
+        let current = self.team(team).await?.map(|team| team.version);
+        Ok(unchanged(current, || format!("there is no team {team}")))
+    }
+}
+
+impl Acting {
+    /// Makes a team of `org`.
+    pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, LedgerError> {
+        let team = TeamId::generate();
+        let done = sqlx::query(
+            "insert into team (team_id, org_id, name) \
+             select $1, org_id, $3 from org where org_id = $2 and deleted_at is null",
+        )
+        .bind(team.as_uuid())
+        .bind(org.as_uuid())
+        .bind(name)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || format!("{org} has a team named '{name}' already")))?;
+        if done.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+        }
+        Ok(team)
     }
 
     /// Changes a team, if its version is still `version`.
@@ -100,7 +103,6 @@ impl Database {
         new: TeamChange,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
         let done = sqlx::query(
             "update team set name = coalesce($2, name), status = coalesce($3, status) \
              where team_id = $1 and deleted_at is null and version = coalesce($4, version)",
@@ -109,48 +111,25 @@ impl Database {
         .bind(&new.name)
         .bind(new.status)
         .bind(version)
-        .execute(&mut *change)
-        .bounded()
+        .execute(self.change())
         .await
         .map_err(|error| taken(error, || "the organisation has a team of that name already".into()))?;
         if done.rows_affected() == 0 {
             return Err(self.missing_team(team).await?);
         }
-        change.commit().await
+        Ok(())
     }
 
     /// Deletes a team; its members stay, without a team.
     pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        // Team, then its members, then the epoch, as whoever edits one of them: nobody joins it from here on.
-        for rows in [
-            "select from team where team_id = $1 for no key update",
-            "select from app_user where team_id = $1 order by user_id for no key update",
-        ] {
-            sqlx::query(rows).bind(team.as_uuid()).execute(&mut *change).bounded().await?;
-        }
-        let done = sqlx::query(
-            "update team set deleted_at = now() \
-             where team_id = $1 and deleted_at is null and version = coalesce($2, version)",
-        )
-        .bind(team.as_uuid())
-        .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        if done.rows_affected() == 0 {
+        let deleted: bool = sqlx::query_scalar("select delete_team($1, $2)")
+            .bind(team.as_uuid())
+            .bind(version)
+            .fetch_one(self.change())
+            .await?;
+        if !deleted {
             return Err(self.missing_team(team).await?);
         }
-        sqlx::query("update app_user set team_id = null where team_id = $1")
-            .bind(team.as_uuid())
-            .execute(&mut *change)
-            .bounded()
-            .await?;
-        change.commit().await
-    }
-
-    async fn missing_team(&self, team: TeamId) -> Result<LedgerError, LedgerError> {
-        let current = self.team(team).await?.map(|team| team.version);
-        Ok(unchanged(current, || format!("there is no team {team}")))
+        Ok(())
     }
 }

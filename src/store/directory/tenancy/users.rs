@@ -78,37 +78,6 @@ impl FromRow<'_, PgRow> for User {
 }
 
 impl Database {
-    /// Makes a user of `org`; `role` is `member` or `admin`.
-    pub async fn create_user(&self, org: OrgId, name: &str, role: &str) -> Result<UserId, LedgerError> {
-        let role = if role == "admin" { Role::Admin } else { Role::Member };
-        self.add_user(org, &NewUser { name: name.into(), role, team: None }).await
-    }
-
-    /// Makes a user of `org`.
-    pub async fn add_user(&self, org: OrgId, new: &NewUser) -> Result<UserId, LedgerError> {
-        let user = UserId::generate();
-        let mut change = self.change().await?;
-        own_team(&mut change, org, new.team).await?;
-        let done = sqlx::query(
-            "insert into app_user (user_id, org_id, name, role, team_id) \
-             select $1, org_id, $3, $4, $5 from org where org_id = $2 and deleted_at is null",
-        )
-        .bind(user.as_uuid())
-        .bind(org.as_uuid())
-        .bind(&new.name)
-        .bind(new.role)
-        .bind(new.team.map(TeamId::as_uuid))
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| taken(error, || format!("{org} has a user named '{}' already", new.name)))?;
-        if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
-        }
-        change.commit().await?;
-        Ok(user)
-    }
-
     /// The user of `org` with that name.
     pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, LedgerError> {
         let filter = UserFilter { name: Some(name.into()), ..UserFilter::default() };
@@ -138,7 +107,6 @@ impl Database {
         .bind(slice.after.map(UserId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
-        .bounded()
         .await?)
     }
 
@@ -147,64 +115,20 @@ impl Database {
         let row = sqlx::query_as(
             "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where user_id = $1 and deleted_at is null",
         );
-        Ok(row.bind(user.as_uuid()).fetch_optional(self.pool()).bounded().await?)
+        Ok(row.bind(user.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
-    /// Changes a user, if its version is still `version`.
-    pub async fn update_user(
-        &self,
-        user: UserId,
-        new: UserChange,
-        version: Option<i32>,
-    ) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        let org: Option<Uuid> = sqlx::query_scalar(
-            "select o.org_id from app_user u join org o using (org_id) where u.user_id = $1 and o.deleted_at is null",
+    /// Why a user of `org` was not made or changed although `org` is there: its team is not one of `org`.
+    async fn own_team(&self, org: OrgId, team: Option<TeamId>) -> Result<(), LedgerError> {
+        let Some(team) = team else { return Ok(()) };
+        let own: bool = sqlx::query_scalar(
+            "select exists (select from team where team_id = $1 and org_id = $2 and deleted_at is null)",
         )
-        .bind(user.as_uuid())
-        .fetch_optional(&mut *change)
-        .bounded()
+        .bind(team.as_uuid())
+        .bind(org.as_uuid())
+        .fetch_one(self.pool())
         .await?;
-        let org = org.ok_or_else(|| LedgerError::NotFound(no_user(user)))?;
-        own_team(&mut change, OrgId::from_uuid(org), new.team.flatten()).await?;
-        let done = sqlx::query(
-            "update app_user set name = coalesce($2, name), role = coalesce($3, role), \
-               status = coalesce($4, status), team_id = case when $5 then $6 else team_id end \
-             where user_id = $1 and deleted_at is null and version = coalesce($7, version)",
-        )
-        .bind(user.as_uuid())
-        .bind(&new.name)
-        .bind(new.role)
-        .bind(new.status)
-        .bind(new.team.is_some())
-        .bind(new.team.flatten().map(TeamId::as_uuid))
-        .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await
-        .map_err(|error| taken(error, || "the organisation has a user of that name already".into()))?;
-        if done.rows_affected() == 0 {
-            return Err(self.missing_user(user).await?);
-        }
-        change.commit().await
-    }
-
-    /// Deletes a user: its keys are refused, its tasks and entries stay.
-    pub async fn delete_user(&self, user: UserId, version: Option<i32>) -> Result<(), LedgerError> {
-        let mut change = self.change().await?;
-        let done = sqlx::query(
-            "update app_user set deleted_at = now(), status = 'suspended' \
-             where user_id = $1 and deleted_at is null and version = coalesce($2, version)",
-        )
-        .bind(user.as_uuid())
-        .bind(version)
-        .execute(&mut *change)
-        .bounded()
-        .await?;
-        if done.rows_affected() == 0 {
-            return Err(self.missing_user(user).await?);
-        }
-        change.commit().await
+        own.then_some(()).ok_or_else(|| LedgerError::NotFound(format!("{org} has no team {team}")))
     }
 
     async fn missing_user(&self, user: UserId) -> Result<LedgerError, LedgerError> {
@@ -217,20 +141,86 @@ fn no_user(user: UserId) -> String {
     format!("there is no user {user}")
 }
 
-/// A user's team is one of its own organisation.
-async fn own_team(
-    change: &mut sqlx::PgConnection,
-    org: OrgId,
-    team: Option<TeamId>,
-) -> Result<(), LedgerError> {
-    let Some(team) = team else { return Ok(()) };
-    // Before any user: whoever deletes the team locks it first, then its members.
-    let own =
-        sqlx::query("select from team where team_id = $1 and org_id = $2 and deleted_at is null for share")
-            .bind(team.as_uuid())
-            .bind(org.as_uuid())
-            .fetch_optional(change)
-            .bounded()
+impl Acting {
+    /// Makes a user of `org`.
+    pub async fn add_user(&self, org: OrgId, new: &NewUser) -> Result<UserId, LedgerError> {
+        let user = UserId::generate();
+        // The team is locked before any user: whoever deletes a team locks it first, then its members.
+        let done = sqlx::query(
+            "with own as (select from team where team_id = $5 and org_id = $2 and deleted_at is null for share) \
+             insert into app_user (user_id, org_id, name, role, team_id) \
+             select $1, org_id, $3, $4, $5 from org \
+             where org_id = $2 and deleted_at is null and ($5::uuid is null or exists (select from own))",
+        )
+        .bind(user.as_uuid())
+        .bind(org.as_uuid())
+        .bind(&new.name)
+        .bind(new.role)
+        .bind(new.team.map(TeamId::as_uuid))
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || format!("{org} has a user named '{}' already", new.name)))?;
+        if done.rows_affected() == 0 {
+            self.own_team(org, new.team).await?;
+            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+        }
+        Ok(user)
+    }
+
+    /// Changes a user, if its version is still `version`.
+    pub async fn update_user(
+        &self,
+        user: UserId,
+        new: UserChange,
+        version: Option<i32>,
+    ) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "with own as (select from team t join app_user m using (org_id) \
+               where t.team_id = $6 and m.user_id = $1 and t.deleted_at is null for share of t) \
+             update app_user u set name = coalesce($2, u.name), role = coalesce($3, u.role), \
+               status = coalesce($4, u.status), team_id = case when $5 then $6 else u.team_id end \
+             from org o where o.org_id = u.org_id and o.deleted_at is null and u.user_id = $1 \
+               and u.deleted_at is null and u.version = coalesce($7, u.version) \
+               and ($6::uuid is null or exists (select from own))",
+        )
+        .bind(user.as_uuid())
+        .bind(&new.name)
+        .bind(new.role)
+        .bind(new.status)
+        .bind(new.team.is_some())
+        .bind(new.team.flatten().map(TeamId::as_uuid))
+        .bind(version)
+        .execute(self.change())
+        .await
+        .map_err(|error| taken(error, || "the organisation has a user of that name already".into()))?;
+        if done.rows_affected() == 0 {
+            let org: Option<Uuid> = sqlx::query_scalar(
+                "select o.org_id from app_user u join org o using (org_id) \
+                 where u.user_id = $1 and u.deleted_at is null and o.deleted_at is null",
+            )
+            .bind(user.as_uuid())
+            .fetch_optional(self.pool())
             .await?;
-    own.map(drop).ok_or_else(|| LedgerError::NotFound(format!("{org} has no team {team}")))
+            let org = org.ok_or_else(|| LedgerError::NotFound(no_user(user)))?;
+            self.own_team(OrgId::from_uuid(org), new.team.flatten()).await?;
+            return Err(self.missing_user(user).await?);
+        }
+        Ok(())
+    }
+
+    /// Deletes a user: its keys are refused, its tasks and entries stay.
+    pub async fn delete_user(&self, user: UserId, version: Option<i32>) -> Result<(), LedgerError> {
+        let done = sqlx::query(
+            "update app_user set deleted_at = now(), status = 'suspended' \
+             where user_id = $1 and deleted_at is null and version = coalesce($2, version)",
+        )
+        .bind(user.as_uuid())
+        .bind(version)
+        .execute(self.change())
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(self.missing_user(user).await?);
+        }
+        Ok(())
+    }
 }

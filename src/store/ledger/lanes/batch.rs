@@ -1,5 +1,5 @@
-//! The two database calls of a lane: arrays out, verdicts back, one round trip each. Migration `0007` has the functions
-//! (and `0002` tells what they are about), `0005` their form with two commits.
+//! The two database calls of a lane: arrays out, verdicts back, one round trip each. The functions, and their form with two
+//! commits, are in `migrations/functions/ledger/`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,16 @@ use uuid::Uuid;
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, GatewayId, HoldId, OrgId};
-use crate::store::ledger::guard::Step;
-use crate::store::ledger::lanes::{LaneSettings, ReserveItem};
+use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
+use crate::store::ledger::lanes::settings::LaneSettings;
+use crate::store::ledger::step::{Applied, NewHold, Step};
 
 /// How often a task is asked for that is in doubt although its id is known.
 const RARELY: Duration = Duration::from_secs(600);
 
 /// What `reserve_batch` answers: verdict, available and reference of each item.
-type Verdicts = (Vec<Option<i32>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
+type Verdicts = (Vec<Option<String>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
 
 /// The verdict of one item, without its guard.
 pub(in crate::store) enum RowVerdict {
@@ -48,10 +50,10 @@ pub(in crate::store) async fn reserve(
     connection: &mut PgConnection,
     owner: GatewayId,
     settings: &LaneSettings,
-    items: &[ReserveItem],
+    items: &[&NewHold],
     resend: bool,
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
-    let news = || items.iter().map(|item| &item.new);
+    let news = || items.iter().copied();
     let (orgs, positions) = lock_order(news().map(|new| new.org));
     // Either is answered only when all of it is durable: sqlx reads up to the server's word that it is ready, which
     // comes after the last commit.
@@ -93,41 +95,62 @@ pub(in crate::store) async fn reserve(
         return Err(sqlx::Error::Protocol("reserve_batch answered another number of items".into()));
     }
     let rows = verdicts.into_iter().zip(available).zip(references);
-    Ok(rows.map(|((verdict, available), reference)| row_verdict(verdict, available, reference)).collect())
+    Ok(rows
+        .map(|((verdict, available), reference)| row_verdict(verdict.as_deref(), available, reference))
+        .collect())
 }
 
-fn row_verdict(verdict: Option<i32>, available: Option<i64>, reference: Option<Uuid>) -> RowVerdict {
-    match (verdict, available.map(Credits::new), reference) {
-        (Some(0), _, _) => RowVerdict::UnknownOrg,
-        (Some(1 | 7), Some(available), _) => RowVerdict::Granted { available },
-        (Some(2), Some(available), _) => RowVerdict::Insufficient { available },
-        (Some(3), _, _) => RowVerdict::TooManyTasks,
-        (Some(4), _, _) => RowVerdict::KeyTaken,
-        (Some(5), _, Some(hold)) => RowVerdict::InDoubt(HoldId::from_uuid(hold)),
-        (Some(6), _, _) => RowVerdict::Ended,
-        (Some(8), Some(left), Some(budget)) => {
+words! {
+    /// The verdicts of `reserve_batch`, which tells what they mean.
+    enum VerdictWord in "reserve_batch()" {
+        Granted = "granted",
+        GrantedBefore = "granted_before",
+        Ended = "ended",
+        Insufficient = "insufficient",
+        TooManyTasks = "too_many_tasks",
+        OverBudget = "over_budget",
+        KeyTaken = "key_taken",
+        InDoubt = "in_doubt",
+        UnknownOrg = "unknown_org",
+    }
+}
+
+fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<Uuid>) -> RowVerdict {
+    use VerdictWord as Word;
+    let Some(word) = verdict.and_then(|word| Word::of_stored(word).ok()) else { return RowVerdict::Corrupt };
+    match (word, available.map(Credits::new), reference) {
+        (Word::Granted | Word::GrantedBefore, Some(available), _) => RowVerdict::Granted { available },
+        (Word::Ended, ..) => RowVerdict::Ended,
+        (Word::Insufficient, Some(available), _) => RowVerdict::Insufficient { available },
+        (Word::TooManyTasks, ..) => RowVerdict::TooManyTasks,
+        (Word::OverBudget, Some(left), Some(budget)) => {
             RowVerdict::OverBudget { budget: BudgetId::from_uuid(budget), left }
         }
-        _ => RowVerdict::Corrupt,
+        (Word::KeyTaken, ..) => RowVerdict::KeyTaken,
+        (Word::InDoubt, _, Some(hold)) => RowVerdict::InDoubt(HoldId::from_uuid(hold)),
+        (Word::UnknownOrg, ..) => RowVerdict::UnknownOrg,
+        (Word::Granted | Word::GrantedBefore | Word::Insufficient | Word::OverBudget | Word::InDoubt, ..) => {
+            RowVerdict::Corrupt
+        }
     }
 }
 
 /// The columns of one step; what a step does not carry is null.
 #[derive(Default)]
-struct Columns<'a> {
-    task: Option<&'a str>,
-    raw: Option<i64>,
-    reported: Option<i64>,
-    charge: Option<i64>,
+pub(in crate::store) struct Columns<'a> {
+    pub(in crate::store) task: Option<&'a str>,
+    pub(in crate::store) raw: Option<i64>,
+    pub(in crate::store) reported: Option<i64>,
+    pub(in crate::store) charge: Option<i64>,
     loss: i64,
     possible: bool,
-    reason: Option<&'a str>,
+    pub(in crate::store) reason: Option<&'a str>,
     data: Option<&'a str>,
-    answer: Option<&'a str>,
-    due_ms: Option<i64>,
+    pub(in crate::store) answer: Option<&'a str>,
+    pub(in crate::store) due_ms: Option<i64>,
 }
 
-fn columns(step: &Step) -> Columns<'_> {
+pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
     let ms = |time: &Duration| i64::try_from(time.as_millis()).ok();
     match step {
         Step::Run { task, raw, data, answer, poll_in } => Columns {
@@ -212,17 +235,34 @@ fn columns(step: &Step) -> Columns<'_> {
     }
 }
 
+words! {
+    /// The outcomes of `transition_batch`, which tells what they mean.
+    enum StepOutcome in "transition_batch()" {
+        Applied = "applied",
+        Unchanged = "unchanged",
+    }
+}
+
+/// One that cannot be read is that item's affair, and none of the others in its batch.
+fn outcome(word: Option<&str>) -> Result<Applied, LedgerError> {
+    match StepOutcome::of_stored(word.unwrap_or_default()) {
+        Ok(StepOutcome::Applied) => Ok(Applied::Yes),
+        Ok(StepOutcome::Unchanged) => Ok(Applied::No),
+        Err(unknown) => Err(LedgerError::Corrupt(unknown.to_string().into())),
+    }
+}
+
 /// Takes one step each for different holds; tells which changed anything.
 pub(in crate::store) async fn transition(
     connection: &mut PgConnection,
     profile: Profile,
     items: &[(OrgId, HoldId, &Step)],
-) -> Result<Vec<bool>, sqlx::Error> {
+) -> Result<Vec<Result<Applied, LedgerError>>, sqlx::Error> {
     let (orgs, positions) = lock_order(items.iter().map(|(org, ..)| *org));
     let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
-    let applied: Vec<bool> = sqlx::query_scalar(match profile {
+    let outcomes: Vec<Option<String>> = sqlx::query_scalar(match profile {
         Profile::Plain => {
-            "select applied from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+            "select outcome from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
              $14, null)"
         }
         Profile::TwoCommit => {
@@ -246,8 +286,72 @@ pub(in crate::store) async fn transition(
     .bind(columns.iter().map(|c| c.due_ms).collect::<Vec<_>>())
     .fetch_one(connection)
     .await?;
-    if applied.len() != items.len() {
+    if outcomes.len() != items.len() {
         return Err(sqlx::Error::Protocol("transition_batch answered another number of items".into()));
     }
-    Ok(applied)
+    Ok(outcomes.iter().map(|word| outcome(word.as_deref())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const RESERVE: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/functions/ledger/reserve_batch.sql"));
+    const TRANSITION: &str = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/migrations/functions/ledger/transition_batch.sql"
+    ));
+
+    /// The words that a function assigns to the elements of `array`; the state a hold is in is none of them.
+    fn words(function: &'static str, array: &str) -> BTreeSet<&'static str> {
+        let assignment = |line: &'static str| {
+            let line = line.trim_start();
+            let (_, assigned) = line[line.find(&format!("{array}["))?..].split_once(":= ")?;
+            Some(assigned.split(';').next().unwrap_or_default())
+        };
+        let texts =
+            function.lines().filter_map(assignment).flat_map(|text| text.split('\'').skip(1).step_by(2));
+        texts.filter(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+    }
+
+    #[test]
+    fn the_words_of_a_verdict_are_those_of_the_function() {
+        let known: BTreeSet<_> = VerdictWord::ALL.iter().map(|word| word.as_str()).collect();
+        assert_eq!(words(RESERVE, "verdict"), known);
+        for word in known {
+            let verdict = row_verdict(Some(word), Some(1), Some(Uuid::nil()));
+            assert!(!matches!(verdict, RowVerdict::Corrupt), "{word}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_or_a_verdict_without_its_figures_is_corrupt() {
+        for (word, available, reference) in [
+            (None, Some(1), None),
+            (Some("1"), Some(1), None),
+            (Some("Granted"), Some(1), None),
+            (Some("granted"), None, None),
+            (Some("insufficient"), None, None),
+            (Some("over_budget"), Some(1), None),
+            (Some("in_doubt"), Some(1), None),
+        ] {
+            let verdict = row_verdict(word, available, reference);
+            assert!(matches!(verdict, RowVerdict::Corrupt), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_step_are_those_of_the_function() {
+        let assigned = words(TRANSITION, "outcome");
+        assert_eq!(assigned, BTreeSet::from(["applied"]));
+        assert!(TRANSITION.contains("outcome := array_fill('unchanged'::text"));
+        assert_eq!(outcome(Some("applied")).unwrap(), Applied::Yes);
+        assert_eq!(outcome(Some("unchanged")).unwrap(), Applied::No);
+        for word in [None, Some("true"), Some("")] {
+            assert!(matches!(outcome(word), Err(LedgerError::Corrupt(_))), "{word:?}");
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Profile;
@@ -15,10 +17,12 @@ use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
 use crate::store::db::error::{Failure, LedgerError, classify, is_unique_violation};
 use crate::store::db::servers::{Servers, Turn};
-use crate::store::ledger::guard::{Applied, HoldGuard, Step, Verdict};
+use crate::store::ledger::guard::{HoldGuard, Verdict};
 use crate::store::ledger::lanes::batch;
-use crate::store::ledger::lanes::{LaneSettings, Lanes, ReserveItem, StepItem, Work, lane_options};
+use crate::store::ledger::lanes::settings::{LaneSettings, lane_options};
 use crate::store::ledger::metered;
+use crate::store::ledger::step::{Applied, NewHold, Step};
+use crate::store::ledger::step_queue::{Queued, StepItem, StepQueue, Work};
 
 /// So many callers are woken at once; for more, somebody else does it.
 const FEW: usize = 16;
@@ -28,13 +32,23 @@ const MAX_BATCH_BYTES: usize = 64 << 20;
 
 type Reply = oneshot::Sender<Result<Verdict, LedgerError>>;
 
+/// A reservation that waits for its lane.
+pub(super) struct ReserveItem {
+    pub(super) new: NewHold,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Result<Verdict, LedgerError>>,
+    pub(super) _queued: Queued,
+}
+
 /// See the module.
 pub(super) struct Worker {
     servers: Arc<Servers>,
     owner: GatewayId,
     settings: LaneSettings,
     clock: Clock,
-    lanes: Lanes,
+    queue: StepQueue,
+    tasks: TaskTracker,
+    stop: CancellationToken,
     /// With the turn it was made in.
     connection: Option<(PgConnection, Turn)>,
     /// Holds this process works on and that may be HELD in the database.
@@ -45,20 +59,36 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, given once")]
     pub(super) fn new(
         servers: Arc<Servers>,
         owner: GatewayId,
         settings: LaneSettings,
         clock: Clock,
-        lanes: Lanes,
+        queue: StepQueue,
+        tasks: TaskTracker,
+        stop: CancellationToken,
         (reserves, work): (mpsc::Receiver<ReserveItem>, mpsc::UnboundedReceiver<Work>),
     ) -> Self {
         let (active, steps) = (HashSet::new(), VecDeque::new());
-        Self { servers, owner, settings, clock, lanes, connection: None, active, reserves, work, steps }
+        Self {
+            servers,
+            owner,
+            settings,
+            clock,
+            queue,
+            tasks,
+            stop,
+            connection: None,
+            active,
+            reserves,
+            work,
+            steps,
+        }
     }
 
     pub(super) async fn run(mut self) {
-        let stop = self.lanes.0.stop.clone();
+        let stop = self.stop.clone();
         loop {
             let mut first = None;
             if self.steps.is_empty() {
@@ -100,7 +130,7 @@ impl Worker {
                 for (org, hold, terms) in candidates {
                     if !self.active.contains(&hold) {
                         let (reply, _) = oneshot::channel();
-                        let item = self.lanes.item(org, hold, Some(terms), Step::Sweep, reply);
+                        let item = self.queue.item(org, hold, Some(terms), Step::Sweep, reply);
                         self.steps.push_back(item);
                     }
                 }
@@ -118,7 +148,8 @@ impl Worker {
             let result = match self.connect().await {
                 Ok((connection, turn)) => {
                     fail_point::reach("reserve.before");
-                    let call = batch::reserve(connection, owner, &settings, &items, resend);
+                    let news: Vec<&NewHold> = items.iter().map(|item| &item.new).collect();
+                    let call = batch::reserve(connection, owner, &settings, &news, resend);
                     in_time(&servers, turn, settings.call_timeout, call).await
                 }
                 Err(error) => Some(Err(error)),
@@ -137,7 +168,7 @@ impl Worker {
                         .collect();
                     // Waking hundreds of callers takes as long as the next batch needs to be under way.
                     if answers.len() > FEW {
-                        self.lanes.0.tasks.spawn(async move { wake(answers) });
+                        self.tasks.spawn(async move { wake(answers) });
                     } else {
                         wake(answers);
                     }
@@ -202,7 +233,7 @@ impl Worker {
         let answer = match verdict {
             Row::Granted { available } => {
                 metered::granted(item.new.amount);
-                let guard = HoldGuard::new(self.lanes.clone(), &item.new, available);
+                let guard = HoldGuard::new(self.queue.clone(), &item.new, available);
                 return (item.reply, Ok(Verdict::Granted(guard)));
             }
             Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
@@ -216,7 +247,7 @@ impl Worker {
                 // nobody has sent it, and nobody else can know that.
                 let (reply, _) = oneshot::channel();
                 let new = &item.new;
-                let abandon = self.lanes.item(new.org, new.hold, Some(new.terms()), Step::Abandon, reply);
+                let abandon = self.queue.item(new.org, new.hold, Some(new.terms()), Step::Abandon, reply);
                 self.steps.push_back(abandon);
                 Ok(Verdict::Ended)
             }
@@ -260,19 +291,20 @@ impl Worker {
                 Err(error) => Some(Err(error)),
             };
             let failure = match result {
-                Some(Ok(applied)) => {
+                Some(Ok(outcomes)) => {
                     reached(&items);
                     metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
                         .record(self.clock.since(started));
                     metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
                         .record(items.len() as f64);
-                    for (item, applied) in items.drain(..).zip(applied) {
+                    for (item, outcome) in items.drain(..).zip(outcomes) {
                         self.active.remove(&item.hold);
                         // A step that was sent twice says No the second time although it was the first that moved
                         // the hold; callers treat No as "it has happened already".
-                        let applied = if applied { Applied::Yes } else { Applied::No };
-                        metered::step(item.hold, item.terms, &item.step, applied);
-                        drop(item.reply.send(Ok(applied)));
+                        if let Ok(applied) = outcome {
+                            metered::step(item.hold, item.terms, &item.step, applied);
+                        }
+                        drop(item.reply.send(outcome));
                     }
                     return;
                 }
@@ -332,7 +364,7 @@ impl Worker {
 
     async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
         let (reply, _) = oneshot::channel();
-        let doubt = self.lanes.item(item.org, item.hold, item.terms, Step::Doubt { reason }, reply);
+        let doubt = self.queue.item(item.org, item.hold, item.terms, Step::Doubt { reason }, reply);
         Box::pin(self.take_steps(vec![doubt])).await;
     }
 

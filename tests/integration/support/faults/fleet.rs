@@ -24,6 +24,7 @@ use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::MASTER_KEY;
 use crate::support::leaks;
 use crate::support::process::{Scratch, run};
+use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
 const ORGANISATIONS: usize = 20;
 /// Enough for any run.
@@ -118,6 +119,12 @@ impl Fleet {
     /// Everything the last run of this gateway has said.
     pub fn log(&self, gateway: usize) -> String {
         fs::read_to_string(self.log_path(gateway)).unwrap_or_default()
+    }
+
+    /// Where the operations listener of a gateway is.
+    pub fn admin_url(&self, gateway: usize) -> String {
+        let serving = event(&self.log(gateway), "serving").unwrap();
+        serving["operations"].as_str().unwrap().to_owned()
     }
 
     fn launch(&mut self, gateway: usize, environment: &Environment) {
@@ -260,10 +267,10 @@ impl Fleet {
         const PRICE: i64 = 400;
         const CREATES: i64 = 5;
         let org = self.customers.tenants[TENANT].org;
-        let database = Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap();
+        let database = acting(&Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap());
         let available = async || database.balance(org).await.unwrap().unwrap().available.get();
         let surplus = Credits::new(CREATES * PRICE - available().await);
-        database.post_credit(org, surplus, "down to five creates", "test", None).await.unwrap();
+        database.grant(org, surplus, None, TOP_UP, None).await.unwrap();
         let alive = self.alive();
         for gateway in alive.iter().cycle().take(usize::try_from(CREATES).unwrap()) {
             assert!(matches!(self.judged(TENANT, *gateway).await, Reply::Accepted(_)), "falsely refused");
@@ -329,12 +336,12 @@ fn event(log: &str, message: &str) -> Option<Value> {
 }
 
 async fn tenants(url: &str) -> Vec<Tenant> {
-    let database = Database::connect(&Secret::new(url), 4, PATIENCE).unwrap();
+    let database = acting(&Database::connect(&Secret::new(url), 4, PATIENCE).unwrap());
     let mut tenants = Vec::new();
     for number in 0..ORGANISATIONS {
-        let org = database.create_org(&format!("organisation {number}")).await.unwrap();
-        database.post_credit(org, Credits::new(CREDITS), "top-up", "test", None).await.unwrap();
-        let user = database.create_user(org, "a user", "member").await.unwrap();
+        let org = database.add_org(&org_named(&format!("organisation {number}"))).await.unwrap();
+        database.grant(org, Credits::new(CREDITS), None, TOP_UP, None).await.unwrap();
+        let user = database.add_user(org, &user_named("a user")).await.unwrap();
         let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
         let (_, key) = database.create_key(org, user, &spec).await.unwrap();
         tenants.push(Tenant { org, key: key.expose().to_owned() });

@@ -1,0 +1,324 @@
+-- Reserves credits for a batch of creates: a hold for each item that is granted, in order of arrival; an item that does
+-- not fit does not block those behind it. Arrays in, one verdict for each item out: a lane makes this one call.
+--
+-- p_orgs: the organisations of the batch in the order of their ids, which is the order in which every writer locks their
+-- balance rows (or two mixed batches deadlock). p_pos: of each item, the place of its organisation among them.
+-- p_keyed: whether the item has an idempotency key; p_guard: whether to refuse it while the same body is in doubt.
+-- p_resend: an earlier sending of these ids may have been committed. p_now: for tests; null: the database's clock.
+--
+-- verdict                     available                  reference
+-- 'granted'                   after this grant
+-- 'granted_before'            after that grant                             an earlier sending of this id made the hold
+-- 'ended'                     after that grant                             it did, and the hold has left HELD since
+-- 'insufficient'              what was there                               not enough credits
+-- 'too_many_tasks'            what was there                               as many unfinished tasks as are allowed
+-- 'over_budget'               what is left of it         the budget
+-- 'key_taken'                                            its hold          null if another item of this batch has the key
+-- 'in_doubt'                                             the hold          the same body is in doubt
+-- 'unknown_org'
+--
+-- Locks: first the balance rows, then anything else. All that changes an organisation's money does so under its balance
+-- row, so later statements of the same call read a snapshot taken after the lock and cannot be overtaken. For the same
+-- reason this must not become one statement: a wait for a lock does not refresh the snapshot of the statement that waits.
+--
+-- Budgets: which windows are drawn on is found before the rows are locked, and found again under the lock only if the
+-- budgets have changed meanwhile or a window has ended; what is left of them is read under the lock, and the hold is dated
+-- there.
+--
+-- Plans: a lane plans each statement once, perhaps while the tables are empty and any plan seems as good. What must be
+-- looked up row by row is therefore written so that no other plan exists: a lateral subquery with a limit, and no constant
+-- that an index alone could be scanned by.
+create or replace function reserve_batch(
+    p_orgs uuid[], p_pos integer[], p_hold uuid[], p_user uuid[], p_key uuid[],
+    p_amount bigint[], p_list bigint[], p_factor integer[], p_book integer[],
+    p_type text[], p_backend text[], p_account text[],
+    p_fingerprint bytea[], p_idem text[], p_keyed boolean[], p_guard boolean[],
+    p_owner uuid, p_max_open integer, p_lease_ms bigint, p_resend boolean, p_now timestamptz,
+    out verdict text[], out available bigint[], out reference uuid[]
+) language plpgsql as $$
+declare
+    v_items     constant integer := cardinality(p_hold);
+    v_orgs      constant integer := cardinality(p_orgs);
+    v_now       timestamptz := coalesce(p_now, clock_timestamp());
+
+    -- of each organisation
+    v_available bigint[] := array_fill(null::bigint, array[v_orgs]);
+    v_overdraft bigint[] := v_available;
+    v_taken     bigint[] := array_fill(0::bigint, array[v_orgs]);
+    v_granted   integer[] := array_fill(0, array[v_orgs]);
+    v_open      integer[] := v_granted;
+    v_max_open  integer[] := v_granted;
+    v_in_doubt  integer[] := v_granted;
+    -- 0: no budget counts; else which state of its budgets was looked at
+    v_budgets   bigint[] := array_fill(0::bigint, array[v_orgs]);
+    -- whether its balance row must be locked
+    v_wanted    boolean[] := array_fill(false, array[v_orgs]);
+
+    v_any_wanted     boolean := false;
+    v_any_in_doubt   boolean := false;
+    v_any_teams      boolean := false;
+    v_any_budgets    boolean := false;
+    v_budgets_moved  boolean := false;
+
+    -- of each item, the team of its user; null while no user can have one
+    v_team      uuid[];
+
+    -- what draw_budgets answers: the callers of the batch and the windows they draw on
+    v_plan      record;
+    -- of each item its caller, 0 where nothing is drawn; caller c draws on the windows draw[first[c]..last[c]]
+    v_caller_of integer[];
+    v_first     integer[];
+    v_last      integer[];
+    v_draw      integer[];
+    -- of each window: its id, what was left before this batch, what is left now, how much is left when its next event is due
+    v_window    bigint[];
+    v_before    bigint[];
+    v_left      bigint[];
+    v_alert     bigint[];
+    -- of each caller, the list of its windows as text: an array of arrays would have to be rectangular
+    v_windows   text[];
+    -- of each granted item, the least that is left of one of its windows
+    v_budget_after bigint[];
+
+    v_least     bigint;
+    v_caller    integer;
+    v_org       integer;
+    v_row       record;
+begin
+    verdict := array_fill(null::text, array[v_items]);
+    available := array_fill(null::bigint, array[v_items]);
+    reference := array_fill(null::uuid, array[v_items]);
+
+    -- A refusal must not touch the hot row: what cannot fit by a plain read is refused from it. Keyed items go on
+    -- (a taken key is answered before the balance), those that may repeat one in doubt (so is that), and those
+    -- that were sent before (they may have been granted).
+    for v_row in
+        select org.place, balance.available, balance.overdraft, balance.open_tasks,
+               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt, balance.budgets, balance.teams
+        from unnest(p_orgs) with ordinality org(org_id, place) join org_balance balance on balance.org_id = org.org_id
+    loop
+        v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
+        v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
+        v_in_doubt[v_row.place] := v_row.in_doubt;
+        v_budgets[v_row.place] := v_row.budgets; v_any_budgets := v_any_budgets or v_row.budgets > 0;
+        v_any_teams := v_any_teams or v_row.teams;
+    end loop;
+    if v_any_teams then
+        select array_agg(member.team_id order by item.ord) into v_team
+        from unnest(p_user) with ordinality item(user_id, ord)
+        left join lateral (select app_user.team_id from app_user where app_user.user_id = item.user_id limit 1) member on true;
+    end if;
+    if v_any_budgets then
+        v_plan := draw_budgets(p_orgs, v_budgets, p_pos, p_user, p_key, v_team, v_now);
+        v_caller_of := v_plan.caller; v_first := v_plan.first; v_last := v_plan.last; v_draw := v_plan.draw;
+        select present.window_id, present.remains into v_window, v_left
+        from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
+                             v_plan.cap, v_plan.thresholds) present;
+    end if;
+    for v_item in 1..v_items loop
+        v_org := p_pos[v_item];
+        if v_available[v_org] is null then
+            verdict[v_item] := 'unknown_org';
+        elsif p_keyed[v_item] or p_resend or (p_guard[v_item] and v_in_doubt[v_org] > 0) then
+            v_wanted[v_org] := true; v_any_wanted := true;
+        elsif p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
+            verdict[v_item] := 'insufficient'; available[v_item] := v_available[v_org];
+        elsif v_max_open[v_org] > 0 and v_open[v_org] >= v_max_open[v_org] then
+            verdict[v_item] := 'too_many_tasks'; available[v_item] := v_available[v_org];
+        else
+            v_caller := case when v_any_budgets then v_caller_of[v_item] else 0 end;
+            if v_caller > 0 then
+                for v_at in v_first[v_caller]..v_last[v_caller] loop
+                    if p_amount[v_item] > v_left[v_draw[v_at]] then
+                        verdict[v_item] := 'over_budget'; available[v_item] := v_left[v_draw[v_at]];
+                        reference[v_item] := v_plan.budget_id[v_draw[v_at]];
+                        exit;
+                    end if;
+                end loop;
+            end if;
+            if verdict[v_item] is null then
+                v_wanted[v_org] := true; v_any_wanted := true;
+            end if;
+        end if;
+    end loop;
+    if not v_any_wanted then return; end if;
+
+    for v_row in
+        select org.place, balance.available, balance.overdraft, balance.open_tasks,
+               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt, balance.budgets
+        from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
+        join org_balance balance on balance.org_id = org.org_id
+        where org.wanted order by org.place for no key update of balance
+    loop
+        v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
+        v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
+        v_any_in_doubt := v_any_in_doubt or v_row.in_doubt > 0;
+        if v_budgets[v_row.place] <> v_row.budgets then
+            v_budgets[v_row.place] := v_row.budgets; v_budgets_moved := true;
+        end if;
+    end loop;
+    v_now := coalesce(p_now, clock_timestamp());
+    if v_any_budgets and not v_budgets_moved then
+        v_budgets_moved := coalesce(v_now >= v_plan.valid_until, false);
+    end if;
+    if v_budgets_moved then
+        v_any_budgets := 0 < any (v_budgets);
+        v_plan := draw_budgets(p_orgs, v_budgets, p_pos, p_user, p_key, v_team, v_now);
+        v_caller_of := v_plan.caller; v_first := v_plan.first; v_last := v_plan.last; v_draw := v_plan.draw;
+    end if;
+
+    if p_resend then
+        for v_row in
+            select item.ord, hold.state, hold.balance_after
+            from unnest(p_pos, p_hold) with ordinality item(pos, hold_id, ord)
+            join hold on hold.org_id = p_orgs[item.pos] and hold.hold_id = item.hold_id
+        loop
+            verdict[v_row.ord] := case when v_row.state = 'HELD' then 'granted_before' else 'ended' end;
+            available[v_row.ord] := v_row.balance_after;
+        end loop;
+    end if;
+
+    if true = any(p_keyed) then
+        for v_row in
+            select item.ord, claim.hold_id
+            from unnest(p_pos, p_idem) with ordinality item(pos, idem, ord)
+            cross join lateral (
+                select known.hold_id from idempotency known
+                where known.org_id = p_orgs[item.pos] and known.endpoint = 'generate' and known.key = item.idem limit 1) claim
+        loop
+            if verdict[v_row.ord] is null then
+                verdict[v_row.ord] := 'key_taken'; reference[v_row.ord] := v_row.hold_id;
+            end if;
+        end loop;
+        -- the same key twice in one batch: the first in line has it
+        for v_row in
+            select keyed.ord
+            from (select item.ord, row_number() over (partition by item.pos, item.idem order by item.ord) as place
+                  from unnest(p_pos, p_idem) with ordinality item(pos, idem, ord) where item.idem is not null) keyed
+            where keyed.place > 1
+        loop
+            if verdict[v_row.ord] is null then verdict[v_row.ord] := 'key_taken'; end if;
+        end loop;
+    end if;
+
+    if v_any_in_doubt then
+        for v_row in
+            select item.ord, doubt.hold_id
+            from unnest(p_pos, p_user, p_key, p_fingerprint, p_guard) with ordinality
+                 item(pos, user_id, key_id, fingerprint, guarded, ord)
+            cross join lateral (
+                (select hold.hold_id from hold
+                 where hold.org_id = p_orgs[item.pos] and hold.key_id = item.key_id and hold.fingerprint = item.fingerprint
+                   and hold.state = 'IN_DOUBT' and hold.idem_key is null limit 1)
+                union all
+                -- a caller without a key is known by the user
+                (select hold.hold_id from hold
+                 where hold.org_id = p_orgs[item.pos] and hold.key_id is null and hold.fingerprint = item.fingerprint
+                   and hold.state = 'IN_DOUBT' and hold.idem_key is null
+                   and item.key_id is null and hold.user_id = item.user_id limit 1)
+                limit 1) doubt
+            where item.guarded
+        loop
+            if verdict[v_row.ord] is null then
+                verdict[v_row.ord] := 'in_doubt'; reference[v_row.ord] := v_row.hold_id;
+            end if;
+        end loop;
+    end if;
+
+    -- The windows as they are now; windows that are drawn on for the first time are made.
+    if v_any_budgets then
+        loop
+            select present.window_id, present.remains, present.alert into v_window, v_left, v_alert
+            from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
+                                 v_plan.cap, v_plan.thresholds) present;
+            insert into budget_window (org_id, level, subject_id, period, starts_at)
+            select p_orgs[missing.pos], missing.level, missing.subject_id, missing.period, missing.starts_at
+            from unnest(v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at, v_window)
+                 missing(pos, level, subject_id, period, starts_at, window_id)
+            where missing.window_id is null and v_wanted[missing.pos];
+            exit when not found;
+        end loop;
+        v_before := v_left;
+        v_budget_after := array_fill(null::bigint, array[v_items]);
+        v_windows := (
+            select array_agg(array(select v_window[v_draw[place]] from generate_series(caller.first, caller.last) place)::text
+                             order by caller.ord)
+            from unnest(v_first, v_last) with ordinality caller(first, last, ord));
+    end if;
+
+    for v_item in 1..v_items loop
+        if verdict[v_item] is not null then continue; end if;
+        v_org := p_pos[v_item];
+        if p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
+            verdict[v_item] := 'insufficient'; available[v_item] := v_available[v_org];
+        elsif v_max_open[v_org] > 0 and v_open[v_org] >= v_max_open[v_org] then
+            verdict[v_item] := 'too_many_tasks'; available[v_item] := v_available[v_org];
+        else
+            v_caller := case when v_any_budgets then v_caller_of[v_item] else 0 end;
+            if v_caller > 0 then
+                v_least := null;
+                for v_at in v_first[v_caller]..v_last[v_caller] loop
+                    v_least := least(v_least, v_left[v_draw[v_at]]);
+                end loop;
+                if p_amount[v_item] > v_least then
+                    verdict[v_item] := 'over_budget';
+                    -- of several, the narrowest is named
+                    for v_at in reverse v_last[v_caller]..v_first[v_caller] loop
+                        if p_amount[v_item] > v_left[v_draw[v_at]] then
+                            available[v_item] := v_left[v_draw[v_at]];
+                            reference[v_item] := v_plan.budget_id[v_draw[v_at]];
+                        end if;
+                    end loop;
+                    continue;
+                end if;
+                for v_at in v_first[v_caller]..v_last[v_caller] loop
+                    v_left[v_draw[v_at]] := v_left[v_draw[v_at]] - p_amount[v_item];
+                end loop;
+                v_budget_after[v_item] := v_least - p_amount[v_item];
+            end if;
+            v_available[v_org] := v_available[v_org] - p_amount[v_item];
+            v_taken[v_org] := v_taken[v_org] + p_amount[v_item];
+            v_open[v_org] := v_open[v_org] + 1;
+            v_granted[v_org] := v_granted[v_org] + 1;
+            verdict[v_item] := 'granted'; available[v_item] := v_available[v_org];
+        end if;
+    end loop;
+
+    insert into hold (org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, balance_after,
+                      overdraft, task_type, backend, account, owner, fingerprint, idem_key, windows, budget_after,
+                      created_at, due_at)
+    select p_orgs[item.pos], item.hold_id, item.user_id, item.key_id, item.team_id, item.amount, item.list, item.factor,
+           item.book, item.after, v_overdraft[item.pos], item.type, item.backend, item.account, p_owner, item.fingerprint,
+           item.idem, v_windows[item.caller]::bigint[], item.budget_after, v_now,
+           v_now + p_lease_ms * interval '1 millisecond'
+    from unnest(p_pos, p_hold, p_user, p_key, p_amount, p_list, p_factor, p_book, p_type, p_backend, p_account,
+                p_fingerprint, p_idem, verdict, available, v_team, v_caller_of, v_budget_after)
+         as item(pos, hold_id, user_id, key_id, amount, list, factor, book, type, backend, account,
+                 fingerprint, idem, verdict, after, team_id, caller, budget_after)
+    where item.verdict = 'granted';
+
+    if true = any(p_keyed) then
+        insert into idempotency (org_id, endpoint, key, fingerprint, hold_id, created_at)
+        select p_orgs[item.pos], 'generate', item.idem, item.fingerprint, item.hold_id, v_now
+        from unnest(p_pos, p_hold, p_fingerprint, p_idem, verdict) as item(pos, hold_id, fingerprint, idem, verdict)
+        where item.verdict = 'granted' and item.idem is not null;
+    end if;
+
+    update org_balance balance
+    set available = balance.available - org.taken, held = balance.held + org.taken, open_tasks = org.open
+    from unnest(p_orgs, v_taken, v_open, v_granted) as org(org_id, taken, open, granted)
+    where balance.org_id = org.org_id and org.granted > 0;
+
+    if v_any_budgets then
+        update budget_window spent set held = spent.held + (drawn.before - drawn.remains)
+        from unnest(v_plan.pos, v_window, v_before, v_left) drawn(pos, window_id, before, remains)
+        where spent.org_id = p_orgs[drawn.pos] and spent.window_id = drawn.window_id and drawn.remains < drawn.before;
+        for v_row in
+            select drawn.pos, array_agg(drawn.window_id) as windows
+            from unnest(v_plan.pos, v_window, v_before, v_left, v_alert) drawn(pos, window_id, before, remains, alert)
+            where drawn.remains < drawn.before and drawn.remains <= drawn.alert group by drawn.pos
+        loop
+            perform raise_budget_events(p_orgs[v_row.pos], v_row.windows, v_now);
+        end loop;
+    end if;
+end $$;

@@ -1,0 +1,6 @@
+create or replace trigger api_key_version before update on api_key
+    for each row execute function next_version();
+create or replace trigger api_key_epoch after update or delete on api_key
+    for each statement execute function bump_epoch_of('auth');
+create or replace trigger api_key_audit after insert or update or delete on api_key
+    for each row execute function audit_change('key', 'key_id');

@@ -1,0 +1,6 @@
+create or replace trigger app_user_version before update on app_user
+    for each row execute function next_version();
+create or replace trigger app_user_epoch after update or delete on app_user
+    for each statement execute function bump_epoch_of('auth');
+create or replace trigger app_user_audit after insert or update or delete on app_user
+    for each row execute function audit_change('user', 'user_id');

@@ -1,0 +1,8 @@
+create or replace trigger budget_lock before insert or update or delete on budget
+    for each row execute function lock_for_budget();
+create or replace trigger budget_version before update on budget
+    for each row execute function next_version();
+create or replace trigger budget_audit after insert or update or delete on budget
+    for each row execute function audit_change('budget', 'budget_id');
+create or replace trigger budget_note after insert or update or delete on budget
+    for each row execute function note_budget();

@@ -1,0 +1,8 @@
+create or replace trigger team_version before update on team
+    for each row execute function next_version();
+create or replace trigger team_epoch after update or delete on team
+    for each statement execute function bump_epoch_of('auth');
+create or replace trigger team_audit after insert or update or delete on team
+    for each row execute function audit_change('team', 'team_id');
+create or replace trigger team_note after insert on team
+    for each row execute function note_team();

@@ -1,0 +1,295 @@
+//! Functions, triggers and views: each lives once, in a file below `migrations/`, and is applied by [`Database::migrate`]
+//! after the migrations, when its text differs from the one that was applied last. `migrations/README.md` has the rules.
+//!
+//! [`Database::migrate`]: super::database::Database::migrate
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor};
+
+#[cfg(test)]
+mod tests;
+
+/// Of all definitions together: raised by one in every landing that changes one of them. A gateway serves on the revision
+/// it was built with or a newer one, and an older program does not put its own texts in place of newer ones.
+pub(super) const REVISION: i32 = 1;
+
+/// Of all texts: so that a change without a new [`REVISION`] fails a test.
+#[cfg(test)]
+const DIGEST: &str = "585d04227672058f";
+
+struct Definition {
+    /// Path below `migrations/`, without its ending.
+    name: &'static str,
+    text: &'static str,
+}
+
+macro_rules! definitions {
+    ($($name:literal),+ $(,)?) => {
+        &[$(Definition {
+            name: $name,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $name, ".sql")),
+        }),+]
+    };
+}
+
+/// In an order in which each finds what it is made of: Postgres checks the text of a view or of a function in plain SQL.
+const DEFINITIONS: &[Definition] = definitions![
+    "functions/changes/audit_change",
+    "functions/changes/audit_signing_key",
+    "functions/changes/bump_epoch",
+    "functions/changes/bump_epoch_of",
+    "functions/changes/next_version",
+    "functions/changes/refuse_change",
+    "functions/credits/count_entries",
+    "functions/credits/expire_credits",
+    "functions/credits/post_entry",
+    "functions/credits/saturated",
+    "functions/credits/claim_once",
+    "functions/credits/end_claim",
+    "functions/credits/post_entry_once",
+    "functions/credits/set_low_threshold",
+    "functions/credits/set_overdraft_once",
+    "functions/credits/transfer_once",
+    "functions/budgets/cap_of",
+    "functions/budgets/budget_of",
+    "functions/budgets/budgets_of",
+    "functions/budgets/count_by_new_clock",
+    "functions/budgets/count_window",
+    "functions/budgets/day_start",
+    "functions/budgets/draw_budgets",
+    "functions/budgets/left_of_windows",
+    "functions/budgets/lock_for_budget",
+    "functions/budgets/note_budget",
+    "functions/budgets/note_budgets_of_new",
+    "functions/budgets/note_team",
+    "functions/budgets/raise_budget_events",
+    "functions/budgets/raise_events_of",
+    "functions/budgets/reaches",
+    "functions/budgets/subject_of",
+    "functions/budgets/window_end",
+    "functions/budgets/window_start",
+    "functions/directory/begin_bootstrap",
+    "functions/directory/change_org",
+    "functions/directory/delete_team",
+    "functions/directory/provider_conflict",
+    "functions/directory/revoke_operator_token",
+    "functions/directory/sign_in",
+    "functions/ledger/reserve_batch",
+    "functions/ledger/reserve_batch_two_commits",
+    "functions/ledger/transition_batch",
+    "functions/ledger/transition_batch_two_commits",
+    "functions/ledger/resolve_doubt",
+    "functions/prices/price_activation_keeps",
+    "functions/prices/price_book_activates",
+    "functions/prices/price_book_keeps",
+    "functions/prices/price_of_draft",
+    "functions/prices/create_book",
+    "functions/prices/create_price_factor",
+    "functions/prices/delete_book",
+    "functions/prices/end_price_factor",
+    "functions/prices/lock_book",
+    "functions/prices/put_book_in_force",
+    "functions/prices/roll_back_book",
+    "functions/prices/rotate_signing_key",
+    "functions/prices/unschedule_book",
+    "functions/reporting/sessions_of_owner",
+    "functions/reporting/standbys_of_owner",
+    "triggers/api_key",
+    "triggers/app_user",
+    "triggers/audit_log",
+    "triggers/budget",
+    "triggers/credit_setting",
+    "triggers/entry",
+    "triggers/identity_provider",
+    "triggers/operator_token",
+    "triggers/org",
+    "triggers/org_balance",
+    "triggers/platform_loss",
+    "triggers/price",
+    "triggers/price_activation",
+    "triggers/price_book",
+    "triggers/price_factor",
+    "triggers/signing_key",
+    "triggers/team",
+    "triggers/user_identity",
+    "views/organisations",
+    "views/balances",
+    "views/budget_events",
+    "views/budget_use",
+    "views/database",
+    "views/drift",
+    "views/entries",
+    "views/expiring_credits",
+    "views/gateways",
+    "views/locks",
+    "views/losses",
+    "views/open_tasks",
+    "views/overruns",
+    "views/price_books",
+    "views/replication",
+    "views/retention",
+    "views/runway",
+    "views/sessions",
+    "views/spend",
+    "views/tables",
+];
+
+/// Functions that gateways call. Another function may change its arguments, for those who call it change with it; but an
+/// older gateway goes on calling what it knows.
+const CALLED_BY_GATEWAYS: &[&str] = &[
+    "functions/budgets/draw_budgets",
+    "functions/budgets/subject_of",
+    "functions/budgets/window_end",
+    "functions/budgets/window_start",
+    "functions/credits/expire_credits",
+    "functions/credits/post_entry_once",
+    "functions/credits/saturated",
+    "functions/credits/set_low_threshold",
+    "functions/credits/set_overdraft_once",
+    "functions/credits/transfer_once",
+    "functions/directory/begin_bootstrap",
+    "functions/directory/change_org",
+    "functions/directory/delete_team",
+    "functions/directory/provider_conflict",
+    "functions/directory/revoke_operator_token",
+    "functions/directory/sign_in",
+    "functions/ledger/reserve_batch",
+    "functions/ledger/reserve_batch_two_commits",
+    "functions/ledger/resolve_doubt",
+    "functions/ledger/transition_batch",
+    "functions/ledger/transition_batch_two_commits",
+    "functions/prices/create_book",
+    "functions/prices/create_price_factor",
+    "functions/prices/delete_book",
+    "functions/prices/end_price_factor",
+    "functions/prices/lock_book",
+    "functions/prices/put_book_in_force",
+    "functions/prices/roll_back_book",
+    "functions/prices/rotate_signing_key",
+    "functions/prices/unschedule_book",
+];
+
+impl Definition {
+    fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.text).into()
+    }
+
+    /// Schema and name, of a function only.
+    fn function(&self) -> Option<(&'static str, &'static str)> {
+        let (group, function) = self.name.strip_prefix("functions/")?.split_once('/')?;
+        Some((if group == "reporting" { "reporting" } else { "public" }, function))
+    }
+
+    /// What stands between the dollars of a function.
+    fn body(&self) -> &'static str {
+        self.text.split("$$").nth(1).unwrap_or_default()
+    }
+
+    fn is_called_by_gateways(&self) -> bool {
+        CALLED_BY_GATEWAYS.contains(&self.name)
+    }
+
+    async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let mut attempt = connection.begin().await?;
+        let applied = sqlx::raw_sql(self.text).execute(&mut *attempt).await;
+        match applied {
+            Ok(_) => attempt.commit().await?,
+            // Its result is another one, which `create or replace` refuses.
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some("42P13") && !self.is_called_by_gateways() =>
+            {
+                attempt.rollback().await?;
+                self.drop_former(connection).await?;
+                sqlx::raw_sql(self.text).execute(&mut *connection).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        if !self.is_called_by_gateways() {
+            self.drop_former(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops every function of this name that has another body: one with other arguments, or another result.
+    async fn drop_former(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Some((schema, function)) = self.function() else { return Ok(()) };
+        let former: Vec<String> = sqlx::query_scalar(
+            "select oid::regprocedure::text from pg_proc \
+             where pronamespace = $1::text::regnamespace and proname = $2 and prosrc <> $3",
+        )
+        .bind(schema)
+        .bind(function)
+        .bind(self.body())
+        .fetch_all(&mut *connection)
+        .await?;
+        for signature in former {
+            connection.execute(sqlx::AssertSqlSafe(format!("drop routine {signature}"))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A definition that could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {error}")]
+pub(super) struct NotApplied {
+    name: &'static str,
+    pub(super) error: sqlx::Error,
+}
+
+impl From<sqlx::Error> for NotApplied {
+    fn from(error: sqlx::Error) -> Self {
+        Self { name: "schema_definition", error }
+    }
+}
+
+/// The newest revision that was applied; none if none was.
+pub(super) async fn revision(executor: impl PgExecutor<'_>) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query_scalar("select max(revision) from schema_definition").fetch_one(executor).await
+}
+
+/// Applies what differs, all in one transaction. The caller holds the migration lock and has made sure that the database
+/// has no newer revision.
+pub(super) async fn apply(connection: &mut PgConnection) -> Result<(), NotApplied> {
+    let mut change = connection.begin().await?;
+    let rows: Vec<(String, Vec<u8>, i32)> =
+        sqlx::query_as("select name, digest, revision from schema_definition")
+            .fetch_all(&mut *change)
+            .await?;
+    let there: HashMap<String, (Vec<u8>, i32)> =
+        rows.into_iter().map(|(name, digest, revision)| (name, (digest, revision))).collect();
+    let mut changed = there.len() != DEFINITIONS.len();
+    for definition in DEFINITIONS {
+        let applied = there.get(definition.name);
+        if applied.is_none_or(|(digest, _)| *digest != definition.digest()) {
+            definition
+                .apply(&mut change)
+                .await
+                .map_err(|error| NotApplied { name: definition.name, error })?;
+            changed = true;
+        }
+        changed |= applied.is_none_or(|(_, revision)| *revision != REVISION);
+    }
+    if changed {
+        let names: Vec<&str> = DEFINITIONS.iter().map(|definition| definition.name).collect();
+        let digests: Vec<[u8; 32]> = DEFINITIONS.iter().map(Definition::digest).collect();
+        sqlx::query("delete from schema_definition where name <> all ($1)")
+            .bind(&names)
+            .execute(&mut *change)
+            .await?;
+        sqlx::query(
+            "insert into schema_definition (name, digest, revision) \
+             select name, digest, $3 from unnest($1::text[], $2::bytea[]) applied(name, digest) \
+             on conflict (name) do update set digest = excluded.digest, revision = excluded.revision",
+        )
+        .bind(&names)
+        .bind(digests.iter().map(|digest| digest.as_slice()).collect::<Vec<_>>())
+        .bind(REVISION)
+        .execute(&mut *change)
+        .await?;
+    }
+    change.commit().await?;
+    Ok(())
+}

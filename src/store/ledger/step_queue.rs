@@ -1,0 +1,107 @@
+//! The queue of steps: what brings a hold to its end goes through it, whoever still waits.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ids::{HoldId, OrgId};
+use crate::metrics as m;
+use crate::store::db::error::LedgerError;
+use crate::store::ledger::step::{Applied, Step, Terms};
+
+/// Steps on their way to the lanes; cheap to clone. An organisation always goes through one lane.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct StepQueue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    // Unbounded on purpose: an end must never be refused. There is at most one in flight for each open hold.
+    lanes: Vec<mpsc::UnboundedSender<Work>>,
+    hasher: RandomState,
+    queued: metrics::Gauge,
+}
+
+impl StepQueue {
+    pub(in crate::store) fn new(lanes: Vec<mpsc::UnboundedSender<Work>>) -> Self {
+        let queued = metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => "transition");
+        Self(Arc::new(Inner { lanes, hasher: RandomState::new(), queued }))
+    }
+
+    /// The lane of an organisation, also for its reservations.
+    pub(in crate::store) fn lane(&self, org: OrgId) -> usize {
+        let mut hasher = self.0.hasher.build_hasher();
+        org.hash(&mut hasher);
+        std::hash::Hasher::finish(&hasher) as usize % self.0.lanes.len()
+    }
+
+    /// Queues a step; it is tried until the database takes it.
+    pub(in crate::store) fn step(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        terms: Option<Terms>,
+        step: Step,
+    ) -> oneshot::Receiver<Result<Applied, LedgerError>> {
+        let (reply, answer) = oneshot::channel();
+        let item = self.item(org, hold, terms, step, reply);
+        if self.0.lanes[self.lane(org)].send(Work::Step(item)).is_err() {
+            tracing::error!(%org, %hold, "a step came after the ledger had shut down; its hold stays as it is");
+        }
+        answer
+    }
+
+    pub(in crate::store) fn item(
+        &self,
+        org: OrgId,
+        hold: HoldId,
+        terms: Option<Terms>,
+        step: Step,
+        reply: oneshot::Sender<Result<Applied, LedgerError>>,
+    ) -> StepItem {
+        StepItem { org, hold, terms, step, reply, _queued: Queued::in_queue(&self.0.queued) }
+    }
+
+    /// Asks each lane to release those of these HELD rows that it does not work on.
+    pub(in crate::store) fn sweep(&self, candidates: &[(OrgId, HoldId, Terms)]) {
+        for (index, lane) in self.0.lanes.iter().enumerate() {
+            let mine: Vec<_> =
+                candidates.iter().copied().filter(|(org, ..)| self.lane(*org) == index).collect();
+            if !mine.is_empty() {
+                drop(lane.send(Work::Sweep(mine)));
+            }
+        }
+    }
+}
+
+pub(in crate::store) struct StepItem {
+    pub(in crate::store) org: OrgId,
+    pub(in crate::store) hold: HoldId,
+    /// None: nobody here knows them.
+    pub(in crate::store) terms: Option<Terms>,
+    pub(in crate::store) step: Step,
+    pub(in crate::store) reply: oneshot::Sender<Result<Applied, LedgerError>>,
+    _queued: Queued,
+}
+
+/// Shows that an item waits or is under way, until it is dropped.
+pub(in crate::store) struct Queued(metrics::Gauge);
+
+impl Queued {
+    pub(in crate::store) fn in_queue(gauge: &metrics::Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
+pub(in crate::store) enum Work {
+    Step(StepItem),
+    /// HELD rows of ours that are past their time: those this lane does not work on were never sent.
+    Sweep(Vec<(OrgId, HoldId, Terms)>),
+}
