@@ -206,8 +206,7 @@ class Live:
     def _start_demo(self):
         command = [BINARY, "demo", "--json", "--unlimited", "--task-ms", self.task_ms]
         command += ["--listen", "127.0.0.1:0", "--data-dir", self.work / "demo"]
-        # The cluster must be the demo's own.
-        process = self.spawn("demo", command, env={"DATABASE_URL": ""}, stdout=subprocess.PIPE)
+        process = self.spawn("demo", command, stdout=subprocess.PIPE)
         line = process.stdout.readline()
         if not line:
             raise RuntimeError("the demo did not start")
@@ -234,8 +233,8 @@ class Live:
         self._run_gateway()
 
     def _run_gateway(self):
-        command = [BINARY, "serve", "--config", self.work / "gateway.toml"]
-        self.spawn("gateway", command, env={"DATABASE_URL": "", **self.gateway_env})
+        command = [BINARY, "serve", "--beside-demo", "--config", self.work / "gateway.toml"]
+        self.spawn("gateway", command, env=self.gateway_env)
         until("the second gateway is ready", lambda: http("GET", f"{self.admin_urls[1]}/readyz")[0] == 200)
 
     def restart_gateway(self):

@@ -1,4 +1,4 @@
-//! Who calls, for both planes: credentials become one caller, and the client's address is found behind proxies.
+//! Authentication for both planes: credentials become a [`callers::Caller`], and the client's address is found behind proxies.
 
 pub mod callers;
 pub mod jwks;

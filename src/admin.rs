@@ -11,7 +11,7 @@ use axum::Router;
 
 use self::api::Api;
 
-/// Its routes.
+/// All routes of the operators' listener.
 pub fn router(operations: Operations, api: Api) -> Router {
     operations::router(operations).merge(api::router(api))
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
 use crate::admin::api::Api;
@@ -28,7 +28,7 @@ use crate::poll::Poller;
 use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::secret::Secret;
-use crate::server::{BindError, Certificate, Terms, bind, serve};
+use crate::server::{BindError, Certificate, ServeOptions, bind, serve};
 use crate::stack::{Parts, data_plane};
 use crate::store::{Actor, Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::telemetry::{BadTelemetry, Tracing};
@@ -78,7 +78,7 @@ pub struct App {
     lease: Arc<Lease>,
     poller: Arc<Poller>,
     watcher: Watcher,
-    keys: Arc<Keys>,
+    keys: Arc<Authenticator>,
     tracing: Tracing,
     /// Creates and polls under way: they outlive their clients, and a stop waits for them.
     tasks: TaskTracker,
@@ -160,7 +160,7 @@ impl App {
         let tracing = Tracing::new(&config.telemetry, gateway)?;
         let lease = Arc::new(Lease::new(upkeep.clone(), gateway, ms(config.ledger.lease_ms), clock));
         let gateways = lease.renew().await?;
-        let keys = Arc::new(Keys::new(
+        let keys = Arc::new(Authenticator::new(
             database.clone(),
             KeySets::new(&config.auth, clock),
             &config.auth,
@@ -202,7 +202,7 @@ impl App {
             callers: database.clone(),
             upkeep: upkeep.clone(),
             lease: lease.clone(),
-            keys: keys.clone(),
+            authenticator: keys.clone(),
             limits: limits.clone(),
             poller: poller.clone(),
             upstream: upstream.clone(),
@@ -241,7 +241,7 @@ impl App {
         };
         let api = Api {
             database: database.clone(),
-            keys: keys.clone(),
+            authenticator: keys.clone(),
             proxies,
             tasks: tasks.clone(),
             tracing: tracing.clone(),
@@ -377,10 +377,10 @@ impl App {
             background.spawn(certificate.clone().watch(drained.clone()));
         }
         let [tls, admin_tls] = certificates;
-        let terms = Terms { header_timeout, tls, drain: draining.clone(), stop: stop.clone() };
+        let terms = ServeOptions { header_timeout, tls, drain: draining.clone(), stop: stop.clone() };
         // Whoever asks whether we drain is served to the end.
         let admin_terms =
-            Terms { tls: admin_tls, drain: drained.clone(), stop: drained.clone(), ..terms.clone() };
+            ServeOptions { tls: admin_tls, drain: drained.clone(), stop: drained.clone(), ..terms.clone() };
         background.spawn(serve(admin_listener, router(operations, api), admin_terms));
         let server = background.spawn(serve(data_listener, data_plane(parts), terms));
         asked.cancelled().await;

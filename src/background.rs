@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::counts::count;
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::clock::Clock;
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -106,7 +106,7 @@ pub async fn finish_tasks(
 pub async fn sweep(
     ledger: Ledger,
     database: Database,
-    keys: Arc<Keys>,
+    keys: Arc<Authenticator>,
     metrics: PrometheusHandle,
     accounts: Vec<String>,
     pace: Pace,
@@ -164,7 +164,7 @@ pub async fn renew(lease: Arc<Lease>, poller: Arc<Poller>, stop: CancellationTok
 }
 
 /// Writes down which keys were used: some seconds late, all at once, and a last time at the end.
-pub async fn note_uses(keys: Arc<Keys>, database: Database, stop: CancellationToken) {
+pub async fn note_uses(keys: Arc<Authenticator>, database: Database, stop: CancellationToken) {
     let mut on = true;
     while on {
         on = pause(&stop, Duration::from_secs(2)).await;
@@ -178,7 +178,7 @@ pub async fn note_uses(keys: Arc<Keys>, database: Database, stop: CancellationTo
 #[derive(Debug)]
 pub struct Watcher {
     database: Database,
-    keys: Arc<Keys>,
+    keys: Arc<Authenticator>,
     prices: Arc<Prices>,
     clock: Clock,
     seen: Option<Epochs>,
@@ -189,7 +189,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// A watcher that has seen nothing yet.
-    pub fn new(database: Database, keys: Arc<Keys>, prices: Arc<Prices>, clock: Clock) -> Self {
+    pub fn new(database: Database, keys: Arc<Authenticator>, prices: Arc<Prices>, clock: Clock) -> Self {
         Self { database, keys, prices, clock, seen: None, in_force: None, timed: None }
     }
 

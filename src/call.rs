@@ -12,7 +12,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use crate::ids::HoldId;
 use crate::order::Order;
 use crate::store::{Fingerprint, HoldGuard, Principal};
-use crate::upstream::Ticket;
+use crate::strict::{self, GivenTwice};
+use crate::upstream::Permit;
 
 /// A request's body, not yet read.
 pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -113,11 +114,9 @@ impl Context {
         url::form_urlencoded::parse(self.query.as_bytes()).map(|(key, _)| key.into_owned())
     }
 
-    /// The value of a query parameter.
-    pub fn parameter(&self, name: &str) -> Option<String> {
-        url::form_urlencoded::parse(self.query.as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+    /// The value of a query parameter that may be given once.
+    pub fn parameter(&self, name: &str) -> Result<Option<String>, GivenTwice> {
+        strict::single_parameter(&self.query, name)
     }
 }
 
@@ -214,16 +213,16 @@ pub struct Priced {
 pub struct Held {
     order: Order,
     guard: HoldGuard,
-    ticket: Ticket,
+    ticket: Permit,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Ticket) -> Self {
+    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Permit) -> Self {
         Self { order, guard, ticket }
     }
 
     /// What is to be sent, the hold that pays for it, and the leave to send it.
-    pub fn into_parts(self) -> (Order, HoldGuard, Ticket) {
+    pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
         (self.order, self.guard, self.ticket)
     }
 }

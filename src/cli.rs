@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod database;
 mod demo;
 mod healthcheck;
 mod operate;
@@ -13,18 +14,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use self::database::DatabaseArgs;
 use crate::api_key::NewKey;
 use crate::app::StartError;
-use crate::config::{Config, ConfigError, DatabaseConfig, Log};
+use crate::config::{Config, ConfigError, Log};
 use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
-use crate::secret::Secret;
 use crate::simulator::SimulatorError;
-use crate::store::{Actor, Database, LedgerError, OperatorRole};
+use crate::store::{Actor, LedgerError, OperatorRole};
 use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
@@ -47,6 +48,10 @@ enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Serve on a demo's database, as one more gateway beside the demo. Without this such a database is refused: its
+        /// credits are made up, and its operator's token lies in a file.
+        #[arg(long)]
+        beside_demo: bool,
     },
     /// Bring the database's schema up to date; safe while gateways run.
     Migrate(DatabaseArgs),
@@ -94,17 +99,6 @@ enum ConfigCommand {
     Reference,
     /// Print a JSON Schema of configuration files, for editors.
     Schema,
-}
-
-/// Which database.
-#[derive(Debug, Args)]
-pub struct DatabaseArgs {
-    /// Take the database from this configuration file.
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
-    /// The database, if no configuration file is given.
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
-    database_url: Option<String>,
 }
 
 /// Why a command failed.
@@ -166,56 +160,9 @@ fn exit_code_of(error: &LedgerError) -> u8 {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let result = match self.command {
-            Command::PostgresChild(args) => match child::run(args) {
-                Ok(never) => match never {},
-                Err(error) => Err(CliError::Failed(error.to_string())),
-            },
-            Command::Demo(args) => demo::run(args),
-            Command::Serve { config } => {
-                Config::load(&config).map_err(CliError::from).and_then(operate::serve)
-            }
-            Command::Migrate(args) => block_on(async move {
-                args.database().await?.migrate().await?;
-                output::note("the schema is up to date");
-                Ok(())
-            }),
-            Command::Simulate(args) => operate::simulate(args),
-            Command::Audit(args) => operate::audit(args),
-            Command::Healthcheck(args) => healthcheck::run(args),
-            Command::Config(ConfigCommand::Check { file, config }) => {
-                let file = file.or(config).unwrap_or_default();
-                Config::load(&file).map_err(CliError::from).map(|_| {
-                    output::note(format_args!("{} is a usable configuration", file.display()));
-                })
-            }
-            Command::Config(ConfigCommand::Reference) => {
-                output::raw(crate::config::reference());
-                Ok(())
-            }
-            Command::Config(ConfigCommand::Schema) => {
-                output::raw(format_args!("{:#}\n", crate::config::schema()));
-                Ok(())
-            }
-            Command::Admin(args) => admin::run(*args),
-            Command::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Self::command(), "tollgate", &mut script);
-                output::raw(String::from_utf8_lossy(&script));
-                Ok(())
-            }
-            Command::OperatorToken { enter: false, .. } => {
-                output::secret(NewKey::generate_operator().text.expose())
-            }
-            Command::OperatorToken { enter: true, database } => block_on(async move {
-                let database = database.database().await?.acting(Actor::program("operator-token"));
-                database.check_schema().await?;
-                let made =
-                    database.create_operator_token("entered by hand", OperatorRole::Operator, None).await?;
-                output::secret(made.1.expose())
-            }),
-        };
-        match result {
+        let ready =
+            if self.command.opens_a_database() { database::without_postgres_variables() } else { Ok(()) };
+        match ready.and_then(|()| self.command.run()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("tollgate: {error}");
@@ -225,24 +172,69 @@ impl Cli {
     }
 }
 
-impl DatabaseArgs {
-    /// A pool on the primary.
-    async fn database(&self) -> Result<Database, CliError> {
-        let config = match (&self.config, &self.database_url) {
-            (Some(file), _) => Config::load(file)?.database,
-            (None, Some(url)) if !url.trim().is_empty() => DatabaseConfig::of(Secret::new(url)),
-            (None, _) => {
-                return Err(CliError::Usage(
-                    "which database? Give --config FILE, or set DATABASE_URL".into(),
-                ));
+impl Command {
+    fn opens_a_database(&self) -> bool {
+        match self {
+            Self::Demo(_) | Self::Serve { .. } | Self::Migrate(_) | Self::Audit(_) => true,
+            Self::OperatorToken { enter, .. } => *enter,
+            Self::Simulate(_)
+            | Self::Healthcheck(_)
+            | Self::Config(_)
+            | Self::Admin(_)
+            | Self::Completions { .. }
+            | Self::PostgresChild(_) => false,
+        }
+    }
+
+    fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::PostgresChild(args) => match child::run(args) {
+                Ok(never) => match never {},
+                Err(error) => Err(CliError::Failed(error.to_string())),
+            },
+            Self::Demo(args) => demo::run(args),
+            Self::Serve { config, beside_demo } => operate::serve(Config::load(&config)?, beside_demo),
+            Self::Migrate(args) => block_on(async move {
+                args.open("migrating").await?.migrate().await?;
+                output::note("the schema is up to date");
+                Ok(())
+            }),
+            Self::Simulate(args) => operate::simulate(args),
+            Self::Audit(args) => operate::audit(args),
+            Self::Healthcheck(args) => healthcheck::run(args),
+            Self::Config(ConfigCommand::Check { file, config }) => {
+                let file = file.or(config).unwrap_or_default();
+                Config::load(&file).map_err(CliError::from).map(|_| {
+                    output::note(format_args!("{} is a usable configuration", file.display()));
+                })
             }
-        };
-        let database = crate::app::database(&config).map_err(|error| match error {
-            LedgerError::Invalid(what) => CliError::Usage(what),
-            other => other.into(),
-        })?;
-        database.find_primary().await?;
-        Ok(database)
+            Self::Config(ConfigCommand::Reference) => {
+                output::raw(crate::config::reference());
+                Ok(())
+            }
+            Self::Config(ConfigCommand::Schema) => {
+                output::raw(format_args!("{:#}\n", crate::config::schema()));
+                Ok(())
+            }
+            Self::Admin(args) => admin::run(*args),
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+                output::raw(String::from_utf8_lossy(&script));
+                Ok(())
+            }
+            Self::OperatorToken { enter: false, .. } => {
+                output::secret(NewKey::generate_operator().text.expose())
+            }
+            Self::OperatorToken { enter: true, database } => block_on(async move {
+                let database = database.open("entering an operator's token into").await?;
+                let database = database.acting(Actor::program("operator-token"));
+                database.check_schema().await?;
+                let made =
+                    database.create_operator_token("entered by hand", OperatorRole::Operator, None).await?;
+                output::secret(made.1.expose())
+            }),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! Configuration: defaults, then a TOML file, then the environment (`TOLLGATE_SERVER__LISTEN=…`). Unknown fields are
-//! refused; every error names the field, its value and what would be right.
+//! Configuration: defaults, then a TOML file, then the environment (`TOLLGATE_SERVER__LISTEN=…`), then what a command's flags
+//! say. Unknown fields, and fields that are given twice, are refused; every error names the field, its value and what would
+//! be right. A configuration can also be built as a value ([`Config::of`]): then neither a file nor the environment is read.
 
 mod check;
+mod environment;
 mod reference;
 mod schema;
 mod telemetry;
@@ -13,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Format, Serialized, Toml};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::check::ConfigError;
+pub use self::environment::is_setting;
 pub use self::reference::reference;
 pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
@@ -153,7 +156,8 @@ impl Default for Admin {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host/database`.
+    /// `postgres://user:password@host/database`. It is taken as it stands: `PGHOST`, `PGPASSWORD`, `PGOPTIONS` and the other
+    /// variables of PostgreSQL's own programs change nothing. A password that is left out is looked up in `~/.pgpass`.
     pub url: Option<Secret>,
     /// The URL of every server of a replicated database, instead of `url`: the one that is the primary is used, and found
     /// again after a fail-over.
@@ -422,22 +426,41 @@ pub fn ms(milliseconds: u64) -> Duration {
 }
 
 impl Config {
-    /// Reads `file` and the environment, and checks every value.
+    /// A gateway on `database` in front of `upstream`, everything else by default. Nothing outside is read.
+    pub fn of(database: DatabaseConfig, upstream: UpstreamConfig) -> Result<Self, ConfigError> {
+        let config = Self {
+            server: Server::default(),
+            admin: Admin::default(),
+            database,
+            upstream: Upstreams { kling_3: upstream, kling_o3: None },
+            ledger: LedgerConfig::default(),
+            limits: Limits::default(),
+            quotes: Quotes::default(),
+            status: Status::default(),
+            reconciler: Reconciler::default(),
+            auth: Auth::default(),
+            log: Log::default(),
+            telemetry: Telemetry::default(),
+        };
+        config.check("the configuration")
+    }
+
+    /// Reads `file`, then the environment, which wins, and checks every value.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         if !file.is_file() {
             return Err(ConfigError::Missing(file.to_owned()));
         }
-        Self::from_figment(Figment::new().merge(Toml::file_exact(file)), &file.display().to_string())
+        let settings = environment::settings()?;
+        Self::read(Figment::from(Toml::file_exact(file)).merge(settings), &file.display().to_string())
     }
 
-    /// Reads a TOML text and the environment, and checks every value.
+    /// Reads a TOML text, and nothing else, and checks every value.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::from_figment(Figment::new().merge(Toml::string(text)), "the configuration")
+        Self::read(Figment::from(Toml::string(text)), "the configuration")
     }
 
-    fn from_figment(figment: Figment, source: &str) -> Result<Self, ConfigError> {
-        let defaults = Figment::from(Serialized::default("log", Log::default()));
-        let figment = defaults.merge(figment).merge(Env::prefixed("TOLLGATE_").only_sections().split("__"));
+    fn read(given: Figment, source: &str) -> Result<Self, ConfigError> {
+        let figment = Figment::from(Serialized::default("log", Log::default())).merge(given);
         let config: Self = figment.extract().map_err(|error| ConfigError::unreadable(source, &error))?;
         // It has the form it should, so only numbers are looked at here.
         let given = figment.extract().unwrap_or_default();
@@ -445,16 +468,5 @@ impl Config {
             return Err(ConfigError::Value { origin: source.to_owned(), field, value, right });
         }
         config.check(source)
-    }
-}
-
-/// The environment may set fields of our sections; other `TOLLGATE_…` variables are for other things.
-trait OnlySections {
-    fn only_sections(self) -> Env;
-}
-
-impl OnlySections for Env {
-    fn only_sections(self) -> Env {
-        self.filter(|name| name.as_str().contains("__"))
     }
 }

@@ -1,4 +1,4 @@
-//! The one error of the data plane, and the one place where it becomes an answer.
+//! The error type of the data plane, and the only place where it becomes an answer.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use std::borrow::Cow;
@@ -16,30 +16,28 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::order::Invalid;
 use crate::store::{BudgetInForce, LedgerError};
+use crate::strict::GivenTwice;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 
-/// How long a caller without credits should stay away, at most.
+/// The longest `Retry-After` for a caller without credits.
 const PARKED: Duration = Duration::from_secs(3600);
 
 /// An answer of the data plane.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Whose limit was reached.
+/// The level at which a rate limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// An address that presented wrong keys.
+    /// A client address that sent too many wrong credentials.
     Address,
-    /// The key.
     Key,
-    /// The user.
     User,
-    /// The organisation.
     Org,
 }
 
 impl Level {
-    /// Its name on the wire and in metrics.
+    /// The name on the wire and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -50,14 +48,13 @@ impl Level {
     }
 }
 
-/// What a budget does not allow.
+/// A hold that a budget does not allow.
 #[derive(Debug)]
 pub struct OverBudget {
-    /// Which.
     pub budget: BudgetInForce,
-    /// What is held and charged of it.
+    /// Credits held and charged in the budget's current window.
     pub used: Credits,
-    /// The hold.
+    /// Credits of the refused hold.
     pub required: Credits,
 }
 
@@ -67,67 +64,62 @@ impl fmt::Display for OverBudget {
         let (period, level, limit) = (budget.period.as_str(), budget.level.as_str(), budget.limit);
         write!(
             f,
-            "the {period} budget of this {level} does not allow it: {required} credits are needed, {used} of {limit} are used"
+            "the {period} budget of this {level} is exceeded: {required} credits are needed, {used} of {limit} are used"
         )
     }
 }
 
-/// Everything that is not a success.
+/// Why a call of the data plane was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// The request is not what the call takes.
+    /// The request is malformed.
     #[error("{}", .0.message)]
     Invalid(Invalid),
-    /// No credentials, or wrong ones.
+    /// There are no credentials, or they are not valid.
     #[error("{0}")]
     Unauthenticated(&'static str),
-    /// The key may not be used from here.
+    /// The key may not be used from the client's address.
     #[error("this API key may not be used from your network")]
     NetworkNotAllowed,
     /// Organisation, team or user is suspended.
-    #[error("your organisation, team or user is suspended: new tasks are refused, running ones finish")]
+    #[error("your organisation, team or user is suspended: new tasks are refused, running tasks finish")]
     Suspended,
-    /// The key may not create this type.
+    /// The key may not create this task type.
     #[error("this API key may not create tasks of type {0}")]
     TypeNotAllowed(String),
-    /// The caller may not see this.
+    /// The caller may not make this call.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// No such path.
+    /// The path does not exist.
     #[error("there is nothing at this path")]
     NotFound,
-    /// The path takes another method.
+    /// The path does not take this method; it takes the ones named here.
     #[error("this path takes {0}")]
     MethodNotAllowed(&'static str),
-    /// No such task of the caller's organisation.
-    #[error("no task with this id")]
+    /// The caller's organisation has no task with this id.
+    #[error("there is no task with this id")]
     TaskNotFound,
-    /// The body is too large.
+    /// The body is over 16 MiB.
     #[error("the body is larger than 16 MiB")]
     BodyTooLarge,
-    /// Too many requests.
+    /// A rate limit was reached.
     #[error("too many requests for this {}: slow down", .level.as_str())]
-    RateLimited {
-        /// Whose limit.
-        level: Level,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// Too many unfinished tasks.
-    #[error("your organisation has as many unfinished tasks as it may: wait for one to finish")]
+    RateLimited { level: Level, retry_after: Duration },
+    /// The organisation has as many unfinished tasks as it may have.
+    #[error("your organisation has reached its limit of unfinished tasks: wait for one to finish")]
     TooManyTasks,
     /// The balance does not cover the hold.
     #[error("{required} credits are needed, {available} are available")]
     InsufficientCredits {
-        /// The hold.
+        /// Credits of the refused hold.
         required: Credits,
-        /// The balance.
+        /// Credits that are available.
         available: Credits,
     },
     /// A budget does not cover the hold.
     #[error("{0}")]
     BudgetExceeded(Box<OverBudget>),
-    /// The first request with this idempotency key still runs.
+    /// The first request with this idempotency key is still in progress.
     #[error("a request with this Idempotency-Key is still in progress")]
     RequestInProgress,
     /// The idempotency key was used with another body.
@@ -135,51 +127,40 @@ pub enum GatewayError {
     IdempotencyKeyReused,
     /// The vendor refused the request; its own code and message pass through.
     #[error("{message}")]
-    RefusedByVendor {
-        /// The vendor's code.
-        error: String,
-        /// The vendor's message.
-        message: String,
-    },
-    /// The vendor refused in a way the caller cannot mend.
+    RefusedByVendor { error: String, message: String },
+    /// The vendor refused the request for a reason that the caller cannot change.
     #[error("{0}")]
     UpstreamError(&'static str),
-    /// The vendor cannot be used now; nothing is charged.
+    /// The vendor cannot be reached; nothing is charged.
     #[error("{0}")]
     UpstreamUnavailable(&'static str),
-    /// The vendor is not asked now; nothing is held.
+    /// The vendor is not called right now; nothing is held.
     #[error(transparent)]
     NotAdmitted(Refusal),
-    /// The vendor is busy, and stayed so.
+    /// The vendor is busy, and stayed busy when the request was sent again.
     #[error("the video service is busy: try again later")]
-    UpstreamBusy {
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// Whether the vendor took the task is unknown.
+    UpstreamBusy { retry_after: Duration },
+    /// Whether the vendor accepted the task is unknown.
     #[error(
         "whether this task was started is unknown. Do not simply send it again: its credits stay held until the outcome \
          is known. Ask GET /api/status?task_id={reference} for it, or send it again with 'X-Tollgate-Resend: yes'"
     )]
     OutcomeUnknown {
-        /// Our reference, usable as task_id.
+        /// The hold's id, which a status call takes as `task_id`.
         reference: HoldId,
     },
-    /// The task of this idempotency key was given up and refunded.
+    /// The task of this idempotency key was written off: its outcome stayed unknown, its credits were refunded.
     #[error(
         "the outcome of this task stayed unknown; it was not charged. Use a new Idempotency-Key to try again"
     )]
-    WrittenOff {
-        /// Our reference.
-        reference: HoldId,
-    },
-    /// The gateway cannot serve this now; nothing is charged.
+    WrittenOff { reference: HoldId },
+    /// The gateway cannot serve the request right now; nothing is charged.
     #[error("the gateway cannot serve this request right now: try again")]
     Unavailable(#[source] LedgerError),
-    /// Whether a token is valid cannot be known now.
+    /// Whether a token is valid cannot be verified right now.
     #[error("the keys of your identity provider cannot be fetched right now: try again")]
     IdentityUnavailable,
-    /// Our defect.
+    /// A defect of the gateway.
     #[error("an internal error; nothing is charged unless a status call says otherwise")]
     Internal(Cow<'static, str>),
 }
@@ -187,6 +168,12 @@ pub enum GatewayError {
 impl From<Invalid> for GatewayError {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
+    }
+}
+
+impl From<GivenTwice> for GatewayError {
+    fn from(error: GivenTwice) -> Self {
+        Self::invalid_request(error.to_string())
     }
 }
 
@@ -220,12 +207,12 @@ impl From<LedgerError> for GatewayError {
 }
 
 impl GatewayError {
-    /// An `INVALID_REQUEST` in these words.
+    /// An `INVALID_REQUEST` with this message.
     pub fn invalid_request(message: impl Into<String>) -> Self {
         Self::Invalid(Invalid { code: Code::InvalidRequest, message: message.into() })
     }
 
-    /// The stable code; nothing for a vendor's own.
+    /// The stable code; none: the vendor's own code passes through.
     pub fn code(&self) -> Option<Code> {
         Some(match self {
             Self::Invalid(invalid) => invalid.code,
@@ -253,7 +240,6 @@ impl GatewayError {
         })
     }
 
-    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.code().map_or(StatusCode::BAD_REQUEST, Code::status)
     }
@@ -261,7 +247,7 @@ impl GatewayError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::UpstreamBusy { retry_after } => Some(*retry_after),
-            // ⚑ one client parks its key for as long as a 402 says
+            // ⚑ One known client stops using its key for as long as the `Retry-After` of a 402 says.
             Self::InsufficientCredits { .. } => Some(PARKED),
             Self::BudgetExceeded(over) => {
                 Some(over.budget.resets_in.map_or(PARKED, |after| after.min(PARKED)))
@@ -335,7 +321,6 @@ impl GatewayError {
         }
     }
 
-    /// The answer.
     pub fn into_answer(self) -> Answer {
         let status = self.status();
         let message = self.to_string();

@@ -2,11 +2,12 @@
 //!
 //! # Where is what
 //!
-//! A file imports only from lower floors or from its own folder.
+//! A file imports only from lower floors or from its own folder. One thing has one name: the glossary is in
+//! `docs/architecture.md`, beside three walks through the code.
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`strict`] | newtypes, checked integers, time, secrets, names, the page that shows an API, the way of log lines to standard error, the refusal of input that says a thing twice |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] | what a request, a price, a key, an envelope mean |
 //! | 2 settings | [`config`] | defaults, then file, then environment |
 //! | 3 outside world | [`store`] (all SQL) · [`upstream`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
@@ -31,8 +32,8 @@
 //! ends are conditional. [`upstream`] refuses early what the vendor will not bear (a breaker, a bounded number of places).
 //!
 //! What people manage (organisations, keys, budgets, credits, prices) goes through [`admin::api`], whose OpenAPI document is
-//! also its access rule; `tollgate admin` is a client of it. A change is one transaction that knows its actor
-//! (`store/db/change.rs`), and the audit log is written by triggers, so that none can be left out.
+//! also its access rule; `tollgate admin` is a client of it. A change is one statement, and needs a [`store::Acting`], which
+//! knows on whose behalf; the audit log is written by triggers, so that no change can be left out of it.
 //!
 //! A request has a [`telemetry::TraceContext`] from its first layer to the end of its own task: spans and log events find it
 //! there, so that no part need be handed one.
@@ -58,11 +59,14 @@
 //! - a word of the database that the code does not know is an error, never another word (`house::words`);
 //! - each kind of error is decided wherever errors are told apart (`house::matches`, tables beside the decisions);
 //! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
-//! - no transaction is open during an upstream call: a lane's call is one statement (`house::architecture`);
+//! - no row lock is held while a message travels: a lane's call, a change and a step of expiry are one statement each
+//!   (`house::architecture`, `faults::frozen`);
+//! - a statement ends on both sides by its deadline, and backends never exceed the pools (`postgres::locks`);
 //! - what was acknowledged survives a crash of the database (`holds::profiles`) and a promotion (`postgres::failover`);
 //! - no float touches credits (`house::architecture`, lints in [`credits`] and [`pricing`]);
 //! - the simulator imports nothing of ours (`house::architecture`);
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
+//! - a key, a header or a parameter that is given twice is refused (`house::ambiguous_input`);
 //! - only [`app`] builds parts (`house::architecture`);
 //! - no import goes up a floor (`house::architecture`).
 
@@ -97,6 +101,7 @@ pub mod server;
 pub mod simulator;
 pub mod stack;
 pub mod store;
+pub mod strict;
 pub mod telemetry;
 pub mod upstream;
 pub mod wire;

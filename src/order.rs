@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::credits::PriceFactor;
 use crate::pricing::{Price, PriceBook, Tariff};
+use crate::strict;
 use crate::wire::{Code, RawObject};
 
 const MAX_PROMPT_CHARS: usize = 2_000;
@@ -105,13 +106,19 @@ pub fn is_video_edit(task_type: &str) -> bool {
 impl Order {
     /// Reads and validates `body`; the first failing row of the contract's table wins.
     pub fn parse(body: &[u8], book: &PriceBook, factor: PriceFactor) -> Result<Self, Invalid> {
-        let object = std::str::from_utf8(body).ok().and_then(RawObject::parse);
-        let Some(mut object) = object else {
+        let text = match std::str::from_utf8(body) {
+            Ok(text) => text,
+            Err(error) => {
+                let at = error.valid_up_to();
+                return invalid(Code::InvalidRequest, format!("the body is not UTF-8 at byte {at}"));
+            }
+        };
+        if let Err(refused) = strict::check_json(text) {
+            return invalid(Code::InvalidRequest, format!("the body: {refused}"));
+        }
+        let Some(mut object) = RawObject::parse(text) else {
             return invalid(Code::InvalidRequest, "the body must be a JSON object");
         };
-        if object.has_duplicates() {
-            return invalid(Code::InvalidRequest, "the body has a key twice");
-        }
         let (task_type, tariff) = known_type(&object, book)?;
         check_prompt(&object)?;
         let seconds = if is_video_edit(&task_type) { DEFAULT_SECONDS } else { duration(&object)? };
@@ -197,6 +204,7 @@ fn has_text(object: &RawObject, key: &str) -> bool {
     object.string(key).is_some_and(|text| !text.trim().is_empty())
 }
 
+#[expect(clippy::disallowed_methods, reason = "a list of texts has no keys")]
 fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
     if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
         let hint = if object.get("image_url").is_some() {
@@ -233,6 +241,7 @@ fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
 }
 
 /// Checks the options that are given; the answer is whether the video has sound.
+#[expect(clippy::disallowed_methods, reason = "a number has no keys")]
 fn check_options(object: &RawObject) -> Result<bool, Invalid> {
     if let Some(text) = object.get("cfg_scale") {
         let in_range = serde_json::from_str::<f64>(text).is_ok_and(|scale| (0.0..=1.0).contains(&scale));

@@ -7,7 +7,7 @@
 //! Two environment variables steer it: `TOLLGATE_POSTGRES_BIN` names the directory of the server's binaries;
 //! `TOLLGATE_POSTGRES_IGNORE_SYSTEM=1`, meant for tests, makes it download a server even where the system has one.
 //!
-//! Linux only: the kernel's parent-death signal and `/proc` carry the promise that nothing is left running.
+//! Linux only: the promise that nothing is left running relies on the kernel's parent-death signal and on `/proc`.
 
 mod binaries;
 pub mod child;
@@ -21,27 +21,28 @@ mod obtain;
 mod process;
 mod server;
 mod sockets;
+mod version;
 
 use binaries::{Binaries, Need};
 use data_dir::DataDir;
 pub use data_dir::default_demo_data_dir;
 pub use error::PostgresError;
-use identity::Identity;
+use identity::OsUser;
 use obtain::Downloads;
 use process::OwnedChild;
-use server::Plan;
+use server::ServerStart;
 use sockets::Sockets;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What a cluster is to be like.
+/// Settings of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     /// The directory that holds the cluster, its sockets and its log; created if need be, used by one process at a time.
     pub data_dir: PathBuf,
     /// The `tollgate` binary, whose hidden subcommand `postgres-child` runs [`child::run`].
     pub launcher: PathBuf,
-    /// Whether a commit survives a power cut. Tests may do without.
+    /// Whether a commit survives a power cut; false is faster and enough for tests.
     pub durable: bool,
     /// How many connections the server accepts.
     pub max_connections: u32,
@@ -56,7 +57,7 @@ pub struct Cluster {
     // Before `data`, whose lock must be given up last.
     server: Option<OwnedChild>,
     sockets: Sockets,
-    identity: Identity,
+    identity: OsUser,
     binaries: Binaries,
     config: ClusterConfig,
     data: DataDir,
@@ -79,12 +80,12 @@ impl Cluster {
         let data = DataDir::open(&config.data_dir)?;
         let major = data.cluster_major()?;
         // Before the search, so that a directory that cannot work is refused before anything is installed for it.
-        data.check_access(&Identity::choose(data.cluster_owner())?)?;
+        data.check_access(&OsUser::choose(data.cluster_owner())?)?;
         let cluster = major.map(|major| (data.pgdata.as_path(), major));
         let need = Need { cluster, cluster_owner: major.and_then(|_| data.cluster_owner()) };
         let binaries = binaries::locate(&need, &downloads, progress)?;
         // Again: the package may have brought a better user than there was.
-        let identity = Identity::choose(need.cluster_owner)?;
+        let identity = OsUser::choose(need.cluster_owner)?;
         let sockets = Sockets::prepare(&data, &identity, config.tcp_port)?;
         initdb::remove_unfinished(&data, progress)?;
         if major.is_none() {
@@ -147,7 +148,7 @@ impl Cluster {
             tracing::warn!(%error, "PostgreSQL was stopped by force");
         }
         let Self { config, data, binaries, identity, sockets, .. } = self;
-        self.server = Some(Plan { config, data, binaries, identity, sockets }.start(progress)?);
+        self.server = Some(ServerStart { config, data, binaries, identity, sockets }.start(progress)?);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::compare::{Outcome, PriceChange, PricedTasks, Replay, changes, replay};
+pub use self::compare::{PastReplay, PriceChange, PricedTasks, ReplayTotals, changes, replay};
 pub use self::list::{FactorSpan, PriceList};
 use crate::credits::{Credits, PriceFactor};
 

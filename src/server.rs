@@ -1,4 +1,4 @@
-//! Listening: hyper, HTTP/1 and 2, with or without TLS, one task a connection, and an orderly end.
+//! Listeners: hyper with HTTP/1 and HTTP/2, with or without TLS, one task for each connection, and an orderly shutdown.
 
 mod tls;
 
@@ -27,31 +27,27 @@ use crate::access::peer::Peer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A listener that cannot be had.
+/// A listener that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody else has the port.
+    /// Another program uses the address.
     #[error(
         "{what}: {address} is in use by another program: stop it, or choose another address with {remedy}"
     )]
     InUse {
-        /// What wanted to listen.
         what: &'static str,
-        /// Where.
         address: SocketAddr,
-        /// What to change.
+        /// The setting or flag that changes the address.
         remedy: &'static str,
     },
-    /// Anything else.
+    /// The address cannot be bound for another reason.
     #[error("{what}: cannot listen on {address} ({reason}): choose another address with {remedy}")]
     Other {
-        /// What wanted to listen.
         what: &'static str,
-        /// Where.
         address: SocketAddr,
-        /// The system's words.
+        /// The operating system's error.
         reason: std::io::Error,
-        /// What to change.
+        /// The setting or flag that changes the address.
         remedy: &'static str,
     },
 }
@@ -68,21 +64,21 @@ pub async fn bind(
     })
 }
 
-/// How to serve, and until when.
+/// How a listener serves, and until when.
 #[derive(Clone)]
-pub struct Terms {
-    /// How long a client may take from its connection to the head of a request, and from one request to the next.
+pub struct ServeOptions {
+    /// The time a client has from connecting to the head of its first request, and between two requests.
     pub header_timeout: Duration,
-    /// TLS, unless it is plain HTTP.
+    /// The certificate; none: plain HTTP.
     pub tls: Option<Arc<Certificate>>,
-    /// From here on clients are asked to go elsewhere with what they want next.
+    /// When this is cancelled, clients are asked to send their next requests elsewhere.
     pub drain: CancellationToken,
-    /// From here on nobody is let in.
+    /// When this is cancelled, no more connections are accepted.
     pub stop: CancellationToken,
 }
 
-/// Serves until it is to stop, then lets every connection finish the request it is at.
-pub async fn serve<S, B>(listener: TcpListener, service: S, terms: Terms)
+/// Serves until `options.stop` is cancelled, then lets every connection finish its current requests.
+pub async fn serve<S, B>(listener: TcpListener, service: S, options: ServeOptions)
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -93,7 +89,7 @@ where
     let connections = TaskTracker::new();
     let mut builder = Builder::new(TokioExecutor::new());
     let http1 = &mut builder.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(terms.header_timeout).max_headers(100);
+    http1.timer(TokioTimer::new()).header_read_timeout(options.header_timeout).max_headers(100);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -102,16 +98,16 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            () = terms.stop.cancelled() => break,
+            () = options.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 let (service, builder) = (service.clone(), builder.clone());
-                connections.spawn(connection(stream, peer.ip(), service, builder, terms.clone()));
+                connections.spawn(connection(stream, peer.ip(), service, builder, options.clone()));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: existing connections must end first.
+                // Most likely out of file descriptors: some connections must end first.
                 tracing::error!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -127,7 +123,7 @@ async fn connection<S, B>(
     peer: IpAddr,
     service: S,
     builder: Builder<TokioExecutor>,
-    terms: Terms,
+    options: ServeOptions,
 ) where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -136,12 +132,12 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     drop(stream.set_nodelay(true));
-    let late = std::pin::pin!(tokio::time::sleep(terms.header_timeout));
-    let Some(certificate) = &terms.tls else {
-        return converse(stream, peer, service, builder, &terms, late).await;
+    let late = std::pin::pin!(tokio::time::sleep(options.header_timeout));
+    let Some(certificate) = &options.tls else {
+        return serve_requests(stream, peer, service, builder, &options, late).await;
     };
     let mut late = late;
-    // Whoever only looks whether somebody listens, or connects in advance, is no failure.
+    // Port probes and idle pre-connects that close before a request are not TLS handshake failures.
     let mut first = [0];
     tokio::select! {
         peeked = stream.peek(&mut first) => {
@@ -150,53 +146,53 @@ async fn connection<S, B>(
             }
         }
         () = late.as_mut() => return,
-        () = terms.stop.cancelled() => return,
+        () = options.stop.cancelled() => return,
     }
     tokio::select! {
         shaken = certificate.accept(stream) => match shaken {
-            Ok(stream) => converse(stream, peer, service, builder, &terms, late).await,
+            Ok(stream) => serve_requests(stream, peer, service, builder, &options, late).await,
             Err(error) => certificate.failed(error),
         },
         () = late.as_mut() => certificate.failed("it took too long"),
-        () = terms.stop.cancelled() => {}
+        () = options.stop.cancelled() => {}
     }
 }
 
-/// What is said on a connection.
+/// The activity on a connection.
 #[derive(Default)]
-struct Talk {
-    /// None: no request yet.
+struct Activity {
+    /// None before the first request.
     version: Option<Version>,
-    /// Requests that are being answered.
+    /// Requests in flight.
     requests: usize,
 }
 
-/// A request that is being answered.
-struct Answering(Arc<watch::Sender<Talk>>);
+/// A request in flight; counted until it is dropped.
+struct Answering(Arc<watch::Sender<Activity>>);
 
 impl Answering {
-    fn of(talk: &Arc<watch::Sender<Talk>>, version: Version) -> Self {
-        talk.send_modify(|talk| {
-            talk.version = Some(version);
-            talk.requests += 1;
+    fn of(activity: &Arc<watch::Sender<Activity>>, version: Version) -> Self {
+        activity.send_modify(|activity| {
+            activity.version = Some(version);
+            activity.requests += 1;
         });
-        Self(talk.clone())
+        Self(activity.clone())
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.send_modify(|talk| talk.requests -= 1);
+        self.0.send_modify(|activity| activity.requests -= 1);
     }
 }
 
-/// Answers the requests of one connection.
-async fn converse<I, S, B>(
+/// Serves the requests of one connection.
+async fn serve_requests<I, S, B>(
     io: I,
     peer: IpAddr,
     service: S,
     builder: Builder<TokioExecutor>,
-    terms: &Terms,
+    options: &ServeOptions,
     late: Pin<&mut Sleep>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -206,12 +202,12 @@ async fn converse<I, S, B>(
         + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let (talk, mut heard) = watch::channel(Talk::default());
-    let talk = Arc::new(talk);
-    let drain = terms.drain.clone();
+    let (activity, mut heard) = watch::channel(Activity::default());
+    let activity = Arc::new(activity);
+    let drain = options.drain.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let version = request.version();
-        let answering = Answering::of(&talk, version);
+        let answering = Answering::of(&activity, version);
         let (mut service, drain) = (service.clone(), drain.clone());
         async move {
             let _answering = answering;
@@ -228,22 +224,22 @@ async fn converse<I, S, B>(
     let begun = heard.clone();
     let mute = async {
         late.await;
-        // hyper's own timeout begins with the first byte of HTTP/1, and has no say in HTTP/2.
+        // hyper's own time-out begins with the first byte of HTTP/1, and does not exist for HTTP/2.
         if begun.borrow().version.is_some() {
             std::future::pending().await
         }
     };
     let mut quiet = heard.clone();
     let idle = async {
-        drop(quiet.wait_for(|talk| talk.version == Some(Version::HTTP_2)).await);
+        drop(quiet.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
         loop {
             let busy = quiet.borrow_and_update().requests > 0;
             let change = quiet.changed();
-            // Each change is a request that begins or ends.
+            // Each change is a request that began or ended.
             let changed = if busy {
                 Ok(change.await)
             } else {
-                tokio::time::timeout(terms.header_timeout, change).await
+                tokio::time::timeout(options.header_timeout, change).await
             };
             if !matches!(changed, Ok(Ok(()))) {
                 return;
@@ -252,13 +248,14 @@ async fn converse<I, S, B>(
     };
     let over = async {
         let leaving = async {
-            terms.drain.cancelled().await;
-            // HTTP/2 can be told to send nothing new without losing what is under way. An idle connection of HTTP/1
-            // would be closed, perhaps while the next request travels: it learns it from its next answer.
-            drop(heard.wait_for(|talk| talk.version == Some(Version::HTTP_2)).await);
+            options.drain.cancelled().await;
+            // An HTTP/2 client can be told to send nothing new without losing requests in flight. An idle HTTP/1
+            // connection would be closed, perhaps while the next request is on its way: its client learns of the drain
+            // from its next answer.
+            drop(heard.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
         };
         tokio::select! {
-            () = terms.stop.cancelled() => {}
+            () = options.stop.cancelled() => {}
             () = leaving => {}
             () = idle => {}
         }

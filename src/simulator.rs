@@ -6,6 +6,10 @@
 //!
 //! It stands on its own: nothing of the rest of this crate is imported here, so a mistaken idea about the vendor
 //! cannot be shared by the gateway and the thing it is tested against.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it reads what the vendor would read, as leniently; scripts are read strictly"
+)]
 
 mod answer;
 mod books;
@@ -19,6 +23,7 @@ mod request;
 mod script;
 mod server;
 mod service;
+mod shared;
 mod state_file;
 mod status;
 mod task;
@@ -36,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use books::Books;
-use service::Shared;
+use shared::Shared;
 use state_file::{Journal, Writer};
 
 /// How the simulator behaves when no script is in force.
@@ -98,24 +103,19 @@ pub enum SimulatorError {
     /// The state file cannot be opened, read or cut back.
     #[error("the state file {} cannot be used", path.display())]
     StateFile {
-        /// The file.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
     },
     /// Two simulators must not share their books.
     #[error("the state file {} belongs to another running simulator: stop it or name another file", path.display())]
-    StateFileInUse {
-        /// The file.
-        path: PathBuf,
-    },
+    StateFileInUse { path: PathBuf },
     /// The state file holds something that no simulator wrote.
     #[error(
         "line {line} of the state file {} is no task of a simulator: move the file away to begin with empty books",
         path.display()
     )]
     StateFileLine {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -141,7 +141,7 @@ impl Simulator {
         if !(0.0..=1.0).contains(&config.fail_ratio) {
             return Err(SimulatorError::FailRatio(config.fail_ratio));
         }
-        // The address first: it is what a second simulator, started by mistake, trips over.
+        // The address first: a second simulator that was started by mistake fails here, before it touches the state file.
         let listener = TcpListener::bind(listen).await.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => SimulatorError::AddressInUse { address: listen },
             _ => SimulatorError::Listen { address: listen, source },
@@ -175,8 +175,8 @@ impl Simulator {
         self.local_addr
     }
 
-    /// Serves until `shutdown` resolves, then finishes what is in flight (for about a second at most) and writes out
-    /// the books. Dropping the future instead closes every connection.
+    /// Serves until `shutdown` resolves, then lets calls in flight finish (for about a second at most) and writes the
+    /// state file. Dropping the future instead closes every connection.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -193,7 +193,7 @@ impl Simulator {
     }
 }
 
-/// Where clients on this machine find a listener that takes every address.
+/// The address at which clients on this machine reach a listener that is bound to all addresses.
 fn reachable(listening: SocketAddr) -> SocketAddr {
     let ip = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

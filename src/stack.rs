@@ -13,7 +13,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::{MakeRequestId, RequestId};
 
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::error::GatewayError;
@@ -44,7 +44,7 @@ pub struct Parts {
     /// Whose word on a client's address is taken.
     pub proxies: TrustedProxies,
     /// Who may call.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<Authenticator>,
     /// What the data plane says of itself.
     pub document: Bytes,
     /// How often.

@@ -36,7 +36,7 @@ pub use self::db::error::LedgerError;
 #[cfg(test)]
 pub(crate) use self::db::error::samples as error_samples;
 pub use self::db::page::HoldPlace;
-pub use self::directory::audit_log::{AuditEntry, AuditFilter, Order, TargetKind};
+pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder, TargetKind};
 pub use self::directory::identity::{
     FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
 };

@@ -1,8 +1,8 @@
-//! Traces and log events of one request belong together: both carry its ids.
+//! Tracing and logging. Spans and log events of one request carry the same ids.
 //!
-//! What runs for a request runs [`TraceContext::around`] its context, also in tasks of its own ([`carry`]); spans and log
-//! events find it there. A request that is not sampled has a context as well, for its log events, and no spans.
-//! What a span may say is decided where it is said; never credentials, prompts, media URLs or queries.
+//! All work for a request runs within the request's [`TraceContext`], also in tasks of its own ([`carry`]); spans and log
+//! events find the ids there. A request that is not sampled has a context too, for its log events, but no spans.
+//! Spans never hold credentials, prompts, media URLs or query strings.
 
 mod context;
 mod events;
@@ -24,7 +24,12 @@ use self::export::Exporter;
 use crate::config::Telemetry;
 use crate::ids::GatewayId;
 
-/// Which requests are traced, and where their spans go. One for a gateway; by default none are.
+/// The id of the request that the current task works on.
+pub fn request_id() -> Option<String> {
+    TraceContext::look(|context| context.request_id().map(str::to_owned)).flatten()
+}
+
+/// Decides which requests are traced and where their spans go. One per gateway; the default traces nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Tracing {
     exporter: Option<Arc<Exporter>>,
@@ -34,7 +39,7 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Connects to nothing yet, so that a collector that is away keeps no gateway from starting.
+    /// Does not connect yet: a collector that is down must not keep a gateway from starting.
     pub fn new(config: &Telemetry, gateway: GatewayId) -> Result<Self, BadTelemetry> {
         let exporter = match &config.otlp_endpoint {
             Some(endpoint) => Some(Arc::new(Exporter::new(endpoint, config, gateway)?)),
@@ -44,18 +49,18 @@ impl Tracing {
         Ok(Self { exporter, ratio, trust_parent, propagate })
     }
 
-    /// The context of a request with these headers. Its caller's trace goes on in it.
+    /// The context of a request with these headers. It continues the caller's trace.
     pub fn request(&self, headers: &HeaderMap, request_id: Option<&str>) -> TraceContext {
         let remote = Remote::of(headers);
         let sampled = match &remote {
             Some(remote) if self.trust_parent => remote.sampled,
-            // By chance, not by the trace's id: whoever may choose that could choose to be sampled.
+            // By chance, not by the trace id: a caller chooses its trace id, and could so choose to be sampled.
             _ => self.chance(),
         };
         self.context(request_id, remote, sampled)
     }
 
-    /// The context of work that nobody has asked for.
+    /// The context of background work.
     pub fn own_work(&self) -> TraceContext {
         self.context(None, None, self.chance())
     }
@@ -69,10 +74,10 @@ impl Tracing {
         self.exporter.is_some() && (self.ratio >= 1.0 || rand::random_bool(self.ratio))
     }
 
-    /// Sends what is left, for as long as `limit`; whoever cannot be reached by then does not get it.
+    /// Sends the remaining spans within `limit`; what cannot be sent by then is lost.
     pub async fn shut_down(&self, limit: Duration) {
         if let Some(exporter) = self.exporter.clone() {
-            // It blocks; on a thread of the runtime it would keep from running what it waits for.
+            // It blocks. On a thread of the runtime it would block the very tasks that it waits for.
             let _ = tokio::task::spawn_blocking(move || exporter.shut_down(limit)).await;
         }
     }

@@ -1,5 +1,5 @@
-//! The vendor: two backends, each with its own base URL and accounts. Knows whether it may be asked, how to ask and how
-//! to read the answer; what an answer means for money is decided by [`CreateOutcome`].
+//! The vendor's API: two backends, each with its own base URL and accounts. This module decides whether a backend may be
+//! called now, calls it and reads its answers; what an answer to a create means for money is a [`CreateOutcome`].
 
 mod account;
 mod backend;
@@ -7,7 +7,7 @@ mod breaker;
 mod client;
 mod gate;
 mod outcome;
-mod ticket;
+mod permit;
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub use self::client::{BadUpstream, MaySend, StatusError};
 pub use self::gate::Refusal;
 pub(crate) use self::outcome::report;
 pub use self::outcome::{CreateOutcome, Progress, StatusReport};
-pub use self::ticket::Ticket;
+pub use self::permit::Permit;
 
 use self::backend::Backend;
 use crate::clock::Clock;
@@ -23,7 +23,6 @@ use crate::config::Upstreams;
 use crate::ids::OrgId;
 use crate::order::is_o3;
 
-/// The vendor's backends.
 #[derive(Debug)]
 pub struct Upstream {
     kling_3: Arc<Backend>,
@@ -31,16 +30,16 @@ pub struct Upstream {
     clock: Clock,
 }
 
-/// The vendor refuses our master key.
+/// Alarm: the vendor refuses the master key of an account.
 const ALARM_KEY: &str = "master key rejected";
-/// The shared account is empty.
+/// Alarm: an account has no credits left.
 const ALARM_EXHAUSTED: &str = "account exhausted";
 
 const KLING_3: &str = "kling-3.0";
 const KLING_O3: &str = "kling-o3";
 
 impl Upstream {
-    /// Clients for the configured backends.
+    /// Builds the clients of the configured backends; connects to none of them.
     pub fn new(config: &Upstreams, clock: Clock) -> Result<Self, BadUpstream> {
         let o3 = config.kling_o3.as_ref().unwrap_or(&config.kling_3);
         Ok(Self {
@@ -50,20 +49,20 @@ impl Upstream {
         })
     }
 
-    /// What the backends are called in the ledger.
+    /// The names of the backends in the ledger.
     pub fn names() -> [Arc<str>; 2] {
         [KLING_3.into(), KLING_O3.into()]
     }
 
-    /// Leave for `org` to create a task of `task_type`, or why not now; never waits.
-    pub fn admit(&self, org: OrgId, task_type: &str) -> Result<Ticket, Refusal> {
+    /// A permit for `org` to create one task of `task_type`, or why there is none now. Never waits.
+    pub fn admit(&self, org: OrgId, task_type: &str) -> Result<Permit, Refusal> {
         let backend = if is_o3(task_type) { &self.kling_o3 } else { &self.kling_3 };
         let now = self.clock.now();
-        let pass = backend.creates.enter(org, now)?;
-        Ok(Ticket { backend: backend.clone(), account: backend.accounts.pick(now), pass })
+        let call = backend.creates.acquire(org, now)?;
+        Ok(Permit { backend: backend.clone(), account: backend.accounts.pick(now), call })
     }
 
-    /// Asks for the state of a task of `org`, by what the ledger calls its backend and account.
+    /// Asks for the state of a task of `org`; `backend` and `account` are their names in the ledger.
     pub async fn status(
         &self,
         org: OrgId,
@@ -75,12 +74,12 @@ impl Upstream {
         backend.status(org, account, task).await
     }
 
-    /// Whether a poll for `org` would go to the backend now.
+    /// Whether a poll for `org` would be admitted by the backend now.
     pub fn may_be_polled(&self, org: OrgId, backend: &str) -> bool {
-        self.by_name(backend).is_some_and(|backend| backend.polls.is_passable(org, self.clock.now()))
+        self.by_name(backend).is_some_and(|backend| backend.polls.would_admit(org, self.clock.now()))
     }
 
-    /// Shows which accounts get new tasks.
+    /// Shows in metrics which accounts get new tasks.
     pub fn show_accounts(&self) {
         for backend in [&self.kling_3, &self.kling_o3] {
             backend.accounts.show(backend.name, self.clock.now());

@@ -1,4 +1,4 @@
-//! What callers read: the closed list of codes and the vendor's envelope (contract, section 1).
+//! The answers of the data plane: the closed list of error codes, and the vendor's envelope around every body.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -7,20 +7,19 @@ use utoipa::ToSchema;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
-        /// Every error code a caller can get from us. A vendor's 400 passes through with its own.
+        /// Every error code of the gateway. A 400 of the vendor passes through with the vendor's own code.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code { $($(#[$doc])* $name,)* }
 
         impl Code {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The code's stable text.
+            /// The code's stable text on the wire.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// The HTTP status it always comes with.
+            /// The HTTP status that always goes with the code.
             pub const fn status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
@@ -29,7 +28,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The body is not what the call takes.
+    /// The request is malformed.
     InvalidRequest = "INVALID_REQUEST", BAD_REQUEST;
     /// The task type is not in the price book.
     InvalidType = "INVALID_TYPE", BAD_REQUEST;
@@ -37,75 +36,74 @@ codes! {
     InvalidPrompt = "INVALID_PROMPT", BAD_REQUEST;
     /// The duration is not a whole number of seconds from 3 to 15.
     InvalidDuration = "INVALID_DURATION", BAD_REQUEST;
-    /// The aspect ratio is not one of the three.
+    /// The aspect ratio is not 16:9, 9:16 or 1:1.
     InvalidAspectRatio = "INVALID_ASPECT_RATIO", BAD_REQUEST;
-    /// An image is needed.
+    /// The task type needs an image.
     MissingImage = "MISSING_IMAGE", BAD_REQUEST;
     /// More than seven reference images.
     TooManyImages = "TOO_MANY_IMAGES", BAD_REQUEST;
-    /// A video is needed.
+    /// The task type needs a video.
     MissingVideo = "MISSING_VIDEO", BAD_REQUEST;
-    /// No key, or a definite no.
+    /// There is no API key or token, or it is not valid.
     InvalidApiKey = "INVALID_API_KEY", UNAUTHORIZED;
     /// The organisation's balance does not cover the hold.
     InsufficientCredits = "INSUFFICIENT_CREDITS", PAYMENT_REQUIRED;
     /// A budget does not cover the hold.
     BudgetExceeded = "BUDGET_EXCEEDED", PAYMENT_REQUIRED;
-    /// The caller may not do this.
+    /// The caller may not make this call.
     Forbidden = "FORBIDDEN", FORBIDDEN;
-    /// The organisation or user is suspended.
+    /// The organisation, team or user is suspended.
     Suspended = "SUSPENDED", FORBIDDEN;
-    /// The key may not create this type.
+    /// The key may not create this task type.
     TypeNotAllowed = "TYPE_NOT_ALLOWED", FORBIDDEN;
     /// The key may not be used from this address.
     NetworkNotAllowed = "NETWORK_NOT_ALLOWED", FORBIDDEN;
-    /// No such path.
+    /// The path does not exist.
     NotFound = "NOT_FOUND", NOT_FOUND;
-    /// No such task of this organisation.
+    /// The organisation has no task with this id.
     TaskNotFound = "TASK_NOT_FOUND", NOT_FOUND;
-    /// The path takes another method.
+    /// The path does not take this method.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED;
-    /// The first request with this idempotency key is still running.
+    /// The first request with this idempotency key is still in progress.
     RequestInProgress = "REQUEST_IN_PROGRESS", CONFLICT;
     /// The body is over 16 MiB.
     BodyTooLarge = "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE;
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", UNPROCESSABLE_ENTITY;
-    /// Too many requests.
+    /// A rate limit was reached, or the vendor is busy.
     RateLimited = "RATE_LIMITED", TOO_MANY_REQUESTS;
-    /// Too many unfinished tasks.
+    /// The organisation has too many unfinished tasks.
     TooManyTasks = "TOO_MANY_TASKS", TOO_MANY_REQUESTS;
-    /// Our defect.
+    /// A defect of the gateway.
     InternalError = "INTERNAL_ERROR", INTERNAL_SERVER_ERROR;
-    /// The upstream refused in a way the caller cannot mend.
+    /// The upstream refused the request for a reason that the caller cannot change.
     UpstreamError = "UPSTREAM_ERROR", BAD_GATEWAY;
-    /// The upstream cannot be used now.
+    /// The upstream cannot be reached or is not called right now.
     UpstreamUnavailable = "UPSTREAM_UNAVAILABLE", SERVICE_UNAVAILABLE;
-    /// The gateway cannot serve this now.
+    /// The gateway cannot serve the request right now.
     Unavailable = "UNAVAILABLE", SERVICE_UNAVAILABLE;
-    /// Whether the upstream took the task is unknown.
+    /// Whether the upstream accepted the task is unknown.
     OutcomeUnknown = "OUTCOME_UNKNOWN", GATEWAY_TIMEOUT;
 }
 
-/// A success.
+/// The envelope of a successful answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Success<T> {
-    /// 200, as the status.
+    /// Always 200, as the HTTP status.
     #[schema(minimum = 200, maximum = 200)]
     code: u16,
-    /// `success`
+    /// Always `success`.
     message: &'static str,
-    /// What was asked for.
     data: T,
 }
 
-/// A success: `{"code":200,"message":"success","data":…}`.
+/// The body of a successful answer: `{"code":200,"message":"success","data":…}`.
 pub fn success(data: &impl Serialize) -> String {
-    // Our own types and raw JSON: serialising them cannot fail.
+    // Only types of ours and raw JSON come here: serialising them cannot fail.
     serde_json::to_string(&Success { code: 200, message: "success", data }).unwrap_or_default()
 }
 
-/// An error: `{"code":…,"error":…,"message":…,"data":…}`.
+/// The body of an error: `{"code":…,"error":…,"message":…,"data":…}`.
 pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&serde_json::Value>) -> String {
     #[derive(Serialize)]
     struct Failure<'a> {
@@ -118,30 +116,23 @@ pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&ser
     serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
 }
 
-/// A JSON object as it was written: order, number text and unknown fields kept, values unread.
+/// A JSON object as it was written: key order, the text of numbers and unknown fields are kept, values stay unparsed.
 #[derive(Debug, Clone)]
 pub struct RawObject(Vec<(String, Box<RawValue>)>);
 
 impl RawObject {
-    /// Reads `text`; nothing if it is not a JSON object. Of duplicate keys all are kept; [`RawObject::has_duplicates`]
-    /// tells.
+    /// Reads `text`; none if it is not a JSON object. Of duplicate keys the first one counts: a caller's text is checked by
+    /// [`crate::strict`] before, the vendor's text is passed on as it is.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it keeps every key, and the vendor may write what it likes"
+    )]
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// An object without fields.
     pub fn empty() -> Self {
         Self(Vec::new())
-    }
-
-    /// Whether a key stands twice, here or in an object within.
-    pub fn has_duplicates(&self) -> bool {
-        let mut seen = std::collections::HashSet::new();
-        self.0.iter().any(|(key, value)| {
-            !seen.insert(key.as_str())
-                || (value.get().starts_with(['{', '['])
-                    && serde_json::from_str::<UniqueKeys>(value.get()).is_err_and(|error| refuses(&error)))
-        })
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
@@ -154,11 +145,12 @@ impl RawObject {
     }
 
     /// The value of `key`, if it is a string.
+    #[expect(clippy::disallowed_methods, reason = "a string has no keys")]
     pub fn string(&self, key: &str) -> Option<String> {
         self.get(key).and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// Sets `key`, in its place if it is there, else at the end. `value` must be JSON, or nothing changes.
+    /// Replaces the value of `key`, or adds it at the end. If `value` is not JSON, nothing changes.
     pub fn set(&mut self, key: &str, value: String) {
         let Ok(value) = RawValue::from_string(value) else { return };
         match self.0.iter_mut().find(|(name, _)| name == key) {
@@ -201,61 +193,6 @@ impl<'de> serde::Deserialize<'de> for RawObject {
     }
 }
 
-/// Whether a value within is refused: it has a key twice, or is too deep for that to be told. What is merely odd (a
-/// number no float can hold) is the vendor's to judge.
-fn refuses(error: &serde_json::Error) -> bool {
-    error.is_data() || error.to_string().starts_with("recursion limit")
-}
-
-/// Accepts any JSON in which no object has a key twice.
-struct UniqueKeys;
-
-impl<'de> serde::Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> serde::de::Visitor<'de> for Any {
-            type Value = UniqueKeys;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("JSON without duplicate keys")
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
-                Ok(UniqueKeys)
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
-                while seq.next_element::<UniqueKeys>()?.is_some() {}
-                Ok(UniqueKeys)
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    map.next_value::<UniqueKeys>()?;
-                    if !seen.insert(key) {
-                        return Err(serde::de::Error::custom("duplicate key"));
-                    }
-                }
-                Ok(UniqueKeys)
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,11 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_found_at_any_depth_and_in_any_spelling() {
-        let duplicates = |text| RawObject::parse(text).unwrap().has_duplicates();
-        assert!(duplicates(r#"{"type":1,"typ\u0065":2}"#));
-        assert!(duplicates(r#"{"a":[{"b":1,"b":2}]}"#));
-        assert!(!duplicates(r#"{"a":{"b":1},"b":[1.5,-2,null,true,"x"]}"#));
+    fn only_objects_are_read() {
         assert!(RawObject::parse("[]").is_none());
         assert!(RawObject::parse("{\"a\":1} x").is_none());
     }

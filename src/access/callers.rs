@@ -1,4 +1,4 @@
-//! From a header to a caller: by a key of ours, or by a token of an identity provider.
+//! From an `Authorization` header to a caller: by an API key, an operator token, or a token of an identity provider.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,65 +10,84 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
 use super::token::{self, Refused, Verified};
-use super::trusted::{self, Stored, Trust};
+use super::trusted::{self, Cached, Freshness};
 use super::uses::{LastNoted, Uses};
 use crate::access::jwks::KeySets;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
 use crate::error::{GatewayError, Level};
-use crate::ids::ProviderId;
+use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
     Actor, Database, FoundIdentity, FoundKey, GivenRole, LedgerError, OperatorRole, Presented, Principal,
     Provider, Serves,
 };
 
-/// Who is calling.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub enum Caller {
-    /// Somebody of an organisation.
+    /// A user of an organisation.
     Tenant(Arc<Principal>),
-    /// One of those who run the platform.
+    /// An operator of the platform.
     Operator(Operator),
 }
 
-/// One of those who run the platform.
+impl Caller {
+    /// The caller's organisation; none: an operator, whose calls may be about any.
+    pub fn org(&self) -> Option<OrgId> {
+        match self {
+            Self::Operator(_) => None,
+            Self::Tenant(principal) => Some(principal.org),
+        }
+    }
+
+    /// The caller as the audit log names it: a kind and an id.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Operator(operator) => operator.name.clone(),
+            Self::Tenant(principal) => match principal.key {
+                Some(key) => format!("key:{key}"),
+                None => format!("user:{}", principal.user),
+            },
+        }
+    }
+}
+
+/// An operator of the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// A kind and an id, with a name behind it for people: for the audit log.
+    /// The operator as the audit log names it: a kind and an id, followed by a name for people.
     pub name: String,
-    /// What it may do.
     pub role: OperatorRole,
 }
 
-/// A key in memory.
 #[derive(Debug)]
 struct KnownKey {
-    /// When it expires, by this gateway's own monotonic clock.
+    /// When the key expires, by this gateway's monotonic clock.
     ends: Option<Instant>,
     found: FoundKey,
     noted: LastNoted,
 }
 
-/// A subject of an identity provider, in the organisation that its token named.
+/// A subject of an identity provider, with the organisation that its token names.
 type IdentityKey = (ProviderId, Option<String>, String);
 
-/// The callers this gateway has seen, and how sure it is of them.
+/// Authenticates callers. Keys, identities and providers are cached, for as long as it is known that they did not change.
 #[derive(Debug)]
-pub struct Keys {
+pub struct Authenticator {
     database: Database,
     clock: Clock,
-    trust: Trust,
-    keys: Cache<String, Stored<KnownKey>>,
-    identities: Cache<IdentityKey, Stored<FoundIdentity>>,
-    providers: Cache<(), Stored<Vec<Arc<Provider>>>>,
+    trust: Freshness,
+    keys: Cache<String, Cached<KnownKey>>,
+    identities: Cache<IdentityKey, Cached<FoundIdentity>>,
+    providers: Cache<(), Cached<Vec<Arc<Provider>>>>,
     key_sets: KeySets,
     uses: Uses,
     failures: DefaultKeyedRateLimiter<IpAddr>,
 }
 
-/// The caches in metrics.
+/// The names of the caches in metrics.
 const KEYS: &str = "keys";
 const IDENTITIES: &str = "identities";
 const PROVIDERS: &str = "providers";
@@ -76,8 +95,8 @@ const PROVIDERS: &str = "providers";
 const WRONG: &str =
     "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked";
 
-impl Keys {
-    /// Nothing in memory. `failures_per_minute` limits wrong credentials from one address.
+impl Authenticator {
+    /// Begins with empty caches. `failures_per_minute` limits wrong credentials from one address; 0: no limit.
     pub fn new(
         database: Database,
         key_sets: KeySets,
@@ -91,7 +110,7 @@ impl Keys {
         Self {
             database,
             clock,
-            trust: Trust::new(ms(config.stale_max_ms), clock),
+            trust: Freshness::new(ms(config.stale_max_ms), clock),
             keys: Cache::new(config.cached_keys),
             identities: Cache::new(config.cached_keys),
             providers: Cache::new(1),
@@ -101,17 +120,17 @@ impl Keys {
         }
     }
 
-    /// Everything in memory may be out of date: read again.
+    /// Makes all cached entries stale: they are read again when they are needed.
     pub fn invalidate(&self) {
         self.trust.invalidate();
     }
 
-    /// At `instant` it was known that nothing in memory was out of date.
+    /// Records that at `instant` no cached entry was stale.
     pub fn confirm(&self, instant: Instant) {
         self.trust.confirm(instant);
     }
 
-    /// Shows what is in memory, and how old the last proof is that it is right.
+    /// Shows in metrics how many entries are cached, and how long ago it was confirmed that none of them is stale.
     pub fn show(&self) {
         let entries = |cache: &'static str, count: u64| {
             metrics::gauge!(m::CACHE_ENTRIES, "cache" => cache).set(count as f64);
@@ -122,18 +141,18 @@ impl Keys {
         metrics::gauge!(m::REVOCATION_LAG_SECONDS).set(self.trust.unconfirmed_for());
     }
 
-    /// Forgets idle addresses.
+    /// Forgets addresses that sent no wrong credentials recently.
     pub fn tidy(&self) {
         self.failures.retain_recent();
     }
 
-    /// Writes down which keys were used.
+    /// Stores when keys were last used.
     pub async fn write_down_uses(&self, database: &Database) -> Result<(), LedgerError> {
         self.uses.write_down(database).await
     }
 
-    /// Who sends this `Authorization` header from `peer`. While the database is away, what is in memory is believed only
-    /// where that will do.
+    /// The caller with this `Authorization` header at the client address `peer`. While the database cannot be reached,
+    /// stale cache entries are used only if `stale_will_do`.
     pub async fn authenticate(
         &self,
         header: Option<&str>,
@@ -156,7 +175,6 @@ impl Keys {
         }
     }
 
-    /// An operator's own token of ours.
     async fn by_operator_token(
         &self,
         presented: &PresentedKey,
@@ -164,7 +182,7 @@ impl Keys {
     ) -> Result<Caller, GatewayError> {
         let found = self.database.find_operator(presented).await?;
         let token = found.ok_or_else(|| self.wrong(WRONG, peer))?;
-        // Two tokens may have one name: the log must tell which it was.
+        // Two tokens may have the same name: the audit log must tell them apart.
         let name = format!("operator:{} ({})", token.token_id, token.name);
         Ok(Caller::Operator(Operator { name, role: token.role }))
     }
@@ -181,7 +199,7 @@ impl Keys {
             let found = self.database.find_key(public_id).await?;
             Ok(found.map(|found| KnownKey {
                 ends: found.expires_in.and_then(|left| asked.checked_add(left)),
-                // What was noted of it outlives what was known of it.
+                // The time of last use is kept when the entry is read again.
                 noted: self.keys.get(public_id).map(|known| known.value.noted.clone()).unwrap_or_default(),
                 found,
             }))
@@ -192,7 +210,7 @@ impl Keys {
         else {
             return Err(self.wrong(WRONG, peer));
         };
-        // Too late is not wrong: whoever has a whole program call on with it shall be told so.
+        // An expired key is reported as expired, not as wrong, and does not count as a failed login.
         if known.ends.is_some_and(|end| end <= self.clock.now()) {
             return Err(GatewayError::Unauthenticated("this API key has expired"));
         }
@@ -227,7 +245,7 @@ impl Keys {
         }
     }
 
-    /// The user that the bearer of a verified token is: read, or made, or brought up to date.
+    /// The user behind a verified token: read from the database, created, or updated.
     async fn identify(
         &self,
         provider: &Provider,
@@ -249,7 +267,7 @@ impl Keys {
         let found = self.trust.get((IDENTITIES, &self.identities), key, stale_will_do, read).await?;
         let Some(mut found) = found else {
             return Err(GatewayError::Forbidden(
-                "your identity provider is known, but nobody has made you a user of this organisation",
+                "your identity provider is known, but you are not a user of this organisation: ask its admin to add you",
             ));
         };
         if found.is_outdated_by(presented) {
@@ -285,7 +303,7 @@ impl Keys {
         }
     }
 
-    /// Wrong credentials: counted against the address, which valid ones never are.
+    /// Counts wrong credentials against the client's address; valid ones are never counted or refused.
     fn wrong(&self, why: &'static str, peer: IpAddr) -> GatewayError {
         match self.failures.check_key(&peer) {
             Ok(()) => GatewayError::Unauthenticated(why),
@@ -299,8 +317,8 @@ impl Keys {
 }
 
 fn operator(verified: &Verified, subject: &str, role: Option<GivenRole>) -> Result<Operator, GatewayError> {
-    let role = role
-        .and_then(GivenRole::of_operator)
-        .ok_or(GatewayError::Forbidden("your identity provider gives you no role here"))?;
+    let role = role.and_then(GivenRole::of_operator).ok_or(GatewayError::Forbidden(
+        "your identity provider's token has no role that is mapped to an operator role",
+    ))?;
     Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })
 }

@@ -1,8 +1,9 @@
-//! Keys that identity providers publish (JWKS): fetched when needed, kept, used on for a while when the provider is away.
+//! Keys that identity providers publish (JWKS): fetched when needed, cached, and used stale for a while when the provider
+//! cannot be reached.
 //!
-//! Nobody waits for a provider longer than [`PATIENCE`]. However many ask, one fetch is under way, and the next one begins
-//! only after a pause: tokens with made-up key ids cannot make us hammer a provider. Whether such an id is really made up
-//! is known only by a set that was asked for since; until then it may be a new one.
+//! No caller waits for a provider longer than [`PATIENCE`]. For each provider one fetch is in flight, however many callers
+//! need it, and the next one begins only after a pause: tokens with invented key ids cannot make the gateway hammer a
+//! provider. Whether an id is invented or new is known only from a set that was fetched after the token arrived.
 
 mod fetch;
 
@@ -21,18 +22,19 @@ use self::fetch::Fetcher;
 use crate::clock::Clock;
 use crate::config::{Auth, ms};
 use crate::metrics as m;
+use crate::strict::{self, BadJson};
 
-/// A caller waits for a fetch at most so long.
+/// The longest time a caller waits for a fetch.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How a fetch ends, in metrics.
+/// The outcomes of a fetch in metrics.
 const FETCHED: &str = "fetched";
 const FAILED: &str = "failed";
 
-/// More keys than this are not looked at.
+/// The most keys of a set that are read; the rest is ignored.
 const MOST_KEYS: usize = 100;
 
-/// What a key can verify. Nothing else is ever used of a set, least of all a shared secret.
+/// The kinds of keys that are used. All other keys of a set are ignored, above all shared secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// RSA: RS256.
@@ -43,18 +45,15 @@ pub enum KeyKind {
     Ed25519,
 }
 
-/// A published key.
 #[derive(Debug)]
 pub struct PublicKey {
     id: Option<String>,
-    /// What it can verify.
     pub kind: KeyKind,
-    /// The key.
     pub key: DecodingKey,
 }
 
 impl PublicKey {
-    /// A key that can verify what we take; nothing if it is for something else.
+    /// A key for one of the supported algorithms; none if it is for something else.
     fn of(jwk: &Jwk) -> Option<Self> {
         let kind = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => KeyKind::Rsa,
@@ -75,32 +74,32 @@ impl PublicKey {
     }
 }
 
-/// A key cannot be had now, and that does not mean that there is none.
+/// The keys cannot be fetched right now, so that nothing is known about the key that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the identity provider's keys cannot be fetched")]
 pub struct Unavailable;
 
 type KeySet = Arc<Vec<Arc<PublicKey>>>;
 
-/// Reads a set; keys that we cannot use are left out.
-fn read(body: &[u8]) -> Option<KeySet> {
+/// Reads a set and leaves out keys that are not used here.
+fn read(body: &[u8]) -> Result<KeySet, BadJson> {
     #[derive(Deserialize)]
     struct Published {
         keys: Vec<serde_json::Value>,
     }
-    let published: Published = serde_json::from_slice(body).ok()?;
+    let published: Published = strict::read_json(body)?;
     let usable = published.keys.into_iter().take(MOST_KEYS).filter_map(|value| {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
         PublicKey::of(&jwk).map(Arc::new)
     });
-    Some(Arc::new(usable.collect()))
+    Ok(Arc::new(usable.collect()))
 }
 
 enum Pick {
     Found(Arc<PublicKey>),
-    /// Perhaps the provider has published it since.
+    /// The set has no such key; the provider may have published it since the fetch.
     Missing,
-    /// There are several, and the token does not say which.
+    /// There are several keys, and the token does not name one.
     Ambiguous,
 }
 
@@ -116,25 +115,25 @@ fn pick(set: &KeySet, id: Option<&str>) -> Pick {
     }
 }
 
-/// What is known of one provider's keys.
+/// One provider's keys as far as they were fetched.
 #[derive(Debug)]
-struct Source {
-    state: Mutex<State>,
-    /// Counts fetches that have ended.
+struct ProviderKeys {
+    state: Mutex<FetchState>,
+    /// Counts finished fetches.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The keys, and when it was asked for them.
+struct FetchState {
+    /// The keys, and when their fetch began.
     set: Option<(KeySet, Instant)>,
-    /// When the last fetch began, and whether it came to something.
+    /// When the last fetch began, and whether it succeeded.
     last: Option<(Instant, bool)>,
     under_way: bool,
 }
 
-impl Source {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+impl ProviderKeys {
+    fn state(&self) -> std::sync::MutexGuard<'_, FetchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,19 +142,19 @@ impl Source {
 #[derive(Debug)]
 pub struct KeySets {
     fetcher: Fetcher,
-    sources: Cache<Url, Arc<Source>>,
-    /// After this a set is fetched again.
+    sources: Cache<Url, Arc<ProviderKeys>>,
+    /// The age at which a set is fetched again.
     fresh: Duration,
-    /// And for so much longer it is used if that fails.
+    /// How much longer a stale set is used if the fetch fails.
     stale: Duration,
-    /// Between two fetches.
+    /// The shortest time between two fetches of one set.
     pause: Duration,
     tasks: TaskTracker,
     clock: Clock,
 }
 
 impl KeySets {
-    /// Nothing fetched yet.
+    /// Fetches nothing yet: a set is fetched when a token needs it.
     pub fn new(config: &Auth, clock: Clock) -> Self {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
@@ -172,12 +171,12 @@ impl KeySets {
         }
     }
 
-    /// The key with that id (none: the only key) of the set published at `url`. Nothing if there is certainly none: a
-    /// set that was asked for earlier than this cannot tell, the key may be newer.
+    /// The key with that id (none: the only key) of the set published at `url`. None if there is certainly no such key:
+    /// only a set that was fetched after this call began can tell, because the key may be new.
     pub async fn find(&self, url: &Url, id: Option<&str>) -> Result<Option<Arc<PublicKey>>, Unavailable> {
         let called = self.clock.now();
         let source = self.sources.get_with(url.clone(), || {
-            Arc::new(Source { state: Mutex::default(), ended: watch::Sender::new(0) })
+            Arc::new(ProviderKeys { state: Mutex::default(), ended: watch::Sender::new(0) })
         });
         let mut ended = source.ended.subscribe();
         let age = |asked: Instant| self.clock.since(asked);
@@ -185,7 +184,7 @@ impl KeySets {
         let known = self.known(&source).filter(usable);
         match known.as_ref().map(|(set, _)| pick(set, id)) {
             Some(Pick::Found(key)) => {
-                // An old set is good enough for this caller, and renewed for the next.
+                // A stale set serves this caller and is refreshed for the next.
                 if known.is_some_and(|(_, asked)| age(asked) >= self.fresh) {
                     self.refresh(url, &source);
                 }
@@ -195,7 +194,7 @@ impl KeySets {
             Some(Pick::Missing) | None => {}
         }
         if self.refresh(url, &source) {
-            // Whether it is over or not, what counts is what is known then.
+            // Whether the fetch has ended or not, what is known by then decides.
             let _ = tokio::time::timeout(PATIENCE, ended.changed()).await;
         }
         match self.known(&source).filter(usable) {
@@ -209,17 +208,17 @@ impl KeySets {
         }
     }
 
-    fn known(&self, source: &Source) -> Option<(KeySet, Instant)> {
+    fn known(&self, source: &ProviderKeys) -> Option<(KeySet, Instant)> {
         source.state().set.clone()
     }
 
-    /// Sees to it that a fetch is under way; not if one has just ended.
-    fn refresh(&self, url: &Url, source: &Arc<Source>) -> bool {
+    /// Starts a fetch if none is in flight, unless the last one ended a moment ago. Returns whether one is in flight.
+    fn refresh(&self, url: &Url, source: &Arc<ProviderKeys>) -> bool {
         let mut state = source.state();
         if state.under_way {
             return true;
         }
-        // Who failed is asked again sooner: callers are being sent away.
+        // After a failure the pause is shorter, because callers are being refused.
         let pause = |worked: bool| if worked { self.pause } else { self.pause / 4 };
         if state.last.is_some_and(|(begun, worked)| self.clock.since(begun) < pause(worked)) {
             return false;
@@ -227,9 +226,10 @@ impl KeySets {
         state.under_way = true;
         let begun = self.clock.now();
         let (fetcher, url, source) = (self.fetcher.clone(), url.clone(), source.clone());
-        // Of its own: a caller that leaves must not end it for the others.
+        // A task of its own: a caller that leaves must not cancel the fetch for the others.
         self.tasks.spawn(async move {
-            let fetched = fetcher.fetch(&url).await.and_then(|body| read(&body).ok_or("no JWKS"));
+            let fetched = fetcher.fetch(&url).await.map_err(String::from);
+            let fetched = fetched.and_then(|body| read(&body).map_err(|error| format!("no JWKS: {error}")));
             let outcome = if fetched.is_ok() { FETCHED } else { FAILED };
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(1);
             {
@@ -263,6 +263,17 @@ mod tests {
         assert_eq!(usable(r#"{"kty":"oct","k":"c2VjcmV0"}"#), 0);
         assert_eq!(usable(r#"{"kty":"EC","crv":"P-384","x":"AA","y":"AA"}"#), 0);
         assert_eq!(usable(r#"{"kty":"OKP","crv":"X25519","x":"AA"}, 7, null, {"kty":"new"}"#), 0);
-        assert!(read(b"{}").is_none() && read(b"<html>").is_none());
+        assert!(read(b"{}").is_err() && read(b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_set_that_says_a_thing_twice_is_none() {
+        for (set, path) in [
+            (r#"{"keys":[],"keys":[]}"#, "keys"),
+            (r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB","kid":"a","kid":"b"}]}"#, "keys[0].kid"),
+        ] {
+            let refused = read(set.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains(&format!("'{path}' is given twice")), "{refused}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The client's address behind proxies. Only what a trusted proxy says counts, from right to left: each proxy adds the
-//! address it was called from at the right end, so what a client wrote itself stands left of the truth.
+//! The client's address behind proxies. Each proxy appends the address that it was called from, so the header is read from
+//! right to left, for as long as the addresses are those of trusted proxies. What a client wrote itself is further left.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use ipnet::IpNet;
 
 use crate::config::{ProxyHeader, Server};
 
-/// A client of whom a trusted proxy does not say who it is: in nobody's network, not even in the proxy's.
+/// Stands for a client whose address a trusted proxy does not tell: it is in no network that a key may be bound to.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Whose word on a client's address is taken.
+/// The proxies that are trusted to set the client-address header.
 #[derive(Debug, Clone)]
 pub struct TrustedProxies {
     networks: Arc<[IpNet]>,
@@ -21,12 +21,11 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// As configured.
     pub fn new(config: &Server) -> Self {
         Self { networks: config.trusted_proxies.as_slice().into(), header: config.proxy_header }
     }
 
-    /// Who sent a request with these headers, of which the last hop came from `peer`.
+    /// The address of the client that sent a request with these headers over a connection from `peer`.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
@@ -60,7 +59,7 @@ impl TrustedProxies {
     }
 }
 
-/// `1.2.3.4`, `1.2.3.4:5`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5`
+/// Reads `1.2.3.4`, `1.2.3.4:5`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:5`.
 fn address(text: &str) -> Option<IpAddr> {
     let text = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?.0,
@@ -72,7 +71,8 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// The `for` of one element. Quoted texts with commas or semicolons in them come apart here, and so name no address.
+/// The `for` of one element of a `Forwarded` header. A quoted text that contains commas or semicolons is cut there and so
+/// yields no address.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let mut named = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = named.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
@@ -104,7 +104,7 @@ mod tests {
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["x-forwarded-for: 192.0.2.1"], "192.0.2.1"),
             ("::ffff:10.0.0.1", &["x-forwarded-for: ::ffff:192.0.2.1"], "192.0.2.1"),
-            // What stands left of the first untrusted address was written by nobody we know.
+            // What is left of the first untrusted address may have been written by the client.
             ("10.0.0.1", &["x-forwarded-for: 127.0.0.1, 192.0.2.1, 10.0.0.2"], "192.0.2.1"),
             ("10.0.0.1", &["x-forwarded-for: 127.0.0.1", "x-forwarded-for: 192.0.2.1"], "192.0.2.1"),
             ("10.0.0.1", &["x-forwarded-for: 192.0.2.1", "x-forwarded-for: 10.9.9.9"], "192.0.2.1"),

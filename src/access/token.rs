@@ -1,8 +1,10 @@
-//! Bearer tokens of identity providers (JWT). A token chooses nothing: its issuer and audience find a provider, and that
-//! one's settings say which algorithms, keys and claims count. Keys or addresses of keys in a token are not looked at.
+//! Bearer tokens of identity providers (JWT). A token chooses nothing: its issuer and audience lead to a provider, and the
+//! provider's settings say which algorithms, keys and claims count. Keys, and URLs of keys, in a token are ignored.
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
@@ -11,38 +13,41 @@ use time::OffsetDateTime;
 
 use crate::access::jwks::{KeyKind, KeySets};
 use crate::store::{GivenRole, Presented, Provider, Role, SigningAlgorithm};
+use crate::strict::{self, BadJson};
 
-/// Longer tokens are not looked at.
+/// Longer tokens are refused unread.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// Longer names of users, organisations, teams and roles are nobody's.
+/// Users, organisations, teams and roles with longer names cannot exist: they are refused without a look-up.
 const MAX_NAME: usize = 200;
 
-/// A token that a provider has signed, and that is for us, now.
+/// A token whose signature, audience and validity were verified.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) provider: Arc<Provider>,
     claims: Map<String, Value>,
 }
 
-/// Why a token is not taken.
+/// Why a token is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is certainly not valid, and never was.
+    /// The token is not valid and never was; counts as a failed login.
     Wrong(&'static str),
-    /// It was valid, or will be.
+    /// The token has expired or is not valid yet; does not count as a failed login.
     Over(&'static str),
-    /// Whether it is cannot be known now.
+    /// Whether the token is valid cannot be verified right now.
     Unknown,
 }
 
 const MALFORMED: Refused = Refused::Wrong("this token is not valid: it is no JWT that this gateway takes");
+const AMBIGUOUS: Refused =
+    Refused::Wrong("this token is not valid: a key of its header or of its claims is given twice");
 const UNFIT: Refused = Refused::Wrong(
     "this token is not valid: a claim is longer than 200 characters or has control characters",
 );
 const UNSIGNED: Refused = Refused::Wrong("this token is not valid: its signature is not one of its issuer");
 
-/// What leads to its provider; believed only once that one's signature is verified.
+/// The claims that lead to the provider; not trusted before its signature is verified.
 #[derive(Deserialize)]
 struct Claimed {
     iss: String,
@@ -56,12 +61,12 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// Whether it looks like a token and not like a key.
+/// Whether the text has the form of a JWT, and not of an API key.
 pub(super) fn is_token(text: &str) -> bool {
     text.split('.').count() == 3
 }
 
-/// Verifies a token.
+/// Verifies signature, issuer, audience and validity of a token.
 pub(super) async fn verify(
     token: &str,
     providers: &[Arc<Provider>],
@@ -70,6 +75,7 @@ pub(super) async fn verify(
     if token.len() > MAX_TOKEN {
         return Err(Refused::Wrong("this token is not valid: it is longer than 8 KiB"));
     }
+    check(token)?;
     let header = decode_header(token).map_err(|_| MALFORMED)?;
     let (algorithm, kind) = match header.alg {
         Algorithm::RS256 => (SigningAlgorithm::Rs256, KeyKind::Rsa),
@@ -77,7 +83,7 @@ pub(super) async fn verify(
         Algorithm::EdDSA => (SigningAlgorithm::EdDsa, KeyKind::Ed25519),
         _ => return Err(MALFORMED),
     };
-    // Extensions that must be understood are not.
+    // A token with critical extensions is refused: none is supported.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(MALFORMED);
     }
@@ -107,7 +113,20 @@ pub(super) async fn verify(
     Ok(Verified { provider: provider.clone(), claims: data.claims })
 }
 
-/// The one provider of this issuer for one of these audiences.
+/// Refuses a token whose header or claims have a key twice: two readers of it could take it for two different ones.
+fn check(token: &str) -> Result<(), Refused> {
+    for part in token.split('.').take(2) {
+        let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| MALFORMED)?;
+        strict::check_json(text).map_err(|refused| match refused {
+            BadJson::GivenTwice(_) => AMBIGUOUS,
+            _ => MALFORMED,
+        })?;
+    }
+    Ok(())
+}
+
+/// The only provider with this issuer and one of these audiences.
 fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc<Provider>, Refused> {
     let audiences = match &claimed.aud {
         Audience::One(one) => std::slice::from_ref(one),
@@ -121,24 +140,24 @@ fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc
     });
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => {
-            Err(Refused::Wrong("this token is not valid: nobody here knows its issuer and audience"))
-        }
-        // For whom it speaks must not depend on which of them was found first.
-        (Some(_), Some(_)) => {
-            Err(Refused::Wrong("this token is not valid: its audiences are those of two providers"))
-        }
+        (None, _) => Err(Refused::Wrong(
+            "this token is not valid: no identity provider is configured for its issuer and audience",
+        )),
+        // Two providers match: which one is used must not depend on their order.
+        (Some(_), Some(_)) => Err(Refused::Wrong(
+            "this token is not valid: two identity providers are configured for its audiences",
+        )),
     }
 }
 
 impl Verified {
-    /// Who its bearer is.
+    /// The value of the user claim.
     pub(super) fn subject(&self) -> Result<&str, Refused> {
         let subject = self.text(&self.provider.spec.user_claim)?.filter(|subject| !subject.trim().is_empty());
         subject.ok_or(Refused::Wrong("this token is not valid: it does not say which user it is for"))
     }
 
-    /// What it says of a caller of an organisation.
+    /// The claims about a user of an organisation.
     pub(super) fn presented(&self, now: OffsetDateTime) -> Result<Presented, Refused> {
         let spec = &self.provider.spec;
         let claim = |name: &Option<String>| {
@@ -155,8 +174,8 @@ impl Verified {
         })
     }
 
-    /// When it was issued. Where the newest token decides about role and team, one that does not say so, or is from the
-    /// future, would decide for good.
+    /// When the token was issued. The newest token decides about role and team, so a token without an `iat`, or with one
+    /// in the future, is refused: no later token could change what it decided.
     fn issued_at(&self, now: OffsetDateTime) -> Result<i64, Refused> {
         let spec = &self.provider.spec;
         let issued_at = self.claims.get("iat").and_then(whole).filter(|seconds| *seconds > 0);
@@ -173,11 +192,11 @@ impl Verified {
         Ok(issued_at)
     }
 
-    /// The role that it gives, as the provider's map calls it.
+    /// The role that the provider's map assigns to the role claim.
     pub(super) fn role(&self) -> Result<Option<GivenRole>, Refused> {
         let Some(claim) = self.provider.spec.role_claim.as_deref() else { return Ok(None) };
         let values: Vec<&str> = match self.claims.get(claim) {
-            // Most groups in such a list are of no concern here: one that nobody could map is passed over.
+            // Such a list holds many groups that mean nothing here: unusable ones are skipped.
             Some(Value::Array(many)) => {
                 many.iter().filter_map(Value::as_str).filter(|text| is_fit(text)).collect()
             }
@@ -186,7 +205,7 @@ impl Verified {
         Ok(self.provider.spec.role_of(&values))
     }
 
-    /// A claim that is a text.
+    /// The value of a claim, if it is a text.
     fn text(&self, claim: &str) -> Result<Option<&str>, Refused> {
         match self.claims.get(claim).and_then(Value::as_str) {
             Some(text) if !is_fit(text) => Err(UNFIT),
@@ -195,12 +214,12 @@ impl Verified {
     }
 }
 
-/// Whether something here could be called so. Postgres cannot even be asked about some texts.
+/// Whether a name can exist. Postgres refuses some texts even as a parameter.
 fn is_fit(text: &str) -> bool {
     text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control)
 }
 
-/// Some issuers write fractions of a second.
+/// Reads a time in seconds; some issuers write fractions of a second.
 fn whole(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
 }

@@ -1,4 +1,4 @@
-//! What was read from the database is used again for as long as it is certain that it has not changed.
+//! Cached rows of the database, used for as long as it is known that they did not change.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,35 +11,34 @@ use crate::clock::Clock;
 use crate::metrics as m;
 use crate::store::LedgerError;
 
-/// What is in memory is trusted for this long after the last proof that none of it has changed.
+/// Cached entries are used for this long after the last confirmation that none of them is stale.
 const TRUST: Duration = Duration::from_secs(5);
 
-/// Something in memory.
 #[derive(Debug)]
-pub(super) struct Stored<V> {
-    /// Entries of an older generation count as absent. A fill that began before a revocation therefore cannot revive
-    /// the key.
+pub(super) struct Cached<V> {
+    /// Entries of an older generation count as absent. A read that began before a revocation therefore cannot revive the
+    /// key.
     generation: u64,
     pub(super) value: Arc<V>,
 }
 
-impl<V> Clone for Stored<V> {
+impl<V> Clone for Cached<V> {
     fn clone(&self) -> Self {
         Self { generation: self.generation, value: self.value.clone() }
     }
 }
 
-/// How sure this gateway is of what it has in memory.
+/// Whether cached entries are fresh.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(super) struct Freshness {
     generation: AtomicU64,
-    /// When it was last proved that the generation is current.
+    /// When it was last confirmed that the generation is current.
     confirmed: Mutex<Instant>,
     stale_max: Duration,
     clock: Clock,
 }
 
-impl Trust {
+impl Freshness {
     pub(super) fn new(stale_max: Duration, clock: Clock) -> Self {
         Self { generation: AtomicU64::new(0), confirmed: Mutex::new(clock.now()), stale_max, clock }
     }
@@ -56,11 +55,11 @@ impl Trust {
         self.clock.since(*self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What `cache` has under `key`, if that is certain, or what is read now. If that fails, what the cache has may do
-    /// for a while.
+    /// The fresh entry of `cache` under `key`, or else what `read` returns. If the read fails and `stale_will_do`, a stale
+    /// entry is returned for a while.
     pub(super) async fn get<K, V>(
         &self,
-        (name, cache): (&'static str, &Cache<K, Stored<V>>),
+        (name, cache): (&'static str, &Cache<K, Cached<V>>),
         key: K,
         stale_will_do: bool,
         read: impl Future<Output = Result<Option<V>, LedgerError>>,
@@ -69,7 +68,7 @@ impl Trust {
         K: Hash + Eq + Send + Sync + fmt::Debug + 'static,
         V: Send + Sync + 'static,
     {
-        // Before anything is read: what changes from here on belongs to another generation.
+        // Taken before the read: a change from here on belongs to a later generation.
         let generation = self.generation.load(Ordering::Acquire);
         let cached = cache.get(&key).filter(|stored| stored.generation == generation);
         if let Some(stored) = &cached
@@ -85,7 +84,7 @@ impl Trust {
         match read {
             Ok(Some(value)) => {
                 let value = Arc::new(value);
-                cache.insert(key, Stored { generation, value: value.clone() });
+                cache.insert(key, Cached { generation, value: value.clone() });
                 Ok(Some(value))
             }
             Ok(None) => Ok(None),
@@ -102,7 +101,7 @@ fn count(cache: &'static str, result: &'static str) {
     metrics::counter!(m::CACHE_LOOKUPS, "cache" => cache, "result" => result).increment(1);
 }
 
-/// The look-ups of such a cache begin at 0.
+/// Shows the series of a cache from the start, with the value 0.
 pub(super) fn register(cache: &'static str) {
     for result in [HIT, MISS, STALE] {
         metrics::counter!(m::CACHE_LOOKUPS, "cache" => cache, "result" => result).increment(0);
@@ -113,11 +112,15 @@ pub(super) fn register(cache: &'static str) {
 mod tests {
     use super::*;
 
-    fn trust() -> (Trust, Cache<u8, Stored<&'static str>>) {
-        (Trust::new(Duration::from_secs(60), Clock), Cache::new(10))
+    fn trust() -> (Freshness, Cache<u8, Cached<&'static str>>) {
+        (Freshness::new(Duration::from_secs(60), Clock), Cache::new(10))
     }
 
-    async fn get(trust: &Trust, cache: &Cache<u8, Stored<&'static str>>, now: &'static str) -> &'static str {
+    async fn get(
+        trust: &Freshness,
+        cache: &Cache<u8, Cached<&'static str>>,
+        now: &'static str,
+    ) -> &'static str {
         *trust.get(("test", cache), 1, false, async { Ok(Some(now)) }).await.unwrap().unwrap()
     }
 
@@ -133,13 +136,13 @@ mod tests {
     #[tokio::test]
     async fn a_fill_that_began_before_a_change_does_not_outlive_it() {
         let (trust, cache) = trust();
-        // It has read what was, and is only then told that this has changed.
+        // The read got the old row, and only then the change is announced.
         let fill = async {
             trust.invalidate();
             Ok(Some("revoked meanwhile"))
         };
         assert_eq!(*trust.get(("test", &cache), 1, false, fill).await.unwrap().unwrap(), "revoked meanwhile");
-        assert_eq!(get(&trust, &cache, "new").await, "new", "the next one reads again");
+        assert_eq!(get(&trust, &cache, "new").await, "new", "the next look-up reads again");
     }
 
     #[tokio::test]

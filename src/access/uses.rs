@@ -1,4 +1,4 @@
-//! When each key was last used: noted in memory, at most once a minute for a key, and written down by somebody else later.
+//! When each key was last used: noted in memory at most once a minute for each key, and stored later by a background job.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use crate::clock::Clock;
 use crate::ids::KeyId;
 use crate::store::{Database, LedgerError};
 
-/// Uses of a key within this are one.
+/// Seconds between two notes of one key.
 const APART: u64 = 60;
 
-/// When a key was last noted, in seconds of its gateway's life; 0: never.
+/// When a key was last noted, in seconds since the gateway started; 0: never.
 pub(super) type LastNoted = Arc<AtomicU64>;
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Uses {
         Self { pending: Mutex::default(), began: clock.now(), clock }
     }
 
-    /// One load for all but the first use in a minute.
+    /// Notes a use. Costs one atomic load, except for the first use in a minute.
     pub(super) fn note(&self, key: KeyId, last: &LastNoted) {
         let now = self.clock.since(self.began).as_secs() + APART;
         let before = last.load(Ordering::Relaxed);
@@ -39,7 +39,7 @@ impl Uses {
         }
     }
 
-    /// Writes down what was noted since the last time.
+    /// Stores what was noted since the last call.
     pub(super) async fn write_down(&self, database: &Database) -> Result<(), LedgerError> {
         let noted = std::mem::take(&mut *self.pending());
         if noted.is_empty() {
@@ -49,7 +49,7 @@ impl Uses {
             noted.iter().map(|(key, at)| (*key, self.clock.since(*at))).collect();
         let written = database.note_key_uses(&uses).await;
         if written.is_err() {
-            // Another time; one that came since is newer.
+            // Kept for the next call; notes that were added in the meantime are newer.
             let mut pending = self.pending();
             for (key, at) in noted {
                 pending.entry(key).or_insert(at);

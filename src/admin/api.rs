@@ -1,31 +1,36 @@
 //! The management API, `/admin/v1`: what operators and organisations' own admins do without SQL.
 //!
-//! Every route says in its OpenAPI description who may call it (`security`), and that very description is what
-//! [`access`] enforces: a route that says nothing lets nobody in. What belongs to an organisation has its id in the path,
-//! or an id whose organisation is looked up; an organisation's admin gets no further than its own.
+//! The OpenAPI description of each operation names the roles that may call it (`security`), and [`rules`] enforces exactly
+//! that: an operation that names no role lets nobody in. A resource of an organisation has the organisation's id in its
+//! path, or an id from which the organisation is looked up; an organisation's admin reaches its own organisation only.
 //!
-//! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, what is not known
-//! in a body or a query is refused. A change runs to its end even if its caller has left.
+//! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, unknown fields of
+//! a body or a query are refused. A change runs to its end even if its caller has left.
 
-pub mod access;
 mod audit;
 mod budgets;
+mod call;
+mod caller;
 mod credits;
 mod csv;
+mod extract;
 mod holds;
+mod idempotent;
 mod identities;
 mod keys;
 mod me;
-mod once;
 mod operators;
 mod orgs;
+mod page;
 mod price_books;
 mod price_factors;
 pub mod problem;
 mod providers;
-mod request;
+mod resource;
+mod rules;
 mod statements;
 mod teams;
+mod trace;
 mod usage;
 mod users;
 
@@ -42,28 +47,24 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema as _};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use self::access::Access;
 use self::problem::{Problem, ProblemDetails};
-use crate::access::callers::Keys;
+use self::resource::resource;
+use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::docs_page;
 use crate::store::Database;
 use crate::telemetry::Tracing;
 
-/// What the management API works on.
+/// What the management API is built from.
 #[derive(Clone)]
 pub struct Api {
-    /// Where everything is.
     pub database: Database,
-    /// Who may call.
-    pub keys: Arc<Keys>,
-    /// Whose word on a client's address is taken.
+    pub authenticator: Arc<Authenticator>,
+    /// The proxies that are trusted to name the client's address.
     pub proxies: TrustedProxies,
-    /// Where changes run on when their caller has left.
+    /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
-    /// Which calls are traced.
     pub tracing: Tracing,
 }
 
@@ -71,76 +72,76 @@ pub struct Api {
 #[openapi(
     info(
         title = "Tollgate management API",
-        description = "Organisations, teams, users, keys, budgets, credits, prices and usage of a Tollgate. \
-                       The roles in each operation's `security` are those who may call it.",
+        description = "Organisations, teams, users, API keys, budgets, credits, prices and usage of a Tollgate \
+                       installation. Each operation's `security` names the roles that may call it.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ProblemDetails))
 )]
 struct Document;
 
-/// Every route there is, one line a resource.
+/// Every operation, one line for each path.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(me::show_caller))
-        .routes(routes!(orgs::list_orgs, orgs::create_org))
-        .routes(routes!(orgs::show_org, orgs::update_org, orgs::delete_org))
-        .routes(routes!(teams::list_teams, teams::create_team))
-        .routes(routes!(teams::show_team, teams::update_team, teams::delete_team))
-        .routes(routes!(users::list_users, users::create_user))
-        .routes(routes!(users::show_user, users::update_user, users::delete_user))
-        .routes(routes!(keys::list_keys, keys::create_key))
-        .routes(routes!(keys::show_key, keys::update_key))
-        .routes(routes!(keys::rotate_key))
-        .routes(routes!(keys::revoke_key))
-        .routes(routes!(providers::list_providers, providers::create_provider))
-        .routes(routes!(providers::show_provider, providers::update_provider, providers::delete_provider))
-        .routes(routes!(identities::list_identities, identities::create_identity))
-        .routes(routes!(identities::delete_identity))
-        .routes(routes!(budgets::list_org_budgets, budgets::create_org_budget))
-        .routes(routes!(budgets::list_default_budgets, budgets::create_default_budget))
-        .routes(routes!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
-        .routes(routes!(budgets::raise_budget, budgets::end_budget_raise))
-        .routes(routes!(budgets::list_budget_events))
-        .routes(routes!(operators::list_operator_tokens, operators::create_operator_token))
-        .routes(routes!(operators::revoke_operator_token))
-        .routes(routes!(price_books::list_price_books, price_books::create_price_book))
-        .routes(routes!(price_books::show_price_book_in_force))
-        .routes(routes!(
+        .routes(resource!(me::show_caller))
+        .routes(resource!(orgs::list_orgs, orgs::create_org))
+        .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
+        .routes(resource!(teams::list_teams, teams::create_team))
+        .routes(resource!(teams::show_team, teams::update_team, teams::delete_team))
+        .routes(resource!(users::list_users, users::create_user))
+        .routes(resource!(users::show_user, users::update_user, users::delete_user))
+        .routes(resource!(keys::list_keys, keys::create_key))
+        .routes(resource!(keys::show_key, keys::update_key))
+        .routes(resource!(keys::rotate_key))
+        .routes(resource!(keys::revoke_key))
+        .routes(resource!(providers::list_providers, providers::create_provider))
+        .routes(resource!(providers::show_provider, providers::update_provider, providers::delete_provider))
+        .routes(resource!(identities::list_identities, identities::create_identity))
+        .routes(resource!(identities::delete_identity))
+        .routes(resource!(budgets::list_org_budgets, budgets::create_org_budget))
+        .routes(resource!(budgets::list_default_budgets, budgets::create_default_budget))
+        .routes(resource!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
+        .routes(resource!(budgets::raise_budget, budgets::end_budget_raise))
+        .routes(resource!(budgets::list_budget_events))
+        .routes(resource!(operators::list_operator_tokens, operators::create_operator_token))
+        .routes(resource!(operators::revoke_operator_token))
+        .routes(resource!(price_books::list_price_books, price_books::create_price_book))
+        .routes(resource!(price_books::show_price_book_in_force))
+        .routes(resource!(
             price_books::show_price_book,
             price_books::rename_price_book,
             price_books::delete_price_book
         ))
-        .routes(routes!(price_books::set_price, price_books::remove_price))
-        .routes(routes!(price_books::compare_price_books))
-        .routes(routes!(price_books::replay_tasks))
-        .routes(routes!(price_books::activate_price_book))
-        .routes(routes!(price_books::unschedule_price_book))
-        .routes(routes!(price_books::roll_back_price_book))
-        .routes(routes!(price_books::list_price_activations))
-        .routes(routes!(price_books::rotate_quote_key))
-        .routes(routes!(price_factors::list_price_factors, price_factors::create_price_factor))
-        .routes(routes!(price_factors::show_price_factor))
-        .routes(routes!(price_factors::end_price_factor))
-        .routes(routes!(audit::list_audit_log))
-        .routes(routes!(audit::list_org_audit_log))
-        .routes(routes!(credits::show_credits, credits::update_credits))
-        .routes(routes!(credits::grant_credits))
-        .routes(routes!(credits::adjust_credits))
-        .routes(routes!(credits::transfer_credits))
-        .routes(routes!(credits::set_overdraft))
-        .routes(routes!(credits::list_entries))
-        .routes(routes!(usage::show_usage))
-        .routes(routes!(usage::show_org_usage))
-        .routes(routes!(statements::show_statement))
-        .routes(routes!(holds::list_doubts))
-        .routes(routes!(holds::settle_hold))
-        .routes(routes!(holds::release_hold))
-        .routes(routes!(holds::list_losses))
-        .routes(routes!(holds::show_drift))
+        .routes(resource!(price_books::set_price, price_books::remove_price))
+        .routes(resource!(price_books::compare_price_books))
+        .routes(resource!(price_books::replay_tasks))
+        .routes(resource!(price_books::activate_price_book))
+        .routes(resource!(price_books::unschedule_price_book))
+        .routes(resource!(price_books::roll_back_price_book))
+        .routes(resource!(price_books::list_price_activations))
+        .routes(resource!(price_books::rotate_quote_key))
+        .routes(resource!(price_factors::list_price_factors, price_factors::create_price_factor))
+        .routes(resource!(price_factors::show_price_factor))
+        .routes(resource!(price_factors::end_price_factor))
+        .routes(resource!(audit::list_audit_log))
+        .routes(resource!(audit::list_org_audit_log))
+        .routes(resource!(credits::show_credits, credits::update_credits))
+        .routes(resource!(credits::grant_credits))
+        .routes(resource!(credits::adjust_credits))
+        .routes(resource!(credits::transfer_credits))
+        .routes(resource!(credits::set_overdraft))
+        .routes(resource!(credits::list_entries))
+        .routes(resource!(usage::show_usage))
+        .routes(resource!(usage::show_org_usage))
+        .routes(resource!(statements::show_statement))
+        .routes(resource!(holds::list_doubts))
+        .routes(resource!(holds::settle_hold))
+        .routes(resource!(holds::release_hold))
+        .routes(resource!(holds::list_losses))
+        .routes(resource!(holds::show_drift))
 }
 
-/// The document, for people.
+/// The pages that show the OpenAPI document to people.
 async fn docs(uri: Uri) -> Response {
     match docs_page::page(uri.path()) {
         Some(page) => page.map(Body::from),
@@ -148,17 +149,17 @@ async fn docs(uri: Uri) -> Response {
     }
 }
 
-/// The OpenAPI document.
+/// The OpenAPI document of the management API.
 pub fn document() -> OpenApi {
     complete(routes().into_openapi())
 }
 
-/// What every operation has: its security scheme, and the answers that come from before its handler.
+/// Adds what all operations share: the security scheme, and the errors that any of them may answer.
 fn complete(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_default();
-    let bearer = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An operator's token, an API key, or a token of a configured identity provider."));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An operator token, an API key, or a token (JWT) of a configured identity provider.",
+    ));
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     let problem = |description: &str| {
         let schema = Ref::from_schema_name(ProblemDetails::name());
@@ -182,16 +183,12 @@ fn complete(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The routes, with who may call them in front.
+/// The management API with its document and the pages that show it.
 pub fn router(api: Api) -> Router {
-    access::register();
+    trace::register();
     let (router, document) = routes().split_for_parts();
-    let document = complete(document);
-    let access = Arc::new(Access::of(&document, api.clone()));
-    let text = serde_json::to_value(&document).unwrap_or_default();
+    let text = serde_json::to_value(complete(document)).unwrap_or_default();
     let router = router
-        .route_layer(middleware::from_fn_with_state(access, access::enforce))
-        .layer(axum::extract::DefaultBodyLimit::max(access::MAX_BODY))
         .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
         .route("/docs", get(docs))
         .route("/docs/{*file}", get(docs))
@@ -201,8 +198,28 @@ pub fn router(api: Api) -> Router {
     guarded(router, tracing).with_state(api)
 }
 
-/// Every call gets an answer, also one that panics, and is logged.
+/// Traces every call, and answers those that panic.
 fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, tracing: Tracing) -> Router<S> {
-    let trace = middleware::from_fn_with_state(tracing, access::trace);
-    router.layer(CatchPanicLayer::custom(access::panicked)).layer(trace)
+    let trace = middleware::from_fn_with_state(tracing, trace::trace);
+    router.layer(CatchPanicLayer::custom(trace::panicked)).layer(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_handler_reads_is_in_its_description() {
+        let document = serde_json::to_value(document()).unwrap();
+        let parameters = |path: &str, method: &str| -> Vec<String> {
+            let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
+            parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let of_org = "/admin/v1/orgs/{org_id}";
+        assert_eq!(parameters(of_org, "get"), ["org_id"]);
+        assert_eq!(parameters(of_org, "patch"), ["org_id", "If-Match"]);
+        assert_eq!(parameters(&format!("{of_org}/credits/grants"), "post"), ["org_id", "Idempotency-Key"]);
+        assert_eq!(parameters(&format!("{of_org}/price-factors"), "get"), ["org_id", "limit", "cursor"]);
+        assert_eq!(parameters("/admin/v1/price-activations", "get"), ["limit", "cursor"]);
+    }
 }

@@ -1,33 +1,28 @@
-//! What is looked at when the metrics are asked for. All of it is in memory: a scrape waits for nobody.
+//! Metrics that are set when Prometheus scrapes. All values are in memory, so that a scrape never waits.
 
 use std::sync::Arc;
 
 use metrics_process::Collector;
 
-use crate::access::callers::Keys;
+use crate::access::callers::Authenticator;
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::rate_limits::RateLimits;
 use crate::store::{Database, Lease};
 use crate::upstream::Upstream;
 
-/// See the module.
+/// The parts whose state is shown as metrics.
 pub struct Gauges {
-    /// The pool of those who call.
+    /// The connection pool that serves callers.
     pub callers: Database,
-    /// The pool of what nobody waits for.
+    /// The connection pool of background jobs.
     pub upkeep: Database,
-    /// This gateway's lease.
     pub lease: Arc<Lease>,
-    /// Who may call.
-    pub keys: Arc<Keys>,
-    /// How often.
+    pub authenticator: Arc<Authenticator>,
     pub limits: Arc<RateLimits>,
-    /// States of tasks.
     pub poller: Arc<Poller>,
-    /// The vendor's accounts.
     pub upstream: Arc<Upstream>,
-    /// This process: its memory, its files, its time.
+    /// Memory, file descriptors and CPU time of this process.
     pub process: Collector,
 }
 
@@ -39,7 +34,7 @@ impl Gauges {
         metrics::counter!(m::PRIMARY_CHANGES).absolute(self.callers.primary_changes());
         metrics::counter!(m::LOG_LINES_DROPPED).absolute(crate::log_queue::dropped_lines());
         metrics::gauge!(m::LEASE_HELD).set(u8::from(self.lease.holds()));
-        self.keys.show();
+        self.authenticator.show();
         self.limits.show();
         self.poller.show();
         self.upstream.show_accounts();

@@ -1,4 +1,4 @@
-//! Health and metrics.
+//! Health checks and metrics: `/healthz`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
 
@@ -19,17 +19,12 @@ use crate::store::{Database, Lease};
 /// What the operations listener reports on.
 #[derive(Clone)]
 pub struct Operations {
-    /// Whether it can be reached.
     pub database: Database,
-    /// Whether a book is in force.
     pub prices: Arc<Prices>,
-    /// Whether creates may be sent.
     pub lease: Arc<Lease>,
-    /// What is looked at when the metrics are asked for.
     pub gauges: Arc<Gauges>,
-    /// Whether it is about to stop.
+    /// Cancelled when the gateway begins to shut down: from then on it reports that it is not ready.
     pub draining: CancellationToken,
-    /// The metrics.
     pub metrics: PrometheusHandle,
 }
 
@@ -41,14 +36,14 @@ pub(super) fn router(operations: Operations) -> Router {
         .with_state(operations)
 }
 
-/// Liveness: the process answers.
+/// Liveness: answers as long as the process does.
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
 async fn readyz(State(operations): State<Operations>) -> Response {
     if operations.draining.is_cancelled() {
-        // Whatever the database says: nothing new is to be sent here.
+        // Whatever the database says, load balancers must send no new requests here.
         let body = json!({ "ready": false, "draining": true });
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }

@@ -1,32 +1,32 @@
 //! `tollgate demo`: everything in one process tree, ready to paste into.
+//!
+//! It runs in shells that are set up for production. So its configuration is built as a value: no file, no `TOLLGATE_…`
+//! variable and no `DATABASE_URL` is read. A database of somebody else's is taken by a flag only, and only if it is empty or
+//! a demo's.
+
+mod furnish;
+mod ready;
 
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{CliError, block_on, log, output, stop_signal, url_of};
-use crate::api_key::PresentedKey;
+use self::furnish::Furnished;
+use self::ready::Ready;
+use super::{CliError, block_on, database, log, stop_signal, url_of};
 use crate::app::App;
-use crate::config::{Config, DatabaseConfig, Log, LogFormat};
-use crate::credits::Credits;
-use crate::ids::OrgId;
+use crate::config::{Admin, Config, DatabaseConfig, Log, LogFormat, Server, UpstreamConfig, is_setting};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
-use crate::store::{
-    Acting, Actor, Database, KeySpec, LedgerError, NewOrg, NewUser, Once, OperatorRole, OrgChange, Role, Why,
-};
+use crate::store::{Acting, Actor, Database};
 
-const ORG: &str = "demo";
-const CREDITS: Credits = Credits::new(100_000);
 const MASTER_KEY: &str = "sim-master-key";
 
 #[derive(Debug, Args)]
@@ -34,6 +34,9 @@ pub(super) struct DemoArgs {
     /// Where to keep the database and the simulator's books [default: tollgate/demo in your data home]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Use this database, which must be empty or a demo's already, in place of a private PostgreSQL.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
     /// Where the gateway listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -60,21 +63,21 @@ pub(super) fn run(args: DemoArgs) -> Result<(), CliError> {
         Some(dir) => dir.clone(),
         None => default_demo_data_dir()?,
     };
-    // The thread that starts the cluster must outlive it; this is the main thread.
-    let external = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
     block_on(check_port(args.listen))?;
-    let cluster = match &external {
+    mention_settings();
+    // The thread that starts the cluster must outlive it; this is the main thread.
+    let cluster = match &args.database_url {
         Some(_) => None,
         None => Some(start_cluster(&dir)?),
     };
-    let url = match (&cluster, external) {
+    let url = match (&cluster, &args.database_url) {
         (Some(cluster), _) => {
             block_on(async {
                 Ok(Database::create_database(&Secret::new(cluster.url("postgres")), "tollgate").await?)
             })?;
-            cluster.url("tollgate")
+            Secret::new(cluster.url("tollgate"))
         }
-        (None, url) => url.unwrap_or_default(),
+        (None, url) => Secret::new(url.clone().unwrap_or_default()),
     };
     fs::create_dir_all(&dir).map_err(|error| cannot_write(&dir, &error))?;
     let served = block_on(serve(args, dir, url));
@@ -92,6 +95,17 @@ fn cannot_write(dir: &Path, error: &std::io::Error) -> CliError {
         "cannot write to {} ({error}): choose another directory with --data-dir",
         dir.display()
     ))
+}
+
+/// Names the settings of the environment that a gateway or another command would go by.
+fn mention_settings() {
+    let names = std::env::vars_os().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name);
+    let names = names.filter_map(|name| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name == "DATABASE_URL" || is_setting(name)).collect();
+    if !names.is_empty() {
+        names.sort_unstable();
+        progress(&format!("a demo does not look at {} in the environment", names.join(", ")));
+    }
 }
 
 /// Before anything slow is done.
@@ -113,24 +127,13 @@ fn start_cluster(dir: &Path) -> Result<Cluster, CliError> {
     Ok(Cluster::start(config, &mut progress)?)
 }
 
-async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError> {
+async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError> {
     let stop = stop_signal()?;
-    let database = crate::app::database(&DatabaseConfig::of(Secret::new(&url)))?;
-    database.migrate().await?;
+    let database = open(&url).await?;
     let simulator = simulator(&args, &dir).await?;
     let simulator_url = url_of(simulator.local_addr());
-    let acting = database.acting(Actor::program("demo"));
-    let (org, key) = tenant(&acting, &dir, args.unlimited).await?;
-    let text = format!(
-        "[server]\nlisten = {}\n[admin]\nlisten = {}\n[database]\nurl = {}\n[upstream.kling_3]\nbase_url = {}\nmaster_key = {}\n",
-        json!(args.listen),
-        json!(args.admin_listen),
-        json!(url),
-        json!(simulator_url),
-        json!(MASTER_KEY),
-    );
-    let operator_token = operator(&acting, &dir).await?;
-    let app = App::start(Config::from_toml(&text)?).await?;
+    let Furnished { org, key, operator_token } = furnish::furnish(&database, &dir, args.unlimited).await?;
+    let app = App::start(config(&args, url.clone(), &simulator_url)?).await?;
     let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
     let (base_url, admin_url) = (address(app.data_address()), address(app.admin_address()));
     drop(database);
@@ -143,7 +146,7 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
     }
 
     let tasks = TaskTracker::new();
-    let simulator_stop = tokio_util::sync::CancellationToken::new();
+    let simulator_stop = CancellationToken::new();
     let simulating = tasks.spawn(simulator.run(simulator_stop.clone().cancelled_owned()));
     let finished = app.run(stop).await;
     simulator_stop.cancel();
@@ -156,6 +159,38 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: String) -> Result<(), CliError
     } else {
         Err(CliError::Failed("stopped before everything in flight was finished".into()))
     }
+}
+
+/// The demo's database, migrated. One that is neither empty nor a demo's is left as it is.
+async fn open(url: &Secret) -> Result<Acting, CliError> {
+    if url.is_empty() {
+        return Err(CliError::Usage("--database-url is empty: give a URL, or leave it out".into()));
+    }
+    let database = database::pool(&DatabaseConfig::of(url.clone()))?.acting(Actor::program("demo"));
+    let place = database.place();
+    progress(&format!("the demo works in database {place}"));
+    database.find_primary().await?;
+    if let Some(found) = database.claim_for_demo().await? {
+        return Err(CliError::Usage(format!(
+            "database {place} is neither empty nor a demo's: it has '{found}' in it. Nothing in it was changed. Give \
+             --database-url an empty database, or leave it out: then the demo has one of its own"
+        )));
+    }
+    database.migrate().await?;
+    Ok(database)
+}
+
+/// What the demo's gateway is told: this, and nothing else.
+fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Config, CliError> {
+    let simulator = simulator_url
+        .parse()
+        .map_err(|error| CliError::Failed(format!("the simulator is at no URL: {simulator_url}: {error}")))?;
+    let upstream = UpstreamConfig::of(simulator, Secret::new(MASTER_KEY));
+    Ok(Config {
+        server: Server { listen: args.listen, ..Server::default() },
+        admin: Admin { listen: args.admin_listen, ..Admin::default() },
+        ..Config::of(DatabaseConfig::of(database), upstream)?
+    })
 }
 
 /// The simulator, on the port of the last start if that is still free: the videos it made have it in their URLs.
@@ -178,144 +213,4 @@ async fn simulator(args: &DemoArgs, dir: &Path) -> Result<Simulator, CliError> {
     let port = simulator.local_addr().port();
     fs::write(&file, port.to_string()).map_err(|error| cannot_write(&file, &error))?;
     Ok(simulator)
-}
-
-/// The demo's organisation with a user and a key; made once, found again later.
-async fn tenant(database: &Acting, dir: &Path, unlimited: bool) -> Result<(OrgId, Secret), CliError> {
-    let org = match database.org_by_name(ORG).await? {
-        Some(org) => org.org_id,
-        None => database.add_org(&NewOrg { name: ORG.into(), time_zone: "UTC".into() }).await?,
-    };
-    if database.balance(org).await?.is_some_and(|balance| balance.granted == Credits::ZERO) {
-        let why = Why { reason: "demo", external_ref: None };
-        database.grant(org, CREDITS, None, why, Some(Once { key: "demo", body: b"" })).await?;
-    }
-    let limit = Some(unlimited.then_some(0));
-    let limits = OrgChange {
-        create_per_minute: limit,
-        status_per_minute: limit,
-        max_open_tasks: limit,
-        ..OrgChange::default()
-    };
-    database.update_org(org, limits, None).await?;
-    let file = dir.join("api_key");
-    if let Some(key) = known_key(database, org, &file).await? {
-        return Ok((org, key));
-    }
-    let user = match database
-        .add_user(org, &NewUser { name: "demo".into(), role: Role::Member, team: None })
-        .await
-    {
-        Ok(user) => user,
-        // It was made by an earlier start whose key file is gone.
-        Err(LedgerError::Conflict(_)) => database.user_by_name(org, "demo").await?,
-        Err(error) => return Err(error.into()),
-    };
-    let spec = KeySpec { name: "demo".into(), env: "demo".into(), ..KeySpec::default() };
-    let (_, key) = database.create_key(org, user, &spec).await?;
-    keep(&file, &key)?;
-    Ok((org, key))
-}
-
-/// Writes a secret into a file that only its owner can read.
-fn keep(file: &Path, secret: &Secret) -> Result<(), CliError> {
-    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
-    written
-        .and_then(|mut file| file.write_all(secret.expose().as_bytes()))
-        .map_err(|error| cannot_write(file, &error))
-}
-
-/// The demo's operator; made once, found again later.
-async fn operator(database: &Acting, dir: &Path) -> Result<Secret, CliError> {
-    let file = dir.join("operator_token");
-    let kept = fs::read_to_string(&file).unwrap_or_default();
-    if let Some(presented) = PresentedKey::parse(kept.trim())
-        && database.find_operator(&presented).await?.is_some()
-    {
-        return Ok(Secret::new(kept.trim()));
-    }
-    let (_, token) = database.create_operator_token("demo", OperatorRole::Operator, None).await?;
-    keep(&file, &token)?;
-    Ok(token)
-}
-
-/// The key of an earlier start; not that of an organisation which had this name then.
-async fn known_key(database: &Database, org: OrgId, file: &Path) -> Result<Option<Secret>, CliError> {
-    let Ok(text) = fs::read_to_string(file) else { return Ok(None) };
-    let Some(presented) = PresentedKey::parse(text.trim()) else { return Ok(None) };
-    let found = database.find_key(&presented.public_id).await?;
-    let valid = found.is_some_and(|found| {
-        !found.revoked && found.principal.org == org && found.secret.matches(&presented.secret)
-    });
-    Ok(valid.then(|| Secret::new(text.trim())))
-}
-
-struct Ready {
-    base_url: String,
-    admin_url: String,
-    key: Secret,
-    operator_token: Secret,
-    org: OrgId,
-    simulator_url: String,
-    database_url: String,
-}
-
-impl Ready {
-    fn print_json(&self) {
-        output::note(json!({
-            "base_url": self.base_url,
-            "admin_url": self.admin_url,
-            "api_key": self.key.expose(),
-            "operator_token": self.operator_token.expose(),
-            "org_id": self.org,
-            "simulator_url": self.simulator_url,
-            "simulator_key": MASTER_KEY,
-            "database_url": self.database_url,
-        }));
-    }
-
-    fn print(&self) {
-        let Self { base_url, admin_url, org, simulator_url, database_url, .. } = self;
-        let key = self.key.expose();
-        let token = self.operator_token.expose();
-        let program =
-            std::env::current_exe().map_or_else(|_| "tollgate".into(), |path| path.display().to_string());
-        output::note(format_args!(
-            r#"
-Tollgate is ready. Ctrl-C stops everything; the data stays.
-
-  gateway      {base_url}
-  API key      {key}
-  organisation {org}
-  operations   {admin_url}/readyz  {admin_url}/metrics
-  management   {admin_url}/admin/v1
-  simulator    {simulator_url}/_sim/books
-  database     {database_url}
-
-Create a task:
-
-  curl -X POST '{base_url}/api/generate' \
-    -H 'Authorization: Bearer {key}' \
-    -H 'Content-Type: application/json' \
-    -d '{{"type":"pro-text-to-video","prompt":"A cinematic shot of mountains at sunrise","duration":5,"aspect_ratio":"16:9"}}'
-
-Ask for its state, with the task_id of the answer:
-
-  curl '{base_url}/api/status?task_id=TASK_ID' -H 'Authorization: Bearer {key}'
-
-A refusal, which costs nothing:
-
-  curl -X POST '{base_url}/api/generate' -H 'Authorization: Bearer {key}' -d '{{"type":"pro-text-to-video","prompt":""}}'
-
-The balance:
-
-  curl '{base_url}/api/credits' -H 'Authorization: Bearer {key}'
-
-Manage it, as its operator:
-
-  export TOLLGATE_ADMIN_URL='{admin_url}' TOLLGATE_ADMIN_TOKEN='{token}'
-  {program} admin org list
-"#
-        ));
-    }
 }

@@ -7,18 +7,30 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, DatabaseArgs, block_on, log, output, stop_signal, url_of};
-use crate::app::App;
+use super::database::{self, DatabaseArgs};
+use super::{CliError, block_on, log, output, say, stop_signal, url_of};
+use crate::app::{App, StartError};
 use crate::config::{Config, Log, LogFormat};
 use crate::simulator::{Simulator, SimulatorConfig};
 
-/// Serves until a signal.
-pub(super) fn serve(config: Config) -> Result<(), CliError> {
+/// Serves until a signal. A demo's database is served on only if that is meant.
+pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
     let _log = log(&config.log)?;
     block_on(async move {
         let stop = stop_signal()?;
         // Certificates are read again at it; without any it must not end the gateway either.
         let _hangup = signal(SignalKind::hangup()).map_err(|error| CliError::Failed(error.to_string()))?;
+        let database = database::pool(&config.database)?;
+        let place = database.place();
+        say(&format!("tollgate: serving on database {place}"));
+        database.find_primary().await.map_err(StartError::from)?;
+        if !beside_demo && database.is_a_demos().await.map_err(StartError::from)? {
+            return Err(CliError::Usage(format!(
+                "database {place} is a demo's: its credits are made up, and its operator's token lies in a file. Nothing in \
+                 it was changed. Use another database, or give --beside-demo"
+            )));
+        }
+        drop(database);
         let secure = [config.server.tls.is_some(), config.admin.tls.is_some()];
         let app = App::start(config).await?;
         // Standard output: what is logged is kept and read by many.
@@ -31,6 +43,7 @@ pub(super) fn serve(config: Config) -> Result<(), CliError> {
             if secure { url.replacen("http", "https", 1) } else { url }
         };
         tracing::info!(
+            database = place,
             data = url(app.data_address(), secure[0]),
             operations = url(app.admin_address(), secure[1]),
             "serving"
@@ -97,7 +110,7 @@ pub(super) struct AuditArgs {
 /// Audits once: one line if all is well, else each offending row.
 pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
     block_on(async move {
-        let database = args.database.database().await?;
+        let database = args.database.open("reading, and not changing,").await?;
         database.check_schema().await?;
         let report = database.audit().await?;
         for warning in &report.warnings {

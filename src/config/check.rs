@@ -74,11 +74,19 @@ impl ConfigError {
                 let path = one.path.join(".");
                 let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
                 // The kind alone: the full text repeats profile and source, which mean nothing to the reader.
-                format!("{place}{}", one.kind)
+                format!("{place}{}", without_excerpt(&one.kind.to_string()))
             })
             .collect();
         Self::Unreadable { origin: origin.to_owned(), problem: problems.join("; ") }
     }
+}
+
+/// What is wrong with a TOML file, without the line that is shown beside it: that may hold a secret.
+fn without_excerpt(problem: &str) -> String {
+    let is_excerpt =
+        |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let lines: Vec<&str> = problem.trim_end().lines().filter(|line| !is_excerpt(line)).collect();
+    lines.join(": ")
 }
 
 impl Config {
@@ -189,6 +197,7 @@ pub(super) fn secret(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::UpstreamConfig;
 
     const LEAST: &str = r#"
         [database]
@@ -308,6 +317,31 @@ mod tests {
                 "{problem}"
             );
         }
+    }
+
+    #[test]
+    fn a_field_that_is_given_twice_is_refused_and_not_shown() {
+        for (more, field) in [
+            ("[server]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"", "listen"),
+            ("[server]\ndrain_ms = 1\n[server]\ndrain_ms = 2", "server"),
+            ("[server]\ntls = { key_file = \"a\", key_file = \"b\" }", "key_file"),
+            ("[admin]\nbootstrap_token = \"hunter2\"\nbootstrap_token = \"hunter2\"", "bootstrap_token"),
+        ] {
+            let problem = problem(more);
+            assert!(problem.contains("duplicate key") && problem.contains(field), "{more}: {problem}");
+            assert!(problem.contains("line ") && !problem.contains("hunter2"), "{more}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_built_as_a_value_is_that_of_the_least_file() {
+        let database = DatabaseConfig::of(Secret::new("postgres://gw@localhost/tollgate"));
+        let upstream = UpstreamConfig::of("https://vendor.example".parse().unwrap(), Secret::new("sk-test"));
+        let built = Config::of(database, upstream).unwrap();
+        let read = Config::from_toml(LEAST).unwrap();
+        assert_eq!(format!("{built:?}"), format!("{read:?}"));
+        let keys = |config: &Config| config.upstream.kling_3.accounts[0].master_key.clone();
+        assert_eq!((keys(&built), built.database.servers()), (keys(&read), read.database.servers()));
     }
 
     #[test]

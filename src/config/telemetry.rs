@@ -92,7 +92,15 @@ impl Telemetry {
                     Some((name, value))
                         if HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok() =>
                     {
-                        self.headers.push((name.to_ascii_lowercase(), Secret::new(value)));
+                        let name = name.to_ascii_lowercase();
+                        if self.headers.iter().any(|(given, _)| *given == name) {
+                            return wrong(
+                                file,
+                                format!("not shown; it has {name} twice"),
+                                "a file with each header once",
+                            );
+                        }
+                        self.headers.push((name, Secret::new(value)));
                     }
                     _ => return wrong(file, "not shown".into(), "lines of the form 'name: value'"),
                 }
@@ -124,6 +132,8 @@ mod tests {
         let headers: Vec<_> =
             telemetry.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(headers, [("authorization", "Bearer abc:def"), ("x-scope-orgid", "7")]);
+        std::fs::write(&file, "x-scope-orgid: 7\nX-Scope-OrgID: 8\n").unwrap();
+        assert!(load(&named).unwrap_err().contains("x-scope-orgid twice"));
         std::fs::write(&file, "hunter2").unwrap();
         let problem = load(&named).unwrap_err();
         std::fs::remove_file(&file).unwrap();

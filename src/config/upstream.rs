@@ -80,6 +80,27 @@ pub struct UpstreamConfig {
 }
 
 impl UpstreamConfig {
+    /// The backend at `base_url` with one account, everything else by default.
+    pub fn of(base_url: Url, master_key: Secret) -> Self {
+        Self {
+            base_url,
+            account: None,
+            master_key: Some(master_key),
+            master_key_file: None,
+            accounts: Vec::new(),
+            connect_timeout_ms: five_seconds(),
+            first_byte_timeout_ms: None,
+            create_timeout_ms: five_minutes(),
+            status_timeout_ms: ten_seconds(),
+            idle_timeout_ms: fifteen_seconds(),
+            retry_429_ms: ten_seconds(),
+            breaker_failures: five(),
+            breaker_open_ms: ten_seconds(),
+            max_creates: four_thousand_and_ninety_six(),
+            max_polls: sixty_four(),
+        }
+    }
+
     /// How long to wait for the answer to a create to begin.
     pub fn first_byte_timeout(&self) -> Duration {
         ms(self.first_byte_timeout_ms.unwrap_or(240_000).min(self.create_timeout_ms))

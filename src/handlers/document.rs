@@ -34,6 +34,7 @@ struct Paths;
 
 /// What anything may answer that wants a key.
 const ANYWHERE: &[Code] = &[
+    Code::InvalidRequest,
     Code::InvalidApiKey,
     Code::NetworkNotAllowed,
     Code::RateLimited,
@@ -43,7 +44,6 @@ const ANYWHERE: &[Code] = &[
 
 /// What is wrong with a body.
 const BODY: &[Code] = &[
-    Code::InvalidRequest,
     Code::InvalidType,
     Code::InvalidPrompt,
     Code::InvalidDuration,
@@ -73,8 +73,8 @@ fn codes(operation: &str) -> &'static [&'static [Code]] {
     match operation {
         "generate" => &[BODY, CREATE],
         "quote" => &[BODY],
-        "status" => &[&[Code::InvalidRequest, Code::TaskNotFound]],
-        "tasks" => &[&[Code::InvalidRequest, Code::Forbidden]],
+        "status" => &[&[Code::TaskNotFound]],
+        "tasks" => &[&[Code::Forbidden]],
         _ => &[],
     }
 }

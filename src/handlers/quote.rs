@@ -79,7 +79,7 @@ pub(super) async fn quote(handlers: Handlers, call: Call<Admitted>) -> Result<An
 
 /// For how long the price shall be promised; none: not at all.
 fn valid_for(context: &Context, most: Duration) -> Result<Option<Duration>, GatewayError> {
-    let Some(text) = context.parameter("valid_for") else { return Ok(None) };
+    let Some(text) = context.parameter("valid_for")? else { return Ok(None) };
     let most = most.as_secs();
     if most == 0 {
         return Err(GatewayError::invalid_request("'valid_for': this gateway does not promise prices"));

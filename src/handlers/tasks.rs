@@ -29,7 +29,7 @@ const MAX_LIMIT: u32 = 100;
 pub(super) async fn tasks(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = &call.stage.principal;
     let filter = filter(&call.context, principal)?;
-    let limit = match call.context.parameter("limit") {
+    let limit = match call.context.parameter("limit")? {
         None => DEFAULT_LIMIT,
         Some(text) => match text.parse() {
             Ok(limit @ 1..=MAX_LIMIT) => limit,
@@ -146,7 +146,7 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
         )));
     }
     let mut filter = TaskFilter::default();
-    if let Some(text) = context.parameter("status") {
+    if let Some(text) = context.parameter("status")? {
         let states =
             [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
         let states: Vec<State> =
@@ -179,7 +179,7 @@ fn parse<T: std::str::FromStr>(
     name: &str,
     right: &str,
 ) -> Result<Option<T>, GatewayError> {
-    context.parameter(name).map(|text| text.parse().map_err(|_| bad(name, right))).transpose()
+    context.parameter(name)?.map(|text| text.parse().map_err(|_| bad(name, right))).transpose()
 }
 
 fn instant(context: &Context, name: &str) -> Result<Option<OffsetDateTime>, GatewayError> {
@@ -190,7 +190,7 @@ fn instant(context: &Context, name: &str) -> Result<Option<OffsetDateTime>, Gate
             .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
             .ok_or_else(|| bad(name, "an instant such as 2026-02-05T10:30:00Z"))
     };
-    context.parameter(name).map(parse).transpose()
+    context.parameter(name)?.map(parse).transpose()
 }
 
 fn bad(name: &str, right: &str) -> GatewayError {

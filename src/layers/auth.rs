@@ -7,15 +7,16 @@ use http::header::AUTHORIZATION;
 use tower::{Layer, Service};
 
 use super::{LayerFuture, Stage, part};
-use crate::access::callers::{Caller, Keys};
+use crate::access::callers::{Authenticator, Caller};
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::{Answer, GatewayError};
+use crate::strict;
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
     /// The keys.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<Authenticator>,
 }
 
 impl<S> Layer<S> for AuthLayer {
@@ -30,7 +31,7 @@ impl<S> Layer<S> for AuthLayer {
 #[derive(Debug, Clone)]
 pub struct Auth<S> {
     inner: S,
-    keys: Arc<Keys>,
+    keys: Arc<Authenticator>,
 }
 
 impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {
@@ -48,6 +49,7 @@ impl<S: Stage<Authenticated>> Service<Call<Routed>> for Auth<S> {
         let keys = self.keys.clone();
         Box::pin(async move {
             let endpoint = call.stage.endpoint;
+            strict::single_header(&call.context.headers, "Authorization")?;
             // Taken out: from here on the credentials are gone.
             let header = call.context.headers.remove(AUTHORIZATION);
             let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());

@@ -21,7 +21,7 @@ use crate::order::Order;
 use crate::poll::Poller;
 use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::telemetry::{Span, carry};
-use crate::upstream::{CreateOutcome, MaySend, Progress, Ticket, report};
+use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, report};
 use crate::wire::{RawObject, success};
 
 /// How long a client waits for a record that the database does not take.
@@ -104,7 +104,7 @@ impl Forward {
         self,
         mut order: Order,
         mut hold: HoldGuard,
-        ticket: Ticket,
+        ticket: Permit,
         client: Client,
         arrived: Instant,
     ) {
@@ -129,7 +129,7 @@ impl Forward {
     /// What became of it; nothing if the gateway stops first. The place is held until then, also without the client.
     async fn send(
         &self,
-        ticket: Ticket,
+        ticket: Permit,
         body: String,
         hold: &mut HoldGuard,
         client: &Client,

@@ -11,6 +11,7 @@ use crate::call::{Call, Fresh, Priced};
 use crate::error::{Answer, GatewayError};
 use crate::order::Order;
 use crate::price_cache::Prices;
+use crate::strict;
 use crate::telemetry::Span;
 
 /// See the module.
@@ -73,12 +74,8 @@ fn order_of(prices: &Prices, headers: &HeaderMap, fresh: &Fresh) -> Result<Order
 
 /// The quote that a create goes by.
 fn quote_of(headers: &HeaderMap) -> Result<Option<&str>, GatewayError> {
-    let mut values = headers.get_all("x-tollgate-quote").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    match (value.to_str(), values.next()) {
-        (Ok(text), None) => Ok(Some(text)),
-        _ => Err(GatewayError::invalid_request(
-            "X-Tollgate-Quote must be one value: the 'quote' that POST /api/quote gave out",
-        )),
-    }
+    let Some(value) = strict::single_header(headers, "X-Tollgate-Quote")? else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| {
+        GatewayError::invalid_request("X-Tollgate-Quote must be the 'quote' that POST /api/quote gave out")
+    })
 }

@@ -14,6 +14,7 @@ use crate::call::{Admitted, Call, Fresh};
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::metrics as m;
 use crate::store::{Claim, Database, Fingerprint, State};
+use crate::strict;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -54,10 +55,7 @@ impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
         let settings = self.settings.clone();
         Box::pin(async move {
             let idempotency_key = idempotency_key(&call.context.headers)?;
-            let resend = call
-                .context
-                .headers
-                .get("x-tollgate-resend")
+            let resend = strict::single_header(&call.context.headers, "X-Tollgate-Resend")?
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
             let body = std::mem::take(&mut call.body);
             let org = call.stage.principal.org;
@@ -119,17 +117,11 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = strict::single_header(headers, "Idempotency-Key")? else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
-    let usable = (1..=255).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic())
-        && values.next().is_none();
-    if usable {
+    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(Some(text.into()))
     } else {
-        Err(GatewayError::invalid_request(
-            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
-        ))
+        Err(GatewayError::invalid_request("Idempotency-Key must be 1 to 255 visible ASCII characters"))
     }
 }

@@ -13,7 +13,7 @@ use crate::ids::HoldId;
 use crate::metrics as m;
 use crate::store::{HoldGuard, Ledger, NewHold, Verdict};
 use crate::telemetry::Span;
-use crate::upstream::{Refusal, Ticket, Upstream};
+use crate::upstream::{Permit, Refusal, Upstream};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl<S: Stage<Held>> Service<Call<Priced>> for Reserve<S> {
 /// What becomes of a create that nothing refuses.
 enum Reserved {
     /// It is paid for, and has its place.
-    Granted(HoldGuard, Ticket),
+    Granted(HoldGuard, Permit),
     /// It is another's repetition.
     Answered(Answer),
 }
@@ -144,7 +144,7 @@ impl ReserveLayer {
         GatewayError::NotAdmitted(refusal)
     }
 
-    fn new_hold(&self, priced: &Priced, ticket: &Ticket) -> NewHold {
+    fn new_hold(&self, priced: &Priced, ticket: &Permit) -> NewHold {
         let (fresh, order) = (&priced.fresh, &priced.order);
         NewHold {
             hold: HoldId::generate(),

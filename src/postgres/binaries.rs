@@ -1,20 +1,18 @@
 //! Finds a PostgreSQL server on this machine.
 
 use super::error::PostgresError;
-use super::identity::Identity;
+use super::identity::OsUser;
 use super::log_tail::last_lines;
 use super::obtain::{self, Downloads};
+use super::version::{MAJOR_MIN, Version};
 use std::env;
-use std::fmt;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What we test with goes no further back.
-pub(super) const MAJOR_MIN: u32 = 15;
 const BIN_VARIABLE: &str = "TOLLGATE_POSTGRES_BIN";
-/// For tests of the download: look past what the system has, and install nothing into it.
+/// For tests of the download: ignores the servers of the system, and installs none there.
 const IGNORE_VARIABLE: &str = "TOLLGATE_POSTGRES_IGNORE_SYSTEM";
 
 /// A directory with `postgres` and `initdb`, both of one version, that the server's user can run.
@@ -24,24 +22,11 @@ pub(super) struct Binaries {
     pub version: Version,
 }
 
-/// A server's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Version {
-    pub major: u32,
-    text: String,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 /// What the server is needed for.
 pub(super) struct Need<'a> {
     /// The existing cluster and its major version; only the same one can run it.
     pub cluster: Option<(&'a Path, u32)>,
-    /// Its owner, who decides whom root drops to.
+    /// The owner of the cluster; root runs the server as this user.
     pub cluster_owner: Option<u32>,
 }
 
@@ -65,7 +50,7 @@ pub(super) fn locate(
 ) -> Result<Binaries, PostgresError> {
     progress("finding a PostgreSQL server");
     if let Some(dir) = env::var_os(BIN_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from) {
-        let identity = Identity::choose(need.cluster_owner)?;
+        let identity = OsUser::choose(need.cluster_owner)?;
         return match inspect(&dir, &identity) {
             Ok(found) => need.mismatch(&found).map_or(Ok(found), Err),
             Err(problem) => Err(PostgresError::BadBinDir { path: dir, problem }),
@@ -76,14 +61,14 @@ pub(super) fn locate(
     if let Some(found) = search.run()? {
         return Ok(found);
     }
-    // For a cluster of a version that we cannot install, installing another one would help nobody.
+    // A cluster of a version that cannot be installed is not helped by installing another version.
     if let Some(other) = search.other_major.take_if(|_| !downloads.provides(need.cluster))
         && let Some(error) = need.mismatch(&other)
     {
         return Err(error);
     }
     let mut attempts = Vec::new();
-    let mut routes: Vec<obtain::Route> = Vec::new();
+    let mut routes: Vec<obtain::InstallRoute> = Vec::new();
     if !ignore_system && search.other_major.is_none() {
         routes.push(obtain::system_package);
     }
@@ -118,8 +103,8 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn run(&mut self) -> Result<Option<Binaries>, PostgresError> {
-        // Each time anew: installing a package may have created the user `postgres`.
-        let identity = Identity::choose(self.need.cluster_owner)?;
+        // Chosen again each time: installing a package may have created the user `postgres`.
+        let identity = OsUser::choose(self.need.cluster_owner)?;
         let mut dirs = if self.ignore_system { Vec::new() } else { system_dirs() };
         dirs.extend(self.downloads.installed());
         for dir in dirs {
@@ -133,7 +118,7 @@ impl Search<'_> {
     }
 }
 
-/// Where a system keeps its servers, best first.
+/// The directories where PostgreSQL is usually installed, best first.
 fn system_dirs() -> Vec<PathBuf> {
     let asked = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).output();
     let mut dirs: Vec<PathBuf> = asked
@@ -155,8 +140,8 @@ fn system_dirs() -> Vec<PathBuf> {
     dirs
 }
 
-/// Checks that `dir` has what is needed and that the server's user can run it.
-fn inspect(dir: &Path, identity: &Identity) -> Result<Binaries, String> {
+/// Checks that `dir` holds the programs and that the server's user can run them.
+fn inspect(dir: &Path, identity: &OsUser) -> Result<Binaries, String> {
     let dir = std::path::absolute(dir).map_err(|error| error.to_string())?;
     for program in ["initdb", "postgres"] {
         if !dir.join(program).is_file() {
@@ -171,32 +156,12 @@ fn inspect(dir: &Path, identity: &Identity) -> Result<Binaries, String> {
     let output = command.output();
     let output = output.map_err(|error| format!("user {} cannot run `postgres`: {error}", identity.name))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    match parse_version(&text) {
+    match Version::parse(&text) {
         Some(version) if version.major >= MAJOR_MIN => Ok(Binaries { dir, version }),
         Some(version) => Err(format!("`postgres` is version {version}, older than {MAJOR_MIN}")),
         None => Err(format!(
             "`postgres --version` says: {}",
             last_lines(&String::from_utf8_lossy(&output.stderr))
         )),
-    }
-}
-
-/// Reads `postgres (PostgreSQL) 15.18 (Debian …)`, and also `18beta1`.
-fn parse_version(text: &str) -> Option<Version> {
-    let text = text.trim().strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
-    let digits = text.split(|letter: char| !letter.is_ascii_digit()).next()?;
-    Some(Version { major: digits.parse().ok()?, text: text.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_packages_and_of_previews_are_read() {
-        let major = |text| parse_version(text).map(|version| version.major);
-        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
-        assert_eq!(major("postgres (PostgreSQL) 19devel\n"), Some(19));
-        assert_eq!(major("pg_ctl (PostgreSQL) 15.18\n"), None);
     }
 }

@@ -52,7 +52,6 @@ pub enum ChildError {
     /// The program could not be executed.
     #[error("cannot execute {program} as uid {uid}: {source}")]
     Exec {
-        /// The program.
         program: PathBuf,
         /// The user it was to run as.
         uid: Uid,

@@ -4,7 +4,7 @@
 //! being created `pg.init.PID`.
 
 use super::error::PostgresError;
-use super::identity::{Identity, user_name};
+use super::identity::{OsUser, user_name};
 use nix::fcntl::OFlag;
 use nix::unistd::{User, geteuid};
 use std::env;
@@ -50,7 +50,7 @@ pub(super) fn data_home() -> Result<PathBuf, PostgresError> {
     let from_accounts = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
     let home = || absolute("HOME").or_else(from_accounts).map(|home| home.join(".local/share"));
     let base = absolute("XDG_DATA_HOME").or_else(home).map(|base| base.join("tollgate"));
-    let identity = Identity::choose(None)?;
+    let identity = OsUser::choose(None)?;
     if !identity.dropped {
         return base.ok_or(PostgresError::NoHome);
     }
@@ -74,7 +74,7 @@ impl DataDir {
         Ok(Self { pgdata: root.join("pg"), root, log_path, log, _lock: lock })
     }
 
-    /// The owner of the existing cluster. A mere empty directory in its place is nobody's cluster.
+    /// The owner of the existing cluster; none if the directory is empty.
     pub fn cluster_owner(&self) -> Option<u32> {
         let absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let found = fs::symlink_metadata(&self.pgdata).ok()?;
@@ -99,8 +99,8 @@ impl DataDir {
         }
     }
 
-    /// Refuses a cluster of somebody else and a place that PostgreSQL's user cannot reach.
-    pub fn check_access(&self, identity: &Identity) -> Result<(), PostgresError> {
+    /// Refuses a cluster of another user, and a directory that PostgreSQL's user cannot enter.
+    pub fn check_access(&self, identity: &OsUser) -> Result<(), PostgresError> {
         if identity.dropped
             && let Some(blocked) = identity.blocked_at(&self.root)
         {

@@ -43,7 +43,7 @@ pub enum PostgresError {
         /// The user PostgreSQL runs as.
         user: String,
     },
-    /// We are root and there is nobody to drop to.
+    /// This process runs as root, and there is no other user to run the server as.
     #[error(
         "PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: create one, or run as a normal user"
     )]
@@ -66,7 +66,6 @@ pub enum PostgresError {
         "another tollgate process ({owner}) is using {path}: stop it first, or choose another data directory"
     )]
     InUse {
-        /// The data directory.
         path: PathBuf,
         /// The other process, as it named itself.
         owner: String,
@@ -75,19 +74,13 @@ pub enum PostgresError {
     #[error(
         "PostgreSQL process {pid} still runs on {path} and did not end: stop it with `kill -INT {pid}` and start again"
     )]
-    StillRunning {
-        /// PGDATA.
-        path: PathBuf,
-        /// The process.
-        pid: i32,
-    },
+    StillRunning { path: PathBuf, pid: i32 },
     /// The cluster was made by another major version than the server we found.
     #[error(
         "the cluster in {path} was made by PostgreSQL {cluster} but the server found in {bin_dir} is version {server}: \
          set TOLLGATE_POSTGRES_BIN to the binaries of version {cluster}, or choose another data directory"
     )]
     WrongMajor {
-        /// PGDATA.
         path: PathBuf,
         /// The major version that made the cluster.
         cluster: u32,
@@ -109,8 +102,8 @@ pub enum PostgresError {
     /// No server was found and none could be obtained.
     #[error(
         "no PostgreSQL server (version 15 or later) was found or could be installed ({attempts}): install the package \
-         `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or set DATABASE_URL \
-         to a running server"
+         `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or give --database-url an \
+         empty database of a running server"
     )]
     NoBinaries {
         /// What was tried and how it ended.
@@ -121,7 +114,6 @@ pub enum PostgresError {
         "{path} exists but is not a private directory of user {user}: remove it, or choose a shorter data directory path"
     )]
     UnsafeSocketDir {
-        /// The directory.
         path: PathBuf,
         /// The user who must own it.
         user: String,
@@ -138,9 +130,7 @@ pub enum PostgresError {
     /// initdb ended with an error.
     #[error("initdb could not create the cluster ({status}): see {log}, which ends with:\n{tail}")]
     Initdb {
-        /// How it ended.
         status: String,
-        /// The log file.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
@@ -148,9 +138,7 @@ pub enum PostgresError {
     /// The server ended before it accepted connections.
     #[error("PostgreSQL ended while starting ({status}): see {log}, which ends with:\n{tail}")]
     Died {
-        /// How it ended.
         status: String,
-        /// The log file.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
@@ -162,7 +150,6 @@ pub enum PostgresError {
     NotReady {
         /// How long we waited.
         seconds: u64,
-        /// The log file.
         log: PathBuf,
         /// The log's last lines.
         tail: String,

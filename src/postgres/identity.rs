@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The user that runs PostgreSQL and owns its files.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
+pub(super) struct OsUser {
     pub uid: u32,
     pub gid: u32,
     pub name: String,
@@ -17,7 +17,7 @@ pub(super) struct Identity {
     pub dropped: bool,
 }
 
-impl Identity {
+impl OsUser {
     /// Ourselves, or, for root, the owner of an existing cluster, else `postgres`, else `nobody`.
     pub fn choose(cluster_owner: Option<u32>) -> Result<Self, PostgresError> {
         if !geteuid().is_root() {

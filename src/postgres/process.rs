@@ -1,7 +1,7 @@
 //! A child process that dies with us, is always reaped, and is never signalled by a recycled process id.
 
 use super::error::PostgresError;
-use super::identity::Identity;
+use super::identity::OsUser;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// What to run, as whom, and where its output goes.
 pub(super) struct Launch<'a> {
     pub launcher: &'a Path,
-    pub identity: &'a Identity,
+    pub identity: &'a OsUser,
     pub program: PathBuf,
     pub args: Vec<OsString>,
     pub log: &'a File,
@@ -68,7 +68,7 @@ impl OwnedChild {
         self.pid
     }
 
-    /// Sends a signal, unless the child has been reaped and its id may belong to somebody else.
+    /// Sends a signal, unless the child has been reaped: its id may belong to another process by now.
     pub fn signal(&self, signal: Signal) {
         let status = self.exit.lock();
         if status.is_none()

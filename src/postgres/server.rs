@@ -4,7 +4,7 @@ use super::ClusterConfig;
 use super::binaries::Binaries;
 use super::data_dir::DataDir;
 use super::error::PostgresError;
-use super::identity::Identity;
+use super::identity::OsUser;
 use super::leftover::{LastStop, PidFile, settle};
 use super::log_tail;
 use super::process::{Launch, OwnedChild};
@@ -22,16 +22,16 @@ const READY_STEPS: u64 = READY_SECONDS * 200;
 const FAST_SECONDS: u64 = 30;
 const IMMEDIATE_SECONDS: u64 = 5;
 
-/// All that one start of the server needs.
-pub(super) struct Plan<'a> {
+/// The inputs of one start of the server.
+pub(super) struct ServerStart<'a> {
     pub config: &'a ClusterConfig,
     pub data: &'a DataDir,
     pub binaries: &'a Binaries,
-    pub identity: &'a Identity,
+    pub identity: &'a OsUser,
     pub sockets: &'a Sockets,
 }
 
-impl Plan<'_> {
+impl ServerStart<'_> {
     /// Starts the server and waits until it accepts connections.
     pub fn start(&self, progress: &mut dyn FnMut(&str)) -> Result<OwnedChild, PostgresError> {
         let last = settle(self.data, self.sockets, progress)?;
@@ -60,7 +60,7 @@ impl Plan<'_> {
                 return Ok(child);
             }
         }
-        // A server that is killed in recovery starts over next time, but one nobody watches would stay.
+        // A server that is killed in recovery starts over next time; one that is left alone would keep running.
         drop(stop(&child));
         let (log, tail) = self.log_end(from);
         Err(PostgresError::NotReady { seconds: READY_SECONDS, log, tail })
@@ -70,9 +70,9 @@ impl Plan<'_> {
         (self.data.log_path.clone(), log_tail::read(&self.data.log_path, from))
     }
 
-    /// The server says so, it is our server that says so, and it does accept.
+    /// Whether the pid file reports a ready server, the file is our server's, and the socket accepts connections.
     fn is_ready(&self, child: &OwnedChild) -> bool {
-        // A cluster that somebody made a standby answers too, to those who only read.
+        // A cluster that was turned into a standby accepts connections too, for reading.
         let accepts = |status: &str| matches!(status, "ready" | "standby");
         PidFile::read(&self.data.pgdata).is_some_and(|file| file.pid == child.pid() && accepts(&file.status))
             && UnixStream::connect(self.sockets.path()).is_ok()

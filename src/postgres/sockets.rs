@@ -2,7 +2,7 @@
 
 use super::data_dir::DataDir;
 use super::error::PostgresError;
-use super::identity::{Identity, user_name};
+use super::identity::{OsUser, user_name};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, Permissions};
@@ -16,7 +16,7 @@ const PATH_BYTES_MAX: usize = 107;
 /// Names the socket when there is no TCP port.
 const DEFAULT_PORT: u16 = 5432;
 
-/// The server's addresses.
+/// The addresses that the server listens on.
 #[derive(Clone, Debug)]
 pub(super) struct Sockets {
     pub dir: PathBuf,
@@ -28,11 +28,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Makes the private socket directory: in the data directory, or in `/tmp` if the path would be too long.
-    pub fn prepare(
-        data: &DataDir,
-        identity: &Identity,
-        tcp_port: Option<u16>,
-    ) -> Result<Self, PostgresError> {
+    pub fn prepare(data: &DataDir, identity: &OsUser, tcp_port: Option<u16>) -> Result<Self, PostgresError> {
         let port = tcp_port.unwrap_or(DEFAULT_PORT);
         let usual = data.root.join("run");
         // A path that is not text cannot be named in a URL either.
@@ -48,7 +44,7 @@ impl Sockets {
         let found = fs::symlink_metadata(&dir).map_err(PostgresError::io("read", &dir))?;
         let owners = [identity.uid, nix::unistd::geteuid().as_raw()];
         let private = owners.contains(&found.uid()) && found.mode() & 0o077 == 0;
-        // In /tmp anybody may have made this name first, to lead our clients to a server of theirs.
+        // Any user may have created this name in /tmp first, to lead our clients to another server.
         if !found.is_dir() || (elsewhere && !private) {
             return Err(PostgresError::UnsafeSocketDir { path: dir, user: user_name(identity.uid) });
         }
@@ -98,7 +94,7 @@ fn socket_path(dir: &Path, port: u16) -> PathBuf {
 }
 
 /// One name for each user and data directory, so that a leftover is used again.
-fn short_dir(root: &Path, identity: &Identity) -> PathBuf {
+fn short_dir(root: &Path, identity: &OsUser) -> PathBuf {
     let mut name = format!("/tmp/tollgate-{}-", identity.uid);
     for byte in Sha256::digest(root.as_os_str().as_bytes()).iter().take(8) {
         push_hex(&mut name, *byte);

@@ -62,7 +62,7 @@ pub struct PricedTasks {
 /// The price of a task is what is held for it. Its charge follows what the vendor reports, which no book of ours
 /// changes: so prices are compared with prices, and the charge stands beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Outcome {
+pub struct ReplayTotals {
     /// Tasks that the other book prices as well.
     pub tasks: i64,
     /// What they were charged.
@@ -84,13 +84,13 @@ pub struct Outcome {
 
 /// Tasks of some time, priced by another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Replay {
+pub struct PastReplay {
     /// All of them.
-    pub total: Outcome,
+    pub total: ReplayTotals,
     /// By organisation.
-    pub orgs: BTreeMap<OrgId, Outcome>,
+    pub orgs: BTreeMap<OrgId, ReplayTotals>,
     /// By task type.
-    pub task_types: BTreeMap<Arc<str>, Outcome>,
+    pub task_types: BTreeMap<Arc<str>, ReplayTotals>,
 }
 
 /// Prices `tasks`, which `books` had priced, by `other`; nothing if a sum does not fit.
@@ -98,8 +98,8 @@ pub fn replay(
     tasks: &[PricedTasks],
     books: &BTreeMap<BookVersion, Arc<PriceBook>>,
     other: &PriceBook,
-) -> Option<Replay> {
-    let mut replay = Replay::default();
+) -> Option<PastReplay> {
+    let mut replay = PastReplay::default();
     for group in tasks {
         let outcome = outcome(group, books, other)?;
         replay.total = replay.total.plus(outcome)?;
@@ -115,23 +115,23 @@ fn outcome(
     group: &PricedTasks,
     books: &BTreeMap<BookVersion, Arc<PriceBook>>,
     other: &PriceBook,
-) -> Option<Outcome> {
+) -> Option<ReplayTotals> {
     let tasks = group.tasks;
     let priced = group.factor.apply(group.list_price)?.checked_mul(tasks)?;
     let Some(after) = other.prices.get(&group.task_type) else {
-        return Some(Outcome { refused: tasks, refused_priced: priced, ..Outcome::default() });
+        return Some(ReplayTotals { refused: tasks, refused_priced: priced, ..ReplayTotals::default() });
     };
     let before = books.get(&group.book).and_then(|book| book.prices.get(&group.task_type));
     let (list_price, certain) = list_price_by(before.copied(), *after, group.list_price)?;
     let would_be_priced = group.factor.apply(list_price)?.checked_mul(tasks)?;
-    Some(Outcome {
+    Some(ReplayTotals {
         tasks,
         charged: group.charged,
         priced,
         would_be_priced,
         difference: would_be_priced.checked_sub(priced)?,
         estimated: if certain { 0 } else { tasks },
-        ..Outcome::default()
+        ..ReplayTotals::default()
     })
 }
 
@@ -158,7 +158,7 @@ fn list_price_by(before: Option<Tariff>, after: Tariff, list_price: Credits) -> 
     Some((likely, possible.iter().all(|other| by_after(other) == Some(likely))))
 }
 
-impl Outcome {
+impl ReplayTotals {
     fn plus(self, other: Self) -> Option<Self> {
         Some(Self {
             tasks: self.tasks.checked_add(other.tasks)?,

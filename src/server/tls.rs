@@ -1,5 +1,4 @@
-//! TLS by the gateway itself. The certificate is read again when its files change; connections keep the one they began
-//! with.
+//! TLS served by the gateway itself. The certificate is read again when its files change; open connections keep theirs.
 
 use std::fmt;
 use std::io;
@@ -21,23 +20,23 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{BadPair, Pair, Tls};
 use crate::metrics as m;
 
-/// How often the files are looked at.
+/// The interval between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A listener's certificate, and what makes TLS of its connections.
+/// A listener's certificate and TLS settings.
 pub struct Certificate {
     listener: &'static str,
     files: Tls,
     current: Arc<Current>,
     acceptor: TlsAcceptor,
-    /// What was last made of the files.
+    /// The state of the files at the last look.
     seen: Mutex<Seen>,
 }
 
-/// The contents of the files by their digest (they hold a key), or why they could not be read.
+/// A digest of the files (not their contents, which include a key), or why they could not be read.
 type Seen = Result<[u8; 32], String>;
 
-/// The pair that new connections get.
+/// The certificate and key for new connections.
 struct Current(ArcSwap<CertifiedKey>);
 
 impl fmt::Debug for Current {
@@ -54,14 +53,14 @@ impl ResolvesServerCert for Current {
 
 fn seen(files: &Result<[Vec<u8>; 2], BadPair>) -> Seen {
     match files {
-        // Each by itself first: what one ends with may be what the other begins with.
+        // Each file by itself first, so that bytes that move from one file to the other change the digest.
         Ok(files) => Ok(Sha256::digest(files.each_ref().map(Sha256::digest).concat()).into()),
         Err(error) => Err(error.to_string()),
     }
 }
 
 impl Certificate {
-    /// Reads the files of `listener`.
+    /// Reads the certificate and the key of `listener`.
     pub fn new(listener: &'static str, files: &Tls) -> Result<Arc<Self>, BadPair> {
         let read = files.read();
         let seen = Mutex::new(seen(&read));
@@ -72,7 +71,7 @@ impl Certificate {
         metrics::counter!(m::TLS_FAILURES, "listener" => listener).increment(0);
         note_end(listener, &pair);
         let current = Arc::new(Current(ArcSwap::from(pair.key)));
-        // Early data stays off, as it is by default: it could be sent a second time by whoever sees it.
+        // Early data stays off, as it is by default: an attacker could replay it.
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions();
         let config = config.map_err(|reason| BadPair::Together {
@@ -86,18 +85,18 @@ impl Certificate {
         Ok(Arc::new(Self { listener, files: files.clone(), current, acceptor, seen }))
     }
 
-    /// Shakes hands.
+    /// Performs the TLS handshake.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await
     }
 
-    /// Counts a handshake that came to nothing.
+    /// Counts a failed handshake.
     pub(super) fn failed(&self, error: impl fmt::Display) {
         metrics::counter!(m::TLS_FAILURES, "listener" => self.listener).increment(1);
         tracing::debug!(%error, listener = self.listener, "a TLS handshake failed");
     }
 
-    /// Looks at the files every now and then, and at SIGHUP, until `stop`.
+    /// Reads the files again every two seconds and at SIGHUP, until `stop` is cancelled.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
@@ -107,9 +106,9 @@ impl Certificate {
                 () = asked(hangup.as_mut()) => {}
             }
             let this = self.clone();
-            // Files may be on a network.
+            // The files may be on a network file system, so reading them may block.
             if let Err(error) = tokio::task::spawn_blocking(move || this.look()).await {
-                tracing::error!(%error, "the certificate's files could not be looked at");
+                tracing::error!(%error, "the certificate's files could not be read");
             }
         }
     }
@@ -117,7 +116,7 @@ impl Certificate {
     fn look(&self) {
         let files = self.files.read();
         let now = seen(&files);
-        // One look at a time; a lock only because the compiler cannot know.
+        // Never contended: only one task looks at the files.
         let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == now {
             return;
@@ -128,11 +127,11 @@ impl Certificate {
             Ok(pair) => {
                 note_end(self.listener, &pair);
                 self.current.0.store(pair.key);
-                tracing::info!(listener = self.listener, "new connections get the new certificate");
+                tracing::info!(listener = self.listener, "new connections use the new certificate");
                 "ok"
             }
             Err(error) => {
-                tracing::warn!(%error, listener = self.listener, "the certificate's files have changed and cannot be used: the old ones stay in force");
+                tracing::warn!(%error, listener = self.listener, "the certificate's files have changed but cannot be used: the previous certificate stays in use");
                 "failed"
             }
         };

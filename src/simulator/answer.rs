@@ -5,18 +5,18 @@ use http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::script::{Canned, Plan};
+use super::script::{Canned, FaultPlan};
 use super::wire::WireBody;
 
 #[derive(Serialize)]
-struct Success<T> {
+struct SuccessBody<T> {
     code: u16,
     message: &'static str,
     data: T,
 }
 
 #[derive(Serialize)]
-struct Failure<'a> {
+struct FailureBody<'a> {
     code: u16,
     error: &'a str,
     message: &'a str,
@@ -24,12 +24,12 @@ struct Failure<'a> {
 
 /// `{"code":200,"message":"success","data":…}`
 pub(super) fn success(data: impl Serialize) -> Response<WireBody> {
-    json(StatusCode::OK, &Success { code: 200, message: "success", data })
+    json(StatusCode::OK, &SuccessBody { code: 200, message: "success", data })
 }
 
 /// `{"code":…,"error":…,"message":…}`, with the code as HTTP status too.
 pub(super) fn failure(status: StatusCode, error: &str, message: &str) -> Response<WireBody> {
-    json(status, &Failure { code: status.as_u16(), error, message })
+    json(status, &FailureBody { code: status.as_u16(), error, message })
 }
 
 /// Bare JSON, as the simulator's own pages answer.
@@ -79,7 +79,7 @@ pub(super) fn scripted(canned: &Canned) -> Response<WireBody> {
 }
 
 /// Sends an answer as badly as the plan says.
-pub(super) fn mistreat(response: Response<WireBody>, plan: &Plan) -> Response<WireBody> {
+pub(super) fn mistreat(response: Response<WireBody>, plan: &FaultPlan) -> Response<WireBody> {
     response.map(|body| {
         let body = body.padded(plan.padding);
         let body = if plan.truncated { body.truncated() } else { body };

@@ -13,29 +13,29 @@ use serde::Serialize;
 
 use super::clock::Millis;
 use super::request::Draft;
-use super::task::{Outcome, State, Task};
+use super::task::{Outcome, Task, TaskState};
 
-/// Enough that two cores hardly ever want the same one.
+/// Enough shards that two cores rarely wait for the same one.
 const SHARDS: usize = 64;
 
 type Shard = HashMap<Arc<str>, Arc<Task>>;
 
 pub(super) struct Books {
-    accounts: HashMap<Arc<str>, Account>,
+    accounts: HashMap<Arc<str>, AccountBooks>,
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
 
-struct Account {
-    /// False for an account that is only known from the state file: kept in the books, refused at the door.
+struct AccountBooks {
+    /// False for an account that is known from the state file only: it stays in the books, but its key is refused.
     open: bool,
     creates_received: AtomicU64,
 }
 
 impl Books {
     pub(super) fn new(master_keys: &[String], replayed: Vec<Task>) -> Books {
-        let account = |open| Account { open, creates_received: AtomicU64::new(0) };
-        let mut accounts: HashMap<Arc<str>, Account> =
+        let account = |open| AccountBooks { open, creates_received: AtomicU64::new(0) };
+        let mut accounts: HashMap<Arc<str>, AccountBooks> =
             master_keys.iter().map(|key| (Arc::from(key.as_str()), account(true))).collect();
         for task in &replayed {
             if !accounts.contains_key(&task.account) {
@@ -68,7 +68,7 @@ impl Books {
         }
     }
 
-    /// Enters a task; hands it back when its id is taken.
+    /// Adds a task; returns it if its id is taken.
     pub(super) fn add(&self, task: Task) -> Result<Arc<Task>, Task> {
         match self.shard(&task.task_id).entry(Arc::clone(&task.task_id)) {
             Entry::Occupied(_) => Err(task),
@@ -97,7 +97,7 @@ impl Books {
                     account: Arc::clone(name),
                     consumed: 0,
                     creates_received: account.creates_received.load(Ordering::Relaxed),
-                    counts: Counts::default(),
+                    counts: TaskCounts::default(),
                     tasks: with_tasks.then(Vec::new),
                 };
                 (&**name, view)
@@ -134,14 +134,14 @@ struct AccountView {
     account: Arc<str>,
     consumed: i64,
     creates_received: u64,
-    counts: Counts,
+    counts: TaskCounts,
     #[serde(skip_serializing_if = "Option::is_none")]
     tasks: Option<Vec<TaskView>>,
 }
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-struct Counts {
+struct TaskCounts {
     #[serde(rename = "IN_PROGRESS")]
     in_progress: u64,
     success: u64,
@@ -167,9 +167,9 @@ impl AccountView {
         let consumed = task.consumed(now);
         self.consumed = self.consumed.saturating_add(consumed);
         match state {
-            State::InProgress => self.counts.in_progress += 1,
-            State::Ended(Outcome::Success) => self.counts.success += 1,
-            State::Ended(Outcome::Failed) => self.counts.failed += 1,
+            TaskState::InProgress => self.counts.in_progress += 1,
+            TaskState::Ended(Outcome::Success) => self.counts.success += 1,
+            TaskState::Ended(Outcome::Failed) => self.counts.failed += 1,
         }
         if let Some(tasks) = &mut self.tasks {
             tasks.push(TaskView {

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use super::answer;
 use super::clock::Millis;
 use super::script::Active;
-use super::service::Shared;
+use super::shared::Shared;
 use super::wire::WireBody;
 
 pub(super) fn handle(shared: &Shared, parts: &Parts, body: &[u8]) -> Response<WireBody> {
@@ -34,18 +34,23 @@ pub(super) fn handle(shared: &Shared, parts: &Parts, body: &[u8]) -> Response<Wi
 
 fn books(shared: &Shared, query: Option<&str>) -> Response<WireBody> {
     let mut account = None;
-    let mut summary = false;
+    let mut summary = None;
+    let refuse = |complaint: String| answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &complaint);
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        match &*name {
-            "account" => account = Some(value),
-            "summary" => summary = value == "true",
+        let parameter = match &*name {
+            "account" => &mut account,
+            "summary" => &mut summary,
             _ => {
-                let complaint =
-                    format!("{name:?} is no parameter of the books; there are account and summary");
-                return answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &complaint);
+                return refuse(format!(
+                    "{name:?} is no parameter of the books; there are account and summary"
+                ));
             }
+        };
+        if parameter.replace(value).is_some() {
+            return refuse(format!("{name:?} is given twice"));
         }
     }
+    let summary = summary.is_some_and(|summary| summary == "true");
     answer::json(StatusCode::OK, &shared.books.read(account.as_deref(), !summary, Millis::now()))
 }
 

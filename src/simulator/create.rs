@@ -1,4 +1,4 @@
-//! `POST /api/generate`.
+//! The create call: `POST /api/generate`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::answer;
 use super::clock::Millis;
 use super::echo;
-use super::request::{Draft, Order};
-use super::script::{Active, Plan, Replacement, Sight};
-use super::service::{Shared, carry_out};
+use super::request::{Draft, ValidCreate};
+use super::script::{Active, FaultPlan, Replacement, SeenCall};
+use super::shared::Shared;
 use super::status::Figure;
-use super::task::{Oddities, Outcome, State, Task};
+use super::task::{Oddities, Outcome, Task, TaskState};
 use super::wire::{Cut, WireBody};
 
 #[derive(Serialize)]
@@ -34,7 +34,7 @@ pub(super) async fn create(
     body: &[u8],
 ) -> Result<Response<WireBody>, Cut> {
     let draft = Draft::read(body);
-    let plan = script.plan(&Sight::Create { account, draft: &draft });
+    let plan = script.plan(&SeenCall::Create { account, draft: &draft });
     if let Some(delay) = plan.delay.filter(|_| !plan.accept_first) {
         tokio::time::sleep(delay).await;
     }
@@ -44,12 +44,13 @@ pub(super) async fn create(
     if let Some(delay) = plan.delay.filter(|_| plan.accept_first) {
         tokio::time::sleep(delay).await;
     }
-    carry_out(shared, plan, || match outcome {
-        Some(Ok(task)) => created(&task, plan),
-        Some(Err(refusal)) => refusal,
-        None => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "Not accepted"),
-    })
-    .await
+    shared
+        .carry_out(plan, || match outcome {
+            Some(Ok(task)) => created(&task, plan),
+            Some(Err(refusal)) => refusal,
+            None => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "Not accepted"),
+        })
+        .await
 }
 
 /// Judges the create, enters its task in the books and waits until the state file has it.
@@ -58,23 +59,23 @@ async fn accept(
     script: &Active,
     account: &Arc<str>,
     draft: &Draft<'_>,
-    plan: &Plan,
+    plan: &FaultPlan,
 ) -> Result<Arc<Task>, Response<WireBody>> {
-    let order = draft
-        .order()
+    let valid = draft
+        .check()
         .map_err(|refusal| answer::failure(StatusCode::BAD_REQUEST, refusal.error, refusal.message))?;
     if script.is_exhausted(account) {
         let message = "Not enough credits for this operation";
         return Err(answer::failure(StatusCode::PAYMENT_REQUIRED, "INSUFFICIENT_CREDITS", message));
     }
-    let mut task = new_task(shared, account, &order, plan);
+    let mut task = new_task(shared, account, &valid, plan);
     let task = loop {
         match shared.books.add(task) {
             Ok(task) => break task,
             // Only a scripted id can be taken: its task lives on under an id of its own.
             Err(refused) => {
                 task = refused;
-                task.task_id = order.product.new_task_id().into();
+                task.task_id = valid.product.new_task_id().into();
             }
         }
     };
@@ -82,11 +83,11 @@ async fn accept(
     Ok(task)
 }
 
-fn new_task(shared: &Shared, account: &Arc<str>, order: &Order<'_>, plan: &Plan) -> Task {
+fn new_task(shared: &Shared, account: &Arc<str>, valid: &ValidCreate<'_>, plan: &FaultPlan) -> Task {
     let created = Millis::now();
     let task_id = match &plan.task_id {
         Some(Replacement::Json(Value::String(id))) if !id.is_empty() => id.as_str().into(),
-        _ => order.product.new_task_id().into(),
+        _ => valid.product.new_task_id().into(),
     };
     let outcome = plan.outcome.or(plan.create_status).unwrap_or_else(|| {
         if rand::random::<f64>() < shared.fail_ratio { Outcome::Failed } else { Outcome::Success }
@@ -96,7 +97,7 @@ fn new_task(shared: &Shared, account: &Arc<str>, order: &Order<'_>, plan: &Plan)
         None if plan.create_status.is_some() && plan.outcome.is_none() => 0,
         None => shared.task_ms.saturating_add(rand::random_range(0..=shared.jitter_ms)),
     };
-    let charge = plan.charge.unwrap_or(order.credits);
+    let charge = plan.charge.unwrap_or(valid.credits);
     let oddities = Oddities {
         response: plan.response.clone(),
         status_word: plan.status_word.clone(),
@@ -105,7 +106,7 @@ fn new_task(shared: &Shared, account: &Arc<str>, order: &Order<'_>, plan: &Plan)
     Task {
         task_id,
         account: Arc::clone(account),
-        product: order.product,
+        product: valid.product,
         created,
         ends: created.plus(duration),
         outcome,
@@ -114,18 +115,18 @@ fn new_task(shared: &Shared, account: &Arc<str>, order: &Order<'_>, plan: &Plan)
             Outcome::Success => charge,
             Outcome::Failed => 0,
         }),
-        request: echo::keep(order.body),
+        request: echo::keep(valid.body),
         oddities: (oddities != Oddities::default()).then(|| Box::new(oddities)),
         polls: AtomicU64::new(0),
     }
 }
 
-fn created(task: &Task, plan: &Plan) -> Response<WireBody> {
+fn created(task: &Task, plan: &FaultPlan) -> Response<WireBody> {
     let (word, consumed) = match (plan.create_status, &plan.status_word) {
-        (Some(ended), _) if plan.outcome.is_none() => (State::Ended(ended).word(), task.final_charge),
-        (Some(ended), _) => (State::Ended(ended).word(), task.charge),
+        (Some(ended), _) if plan.outcome.is_none() => (TaskState::Ended(ended).word(), task.final_charge),
+        (Some(ended), _) => (TaskState::Ended(ended).word(), task.charge),
         (None, Some(word)) => (word.as_str(), task.charge),
-        (None, None) => (State::InProgress.word(), task.charge),
+        (None, None) => (TaskState::InProgress.word(), task.charge),
     };
     answer::success(Created {
         task_id: Figure::unless(&plan.task_id, &*task.task_id),

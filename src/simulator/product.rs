@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a task type needs besides its prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum RequiredInput {
     Text,
     Image,
     /// `images` or `video`.
@@ -13,7 +13,7 @@ pub(super) enum Source {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Price {
+enum Pricing {
     PerSecond { silent: i64, sound: i64 },
     Fixed(i64),
 }
@@ -22,30 +22,30 @@ enum Price {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Product {
     pub(super) name: &'static str,
-    pub(super) source: Source,
-    price: Price,
+    pub(super) source: RequiredInput,
+    price: Pricing,
 }
 
-const fn per_second(name: &'static str, source: Source, silent: i64, sound: i64) -> Product {
-    Product { name, source, price: Price::PerSecond { silent, sound } }
+const fn per_second(name: &'static str, source: RequiredInput, silent: i64, sound: i64) -> Product {
+    Product { name, source, price: Pricing::PerSecond { silent, sound } }
 }
 
 const fn fixed(name: &'static str, credits: i64) -> Product {
-    Product { name, source: Source::Video, price: Price::Fixed(credits) }
+    Product { name, source: RequiredInput::Video, price: Pricing::Fixed(credits) }
 }
 
 static PRODUCTS: [Product; 12] = [
-    per_second("pro-text-to-video", Source::Text, 54, 80),
-    per_second("pro-image-to-video", Source::Image, 54, 80),
-    per_second("std-text-to-video", Source::Text, 40, 60),
-    per_second("std-image-to-video", Source::Image, 40, 60),
-    per_second("o3-pro-text-to-video", Source::Text, 48, 48),
-    per_second("o3-pro-image-to-video", Source::Image, 48, 48),
-    per_second("o3-pro-reference-to-video", Source::Reference, 72, 72),
+    per_second("pro-text-to-video", RequiredInput::Text, 54, 80),
+    per_second("pro-image-to-video", RequiredInput::Image, 54, 80),
+    per_second("std-text-to-video", RequiredInput::Text, 40, 60),
+    per_second("std-image-to-video", RequiredInput::Image, 40, 60),
+    per_second("o3-pro-text-to-video", RequiredInput::Text, 48, 48),
+    per_second("o3-pro-image-to-video", RequiredInput::Image, 48, 48),
+    per_second("o3-pro-reference-to-video", RequiredInput::Reference, 72, 72),
     fixed("o3-pro-video-edit", 435),
-    per_second("o3-std-text-to-video", Source::Text, 36, 36),
-    per_second("o3-std-image-to-video", Source::Image, 36, 36),
-    per_second("o3-std-reference-to-video", Source::Reference, 20, 20),
+    per_second("o3-std-text-to-video", RequiredInput::Text, 36, 36),
+    per_second("o3-std-image-to-video", RequiredInput::Image, 36, 36),
+    per_second("o3-std-reference-to-video", RequiredInput::Reference, 20, 20),
     fixed("o3-std-video-edit", 360),
 ];
 
@@ -54,16 +54,16 @@ impl Product {
         PRODUCTS.iter().find(|product| product.name == name)
     }
 
-    /// Fixed-price types run as long as their source video, so nobody looks at their `duration`.
+    /// Types with a fixed price run as long as their source video: their `duration` is ignored.
     pub(super) fn has_duration(&self) -> bool {
-        matches!(self.price, Price::PerSecond { .. })
+        matches!(self.price, Pricing::PerSecond { .. })
     }
 
     pub(super) fn credits(&self, seconds: i64, with_sound: bool) -> i64 {
         match self.price {
-            Price::PerSecond { sound, .. } if with_sound => sound * seconds,
-            Price::PerSecond { silent, .. } => silent * seconds,
-            Price::Fixed(credits) => credits,
+            Pricing::PerSecond { sound, .. } if with_sound => sound * seconds,
+            Pricing::PerSecond { silent, .. } => silent * seconds,
+            Pricing::Fixed(credits) => credits,
         }
     }
 

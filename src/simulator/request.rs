@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::product::{Product, Source};
+use super::product::{Product, RequiredInput};
 
-/// A body as it came: nothing in it is believed yet. Fault rules look at this, so that a rule can hit a create
-/// which the vendor would have refused.
+/// A body as it arrived, not validated yet. Fault rules match on this, so that a rule can apply to a create that the
+/// vendor would have refused.
 pub(super) struct Draft<'a> {
     whole: Option<&'a RawValue>,
-    // Fields stay unparsed: an image of 16 MiB is only ever looked at by reference.
+    // Fields stay unparsed, so that an image of 16 MiB is never copied.
     fields: BTreeMap<String, &'a RawValue>,
 }
 
 /// A create that the vendor accepts.
 #[derive(Debug)]
-pub(super) struct Order<'a> {
+pub(super) struct ValidCreate<'a> {
     pub(super) product: &'static Product,
     pub(super) credits: i64,
     pub(super) body: &'a RawValue,
@@ -25,13 +25,13 @@ pub(super) struct Order<'a> {
 
 /// A create that the vendor refuses with 400.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct Rejection {
     pub(super) error: &'static str,
     pub(super) message: &'static str,
 }
 
-const fn refuse<T>(error: &'static str, message: &'static str) -> Result<T, Refusal> {
-    Err(Refusal { error, message })
+const fn refuse<T>(error: &'static str, message: &'static str) -> Result<T, Rejection> {
+    Err(Rejection { error, message })
 }
 
 impl<'a> Draft<'a> {
@@ -46,7 +46,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Judges the body in the vendor's order; the first complaint wins.
-    pub(super) fn order(&self) -> Result<Order<'a>, Refusal> {
+    pub(super) fn check(&self) -> Result<ValidCreate<'a>, Rejection> {
         let Some(body) = self.whole else {
             return refuse("INVALID_REQUEST", "The request body must be a JSON object");
         };
@@ -56,10 +56,10 @@ impl<'a> Draft<'a> {
         self.check_prompt()?;
         let seconds = if product.has_duration() { self.duration()? } else { 0 };
         self.check_source(product)?;
-        Ok(Order { product, credits: product.credits(seconds, self.sound()?), body })
+        Ok(ValidCreate { product, credits: product.credits(seconds, self.sound()?), body })
     }
 
-    fn check_prompt(&self) -> Result<(), Refusal> {
+    fn check_prompt(&self) -> Result<(), Rejection> {
         let prompt = self.text("prompt").unwrap_or_default();
         if prompt.trim().is_empty() {
             return refuse("INVALID_PROMPT", "Prompt is missing or empty");
@@ -71,7 +71,7 @@ impl<'a> Draft<'a> {
     }
 
     /// `"5"` and `5.0` count as 5: real clients send both and the vendor takes them.
-    fn duration(&self) -> Result<i64, Refusal> {
+    fn duration(&self) -> Result<i64, Rejection> {
         let seconds = match self.value("duration") {
             None => Some(5),
             Some(Value::Number(number)) => number.as_i64().or_else(|| {
@@ -87,7 +87,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn sound(&self) -> Result<bool, Refusal> {
+    fn sound(&self) -> Result<bool, Rejection> {
         match self.value("sound") {
             None => Ok(true),
             Some(Value::Bool(sound)) => Ok(sound),
@@ -95,15 +95,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn check_source(&self, product: &Product) -> Result<(), Refusal> {
+    fn check_source(&self, product: &Product) -> Result<(), Rejection> {
         match product.source {
-            Source::Image if !self.given("image") => {
+            RequiredInput::Image if !self.given("image") => {
                 refuse("MISSING_IMAGE", "image is required for image-to-video tasks")
             }
-            Source::Reference if !self.given("images") && !self.given("video") => {
+            RequiredInput::Reference if !self.given("images") && !self.given("video") => {
                 refuse("MISSING_IMAGE", "images or video is required for reference-to-video tasks")
             }
-            Source::Video if !self.given("video") => {
+            RequiredInput::Video if !self.given("video") => {
                 refuse("MISSING_VIDEO", "video is required for video-edit tasks")
             }
             _ => Ok(()),
@@ -131,7 +131,7 @@ mod tests {
     fn judge(body: Value) -> Result<(&'static str, i64), &'static str> {
         let bytes = serde_json::to_vec(&body).unwrap();
         let draft = Draft::read(&bytes);
-        draft.order().map(|order| (order.product.name, order.credits)).map_err(|refusal| refusal.error)
+        draft.check().map(|order| (order.product.name, order.credits)).map_err(|refusal| refusal.error)
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(judge(json!({"prompt": "a"})), Err("INVALID_TYPE"));
         assert_eq!(judge(json!({"type": "pro-text", "prompt": "a"})), Err("INVALID_TYPE"));
         for body in [&b"["[..], b"[]", b"5", b"", b"{\"type\":"] {
-            assert_eq!(Draft::read(body).order().unwrap_err().error, "INVALID_REQUEST");
+            assert_eq!(Draft::read(body).check().unwrap_err().error, "INVALID_REQUEST");
         }
     }
 }

@@ -6,6 +6,7 @@
 mod fault;
 mod plan;
 mod rule;
+mod unique;
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,11 +14,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(super) use plan::{Canned, Instead, Plan, Replacement};
-use rule::Rule;
-pub(super) use rule::Sight;
+pub(super) use plan::{Canned, FaultPlan, Instead, Replacement};
+use rule::FaultRule;
+pub(super) use rule::SeenCall;
+use unique::Unique;
 
-/// The script in force. Empty unless somebody posted one.
+/// The script in force; empty until one is posted.
 #[derive(Default)]
 pub(super) struct Script {
     active: RwLock<Arc<Active>>,
@@ -30,12 +32,12 @@ pub(super) struct Active {
     pub(super) record: bool,
     exhausted_accounts: HashSet<String>,
     rejected_keys: HashSet<String>,
-    rules: Vec<Rule>,
+    rules: Vec<FaultRule>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct ScriptDocument {
     #[serde(default)]
     record: bool,
     #[serde(default)]
@@ -59,15 +61,17 @@ impl Script {
 }
 
 impl Active {
-    /// Reads a document; the error is a sentence for whoever wrote it.
+    /// Reads a document; the error is a sentence for the author of the script.
     pub(super) fn read(body: &[u8]) -> Result<Active, String> {
-        let whole: Value =
-            serde_json::from_slice(body).map_err(|error| format!("the script is not JSON: {error}"))?;
+        let Unique(whole) = serde_json::from_slice(body).map_err(|error| match error.is_data() {
+            true => format!("the script: {error}"),
+            false => format!("the script is not JSON: {error}"),
+        })?;
         if !whole.is_object() {
-            // serde would take a list for a struct.
+            // serde would read a list as a struct, field by field.
             return Err("the script is not a JSON object".to_owned());
         }
-        let document: Document =
+        let document: ScriptDocument =
             serde_json::from_value(whole.clone()).map_err(|error| format!("the script: {error}"))?;
         let rules = document.rules.into_iter().enumerate();
         Ok(Active {
@@ -76,7 +80,7 @@ impl Active {
             exhausted_accounts: document.exhausted_accounts,
             rejected_keys: document.rejected_keys,
             rules: rules
-                .map(|(at, rule)| Rule::read(rule).map_err(|error| format!("rules[{at}]{error}")))
+                .map(|(at, rule)| FaultRule::read(rule).map_err(|error| format!("rules[{at}]{error}")))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -85,7 +89,7 @@ impl Active {
     pub(super) fn show(&self) -> Value {
         json!({
             "script": if self.document.is_null() { json!({}) } else { self.document.clone() },
-            "rules": self.rules.iter().map(Rule::show).collect::<Vec<_>>(),
+            "rules": self.rules.iter().map(FaultRule::show).collect::<Vec<_>>(),
         })
     }
 
@@ -97,8 +101,8 @@ impl Active {
         self.rejected_keys.contains(key)
     }
 
-    /// What goes wrong with this call; the honest plan if nothing does.
-    pub(super) fn plan(&self, sight: &Sight<'_>) -> &Plan {
+    /// The plan for this call; the honest one if no rule applies.
+    pub(super) fn plan(&self, sight: &SeenCall<'_>) -> &FaultPlan {
         self.rules.iter().find_map(|rule| rule.applies(sight)).unwrap_or(&plan::HONEST)
     }
 }

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::service::{Shared, handle};
+use super::service::handle;
+use super::shared::Shared;
 
 /// How long calls in flight may take once the simulator is told to stop.
 const GRACE: Duration = Duration::from_secs(1);
@@ -46,7 +47,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: 
     }
 }
 
-/// Out of file descriptors, as a rule. Trying again at once would only heat the room.
+/// Waits before the next attempt: the process is most likely out of file descriptors, and a loop would only burn CPU.
 async fn refused(error: &io::Error) {
     let one_client =
         matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
@@ -77,7 +78,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, kill: CancellationTo
             () = kill.cancelled() => None,
         };
     }
-    // Scripted cuts end here too, so this is no news.
+    // Scripted cuts end here too, so this is logged at debug level only.
     if let Some(Err(error)) = result {
         tracing::debug!(%error, "a connection of the simulator ended early");
     }

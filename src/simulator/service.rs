@@ -8,32 +8,14 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 
-use super::books::Books;
-use super::recorder::Recorder;
-use super::script::{Active, Instead, Plan, Script};
-use super::state_file::Journal;
+use super::script::Active;
+use super::shared::Shared;
 use super::wire::{Cut, WireBody};
 use super::{answer, control, create, status, video};
 
 /// The vendor takes images as `data:` URIs.
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
-
-/// What every call works with.
-pub(super) struct Shared {
-    pub(super) books: Books,
-    pub(super) journal: Journal,
-    pub(super) script: Script,
-    pub(super) recorder: Recorder,
-    pub(super) task_ms: u64,
-    pub(super) jitter_ms: u64,
-    pub(super) fail_ratio: f64,
-    /// Without a slash at the end.
-    pub(super) public_url: String,
-    /// Cancelled when the simulator begins to shut down.
-    pub(super) stopping: CancellationToken,
-}
 
 /// Answers one request; an error cuts its connection.
 pub(super) async fn handle(
@@ -109,7 +91,7 @@ async fn read(mut incoming: Incoming) -> Result<Result<Bytes, TooLarge>, Cut> {
     let mut rest = BytesMut::new();
     let mut length: u64 = 0;
     while let Some(frame) = incoming.frame().await {
-        // The sender went away: nobody is left to answer.
+        // The sender closed the connection: there is no one to answer.
         let Ok(data) = frame.map_err(|_| Cut)?.into_data() else { continue };
         length += data.len() as u64;
         if length > LARGEST_BODY as u64 {
@@ -128,24 +110,4 @@ async fn read(mut incoming: Incoming) -> Result<Result<Bytes, TooLarge>, Cut> {
         return Ok(Err(TooLarge { length }));
     }
     Ok(Ok(if rest.is_empty() { first } else { rest.freeze() }))
-}
-
-/// Gives the true answer, or does instead what the script wants.
-pub(super) async fn carry_out(
-    shared: &Shared,
-    plan: &Plan,
-    honest: impl FnOnce() -> Response<WireBody>,
-) -> Result<Response<WireBody>, Cut> {
-    let (response, cut) = match &plan.instead {
-        None => (honest(), false),
-        Some(Instead::Hang { .. }) => {
-            shared.stopping.cancelled().await;
-            return Err(Cut);
-        }
-        Some(Instead::CutBefore | Instead::CutAfter { partial: false }) => return Err(Cut),
-        Some(Instead::CutAfter { partial: true }) => (honest(), true),
-        Some(Instead::Answer { canned, .. }) => (answer::scripted(canned), false),
-    };
-    let response = answer::mistreat(response, plan);
-    Ok(if cut { response.map(WireBody::cut_half_way) } else { response })
 }

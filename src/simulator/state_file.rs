@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::SimulatorError;
 use super::task::Task;
 
-/// Where accepted tasks are handed in. Without a state file it does nothing.
+/// Queues accepted tasks for the state file. Does nothing if there is no state file.
 #[derive(Clone)]
 pub(super) struct Journal(Option<UnboundedSender<Note>>);
 
@@ -101,7 +101,7 @@ pub(super) fn open(path: &Path) -> Result<(Journal, Writer, Vec<Task>), Simulato
 }
 
 impl Writer {
-    /// Writes until told to stop or until nobody is left who could hand something in. Blocks its thread.
+    /// Writes until it is told to stop or until the last [`Journal`] is dropped. Blocks its thread.
     pub(super) fn run(mut self) {
         let mut notes = Vec::new();
         let mut stopping = false;
@@ -119,7 +119,7 @@ impl Writer {
             }
             self.write(&text);
             for receipt in receipts {
-                // Its client may have hung up meanwhile.
+                // The client may have hung up in the meantime.
                 let _ = receipt.send(());
             }
         }

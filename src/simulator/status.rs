@@ -1,4 +1,4 @@
-//! `GET /api/status`.
+//! The status call: `GET /api/status`.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use url::form_urlencoded;
 
 use super::answer;
 use super::clock::Millis;
-use super::script::{Active, Plan, Replacement, Sight};
-use super::service::{Shared, carry_out};
-use super::task::{Outcome, Shape, State, Task};
+use super::script::{Active, FaultPlan, Replacement, SeenCall};
+use super::shared::Shared;
+use super::task::{Outcome, Shape, Task, TaskState};
 use super::wire::{Cut, WireBody};
 
 /// A field's true value, or the one a script puts in its place.
@@ -50,7 +50,6 @@ struct Report<'a> {
     kind: &'static str,
 }
 
-/// The `response` field.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Videos<'a> {
@@ -74,27 +73,28 @@ pub(super) async fn status(
     if let Some(task) = &task {
         task.count_poll();
     }
-    let plan = script.plan(&Sight::Status { account, task_id: &task_id, task: task.as_deref() });
+    let plan = script.plan(&SeenCall::Status { account, task_id: &task_id, task: task.as_deref() });
     if let Some(delay) = plan.delay {
         tokio::time::sleep(delay).await;
     }
-    carry_out(shared, plan, || match &task {
-        _ if task_id.is_empty() => {
-            answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "task_id is required")
-        }
-        Some(task) if !task.is_forgotten() => report(shared, task, plan),
-        _ => answer::no_such_task(),
-    })
-    .await
+    shared
+        .carry_out(plan, || match &task {
+            _ if task_id.is_empty() => {
+                answer::failure(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "task_id is required")
+            }
+            Some(task) if !task.is_forgotten() => report(shared, task, plan),
+            _ => answer::no_such_task(),
+        })
+        .await
 }
 
-fn report(shared: &Shared, task: &Task, plan: &Plan) -> Response<WireBody> {
+fn report(shared: &Shared, task: &Task, plan: &FaultPlan) -> Response<WireBody> {
     let now = Millis::now();
     let state = task.state(now);
     // A word from a status rule hides the end of the task; one from its create goes when the task ends.
     let own_word = task.oddities.as_ref().and_then(|own| own.status_word.as_deref());
-    let odd_word = plan.status_word.as_deref().or(own_word.filter(|_| state == State::InProgress));
-    let shown = if odd_word.is_some() { State::InProgress } else { state };
+    let odd_word = plan.status_word.as_deref().or(own_word.filter(|_| state == TaskState::InProgress));
+    let shown = if odd_word.is_some() { TaskState::InProgress } else { state };
     let shape = plan.response.as_ref().or(task.oddities.as_ref().and_then(|own| own.response.as_ref()));
     answer::success(Report {
         task_id: Figure::unless(&plan.task_id, &*task.task_id),
@@ -103,10 +103,10 @@ fn report(shared: &Shared, task: &Task, plan: &Plan) -> Response<WireBody> {
         created_at: task.created.to_rfc3339(),
         request: &task.request,
         response: match shown {
-            State::Ended(Outcome::Success) => videos(shared, task, shape.unwrap_or(&Shape::List)),
+            TaskState::Ended(Outcome::Success) => videos(shared, task, shape.unwrap_or(&Shape::List)),
             _ => Some(Videos::Null),
         },
-        error_message: (shown == State::Ended(Outcome::Failed)).then_some("Video generation failed"),
+        error_message: (shown == TaskState::Ended(Outcome::Failed)).then_some("Video generation failed"),
         kind: task.product.name,
     })
 }

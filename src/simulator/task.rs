@@ -20,17 +20,17 @@ pub(super) enum Outcome {
 
 /// Where a task stands right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum TaskState {
     InProgress,
     Ended(Outcome),
 }
 
-impl State {
+impl TaskState {
     pub(super) fn word(self) -> &'static str {
         match self {
-            State::InProgress => "IN_PROGRESS",
-            State::Ended(Outcome::Success) => "SUCCESS",
-            State::Ended(Outcome::Failed) => "FAILED",
+            TaskState::InProgress => "IN_PROGRESS",
+            TaskState::Ended(Outcome::Success) => "SUCCESS",
+            TaskState::Ended(Outcome::Failed) => "FAILED",
         }
     }
 }
@@ -112,14 +112,14 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn state(&self, now: Millis) -> State {
-        if now < self.ends { State::InProgress } else { State::Ended(self.outcome) }
+    pub(super) fn state(&self, now: Millis) -> TaskState {
+        if now < self.ends { TaskState::InProgress } else { TaskState::Ended(self.outcome) }
     }
 
     pub(super) fn consumed(&self, now: Millis) -> i64 {
         match self.state(now) {
-            State::InProgress => self.charge,
-            State::Ended(_) => self.final_charge,
+            TaskState::InProgress => self.charge,
+            TaskState::Ended(_) => self.final_charge,
         }
     }
 

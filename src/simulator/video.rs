@@ -7,8 +7,8 @@ use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::answer;
 use super::clock::Millis;
-use super::service::Shared;
-use super::task::{Outcome, State};
+use super::shared::Shared;
+use super::task::{Outcome, TaskState};
 use super::wire::WireBody;
 
 static SAMPLE: &[u8] = include_bytes!("sample.mp4");
@@ -19,7 +19,7 @@ pub(super) fn serve(shared: &Shared, parts: &Parts) -> Response<WireBody> {
     }
     let file = parts.uri.path().strip_prefix("/videos/").and_then(|name| name.strip_suffix(".mp4"));
     let task = file.and_then(|task_id| shared.books.task(task_id));
-    if task.is_none_or(|task| task.state(Millis::now()) != State::Ended(Outcome::Success)) {
+    if task.is_none_or(|task| task.state(Millis::now()) != TaskState::Ended(Outcome::Success)) {
         return answer::not_found();
     }
     let range = parts.headers.get(RANGE).and_then(|range| range.to_str().ok()).and_then(range);

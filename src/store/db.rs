@@ -3,6 +3,7 @@
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;
 mod definitions;
+mod demo_mark;
 pub(in crate::store) mod epochs;
 pub(in crate::store) mod error;
 pub(in crate::store) mod metered;

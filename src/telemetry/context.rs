@@ -1,4 +1,4 @@
-//! Which request, and which span of its trace, something is done for; and W3C Trace Context, its form on the wire.
+//! The request and the span that the current work belongs to, and its form on the wire (W3C Trace Context).
 
 use std::sync::Arc;
 
@@ -15,27 +15,27 @@ tokio::task_local! {
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// What others are expected to pass on at least; longer ones are not.
+/// The longest `tracestate` that is passed on; W3C Trace Context asks for at least this.
 const LONGEST_STATE: usize = 512;
 
-/// A place in a trace.
+/// A position in a trace: the current span of the current request.
 #[derive(Debug, Clone)]
 pub struct TraceContext {
-    trace: Arc<Trace>,
+    trace: Arc<SharedTrace>,
     span: SpanId,
 }
 
-/// What is the same in the whole trace, as far as it runs here.
+/// What all spans of one request share.
 #[derive(Debug)]
-struct Trace {
+struct SharedTrace {
     id: TraceId,
     request_id: Option<Box<str>>,
-    /// The caller's span.
+    /// The caller's span, from its `traceparent`.
     parent: Option<SpanId>,
     state: TraceState,
-    /// Where spans go; none: it is not sampled.
+    /// Where spans go; none: the request is not sampled.
     exporter: Option<Arc<Exporter>>,
-    /// Whether the next one is told that it is sampled; none: it is told nothing.
+    /// The sampled flag that calls to others carry; none: they carry no trace headers.
     propagate: Option<bool>,
 }
 
@@ -52,31 +52,31 @@ impl TraceContext {
             None => (TraceId::from(rand::random_range(1..=u128::MAX)), TraceState::NONE),
         };
         let request_id = request_id.map(Box::from);
-        let trace = Arc::new(Trace { id, request_id, parent, state, exporter, propagate });
+        let trace = Arc::new(SharedTrace { id, request_id, parent, state, exporter, propagate });
         Self { trace, span: fresh_span() }
     }
 
-    /// The context of a request that is logged, and not traced.
+    /// The context of a request that is logged but not traced.
     pub fn of_untraced(request_id: &str) -> Self {
         Self::new(Some(request_id), None, None, None)
     }
 
-    /// Runs `work` here.
+    /// Runs `work` within this context.
     pub fn around<F: Future>(self, work: F) -> TaskLocalFuture<Self, F> {
         CURRENT.scope(self, work)
     }
 
-    /// The same for what does not wait.
+    /// Runs synchronous `work` within this context.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(self.clone(), work)
     }
 
-    /// Where we are; nothing outside of requests and of work of our own.
+    /// The current context; none outside of requests and background work.
     pub(super) fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Looks at where we are.
+    /// Reads the current context without cloning it.
     pub(super) fn look<T>(look: impl FnOnce(&Self) -> T) -> Option<T> {
         CURRENT.try_with(look).ok()
     }
@@ -105,12 +105,12 @@ impl TraceContext {
         &self.trace.state
     }
 
-    /// Where its spans go, if it is sampled.
     pub(super) fn exporter(&self) -> Option<&Exporter> {
         self.trace.exporter.as_deref()
     }
 
-    /// Tells the next one, if it is to know. That we do not sample is told too: it need not sample for us.
+    /// Adds trace headers to a call, if configured. A request that is not sampled says so, so that the callee need not
+    /// sample either.
     pub(super) fn propagate(&self, headers: &mut HeaderMap) {
         let Some(sampled) = self.trace.propagate else { return };
         let flags = u8::from(sampled);
@@ -131,7 +131,7 @@ fn fresh_span() -> SpanId {
     SpanId::from(rand::random_range(1..=u64::MAX))
 }
 
-/// Takes the context along into a task of its own.
+/// Keeps the current context for `work` that is spawned as a task of its own.
 pub fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
     let context = TraceContext::current();
     async move {
@@ -142,7 +142,7 @@ pub fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Where a caller's trace stands.
+/// The caller's position in its trace.
 #[derive(Debug)]
 pub(super) struct Remote {
     trace: TraceId,
@@ -152,7 +152,7 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Reads the caller's headers. Bad ones are as good as none; a bad `tracestate` does not spoil a good `traceparent`.
+    /// Reads the caller's headers. Malformed ones count as absent; a malformed `tracestate` does not affect `traceparent`.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?.to_str().ok()?, parents.next()) else { return None };

@@ -1,4 +1,4 @@
-//! Log events: those of a request carry its ids, whoever writes them.
+//! Log events. Events of a request carry its ids, wherever in the code they are written.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -22,17 +22,17 @@ use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 use crate::log_queue;
 
-/// Sends all events of the process to standard error, until its end.
+/// Writes all log events of the process to standard error.
 pub fn log_to_stderr(log: &Log) -> io::Result<Logging> {
     let writer = log_queue::start()?;
-    // A second subscriber in one process cannot happen; if it did, the first one would stay.
+    // Called once per process; on a second call the first subscriber stays.
     drop(events(log, move || writer, io::stderr().is_terminal()).try_init());
     Ok(Logging(()))
 }
 
-/// When it is dropped, what waits is written.
+/// Writes the queued log lines when it is dropped.
 #[derive(Debug)]
-#[must_use = "what waits is written when it is dropped"]
+#[must_use = "queued log lines are written when this is dropped"]
 pub struct Logging(());
 
 impl Drop for Logging {
@@ -41,7 +41,7 @@ impl Drop for Logging {
     }
 }
 
-/// What writes events to `writer`, as configured; in colours where they are shown to people.
+/// A subscriber that writes events to `writer` as configured; `colours` is for terminals.
 pub fn events<W>(log: &Log, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -61,7 +61,7 @@ where
     }
 }
 
-/// An object a line, made in one pass: it is made for every request.
+/// One JSON object per line, written in one pass because every request writes one.
 struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -83,7 +83,7 @@ where
 }
 
 fn write_json(event: &Event<'_>, line: &mut Vec<u8>) -> serde_json::Result<()> {
-    // What comes by way of the `log` crate has its own in fields.
+    // Events from the `log` crate have their metadata in fields.
     let normal = event.normalized_metadata();
     let metadata = normal.as_ref().unwrap_or_else(|| event.metadata());
     let mut serializer = serde_json::Serializer::new(line);
@@ -105,7 +105,7 @@ fn write_json(event: &Event<'_>, line: &mut Vec<u8>) -> serde_json::Result<()> {
     map.end()
 }
 
-/// Adds the ids of the request to what another format has written.
+/// Adds the ids of the request to the line of another format.
 struct WithIds<F> {
     inner: F,
 }

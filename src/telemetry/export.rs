@@ -1,5 +1,5 @@
-//! Sends spans to a collector, in batches, from a thread of its own. Whatever becomes of the collector, requests wait for
-//! nothing, memory stays bounded, and a counter tells.
+//! Sends spans to a collector in batches, from a thread of its own. When the collector is slow or down, requests do not
+//! wait, memory stays bounded, and a metric counts the lost spans.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,16 +23,16 @@ use crate::config::{OtlpProtocol, Telemetry};
 use crate::ids::GatewayId;
 use crate::metrics as m;
 
-/// Spans that wait for the collector, at most; about a kilobyte each.
+/// The most spans that wait for the collector; about a kilobyte each.
 const QUEUE: usize = 8192;
-/// Spans in one export.
+/// The most spans in one export.
 const BATCH: usize = 512;
-/// How long a span waits for others to be sent with it.
+/// The longest time a span waits for its batch to fill.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long a collector may take over a batch, attempts after the first included.
+/// The deadline of an export, its second attempt included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Traces that cannot be sent as configured.
+/// The configured exporter cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("telemetry.otlp_endpoint cannot be used: {0}")]
 pub struct BadTelemetry(String);
@@ -43,11 +43,11 @@ impl From<ExporterBuildError> for BadTelemetry {
     }
 }
 
-/// See the module.
+/// The queue of spans and the thread that sends them.
 #[derive(Debug)]
 pub(super) struct Exporter {
     processor: BatchSpanProcessor,
-    /// Spans that are neither sent nor given up. The processor bounds its queue too, but tells nobody what it drops.
+    /// Spans that are neither sent nor lost yet. The processor bounds its queue too, but does not count what it drops.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -58,7 +58,7 @@ impl Exporter {
         }
         let waiting = Arc::new(AtomicUsize::new(0));
         let sends = otlp(endpoint, config)?;
-        let counted = Counted { sends, waiting: waiting.clone(), failing: AtomicBool::new(false) };
+        let counted = CountedExporter { sends, waiting: waiting.clone(), failing: AtomicBool::new(false) };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)
             .with_max_export_batch_size(BATCH)
@@ -69,7 +69,7 @@ impl Exporter {
         Ok(Self { processor, waiting })
     }
 
-    /// Takes a span that has ended; never waits.
+    /// Queues a span that has ended; never waits.
     pub(super) fn end(&self, span: SpanData) {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -126,7 +126,7 @@ fn otlp(endpoint: &Url, config: &Telemetry) -> Result<Otlp, BadTelemetry> {
     }
 }
 
-/// One more attempt: the queue is short, and what waits in it is worth as much as what failed.
+/// Only one more attempt: the queue is short, and the spans waiting in it are worth as much as the failed ones.
 fn retries() -> RetryPolicy {
     RetryPolicy::recommended().with_max_retries(1)
 }
@@ -138,31 +138,33 @@ fn resource(config: &Telemetry, gateway: GatewayId) -> Resource {
         KeyValue::new("service.instance.id", gateway.to_string()),
     ];
     let configured = config.resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
-    // Of two with one name the later one counts.
+    // Of two attributes with one name the later one wins: configuration overrides our own.
     Resource::builder_empty().with_attributes(own.into_iter().chain(configured)).build()
 }
 
-/// Counts what becomes of spans.
+/// Counts exported and failed spans.
 #[derive(Debug)]
-struct Counted {
+struct CountedExporter {
     sends: Otlp,
     waiting: Arc<AtomicUsize>,
     failing: AtomicBool,
 }
 
-impl SpanExporter for Counted {
+impl SpanExporter for CountedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let result = self.sends.export(batch).await;
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
         let outcome = if result.is_ok() { "exported" } else { "failed" };
         metrics::counter!(m::TRACE_SPANS, "outcome" => outcome).increment(spans as u64);
-        // Once for each time it goes away: one that is away for a day is no reason for a day's log. Not in its own
-        // words: they may repeat what was sent to it.
+        // Logged only when the state changes: a collector that is down for a day must not fill a day's log. The error's
+        // own text is left out, because it may repeat what was sent.
         if self.failing.swap(result.is_err(), Ordering::Relaxed) != result.is_err() {
             match &result {
-                Ok(()) => tracing::info!("the trace collector takes spans again"),
-                Err(_) => tracing::warn!("the trace collector takes no spans: they are lost until it does"),
+                Ok(()) => tracing::info!("the trace collector accepts spans again"),
+                Err(_) => {
+                    tracing::warn!("the trace collector does not accept spans: spans are lost until it does")
+                }
             }
         }
         result

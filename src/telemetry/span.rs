@@ -1,4 +1,4 @@
-//! One span: what was done, for how long, how it ended.
+//! Spans: one operation each, with its duration, attributes and outcome.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::context::TraceContext;
 use crate::clock::Clock;
 
-/// Something that is being done; it ends when this is dropped. Costs next to nothing where nothing is sampled.
+/// An operation in progress; the span ends when this is dropped. Nearly free for requests that are not sampled.
 #[derive(Debug, Default)]
 #[must_use = "a span ends when it is dropped"]
 pub struct Span {
@@ -33,25 +33,25 @@ struct Record {
 }
 
 impl Span {
-    /// The answering of the request we are in.
+    /// The server span of the current request.
     pub fn of_request() -> Self {
         let Some(context) = TraceContext::current() else { return Self::default() };
         let parent = context.remote_parent();
         Self::begin(context, SpanKind::Server, "request", parent.unwrap_or(SpanId::INVALID), parent.is_some())
     }
 
-    /// The whole of the work of our own that we are in.
+    /// The root span of background work.
     pub fn of_own_work(name: &'static str) -> Self {
         let Some(context) = TraceContext::current() else { return Self::default() };
         Self::begin(context, SpanKind::Internal, name, SpanId::INVALID, false)
     }
 
-    /// A part of what we are in.
+    /// A child span for a part of the current work.
     pub fn of_part(name: &'static str) -> Self {
         Self::child(SpanKind::Internal, name)
     }
 
-    /// A call to somebody else.
+    /// A client span for a call to another service.
     pub fn of_call(name: &'static str) -> Self {
         Self::child(SpanKind::Client, name)
     }
@@ -59,7 +59,7 @@ impl Span {
     fn child(kind: SpanKind, name: &'static str) -> Self {
         let child = TraceContext::look(|current| match current.exporter() {
             Some(_) => Self::begin(current.child(), kind, name, current.span_id(), false),
-            // It is where we are already.
+            // Without a sampled trace there is no child: the context stays the current one.
             None => Self { context: Some(current.clone()), record: None },
         });
         child.unwrap_or_default()
@@ -87,7 +87,7 @@ impl Span {
         Self { context: Some(context), record }
     }
 
-    /// Runs `work` as a part of it.
+    /// Runs `work` within this span.
     pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         let context = self.record.is_some().then(|| self.context.clone()).flatten();
         async move {
@@ -98,7 +98,7 @@ impl Span {
         }
     }
 
-    /// It is the answering of a request with this method, a word of the conventions; gives the word for its name.
+    /// Sets the HTTP method, as a word of the OpenTelemetry conventions, and returns that word for use in the span's name.
     pub fn set_method(&mut self, method: &Method) -> &'static str {
         let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
         let known = known.into_iter().find(|known| *known == method.as_str());
@@ -108,26 +108,26 @@ impl Span {
         name
     }
 
-    /// Names it better than at its beginning.
+    /// Replaces the name given at the beginning.
     pub fn rename(&mut self, name: impl Into<Cow<'static, str>>) {
         if let Some(record) = &mut self.record {
             record.name = name.into();
         }
     }
 
-    /// Says something of it.
+    /// Sets an attribute; the value must not identify a tenant's content.
     pub fn set(&mut self, key: &'static str, value: impl Display) {
         if let Some(record) = &mut self.record {
             record.attributes.push(KeyValue::new(key, value.to_string()));
         }
     }
 
-    /// The same, of words that need not be copied.
+    /// Sets an attribute to a static text, without copying it.
     pub fn set_word(&mut self, key: &'static str, value: &'static str) {
         self.set_value(key, value);
     }
 
-    /// The same, of a number.
+    /// Sets an attribute to a number.
     pub fn set_number(&mut self, key: &'static str, value: impl Into<i64>) {
         self.set_value(key, value.into());
     }
@@ -138,7 +138,7 @@ impl Span {
         }
     }
 
-    /// It failed, for this kind of reason: one of few.
+    /// Marks the span as failed. `kind` must come from a small closed set.
     pub fn fail(&mut self, kind: &'static str) {
         self.set_word("error.type", kind);
         if let Some(record) = &mut self.record {
@@ -146,7 +146,7 @@ impl Span {
         }
     }
 
-    /// Tells whoever is called that it is for this span, if it is to know.
+    /// Adds this span to the headers of a call, if propagation is configured.
     pub fn propagate(&self, headers: &mut HeaderMap) {
         if let Some(context) = &self.context {
             context.propagate(headers);
@@ -176,7 +176,7 @@ impl Drop for Span {
             span_kind: kind,
             name,
             start_time: begun_at,
-            // The wall clock may have been set meanwhile.
+            // By the monotonic clock: the wall clock may have been set in the meantime.
             end_time: begun_at + Clock.since(begun),
             attributes,
             dropped_attributes_count: 0,

@@ -1,4 +1,4 @@
-//! The accounts of a backend. A new task goes to one of them by weight; it stays there.
+//! The accounts of a backend. A new task goes to one of them by weight; the task stays on its account.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,54 +10,54 @@ use crate::config::AccountConfig;
 use crate::metrics as m;
 use crate::secret::Secret;
 
-/// An account whose key was rejected, or that is exhausted, gets no new tasks for this long.
-const SET_ASIDE: Duration = Duration::from_secs(60);
+/// An account whose key was rejected or whose credits are exhausted is avoided for this long.
+const AVOIDED_FOR: Duration = Duration::from_secs(60);
 
 /// An account with the vendor.
 #[derive(Debug)]
 pub(super) struct Account {
-    /// What it is called in the ledger.
+    /// The name of the account in the ledger.
     pub(super) name: Arc<str>,
-    /// What the vendor knows it by.
+    /// The `Authorization` header with the master key.
     pub(super) authorization: HeaderValue,
     weight: i64,
-    aside_until: Mutex<Option<Instant>>,
+    avoided_until: Mutex<Option<Instant>>,
 }
 
-/// See the module.
+/// All accounts of one backend.
 #[derive(Debug)]
 pub(super) struct Accounts {
     all: Vec<Arc<Account>>,
-    /// How much of its turn each has waited for: the smooth weighted round-robin of nginx.
-    credit: Mutex<Vec<i64>>,
+    /// The current weight of each account: the smooth weighted round-robin of nginx.
+    current: Mutex<Vec<i64>>,
 }
 
 impl Account {
     fn new(config: &AccountConfig) -> Result<Self, BadUpstream> {
         let key = config.master_key.as_ref().map(Secret::expose).unwrap_or_default();
         let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| BadUpstream("master_key has characters that cannot stand in a header"))?;
+            .map_err(|_| BadUpstream("master_key has characters that are not allowed in an HTTP header"))?;
         authorization.set_sensitive(true);
         Ok(Self {
             name: config.name.as_str().into(),
             authorization,
             weight: config.weight.into(),
-            aside_until: Mutex::new(None),
+            avoided_until: Mutex::new(None),
         })
     }
 
-    /// It cannot be used: others are preferred for a while.
-    pub(super) fn set_aside(&self, now: Instant) {
-        *self.aside_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + SET_ASIDE);
+    /// Prefers other accounts for a while, because the vendor refused this one.
+    pub(super) fn avoid(&self, now: Instant) {
+        *self.avoided_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + AVOIDED_FOR);
     }
 
-    /// It can be used after all.
-    pub(super) fn take_back(&self) {
-        *self.aside_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Ends the avoidance: the vendor accepted a task on this account.
+    pub(super) fn restore(&self) {
+        *self.avoided_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn is_usable(&self, now: Instant) -> bool {
-        self.aside_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= now)
+        self.avoided_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= now)
     }
 }
 
@@ -68,32 +68,32 @@ impl Accounts {
         if all.is_empty() {
             return Err(BadUpstream("has no account"));
         }
-        let credit = Mutex::new(vec![0; all.len()]);
-        Ok(Self { all, credit })
+        let current = Mutex::new(vec![0; all.len()]);
+        Ok(Self { all, current })
     }
 
-    /// The account for a new task.
+    /// Picks the account for a new task.
     pub(super) fn pick(&self, now: Instant) -> Arc<Account> {
         let weighted = |account: &Account| account.weight > 0;
-        // If all are out, any will do: the vendor's word decides, not ours.
+        // If all accounts are avoided, all are tried: the vendor decides, not our memory.
         let any_usable = self.all.iter().any(|account| weighted(account) && account.is_usable(now));
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut total, mut best) = (0, 0);
         for (index, account) in self.all.iter().enumerate() {
             if !weighted(account) || (any_usable && !account.is_usable(now)) {
                 continue;
             }
-            credit[index] += account.weight;
-            if total == 0 || credit[index] > credit[best] {
+            current[index] += account.weight;
+            if total == 0 || current[index] > current[best] {
                 best = index;
             }
             total += account.weight;
         }
-        credit[best] -= total;
+        current[best] -= total;
         self.all[best].clone()
     }
 
-    /// Shows which of them get new tasks of `backend`.
+    /// Shows in metrics which accounts get new tasks.
     pub(super) fn show(&self, backend: &'static str, now: Instant) {
         for account in &self.all {
             metrics::gauge!(m::UPSTREAM_ACCOUNT_USABLE, "backend" => backend, "account" => account.name.to_string())
@@ -101,7 +101,6 @@ impl Accounts {
         }
     }
 
-    /// The account that the ledger calls `name`.
     pub(super) fn by_name(&self, name: &str) -> Option<&Arc<Account>> {
         self.all.iter().find(|account| &*account.name == name)
     }
@@ -139,12 +138,12 @@ mod tests {
     #[test]
     fn an_account_that_cannot_be_used_is_left_out_for_a_while() {
         let (accounts, now) = (accounts(&[("a", 1), ("b", 1), ("c", 0)]), Clock.now());
-        accounts.by_name("a").unwrap().set_aside(now);
+        accounts.by_name("a").unwrap().avoid(now);
         assert_eq!(picks(&accounts, 4, now), "bbbb");
-        accounts.by_name("b").unwrap().set_aside(now);
-        assert_eq!(picks(&accounts, 4, now), "abab", "all are out: any will do");
-        assert_eq!(picks(&accounts, 4, now + SET_ASIDE), "abab");
-        accounts.by_name("a").unwrap().take_back();
+        accounts.by_name("b").unwrap().avoid(now);
+        assert_eq!(picks(&accounts, 4, now), "abab", "all are avoided: all are tried");
+        assert_eq!(picks(&accounts, 4, now + AVOIDED_FOR), "abab");
+        accounts.by_name("a").unwrap().restore();
         assert_eq!(picks(&accounts, 4, now), "aaaa");
     }
 }

@@ -1,10 +1,10 @@
-//! One backend of the vendor: its own connections, accounts, breakers and places, so that nothing that happens to it
-//! reaches the other.
+//! One backend of the vendor. It has its own connections, accounts, breakers and limits of calls in flight, so that trouble
+//! with one backend does not affect the other.
 
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Accounts};
-use super::client::{BadUpstream, Client, StatusError};
+use super::client::{BadUpstream, StatusError, VendorClient};
 use super::gate::Gate;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, StatusReport};
 use crate::clock::Clock;
@@ -13,19 +13,19 @@ use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::telemetry::Span;
 
-/// The two calls, in metrics.
+/// The names of the two calls in metrics.
 pub(super) const CREATE: &str = "create";
 const STATUS: &str = "status";
 
-/// See the module.
+/// One backend of the vendor.
 #[derive(Debug)]
 pub(super) struct Backend {
-    /// What it is called in the ledger, in logs and in metrics.
+    /// The name of the backend in the ledger, in logs and in metrics.
     pub(super) name: &'static str,
     pub(super) accounts: Accounts,
     pub(super) creates: Gate,
     pub(super) polls: Gate,
-    pub(super) client: Client,
+    pub(super) client: VendorClient,
     pub(super) retry_429: Duration,
     pub(super) clock: Clock,
 }
@@ -36,7 +36,7 @@ impl Backend {
         config: &UpstreamConfig,
         clock: Clock,
     ) -> Result<Self, BadUpstream> {
-        // An alarm that has never rung must still be there to be watched.
+        // An alarm needs its series before it rings for the first time: monitoring watches for an increase.
         for kind in [ALARM_KEY, ALARM_EXHAUSTED] {
             metrics::counter!(m::UPSTREAM_ALARMS, "backend" => name, "kind" => kind).increment(0);
         }
@@ -48,19 +48,19 @@ impl Backend {
             drop(metrics::histogram!(m::UPSTREAM_SECONDS, "backend" => name, "call" => call));
         }
         let gate =
-            |call, places| Gate::new(name, call, config.breaker_failures, ms(config.breaker_open_ms), places);
+            |call, slots| Gate::new(name, call, config.breaker_failures, ms(config.breaker_open_ms), slots);
         Ok(Self {
             name,
             accounts: Accounts::new(&config.accounts)?,
             creates: gate(CREATE, config.max_creates),
             polls: gate(STATUS, config.max_polls),
-            client: Client::new(config, clock)?,
+            client: VendorClient::new(config, clock)?,
             retry_429: ms(config.retry_429_ms),
             clock,
         })
     }
 
-    /// Asks for the state of a task of `org`, which is on `account`.
+    /// Asks for the state of a task of `org` on `account`.
     pub(super) async fn status(
         &self,
         org: OrgId,
@@ -69,14 +69,14 @@ impl Backend {
     ) -> Result<StatusReport, StatusError> {
         let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
         let begun = self.clock.now();
-        let pass = self.polls.enter(org, begun)?;
+        let permit = self.polls.acquire(org, begun)?;
         let mut span = self.span("GET /api/status", account);
         let result = self.client.status(&account.authorization, task, &mut span).await;
         if let Err(error) = &result {
             span.fail(error.label());
         }
         drop(span);
-        pass.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
+        permit.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
         self.count(STATUS, result.as_ref().map_or_else(StatusError::label, |_| StatusError::NONE), begun);
         result
     }

@@ -1,8 +1,8 @@
-//! A circuit breaker: after many failures in a short time it lets nothing through for a while, then one call at a time
-//! as a probe.
+//! A circuit breaker: after many failures in a short time it refuses all calls for a while (open), then admits one call at a
+//! time as a probe (half open).
 //!
-//! It is the backend's, not an organisation's: as long as the calls of one organisation mostly succeed, the backend
-//! works, whatever those of another do to it.
+//! A breaker belongs to a backend, not to an organisation. As long as most calls of any one organisation succeed, the
+//! backend works and the breaker stays closed, however the calls of other organisations fail.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,28 +11,28 @@ use std::time::{Duration, Instant};
 
 use crate::ids::OrgId;
 
-/// Calls are counted in windows of this length: the current one and the one before.
+/// Calls are counted in windows of this length: the current window and the previous one.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The breaker of one kind of call to one backend.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// This many failures open it, if they are at least half of the calls; 0 never does.
+    /// The breaker opens at this many failures, if they are at least half of the calls; 0: never.
     failures: u32,
     open_for: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
     gauge: metrics::Gauge,
 }
 
 #[derive(Debug)]
-struct State {
+struct BreakerState {
     phase: Phase,
-    /// Moves whenever the breaker opens or closes: what calls of an earlier era tell is out of date.
-    era: u64,
+    /// Counts up whenever the breaker opens or closes: reports of calls from an earlier generation are stale.
+    generation: u64,
     begun: Option<Instant>,
-    current: HashMap<OrgId, Counts>,
-    previous: HashMap<OrgId, Counts>,
-    /// Whose probe failed last: others have the next turn, if there are any.
+    current: HashMap<OrgId, CallCounts>,
+    previous: HashMap<OrgId, CallCounts>,
+    /// The organisation whose probe failed last: the next probe is left to others for a while.
     failed_probe: Option<OrgId>,
 }
 
@@ -43,21 +43,21 @@ enum Phase {
         until: Instant,
     },
     HalfOpen {
-        /// When the present probe began; one that takes too long keeps nobody else from probing.
+        /// When the current probe began. A probe that takes too long does not keep others from probing.
         probing: Option<Instant>,
-        /// When it became half open.
+        /// When the breaker became half open.
         since: Instant,
     },
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Counts {
+struct CallCounts {
     calls: u32,
     failures: u32,
 }
 
 impl Phase {
-    /// Its value in metrics.
+    /// The value in metrics.
     fn level(self) -> u8 {
         match self {
             Self::Closed => 0,
@@ -67,24 +67,24 @@ impl Phase {
     }
 }
 
-/// Leave for one call. What becomes of the call is reported to it, at most once; dropping it says nothing about the
-/// backend, and makes room for the next probe.
+/// Reports the outcome of one admitted call to the breaker, at most once. Dropping it without a report says nothing about
+/// the backend, and admits the next probe.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Permit {
+pub(super) struct Reporter {
     breaker: Arc<Breaker>,
     org: OrgId,
-    era: u64,
+    generation: u64,
     reported: AtomicBool,
 }
 
 impl Breaker {
-    /// A closed one, which shows its state at `gauge`.
+    /// A closed breaker that shows its state in `gauge`.
     pub(super) fn new(failures: u32, open_for: Duration, gauge: metrics::Gauge) -> Self {
         gauge.set(Phase::Closed.level());
-        let state = State {
+        let state = BreakerState {
             phase: Phase::Closed,
-            era: 0,
+            generation: 0,
             begun: None,
             current: HashMap::new(),
             previous: HashMap::new(),
@@ -93,8 +93,8 @@ impl Breaker {
         Self { failures, open_for, state: Mutex::new(state), gauge }
     }
 
-    /// Leave for a call of `org`, or how long to wait for it at least.
-    pub(super) fn enter(self: &Arc<Self>, org: OrgId, now: Instant) -> Result<Permit, Duration> {
+    /// Admits a call of `org`, or tells how long it has to wait at least.
+    pub(super) fn acquire(self: &Arc<Self>, org: OrgId, now: Instant) -> Result<Reporter, Duration> {
         let mut state = self.state();
         if let Some(wait) = state.wait(org, now, self.open_for) {
             return Err(wait);
@@ -105,17 +105,22 @@ impl Breaker {
                 self.show(&mut state, Phase::HalfOpen { probing: Some(now), since });
             }
         }
-        Ok(Permit { breaker: self.clone(), org, era: state.era, reported: AtomicBool::new(false) })
+        Ok(Reporter {
+            breaker: self.clone(),
+            org,
+            generation: state.generation,
+            reported: AtomicBool::new(false),
+        })
     }
 
-    /// Whether a call of `org` would get leave now.
-    pub(super) fn lets_through(&self, org: OrgId, now: Instant) -> bool {
+    /// Whether a call of `org` would be admitted now.
+    pub(super) fn would_admit(&self, org: OrgId, now: Instant) -> bool {
         self.state().wait(org, now, self.open_for).is_none()
     }
 
-    fn report(&self, org: OrgId, era: u64, failed: bool, now: Instant) {
+    fn report(&self, org: OrgId, generation: u64, failed: bool, now: Instant) {
         let mut state = self.state();
-        if self.failures == 0 || state.era != era {
+        if self.failures == 0 || state.generation != generation {
             return;
         }
         match state.phase {
@@ -129,41 +134,41 @@ impl Breaker {
                 state.failed_probe = Some(org);
             }
             Phase::HalfOpen { .. } => {
-                state.turn();
+                state.start_over();
                 self.show(&mut state, Phase::Closed);
             }
-            // Nobody got leave in this era and this phase.
+            // While the breaker is open no calls are admitted, so no report of this generation can arrive.
             Phase::Open { .. } => {}
         }
     }
 
-    fn open(&self, state: &mut State, now: Instant) {
-        state.turn();
-        // Not all gateways should probe at the same instant.
+    fn open(&self, state: &mut BreakerState, now: Instant) {
+        state.start_over();
+        // Jitter, so that not all gateways probe at the same instant.
         let until = now + self.open_for.mul_f64(rand::random_range(1.0..1.3));
         self.show(state, Phase::Open { until });
     }
 
-    fn show(&self, state: &mut State, phase: Phase) {
+    fn show(&self, state: &mut BreakerState, phase: Phase) {
         state.phase = phase;
         self.gauge.set(phase.level());
     }
 
-    fn abandon(&self, era: u64) {
+    fn abandon(&self, generation: u64) {
         let mut state = self.state();
-        if state.era == era
+        if state.generation == generation
             && let Phase::HalfOpen { since, .. } = state.phase
         {
             state.phase = Phase::HalfOpen { probing: None, since };
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl BreakerState {
     fn wait(&self, org: OrgId, now: Instant, open_for: Duration) -> Option<Duration> {
         let left = |until: Instant| Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
         let (since, probing) = match self.phase {
@@ -173,22 +178,22 @@ impl State {
             Phase::HalfOpen { since, probing } => (since, probing),
         };
         if probing.is_some_and(|begun| now < begun + open_for) {
-            // The probe may end at any moment.
+            // The probe may end at any moment, so come back soon.
             return Some(Duration::from_secs(1));
         }
         left(since + open_for).filter(|_| self.failed_probe == Some(org))
     }
 
-    /// A new era, with nothing counted.
-    fn turn(&mut self) {
-        self.era += 1;
+    /// Begins a new generation with nothing counted.
+    fn start_over(&mut self) {
+        self.generation += 1;
         self.begun = None;
         self.current.clear();
         self.previous.clear();
         self.failed_probe = None;
     }
 
-    /// Counts a call. How many have failed lately if that is at least half of them, and nobody fares better; else 0.
+    /// Counts a call. Returns the recent failures of all organisations, or 0 if most calls of any one organisation succeeded.
     fn count(&mut self, org: OrgId, failed: bool, now: Instant) -> u32 {
         let age = self.begun.map_or(Duration::MAX, |begun| now.saturating_duration_since(begun));
         if age >= WINDOW {
@@ -202,16 +207,16 @@ impl State {
         if !failed {
             return 0;
         }
-        let mut sum = Counts::default();
+        let mut sum = CallCounts::default();
         for org in
             self.current.keys().chain(self.previous.keys().filter(|org| !self.current.contains_key(org)))
         {
             let counts = [self.current.get(org), self.previous.get(org)];
-            let add = |sum: Counts, counts: &Counts| Counts {
+            let add = |sum: CallCounts, counts: &CallCounts| CallCounts {
                 calls: sum.calls.saturating_add(counts.calls),
                 failures: sum.failures.saturating_add(counts.failures),
             };
-            let own = counts.into_iter().flatten().fold(Counts::default(), add);
+            let own = counts.into_iter().flatten().fold(CallCounts::default(), add);
             if own.failures.saturating_mul(2) < own.calls {
                 return 0;
             }
@@ -221,19 +226,19 @@ impl State {
     }
 }
 
-impl Permit {
-    /// Says whether the call failed; only the first report counts.
+impl Reporter {
+    /// Reports whether the call failed; only the first report counts.
     pub(super) fn report(&self, failed: bool, now: Instant) {
         if !self.reported.swap(true, Ordering::Relaxed) {
-            self.breaker.report(self.org, self.era, failed, now);
+            self.breaker.report(self.org, self.generation, failed, now);
         }
     }
 }
 
-impl Drop for Permit {
+impl Drop for Reporter {
     fn drop(&mut self) {
         if !*self.reported.get_mut() {
-            self.breaker.abandon(self.era);
+            self.breaker.abandon(self.generation);
         }
     }
 }
@@ -245,7 +250,7 @@ mod tests {
 
     const ORG: OrgId = OrgId::from_uuid(uuid::Uuid::nil());
     const OPEN: Duration = Duration::from_secs(10);
-    /// Longer than it stays open at most.
+    /// Longer than the breaker stays open, jitter included.
     const LATER: Duration = Duration::from_secs(14);
 
     fn breaker(failures: u32) -> (Arc<Breaker>, Instant) {
@@ -253,14 +258,14 @@ mod tests {
     }
 
     fn call(breaker: &Arc<Breaker>, failed: bool, now: Instant) {
-        breaker.enter(ORG, now).unwrap().report(failed, now);
+        breaker.acquire(ORG, now).unwrap().report(failed, now);
     }
 
     fn opened() -> (Arc<Breaker>, Instant) {
         let (breaker, now) = breaker(2);
         call(&breaker, true, now);
         call(&breaker, true, now);
-        assert!(breaker.enter(ORG, now).is_err());
+        assert!(breaker.acquire(ORG, now).is_err());
         (breaker, now)
     }
 
@@ -268,13 +273,13 @@ mod tests {
     fn enough_failures_open_it_for_a_while() {
         let (breaker, now) = breaker(3);
         for _ in 0..3 {
-            assert!(breaker.lets_through(ORG, now));
+            assert!(breaker.would_admit(ORG, now));
             call(&breaker, true, now);
         }
-        let wait = breaker.enter(ORG, now).unwrap_err();
+        let wait = breaker.acquire(ORG, now).unwrap_err();
         assert!((OPEN..LATER).contains(&wait), "{wait:?}");
-        assert!(!breaker.lets_through(ORG, now + OPEN - Duration::from_millis(1)));
-        assert!(breaker.lets_through(ORG, now + LATER));
+        assert!(!breaker.would_admit(ORG, now + OPEN - Duration::from_millis(1)));
+        assert!(breaker.would_admit(ORG, now + LATER));
     }
 
     #[test]
@@ -283,13 +288,13 @@ mod tests {
         for n in 0..30 {
             call(&breaker, n % 3 == 2, now);
         }
-        assert!(breaker.lets_through(ORG, now));
+        assert!(breaker.would_admit(ORG, now));
         for _ in 0..9 {
             call(&breaker, true, now);
         }
-        assert!(breaker.lets_through(ORG, now), "19 of 39");
+        assert!(breaker.would_admit(ORG, now), "19 of 39");
         call(&breaker, true, now);
-        assert!(!breaker.lets_through(ORG, now), "20 of 40");
+        assert!(!breaker.would_admit(ORG, now), "20 of 40");
     }
 
     #[test]
@@ -299,10 +304,10 @@ mod tests {
             call(&breaker, true, now);
             now += WINDOW + Duration::from_millis(1);
         }
-        assert!(breaker.lets_through(ORG, now), "two windows never hold three of them");
+        assert!(breaker.would_admit(ORG, now), "two windows never hold three of them");
         call(&breaker, true, now);
         call(&breaker, true, now);
-        assert!(!breaker.lets_through(ORG, now), "the one of the window before counts");
+        assert!(!breaker.would_admit(ORG, now), "the failure of the previous window counts");
     }
 
     #[test]
@@ -311,72 +316,72 @@ mod tests {
         for _ in 0..1000 {
             call(&breaker, true, now);
         }
-        assert!(breaker.lets_through(ORG, now));
+        assert!(breaker.would_admit(ORG, now));
     }
 
     #[test]
     fn one_probe_at_a_time_decides() {
         let (breaker, now) = opened();
         let now = now + LATER;
-        let probe = breaker.enter(ORG, now).unwrap();
-        assert_eq!(breaker.enter(ORG, now).unwrap_err(), Duration::from_secs(1));
+        let probe = breaker.acquire(ORG, now).unwrap();
+        assert_eq!(breaker.acquire(ORG, now).unwrap_err(), Duration::from_secs(1));
         probe.report(true, now);
-        assert!(!breaker.lets_through(ORG, now), "a failed probe opens it again");
+        assert!(!breaker.would_admit(ORG, now), "a failed probe opens it again");
         let now = now + 2 * LATER;
         call(&breaker, false, now);
-        let together = [breaker.enter(ORG, now).unwrap(), breaker.enter(ORG, now).unwrap()];
+        let together = [breaker.acquire(ORG, now).unwrap(), breaker.acquire(ORG, now).unwrap()];
         drop(together);
         call(&breaker, true, now);
-        assert!(breaker.lets_through(ORG, now), "it counts anew");
+        assert!(breaker.would_admit(ORG, now), "it counts anew");
     }
 
     #[test]
     fn a_probe_that_is_dropped_makes_room_for_the_next() {
         let (breaker, now) = opened();
         let now = now + LATER;
-        let probe = breaker.enter(ORG, now).unwrap();
-        assert!(!breaker.lets_through(ORG, now));
+        let probe = breaker.acquire(ORG, now).unwrap();
+        assert!(!breaker.would_admit(ORG, now));
         drop(probe);
-        assert!(breaker.lets_through(ORG, now));
+        assert!(breaker.would_admit(ORG, now));
     }
 
     #[test]
     fn what_was_begun_before_it_opened_tells_nothing() {
         let (breaker, now) = breaker(2);
-        let early: Vec<Permit> = (0..4).map(|_| breaker.enter(ORG, now).unwrap()).collect();
+        let early: Vec<Reporter> = (0..4).map(|_| breaker.acquire(ORG, now).unwrap()).collect();
         early[0].report(true, now);
         early[1].report(true, now);
         early[2].report(false, now);
-        assert!(!breaker.lets_through(ORG, now));
+        assert!(!breaker.would_admit(ORG, now));
         let now = now + LATER;
-        let probe = breaker.enter(ORG, now).unwrap();
+        let probe = breaker.acquire(ORG, now).unwrap();
         early[3].report(true, now);
         drop(early);
-        assert!(!breaker.lets_through(ORG, now), "the probe is still under way");
+        assert!(!breaker.would_admit(ORG, now), "the probe is still under way");
         probe.report(false, now);
-        assert!(breaker.lets_through(ORG, now));
+        assert!(breaker.would_admit(ORG, now));
     }
 
     #[test]
     fn only_the_first_report_counts() {
         let (breaker, now) = breaker(2);
-        let permit = breaker.enter(ORG, now).unwrap();
-        permit.report(true, now);
-        permit.report(true, now);
-        assert!(breaker.lets_through(ORG, now));
+        let reporter = breaker.acquire(ORG, now).unwrap();
+        reporter.report(true, now);
+        reporter.report(true, now);
+        assert!(breaker.would_admit(ORG, now));
     }
 
     #[test]
     fn what_one_organisation_does_to_it_does_not_shut_out_another() {
         let (breaker, now) = breaker(2);
         let other = OrgId::generate();
-        breaker.enter(other, now).unwrap().report(false, now);
+        breaker.acquire(other, now).unwrap().report(false, now);
         for _ in 0..50 {
             call(&breaker, true, now);
         }
-        assert!(breaker.lets_through(ORG, now), "the backend works for somebody");
-        breaker.enter(other, now).unwrap().report(true, now);
-        assert!(!breaker.lets_through(other, now), "now it works for nobody");
+        assert!(breaker.would_admit(ORG, now), "the backend works for another organisation");
+        breaker.acquire(other, now).unwrap().report(true, now);
+        assert!(!breaker.would_admit(other, now), "now it fails for all");
     }
 
     #[test]
@@ -386,17 +391,17 @@ mod tests {
         let now = now + LATER;
         call(&breaker, true, now);
         let now = now + LATER;
-        assert!(!breaker.lets_through(ORG, now - Duration::from_secs(1)));
-        breaker.enter(other, now).unwrap().report(false, now);
-        assert!(breaker.lets_through(ORG, now));
+        assert!(!breaker.would_admit(ORG, now - Duration::from_secs(1)));
+        breaker.acquire(other, now).unwrap().report(false, now);
+        assert!(breaker.would_admit(ORG, now));
     }
 
     #[test]
     fn a_probe_that_hangs_keeps_nobody_waiting_for_long() {
         let (breaker, now) = opened();
         let now = now + LATER;
-        let _hanging = breaker.enter(ORG, now).unwrap();
-        assert!(breaker.enter(OrgId::generate(), now).is_err());
-        assert!(breaker.enter(OrgId::generate(), now + OPEN).is_ok());
+        let _hanging = breaker.acquire(ORG, now).unwrap();
+        assert!(breaker.acquire(OrgId::generate(), now).is_err());
+        assert!(breaker.acquire(OrgId::generate(), now + OPEN).is_ok());
     }
 }

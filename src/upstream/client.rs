@@ -1,5 +1,5 @@
-//! The HTTP client of one backend. HTTP/1.1 only: there, "the body was never asked for" proves that no byte of the
-//! request was written, because head and body leave together.
+//! The HTTP client of one backend. HTTP/1.1 only: there, a body that was never polled proves that no byte of the request
+//! was written, because head and body are written together.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
 use crate::telemetry::Span;
 
-/// Answers may echo a request with its images.
+/// The most bytes an answer may have: answers may echo a request with its images.
 const MAX_ANSWER: usize = 24 << 20;
 
-/// Seconds of a `Retry-After` that are believed: a day.
+/// The longest `Retry-After` that is believed, in seconds: a day.
 const LONGEST_PAUSE: u64 = 86_400;
 
 /// A backend that cannot be used as configured.
@@ -35,40 +35,40 @@ const LONGEST_PAUSE: u64 = 86_400;
 #[error("upstream {0}")]
 pub struct BadUpstream(pub(super) &'static str);
 
-/// Asked at the last instant at which a create can still be taken back: whether it may be sent.
+/// Whether a create may still be sent; asked at the last instant before its first byte.
 pub type MaySend = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Why a status call told nothing.
+/// Why a status call told nothing about the task.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusError {
-    /// The vendor does not know the task, or our key: one such answer proves nothing.
+    /// The vendor answered 404. One such answer proves nothing: it may be about the key, or a passing fault.
     #[error("the upstream does not know the task")]
     NotFound,
-    /// Our master key was refused.
-    #[error("the upstream refused our key")]
+    /// The vendor refused the master key.
+    #[error("the upstream refused the master key")]
     KeyRejected,
-    /// It could not be reached, or not in time.
-    #[error("the upstream could not be asked: {0}")]
+    /// The vendor could not be reached, or did not answer in time.
+    #[error("the upstream could not be reached: {0}")]
     Unreachable(&'static str),
-    /// It answered something that says nothing about the task.
-    #[error("the upstream's answer says nothing: HTTP {0}")]
+    /// The answer says nothing about the task.
+    #[error("the upstream's answer says nothing about the task: HTTP {0}")]
     Unreadable(StatusCode),
-    /// It was not asked.
+    /// The call was not admitted; nothing was sent.
     #[error("the upstream was not asked: {0}")]
     NotAsked(#[from] Refusal),
-    /// The task's account is not configured: nobody can be asked.
+    /// The task's account is not in the configuration, so there is no key to ask with.
     #[error("the task's account is not in this gateway's configuration")]
     UnknownAccount,
 }
 
 impl StatusError {
-    /// How calls that were made may end, in metrics.
+    /// The outcomes of calls in metrics.
     pub(super) const LABELS: [&str; 5] =
         [Self::NONE, "not found", "key rejected", "unreachable", "unreadable"];
-    /// One that told something.
+    /// The outcome of a successful call in metrics.
     pub(super) const NONE: &str = "ok";
 
-    /// Its name in metrics.
+    /// The name in metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotFound => "not found",
@@ -80,7 +80,7 @@ impl StatusError {
         }
     }
 
-    /// Whether it tells that the backend fails. Whoever refuses works.
+    /// Whether the backend counts as failing. A backend that refuses a call works.
     pub(super) fn tells_failure(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
@@ -91,8 +91,8 @@ impl StatusError {
 }
 
 #[derive(Debug)]
-pub(super) struct Client {
-    http: legacy::Client<HttpsConnector<HttpConnector>, Tracked>,
+pub(super) struct VendorClient {
+    http: legacy::Client<HttpsConnector<HttpConnector>, TrackedBody>,
     generate: Uri,
     status: String,
     connect_timeout: Duration,
@@ -101,28 +101,28 @@ pub(super) struct Client {
     clock: Clock,
 }
 
-/// When a call is given up, from its beginning.
+/// Deadlines of a call, counted from its beginning.
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
-    /// Unless the head of its answer has begun to come.
+    /// Deadline for the head of the answer.
     first_byte: Duration,
-    /// In any case.
+    /// Deadline for the whole call, from sending to the last byte of the answer.
     whole: Duration,
 }
 
-struct Answered {
+struct VendorAnswer {
     status: StatusCode,
     retry_after: Option<Duration>,
     body: Bytes,
 }
 
-enum Failed {
+enum CallFailure {
     NotSent(&'static str),
     Withheld,
     Unknown(&'static str),
 }
 
-impl Client {
+impl VendorClient {
     pub(super) fn new(config: &UpstreamConfig, clock: Clock) -> Result<Self, BadUpstream> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -160,14 +160,14 @@ impl Client {
         may_send: MaySend,
         span: &mut Span,
     ) -> CreateOutcome {
-        let body = Tracked::of(body, may_send);
+        let body = TrackedBody::of(body, may_send);
         let request = self.request(Method::POST, self.generate.clone(), authorization, body);
         span.set_word("url.template", "/api/generate");
         match self.call(request, self.create, span).await {
             Ok(answer) => create_outcome(answer.status, answer.retry_after, &answer.body),
-            Err(Failed::NotSent(reason)) => CreateOutcome::NotSent { reason },
-            Err(Failed::Withheld) => CreateOutcome::Withheld,
-            Err(Failed::Unknown(reason)) => CreateOutcome::Unknown { reason },
+            Err(CallFailure::NotSent(reason)) => CreateOutcome::NotSent { reason },
+            Err(CallFailure::Withheld) => CreateOutcome::Withheld,
+            Err(CallFailure::Unknown(reason)) => CreateOutcome::Unknown { reason },
         }
     }
 
@@ -181,7 +181,7 @@ impl Client {
         let uri = format!("{}{encoded}", self.status)
             .parse()
             .map_err(|_| StatusError::Unreachable("bad task id"))?;
-        let request = self.request(Method::GET, uri, authorization, Tracked::none());
+        let request = self.request(Method::GET, uri, authorization, TrackedBody::none());
         span.set_word("url.template", "/api/status");
         match self.call(request, self.poll, span).await {
             Ok(answer) => match status_report(task, &answer.body) {
@@ -192,19 +192,21 @@ impl Client {
                     other => StatusError::Unreadable(other),
                 }),
             },
-            Err(Failed::NotSent(reason) | Failed::Unknown(reason)) => Err(StatusError::Unreachable(reason)),
-            Err(Failed::Withheld) => Err(StatusError::Unreachable("withheld")),
+            Err(CallFailure::NotSent(reason) | CallFailure::Unknown(reason)) => {
+                Err(StatusError::Unreachable(reason))
+            }
+            Err(CallFailure::Withheld) => Err(StatusError::Unreachable("withheld")),
         }
     }
 
-    /// Headers by allow-list.
+    /// A request with only the headers listed here: nothing of the client's headers reaches the vendor.
     fn request(
         &self,
         method: Method,
         uri: Uri,
         authorization: &HeaderValue,
-        body: Tracked,
-    ) -> Request<Tracked> {
+        body: TrackedBody,
+    ) -> Request<TrackedBody> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -219,13 +221,12 @@ impl Client {
         request
     }
 
-    /// One call.
     async fn call(
         &self,
-        mut request: Request<Tracked>,
+        mut request: Request<TrackedBody>,
         deadlines: Deadlines,
         span: &mut Span,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<VendorAnswer, CallFailure> {
         let Deadlines { first_byte, whole } = deadlines;
         span.propagate(request.headers_mut());
         span.set_word("http.request.method", if request.method() == Method::POST { "POST" } else { "GET" });
@@ -236,24 +237,24 @@ impl Client {
         let is_create = request.method() == Method::POST;
         let sending = request.body().sending.clone();
         let mut head = std::pin::pin!(self.http.request(request));
-        // Connecting, TLS included, has its own, shorter deadline; `cancel` wins only if no byte was written.
+        // Connecting, TLS included, has its own, shorter deadline; `cancel` succeeds only if no byte was written.
         let connected = begun + self.connect_timeout.min(first_byte);
         let answer = match tokio::time::timeout_at(connected.into(), &mut head).await {
             Ok(answer) => answer,
             Err(_) if sending.cancel() => {
-                return Err(Failed::NotSent("connecting to the upstream took too long"));
+                return Err(CallFailure::NotSent("connecting to the upstream took too long"));
             }
             Err(_) => tokio::time::timeout_at((begun + first_byte).into(), head)
                 .await
-                .map_err(|_| Failed::Unknown("the upstream did not begin to answer in time"))?,
+                .map_err(|_| CallFailure::Unknown("the upstream did not begin to answer in time"))?,
         };
         let answer = answer.map_err(|error| {
             if sending.was_withheld() {
-                Failed::Withheld
+                CallFailure::Withheld
             } else if error.is_connect() || sending.never_begun() {
-                Failed::NotSent("the upstream cannot be reached")
+                CallFailure::NotSent("the upstream cannot be reached")
             } else {
-                Failed::Unknown("the connection to the upstream broke")
+                CallFailure::Unknown("the connection to the upstream broke")
             }
         })?;
         if is_create {
@@ -264,26 +265,26 @@ impl Client {
         let body = Limited::new(body, MAX_ANSWER).collect();
         let body = tokio::time::timeout_at((begun + whole).into(), body)
             .await
-            .map_err(|_| Failed::Unknown("the upstream did not answer in time"))?
-            .map_err(|_| Failed::Unknown("the upstream's answer broke off"))?
+            .map_err(|_| CallFailure::Unknown("the upstream did not answer in time"))?
+            .map_err(|_| CallFailure::Unknown("the upstream's answer broke off"))?
             .to_bytes();
         let retry_after: Option<u64> =
             head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
-        Ok(Answered { status: head.status, retry_after, body })
+        Ok(VendorAnswer { status: head.status, retry_after, body })
     }
 }
 
-/// Whether a request's body was asked for: the last instant at which it can still be taken back.
+/// Whether the body of a request was polled: until then the request can be cancelled and nothing was sent.
 #[derive(Debug, Default)]
-struct Sending(AtomicU8);
+struct SendState(AtomicU8);
 
 const WAITING: u8 = 0;
 const BEGUN: u8 = 1;
 const CANCELLED: u8 = 2;
 const WITHHELD: u8 = 3;
 
-impl Sending {
+impl SendState {
     fn start(&self) -> bool {
         self.leave(BEGUN)
     }
@@ -293,11 +294,11 @@ impl Sending {
     }
 
     fn withhold(&self) {
-        // It may have been cancelled before: it is not sent either way.
+        // If the request was cancelled before, the first decision stands; it is not sent either way.
         self.leave(WITHHELD);
     }
 
-    /// Whoever comes first decides.
+    /// Leaves the state of waiting; only the first caller succeeds.
     fn leave(&self, to: u8) -> bool {
         self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -311,63 +312,63 @@ impl Sending {
     }
 }
 
-/// A body that asks whether it may be sent, and remembers that it was asked for.
-struct Tracked {
+/// A request body that asks whether it may be sent, and records that it was polled.
+struct TrackedBody {
     unsent: Option<(Bytes, MaySend)>,
-    sending: Arc<Sending>,
+    sending: Arc<SendState>,
 }
 
-/// The bytes of a body. Their connection lets go of them once it has written them.
-struct Written(Bytes);
+/// The bytes of a body. The connection drops them once they are written.
+struct WrittenBytes(Bytes);
 
-impl AsRef<[u8]> for Written {
+impl AsRef<[u8]> for WrittenBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Written {
+impl Drop for WrittenBytes {
     fn drop(&mut self) {
         fail_point::reach("create.sent");
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("taken back before it was sent")]
-struct TakenBack;
+#[error("withdrawn before it was sent")]
+struct Withdrawn;
 
-impl Tracked {
+impl TrackedBody {
     fn of(body: Bytes, may_send: MaySend) -> Self {
         Self { unsent: Some((body, may_send)), sending: Arc::default() }
     }
 
-    /// No body. Only a body tells that a request was begun; without one it counts as begun.
+    /// No body. Without a body nothing tells when a request begins, so that it counts as begun.
     fn none() -> Self {
-        let sending = Sending::default();
+        let sending = SendState::default();
         sending.start();
         Self { unsent: None, sending: sending.into() }
     }
 }
 
-impl Body for Tracked {
+impl Body for TrackedBody {
     type Data = Bytes;
-    type Error = TakenBack;
+    type Error = Withdrawn;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, TakenBack>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
         let Some((bytes, may_send)) = self.unsent.take() else { return Poll::Ready(None) };
         fail_point::reach("create.before_send");
-        // Head and body are written next, together: however long this process slept before, it is awake now.
+        // Head and body are written next, together. A process that was paused before this line asks `may_send` only now.
         if !may_send() {
             self.sending.withhold();
-            return Poll::Ready(Some(Err(TakenBack)));
+            return Poll::Ready(Some(Err(Withdrawn)));
         }
         let frame = if self.sending.start() {
-            Ok(Frame::data(Bytes::from_owner(Written(bytes))))
+            Ok(Frame::data(Bytes::from_owner(WrittenBytes(bytes))))
         } else {
-            Err(TakenBack)
+            Err(Withdrawn)
         };
         Poll::Ready(Some(frame))
     }
@@ -389,16 +390,16 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    async fn client(more: &str) -> (TcpListener, Client) {
+    async fn client(more: &str) -> (TcpListener, VendorClient) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = Config::from_toml(&format!(
             "[database]\nurl = \"postgres://x\"\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"k\"\n{more}",
             listener.local_addr().unwrap()
         ));
-        (listener, Client::new(&config.unwrap().upstream.kling_3, Clock).unwrap())
+        (listener, VendorClient::new(&config.unwrap().upstream.kling_3, Clock).unwrap())
     }
 
-    async fn create(client: &Client, may_send: bool) -> CreateOutcome {
+    async fn create(client: &VendorClient, may_send: bool) -> CreateOutcome {
         let key = HeaderValue::from_static("Bearer k");
         let body = Bytes::from_static(b"{\"type\":\"x\"}");
         client.create(&key, body, Arc::new(move || may_send), &mut Span::default()).await

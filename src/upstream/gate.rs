@@ -1,29 +1,29 @@
-//! What a call passes before it may go to a backend: the breaker, and a bounded number of places.
+//! Admission of calls to a backend: a bounded number of calls in flight, and the circuit breaker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::breaker::{Breaker, Permit};
+use super::breaker::{Breaker, Reporter};
 use crate::ids::OrgId;
 use crate::metrics as m;
 
-/// Why a call may not go to its backend now. Nothing was sent.
+/// Why a call is not admitted to its backend now. Nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Too many calls have failed lately.
+    /// The breaker is open: too many calls have failed recently.
     #[error("the video service is not answering as it should: try again later; nothing is charged")]
     Open {
-        /// When it is tried again.
+        /// When the next call may be admitted.
         retry_after: Duration,
     },
-    /// As many calls are under way as may be, in all or of this organisation.
+    /// The limit of calls in flight is reached, in total or for this organisation.
     #[error("too many requests are waiting for the video service: try again; nothing is charged")]
     Full,
 }
 
 impl Refusal {
-    /// When to come back.
+    /// When the caller should try again.
     pub fn retry_after(self) -> Duration {
         match self {
             Self::Open { retry_after } => retry_after,
@@ -39,21 +39,21 @@ impl Refusal {
     }
 }
 
-/// The way to one backend for one kind of call.
+/// Admits one kind of call to one backend.
 #[derive(Debug)]
 pub(super) struct Gate {
     backend: &'static str,
     call: &'static str,
     breaker: Arc<Breaker>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
 }
 
-/// Leave to make one call. Dropping it gives its place back.
+/// A permit to make one call. Dropping it frees its slot.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Pass {
-    permit: Permit,
-    _place: Place,
+pub(super) struct CallPermit {
+    reporter: Reporter,
+    _slot: Slot,
 }
 
 impl Gate {
@@ -62,7 +62,7 @@ impl Gate {
         call: &'static str,
         failures: u32,
         open_for: Duration,
-        places: usize,
+        slots: usize,
     ) -> Self {
         let state = metrics::gauge!(m::UPSTREAM_BREAKER, "backend" => backend, "call" => call);
         let in_flight = metrics::gauge!(m::UPSTREAM_IN_FLIGHT, "backend" => backend, "call" => call);
@@ -75,91 +75,91 @@ impl Gate {
             backend,
             call,
             breaker: Arc::new(Breaker::new(failures, open_for, state)),
-            places: Arc::new(Places { all: places, taken: Mutex::default(), in_flight }),
+            slots: Arc::new(Slots { all: slots, in_use: Mutex::default(), in_flight }),
         }
     }
 
-    /// Leave for a call of `org`; never waits.
-    pub(super) fn enter(&self, org: OrgId, now: Instant) -> Result<Pass, Refusal> {
-        // A place first: a probe that then finds no room would have kept others from probing.
-        let pass = match self.places.take(org) {
+    /// A permit for a call of `org`, or why there is none now. Never waits.
+    pub(super) fn acquire(&self, org: OrgId, now: Instant) -> Result<CallPermit, Refusal> {
+        // The slot first: a probe that was admitted and then found no slot would have kept others from probing.
+        let permit = match self.slots.take(org) {
             None => Err(Refusal::Full),
-            Some(place) => match self.breaker.enter(org, now) {
+            Some(slot) => match self.breaker.acquire(org, now) {
                 Err(retry_after) => Err(Refusal::Open { retry_after }),
-                Ok(permit) => Ok(Pass { permit, _place: place }),
+                Ok(reporter) => Ok(CallPermit { reporter, _slot: slot }),
             },
         };
-        if let Err(refusal) = &pass {
+        if let Err(refusal) = &permit {
             metrics::counter!(m::UPSTREAM_REFUSED, "backend" => self.backend, "call" => self.call, "reason" => refusal.label())
                 .increment(1);
         }
-        pass
+        permit
     }
 
-    /// Whether a call of `org` would get leave.
-    pub(super) fn is_passable(&self, org: OrgId, now: Instant) -> bool {
-        self.breaker.lets_through(org, now) && self.places.has_room(&self.places.taken(), org)
+    /// Whether a call of `org` would be admitted now.
+    pub(super) fn would_admit(&self, org: OrgId, now: Instant) -> bool {
+        self.breaker.would_admit(org, now) && self.slots.has_room(&self.slots.in_use(), org)
     }
 }
 
-impl Pass {
-    /// Says whether the call failed; only the first report counts.
+impl CallPermit {
+    /// Reports whether the call failed; only the first report counts.
     pub(super) fn report(&self, failed: bool, now: Instant) {
-        self.permit.report(failed, now);
+        self.reporter.report(failed, now);
     }
 }
 
-/// A bounded number of places, shared so that nobody can take them all: an organisation gets another one only while it
-/// has fewer than are free. Alone it takes half of them, the next one half of the rest.
+/// A bounded number of calls in flight, shared so that no organisation can take all slots: an organisation gets another
+/// slot only while it has fewer than are free. One organisation alone gets half of the slots, the next half of the rest.
 #[derive(Debug)]
-struct Places {
+struct Slots {
     all: usize,
-    taken: Mutex<Taken>,
+    in_use: Mutex<InFlight>,
     in_flight: metrics::Gauge,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct InFlight {
     total: usize,
     by_org: HashMap<OrgId, usize>,
 }
 
 #[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
+struct Slot {
+    slots: Arc<Slots>,
     org: OrgId,
 }
 
-impl Places {
-    fn take(self: &Arc<Self>, org: OrgId) -> Option<Place> {
-        let mut taken = self.taken();
-        if !self.has_room(&taken, org) {
+impl Slots {
+    fn take(self: &Arc<Self>, org: OrgId) -> Option<Slot> {
+        let mut in_use = self.in_use();
+        if !self.has_room(&in_use, org) {
             return None;
         }
-        taken.total += 1;
-        *taken.by_org.entry(org).or_default() += 1;
+        in_use.total += 1;
+        *in_use.by_org.entry(org).or_default() += 1;
         self.in_flight.increment(1);
-        Some(Place { places: self.clone(), org })
+        Some(Slot { slots: self.clone(), org })
     }
 
-    fn has_room(&self, taken: &Taken, org: OrgId) -> bool {
-        taken.by_org.get(&org).copied().unwrap_or_default() < self.all.saturating_sub(taken.total)
+    fn has_room(&self, in_use: &InFlight, org: OrgId) -> bool {
+        in_use.by_org.get(&org).copied().unwrap_or_default() < self.all.saturating_sub(in_use.total)
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_use(&self) -> MutexGuard<'_, InFlight> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        taken.total = taken.total.saturating_sub(1);
-        match taken.by_org.get_mut(&self.org) {
+        let mut in_use = self.slots.in_use();
+        in_use.total = in_use.total.saturating_sub(1);
+        match in_use.by_org.get_mut(&self.org) {
             Some(own @ 2..) => *own -= 1,
-            _ => drop(taken.by_org.remove(&self.org)),
+            _ => drop(in_use.by_org.remove(&self.org)),
         }
-        self.places.in_flight.decrement(1);
+        self.slots.in_flight.decrement(1);
     }
 }
 
@@ -168,24 +168,24 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
-    fn gate(places: usize) -> Gate {
-        Gate::new("kling-3.0", "create", 1, Duration::from_secs(10), places)
+    fn gate(slots: usize) -> Gate {
+        Gate::new("kling-3.0", "create", 1, Duration::from_secs(10), slots)
     }
 
-    fn fill(gate: &Gate, org: OrgId) -> Vec<Pass> {
+    fn fill(gate: &Gate, org: OrgId) -> Vec<CallPermit> {
         let now = Clock.now();
-        std::iter::from_fn(|| gate.enter(org, now).ok()).collect()
+        std::iter::from_fn(|| gate.acquire(org, now).ok()).collect()
     }
 
     #[test]
     fn one_organisation_takes_half_and_there_is_room_for_the_next() {
         let gate = gate(512);
-        let mut passes: Vec<Vec<Pass>> = (0..10).map(|_| fill(&gate, OrgId::generate())).collect();
-        let lengths: Vec<usize> = passes.iter().map(Vec::len).collect();
+        let mut permits: Vec<Vec<CallPermit>> = (0..10).map(|_| fill(&gate, OrgId::generate())).collect();
+        let lengths: Vec<usize> = permits.iter().map(Vec::len).collect();
         assert_eq!(lengths, [256, 128, 64, 32, 16, 8, 4, 2, 1, 1]);
-        assert_eq!(gate.enter(OrgId::generate(), Clock.now()).unwrap_err(), Refusal::Full);
-        passes.remove(0);
-        assert_eq!(fill(&gate, OrgId::generate()).len(), 128, "half of what has become free");
+        assert_eq!(gate.acquire(OrgId::generate(), Clock.now()).unwrap_err(), Refusal::Full);
+        permits.remove(0);
+        assert_eq!(fill(&gate, OrgId::generate()).len(), 128, "half of the slots that became free");
     }
 
     #[test]
@@ -193,23 +193,23 @@ mod tests {
         let gate = gate(1);
         let org = OrgId::generate();
         for _ in 0..3 {
-            let passes = fill(&gate, org);
-            assert_eq!(passes.len(), 1);
-            assert!(!gate.is_passable(org, Clock.now()));
+            let permits = fill(&gate, org);
+            assert_eq!(permits.len(), 1);
+            assert!(!gate.would_admit(org, Clock.now()));
         }
-        assert!(gate.is_passable(org, Clock.now()));
-        assert!(gate.places.taken().by_org.is_empty(), "nobody is remembered for ever");
+        assert!(gate.would_admit(org, Clock.now()));
+        assert!(gate.slots.in_use().by_org.is_empty(), "organisations without calls are forgotten");
     }
 
     #[test]
     fn what_the_breaker_refuses_takes_no_place() {
         let gate = gate(2);
         let (org, now) = (OrgId::generate(), Clock.now());
-        gate.enter(org, now).unwrap().report(true, now);
-        assert!(!gate.is_passable(org, now));
+        gate.acquire(org, now).unwrap().report(true, now);
+        assert!(!gate.would_admit(org, now));
         for _ in 0..5 {
-            assert!(matches!(gate.enter(org, now), Err(Refusal::Open { .. })));
+            assert!(matches!(gate.acquire(org, now), Err(Refusal::Open { .. })));
         }
-        assert_eq!(gate.places.taken().total, 0);
+        assert_eq!(gate.slots.in_use().total, 0);
     }
 }

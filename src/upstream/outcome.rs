@@ -1,4 +1,4 @@
-//! What the vendor's answers mean (contract, "What a create's upstream answer means"). Pure: bytes in, meaning out.
+//! The meaning of the vendor's answers. Pure functions: bytes in, meaning out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,56 +11,48 @@ use crate::credits::Credits;
 use crate::pricing::whole_figure;
 use crate::wire::RawObject;
 
-/// What became of a create.
+/// The outcome of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CreateOutcome {
-    /// The vendor runs it.
+    /// The vendor accepted the task.
     Accepted {
-        /// The vendor's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// What it says it will consume, if that is a valid figure.
+        /// The credits that the vendor says the task will consume, if that is a valid figure.
         raw: Option<Credits>,
-        /// Its `data`, verbatim.
+        /// The `data` of the answer, verbatim.
         data: Arc<str>,
     },
     /// The vendor refused the request, with its own code and message.
-    Refused {
-        /// The vendor's code.
-        error: String,
-        /// The vendor's message.
-        message: String,
-    },
-    /// Refused without a word of why.
+    Refused { error: String, message: String },
+    /// Refused without a code or a message.
     RefusedBare,
-    /// Our master key was refused.
+    /// The vendor refused the master key.
     KeyRejected,
-    /// The shared account is empty.
+    /// The account has no credits left.
     Exhausted,
-    /// Refused for now.
-    Busy {
-        /// When the vendor says to come back.
-        retry_after: Option<Duration>,
-    },
-    /// An enveloped 500: refused, but the vendor may have charged.
+    /// Refused because the vendor is busy (429).
+    Busy { retry_after: Option<Duration> },
+    /// A 500 in the vendor's envelope: refused, but the vendor may have charged.
     Failed,
-    /// Nobody knows whether the vendor took it.
+    /// Whether the vendor accepted the task is unknown.
     Unknown {
-        /// Why.
+        /// The cause in a few words, for logs and the client.
         reason: &'static str,
     },
-    /// Sent on its way elsewhere, which we do not follow. Its bytes were written: it is not sent again.
+    /// Answered by a redirect, which is not followed. The request was written, so it is not sent again.
     Redirected,
-    /// The vendor has not seen it.
+    /// No byte of the request was written.
     NotSent {
-        /// Why.
+        /// The cause in a few words, for logs and the client.
         reason: &'static str,
     },
-    /// The vendor has not seen it, because it was no longer for us to send.
+    /// No byte of the request was written, because this gateway was no longer allowed to send it (its lease ended).
     Withheld,
 }
 
 impl CreateOutcome {
-    /// All their names.
+    /// All names in metrics.
     pub(super) const LABELS: [&str; 10] = [
         "accepted",
         "refused",
@@ -74,7 +66,7 @@ impl CreateOutcome {
         "withheld",
     ];
 
-    /// Its name in metrics and logs.
+    /// The name in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Accepted { .. } => "accepted",
@@ -90,11 +82,11 @@ impl CreateOutcome {
         }
     }
 
-    /// Whether it tells that the backend fails, or that it works; nothing if it tells neither.
+    /// Whether the outcome shows that the backend fails (true) or works (false); none: it shows neither.
     pub(super) fn tells_failure(&self) -> Option<bool> {
         match self {
             Self::NotSent { .. } | Self::Unknown { .. } | Self::Failed | Self::Redirected => Some(true),
-            // A refusal, even of our key, is an answer.
+            // A backend that refuses, even if it refuses our key, works.
             Self::Accepted { .. }
             | Self::Refused { .. }
             | Self::RefusedBare
@@ -106,25 +98,23 @@ impl CreateOutcome {
     }
 }
 
-/// Where a task stands, in the vendor's words. A word we do not know counts as in progress.
+/// The state of a task as the vendor reports it. An unknown word counts as in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Not finished.
     Running,
     /// Finished, with a result.
     Succeeded,
-    /// Finished, without one.
+    /// Finished without a result.
     Failed,
 }
 
-/// The vendor's answer about a task.
+/// The vendor's answer to a status call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusReport {
-    /// Where it stands.
     pub progress: Progress,
-    /// What it consumed, if that is a valid figure.
+    /// The credits that the task consumed, if that is a valid figure.
     pub raw: Option<Credits>,
-    /// Its `data`, verbatim.
+    /// The `data` of the answer, verbatim.
     pub data: Arc<str>,
 }
 
@@ -137,6 +127,10 @@ struct Envelope {
 }
 
 impl Envelope {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an envelope with a field twice is no envelope: serde refuses it"
+    )]
     fn parse(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Raw {
@@ -152,13 +146,13 @@ impl Envelope {
         Some(Self { code, error: text(raw.error), message: text(raw.message), data: raw.data })
     }
 
-    /// Whether the vendor itself wrote this, and not something on the way.
+    /// Whether the vendor wrote this answer, and not a proxy or CDN on the way.
     fn is_vendors(&self) -> bool {
         self.code.is_some() && (self.error.is_some() || self.message.is_some())
     }
 }
 
-/// The state and figure within a `data`.
+/// Reads state and consumed credits from the `data` of an answer.
 pub(crate) fn report(data: &str) -> Option<(RawObject, Progress, Option<Credits>)> {
     let object = RawObject::parse(data)?;
     let progress = match object.string("status").as_deref() {
@@ -179,7 +173,7 @@ fn task_id(object: &RawObject) -> Option<Arc<str>> {
     usable.then(|| id.into())
 }
 
-/// What an answer to create means.
+/// The outcome that an answer to a create means.
 pub(super) fn create_outcome(
     status: StatusCode,
     retry_after: Option<Duration>,
@@ -224,7 +218,7 @@ pub(super) fn create_outcome(
     }
 }
 
-/// What an answer to a status call says; nothing if it is not about `task`.
+/// Reads an answer to a status call; none: it is not about `task`.
 pub(super) fn status_report(task: &str, body: &[u8]) -> Option<StatusReport> {
     let envelope = Envelope::parse(body).filter(|envelope| envelope.code == Some(200))?;
     let data = envelope.data?;

@@ -1,5 +1,6 @@
 //! Who calls: keys, tokens, addresses, rate limits, and the end of each of them.
 
+mod ambiguous_tokens;
 mod keys;
 mod limits;
 mod proxies;

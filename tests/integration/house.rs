@@ -1,9 +1,11 @@
-//! Rules of the source text and of the schema.
+//! Rules of the source text, of the documents and of the schema.
 
+mod ambiguous_input;
 mod architecture;
 mod columns;
 mod definitions;
 mod matches;
+mod papers;
 mod schema;
 mod statements;
 mod words;

@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod both_profiles;
 mod budget;
 mod credits;
 mod data_plane;

@@ -1,6 +1,7 @@
 //! `tollgate` as a process: commands, several gateways at once, TLS, shutdown.
 
 mod command_line;
+mod demo;
 mod draining;
 mod operations;
 mod replicas;

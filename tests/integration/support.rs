@@ -7,6 +7,7 @@ pub mod database;
 pub mod faults;
 pub mod fixture;
 pub mod gateway;
+pub mod http;
 pub mod identity_provider;
 pub mod leaks;
 pub mod network;

@@ -1,94 +1,94 @@
-//! The audit log.
+//! The audit log: who changed what, when and from where.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Api;
+use super::call::{ApiCall, ReadCall};
+use super::extract::{Query, Timestamp};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Limit, Page, Path, Query};
 use crate::ids::OrgId;
-use crate::store::{AuditEntry, AuditFilter, Order};
+use crate::store::{AuditEntry, AuditFilter, Database, SortOrder};
 
-/// Which changes.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
-    /// Only of this organisation.
+    /// Only changes of this organisation's resources.
     org_id: Option<OrgId>,
-    /// Only by this actor, as the log names it.
+    /// Only changes by this actor, as the log names it.
     actor: Option<String>,
-    /// Only by this operation, as the log names it.
+    /// Only changes by this operation, as the log names it.
     action: Option<String>,
-    /// Only to what has this id.
+    /// Only changes of the resource with this id.
     target_id: Option<String>,
-    /// Only from then on.
+    /// Only changes at or after this instant.
     #[param(value_type = Option<String>, format = DateTime)]
-    since: Option<At>,
-    /// Only before then.
+    since: Option<Timestamp>,
+    /// Only changes before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
-    until: Option<At>,
+    until: Option<Timestamp>,
     /// `asc`: oldest first; left out: newest first.
     #[serde(default)]
-    #[param(inline, value_type = Option<Order>)]
-    order: Order,
-    /// Items of a page.
+    #[param(inline, value_type = Option<SortOrder>)]
+    order: SortOrder,
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before, or the `audit_id` of the last one seen.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page, or the `audit_id` of the last entry you have.
     cursor: Option<String>,
 }
 
-async fn page(api: &Api, org: Option<OrgId>, query: AuditQuery) -> Result<Json<Page<AuditEntry>>, Problem> {
+async fn page(
+    database: &Database,
+    org: Option<OrgId>,
+    query: AuditQuery,
+) -> Result<Json<Page<AuditEntry>>, Problem> {
     let filter = AuditFilter {
         org,
         actor: query.actor,
         action: query.action,
         target: query.target_id,
-        since: query.since.map(At::get),
-        until: query.until.map(At::get),
+        since: query.since.map(Timestamp::get),
+        until: query.until.map(Timestamp::get),
         order: query.order,
     };
-    let slice = query.limit.behind::<i64>(query.cursor.as_deref())?;
-    let entries = api.database.audit_log(&filter, slice.after, slice.limit).await?;
+    let slice = query.limit.after::<i64>(query.cursor.as_deref())?;
+    let entries = database.audit_log(&filter, slice.after, slice.limit).await?;
     Ok(Page::of(entries, query.limit, |entry| entry.audit_id))
 }
 
-/// List changes
+/// List the audit log
 ///
-/// Who did what to what, from where. Nothing is ever removed, and no secret is in it. To export it, ask for `order=asc` and
-/// follow the cursor; later go on with the `audit_id` of the last one as cursor: nothing is missed in between. While a
-/// change is under way for long, that is 503.
+/// Each entry says who changed what, when and from which address. Entries are never removed and hold no secrets. To
+/// export the log, ask for `order=asc` and follow the cursor; next time, continue with the `audit_id` of the last entry as
+/// cursor: no entry is missed in between. With `order=asc` the answer is 503 while a change takes unusually long.
 #[utoipa::path(
     get, path = "/admin/v1/audit-log", tag = "audit log",
-    params(AuditQuery),
     responses((status = 200, body = Page<AuditEntry>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_audit_log(
-    State(api): State<Api>,
-    Query(query): Query<AuditQuery>,
+    call: ReadCall<(), Query<AuditQuery>>,
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
-    page(&api, query.org_id, query).await
+    let ApiCall { database, input: Query(query), .. } = call;
+    page(&database, query.org_id, query).await
 }
 
-/// List an organisation's changes
+/// List an organisation's audit log
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/audit-log", tag = "audit log",
-    params(("org_id" = OrgId, Path, description = "Which organisation"), AuditQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<AuditEntry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_org_audit_log(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<AuditQuery>,
+    call: ReadCall<OrgId, Query<AuditQuery>>,
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is already said by the path".into()));
+        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
     }
-    page(&api, Some(org), query).await
+    page(&database, Some(org), query).await
 }

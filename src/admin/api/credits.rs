@@ -1,16 +1,15 @@
-//! Credits: what an organisation has, and what operators give, correct and move.
+//! Credits: an organisation's balance, and the grants, corrections and transfers of operators.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
-use super::once::{Made, OnceBody};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, given};
+use super::idempotent::{Answered, Idempotent};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, IdempotencyKey, IfMatch, Limit, Page, Path, Query, Tagged, Text, given};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::{
@@ -19,48 +18,41 @@ use crate::store::{
 
 /// Show an organisation's credits
 ///
-/// Its balance, whether that is low, how long it lasts, and what of it will run out.
+/// The balance, whether it is low, how many days it lasts at the recent rate, and which grants expire next.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_credits(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-) -> Result<Tagged<CreditSummary>, Problem> {
-    let summary = api.database.credit_summary(org).await?;
+pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditSummary>, Problem> {
+    let ApiCall { database, path: org, .. } = call;
+    let summary = database.credit_summary(org).await?;
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
-/// What is to change; what is left out stays.
+/// Changes; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreditsPatch {
-    /// Below so many available credits it is low; null: nobody wants to know.
+    /// The balance counts as low while fewer credits than this are available; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i64>, minimum = 0)]
     low_threshold: Option<Option<i64>>,
 }
 
-/// Set when an organisation's credits are low
+/// Set the low-balance threshold
 #[utoipa::path(
     patch, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IfMatch
-    ),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = CreditsPatch,
     responses((status = 200, body = CreditSummary)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<CreditsPatch>,
+    call: WriteCall<OrgId, (IfMatch, Body<CreditsPatch>)>,
 ) -> Result<Tagged<CreditSummary>, Problem> {
+    let ApiCall { database, path: org, input: (IfMatch(version), Body(patch)), .. } = call;
     if let Some(threshold) = patch.low_threshold {
         database.set_low_threshold(org, threshold.map(Credits::new), version).await?;
     }
@@ -71,201 +63,183 @@ pub(super) async fn update_credits(
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
-/// Credits to be given.
+/// A grant of credits.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GrantBody {
-    /// How many.
     #[schema(minimum = 1)]
     credits: i64,
-    /// Why.
+    /// Why the credits are granted; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere, an invoice say; lists can be filtered by it.
+    /// A reference in another system, such as an invoice number. Entries can be filtered by it.
     external_ref: Option<Text>,
-    /// When what is left of it runs out; left out: never. The grant that ends first is spent first.
+    /// When the unspent rest of the grant expires; left out: never. The grant that expires first is spent first.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
+    expires_at: Option<Timestamp>,
 }
 
 /// Grant credits
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/grants", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "To whom"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "The organisation that gets the credits")),
     request_body = GrantBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn grant_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<GrantBody>,
-) -> Result<Made<PostedEntry>, Problem> {
-    let GrantBody { credits, reason, external_ref, expires_at } = &call.body;
+    call: WriteCall<OrgId, Idempotent<GrantBody>>,
+) -> Result<Answered<PostedEntry>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let GrantBody { credits, reason, external_ref, expires_at } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(
+    Ok(Answered(
         StatusCode::CREATED,
-        database.grant(org, Credits::new(*credits), expires_at.map(At::get), why, call.once()).await?,
+        database.grant(org, Credits::new(*credits), expires_at.map(Timestamp::get), why, sent.once()).await?,
     ))
 }
 
-/// A correction.
+/// A correction of a balance.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdjustmentBody {
-    /// By how many: up, or down. Not 0.
+    /// The credits to add; negative: to take away. Not 0.
     credits: i64,
-    /// Why.
+    /// Why; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere.
+    /// A reference in another system.
     external_ref: Option<Text>,
 }
 
 /// Correct a balance
 ///
-/// Down to the organisation's overdraft, not further.
+/// A correction cannot take the balance below the organisation's overdraft.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/credits/adjustments", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = AdjustmentBody,
     responses((status = 201, body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn adjust_credits(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<AdjustmentBody>,
-) -> Result<Made<PostedEntry>, Problem> {
-    let AdjustmentBody { credits, reason, external_ref } = &call.body;
+    call: WriteCall<OrgId, Idempotent<AdjustmentBody>>,
+) -> Result<Answered<PostedEntry>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let AdjustmentBody { credits, reason, external_ref } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, call.once()).await?))
+    Ok(Answered(StatusCode::CREATED, database.adjust(org, Credits::new(*credits), why, sent.once()).await?))
 }
 
-/// Credits to be moved.
+/// A transfer of credits between two organisations.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TransferBody {
-    /// Who gives.
+    /// The organisation that gives the credits.
     from_org: OrgId,
-    /// Who gets.
+    /// The organisation that gets the credits.
     to_org: OrgId,
-    /// How many.
     #[schema(minimum = 1)]
     credits: i64,
-    /// Why.
+    /// Why; shown with the ledger entry.
     reason: Text,
-    /// What it is called elsewhere.
+    /// A reference in another system.
     external_ref: Option<Text>,
 }
 
 /// Transfer credits
 ///
-/// From what the one has available, without its overdraft. They do not run out at the other.
+/// Only available credits can be transferred, not the overdraft. Transferred credits do not expire.
 #[utoipa::path(
     post, path = "/admin/v1/transfers", tag = "credits",
-    params(IdempotencyKey),
     request_body = TransferBody,
     responses((status = 201, body = Transferred)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn transfer_credits(
-    Acting(database): Acting,
-    call: OnceBody<TransferBody>,
-) -> Result<Made<Transferred>, Problem> {
-    let TransferBody { from_org, to_org, credits, reason, external_ref } = &call.body;
+    call: WriteCall<(), Idempotent<TransferBody>>,
+) -> Result<Answered<Transferred>, Problem> {
+    let ApiCall { database, input: sent, .. } = call;
+    let TransferBody { from_org, to_org, credits, reason, external_ref } = &sent.body;
     let why = why(reason, external_ref.as_ref());
-    Ok(Made(
+    Ok(Answered(
         StatusCode::CREATED,
-        database.transfer(*from_org, *to_org, Credits::new(*credits), why, call.once()).await?,
+        database.transfer(*from_org, *to_org, Credits::new(*credits), why, sent.once()).await?,
     ))
 }
 
-/// How far an organisation may go below zero.
+/// How far a balance may go below zero.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OverdraftBody {
-    /// By how many credits; 0: not at all.
+    /// Credits; 0: the balance cannot go below zero.
     #[schema(minimum = 0)]
     overdraft: i64,
 }
 
 /// Set an overdraft
 ///
-/// How far below zero new tasks and corrections may go. One that is lowered takes nothing back.
+/// How far below zero new tasks and corrections may take the balance. Lowering it does not affect credits already used.
 #[utoipa::path(
     put, path = "/admin/v1/orgs/{org_id}/credits/overdraft", tag = "credits",
-    params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        IdempotencyKey
-    ),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = OverdraftBody,
     responses((status = 200, body = Overdraft)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_overdraft(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    call: OnceBody<OverdraftBody>,
-) -> Result<Made<Overdraft>, Problem> {
-    let overdraft = Credits::new(call.body.overdraft);
-    Ok(Made(StatusCode::OK, database.set_overdraft(org, overdraft, call.once()).await?))
+    call: WriteCall<OrgId, Idempotent<OverdraftBody>>,
+) -> Result<Answered<Overdraft>, Problem> {
+    let ApiCall { database, path: org, input: sent, .. } = call;
+    let overdraft = Credits::new(sent.body.overdraft);
+    Ok(Answered(StatusCode::OK, database.set_overdraft(org, overdraft, sent.once()).await?))
 }
 
 fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {
     Why { reason: reason.as_str(), external_ref: external_ref.map(Text::as_str) }
 }
 
-/// Which entries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct EntryQuery {
-    /// Only of this kind.
+    /// Only entries of this kind.
     #[param(inline)]
     kind: Option<EntryKind>,
-    /// Only with this reference.
+    /// Only entries with this reference.
     external_ref: Option<String>,
-    /// Only from then on.
+    /// Only entries at or after this instant.
     #[param(value_type = Option<String>, format = DateTime)]
-    since: Option<At>,
-    /// Only before then.
+    since: Option<Timestamp>,
+    /// Only entries before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
-    until: Option<At>,
-    /// Items of a page.
+    until: Option<Timestamp>,
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List ledger entries
 ///
-/// Newest first. They are only ever added.
+/// Newest first. Entries are only ever added, never changed.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/entries", tag = "credits",
-    params(("org_id" = OrgId, Path, description = "Whose"), EntryQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<Entry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_entries(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<EntryQuery>,
+    call: ReadCall<OrgId, Query<EntryQuery>>,
 ) -> Result<Json<Page<Entry>>, Problem> {
-    let slice = query.limit.behind::<Place>(query.cursor.as_deref())?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
     let filter = EntryFilter {
         kind: query.kind,
         external_ref: query.external_ref,
-        since: query.since.map(At::get),
-        until: query.until.map(At::get),
+        since: query.since.map(Timestamp::get),
+        until: query.until.map(Timestamp::get),
         before: slice.after,
     };
-    let entries = api.database.entries(org, &filter, slice.limit).await?;
+    let entries = database.entries(org, &filter, slice.limit).await?;
     Ok(Page::of(entries, query.limit, Entry::place))
 }

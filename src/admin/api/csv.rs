@@ -1,52 +1,61 @@
 //! Tables for spreadsheets (RFC 4180).
 //!
-//! What callers wrote may begin like a formula, and some spreadsheets would run it: such a text gets an apostrophe in
-//! front. Numbers, ids and times are ours and stay as they are.
+//! A text that a caller wrote may begin like a formula, which some spreadsheets would run: it gets an apostrophe in front.
+//! Numbers, ids and times are written by the gateway and stay as they are.
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Parameter;
 
-/// In which form an answer is wanted.
+use super::extract::Input;
+use super::problem::Problem;
+
+/// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
-    /// JSON, in pages.
     Json,
-    /// CSV, everything at once.
+    /// All lines at once.
     Csv,
 }
 
-impl Format {
-    /// What the query says, or else the `Accept` header.
-    pub(super) fn wanted(said: Option<Self>, headers: &HeaderMap) -> Self {
-        let accepts = || headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        said.unwrap_or_else(|| if accepts().trim().starts_with("text/csv") { Self::Csv } else { Self::Json })
+/// The form that the `Accept` header asks for.
+pub(super) struct Accept(pub(super) Format);
+
+impl Input for Accept {
+    /// OpenAPI names the forms with the answers: a parameter called `Accept` is to be ignored by its readers.
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        let accepted = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let csv = accepted.trim().starts_with("text/csv");
+        Ok(Self(if csv { Format::Csv } else { Format::Json }))
     }
 }
 
-/// A field.
+/// A field of a table.
 pub(super) enum Cell {
-    /// Ours.
+    /// Written by the gateway.
     Plain(String),
-    /// What somebody wrote.
+    /// Written by a caller: may look like a formula.
     Text(String),
 }
 
-/// A field of ours; none: empty.
 pub(super) fn plain(value: Option<impl ToString>) -> Cell {
     Cell::Plain(value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-/// A field somebody wrote; none: empty.
 pub(super) fn text(value: Option<&str>) -> Cell {
     Cell::Text(value.unwrap_or_default().to_owned())
 }
 
-/// Adds a line.
 pub(super) fn line(table: &mut String, cells: impl IntoIterator<Item = Cell>) {
     for (n, cell) in cells.into_iter().enumerate() {
         if n > 0 {
@@ -68,7 +77,7 @@ pub(super) fn line(table: &mut String, cells: impl IntoIterator<Item = Cell>) {
     table.push_str("\r\n");
 }
 
-/// A table as an answer; `name` is made of ids and dates.
+/// An answer with a table. `name` becomes the file name: it must consist of ids and dates.
 pub(super) fn answer(name: &str, body: Body) -> Response {
     let mut answer = body.into_response();
     let headers = answer.headers_mut();

@@ -1,99 +1,91 @@
-//! What needs an operator's eye: tasks in doubt, losses, drift.
+//! What operators have to look into: tasks in doubt, losses, drift.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::{Acting, Caller};
-use super::once::{Made, OnceBody};
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Query, Text};
+use super::idempotent::{Answered, Idempotent};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{IdempotencyKey, Limit, Page, Path, Query, Text};
+use crate::access::callers::Caller;
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
 
-/// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct DoubtQuery {
-    /// Only of this organisation.
+    /// Only tasks of this organisation.
     org_id: Option<OrgId>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List tasks in doubt
 ///
-/// Those whose outcome is unknown, the oldest doubt first.
+/// Tasks whose outcome is unknown, the oldest doubt first.
 #[utoipa::path(
     get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
-    params(DoubtQuery),
     responses((status = 200, body = Page<Doubt>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn list_doubts(
-    State(api): State<Api>,
-    Query(query): Query<DoubtQuery>,
-) -> Result<Json<Page<Doubt>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let doubts = api.database.doubts(query.org_id, slice).await?;
+pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result<Json<Page<Doubt>>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let doubts = database.doubts(query.org_id, slice).await?;
     Ok(Page::of(doubts, query.limit, Doubt::place))
 }
 
-/// How it is known that the vendor took a task.
+/// Evidence that the vendor accepted a task.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SettleBody {
     /// The vendor's id of the task: 1 to 255 visible ASCII characters.
     #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     task_id: String,
-    /// What the vendor consumed. Left out (better, while the vendor knows the task): it is asked until the task has ended,
-    /// and its tenant gets the result.
+    /// The credits that the vendor consumed. Better left out while the vendor still knows the task: the gateway then asks
+    /// the vendor until the task has ended, and the tenant gets the result.
     #[schema(minimum = 0)]
     credits: Option<i64>,
-    /// How you know; kept with the task.
+    /// How you know this; kept with the task and in the audit log.
     reason: Text,
 }
 
-/// How it is known that nothing is owed.
+/// Evidence that the vendor did not accept a task.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReleaseBody {
-    /// How you know; kept with the task.
+    /// How you know this; kept with the task and in the audit log.
     reason: Text,
 }
 
-/// What is kept with the task: who said so, and why.
+/// The text that is kept with the task: who resolved the doubt, and why.
 fn said(caller: &Caller, reason: &Text) -> String {
     format!("{}: {}", caller.name(), reason.as_str())
 }
 
-/// Say that the vendor took a task
+/// Settle a task in doubt
+///
+/// States that the vendor accepted the task. It is charged.
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
-    params(
-        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
-        IdempotencyKey
-    ),
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = SettleBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn settle_hold(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(hold_id): Path<HoldId>,
-    call: OnceBody<SettleBody>,
-) -> Result<Made<Resolved>, Problem> {
-    let body = &call.body;
+    call: WriteCall<HoldId, Idempotent<SettleBody>>,
+) -> Result<Answered<Resolved>, Problem> {
+    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
+    let body = &sent.body;
     let usable =
         (1..=255).contains(&body.task_id.len()) && body.task_id.bytes().all(|b| b.is_ascii_graphic());
     if !usable {
@@ -106,36 +98,31 @@ pub(super) async fn settle_hold(
         None => Resolution::Taken { task },
     };
     let why = said(&caller, &body.reason);
-    Ok(Made(StatusCode::OK, database.resolve(hold_id, resolution, &why, call.once()).await?))
+    Ok(Answered(StatusCode::OK, database.resolve(hold_id, resolution, &why, sent.once()).await?))
 }
 
-/// Say that nothing is owed for a task
+/// Release a task in doubt
+///
+/// States that the vendor did not accept the task. Its hold ends and nothing is charged.
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
-    params(
-        ("hold_id" = HoldId, Path, description = "Which: the caller's reference"),
-        IdempotencyKey
-    ),
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = ReleaseBody,
     responses((status = 200, body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn release_hold(
-    Acting(database): Acting,
-    caller: Caller,
-    Path(hold_id): Path<HoldId>,
-    call: OnceBody<ReleaseBody>,
-) -> Result<Made<Resolved>, Problem> {
-    let why = said(&caller, &call.body.reason);
-    Ok(Made(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, call.once()).await?))
+    call: WriteCall<HoldId, Idempotent<ReleaseBody>>,
+) -> Result<Answered<Resolved>, Problem> {
+    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
+    let why = said(&caller, &sent.body.reason);
+    Ok(Answered(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, sent.once()).await?))
 }
 
-/// How far back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct DaysQuery {
-    /// Days; 30 if left out.
+    /// How many days to look back; 30 if left out.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
@@ -150,53 +137,45 @@ fn checked(days: u32) -> Result<u32, Problem> {
     (1..=3660).contains(&days).then_some(days).ok_or_else(wrong)
 }
 
-/// How far back, and which part.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct LossQuery {
-    /// Days; 30 if left out.
+    /// How many days to look back; 30 if left out.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// List what the platform lost
+/// List losses
 ///
-/// Or may have lost; newest first.
+/// Tasks by which the platform lost credits, or may have lost some; newest first.
 #[utoipa::path(
     get, path = "/admin/v1/losses", tag = "doubts and losses",
-    params(LossQuery),
     responses((status = 200, body = Page<Loss>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn list_losses(
-    State(api): State<Api>,
-    Query(query): Query<LossQuery>,
-) -> Result<Json<Page<Loss>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let losses = api.database.losses(checked(query.days)?, slice).await?;
+pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<Json<Page<Loss>>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let losses = database.losses(checked(query.days)?, slice).await?;
     Ok(Page::of(losses, query.limit, Loss::place))
 }
 
-/// Show the drift
+/// Show drift
 ///
-/// What was booked beside what the vendor reported, by account, task and price.
+/// Compares what was booked with what the vendor reported, by account, by task and by price.
 #[utoipa::path(
     get, path = "/admin/v1/drift", tag = "doubts and losses",
-    params(DaysQuery),
     responses((status = 200, body = Drift)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_drift(
-    State(api): State<Api>,
-    Query(query): Query<DaysQuery>,
-) -> Result<Json<Drift>, Problem> {
-    Ok(Json(api.database.drift(checked(query.days)?).await?))
+pub(super) async fn show_drift(call: ReadCall<(), Query<DaysQuery>>) -> Result<Json<Drift>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    Ok(Json(database.drift(checked(query.days)?).await?))
 }

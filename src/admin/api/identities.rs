@@ -1,107 +1,99 @@
-//! Subjects of identity providers, tied to users.
+//! Identities: subjects of identity providers that are linked to users.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, Query, Text};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, Limit, Page, Path, Query, Text};
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::store::IdentityInfo;
 
-/// Which identities.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct IdentityQuery {
-    /// Only those of this user.
+    /// Only identities of this user.
     user_id: Option<UserId>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's identities
 ///
-/// Who signs in with tokens of an identity provider, and which user that is.
+/// The subjects of identity providers that sign in as users of this organisation.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/identities", tag = "identity",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), IdentityQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<IdentityInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_identities(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<IdentityQuery>,
+    call: ReadCall<OrgId, Query<IdentityQuery>>,
 ) -> Result<Json<Page<IdentityInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let identities = api.database.list_identities(org, query.user_id, slice).await?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let identities = database.list_identities(org, query.user_id, slice).await?;
     Ok(Page::of(identities, query.limit, |identity| identity.identity_id))
 }
 
-/// An identity to be tied.
+/// The fields of a new identity.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct IdentityBody {
-    /// Who vouches for it.
+    /// The identity provider that issues the subject's tokens.
     provider_id: ProviderId,
-    /// The provider's word for it: the value of its user claim.
+    /// The value of the provider's user claim in the subject's tokens.
     subject: Text,
-    /// Which user it is.
+    /// The user that the subject signs in as.
     user_id: UserId,
 }
 
-/// An identity that was tied.
+/// The identity that was linked.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct TiedIdentity {
-    /// Its id.
+pub(super) struct LinkedIdentity {
     identity_id: IdentityId,
 }
 
-/// Tie an identity to a user
+/// Link an identity to a user
 ///
-/// For users that are there already, and for providers that may not make any.
+/// For users that exist already, and for identity providers that may not create users.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/identities", tag = "identity",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = IdentityBody,
-    responses((status = 201, body = TiedIdentity)),
+    responses((status = 201, body = LinkedIdentity)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_identity(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<IdentityBody>,
-) -> Result<(StatusCode, Json<TiedIdentity>), Problem> {
+    call: WriteCall<OrgId, Body<IdentityBody>>,
+) -> Result<(StatusCode, Json<LinkedIdentity>), Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let subject = body.subject.into_string();
     let identity_id = database.link_identity(body.provider_id, org, body.user_id, &subject).await?;
-    Ok((StatusCode::CREATED, Json(TiedIdentity { identity_id })))
+    Ok((StatusCode::CREATED, Json(LinkedIdentity { identity_id })))
 }
 
-/// Untie an identity
+/// Unlink an identity
 ///
-/// Its tokens are refused, or make a new user.
+/// The subject's tokens are refused from now on, or create a new user if the identity provider may create users.
 #[utoipa::path(
     delete, path = "/admin/v1/orgs/{org_id}/identities/{identity_id}", tag = "identity",
     params(
-        ("org_id" = OrgId, Path, description = "Of which organisation"),
-        ("identity_id" = IdentityId, Path, description = "Which")
+        ("org_id" = OrgId, Path, description = "The organisation"),
+        ("identity_id" = IdentityId, Path, description = "The identity")
     ),
-    responses((status = 204, description = "It is untied")),
+    responses((status = 204, description = "Unlinked")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_identity(
-    Acting(database): Acting,
-    Path((org, id)): Path<(OrgId, IdentityId)>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_identity(call: WriteCall<(OrgId, IdentityId)>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: (org, id), .. } = call;
     database.unlink_identity(org, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

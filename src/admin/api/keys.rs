@@ -1,60 +1,56 @@
-//! API keys.
+//! API keys: creating, changing, rotating and revoking them.
 
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
-/// Which keys.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct KeyQuery {
-    /// Only those of this user.
+    /// Only keys of this user.
     user_id: Option<UserId>,
-    /// Only those.
+    /// Only keys with this status.
     #[param(inline)]
     status: Option<KeyStatus>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's keys
 ///
-/// Oldest first, the revoked ones as well.
+/// Oldest first, revoked keys included.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), KeyQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<KeyInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_keys(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<KeyQuery>,
+    call: ReadCall<OrgId, Query<KeyQuery>>,
 ) -> Result<Json<Page<KeyInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
     let filter = KeyFilter { user: query.user_id, status: query.status };
-    let keys = api.database.list_keys(org, filter, slice).await?;
+    let keys = database.list_keys(org, filter, slice).await?;
     Ok(Page::of(keys, query.limit, |key| key.key_id))
 }
 
-/// Requests a minute, as they can be stored.
+/// Requests a minute, at most 1,000,000.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "u32")]
 pub(super) struct PerMinute(u32);
@@ -67,31 +63,31 @@ impl TryFrom<u32> for PerMinute {
     }
 }
 
-/// A key to be made.
+/// The fields of a new key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyBody {
-    /// The user it stands for.
+    /// The user whose calls the key authenticates.
     user_id: UserId,
-    /// What people call it.
+    /// A name for people.
     name: Text,
-    /// The second part of its text.
+    /// The environment label in the key: tg_**live**_…
     #[serde(default = "live")]
     #[schema(pattern = "^[a-z0-9]{1,12}$", example = "live")]
     env: String,
-    /// When it ends; left out: never.
+    /// When the key expires; left out: never.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
-    /// Types it may create; left out: all.
+    expires_at: Option<Timestamp>,
+    /// The task types that the key may create; left out: all.
     #[schema(min_items = 1)]
     allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from, such as `10.0.0.0/8`; left out: all.
+    /// The networks that the key may be used from, such as `10.0.0.0/8`; left out: all.
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_networks: Option<Vec<IpNet>>,
-    /// Creates a minute; 0: no limit, left out: the gateway's default.
+    /// Creates a minute; 0: no limit; left out: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     create_per_minute: Option<PerMinute>,
-    /// Other calls a minute; 0: no limit, left out: the gateway's default.
+    /// Other calls a minute; 0: no limit; left out: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     status_per_minute: Option<PerMinute>,
 }
@@ -100,34 +96,31 @@ fn live() -> String {
     "live".into()
 }
 
-/// A key with its text, the one time it is shown.
+/// A key with its secret text, which is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ShownKey {
-    /// What to send as `Authorization: Bearer`. It is not shown again.
+    /// Send it as `Authorization: Bearer …`. It cannot be shown again.
     api_key: String,
     #[serde(flatten)]
     key: KeyInfo,
 }
 
-/// Make a key
+/// Create a key
 ///
-/// Its text is shown once.
+/// The answer shows the text of the key; it cannot be shown again.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = KeyBody,
     responses((status = 201, body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_key(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<KeyBody>,
-) -> Result<Tagged<ShownKey>, Problem> {
+pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<Tagged<ShownKey>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let spec = KeySpec {
         name: body.name.into_string(),
         env: body.env,
-        expires_at: body.expires_at.map(At::get),
+        expires_at: body.expires_at.map(Timestamp::get),
         allowed_types: body.allowed_types,
         allowed_networks: body.allowed_networks,
         rates: Rates {
@@ -136,50 +129,48 @@ pub(super) async fn create_key(
         },
     };
     let (id, text) = database.create_key(org, body.user_id, &spec).await?;
-    let key = there(database.key(id).await?, id)?;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, key.version, ShownKey { api_key: text.expose().to_owned(), key }))
 }
 
 /// Show a key
 #[utoipa::path(
     get, path = "/admin/v1/keys/{key_id}", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_key(
-    State(api): State<Api>,
-    Path(id): Path<KeyId>,
-) -> Result<Tagged<KeyInfo>, Problem> {
-    let key = there(api.database.key(id).await?, id)?;
+pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
-/// What is to change of a key; what is left out stays.
+/// Changes of a key; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {
-    /// What people call it.
+    /// A name for people.
     name: Option<Text>,
-    /// `suspended`: its creates are refused.
+    /// `suspended`: creates with this key are refused.
     status: Option<Status>,
-    /// When it ends; null: never.
+    /// When the key expires; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Option<At>>,
-    /// Types it may create; null: all.
+    expires_at: Option<Option<Timestamp>>,
+    /// The task types that the key may create; null: all.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_types: Option<Option<Vec<String>>>,
-    /// Networks it may be used from; null: all.
+    /// The networks that the key may be used from; null: all.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_networks: Option<Option<Vec<IpNet>>>,
-    /// Creates a minute; 0: no limit, null: the gateway's default.
+    /// Creates a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     create_per_minute: Option<Option<PerMinute>>,
-    /// Other calls a minute; 0: no limit, null: the gateway's default.
+    /// Other calls a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     status_per_minute: Option<Option<PerMinute>>,
@@ -188,25 +179,20 @@ pub(super) struct KeyPatch {
 /// Change a key
 #[utoipa::path(
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
-    params(
-        ("key_id" = KeyId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("key_id" = KeyId, Path, description = "The key")),
     request_body = KeyPatch,
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<KeyPatch>,
+    call: WriteCall<KeyId, (IfMatch, Body<KeyPatch>)>,
 ) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let rate = |given: Option<Option<PerMinute>>| given.map(|rate| rate.map(|rate| rate.0));
     let edit = KeyEdit {
         name: patch.name.map(Text::into_string),
         status: patch.status,
-        expires_at: patch.expires_at.map(|end| end.map(At::get)),
+        expires_at: patch.expires_at.map(|end| end.map(Timestamp::get)),
         allowed_types: patch.allowed_types,
         allowed_networks: patch.allowed_networks,
         create_per_minute: rate(patch.create_per_minute),
@@ -216,11 +202,11 @@ pub(super) async fn update_key(
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
-/// How to rotate a key.
+/// How a key is rotated.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RotationBody {
-    /// For so long the present text works as well, at most 30 days; 0: it ends now.
+    /// How many seconds the current text keeps working beside the new one, at most 30 days; 0: it stops now.
     #[serde(default = "a_day")]
     #[schema(maximum = 2_592_000, default = 86_400)]
     overlap_seconds: u32,
@@ -232,20 +218,19 @@ fn a_day() -> u32 {
 
 /// Rotate a key
 ///
-/// It keeps its id and gets another text, which is shown once. The present one works until the overlap ends, one from an
-/// earlier rotation no more.
+/// The key keeps its id and gets a new text, which is shown only once. The current text works until the overlap ends; the
+/// text from an earlier rotation stops working now.
 #[utoipa::path(
     post, path = "/admin/v1/keys/{key_id}/rotate", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     request_body = RotationBody,
     responses((status = 200, body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn rotate_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-    Body(body): Body<RotationBody>,
+    call: WriteCall<KeyId, Body<RotationBody>>,
 ) -> Result<Tagged<ShownKey>, Problem> {
+    let ApiCall { database, path: id, input: Body(body), .. } = call;
     let overlap = Duration::from_secs(body.overlap_seconds.into());
     let rotated = database.rotate_key(id, overlap).await?;
     let shown = ShownKey { api_key: rotated.text.expose().to_owned(), key: rotated.key };
@@ -254,18 +239,16 @@ pub(super) async fn rotate_key(
 
 /// Revoke a key
 ///
-/// With all its texts, everywhere within a second, for good. Its tasks stay.
+/// All texts of the key stop working on every gateway within a second, permanently. Its tasks continue.
 #[utoipa::path(
     post, path = "/admin/v1/keys/{key_id}/revoke", tag = "keys",
-    params(("key_id" = KeyId, Path, description = "Which")),
+    params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn revoke_key(
-    Acting(database): Acting,
-    Path(id): Path<KeyId>,
-) -> Result<Tagged<KeyInfo>, Problem> {
+pub(super) async fn revoke_key(call: WriteCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
     database.revoke_key(id).await?;
-    let key = there(database.key(id).await?, id)?;
+    let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, key.version, key))
 }

@@ -1,33 +1,38 @@
-//! Who the caller is.
+//! The caller, as the gateway knows it.
 
 use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access::Caller;
+use super::call::{ApiCall, ReadCall};
+use super::caller::ApiRole;
+use crate::access::callers::Caller;
 use crate::ids::{OrgId, UserId};
 
-/// Who calls.
+/// The caller, as its credentials identify it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Me {
     /// `operator`, `operator-read`, `org-admin` or `member`.
     role: &'static str,
-    /// Its organisation; none: it runs the platform.
+    /// The caller's organisation; null: an operator.
     org_id: Option<OrgId>,
-    /// The user; none: it runs the platform.
+    /// The calling user; null: an operator.
     user_id: Option<UserId>,
 }
 
-/// Show who you are
+/// Show the caller
+///
+/// Tells which role your credentials have.
 #[utoipa::path(
-    get, path = "/admin/v1/me", tag = "you",
+    get, path = "/admin/v1/me", tag = "caller",
     responses((status = 200, body = Me)),
     security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
-pub(super) async fn show_caller(caller: Caller) -> Json<Me> {
+pub(super) async fn show_caller(call: ReadCall) -> Json<Me> {
+    let ApiCall { caller, .. } = call;
     let user_id = match &caller {
         Caller::Operator(_) => None,
         Caller::Tenant(principal) => Some(principal.user),
     };
-    Json(Me { role: caller.who().as_str(), org_id: caller.org(), user_id })
+    Json(Me { role: ApiRole::of(&caller).as_str(), org_id: caller.org(), user_id })
 }

@@ -1,73 +1,68 @@
-//! Operators' tokens.
+//! Operator tokens: the credentials of those who manage the platform.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, Query, Text, Timestamp};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{At, Body, Limit, Page, Path, Query, Text};
 use crate::clock::Clock;
 use crate::ids::OperatorTokenId;
 use crate::store::{OperatorRole, OperatorToken};
 
-/// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct TokenQuery {
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// List operators' tokens
+/// List operator tokens
 #[utoipa::path(
     get, path = "/admin/v1/operator-tokens", tag = "operators",
-    params(TokenQuery),
     responses((status = 200, body = Page<OperatorToken>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_operator_tokens(
-    State(api): State<Api>,
-    Query(query): Query<TokenQuery>,
+    call: ReadCall<(), Query<TokenQuery>>,
 ) -> Result<Json<Page<OperatorToken>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let tokens = api.database.list_operator_tokens(slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let tokens = database.list_operator_tokens(slice).await?;
     Ok(Page::of(tokens, query.limit, |token| token.token_id))
 }
 
-/// An operator's token to be made.
+/// A new operator token.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenBody {
-    /// What to call it.
+    /// A name for people.
     name: Text,
-    /// `operator`: everything; `operator_read`: look at everything.
+    /// `operator`: may do everything; `operator_read`: may read everything.
     role: OperatorRole,
-    /// When it ends.
+    /// When the token expires; left out: never.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<At>,
+    expires_at: Option<Timestamp>,
 }
 
-/// A token, the one time it is shown.
+/// A token with its secret text, which is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ShownToken {
-    /// Its id.
     token_id: OperatorTokenId,
-    /// What to send as `Authorization: Bearer`. It is not shown again.
+    /// Send it as `Authorization: Bearer …`. It cannot be shown again.
     token: String,
 }
 
-/// Make an operator's token
+/// Create an operator token
 ///
-/// It is shown once.
+/// The answer shows the token; it cannot be shown again.
 #[utoipa::path(
     post, path = "/admin/v1/operator-tokens", tag = "operators",
     request_body = TokenBody,
@@ -75,10 +70,10 @@ pub(super) struct ShownToken {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_operator_token(
-    Acting(database): Acting,
-    Body(body): Body<TokenBody>,
+    call: WriteCall<(), Body<TokenBody>>,
 ) -> Result<(StatusCode, Json<ShownToken>), Problem> {
-    let expires_at = body.expires_at.map(At::get);
+    let ApiCall { database, input: Body(body), .. } = call;
+    let expires_at = body.expires_at.map(Timestamp::get);
     if expires_at.is_some_and(|end| end <= Clock.wall()) {
         return Err(Problem::Invalid("expires_at is in the past".into()));
     }
@@ -87,19 +82,17 @@ pub(super) async fn create_operator_token(
     Ok((StatusCode::CREATED, Json(ShownToken { token_id, token: token.expose().to_owned() })))
 }
 
-/// Revoke an operator's token
+/// Revoke an operator token
 ///
-/// At once, and for good. The last one that can change anything stays.
+/// It stops working at once, permanently. The last token that may change anything and does not expire cannot be revoked.
 #[utoipa::path(
     delete, path = "/admin/v1/operator-tokens/{token_id}", tag = "operators",
-    params(("token_id" = OperatorTokenId, Path, description = "Which")),
-    responses((status = 204, description = "It is revoked")),
+    params(("token_id" = OperatorTokenId, Path, description = "The token")),
+    responses((status = 204, description = "Revoked")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn revoke_operator_token(
-    Acting(database): Acting,
-    Path(id): Path<OperatorTokenId>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn revoke_operator_token(call: WriteCall<OperatorTokenId>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, .. } = call;
     database.revoke_operator_token(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

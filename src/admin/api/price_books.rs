@@ -1,17 +1,16 @@
-//! Price books: drafts and their editing, what is in force and when, what a draft would have cost.
+//! Price books: drafts and their editing, which book is in force when, and what past tasks would have cost by another one.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing};
+use super::page::{Page, PageLimit, PageQuery};
 use super::problem::Problem;
-use super::request::{At, Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::pricing::{BookVersion, PriceChange, Tariff, changes};
 use crate::store::{Activation, BookInfo, BookState, Database, WhatIf};
 
@@ -20,14 +19,14 @@ use crate::store::{Activation, BookInfo, BookState, Database, WhatIf};
 pub(super) struct Book {
     #[serde(flatten)]
     info: BookInfo,
-    /// The price of each task type.
+    /// The prices by task type.
     prices: BTreeMap<String, Tariff>,
 }
 
 async fn book(database: &Database, version: BookVersion) -> Result<Book, Problem> {
     let missing = || format!("price book {version}");
-    let info = there(database.book_info(version).await?, missing())?;
-    let book = there(database.book(version).await?, missing())?;
+    let info = existing(database.book_info(version).await?, missing())?;
+    let book = existing(database.book(version).await?, missing())?;
     let prices = book.prices.iter().map(|(name, tariff)| (name.to_string(), *tariff)).collect();
     Ok(Book { info, prices })
 }
@@ -41,19 +40,17 @@ async fn tagged(
     Ok(Tagged(status, book.info.revision, book))
 }
 
-/// Which price books.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct BookQuery {
-    /// Only those.
+    /// Only price books in this state.
     #[param(inline)]
     state: Option<BookState>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
@@ -62,44 +59,41 @@ pub(super) struct BookQuery {
 /// Newest first, without their prices.
 #[utoipa::path(
     get, path = "/admin/v1/price-books", tag = "prices",
-    params(BookQuery),
     responses((status = 200, body = Page<BookInfo>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_books(
-    State(api): State<Api>,
-    Query(query): Query<BookQuery>,
+    call: ReadCall<(), Query<BookQuery>>,
 ) -> Result<Json<Page<BookInfo>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let books = api.database.list_books(query.state, slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let books = database.list_books(query.state, slice).await?;
     Ok(Page::of(books, query.limit, |book| book.version))
 }
 
-/// A draft to be made.
+/// The fields of a new draft.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BookBody {
-    /// What to call it.
+    /// A name for people.
     name: Text,
-    /// The book whose prices it begins with; none: it begins empty.
+    /// The price book whose prices are copied; left out: the draft begins empty.
     #[schema(value_type = Option<i32>, minimum = 1)]
     copy_of: Option<BookVersion>,
-    /// Prices, beside those of `copy_of` or in their place, by task type.
+    /// Prices by task type; they are added to those of `copy_of` or replace them.
     #[serde(default)]
     prices: BTreeMap<String, Tariff>,
 }
 
-/// Make a draft
+/// Create a draft
 #[utoipa::path(
     post, path = "/admin/v1/price-books", tag = "prices",
     request_body = BookBody,
     responses((status = 201, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn create_price_book(
-    Acting(database): Acting,
-    Body(body): Body<BookBody>,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn create_price_book(call: WriteCall<(), Body<BookBody>>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let version = database.create_book(&body.name.into_string(), body.copy_of, &body.prices).await?;
     tagged(StatusCode::CREATED, &database, version).await
 }
@@ -110,50 +104,44 @@ pub(super) async fn create_price_book(
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_price_book_in_force(State(api): State<Api>) -> Result<Tagged<Book>, Problem> {
-    let version = there(api.database.active_book_version().await?, "price book in force")?;
-    tagged(StatusCode::OK, &api.database, version).await
+pub(super) async fn show_price_book_in_force(call: ReadCall) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, .. } = call;
+    let version = existing(database.active_book_version().await?, "price book in force")?;
+    tagged(StatusCode::OK, &database, version).await
 }
 
 /// Show a price book
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}", tag = "prices",
-    params(("version" = i32, Path, description = "Which")),
+    params(("version" = i32, Path, description = "The price book")),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_price_book(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-) -> Result<Tagged<Book>, Problem> {
-    tagged(StatusCode::OK, &api.database, BookVersion::new(version)).await
+pub(super) async fn show_price_book(call: ReadCall<i32>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, .. } = call;
+    tagged(StatusCode::OK, &database, BookVersion::new(version)).await
 }
 
-/// What is to change of a draft.
+/// A change of a draft.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BookPatch {
-    /// What to call it.
+    /// A name for people.
     name: Text,
 }
 
 /// Rename a draft
 #[utoipa::path(
     patch, path = "/admin/v1/price-books/{version}", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "The price book")),
     request_body = BookPatch,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn rename_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-    Body(patch): Body<BookPatch>,
+    call: WriteCall<i32, (IfMatch, Body<BookPatch>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: (IfMatch(revision), Body(patch)), .. } = call;
     let version = BookVersion::new(version);
     database.rename_book(version, &patch.name.into_string(), revision).await?;
     tagged(StatusCode::OK, &database, version).await
@@ -162,18 +150,12 @@ pub(super) async fn rename_price_book(
 /// Delete a draft
 #[utoipa::path(
     delete, path = "/admin/v1/price-books/{version}", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
-    responses((status = 204, description = "It is gone")),
+    params(("version" = i32, Path, description = "The price book")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_price_book(call: WriteCall<i32, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: version, input: IfMatch(revision), .. } = call;
     database.delete_book(BookVersion::new(version), revision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -182,101 +164,87 @@ pub(super) async fn delete_price_book(
 #[utoipa::path(
     put, path = "/admin/v1/price-books/{version}/prices/{task_type}", tag = "prices",
     params(
-        ("version" = i32, Path, description = "Of which book"),
-        ("task_type" = String, Path, description = "The price of what"),
-        IfMatch
+        ("version" = i32, Path, description = "The price book"),
+        ("task_type" = String, Path, description = "The task type")
     ),
     request_body = Tariff,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_price(
-    Acting(database): Acting,
-    Path((version, task_type)): Path<(i32, String)>,
-    IfMatch(revision): IfMatch,
-    Body(tariff): Body<Tariff>,
+    call: WriteCall<(i32, String), (IfMatch, Body<Tariff>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: (version, task_type), input: (IfMatch(revision), Body(tariff)), .. } = call;
     let version = BookVersion::new(version);
     database.set_price(version, &task_type, tariff, revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
-/// Take a price out of a draft
+/// Remove a price from a draft
 ///
-/// Creates of a type without a price are refused.
+/// Creates of a task type without a price are refused.
 #[utoipa::path(
     delete, path = "/admin/v1/price-books/{version}/prices/{task_type}", tag = "prices",
     params(
-        ("version" = i32, Path, description = "Of which book"),
-        ("task_type" = String, Path, description = "The price of what"),
-        IfMatch
+        ("version" = i32, Path, description = "The price book"),
+        ("task_type" = String, Path, description = "The task type")
     ),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn remove_price(
-    Acting(database): Acting,
-    Path((version, task_type)): Path<(i32, String)>,
-    IfMatch(revision): IfMatch,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn remove_price(call: WriteCall<(i32, String), IfMatch>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: (version, task_type), input: IfMatch(revision), .. } = call;
     let version = BookVersion::new(version);
     database.remove_price(version, &task_type, revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
-/// What to compare with.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct Against {
-    /// A book; none: the one in force.
+    /// The price book to compare with; left out: the one in force.
     #[param(value_type = Option<i32>)]
     against: Option<BookVersion>,
 }
 
-/// What differs between two price books.
+/// The differences between two price books.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Comparison {
-    /// The book of the prices before.
     #[schema(value_type = i32)]
     before: BookVersion,
-    /// The book of the prices after.
     #[schema(value_type = i32)]
     after: BookVersion,
-    /// By task type.
+    /// One line for each task type whose price differs.
     changes: Vec<PriceChange>,
 }
 
 /// Compare two price books
 ///
-/// What changes by task type when this book takes the place of the other.
+/// The price changes by task type if this price book replaces the other.
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/diff", tag = "prices",
-    params(("version" = i32, Path, description = "Which"), Against),
+    params(("version" = i32, Path, description = "The price book")),
     responses((status = 200, body = Comparison)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn compare_price_books(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-    Query(query): Query<Against>,
+    call: ReadCall<i32, Query<Against>>,
 ) -> Result<Json<Comparison>, Problem> {
-    let after = api.database.expect_book(BookVersion::new(version)).await?;
+    let ApiCall { database, path: version, input: Query(query), .. } = call;
+    let after = database.expect_book(BookVersion::new(version)).await?;
     let before = match query.against {
         Some(version) => version,
-        None => there(api.database.active_book_version().await?, "price book in force")?,
+        None => existing(database.active_book_version().await?, "price book in force")?,
     };
-    let before = api.database.expect_book(before).await?;
+    let before = database.expect_book(before).await?;
     let changes = changes(&before, &after);
     Ok(Json(Comparison { before: before.version, after: after.version, changes }))
 }
 
-/// How far to look back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct Days {
-    /// The last so many days.
+    /// How many days to look back; 7 if left out.
     #[serde(default = "a_week")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 90)]
     days: u32,
@@ -288,91 +256,77 @@ fn a_week() -> u32 {
 
 /// Replay past tasks against a price book
 ///
-/// The tasks that were created in the last days and charged since, priced by this book, each with the factor it had.
-/// Prices are compared with prices, that is with what was held: what the vendor reports, which charges follow, does not
-/// depend on our books. Nothing changes by it.
+/// Prices the tasks that were created in the last days and charged since by this price book, each with the factor it had.
+/// Prices are compared with prices, that is with what was held; charges follow the vendor's figures, which do not depend
+/// on price books. Nothing is changed.
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/what-if", tag = "prices",
-    params(("version" = i32, Path, description = "Which"), Days),
+    params(("version" = i32, Path, description = "The price book")),
     responses((status = 200, body = WhatIf)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn replay_tasks(
-    State(api): State<Api>,
-    Path(version): Path<i32>,
-    Query(query): Query<Days>,
-) -> Result<Json<WhatIf>, Problem> {
-    Ok(Json(api.database.what_if(BookVersion::new(version), query.days).await?))
+pub(super) async fn replay_tasks(call: ReadCall<i32, Query<Days>>) -> Result<Json<WhatIf>, Problem> {
+    let ApiCall { database, path: version, input: Query(query), .. } = call;
+    Ok(Json(database.what_if(BookVersion::new(version), query.days).await?))
 }
 
-/// When a book shall come into force.
+/// When a price book comes into force.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ActivateBody {
-    /// An instant to come; none: now.
+    /// An instant in the future; left out: now.
     #[schema(value_type = Option<String>, format = DateTime)]
-    at: Option<At>,
+    at: Option<Timestamp>,
 }
 
 /// Put a price book in force
 ///
-/// At once, on every gateway within a second; or at an instant to come, on every gateway at that instant. Running tasks
-/// keep the price they have. A book that was in force before can come back at once, but not be scheduled: schedule a copy.
+/// Now (on every gateway within a second), or at an instant in the future (on every gateway at that instant). Running tasks
+/// keep their price. A price book that was in force before can come back now, but cannot be scheduled: schedule a copy.
 #[utoipa::path(
     post, path = "/admin/v1/price-books/{version}/activate", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "The price book")),
     request_body = ActivateBody,
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn activate_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-    Body(body): Body<ActivateBody>,
+    call: WriteCall<i32, (IfMatch, Body<ActivateBody>)>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: (IfMatch(revision), Body(body)), .. } = call;
     let version = BookVersion::new(version);
-    database.put_in_force(version, body.at.map(At::get), revision).await?;
+    database.put_in_force(version, body.at.map(Timestamp::get), revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
-/// Take a schedule back
+/// Unschedule a price book
 ///
-/// While its instant is to come. The book is a draft again.
+/// Possible until it comes into force. The price book is a draft again.
 #[utoipa::path(
     post, path = "/admin/v1/price-books/{version}/unschedule", tag = "prices",
-    params(
-        ("version" = i32, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("version" = i32, Path, description = "The price book")),
     responses((status = 200, body = Book)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn unschedule_price_book(
-    Acting(database): Acting,
-    Path(version): Path<i32>,
-    IfMatch(revision): IfMatch,
-) -> Result<Tagged<Book>, Problem> {
+pub(super) async fn unschedule_price_book(call: WriteCall<i32, IfMatch>) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, path: version, input: IfMatch(revision), .. } = call;
     let version = BookVersion::new(version);
     database.unschedule_book(version, revision).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
-/// What is to be rolled back.
+/// What is rolled back.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RollbackBody {
-    /// The book that is to go: refused if another is in force. None: whichever is.
+    /// The price book that must be in force now, or else nothing happens (409); left out: any.
     #[schema(value_type = Option<i32>)]
     from: Option<BookVersion>,
 }
 
-/// Roll back to the former price book
+/// Roll back to the previous price book
 ///
-/// Puts the book in force again that was in force before the present one. A second call undoes the first.
+/// Puts the price book in force that was in force before the current one. A second call undoes the first.
 #[utoipa::path(
     post, path = "/admin/v1/price-books/rollback", tag = "prices",
     request_body = RollbackBody,
@@ -380,59 +334,46 @@ pub(super) struct RollbackBody {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn roll_back_price_book(
-    Acting(database): Acting,
-    Body(body): Body<RollbackBody>,
+    call: WriteCall<(), Body<RollbackBody>>,
 ) -> Result<Tagged<Book>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let version = database.roll_back_book(body.from).await?;
     tagged(StatusCode::OK, &database, version).await
 }
 
-/// A part of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// Items of a page.
-    #[serde(default)]
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    pub(super) limit: Limit,
-    /// `next_cursor` of the page before.
-    pub(super) cursor: Option<String>,
-}
-
-/// List what was in force when
+/// List price activations
 ///
-/// Newest first, with what is scheduled and what was taken back before it began.
+/// Which price book was in force when, newest first, with scheduled ones and those unscheduled before they began.
 #[utoipa::path(
     get, path = "/admin/v1/price-activations", tag = "prices",
-    params(PageQuery),
     responses((status = 200, body = Page<Activation>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_activations(
-    State(api): State<Api>,
-    Query(query): Query<PageQuery>,
+    call: ReadCall<(), Query<PageQuery>>,
 ) -> Result<Json<Page<Activation>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let lines = api.database.activations(slice).await?;
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let lines = database.activations(slice).await?;
     Ok(Page::of(lines, query.limit, |line| line.activation_id))
 }
 
-/// The key that signs quotes from now on.
+/// The new key that signs quotes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QuoteKey {
-    /// Its number.
+    /// The number of the key; it counts up with each rotation.
     generation: i32,
 }
 
-/// Replace the key that signs quotes
+/// Rotate the key that signs quotes
 ///
-/// The new one signs as soon as every gateway knows it, some seconds later. Quotes that were given out bind as before.
+/// The new key signs as soon as every gateway knows it, some seconds later. Quotes that were given out remain binding.
 #[utoipa::path(
     post, path = "/admin/v1/quote-keys/rotate", tag = "prices",
     responses((status = 200, body = QuoteKey)),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn rotate_quote_key(Acting(database): Acting) -> Result<Json<QuoteKey>, Problem> {
+pub(super) async fn rotate_quote_key(call: WriteCall) -> Result<Json<QuoteKey>, Problem> {
+    let ApiCall { database, .. } = call;
     Ok(Json(QuoteKey { generation: database.rotate_signing_key().await? }))
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, as problem documents (RFC 9457).
+//! Errors as problem documents (RFC 9457).
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use std::time::Duration;
@@ -11,101 +11,110 @@ use utoipa::ToSchema;
 
 use crate::error::GatewayError;
 use crate::store::LedgerError;
+use crate::strict::GivenTwice;
 
-/// A problem document.
+/// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemDetails {
-    /// What kind of problem: `urn:tollgate:problem:` and its code.
+    /// The kind of problem: `urn:tollgate:problem:` and the code.
     #[serde(rename = "type")]
     kind: String,
-    /// The same in words.
+    /// The kind of problem in words.
     title: &'static str,
-    /// The HTTP status.
+    /// The HTTP status of the answer.
     status: u16,
-    /// What is wrong with this very request.
+    /// What is wrong with this request.
     detail: String,
-    /// Stable, for programs.
+    /// The kind of problem as a stable word, for programs.
     code: &'static str,
 }
 
-/// Why a management call is not done. Nothing has changed, but by what is unavailable or internal, where it may have.
+/// Why a management call failed. Nothing was changed, except that after `Unavailable` and `Internal` it may have been.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The request cannot be understood, or asks for what cannot be.
+    /// The request is malformed, or asks for something impossible.
     #[error("{0}")]
     Invalid(String),
-    /// No credentials, or wrong ones.
+    /// There are no credentials, or they are not valid.
     #[error("{0}")]
     Unauthenticated(String),
     /// The caller may not do this.
     #[error("{0}")]
     Forbidden(String),
-    /// What is named is not there, or is another organisation's.
+    /// The resource does not exist, or belongs to another organisation.
     #[error("{0}")]
     NotFound(String),
-    /// The path takes these methods.
+    /// The path does not take this method; it takes the ones named here.
     #[error("this path takes {0}")]
     MethodNotAllowed(String),
-    /// It does not go with what is there.
+    /// The request conflicts with the current state of the resource.
     #[error("{0}")]
     Conflict(String),
-    /// It was changed since the caller saw it.
-    #[error("it was changed meanwhile: its version is {current} now. Read it again, then decide")]
+    /// The resource was changed since the caller read it.
+    #[error(
+        "the resource was changed in the meantime: its version is {current} now. Read it again before you change it"
+    )]
     Stale {
-        /// Its version.
+        /// The version the resource has now.
         current: i32,
     },
-    /// The body dawdles.
+    /// The body did not arrive within its time-out.
     #[error("the body did not arrive within ten seconds")]
     TooSlow,
-    /// More than a body may have.
-    #[error("a body may have one MiB")]
+    /// The body is over 1 MiB.
+    #[error("the body is larger than 1 MiB")]
     TooLarge,
-    /// The idempotency key stands for another request.
+    /// The idempotency key was used with another body, or for another resource.
     #[error("this Idempotency-Key was used for another request")]
     KeyReused,
-    /// The same request, by its idempotency key, is being worked on.
-    #[error("a request with this Idempotency-Key is being worked on: try again for its answer")]
+    /// The first request with this idempotency key has not been answered yet.
+    #[error("a request with this Idempotency-Key is still in progress: try again to get its answer")]
     InProgress,
-    /// Too many wrong credentials from there.
+    /// Too many wrong credentials from the caller's address.
     #[error("too many failed attempts from this address")]
     TooManyAttempts(Duration),
-    /// The database cannot be asked.
-    #[error("this cannot be done now; whether it was done is uncertain: look, then try again")]
+    /// The database cannot be reached, or did not answer in time.
+    #[error(
+        "the database cannot be reached right now. A change may or may not have been made: check before you try again"
+    )]
     Unavailable,
-    /// Our defect.
+    /// A defect of the gateway.
     #[error("an internal error")]
     Internal,
 }
 
 impl Problem {
-    /// What any operation may answer.
+    /// Status and description of the errors that any operation may answer.
     pub(super) const ANYWHERE: &[(&str, &str)] = &[
         ("400", "The request is not valid"),
-        ("401", "No credentials, or wrong ones"),
-        ("403", "The caller may not do this"),
-        ("404", "It is not there, or not the caller's"),
+        ("401", "No valid credentials"),
+        ("403", "The caller's role may not do this"),
+        ("404", "The resource does not exist, or belongs to another organisation"),
         ("408", "The body did not arrive in time"),
-        ("409", "It does not go with what is there"),
-        ("412", "It was changed meanwhile"),
-        ("413", "The body is too large"),
+        ("409", "The request conflicts with the current state of the resource"),
+        ("412", "The resource was changed since you read it"),
+        ("413", "The body is larger than 1 MiB"),
         ("422", "The Idempotency-Key was used for another request"),
-        ("429", "Too many failed attempts"),
+        ("429", "Too many wrong credentials from your address"),
         ("500", "A defect of the gateway"),
-        ("503", "The database cannot be asked"),
+        ("503", "The database cannot be reached"),
     ];
 
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request", "Invalid request"),
-            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated", "Who are you?"),
+            Self::Unauthenticated(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Authentication required")
+            }
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
             }
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
-            Self::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "Changed meanwhile"),
+            Self::Stale { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "Changed in the meantime")
+            }
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "body_too_slow", "Body too slow"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
             Self::KeyReused => {
@@ -147,7 +156,7 @@ impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Unstorable(_) => Self::Invalid(
-                "the database cannot store this: a number out of range, or a character that no text may have"
+                "a value cannot be stored: a number is out of range, or a text has a character that is not allowed"
                     .into(),
             ),
             LedgerError::Invalid(what) => Self::Invalid(what),
@@ -157,7 +166,7 @@ impl From<LedgerError> for Problem {
             LedgerError::InProgress => Self::InProgress,
             LedgerError::Stale { current } => Self::Stale { current },
             LedgerError::Corrupt(_) | LedgerError::Refused(_) => {
-                tracing::error!(%error, "the management API met a defect");
+                tracing::error!(%error, "a management call met a defect");
                 Self::Internal
             }
             LedgerError::Timeout
@@ -167,20 +176,26 @@ impl From<LedgerError> for Problem {
             | LedgerError::NoPrimary(_)
             | LedgerError::Database(_)
             | LedgerError::Schema(_) => {
-                tracing::warn!(%error, "the management API cannot ask the database");
+                tracing::warn!(%error, "a management call failed because the database cannot be reached");
                 Self::Unavailable
             }
         }
     }
 }
 
-/// What authentication says, in the words of this listener.
+impl From<GivenTwice> for Problem {
+    fn from(error: GivenTwice) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Errors of authentication, which both planes share, in the words of the management API.
 impl From<GatewayError> for Problem {
     fn from(error: GatewayError) -> Self {
         match error {
             GatewayError::RateLimited { retry_after, .. } => Self::TooManyAttempts(retry_after),
             GatewayError::Unauthenticated(_) => Self::Unauthenticated(
-                "send 'Authorization: Bearer <token>' with an operator's token, or the key of an organisation's admin".into(),
+                "send 'Authorization: Bearer <token>' with an operator token or the API key of an organisation's admin".into(),
             ),
             GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),

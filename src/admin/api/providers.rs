@@ -1,31 +1,28 @@
-//! Identity providers: who else may say who is calling.
+//! Identity providers: callers may sign in with their tokens (JWT) instead of an API key.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use url::Url;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, ProviderId};
 use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
-/// Which identity providers.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct ProviderQuery {
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
@@ -34,64 +31,63 @@ pub(super) struct ProviderQuery {
 /// Oldest first.
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers", tag = "identity",
-    params(ProviderQuery),
     responses((status = 200, body = Page<Provider>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_providers(
-    State(api): State<Api>,
-    Query(query): Query<ProviderQuery>,
+    call: ReadCall<(), Query<ProviderQuery>>,
 ) -> Result<Json<Page<Provider>>, Problem> {
-    let slice: Slice<ProviderId> = query.limit.behind(query.cursor.as_deref())?;
-    // There are few: gateways keep all of them in memory.
-    let all = api.database.providers().await?.into_iter();
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice: Slice<ProviderId> = query.limit.after(query.cursor.as_deref())?;
+    // There are few of them: every gateway keeps all in memory.
+    let all = database.providers().await?.into_iter();
     let behind = all.filter(|provider| slice.after.is_none_or(|after| provider.provider_id > after));
     let some = behind.take(usize::from(slice.limit)).collect();
     Ok(Page::of(some, query.limit, |provider: &Provider| provider.provider_id))
 }
 
-/// An identity provider to be made.
+/// A new identity provider.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderBody {
-    /// What people call it, unique.
+    /// A unique name for people.
     name: Text,
-    /// Whom it may speak for.
+    /// Whether its tokens identify users of organisations, or operators.
     #[serde(default = "organisations")]
     serves: Serves,
-    /// The one organisation it may speak for; left out: `org_claim` says which.
+    /// The only organisation whose users it may identify; left out: `org_claim` names the organisation.
     org_id: Option<OrgId>,
-    /// The `iss` of its tokens.
+    /// The `iss` claim of its tokens.
     #[schema(min_length = 1, max_length = 500)]
     issuer: String,
-    /// Tokens must be for one of these.
+    /// A token must have one of these in its `aud` claim.
     #[schema(min_items = 1)]
     audiences: Vec<String>,
-    /// Where it publishes its keys: https, or http on this machine.
+    /// The URL of its JWKS: https, or http on this machine.
     #[schema(value_type = String, format = "uri")]
     jwks_url: Url,
-    /// How it may sign.
+    /// The signature algorithms that are accepted.
     #[serde(default = "all")]
     #[schema(min_items = 1)]
     algorithms: Vec<SigningAlgorithm>,
-    /// By how much its clock may differ.
+    /// Tolerance in seconds for the difference between its clock and the gateway's.
     #[serde(default = "a_minute")]
     #[schema(maximum = 300, default = 60)]
     leeway_seconds: u32,
-    /// The claim that says which user; never given to another.
+    /// The claim that identifies the user. Its value must never be reused for another person.
     #[serde(default = "sub")]
     #[schema(default = "sub")]
     user_claim: String,
-    /// The claim that says which organisation, by id or name.
+    /// The claim with the id or the name of the organisation.
     org_claim: Option<String>,
-    /// The claim that says which team, by name.
+    /// The claim with the name of the team.
     team_claim: Option<String>,
-    /// The claim that says which role: a text or a list of texts.
+    /// The claim with the role: a text or a list of texts.
     role_claim: Option<String>,
-    /// What its values mean: `member` or `admin`; for operators `operator` or `operator_read`.
+    /// Maps values of `role_claim` to roles: `member` or `admin`; for operators `operator` or `operator_read`.
     #[serde(default)]
     role_map: BTreeMap<String, GivenRole>,
-    /// Whether a subject that was never seen becomes a user.
+    /// Whether an unknown subject becomes a new user.
     #[serde(default)]
     create_users: bool,
 }
@@ -112,9 +108,9 @@ fn sub() -> String {
     "sub".into()
 }
 
-/// Make an identity provider
+/// Create an identity provider
 ///
-/// Callers then sign in with its tokens (JWT) in place of a key.
+/// Callers can then sign in with its tokens (JWT) instead of a key.
 #[utoipa::path(
     post, path = "/admin/v1/identity-providers", tag = "identity",
     request_body = ProviderBody,
@@ -122,9 +118,9 @@ fn sub() -> String {
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_provider(
-    Acting(database): Acting,
-    Body(body): Body<ProviderBody>,
+    call: WriteCall<(), Body<ProviderBody>>,
 ) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, input: Body(body), .. } = call;
     let spec = ProviderSpec {
         name: body.name.into_string(),
         serves: body.serves,
@@ -143,62 +139,60 @@ pub(super) async fn create_provider(
         suspended: false,
     };
     let id = database.create_provider(&spec).await?;
-    let provider = there(database.provider(id).await?, id)?;
+    let provider = existing(database.provider(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, provider.version, provider))
 }
 
 /// Show an identity provider
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
-    params(("provider_id" = ProviderId, Path, description = "Which")),
+    params(("provider_id" = ProviderId, Path, description = "The identity provider")),
     responses((status = 200, body = Provider)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_provider(
-    State(api): State<Api>,
-    Path(id): Path<ProviderId>,
-) -> Result<Tagged<Provider>, Problem> {
-    let provider = there(api.database.provider(id).await?, id)?;
+pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let provider = existing(database.provider(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 
-/// What is to change of an identity provider; what is left out stays. Whom it speaks for stays.
+/// Changes of an identity provider; a field that is left out keeps its value. `serves` and `org_id` cannot be changed.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderPatch {
-    /// What people call it.
+    /// A unique name for people.
     name: Option<Text>,
-    /// The `iss` of its tokens.
+    /// The `iss` claim of its tokens.
     issuer: Option<String>,
-    /// Tokens must be for one of these.
+    /// A token must have one of these in its `aud` claim.
     audiences: Option<Vec<String>>,
-    /// Where it publishes its keys.
+    /// The URL of its JWKS.
     #[schema(value_type = Option<String>, format = "uri")]
     jwks_url: Option<Url>,
-    /// How it may sign.
+    /// The signature algorithms that are accepted.
     algorithms: Option<Vec<SigningAlgorithm>>,
-    /// By how much its clock may differ.
+    /// Tolerance in seconds for the difference between its clock and the gateway's.
     #[schema(maximum = 300)]
     leeway_seconds: Option<u32>,
-    /// The claim that says which user.
+    /// The claim that identifies the user.
     user_claim: Option<String>,
-    /// The claim that says which organisation; null: none.
+    /// The claim with the id or the name of the organisation; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     org_claim: Option<Option<String>>,
-    /// The claim that says which team; null: none.
+    /// The claim with the name of the team; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     team_claim: Option<Option<String>>,
-    /// The claim that says which role; null: none.
+    /// The claim with the role; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     role_claim: Option<Option<String>>,
-    /// What its values mean.
+    /// Maps values of `role_claim` to roles.
     role_map: Option<BTreeMap<String, GivenRole>>,
-    /// Whether a subject that was never seen becomes a user.
+    /// Whether an unknown subject becomes a new user.
     create_users: Option<bool>,
-    /// Whether its tokens are refused for now.
+    /// `true`: its tokens are refused.
     suspended: Option<bool>,
 }
 
@@ -228,41 +222,30 @@ impl ProviderPatch {
 /// Change an identity provider
 #[utoipa::path(
     patch, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
-    params(
-        ("provider_id" = ProviderId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("provider_id" = ProviderId, Path, description = "The identity provider")),
     request_body = ProviderPatch,
     responses((status = 200, body = Provider)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_provider(
-    Acting(database): Acting,
-    Path(id): Path<ProviderId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<ProviderPatch>,
+    call: WriteCall<ProviderId, (IfMatch, Body<ProviderPatch>)>,
 ) -> Result<Tagged<Provider>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let provider = database.edit_provider(id, version, |spec| patch.clone().apply(spec)).await?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 
 /// Delete an identity provider
 ///
-/// Its tokens are refused from now on; the users that came by it stay.
+/// Its tokens are refused from now on; the users that it created stay.
 #[utoipa::path(
     delete, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
-    params(
-        ("provider_id" = ProviderId, Path, description = "Which"),
-        IfMatch
-    ),
-    responses((status = 204, description = "It is deleted")),
+    params(("provider_id" = ProviderId, Path, description = "The identity provider")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_provider(
-    Acting(database): Acting,
-    Path(id): Path<ProviderId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_provider(call: WriteCall<ProviderId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_provider(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

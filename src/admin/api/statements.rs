@@ -1,9 +1,7 @@
-//! Statements: what an organisation is told of a month.
+//! Statements: the ledger of an organisation for one month.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
@@ -11,71 +9,67 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::csv::{self, Cell, Format, plain, text};
+use super::call::{ApiCall, ReadCall};
+use super::csv::{self, Accept, Cell, Format, plain, text};
+use super::extract::Query;
+use super::page::PageLimit;
 use super::problem::Problem;
-use super::request::{Limit, Path, Query};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::{Database, LedgerError, Line, Month, Place, Statement};
 
-/// Lines read at a time, for a table.
-const SOME: u32 = 2000;
+/// Lines that are read from the database at a time for a CSV table.
+const LINES_AT_A_TIME: u32 = 2000;
 
-/// Which part of it.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct StatementQuery {
-    /// `csv`: all lines at once, as with `Accept: text/csv`.
+    /// `csv`: all lines at once, as with `Accept: text/csv`; left out: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// A month, and a page of its lines.
+/// A statement with one page of its lines.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StatementPage {
     #[serde(flatten)]
     statement: Statement,
-    /// Lines, oldest first.
+    /// The lines of this page, oldest first.
     items: Vec<Line>,
-    /// What to send as `cursor` for those behind them; none: there are no more.
+    /// Send it as `cursor` to get the next page; null: this is the last page.
     next_cursor: Option<String>,
 }
 
 /// Show a statement
 ///
-/// A month of the organisation's time zone. The opening balance and all lines give the closing balance; in the current
-/// month that is what the organisation has, available and held.
+/// Covers one month in the organisation's time zone. The opening balance plus all lines is the closing balance; in the
+/// current month that is the present balance, available and held credits together.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/statements/{month}", tag = "usage",
     params(
-        ("org_id" = OrgId, Path, description = "Whose"),
-        ("month" = Month, Path, description = "Which, such as 2026-11"),
-        StatementQuery
+        ("org_id" = OrgId, Path, description = "The organisation"),
+        ("month" = Month, Path, description = "The month, such as 2026-11")
     ),
     responses((status = 200, content((StatementPage = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_statement(
-    State(api): State<Api>,
-    Path((org, month)): Path<(OrgId, String)>,
-    headers: HeaderMap,
-    Query(query): Query<StatementQuery>,
+    call: ReadCall<(OrgId, String), (Accept, Query<StatementQuery>)>,
 ) -> Result<Response, Problem> {
-    let statement = api.database.statement(org, month.parse()?).await?;
-    if Format::wanted(query.format, &headers) == Format::Csv {
+    let ApiCall { database, path: (org, month), input: (Accept(accepted), Query(query)), .. } = call;
+    let statement = database.statement(org, month.parse()?).await?;
+    if query.format.unwrap_or(accepted) == Format::Csv {
         let name = format!("statement-{org}-{}", statement.month);
-        return Ok(csv::answer(&name, table(api.database, statement)));
+        return Ok(csv::answer(&name, table(database, statement)));
     }
-    let slice = query.limit.behind::<Place>(query.cursor.as_deref())?;
-    let items = api.database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
+    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
+    let items = database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
     let (items, next_cursor) = query.limit.cut(items, |line| line.entry.place());
     Ok(Json(StatementPage { statement, items, next_cursor }).into_response())
 }
@@ -99,14 +93,15 @@ const COLUMNS: [&str; 16] = [
     "related_entry",
 ];
 
-/// Where a table stands.
+/// What comes next in a table that is being sent.
 enum Next {
     Begin,
     After(Option<Place>, Credits),
     Over,
 }
 
-/// All of it, as it was when it was asked for, read as it is sent. What does not end with the closing balance is not all.
+/// The CSV of a whole statement, as of the request; lines are read while earlier ones are sent. The table ends with a line
+/// for the closing balance; a file without it was cut off.
 fn table(database: Database, statement: Statement) -> Body {
     let rows = stream::try_unfold(Next::Begin, move |next| {
         let (database, statement) = (database.clone(), statement.clone());
@@ -121,11 +116,13 @@ fn table(database: Database, statement: Statement) -> Body {
                 }
                 Next::After(after, balance) => (after, balance),
             };
-            let lines = database.statement_lines(&statement, after, Some(balance), SOME).await?;
+            let lines = database.statement_lines(&statement, after, Some(balance), LINES_AT_A_TIME).await?;
             let Some(last) = lines.last() else {
-                // Only if the database's clock went back meanwhile.
+                // Possible only if the database's clock was set back in the meantime.
                 if balance != statement.closing {
-                    return Err(LedgerError::Conflict("the statement has changed: read it again".into()));
+                    return Err(LedgerError::Conflict(
+                        "the statement changed while it was read: ask for it again".into(),
+                    ));
                 }
                 csv::line(&mut table, edge(statement.ends_at, "closing", balance));
                 return Ok(Some((table, Next::Over)));

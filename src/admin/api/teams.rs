@@ -1,141 +1,118 @@
-//! Teams.
+//! Teams: users of one organisation whose spending is counted together.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, there};
 use crate::ids::{OrgId, TeamId};
 use crate::store::{Status, Team, TeamChange};
 
-/// Which teams.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct TeamQuery {
-    /// Only that of this name.
+    /// Only the team with this name.
     name: Option<String>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's teams
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), TeamQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<Team>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn list_teams(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<TeamQuery>,
-) -> Result<Json<Page<Team>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
-    let teams = api.database.list_teams(org, query.name.as_deref(), slice).await?;
+pub(super) async fn list_teams(call: ReadCall<OrgId, Query<TeamQuery>>) -> Result<Json<Page<Team>>, Problem> {
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let teams = database.list_teams(org, query.name.as_deref(), slice).await?;
     Ok(Page::of(teams, query.limit, |team| team.team_id))
 }
 
-/// A team to be made.
+/// The fields of a new team.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamBody {
-    /// Its name, unique within the organisation.
+    /// A name, unique within the organisation.
     name: Text,
 }
 
-/// Make a team
+/// Create a team
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = TeamBody,
     responses((status = 201, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_team(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<TeamBody>,
-) -> Result<Tagged<Team>, Problem> {
+pub(super) async fn create_team(call: WriteCall<OrgId, Body<TeamBody>>) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let id = database.create_team(org, &body.name.into_string()).await?;
-    let team = there(database.team(id).await?, id)?;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, team.version, team))
 }
 
 /// Show a team
 #[utoipa::path(
     get, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(("team_id" = TeamId, Path, description = "Which")),
+    params(("team_id" = TeamId, Path, description = "The team")),
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_team(
-    State(api): State<Api>,
-    Path(id): Path<TeamId>,
-) -> Result<Tagged<Team>, Problem> {
-    let team = there(api.database.team(id).await?, id)?;
+pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
-/// What is to change of a team; what is left out stays.
+/// Changes of a team; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamPatch {
-    /// Its name.
     name: Option<Text>,
-    /// `suspended`: its members' creates are refused.
+    /// `suspended`: creates of its members are refused.
     status: Option<Status>,
 }
 
 /// Change a team
 #[utoipa::path(
     patch, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(
-        ("team_id" = TeamId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("team_id" = TeamId, Path, description = "The team")),
     request_body = TeamPatch,
     responses((status = 200, body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_team(
-    Acting(database): Acting,
-    Path(id): Path<TeamId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<TeamPatch>,
+    call: WriteCall<TeamId, (IfMatch, Body<TeamPatch>)>,
 ) -> Result<Tagged<Team>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let change = TeamChange { name: patch.name.map(Text::into_string), status: patch.status };
     database.update_team(id, change, version).await?;
-    let team = there(database.team(id).await?, id)?;
+    let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
 /// Delete a team
 ///
-/// Its members stay, without a team; what it spent stays with it.
+/// Its members stay as users without a team. Its spending stays recorded.
 #[utoipa::path(
     delete, path = "/admin/v1/teams/{team_id}", tag = "teams",
-    params(
-        ("team_id" = TeamId, Path, description = "Which"),
-        IfMatch
-    ),
-    responses((status = 204, description = "It is deleted")),
+    params(("team_id" = TeamId, Path, description = "The team")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_team(
-    Acting(database): Acting,
-    Path(id): Path<TeamId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_team(call: WriteCall<TeamId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_team(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,102 +1,93 @@
-//! Usage: what tasks cost, split and filtered.
+//! Usage: what tasks cost, grouped and filtered.
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use time::macros::format_description;
 use time::{Date, Duration};
 use utoipa::IntoParams;
 
-use super::Api;
-use super::csv::{self, Format, plain, text};
+use super::call::{ApiCall, ReadCall};
+use super::csv::{self, Accept, Format, plain, text};
+use super::extract::Query;
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Limit, Page, Path, Query};
 use crate::clock::Clock;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::store::{Usage, UsageBy, UsageFilter};
+use crate::store::{Database, Usage, UsageBy, UsageFilter};
 
-/// Lines of a table.
+/// The most lines a CSV table may have.
 const LINES: u32 = 100_000;
 
-/// Which usage.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct UsageQuery {
-    /// The first UTC day; thirty days up to `to` if left out.
+    /// The first UTC day; left out: 29 days before `to`.
     #[param(value_type = Option<String>, format = Date)]
     from: Option<String>,
-    /// The last UTC day, which counts; today if left out.
+    /// The last UTC day, which is included; left out: today.
     #[param(value_type = Option<String>, format = Date)]
     to: Option<String>,
-    /// What to split by, with commas between: org, day, team, user, key, task_type; left out: one sum.
+    /// What to group by, separated by commas: org, day, team, user, key, task_type; left out: one sum.
     group_by: Option<String>,
-    /// Only of this organisation.
+    /// Only usage of this organisation.
     org_id: Option<OrgId>,
-    /// Only of users who were in this team.
+    /// Only usage of users who were in this team at the time.
     team_id: Option<TeamId>,
-    /// Only of this user.
+    /// Only usage of this user.
     user_id: Option<UserId>,
-    /// Only with this key.
+    /// Only usage with this key.
     key_id: Option<KeyId>,
-    /// Only of this type.
+    /// Only usage of this task type.
     task_type: Option<String>,
-    /// `csv`: everything at once, as with `Accept: text/csv`.
+    /// `csv`: all lines at once, as with `Accept: text/csv`; left out: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// Show usage
 ///
-/// Over all organisations. Charges count on the UTC day they were booked.
+/// Covers all organisations. A charge counts on the UTC day on which it was booked.
 #[utoipa::path(
     get, path = "/admin/v1/usage", tag = "usage",
-    params(UsageQuery),
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_usage(
-    State(api): State<Api>,
-    headers: HeaderMap,
-    Query(query): Query<UsageQuery>,
-) -> Result<Response, Problem> {
-    usage(&api, query.org_id, query, &headers).await
+pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) -> Result<Response, Problem> {
+    let ApiCall { database, input: (Accept(accepted), Query(query)), .. } = call;
+    usage(&database, query.org_id, query, accepted).await
 }
 
 /// Show an organisation's usage
 ///
-/// Charges count on the UTC day they were booked; a statement keeps the organisation's own months.
+/// A charge counts on the UTC day on which it was booked. For months in the organisation's time zone see its statements.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/usage", tag = "usage",
-    params(("org_id" = OrgId, Path, description = "Whose"), UsageQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_org_usage(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    headers: HeaderMap,
-    Query(query): Query<UsageQuery>,
+    call: ReadCall<OrgId, (Accept, Query<UsageQuery>)>,
 ) -> Result<Response, Problem> {
+    let ApiCall { database, path: org, input: (Accept(accepted), Query(query)), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is already said by the path".into()));
+        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
     }
-    usage(&api, Some(org), query, &headers).await
+    usage(&database, Some(org), query, accepted).await
 }
 
 async fn usage(
-    api: &Api,
+    database: &Database,
     org: Option<OrgId>,
     query: UsageQuery,
-    headers: &HeaderMap,
+    accepted: Format,
 ) -> Result<Response, Problem> {
     let by = group_by(query.group_by.as_deref())?;
     let to = query.to.as_deref().map_or_else(|| Ok(Clock.wall().date()), |text| day("to", text))?;
@@ -105,7 +96,7 @@ async fn usage(
         None => to.saturating_sub(Duration::days(29)),
     };
     if from > to {
-        return Err(Problem::Invalid("from must not be behind to".into()));
+        return Err(Problem::Invalid("from must not be after to".into()));
     }
     let filter = UsageFilter {
         org,
@@ -116,18 +107,18 @@ async fn usage(
         key: query.key_id,
         task_type: query.task_type,
     };
-    if Format::wanted(query.format, headers) == Format::Csv {
-        let rows = api.database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
+    if query.format.unwrap_or(accepted) == Format::Csv {
+        let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
         if rows.len() > LINES as usize {
             return Err(Problem::Invalid(format!(
-                "more than {LINES} lines: ask for fewer days, or split by less"
+                "more than {LINES} lines: ask for fewer days, or group by fewer things"
             )));
         }
         return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows).into()));
     }
-    let slice = query.limit.behind::<u32>(query.cursor.as_deref())?;
+    let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
-    let rows = api.database.usage(&filter, &by, slice.limit.into(), offset).await?;
+    let rows = database.usage(&filter, &by, slice.limit.into(), offset).await?;
     let next = offset.saturating_add(u32::from(slice.limit).saturating_sub(1));
     let page: Json<Page<Usage>> = Page::of(rows, query.limit, |_| next);
     Ok(page.into_response())
@@ -146,7 +137,9 @@ fn group_by(text: Option<&str>) -> Result<Vec<UsageBy>, Problem> {
         let found = UsageBy::ALL.into_iter().find(|by| by.name() == name);
         let found = found.filter(|found| !by.contains(found)).ok_or_else(|| {
             let names = UsageBy::ALL.map(UsageBy::name).join(", ");
-            Problem::Invalid(format!("group_by takes each of these once, with commas between: {names}"))
+            Problem::Invalid(format!(
+                "group_by takes these, each at most once and separated by commas: {names}"
+            ))
         })?;
         by.push(found);
     }

@@ -1,69 +1,63 @@
-//! Users.
+//! Users of an organisation, each with a role and perhaps a team.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
-use super::access::Acting;
+use super::call::{ApiCall, ReadCall, WriteCall};
+use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use super::request::{Body, IfMatch, Limit, Page, Path, Query, Tagged, Text, given, there};
 use crate::ids::{OrgId, TeamId, UserId};
 use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
 
-/// Which users.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct UserQuery {
-    /// Only that of this name.
+    /// Only the user with this name.
     name: Option<String>,
-    /// Only those of this team.
+    /// Only users of this team.
     team_id: Option<TeamId>,
-    /// Only those.
+    /// Only users with this role.
     #[param(inline)]
     role: Option<Role>,
-    /// Only those.
+    /// Only users with this status.
     #[param(inline)]
     status: Option<Status>,
-    /// Items of a page.
+    /// The most items a page may have; 50 if left out.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// `next_cursor` of the page before.
+    limit: PageLimit,
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// List an organisation's users
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
-    params(("org_id" = OrgId, Path, description = "Of which organisation"), UserQuery),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, body = Page<User>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn list_users(
-    State(api): State<Api>,
-    Path(org): Path<OrgId>,
-    Query(query): Query<UserQuery>,
-) -> Result<Json<Page<User>>, Problem> {
-    let slice = query.limit.behind(query.cursor.as_deref())?;
+pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Result<Json<Page<User>>, Problem> {
+    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
     let filter = UserFilter { name: query.name, team: query.team_id, role: query.role, status: query.status };
-    let users = api.database.list_users(org, &filter, slice).await?;
+    let users = database.list_users(org, &filter, slice).await?;
     Ok(Page::of(users, query.limit, |user| user.user_id))
 }
 
-/// A user to be made.
+/// The fields of a new user.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserBody {
-    /// Its name, unique within the organisation.
+    /// A name, unique within the organisation.
     name: Text,
-    /// `member`: creates tasks, sees its own; `admin`: sees and manages all of its organisation.
+    /// `member`: creates tasks and sees its own; `admin`: sees and manages its whole organisation.
     #[serde(default = "member")]
     role: Role,
-    /// Its team.
+    /// The team of the user; left out: none.
     team_id: Option<TeamId>,
 }
 
@@ -71,51 +65,45 @@ fn member() -> Role {
     Role::Member
 }
 
-/// Make a user
+/// Create a user
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
-    params(("org_id" = OrgId, Path, description = "Of which organisation")),
+    params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = UserBody,
     responses((status = 201, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn create_user(
-    Acting(database): Acting,
-    Path(org): Path<OrgId>,
-    Body(body): Body<UserBody>,
-) -> Result<Tagged<User>, Problem> {
+pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), .. } = call;
     let new = NewUser { name: body.name.into_string(), role: body.role, team: body.team_id };
     let id = database.add_user(org, &new).await?;
-    let user = there(database.user(id).await?, id)?;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, user.version, user))
 }
 
 /// Show a user
 #[utoipa::path(
     get, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(("user_id" = UserId, Path, description = "Which")),
+    params(("user_id" = UserId, Path, description = "The user")),
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
-pub(super) async fn show_user(
-    State(api): State<Api>,
-    Path(id): Path<UserId>,
-) -> Result<Tagged<User>, Problem> {
-    let user = there(api.database.user(id).await?, id)?;
+pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
-/// What is to change of a user; what is left out stays.
+/// Changes of a user; a field that is left out keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserPatch {
-    /// Its name.
     name: Option<Text>,
-    /// What it may do within the organisation.
+    /// What the user may do within its organisation.
     role: Option<Role>,
-    /// `suspended`: its creates are refused.
+    /// `suspended`: creates of this user are refused.
     status: Option<Status>,
-    /// Its team; null: none.
+    /// The team of the user; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<TeamId>)]
     team_id: Option<Option<TeamId>>,
@@ -124,20 +112,15 @@ pub(super) struct UserPatch {
 /// Change a user
 #[utoipa::path(
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(
-        ("user_id" = UserId, Path, description = "Which"),
-        IfMatch
-    ),
+    params(("user_id" = UserId, Path, description = "The user")),
     request_body = UserPatch,
     responses((status = 200, body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_user(
-    Acting(database): Acting,
-    Path(id): Path<UserId>,
-    IfMatch(version): IfMatch,
-    Body(patch): Body<UserPatch>,
+    call: WriteCall<UserId, (IfMatch, Body<UserPatch>)>,
 ) -> Result<Tagged<User>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let change = UserChange {
         name: patch.name.map(Text::into_string),
         role: patch.role,
@@ -145,27 +128,21 @@ pub(super) async fn update_user(
         team: patch.team_id,
     };
     database.update_user(id, change, version).await?;
-    let user = there(database.user(id).await?, id)?;
+    let user = existing(database.user(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
 /// Delete a user
 ///
-/// Its keys are refused; its tasks and what it spent stay.
+/// Its keys are refused from now on. Its tasks and its spending stay recorded.
 #[utoipa::path(
     delete, path = "/admin/v1/users/{user_id}", tag = "users",
-    params(
-        ("user_id" = UserId, Path, description = "Which"),
-        IfMatch
-    ),
-    responses((status = 204, description = "It is deleted")),
+    params(("user_id" = UserId, Path, description = "The user")),
+    responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator", "org-admin"]))
 )]
-pub(super) async fn delete_user(
-    Acting(database): Acting,
-    Path(id): Path<UserId>,
-    IfMatch(version): IfMatch,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn delete_user(call: WriteCall<UserId, IfMatch>) -> Result<StatusCode, Problem> {
+    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_user(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

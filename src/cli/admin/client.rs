@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::super::CliError;
 use super::super::output;
 use crate::secret::Secret;
+use crate::strict;
 
 /// Statements and what-ifs may take their time.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -131,7 +132,7 @@ impl Session {
         if status.is_success() {
             return Ok(body);
         }
-        let problem: Option<Value> = serde_json::from_slice(&body).ok();
+        let problem: Option<Value> = strict::read_json(&body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         let said = detail.map_or_else(|| format!("the management API answered {status}"), str::to_owned);
         Err(match status.as_u16() {
@@ -260,7 +261,7 @@ fn read(body: &Bytes) -> Result<Value, CliError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(body).map_err(|_| {
+    strict::read_json(body).map_err(|_| {
         CliError::Failed("the answer is no JSON: is --url a management API (admin.listen)?".into())
     })
 }

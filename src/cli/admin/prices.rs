@@ -1,11 +1,11 @@
 //! `tollgate admin price`, `price-factor`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use figment::Figment;
-use figment::providers::{Format, Json, Toml};
+use figment::providers::{Format, Toml};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use super::client::{Column, Query, Session};
 use super::{instant, named, text};
 use crate::ids::{FactorId, OrgId};
 use crate::pricing::Tariff;
+use crate::strict;
 
 const BOOKS: &str = "/admin/v1/price-books";
 const BOOK: &[Column] = &[
@@ -321,15 +322,14 @@ async fn warn_of_differences(session: &Session, imported: &BookFile) -> Result<(
     Ok(())
 }
 
-fn read(file: &PathBuf) -> Result<BookFile, CliError> {
-    if !file.is_file() {
-        return Err(CliError::Usage(format!("there is no file {}", file.display())));
+fn read(file: &Path) -> Result<BookFile, CliError> {
+    let wrong = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
+    let text = std::fs::read(file).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    if file.extension().is_some_and(|extension| extension == "json") {
+        return strict::read_json(&text).map_err(|error| wrong(error.to_string()));
     }
-    let figment = match file.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => Figment::from(Json::file_exact(file)),
-        _ => Figment::from(Toml::file_exact(file)),
-    };
-    figment.extract().map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))
+    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
+    Figment::from(Toml::string(&text)).extract().map_err(|error| wrong(error.to_string()))
 }
 
 fn toml(book: &BookFile) -> String {

@@ -133,7 +133,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl ProviderSettings {
-    fn into_body(self, mut body: Map<String, Value>) -> Value {
+    fn into_body(self, mut body: Map<String, Value>) -> Result<Value, CliError> {
+        let role_map = self.roles.map(role_map).transpose()?;
         let mut set = |field: &str, value: Option<Value>| {
             if let Some(value) = value {
                 body.insert(field.into(), value);
@@ -148,11 +149,21 @@ impl ProviderSettings {
         set("org_claim", self.org_claim.map(Value::from));
         set("team_claim", self.team_claim.map(Value::from));
         set("role_claim", self.role_claim.map(Value::from));
-        let map = |roles: Vec<(String, String)>| roles.into_iter().map(|(value, role)| (value, role.into()));
-        set("role_map", self.roles.map(|roles| map(roles).collect::<Map<_, _>>().into()));
+        set("role_map", role_map.map(Value::from));
         set("create_users", self.create_users.map(Value::from));
-        body.into()
+        Ok(body.into())
     }
+}
+
+fn role_map(roles: Vec<(String, String)>) -> Result<Map<String, Value>, CliError> {
+    let mut map = Map::new();
+    for (value, role) in roles {
+        if map.contains_key(&value) {
+            return Err(CliError::Usage(format!("--roles: '{value}' is given twice")));
+        }
+        map.insert(value, role.into());
+    }
+    Ok(map)
 }
 
 fn fields<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
@@ -168,7 +179,7 @@ pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Res
         ProviderCommand::Create { name, org, operators, settings } => {
             let serves = if operators { "operators" } else { "organisations" };
             let body = fields([("name", name.into()), ("org_id", json!(org)), ("serves", serves.into())]);
-            let made = session.post(PATH, settings.into_body(body)).await?;
+            let made = session.post(PATH, settings.into_body(body)?).await?;
             session.say(&made, named(&made, "provider_id"));
         }
         ProviderCommand::List => session.list(PATH, PROVIDER).await?,
@@ -185,7 +196,7 @@ pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Res
                     body.insert(field.into(), nothing);
                 }
             }
-            patch(provider, settings.into_body(body)).await?;
+            patch(provider, settings.into_body(body)?).await?;
         }
         ProviderCommand::Suspend { provider } => patch(provider, json!({"suspended": true})).await?,
         ProviderCommand::Resume { provider } => patch(provider, json!({"suspended": false})).await?,

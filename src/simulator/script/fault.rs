@@ -5,6 +5,14 @@ use serde_json::Value;
 
 use crate::simulator::task::{Outcome, Shape};
 
+/// One of the vendor's two calls, as a rule names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum VendorCall {
+    Create,
+    Status,
+}
+
 /// One fault, tagged by `kind`.
 ///
 /// `accept` says whether a create is accepted (a task made, the account charged) although its caller is not
@@ -31,7 +39,7 @@ pub(super) enum Fault {
         #[serde(default)]
         partial: bool,
     },
-    /// Any status of its own, with the vendor's envelope or (`envelope: false`) a CDN's HTML page.
+    /// Any HTTP status, with the vendor's envelope or (`envelope: false`) a CDN's HTML page.
     HttpError {
         status: u16,
         #[serde(default = "yes")]
@@ -71,7 +79,7 @@ pub(super) enum Fault {
     },
     /// The true answer, framed correctly, but its JSON ends half way.
     Truncated {},
-    /// The true answer, blown up by this many bytes; still valid JSON.
+    /// The true answer, padded by this many bytes; still valid JSON.
     Huge { bytes: u64 },
     /// The true answer, one byte at a time.
     SlowDrip { ms_per_byte: u64 },
@@ -93,10 +101,10 @@ pub(super) enum Fault {
     /// What `response` is once the task succeeded: a shape by name (`list`, `string`, `object`, `null`,
     /// `missing`) or any other JSON as it is.
     ResponseShape { value: Shape },
-    /// A word nobody documented. On create: in its answer and in status answers until the task ends. On status: in
-    /// every answer the rule strikes.
+    /// An undocumented status word. On create: in its answer and in status answers until the task ends. On status: in
+    /// every answer that the rule applies to.
     StatusWord { value: String },
-    /// Status answers 404 as if the task had never been. The books still know it.
+    /// Status answers 404 as if the task had never existed. The books still have it.
     Forget {},
     /// The time this task takes.
     TaskMs { ms: u64 },
@@ -130,7 +138,7 @@ impl Fault {
         }
     }
 
-    /// What of it makes no sense on a status rule.
+    /// The part of this fault that has no meaning on a status rule.
     pub(super) fn only_on_create(&self) -> Option<&'static str> {
         match self {
             Fault::Delay { accept: true, .. }

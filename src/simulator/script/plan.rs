@@ -1,4 +1,4 @@
-//! What a rule's faults amount to, worked out once when the script is posted.
+//! The faults of a rule, folded into one plan when the script is posted.
 
 use std::time::Duration;
 
@@ -6,13 +6,12 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::fault::Fault;
-use super::rule::On;
+use super::fault::{Fault, VendorCall};
 use crate::simulator::task::{Outcome, Shape};
 
 /// Everything that goes wrong with one call.
 #[derive(Debug, Default)]
-pub(in crate::simulator) struct Plan {
+pub(in crate::simulator) struct FaultPlan {
     pub(in crate::simulator) delay: Option<Duration>,
     /// The create is accepted before the delay, not after it.
     pub(in crate::simulator) accept_first: bool,
@@ -32,8 +31,8 @@ pub(in crate::simulator) struct Plan {
     pub(in crate::simulator) task_ms: Option<u64>,
 }
 
-/// The plan of a call that no rule is about.
-pub(super) static HONEST: Plan = Plan {
+/// The plan of a call that no rule applies to.
+pub(super) static HONEST: FaultPlan = FaultPlan {
     delay: None,
     accept_first: false,
     instead: None,
@@ -61,7 +60,6 @@ pub(in crate::simulator) enum Instead {
     Answer { canned: Canned, accept: bool },
 }
 
-/// A ready-made answer.
 #[derive(Debug, Clone)]
 pub(in crate::simulator) struct Canned {
     pub(in crate::simulator) status: StatusCode,
@@ -81,10 +79,10 @@ pub(in crate::simulator) enum Replacement {
 const PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Please wait</title></head><body><center><h1>The site is \
                     temporarily unavailable</h1></center><hr><center>cdn</center></body></html>\n";
 
-impl Plan {
+impl FaultPlan {
     /// Folds a rule's faults into one plan, refusing those that contradict each other.
-    pub(super) fn of(on: On, faults: Vec<Fault>) -> Result<Plan, String> {
-        let mut plan = Plan::default();
+    pub(super) fn of(on: VendorCall, faults: Vec<Fault>) -> Result<FaultPlan, String> {
+        let mut plan = FaultPlan::default();
         let mut kinds: Vec<&'static str> = Vec::new();
         let mut ending: Option<&'static str> = None;
         for fault in faults {
@@ -93,7 +91,7 @@ impl Plan {
                 return Err(format!("\"{kind}\" is named twice"));
             }
             kinds.push(kind);
-            if let Some(part) = fault.only_on_create().filter(|_| on == On::Status) {
+            if let Some(part) = fault.only_on_create().filter(|_| on == VendorCall::Status) {
                 return Err(format!("\"{part}\" works on create rules only"));
             }
             if let Some(instead) = plan.add(on, fault)? {
@@ -120,7 +118,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, on: On, fault: Fault) -> Result<Option<Instead>, String> {
+    fn add(&mut self, on: VendorCall, fault: Fault) -> Result<Option<Instead>, String> {
         let mut instead = None;
         match fault {
             Fault::Delay { ms, accept } => {
@@ -176,7 +174,7 @@ impl Plan {
             }
             Fault::ResponseShape { value } => self.response = Some(value),
             Fault::StatusWord { value } => self.status_word = Some(value),
-            Fault::Forget {} if on == On::Status => {
+            Fault::Forget {} if on == VendorCall::Status => {
                 let canned = Canned::envelope(StatusCode::NOT_FOUND, 404, None, None);
                 instead = Some(Instead::Answer { canned, accept: false });
             }
@@ -223,7 +221,7 @@ fn usual_error(code: i64) -> &'static str {
     }
 }
 
-/// Interim answers (1xx) would need another one after them.
+/// Refuses interim statuses (1xx): they would need a final answer after them.
 fn status_code(status: u16) -> Result<StatusCode, String> {
     StatusCode::from_u16(status)
         .ok()

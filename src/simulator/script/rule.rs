@@ -1,36 +1,28 @@
-//! One rule: which calls it is about, and how often it strikes.
+//! One rule: the calls that it applies to, and how often.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fault::Fault;
-use super::plan::Plan;
+use super::fault::{Fault, VendorCall};
+use super::plan::FaultPlan;
 use crate::simulator::request::Draft;
 use crate::simulator::task::Task;
 
-/// Which of the vendor's two calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum On {
-    Create,
-    Status,
-}
-
 /// A call as rules see it. Only calls with a valid key get this far.
-pub(in crate::simulator) enum Sight<'a> {
+pub(in crate::simulator) enum SeenCall<'a> {
     Create { account: &'a str, draft: &'a Draft<'a> },
     Status { account: &'a str, task_id: &'a str, task: Option<&'a Task> },
 }
 
-pub(super) struct Rule {
-    on: On,
+pub(super) struct FaultRule {
+    on: VendorCall,
     conditions: Conditions,
     skip: u64,
     times: Option<u64>,
     probability: f64,
-    plan: Plan,
+    plan: FaultPlan,
     matched: AtomicU64,
     applied: AtomicU64,
 }
@@ -38,7 +30,7 @@ pub(super) struct Rule {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleDocument {
-    on: On,
+    on: VendorCall,
     #[serde(default, rename = "match")]
     conditions: Conditions,
     times: Option<u64>,
@@ -48,7 +40,7 @@ struct RuleDocument {
     fault: Value,
 }
 
-/// All that are given must hold.
+/// Conditions of a rule; all that are given must hold.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Conditions {
@@ -59,9 +51,9 @@ struct Conditions {
     account: Option<String>,
 }
 
-impl Rule {
+impl FaultRule {
     /// The error continues a sentence that began with `rules[n]`.
-    pub(super) fn read(rule: Value) -> Result<Rule, String> {
+    pub(super) fn read(rule: Value) -> Result<FaultRule, String> {
         if !rule.is_object() {
             return Err(" is not a JSON object".to_owned());
         }
@@ -73,7 +65,7 @@ impl Rule {
         if document.times == Some(0) {
             return Err(".times: 0 would never apply; leave it out for \"always\"".to_owned());
         }
-        if document.on == On::Create && document.conditions.task_id.is_some() {
+        if document.on == VendorCall::Create && document.conditions.task_id.is_some() {
             return Err(
                 ".match.task_id: a create has no task id yet; match on type or prompt_contains".to_owned()
             );
@@ -90,20 +82,20 @@ impl Rule {
             }
             fault => vec![Fault::deserialize(fault).map_err(|error| format!(".fault: {error}"))?],
         };
-        Ok(Rule {
+        Ok(FaultRule {
             on: document.on,
             conditions: document.conditions,
             skip: document.skip,
             times: document.times,
             probability,
-            plan: Plan::of(document.on, faults).map_err(|error| format!(".fault: {error}"))?,
+            plan: FaultPlan::of(document.on, faults).map_err(|error| format!(".fault: {error}"))?,
             matched: AtomicU64::new(0),
             applied: AtomicU64::new(0),
         })
     }
 
-    /// The rule's plan, if the rule is about this call and due. Counts.
-    pub(super) fn applies(&self, sight: &Sight<'_>) -> Option<&Plan> {
+    /// The rule's plan, if the rule applies to this call and is due. Counts the call.
+    pub(super) fn applies(&self, sight: &SeenCall<'_>) -> Option<&FaultPlan> {
         if !self.conditions.hold(self.on, sight) {
             return None;
         }
@@ -113,7 +105,7 @@ impl Rule {
         if self.probability < 1.0 && rand::random::<f64>() >= self.probability {
             return None;
         }
-        // Exact under concurrency: `times: 1` strikes one of a thousand parallel calls, never two.
+        // Exact under concurrency: `times: 1` applies to one of a thousand parallel calls, never to two.
         let left = |applied: u64| self.times.is_none_or(|times| applied < times).then_some(applied + 1);
         self.applied.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
         Some(&self.plan)
@@ -128,19 +120,19 @@ impl Rule {
 }
 
 impl Conditions {
-    fn hold(&self, on: On, sight: &Sight<'_>) -> bool {
+    fn hold(&self, on: VendorCall, sight: &SeenCall<'_>) -> bool {
         let same = |wanted: &Option<String>, is: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
         };
         match sight {
-            Sight::Create { account, draft } => {
-                on == On::Create
+            SeenCall::Create { account, draft } => {
+                on == VendorCall::Create
                     && same(&self.account, Some(account))
                     && (self.kind.is_none() || same(&self.kind, draft.text("type").as_deref()))
                     && self.prompt_holds(|| draft.text("prompt"))
             }
-            Sight::Status { account, task_id, task } => {
-                on == On::Status
+            SeenCall::Status { account, task_id, task } => {
+                on == VendorCall::Status
                     && same(&self.account, Some(account))
                     && same(&self.task_id, Some(task_id))
                     && same(&self.kind, task.map(|task| task.product.name))

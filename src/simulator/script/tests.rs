@@ -47,6 +47,18 @@ fn every_fault_can_be_written_on_a_create() {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_refused_at_any_depth() {
+    for (script, key) in [
+        (r#"{"record":true,"record":false}"#, "record"),
+        (r#"{"rules":[{"on":"create","on":"status","fault":{"kind":"html"}}]}"#, "on"),
+        (r#"{"rules":[{"on":"create","fault":{"kind":"task_id","value":{"a":[{"b":1,"b":2}]}}}]}"#, "b"),
+    ] {
+        let complaint = Active::read(script.as_bytes()).err().unwrap();
+        assert!(complaint.starts_with(&format!("the script: the key {key:?} is given twice")), "{complaint}");
+    }
+}
+
+#[test]
 fn complaints_say_where_and_what() {
     let harmless = json!({"kind": "html"});
     for (script, expected) in [

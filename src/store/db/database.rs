@@ -161,6 +161,11 @@ impl Database {
         metered::pool(pool, self.queries.pool());
     }
 
+    /// The database's name and its servers, for people: without user and password.
+    pub fn place(&self) -> String {
+        self.servers.place()
+    }
+
     /// How often another server has become the primary.
     pub fn primary_changes(&self) -> u64 {
         self.servers.changes()

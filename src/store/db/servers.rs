@@ -50,10 +50,12 @@ pub(in crate::store) struct Turn(u64);
 struct Server {
     options: PgConnectOptions,
     name: String,
+    /// Its database and where it is, for people: without user and password.
+    place: String,
 }
 
 #[derive(Clone)]
-struct State {
+struct ServersState {
     /// Its place in the list.
     primary: Option<usize>,
     turn: Turn,
@@ -69,7 +71,7 @@ struct State {
 /// See the module.
 pub(in crate::store) struct Servers {
     list: Vec<Server>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ServersState>,
     wanted: Notify,
 }
 
@@ -86,7 +88,7 @@ impl Servers {
         if list.is_empty() {
             return Err(LedgerError::Invalid("no database URL is given".into()));
         }
-        let state = State {
+        let state = ServersState {
             primary: (list.len() == 1).then_some(0),
             turn: Turn(0),
             since: Clock.now(),
@@ -95,6 +97,12 @@ impl Servers {
             complaint: None,
         };
         Ok(Self { list, state: watch::Sender::new(state), wanted: Notify::new() })
+    }
+
+    /// The database and where it is, for people: without user and password.
+    pub(super) fn place(&self) -> String {
+        let places: Vec<&str> = self.list.iter().map(|server| server.place.as_str()).collect();
+        places.join(" or ")
     }
 
     /// Whether there is more than one.
@@ -158,9 +166,9 @@ impl Servers {
     pub(in crate::store) async fn admit(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let known = self.state.borrow().timeline;
         let refused = match examine(connection, self.several()).await? {
-            Found::Primary(timeline) if timeline >= known => None,
-            Found::Primary(timeline) => Some(outdated(timeline, known)),
-            Found::Unfit(why) => Some(why),
+            Examined::Primary(timeline) if timeline >= known => None,
+            Examined::Primary(timeline) => Some(outdated(timeline, known)),
+            Examined::Unfit(why) => Some(why),
         };
         if self.several() {
             let Some(why) = refused else { return Ok(()) };
@@ -202,16 +210,16 @@ impl Servers {
     }
 
     /// Takes note of what a look has found; the place of the primary if it is another one than before.
-    fn decide(&self, found: &[Found]) -> Option<usize> {
+    fn decide(&self, found: &[Examined]) -> Option<usize> {
         let before = self.state.borrow().clone();
         let chosen = choose(found, before.primary, before.timeline);
-        let mut state = State { looked: true, complaint: None, ..before.clone() };
+        let mut state = ServersState { looked: true, complaint: None, ..before.clone() };
         let Some((place, timeline)) = chosen else {
             let all = self.list.iter().zip(found).map(|(server, found)| match found {
-                Found::Primary(timeline) => {
+                Examined::Primary(timeline) => {
                     format!("{} {}", server.name, outdated(*timeline, before.timeline))
                 }
-                Found::Unfit(why) => format!("{} {why}", server.name),
+                Examined::Unfit(why) => format!("{} {why}", server.name),
             });
             let why: Arc<str> = all.collect::<Vec<_>>().join("; ").into();
             if before.complaint.as_ref() != Some(&why) {
@@ -246,12 +254,19 @@ fn server(url: &Secret) -> Result<Server, LedgerError> {
         Some(directory) => format!("{}:{}", directory.display(), options.get_port()),
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
-    Ok(Server { options, name })
+    let database = options.get_database().unwrap_or(options.get_username());
+    let place = match options.get_socket() {
+        Some(directory) => {
+            format!("{database} at the socket in {}, port {}", directory.display(), options.get_port())
+        }
+        None => format!("{database} at {name}"),
+    };
+    Ok(Server { options, name, place })
 }
 
 /// What a server turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Found {
+enum Examined {
     /// It takes writes on this timeline (0 where nobody asked).
     Primary(u32),
     /// It cannot be used, because it "…".
@@ -263,15 +278,15 @@ fn outdated(timeline: u32, known: u32) -> String {
 }
 
 /// The place and timeline of the server to use: the highest timeline; among equals the present one, else the first.
-fn choose(found: &[Found], present: Option<usize>, known: u32) -> Option<(usize, u32)> {
+fn choose(found: &[Examined], present: Option<usize>, known: u32) -> Option<(usize, u32)> {
     let usable = found.iter().enumerate().filter_map(|(place, found)| match found {
-        Found::Primary(timeline) if *timeline >= known => Some((place, *timeline)),
+        Examined::Primary(timeline) if *timeline >= known => Some((place, *timeline)),
         _ => None,
     });
     usable.max_by_key(|(place, timeline)| (*timeline, present == Some(*place), std::cmp::Reverse(*place)))
 }
 
-async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Found {
+async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Examined {
     // Taken out, so that a connection whose answer did not come in time is not used again.
     let connection = kept.take();
     let look = async {
@@ -287,14 +302,14 @@ async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Found {
             *kept = Some(connection);
             found
         }
-        Ok(Err(error)) => Found::Unfit(format!("cannot be asked ({error})")),
-        Err(_) => Found::Unfit(format!("has not answered within {} s", PROBE_TIMEOUT.as_secs())),
+        Ok(Err(error)) => Examined::Unfit(format!("cannot be asked ({error})")),
+        Err(_) => Examined::Unfit(format!("has not answered within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
 /// Asks the server whether it takes writes. Only where there is a choice also on which timeline: not every database
 /// that speaks Postgres's protocol can tell.
-async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Found, sqlx::Error> {
+async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Examined, sqlx::Error> {
     let timeline = if ask_timeline { "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)" } else { "''" };
     let question = format!(
         "select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
@@ -303,9 +318,9 @@ async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Fo
     let (standby, read_only, timeline): (bool, bool, String) =
         sqlx::query_as(sqlx::AssertSqlSafe(question)).persistent(false).fetch_one(connection).await?;
     Ok(match (standby, read_only) {
-        (true, _) => Found::Unfit("is a standby: it takes no writes".into()),
-        (false, true) => Found::Unfit("is in read-only mode (default_transaction_read_only)".into()),
-        (false, false) => Found::Primary(u32::from_str_radix(&timeline, 16).unwrap_or(0)),
+        (true, _) => Examined::Unfit("is a standby: it takes no writes".into()),
+        (false, true) => Examined::Unfit("is in read-only mode (default_transaction_read_only)".into()),
+        (false, false) => Examined::Primary(u32::from_str_radix(&timeline, 16).unwrap_or(0)),
     })
 }
 
@@ -313,21 +328,25 @@ async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Fo
 mod tests {
     use super::*;
 
-    fn unfit() -> Found {
-        Found::Unfit("away".into())
+    fn unfit() -> Examined {
+        Examined::Unfit("away".into())
     }
 
     #[test]
     fn the_highest_timeline_wins_and_no_lower_one_ever_follows() {
-        let found = [Found::Primary(1), Found::Primary(2), unfit()];
+        let found = [Examined::Primary(1), Examined::Primary(2), unfit()];
         assert_eq!(choose(&found, Some(0), 1), Some((1, 2)));
-        assert_eq!(choose(&[Found::Primary(1), unfit()], Some(1), 2), None, "an old primary is back alone");
-        assert_eq!(choose(&[Found::Primary(3), unfit()], Some(1), 2), Some((0, 3)));
+        assert_eq!(
+            choose(&[Examined::Primary(1), unfit()], Some(1), 2),
+            None,
+            "an old primary is back alone"
+        );
+        assert_eq!(choose(&[Examined::Primary(3), unfit()], Some(1), 2), Some((0, 3)));
     }
 
     #[test]
     fn among_equals_the_present_one_stays() {
-        let found = [Found::Primary(1), Found::Primary(1)];
+        let found = [Examined::Primary(1), Examined::Primary(1)];
         assert_eq!(choose(&found, None, 0), Some((0, 1)));
         assert_eq!(choose(&found, Some(1), 1), Some((1, 1)));
         assert_eq!(choose(&[unfit(), unfit()], Some(1), 1), None);
@@ -337,5 +356,10 @@ mod tests {
     fn no_password_shows() {
         let servers = Servers::new(&[Secret::new("postgres://me:hunter2@db.example:5433/x")]).unwrap();
         assert_eq!(format!("{servers:?}"), "[\"db.example:5433\"]");
+        assert_eq!(servers.place(), "x at db.example:5433");
+        let urls =
+            ["postgres://me:hunter2@a:1/x", "postgres://me@localhost:2/y?host=/run/pg&password=hunter2"];
+        let servers = Servers::new(&urls.map(Secret::new)).unwrap();
+        assert_eq!(servers.place(), "x at a:1 or y at the socket in /run/pg, port 2");
     }
 }

@@ -64,13 +64,13 @@ pub struct AuditFilter {
     /// Before then.
     pub until: Option<OffsetDateTime>,
     /// In which order.
-    pub order: Order,
+    pub order: SortOrder,
 }
 
 /// The order of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum SortOrder {
     /// Oldest first.
     Asc,
     /// Newest first.
@@ -215,14 +215,14 @@ impl Database {
             Uuid::try_parse(hex).map_or_else(|_| text.to_owned(), |uuid| uuid.to_string())
         });
         let (query, up_to) = match filter.order {
-            Order::Desc => (
+            SortOrder::Desc => (
                 concat!(
                     filtered!(),
                     "and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8"
                 ),
                 i64::MAX,
             ),
-            Order::Asc => (
+            SortOrder::Asc => (
                 concat!(
                     filtered!(),
                     "and audit_id > coalesce($7, 0) and audit_id <= $9 order by audit_id limit $8"

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::pricing::{BookVersion, Outcome, PricedTasks, replay};
+use crate::pricing::{BookVersion, PricedTasks, ReplayTotals, replay};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::session::Deadline;
@@ -25,7 +25,7 @@ pub struct OrgOutcome {
     pub name: String,
     /// Its tasks.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ReplayTotals,
 }
 
 /// One task type's part.
@@ -36,7 +36,7 @@ pub struct TypeOutcome {
     pub task_type: Arc<str>,
     /// Its tasks.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ReplayTotals,
 }
 
 /// The tasks of the last days that were charged, priced by another book.
@@ -47,7 +47,7 @@ pub struct WhatIf {
     /// Of how many days.
     pub days: u32,
     /// All of them.
-    pub total: Outcome,
+    pub total: ReplayTotals,
     /// By organisation; where it makes the greatest difference first.
     pub orgs: Vec<OrgOutcome>,
     /// By task type.

@@ -9,7 +9,7 @@ use tollgate::ids::KeyId;
 use tollgate::store::{KeyEdit, KeySpec, LedgerError, OperatorRole};
 
 use crate::support::admin_client::AdminClient;
-use crate::support::database::until;
+use crate::support::database::{ahead, until};
 use crate::support::gateway::{Answer, Caller, TestGateway, body};
 
 async fn create(gateway: &TestGateway, text: &str) -> Answer {
@@ -198,9 +198,12 @@ async fn what_a_key_may_is_changed_while_it_is_in_use() {
         admin.patch(&path, wrong.clone()).await.expect(status);
     }
     // An end that comes while the key is in memory.
-    let soon = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
-    let soon = soon.format(&time::format_description::well_known::Rfc3339).unwrap();
-    edit(json!({"expires_at": soon})).await;
+    ahead(async |end| {
+        let end = end.format(&time::format_description::well_known::Rfc3339).unwrap();
+        let changed = admin.patch(&path, json!({"expires_at": end})).await;
+        (changed.status == 200).then_some(())
+    })
+    .await;
     until("it has expired", async || credits(&gateway, &text).await == 401).await;
     assert_eq!(admin.get(&path).await.expect(200)["status"], "expired");
     admin.post(&format!("{path}/rotate"), json!({})).await.expect(409);

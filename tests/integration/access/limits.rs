@@ -1,13 +1,13 @@
 //! Who may call, how often, for what, from where.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
 use time::OffsetDateTime;
 use tollgate::store::{KeySpec, OrgChange, Rates};
 
-use crate::support::database::until;
+use crate::support::database::{ahead, soon, until};
 use crate::support::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
 
 async fn create(gateway: &TestGateway, caller: &Caller) -> Answer {
@@ -159,27 +159,25 @@ async fn unfinished_tasks_are_capped_and_doubtful_ones_do_not_count() {
 #[tokio::test]
 async fn a_key_ends_at_its_expiry() {
     let gateway = TestGateway::start().await;
-    let expiring = |seconds| KeySpec {
-        expires_at: Some(OffsetDateTime::now_utc() + Duration::from_secs(seconds)),
-        ..KeySpec::default()
-    };
-    let soon = gateway.another_key(expiring(2)).await;
-    let later = gateway.another_key(expiring(3600)).await;
-    create(&gateway, &soon).await.expect(200);
-    until("the key has expired", async || create(&gateway, &soon).await.status == 401).await;
-    get(&gateway, &soon, "/api/status?task_id=n75x").await.refused(401, "INVALID_API_KEY");
+    let expiring = |end: OffsetDateTime| KeySpec { expires_at: Some(end), ..KeySpec::default() };
+    let expired = ahead(async |end| {
+        let key = gateway.another_key(expiring(end)).await;
+        (create(&gateway, &key).await.status == 200).then_some(key)
+    })
+    .await;
+    let later = gateway.another_key(expiring(OffsetDateTime::now_utc() + Duration::from_secs(3600))).await;
+    until("the key has expired", async || create(&gateway, &expired).await.status == 401).await;
+    get(&gateway, &expired, "/api/status?task_id=n75x").await.refused(401, "INVALID_API_KEY");
     create(&gateway, &later).await.expect(200);
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_refused_within_a_second_and_its_tasks_stay_readable() {
+async fn a_revoked_key_is_refused_at_once_and_its_tasks_stay_readable() {
     let gateway = TestGateway::start().await;
     let lost = gateway.another_key(KeySpec::default()).await;
     let task = create(&gateway, &lost).await.task_id();
     assert!(gateway.db.database().revoke_key(lost.key).await.unwrap());
-    let revoked = Instant::now();
-    until("the key is refused", async || get(&gateway, &lost, "/api/credits").await.status == 401).await;
-    assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+    soon("the key is refused", async || get(&gateway, &lost, "/api/credits").await.status == 401).await;
     for _ in 0..3 {
         create(&gateway, &lost).await.refused(401, "INVALID_API_KEY");
     }

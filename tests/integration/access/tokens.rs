@@ -1,6 +1,6 @@
 //! Callers with tokens of identity providers: who they are here, and every way we know of to be somebody one is not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -47,7 +47,7 @@ async fn with_provider(tune: impl FnOnce(&mut ProviderSpec)) -> (TestGateway, Te
     // Gateways hear of a provider within a moment.
     until("the provider is known", async || {
         let answer = credits(&gateway, &token).await;
-        !answer.text.contains("nobody here knows its issuer")
+        !answer.text.contains("no identity provider is configured for its issuer")
     })
     .await;
     (gateway, provider)
@@ -597,9 +597,9 @@ async fn a_provider_that_is_away_from_the_beginning_is_no_refusal() {
     gateway.db.database().create_provider(&spec).await.unwrap();
     until("the provider is known", async || credits(&gateway, &token).await.status != 401).await;
     // Many wait for one that hangs, none of them for long, and callers with keys not at all.
-    let begun = Instant::now();
-    let answers = join_all((0..50).map(|_| credits(&gateway, &token))).await;
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // (Each for three seconds, and one after the other for more than two minutes.)
+    let asking = join_all((0..50).map(|_| credits(&gateway, &token)));
+    let answers = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap();
     for answer in &answers {
         answer.refused(503, "UNAVAILABLE");
         assert!(!answer.header("retry-after").is_empty());
@@ -634,7 +634,7 @@ async fn known_keys_are_used_on_while_the_provider_is_away_and_not_for_ever() {
         .task_time(ENDLESS)
         .config(|config| {
             config.auth.jwks_refresh_ms = 500;
-            config.auth.stale_max_ms = 4_000;
+            config.auth.stale_max_ms = 8_000;
         })
         .start()
         .await;
@@ -642,20 +642,18 @@ async fn known_keys_are_used_on_while_the_provider_is_away_and_not_for_ever() {
     gateway.db.database().create_provider(&provider.spec("id", Some(gateway.caller.org))).await.unwrap();
     let token = provider.token("ada", json!({}));
     until("the provider is known", async || credits(&gateway, &token).await.status == 200).await;
-    let away = Instant::now();
     provider.endpoint.set(Mood::Hang);
-    let mut worked = Duration::ZERO;
+    let before = provider.endpoint.asked();
+    let (mut away, mut worked) = (0, 0);
     until("they are used no more", async || {
-        let begun = Instant::now();
+        away += usize::from(provider.endpoint.asked() > before);
         let answer = credits(&gateway, &token).await;
-        if answer.status == 200 {
-            worked = away.elapsed();
-            assert!(begun.elapsed() < Duration::from_secs(1), "a caller waited for the provider");
-        }
+        worked += usize::from(answer.status == 200 && away > 0);
         answer.status == 503
     })
     .await;
-    assert!(worked > Duration::from_secs(3) && worked < Duration::from_secs(6), "{worked:?}");
+    // Callers that waited for the provider would wait for three seconds each.
+    assert!(worked > 5, "{worked} calls while the provider was away");
     provider.endpoint.set(Mood::Serve(vec![provider.signer.jwk("k1")]));
     until("they are fetched again", async || credits(&gateway, &token).await.status == 200).await;
 }

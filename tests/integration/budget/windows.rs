@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tollgate::ids::{GatewayId, HoldId};
 use tollgate::store::{BudgetLevel, OrgChange, Period};
 
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, ahead, until};
 use crate::support::fixture::{doubt, grant, late_run, late_settle, ledger, refuse, run, settle, write_off};
 use crate::support::tenant::{Tenant, make};
 use BudgetLevel::{Key, Organisation, Team, User};
@@ -236,19 +236,20 @@ async fn what_waits_for_its_organisation_is_dated_and_counted_when_its_turn_come
 
     tenant.budget(&db, Key, Daily, 1000).await;
     // By a clock whose day ends in a moment.
-    let (hours, minutes, seconds) = (OffsetDateTime::now_utc() + Duration::seconds(2)).to_hms();
-    sqlx::query("update org set time_zone = $2 where org_id = $1")
-        .bind(tenant.org.as_uuid())
-        .bind(format!("<here>+{hours:02}:{minutes:02}:{seconds:02}"))
-        .execute(db.pool())
-        .await
-        .unwrap();
-    let midnight: OffsetDateTime =
-        sqlx::query_scalar("select window_end('daily', time_zone, now()) from org where org_id = $1")
+    let midnight = ahead(async |midnight| {
+        let (hours, minutes, seconds) = midnight.to_hms();
+        let zone = format!("<here>+{hours:02}:{minutes:02}:{seconds:02}");
+        let clock = "update org set time_zone = $2 where org_id = $1 \
+                     returning window_end('daily', time_zone, clock_timestamp())";
+        let midnight: OffsetDateTime = sqlx::query_scalar(clock)
             .bind(tenant.org.as_uuid())
+            .bind(zone)
             .fetch_one(db.pool())
             .await
             .unwrap();
+        (midnight - OffsetDateTime::now_utc() < Duration::hours(1)).then_some(midnight)
+    })
+    .await;
     let rows = rival(&db, &tenant).await;
     let (granted, over) = tokio::join!(reserve_at(&db, &tenant, None), make_wait(&db, rows, midnight));
     assert!(granted);

@@ -9,7 +9,7 @@ use tollgate::ids::OrgId;
 use tollgate::secret::Secret;
 use tollgate::store::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
 
-use crate::support::database::{PATIENCE, TestDatabase, until};
+use crate::support::database::{PATIENCE, TestDatabase, ahead, until};
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
 use crate::support::seed::acting;
 
@@ -168,8 +168,10 @@ async fn a_key_with_another_body_or_organisation_is_refused_and_a_refused_call_l
 async fn what_waited_for_the_balance_is_dated_after_what_it_waited_for() {
     let db = TestDatabase::new().await;
     let org = funded(&db, 0).await;
-    let end = Clock.wall() + Duration::from_millis(500);
-    db.database().grant(org, credits(50), Some(end), WHY, None).await.unwrap();
+    let end = ahead(async |end| {
+        db.database().grant(org, credits(50), Some(end), WHY, None).await.ok().map(|_| end)
+    })
+    .await;
     until("it has run out", async || Clock.wall() > end).await;
 
     let mut other = db.pool().begin().await.unwrap();

@@ -1,14 +1,14 @@
 //! Our own calls: quote, credits, tasks; and price books that change under a running gateway.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::credits::Credits;
 use tollgate::pricing::Tariff;
 
-use crate::support::database::until;
+use crate::support::database::{soon, until};
 use crate::support::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
 
 async fn quote(gateway: &TestGateway, body: &Value) -> Value {
@@ -62,14 +62,12 @@ async fn credits_show_the_balance_of_the_organisation() {
 }
 
 #[tokio::test]
-async fn a_new_book_is_in_force_within_a_second_and_running_tasks_keep_theirs() {
+async fn a_new_book_is_in_force_at_once_and_running_tasks_keep_theirs() {
     let gateway = TestGateway::start().await;
     gateway.fault_on_create(json!({"kind": "task_ms", "ms": 2000})).await;
     let old = gateway.task("old price").await;
     let version = activate(&gateway, 10).await;
-    let activated = Instant::now();
-    until("the new price is in force", async || quote(&gateway, &body("x")).await["credits"] == 50).await;
-    assert!(activated.elapsed() < Duration::from_secs(1), "{:?}", activated.elapsed());
+    soon("the new price is in force", async || quote(&gateway, &body("x")).await["credits"] == 50).await;
     assert_eq!(quote(&gateway, &body("x")).await["price_book"], version);
     gateway
         .create(&json!({"type": "o3-pro-video-edit", "prompt": "x", "video": "u"}))
@@ -96,9 +94,14 @@ async fn a_book_comes_into_force_by_the_passing_of_time() {
     let version = db.create_book("later", None, &prices).await.unwrap();
     let at = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
     db.put_in_force(version, Some(at), None).await.unwrap();
-    assert_eq!(quote(&gateway, &body("x")).await["credits"], 400);
-    until("its time has come", async || quote(&gateway, &body("x")).await["credits"] == 7).await;
-    assert!(time::OffsetDateTime::now_utc() >= at);
+    until("its time has come", async || {
+        let price = quote(&gateway, &body("x")).await["credits"].as_i64().unwrap();
+        // The database's clock is known to half of the time that it takes to say it.
+        let early = time::OffsetDateTime::now_utc() + Duration::from_secs(1) < at;
+        assert!(price == 400 || (price == 7 && !early), "{price}, and the other book begins at {at}");
+        price == 7
+    })
+    .await;
 }
 
 fn ids(page: &Value) -> Vec<String> {

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Answer, MASTER_KEY, RawClient, TestGateway, body};
+use crate::support::http;
 
 const MAX_BODY: usize = 16 << 20;
 
@@ -233,7 +234,7 @@ async fn a_wrong_key_is_refused_before_the_body_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_data_plane_speaks_http_2() {
     let gateway = TestGateway::start().await;
-    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let client = http::builder().http2_prior_knowledge().build().unwrap();
     let url = format!("http://{}/api/generate", gateway.address());
     let create = client.post(url).bearer_auth(&gateway.caller.text).body(body("x").to_string());
     let answer = Answer::to(create).await;

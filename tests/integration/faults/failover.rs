@@ -1,6 +1,6 @@
 //! The primary dies, its synchronous standby is promoted.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::postgres_kills::{LONGEST_ANSWER, slowest};
 use crate::support::cluster::TestCluster;
@@ -22,7 +22,7 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
         let spec = Spec { gateways_urls, ..Spec::on(way.url()) };
         let fleet = Fleet::start(spec).await;
         let load = fleet.load(Plan { rate: scaled(60, 200), keyed: 4, again: true });
-        tokio::time::sleep(Duration::from_millis(scaled(1500, 5000))).await;
+        fleet.until_busy(scaled(60, 1000)).await;
         let last = Instant::now();
         // Fenced: it never comes back.
         primary.kill();

@@ -27,6 +27,7 @@ async fn a_gateway_killed_at_any_instant_loses_nothing() {
         fleet.launch_again(victim).await;
         served = served.max(last.elapsed());
     }
+    fleet.until_busy(50).await;
     load.stop().await;
     fleet.until_serving().await;
     let verdict = fleet.conclude(last).await;
@@ -37,5 +38,4 @@ async fn a_gateway_killed_at_any_instant_loses_nothing() {
         served: Some(served),
     });
     verdict.must_be_clean();
-    assert!(verdict.creates > 50, "too few creates to prove anything: {}", verdict.creates);
 }

@@ -30,8 +30,11 @@ async fn under(fault: &str, weathers: &[Weather]) {
                 if all {
                     shared.set(weather);
                 }
-                // Longer than a lease.
-                tokio::time::sleep(Duration::from_millis(scaled(2000, 4000))).await;
+                if weather == DELAYED {
+                    fleet.until_busy(scaled(20, 300)).await;
+                } else {
+                    fleet.until_taken_for_dead(if all { 3 } else { 1 }).await;
+                }
                 own.set(Weather::CLEAR);
                 shared.set(Weather::CLEAR);
                 last = Instant::now();

@@ -9,14 +9,15 @@ use crate::support::cluster::TestCluster;
 use crate::support::database::until;
 use crate::support::faults::fleet::{Fleet, Spec};
 use crate::support::faults::load::{Plan, Reply};
+use crate::support::faults::oracle::Verdict;
 use crate::support::faults::scaled;
 use crate::support::faults::table::{Row, report};
 
 const LOAD: Plan = Plan { rate: 100, keyed: 4, again: true };
 
 /// No answer may take longer, whatever is away: a key's look-up (1 s for a connection, 5 s for its answer), an
-/// idempotency key's (the same), a reservation (1.5 s), the vendor, a record (5 s); and room for a busy machine.
-pub const LONGEST_ANSWER: Duration = Duration::from_secs(25);
+/// idempotency key's (the same), a reservation (1.5 s), the vendor, a record (5 s); and as much again for a busy machine.
+pub const LONGEST_ANSWER: Duration = Duration::from_secs(40);
 
 /// How many creates are refused because the ledger is away, so far.
 fn refused(fleet: &Fleet, gateway: usize) -> usize {
@@ -43,7 +44,7 @@ async fn a_killed_database_loses_nothing_and_nothing_is_sent_without_it() {
     let kills = scaled(3, 10);
     let (mut last, mut served) = (Instant::now(), Duration::ZERO);
     for _ in 0..kills {
-        tokio::time::sleep(Duration::from_millis(scaled(500, 2000))).await;
+        fleet.until_busy(scaled(30, 400)).await;
         server.kill();
         // What was granted before is on its way for a moment: longer on a busy machine.
         let mut sent = Vec::new();
@@ -72,9 +73,26 @@ pub fn slowest(fleet: &Fleet) -> Duration {
 }
 
 /// The control: gateways that do not wait for the disk, on a server that is in no hurry to write. What they have
-/// acknowledged is lost with the server, and the judge must see it; else the test above would prove nothing.
+/// acknowledged is lost with the server, and the judge must see it; else the test above would prove nothing. Something else
+/// may have written it: then another server is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_durability_barrier_the_judge_sees_the_loss() {
+    let mut tried = 1;
+    let verdict = loop {
+        let verdict = killed_without_the_barrier().await;
+        if verdict.lost > 0 {
+            break verdict;
+        }
+        tried += 1;
+        assert!(tried <= 10, "nothing is ever lost: {verdict:?}");
+    };
+    let fault = "CONTROL: the same, commits not waited for".into();
+    report(&Row { fault, tried, verdict: verdict.clone(), served: None });
+    let lost = verdict.findings.iter().filter(|finding| finding.contains("was acknowledged, no hold has it"));
+    assert!(lost.count() > 0, "the judge saw nothing: {verdict:?}");
+}
+
+async fn killed_without_the_barrier() -> Verdict {
     let mut server = TestCluster::new().await;
     let url = server.url();
     let careless = format!("{url}&options=-c%20synchronous_commit%3Doff");
@@ -96,9 +114,5 @@ async fn without_the_durability_barrier_the_judge_sees_the_loss() {
     kill(Pid::from_raw(writer), Signal::SIGKILL).unwrap();
     load.stop().await;
     server.restart();
-    let verdict = fleet.judge().await;
-    let fault = "CONTROL: the same, commits not waited for".into();
-    report(&Row { fault, tried: 1, verdict: verdict.clone(), served: None });
-    let lost = verdict.findings.iter().filter(|finding| finding.contains("was acknowledged, no hold has it"));
-    assert!(lost.count() > 0 && verdict.lost > 0, "the judge saw nothing: {verdict:?}");
+    fleet.judge().await
 }

@@ -1,11 +1,7 @@
-//! The ledger's two profiles: every test in which money moves runs under both, and both keep what they acknowledged
-//! through a crash of the database. That the crash test would see a loss is shown by taking the barrier away.
-//!
-//! Its name comes early in the alphabet, so that the other run is under way while the rest of this one is.
+//! The ledger's two profiles share a ledger, and both keep what they acknowledged through a crash of the database. That
+//! the crash test would see a loss is shown by taking the barrier away.
 
 use std::collections::BTreeSet;
-use std::env;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,51 +18,8 @@ use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, credits, funded, ledger_with, money, new_hold, run, settle, with_key};
 use crate::support::seed::{TOP_UP, acting, org_named};
 
-const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
-
-/// Modules whose tests move money. Left out: those of rules that the functions decide under either profile alike.
-const MONEY: &[&str] = &[
-    "budget_gateways::",
-    "budgets::",
-    "consumption::",
-    "credit::",
-    "database_faults::",
-    "doubt::",
-    "failover::",
-    "gateway_kills::",
-    "idempotency::",
-    "ledger::",
-    "ledger_faults::",
-    "ledger_model::",
-    "ledger_reserve::",
-    "money::",
-    "postgres_kills::",
-    "reconciler::",
-    "replicas::",
-    "status::",
-    "upstream_answers::",
-    "upstream_delays::",
-];
-
-#[test]
-fn every_test_in_which_money_moves_passes_with_two_commits_too() {
-    if env::var_os(VARIABLE).is_some() {
-        // We are the other run, or somebody asks for one profile only.
-        return;
-    }
-    let mut tests = Command::new(env::current_exe().unwrap());
-    // They wait more than they work.
-    tests
-        .arg("--test-threads=3")
-        .args(MONEY)
-        .env(VARIABLE, "two-commit")
-        .env("TOLLGATE_MODEL_HISTORIES", "700");
-    let done = tests.output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
-    let summary = said.lines().find(|line| line.starts_with("test result: ok.")).unwrap();
-    assert!(!summary.contains(" 0 passed"), "{summary}");
-}
+/// So often a control may fail to see what it must.
+const MOST_TRIES: usize = 20;
 
 fn settings(profile: Profile) -> LaneSettings {
     LaneSettings { lanes: 1, profile, ..LaneSettings::default() }
@@ -190,11 +143,14 @@ async fn no_acknowledged_hold_is_lost_when_the_server_is_killed_but_for_the_barr
         acknowledged += granted;
     }
     assert!(acknowledged > 1200);
-    // The control: a connection that is told not to wait for the disk.
+    // The control: a connection that is told not to wait for the disk. What it has acknowledged may have got there all the
+    // same, on a busy machine: then the server is killed again.
     let careless = format!("{url}&options=-c%20synchronous_commit%3Doff");
     for profile in [Profile::Plain, Profile::TwoCommit] {
-        let (granted, lost) = lost_in_a_crash(&mut server, &careless, profile).await;
-        println!("{profile:?} without its barrier: {lost} of {granted} holds are lost");
-        assert!(lost > 0, "{profile:?}: of {granted} holds none");
+        let mut tries = 0;
+        while lost_in_a_crash(&mut server, &careless, profile).await.1 == 0 {
+            tries += 1;
+            assert!(tries < MOST_TRIES, "{profile:?}: nothing is ever lost");
+        }
     }
 }

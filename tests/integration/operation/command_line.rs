@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::{Answer, MASTER_KEY, TestGateway, body};
+use crate::support::http;
 use crate::support::process::{Process, Scratch, run, run_unread};
 use crate::support::seed::{TOP_UP, org_named};
 
@@ -395,7 +396,7 @@ async fn demo(scratch: &Scratch) -> (Process, Value) {
 #[tokio::test]
 async fn a_demo_keeps_its_key_and_its_tasks_and_leaves_no_process_behind() {
     let scratch = Scratch::new();
-    let client = Client::new();
+    let client = http::client();
     let mut known: Vec<(String, String)> = Vec::new();
     for round in 0..2 {
         let (process, ready) = demo(&scratch).await;

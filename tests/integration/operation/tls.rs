@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::connection::{Connection, Http, Trust};
-use crate::support::database::until;
+use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::{MASTER_KEY, TestGateway, body};
 use crate::support::process::{Process, Scratch, run};
 
@@ -110,7 +110,6 @@ impl Served {
 }
 
 /// For what takes a second.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 const FAILURES: &str = "tollgate_tls_handshake_failures_total{listener=\"data\"}";
 const EXPIRY: &str = "tollgate_tls_certificate_expiry_timestamp_seconds{listener=\"data\"}";
 const TAKEN: &str = "tollgate_tls_reloads_total{listener=\"data\",outcome=\"ok\"}";

@@ -30,6 +30,38 @@ async fn quoted(gateway: &TestGateway) -> i64 {
     Answer::to(call).await.data()["credits"].as_i64().unwrap()
 }
 
+/// Makes a factor with a validity that begins soon, and quotes until it is over: at 440, while it is valid at 201. The
+/// price of a create in between, unless its time was too short.
+async fn cheap(gateway: &TestGateway, length: Duration) -> Option<i64> {
+    let (db, org) = (gateway.db.database(), gateway.caller.org);
+    let from = db.clock().await.unwrap() + length.mul_f64(0.9);
+    let end = from + length;
+    db.create_price_factor(org, factor(5_001), Some(from), Some(end), "a promotion").await.ok()?;
+    // Clocks are compared over a connection that takes its time: the longer it takes, the less is known.
+    let mut about = Duration::from_millis(100);
+    let mut seen = None;
+    until("it is over", async || {
+        let asked = Clock.now();
+        let before = db.clock().await.unwrap();
+        about = about.max(Duration::from_millis(100) + Clock.since(asked) * 2);
+        let price = quoted(gateway).await;
+        let after = db.clock().await.unwrap();
+        if after < from - about || before > end + about {
+            assert_eq!(price, 440);
+        } else if before > from + about && after < end - about {
+            assert_eq!(price, 201, "400 × 0.5001, rounded up");
+            if seen.is_none() {
+                let created = gateway.create(&body("cheap")).await.data()["consumed_credits"].as_i64();
+                let in_time = db.clock().await.unwrap() < end - about;
+                seen = created.filter(|_| in_time);
+            }
+        }
+        before > end + about
+    })
+    .await;
+    seen
+}
+
 #[tokio::test]
 async fn a_factor_begins_and_ends_at_its_instants() {
     let gateway = TestGateway::start().await;
@@ -38,30 +70,17 @@ async fn a_factor_begins_and_ends_at_its_instants() {
     let usual = OrgChange { price_factor: Some(factor(11_000)), ..OrgChange::default() };
     db.update_org(org, usual, None).await.unwrap();
     until("the usual factor", async || quoted(&gateway).await == 440).await;
-    let now = db.clock().await.unwrap();
-    let (from, until_) = (now + Duration::from_millis(900), now + Duration::from_millis(1_900));
-    db.create_price_factor(org, factor(5_001), Some(from), Some(until_), "a promotion").await.unwrap();
-
-    let about = Duration::from_millis(100);
-    let mut seen = Vec::new();
-    until("it is over", async || {
-        let before = db.clock().await.unwrap();
-        let price = quoted(&gateway).await;
-        let after = db.clock().await.unwrap();
-        if after < from - about || before > until_ + about {
-            assert_eq!(price, 440);
-        } else if before > from + about && after < until_ - about {
-            assert_eq!(price, 201, "400 × 0.5001, rounded up");
-            if seen.is_empty() {
-                seen.push(gateway.create(&body("cheap")).await.data()["consumed_credits"].clone());
-            }
+    let mut seen = None;
+    // What a busy machine cannot be shown in a second it is shown in more.
+    for length in [1, 4, 16].map(Duration::from_secs) {
+        seen = cheap(&gateway, length).await;
+        if seen.is_some() {
+            break;
         }
-        before > until_ + about
-    })
-    .await;
-    assert_eq!(seen, [201]);
-    let hold: (i32, i64) =
-        sqlx::query_as("select factor_bp, amount from hold").fetch_one(gateway.db.pool()).await.unwrap();
+    }
+    assert_eq!(seen, Some(201), "the price of a create while the factor is in force");
+    let last = "select factor_bp, amount from hold order by created_at desc limit 1";
+    let hold: (i32, i64) = sqlx::query_as(last).fetch_one(gateway.db.pool()).await.unwrap();
     assert_eq!(hold, (5_001, 201));
     let call = gateway.request(Method::POST, "/api/quote").bearer_auth(&another.text);
     assert_eq!(Answer::to(call.body(body("x").to_string())).await.data()["credits"], 400);

@@ -97,7 +97,12 @@ async fn a_quote_for_something_else_is_refused_and_says_why() {
         refused(&gateway, create(&gateway, &body("x"), forged).await, "not one that POST /api/quote").await;
     }
     let twice = gateway.creating(body("x").to_string()).header("x-tollgate-quote", &quote);
-    refused(&gateway, Answer::to(twice.header("x-tollgate-quote", &quote)).await, "must be one value").await;
+    refused(
+        &gateway,
+        Answer::to(twice.header("x-tollgate-quote", &quote)).await,
+        "X-Tollgate-Quote is given twice",
+    )
+    .await;
     assert_eq!(gateway.upstream_creates().await, (0, 0));
     // The organisation's, not the key's.
     let colleague = gateway.another_user("a colleague", "member").await;

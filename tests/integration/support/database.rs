@@ -10,8 +10,10 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::statvfs::statvfs;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use time::OffsetDateTime;
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
 use tollgate::store::{Acting, AuditReport, Database, Fingerprint, LedgerError};
@@ -21,8 +23,12 @@ use uuid::Uuid;
 use super::seed::acting;
 use super::{leaks, schema};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for what must come: far longer than it takes on a busy machine, and shorter than a test's
+/// deadline, so that the test itself can say what did not come.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const DIR_PREFIX: &str = "tollgate-tests-";
+/// A file system in memory, where there is one.
+const MEMORY: &str = "/dev/shm";
 
 /// Never dropped: the private cluster ends with this process, and the next one removes its directory.
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
@@ -49,8 +55,10 @@ impl Server {
 }
 
 fn private_cluster() -> Cluster {
-    let base = std::env::temp_dir();
-    remove_leftovers(&base);
+    remove_leftovers(&std::env::temp_dir());
+    remove_leftovers(Path::new(MEMORY));
+    // Making and dropping hundreds of databases is mostly the file system's work.
+    let base = if has_room(MEMORY) { MEMORY.into() } else { std::env::temp_dir() };
     let data_dir = base.join(format!("{DIR_PREFIX}{}", Uuid::now_v7().simple()));
     // The server's user, who is not root, must be able to pass.
     DirBuilder::new().mode(0o755).create(&data_dir).unwrap();
@@ -65,9 +73,15 @@ fn private_cluster() -> Cluster {
     Cluster::start(config, &mut |_| {}).unwrap()
 }
 
+/// Whether a server fits there, with the databases of as many tests as run at once.
+fn has_room(directory: &str) -> bool {
+    const ROOM: u64 = 3 << 30;
+    statvfs(directory).is_ok_and(|found| found.blocks_available() * found.fragment_size() >= ROOM)
+}
+
 /// Removes the clusters of test processes that are gone.
 fn remove_leftovers(base: &Path) {
-    for entry in fs::read_dir(base).unwrap().flatten() {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(DIR_PREFIX));
         // A living owner holds the lock. What we may not open is another user's.
         if ours
@@ -126,14 +140,41 @@ async fn until_unused(admin: &mut PgConnection, database: &str) {
 
 /// Waits until the condition holds, for at most as long as our patience lasts.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    let looking = async {
+        let began = Instant::now();
+        while !holds().await {
+            // Often at first. Who waits for seconds looks seldom, and leaves the processor to what it waits for.
+            let pause = began.elapsed() / 20;
+            tokio::time::sleep(pause.clamp(Duration::from_millis(5), Duration::from_millis(50))).await;
+        }
+    };
+    // A look that hangs counts too.
+    assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "{what}: not within {PATIENCE:?}");
+}
+
+/// Waits until the condition holds, for at most a hundred looks 5 ms apart: what should come at once, and not only with
+/// the next regular round. A number of looks, as a time would be over too soon on a busy machine.
+pub async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("{what}: not within {PATIENCE:?}");
+    panic!("{what}: not at once");
+}
+
+/// Does what must be done before an instant that is still to come: soon, or later if a busy machine was not done in time.
+/// `attempt` returns nothing if it was refused.
+pub async fn ahead<T>(mut attempt: impl AsyncFnMut(OffsetDateTime) -> Option<T>) -> T {
+    for seconds in [2, 8, 32] {
+        let instant = OffsetDateTime::now_utc() + Duration::from_secs(seconds);
+        if let Some(done) = attempt(instant).await {
+            return done;
+        }
+        assert!(OffsetDateTime::now_utc() >= instant, "refused, and {instant} was still to come");
+    }
+    panic!("not within half a minute");
 }
 
 /// Runs a future from where no runtime is.
@@ -156,7 +197,7 @@ impl TestDatabase {
         let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
         let name = format!("tollgate_test_{}", Uuid::now_v7().simple());
         let mut admin = PgConnection::connect(server.url.as_str()).await.unwrap();
-        let create = format!("create database {name} template {} strategy wal_log", server.template);
+        let create = format!("create database {name} template {} strategy file_copy", server.template);
         admin.execute(AssertSqlSafe(create)).await.unwrap();
         admin.close().await.unwrap();
         let url = at(&server.url, &name);

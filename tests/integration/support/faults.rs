@@ -1,7 +1,7 @@
 //! Real gateways under real faults: a fleet of processes, the customers in front of it, and an oracle that holds their
 //! answers, the vendor's books and the ledger's rows against each other.
 //!
-//! `TOLLGATE_FAULTS=long` makes the same scenarios longer and harder; see the README, "For developers".
+//! `TOLLGATE_FAULTS=long` makes the same scenarios longer and harder; see `docs/testing.md`.
 
 pub mod fleet;
 pub mod load;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,9 +16,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 
+use super::database::PATIENCE;
 use super::leaks;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that is gone after the test.
 pub struct Scratch(pub PathBuf);
@@ -83,7 +81,13 @@ impl Said {
 
 /// Runs `tollgate` to its end.
 pub async fn run(args: &[&str]) -> Said {
-    let output = tokio::time::timeout(PATIENCE, command(args).output()).await.unwrap().unwrap();
+    run_with_env(args, &[]).await
+}
+
+/// The same with more variables in its environment.
+pub async fn run_with_env(args: &[&str], env: &[(&str, &str)]) -> Said {
+    let output = command(args).envs(env.iter().copied()).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let said =
         Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };

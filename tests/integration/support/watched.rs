@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tollgate::store::{KeySpec, OperatorRole};
 use crate::support::database::TestDatabase;
 use crate::support::fixture::credits;
 use crate::support::gateway::{Answer, MASTER_KEY};
+use crate::support::http;
 use crate::support::process::{Process, Scratch};
 use crate::support::seed::{TOP_UP, org_named, user_named};
 
@@ -79,7 +80,7 @@ impl Watched {
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
              [upstream.kling_3]\nbase_url = \"http://{vendor}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-             [reconciler]\ninterval_ms = 50\ntick_ms = 20\n{more}",
+             [reconciler]\ninterval_ms = 50\ntick_ms = 100\n{more}",
             db.url(),
         );
         let scratch = Scratch::new();
@@ -88,7 +89,7 @@ impl Watched {
         let [data, operations] =
             ["data", "operations"].map(|name| serving[name].as_str().unwrap().to_owned());
         let log = process.rest_of_log();
-        Self { process, log, data, operations, client: Client::new(), _scratch: scratch }
+        Self { process, log, data, operations, client: http::client(), _scratch: scratch }
     }
 
     pub async fn scrape(&self) -> Scrape {
@@ -110,12 +111,17 @@ impl Watched {
 
     /// A call of a new operator.
     pub async fn manage(&self, db: &TestDatabase, method: Method, path: &str, body: Value) -> Value {
+        let answer = self.managed(db, method, path, body).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+        answer.json().await.unwrap()
+    }
+
+    /// What an operator is answered.
+    pub async fn managed(&self, db: &TestDatabase, method: Method, path: &str, body: Value) -> Response {
         let token = db.database().create_operator_token("a test", OperatorRole::Operator, None);
         let token = token.await.unwrap().1;
         let call = self.client.request(method, format!("{}{path}", self.operations));
-        let answer = call.bearer_auth(token.expose()).json(&body).send().await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
-        answer.json().await.unwrap()
+        call.bearer_auth(token.expose()).json(&body).send().await.unwrap()
     }
 
     /// Stops it; it must have finished everything. What it logged.
@@ -148,7 +154,7 @@ impl Vendor {
 
     pub async fn script(&self, script: Value) {
         let url = format!("http://{}/_sim/script", self.address);
-        let answer = Client::new().post(url).json(&script).send().await.unwrap();
+        let answer = http::client().post(url).json(&script).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{}", answer.text().await.unwrap());
     }
 }

@@ -2,7 +2,7 @@
 //! tenants.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -11,7 +11,7 @@ use serde_json::json;
 use tollgate::metrics::{ALL, Kind};
 use tollgate::store::{BudgetLevel, NewBudget, Period, TaskFilter};
 
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, ahead, until};
 use crate::support::fixture::credits;
 use crate::support::gateway::body;
 use crate::support::watched::{Scrape, Vendor, Watched, key};
@@ -71,11 +71,13 @@ async fn credits_and_holds_are_counted_when_they_have_moved() {
     let (org, _, key) = key(&db, "a customer", 0).await;
     let gateway = Watched::start(&db, vendor.address, QUICK).await;
     let credits_of = format!("/admin/v1/orgs/{org}/credits");
-    let soon = (time::OffsetDateTime::now_utc() + Duration::from_millis(1500))
-        .format(&time::format_description::well_known::Rfc3339)
-        .unwrap();
-    let grant = json!({"credits": 77, "reason": "a trial", "expires_at": soon});
-    gateway.manage(&db, Method::POST, &format!("{credits_of}/grants"), grant).await;
+    ahead(async |end| {
+        let end = end.format(&time::format_description::well_known::Rfc3339).unwrap();
+        let grant = json!({"credits": 77, "reason": "a trial", "expires_at": end});
+        let granted = gateway.managed(&db, Method::POST, &format!("{credits_of}/grants"), grant).await;
+        granted.status().is_success().then_some(())
+    })
+    .await;
     until("it has run out", async || gateway.scrape().await.value("tollgate_credits_expired_total") == 77.0)
         .await;
     let grant = json!({"credits": 5000, "reason": "an invoice"});

@@ -349,6 +349,20 @@ async fn a_collector_of_no_use_costs_nothing_but_spans() {
 
 /// A gateway with such a collector serves, and stops in time; if that one answers at all, what it did is counted.
 async fn of_no_use(gateway: &TestGateway, address: SocketAddr, protocol: &str, answers: bool) {
+    // The last words are a second each; a collector's own limit is five. A machine that is busy may be late, but not each
+    // time.
+    let mut took = Vec::new();
+    while took.len() < 3 {
+        took.push(ends_in(gateway, address, protocol, answers).await);
+        if took.last().is_some_and(|took| *took < Duration::from_secs(4)) {
+            return;
+        }
+    }
+    panic!("{protocol} at {address}: {took:?}");
+}
+
+/// Lets such a gateway serve; how long it takes to stop.
+async fn ends_in(gateway: &TestGateway, address: SocketAddr, protocol: &str, answers: bool) -> Duration {
     let scratch = Scratch::new();
     let environment =
         format!("TOLLGATE_TELEMETRY__OTLP_ENDPOINT=http://{address} TOLLGATE_TELEMETRY__PROTOCOL={protocol}");
@@ -366,14 +380,18 @@ async fn of_no_use(gateway: &TestGateway, address: SocketAddr, protocol: &str, a
         })
         .await;
     }
-    let begun = Instant::now();
-    create().await.expect(200);
-    assert!(begun.elapsed() < Duration::from_secs(3), "{protocol} at {address}");
+    // Waiting for the collector would take five seconds each.
+    let creates = async {
+        for _ in 0..10 {
+            create().await.expect(200);
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(40), creates).await;
+    assert!(in_time.is_ok(), "{protocol} at {address}");
     let begun = Instant::now();
     process.terminate();
     assert_eq!(process.ended().await, 0);
-    // The last words are a second each; a collector's own limit is five.
-    assert!(begun.elapsed() < Duration::from_secs(4), "{protocol} at {address}: {:?}", begun.elapsed());
+    begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -451,7 +469,7 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
         answer.refused(401, "INVALID_API_KEY");
         let id = answer.headers["x-request-id"].to_str().unwrap();
         let written = process.next_event_of(|event| event["request_id"] == id);
-        tokio::time::timeout(Duration::from_secs(1), written).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(2), written).await.is_ok()
     })
     .await;
     let _unread = process.leave_log_unread().await;

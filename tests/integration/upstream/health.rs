@@ -1,5 +1,6 @@
 //! A vendor that fails, hangs or refuses some of its accounts: who else is hurt by it, and for how long.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -181,6 +182,9 @@ async fn one_organisation_whose_creates_hang_does_not_open_the_breaker_for_other
     }
 }
 
+/// Longer than a test may take.
+const NEVER_MS: u64 = 3_600_000;
+
 fn second_backend(config: &mut Config, tune: impl FnOnce(&mut UpstreamConfig)) {
     let mut upstream = config.upstream.kling_3.clone();
     tune(&mut upstream);
@@ -189,15 +193,16 @@ fn second_backend(config: &mut Config, tune: impl FnOnce(&mut UpstreamConfig)) {
 
 #[tokio::test]
 async fn a_backend_whose_creates_hang_does_not_slow_the_other() {
-    // It listens and never answers.
+    // It listens, and never answers: it has no end of its own.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     let gateway = TestGateway::builder()
         .config(move |config| {
+            config.server.create_deadline_ms = NEVER_MS;
             config.upstream.kling_3.max_creates = 2;
             second_backend(config, |upstream| {
                 upstream.base_url = format!("http://{address}").parse().unwrap();
-                upstream.create_timeout_ms = 5_000;
+                upstream.create_timeout_ms = NEVER_MS;
             });
         })
         .start()
@@ -211,26 +216,30 @@ async fn a_backend_whose_creates_hang_does_not_slow_the_other() {
         for _ in 0..5 {
             gateway.task("fine").await;
         }
+        // All that, while both hung.
+        drop(silent);
     };
-    let (answers, ()) = tokio::join!(stuck, async {
-        tokio::time::timeout(Duration::from_secs(4), rest).await.unwrap();
-    });
+    let (answers, ()) = tokio::join!(stuck, rest);
     answers.0.reference();
     answers.1.reference();
 }
 
 #[tokio::test]
 async fn a_backend_whose_polls_hang_does_not_keep_the_tasks_of_the_other_from_ending() {
+    let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = way.local_addr().unwrap();
     let gateway = TestGateway::builder()
-        .config(|config| {
+        .config(move |config| {
             config.reconciler.concurrency = 4;
             second_backend(config, |upstream| {
+                upstream.base_url = format!("http://{address}").parse().unwrap();
                 upstream.max_polls = 2;
-                upstream.status_timeout_ms = 10_000;
+                upstream.status_timeout_ms = NEVER_MS;
             });
         })
         .start()
         .await;
+    let way = tokio::spawn(lead(way, gateway.simulator()));
     let hang = json!({"on": "status", "match": {"type": "o3-std-text-to-video"}, "fault": {"kind": "hang"}});
     gateway.script(json!({"rules": [hang]})).await;
     for n in 0..5 {
@@ -238,14 +247,26 @@ async fn a_backend_whose_polls_hang_does_not_keep_the_tasks_of_the_other_from_en
         create(&gateway, &org, &o3("x")).await.expect(200);
     }
     let settled = async || gateway.holds().await.iter().filter(|hold| hold.state == "SETTLED").count();
-    let first = tokio::time::timeout(
-        Duration::from_secs(7),
-        until("the task has ended though nobody asks for it", async || {
-            gateway.task("x").await;
-            settled().await >= 3
-        }),
-    );
-    first.await.unwrap();
+    until("tasks have ended though nobody asks for them", async || {
+        gateway.task("x").await;
+        settled().await >= 3
+    })
+    .await;
+    // Else the gateway would wait for them in the end.
+    way.abort();
+}
+
+/// Leads every connection to `server`, until it is aborted.
+async fn lead(way: tokio::net::TcpListener, server: SocketAddr) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (mut client, _) = way.accept().await.unwrap();
+        connections.spawn(async move {
+            let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+            // An error is the end of the connection.
+            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+        });
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tollgate::store::{Database, KeySpec};
 
 use super::load::{Create, Customers, Load, Plan, Reply, Tenant};
 use super::oracle::{Evidence, Hold, Verdict};
+use super::scaled;
 use super::vendor::Vendor;
 use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::MASTER_KEY;
@@ -226,6 +227,29 @@ impl Fleet {
         began.elapsed()
     }
 
+    /// Waits until customers have got so many more tasks.
+    pub async fn until_busy(&self, more: usize) {
+        let accepted = || {
+            let log = self.customers.log.lock().unwrap();
+            let accepted = |create: &&Create| {
+                create.attempts.iter().any(|attempt| matches!(attempt.reply, Reply::Accepted(_)))
+            };
+            log.iter().filter(accepted).count()
+        };
+        let before = accepted();
+        until("customers get tasks", async || accepted() >= before + more).await;
+    }
+
+    /// Waits until the leases of so many gateways have lapsed, long enough ago for others to have acted on it.
+    pub async fn until_taken_for_dead(&self, gateways: i64) {
+        let lapsed = "select count(*) >= $1 from gateway where alive_until < now() - $2 * interval '1 ms'";
+        until("they are taken for dead", async || {
+            let lapsed = sqlx::query_scalar(lapsed).bind(gateways).bind(scaled(600, 2500));
+            lapsed.fetch_one(&self.pool).await.unwrap()
+        })
+        .await;
+    }
+
     pub async fn holds(&self) -> Vec<Hold> {
         Hold::all(&self.pool).await
     }
@@ -378,7 +402,7 @@ fn config(spec: &Spec, vendor: &Vendor) -> String {
         min_interval_ms = 20
         [reconciler]
         interval_ms = 100
-        tick_ms = 50
+        tick_ms = 200
         polls_per_second = 10000
         "#,
         spec.gateways_urls,

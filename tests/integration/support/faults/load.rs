@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate::ids::OrgId;
 
+use crate::support::http;
+
 /// Longer than any answer of a gateway may take.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// So many creates may be under way at once; more are not offered.
@@ -93,7 +95,7 @@ const TYPES: [&str; 3] = ["pro-text-to-video", "std-text-to-video", "o3-pro-text
 
 impl Customers {
     pub fn new(tenants: Vec<Tenant>, gateways: usize) -> Arc<Self> {
-        let client = Client::builder().timeout(CLIENT_TIMEOUT).build().unwrap();
+        let client = http::builder().timeout(CLIENT_TIMEOUT).build().unwrap();
         let gateways = (0..gateways).map(|_| Mutex::default()).collect();
         Arc::new(Self { tenants, gateways, log: Mutex::default(), client, next: AtomicUsize::new(0) })
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate::simulator::{Simulator, SimulatorConfig};
 
 use crate::support::gateway::MASTER_KEY;
+use crate::support::http;
 
 /// Stops when it is dropped.
 pub struct Vendor {
@@ -34,7 +35,7 @@ impl Vendor {
         let simulator = Simulator::bind(any_port, config).await.unwrap();
         let (address, stop) = (simulator.local_addr(), CancellationToken::new());
         tokio::spawn(simulator.run(stop.clone().cancelled_owned()));
-        Self { address, client: Client::new(), stop }
+        Self { address, client: http::client(), stop }
     }
 
     pub fn url(&self) -> String {

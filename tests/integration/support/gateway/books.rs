@@ -10,6 +10,8 @@ use sqlx::{FromRow, Row};
 use tollgate::ids::HoldId;
 use uuid::Uuid;
 
+use crate::support::http;
+
 /// A row of the table of holds.
 #[derive(Debug, Clone, FromRow)]
 pub struct Hold {
@@ -91,7 +93,7 @@ pub async fn close(
     database_url: &str,
     keys: HashMap<String, String>,
 ) -> Closing {
-    let books = accounts(&Client::new(), simulator).await;
+    let books = accounts(&http::client(), simulator).await;
     let pool = PgPool::connect(database_url).await.unwrap();
     let holds = Hold::all(&pool).await;
     let held = sqlx::query("select count(*) from hold where state = 'HELD'").fetch_one(&pool).await.unwrap();

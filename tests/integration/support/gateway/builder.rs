@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use reqwest::Client;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tollgate::app::App;
@@ -15,6 +14,8 @@ use tollgate::simulator::{Simulator, SimulatorConfig};
 use super::books::{Closing, close};
 use super::{MASTER_KEY, TestGateway, caller};
 use crate::support::database::TestDatabase;
+use crate::support::fixture::profile;
+use crate::support::http;
 use crate::support::leaks;
 
 /// What a test's gateway is to be like.
@@ -80,7 +81,7 @@ impl Builder {
             runtime.block_on(Box::pin(serve(settings, self.tune, url, ready, stopping)))
         });
         let addresses = addresses.await.unwrap();
-        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let client = http::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         TestGateway { thread: Some(thread), stop, addresses, expected_difference: 0, client, caller, db }
     }
 }
@@ -112,12 +113,12 @@ async fn serve(
     let app_stop = CancellationToken::new();
     let running = tokio::spawn(app.run(app_stop.clone()));
     stop.cancelled().await;
-    let metrics = Client::new().get(scrape).send().await.unwrap().text().await.unwrap();
+    let metrics = http::client().get(scrape).send().await.unwrap().text().await.unwrap();
     leaks::look_at("the metrics", &metrics);
     app_stop.cancel();
     // From here on the vendor behaves.
     let script = format!("http://{address}/_sim/script");
-    Client::new().delete(script).send().await.unwrap().error_for_status().unwrap();
+    http::client().delete(script).send().await.unwrap().error_for_status().unwrap();
     let finished = running.await.unwrap();
     let closing = close(finished, address, &database_url, keys).await;
     simulator_stop.cancel();
@@ -133,7 +134,7 @@ fn account_keys(config: &Config) -> HashMap<String, String> {
     accounts.map(|account| (account.name.clone(), key(account))).collect()
 }
 
-/// Quick intervals, and no limits but those a test sets.
+/// Quick intervals, patience with a busy machine, and no limits but those a test sets.
 fn config(simulator: SocketAddr, database_url: &str) -> Config {
     let text = format!(
         r#"
@@ -144,6 +145,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         listen = "127.0.0.1:0"
         [database]
         url = "{database_url}"
+        acquire_timeout_ms = 20000
         [upstream.kling_3]
         base_url = "http://{simulator}"
         master_key = "{MASTER_KEY}"
@@ -153,6 +155,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         [ledger]
         lanes = 2
         audit_minutes = 0
+        reserve_timeout_ms = 20000
         [limits]
         org_create_per_minute = 0
         org_status_per_minute = 0
@@ -161,7 +164,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         min_interval_ms = 20
         [reconciler]
         interval_ms = 50
-        tick_ms = 20
+        tick_ms = 100
         polls_per_second = 10000
         [telemetry]
         otlp_endpoint = "http://{}"
@@ -169,5 +172,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         "#,
         leaks::collector()
     );
-    Config::from_toml(&text).unwrap()
+    let mut config = Config::from_toml(&text).unwrap();
+    config.ledger.profile = profile();
+    config
 }

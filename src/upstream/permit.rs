@@ -1,4 +1,4 @@
-//! Leave to create one task. It is had before any credit is held, and nothing is created without it.
+//! A permit to create one upstream task: acquired before credits are held, required to send.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,36 +8,36 @@ use bytes::Bytes;
 use super::account::Account;
 use super::backend::{Backend, CREATE};
 use super::client::MaySend;
-use super::gate::Pass;
+use super::gate::CallPermit;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
 use crate::metrics as m;
 
-/// The first pause before a create that was refused by a 429 is tried again; each one is twice the one before.
+/// The pause before a create that was refused by a 429 is sent again; it doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Leave to create one task on one account of one backend. Dropping it gives its place to another.
+/// A permit to create one task on one account of one backend. Dropping it frees its slot.
 #[derive(Debug)]
-#[must_use = "a ticket that is dropped gives its place to another create"]
-pub struct Ticket {
+#[must_use = "a permit that is dropped frees its slot for another create"]
+pub struct Permit {
     pub(super) backend: Arc<Backend>,
     pub(super) account: Arc<Account>,
-    pub(super) pass: Pass,
+    pub(super) call: CallPermit,
 }
 
-impl Ticket {
-    /// What its backend is called in the ledger.
+impl Permit {
+    /// The name of the backend in the ledger.
     pub fn backend(&self) -> &'static str {
         self.backend.name
     }
 
-    /// What its account is called in the ledger.
+    /// The name of the account in the ledger.
     pub fn account(&self) -> Arc<str> {
         self.account.name.clone()
     }
 
-    /// Creates a task. Sends again only what the vendor has certainly not taken: requests of which no byte was
-    /// written (once), and definitive 429s while `client_waits`. `may_send` is asked at the last instant before the
-    /// first byte, each time.
+    /// Creates a task. Sends again only what the vendor has certainly not accepted: a request of which no byte was written
+    /// (once), and a definitive 429 while `client_waits`. `may_send` is asked before each attempt, at the last instant
+    /// before the first byte.
     pub async fn create(
         &self,
         body: String,
@@ -46,25 +46,26 @@ impl Ticket {
     ) -> CreateOutcome {
         let outcome = self.backend.create(&self.account, body.into(), may_send, client_waits).await;
         match &outcome {
-            CreateOutcome::Accepted { .. } => self.account.take_back(),
+            CreateOutcome::Accepted { .. } => self.account.restore(),
             CreateOutcome::KeyRejected => self.alarm(ALARM_KEY),
             CreateOutcome::Exhausted => self.alarm(ALARM_EXHAUSTED),
             _ => {}
         }
         if let Some(failed) = outcome.tells_failure() {
-            self.pass.report(failed, self.backend.clock.now());
+            self.call.report(failed, self.backend.clock.now());
         }
         outcome
     }
 
-    /// The client has been told that there is no answer: the backend counts as failing now, whatever comes later.
+    /// Counts the call as failed, because its client has been told that the vendor did not answer in time. A later answer
+    /// does not change that.
     pub fn overdue(&self) {
-        self.pass.report(true, self.backend.clock.now());
+        self.call.report(true, self.backend.clock.now());
     }
 
     fn alarm(&self, kind: &'static str) {
-        self.account.set_aside(self.backend.clock.now());
-        tracing::error!(backend = self.backend.name, account = %self.account.name, kind, "the upstream account needs its operator");
+        self.account.avoid(self.backend.clock.now());
+        tracing::error!(backend = self.backend.name, account = %self.account.name, kind, "an upstream account needs an operator");
         metrics::counter!(m::UPSTREAM_ALARMS, "backend" => self.backend.name, "kind" => kind).increment(1);
     }
 }
@@ -103,7 +104,7 @@ impl Backend {
                 CreateOutcome::Busy { retry_after } => {
                     let next = busy.saturating_mul(2);
                     let own = std::mem::replace(&mut busy, next);
-                    // Whatever it says, a busy vendor is not hammered.
+                    // A `Retry-After` of 0 must not make us send again at once.
                     retry_after.map_or(own, |theirs| theirs.max(FIRST_PAUSE))
                 }
                 _ => return outcome,

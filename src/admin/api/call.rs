@@ -1,0 +1,97 @@
+//! What a handler of the management API is given: one admitted call, with all it may use as typed fields.
+//!
+//! A handler takes a [`ApiCall`] and nothing else, and [`Resource`](super::resource::Resource) is the only way to put it on a
+//! path: there is no handler without a rule of who may call it, none that writes without an actor, and none that reads a
+//! header or a parameter that its description does not name.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::Api;
+use super::extract::{Input, arrived};
+use super::problem::Problem;
+use super::rules::AccessRule;
+use super::trace::panicked;
+use crate::access::callers::Caller;
+use crate::store::{Acting, Actor, Database};
+use crate::telemetry::carry;
+
+/// A call whose caller may make it: authenticated, and admitted by the rule of the operation.
+pub(super) struct ApiCall<H, P = (), I = ()> {
+    pub(super) caller: Caller,
+    /// The database; the kind of handle says whether this call may write.
+    pub(super) database: H,
+    /// The parameters of the path.
+    pub(super) path: P,
+    /// What the caller sent beside the path: query, headers, body.
+    pub(super) input: I,
+}
+
+/// A call that only reads.
+pub(super) type ReadCall<P = (), I = ()> = ApiCall<Database, P, I>;
+
+/// A call that may change something, on behalf of its caller.
+pub(super) type WriteCall<P = (), I = ()> = ApiCall<Acting, P, I>;
+
+/// The kinds of database handles.
+pub(super) trait Handle: Send + 'static {
+    /// Calls that write are refused to suspended callers, and run to their end even if the caller leaves.
+    const WRITES: bool;
+
+    fn of(database: &Database, actor: Actor) -> Self;
+}
+
+impl Handle for Database {
+    const WRITES: bool = false;
+
+    fn of(database: &Database, _: Actor) -> Self {
+        database.clone()
+    }
+}
+
+impl Handle for Acting {
+    const WRITES: bool = true;
+
+    fn of(database: &Database, actor: Actor) -> Self {
+        database.acting(actor)
+    }
+}
+
+/// Admits a request, reads what the handler asks for, and answers with what the handler says.
+pub(super) async fn answer<H, P, I, F, R>(
+    api: Api,
+    rule: Arc<AccessRule>,
+    request: Request,
+    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+) -> Result<Response, Problem>
+where
+    H: Handle,
+    P: DeserializeOwned + Send,
+    I: Input,
+    F: Future<Output = R> + Send + 'static,
+    R: IntoResponse,
+{
+    let (mut parts, body) = request.into_parts();
+    let (caller, actor) = rule.admit(&api, &mut parts, H::WRITES).await?;
+    // The body is read here, before anything is changed: a caller that is still sending must not delay a shutdown.
+    let body = if I::HAS_BODY { arrived(body).await? } else { Bytes::new() };
+    let path = axum::extract::Path::from_request_parts(&mut parts, &())
+        .await
+        .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
+    let input = I::read(&parts, &body)?;
+    let call = ApiCall { caller, database: H::of(&api.database, actor), path: path.0, input };
+    let work = handler(call);
+    if !H::WRITES {
+        return Ok(work.await.into_response());
+    }
+    // A task of its own, so that a caller that leaves cannot cut a change in two.
+    let answered = async move { work.await.into_response() };
+    api.tasks.spawn(carry(answered)).await.or_else(|error| match error.try_into_panic() {
+        Ok(panic) => Ok(panicked(panic)),
+        Err(_) => Err(Problem::Internal),
+    })
+}

@@ -1,0 +1,236 @@
+//! What calls carry, read strictly: unknown fields and what is given twice are refused, and each refusal says what is
+//! wrong. Every kind of input also describes itself in the OpenAPI document, so that a handler cannot read what its description does not name.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::ETAG;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use time::{OffsetDateTime, UtcOffset};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::{IntoParams, ToSchema};
+
+use super::problem::Problem;
+use crate::store::LedgerError;
+use crate::strict;
+
+/// The most bytes a body may have.
+const MAX_BODY: usize = 1 << 20;
+
+/// The time a caller has to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Something that a handler asks for beside the path. Pairs ask for both, the first one first.
+pub(super) trait Input: Sized + Send {
+    /// Only what asks for a body waits for one.
+    const HAS_BODY: bool = false;
+
+    /// Adds the headers and query parameters that are read to the description of the operation.
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>);
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem>;
+}
+
+impl Input for () {
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(_: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        Ok(())
+    }
+}
+
+impl<A: Input, B: Input> Input for (A, B) {
+    const HAS_BODY: bool = A::HAS_BODY || B::HAS_BODY;
+
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        A::describe(parameters);
+        B::describe(parameters);
+    }
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        Ok((A::read(parts, body)?, B::read(parts, body)?))
+    }
+}
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> Input for Body<T> {
+    const HAS_BODY: bool = true;
+
+    fn describe(_: &mut Vec<RefOr<Parameter>>) {}
+
+    fn read(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        parse(parts, body).map(Self)
+    }
+}
+
+/// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
+pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<T, Problem> {
+    strict::single_header(&parts.headers, "Content-Type")?;
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::Invalid("the body must be a JSON object".into()));
+    }
+    strict::read_json(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+}
+
+/// The whole body, within its time-out.
+pub(super) async fn arrived(body: axum::body::Body) -> Result<Bytes, Problem> {
+    tokio::time::timeout(BODY_TIMEOUT, whole(body)).await.map_err(|_| Problem::TooSlow)?
+}
+
+/// Reads up to eight times what is allowed before it gives up: a caller that is cut off while it sends does not see the
+/// answer that says why.
+async fn whole(mut body: axum::body::Body) -> Result<Bytes, Problem> {
+    let (mut kept, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let cut = |_| Problem::Invalid("the connection ended before the body did".into());
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY {
+            kept.extend_from_slice(&data);
+        } else if length > 8 * MAX_BODY {
+            break;
+        }
+    }
+    if length > MAX_BODY { Err(Problem::TooLarge) } else { Ok(kept.freeze()) }
+}
+
+/// The parameters of the query.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned + IntoParams + Send> Input for Query<T> {
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        parameters.extend(T::into_params(|| Some(ParameterIn::Query)).into_iter().map(RefOr::T));
+    }
+
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        strict::check_query(parts.uri.query().unwrap_or_default())?;
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
+            .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
+    }
+}
+
+/// The version that a change is meant for (`If-Match`); none: any version.
+pub(super) struct IfMatch(pub(super) Option<i32>);
+
+impl Input for IfMatch {
+    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
+        let description = "The `ETag` of the version you want to change. If it was changed since then, nothing happens \
+                           (412). Left out: whatever its version.";
+        parameters.push(header("If-Match", description, r#"^("[0-9]{1,9}"|\*)$"#, 11));
+    }
+
+    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        let Some(value) = strict::single_header(&parts.headers, "If-Match")? else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(Self(None));
+        }
+        let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).parse();
+        version
+            .map(|version| Self(Some(version)))
+            .map_err(|_| Problem::Invalid("If-Match must be the ETag of an earlier answer".into()))
+    }
+}
+
+/// The description of an optional header.
+pub(super) fn header(name: &str, description: &str, pattern: &str, longest: usize) -> RefOr<Parameter> {
+    let schema = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::String))
+        .pattern(Some(pattern))
+        .max_length(Some(longest))
+        .build();
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(description))
+        .schema(Some(schema));
+    RefOr::T(parameter.build())
+}
+
+/// A body with a version, which is sent as its `ETag`.
+pub(super) struct Tagged<T>(pub(super) StatusCode, pub(super) i32, pub(super) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let Self(status, version, body) = self;
+        let mut answer = (status, Json(body)).into_response();
+        if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+            answer.headers_mut().insert(ETAG, tag);
+        }
+        answer
+    }
+}
+
+/// A name or a reason: trimmed, not empty, at most 200 characters, none of them a control character.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]
+pub(super) struct Text(String);
+
+impl TryFrom<String> for Text {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let trimmed = text.trim();
+        let fits = (1..=200).contains(&trimmed.chars().count()) && !trimmed.chars().any(char::is_control);
+        fits.then(|| Self(trimmed.to_owned()))
+            .ok_or("a text must have 1 to 200 characters, none of them a control character")
+    }
+}
+
+impl Text {
+    pub(super) fn into_string(self) -> String {
+        self.0
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An instant that the database can store and every answer can show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timestamp(OffsetDateTime);
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let at = time::serde::rfc3339::deserialize(deserializer)?;
+        // The first and the last hours of the calendar fall outside of years 0 to 9999 in some time zones.
+        at.checked_to_offset(UtcOffset::UTC)
+            .filter(|at| (0..=9999).contains(&at.year()))
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("the year must be from 0 to 9999 in UTC"))
+    }
+}
+
+impl Timestamp {
+    pub(super) fn get(self) -> OffsetDateTime {
+        self.0
+    }
+}
+
+/// A field that may be left out (keeps its value) or null (back to the default).
+pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// What the database found, or a 404 that names `id`.
+pub(super) fn existing<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
+    found.ok_or_else(|| LedgerError::NotFound(format!("there is no {id}")).into())
+}

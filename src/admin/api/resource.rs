@@ -1,0 +1,95 @@
+//! The operations of one path, each with its description and its handler.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::IntoResponse;
+use axum::routing::{MethodFilter, MethodRouter};
+use serde::de::DeserializeOwned;
+use utoipa::openapi::path::{HttpMethod, Operation, Paths};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa_axum::router::UtoipaMethodRouter;
+
+use super::Api;
+use super::call::{ApiCall, Handle, answer};
+use super::extract::Input;
+use super::problem::Problem;
+use super::rules::AccessRule;
+
+/// One path of the API under construction.
+#[derive(Default)]
+pub(super) struct Resource {
+    paths: Paths,
+    router: MethodRouter<Api>,
+    methods: Vec<&'static str>,
+}
+
+/// Path, operation and methods, as `#[utoipa::path]` describes a handler.
+pub(super) type Described = (String, Operation, Vec<HttpMethod>);
+
+impl Resource {
+    /// Adds a handler behind the rule that its description states. What the handler reads is added to the description.
+    pub(super) fn operation<H, P, I, F, R>(
+        mut self,
+        (path, mut operation, methods): Described,
+        handler: impl Fn(ApiCall<H, P, I>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        H: Handle,
+        P: DeserializeOwned + Send + 'static,
+        I: Input,
+        F: Future<Output = R> + Send + 'static,
+        R: IntoResponse,
+    {
+        I::describe(operation.parameters.get_or_insert_default());
+        let rule = Arc::new(AccessRule::of(&operation));
+        for method in &methods {
+            let (filter, name) = filter(method);
+            let (rule, handler) = (rule.clone(), handler.clone());
+            let served = move |State(api): State<Api>, request: Request| {
+                let answer = answer(api, rule.clone(), request, handler.clone());
+                async move { answer.await.unwrap_or_else(Problem::into_response) }
+            };
+            self.router = self.router.on(filter, served);
+            self.methods.push(name);
+        }
+        self.paths.add_path_operation(path, methods, operation);
+        self
+    }
+
+    /// The routes, and their part of the OpenAPI document.
+    pub(super) fn routes(mut self, schemas: Vec<(String, RefOr<Schema>)>) -> UtoipaMethodRouter<Api> {
+        self.methods.sort_unstable();
+        let allowed = self.methods.join(", ");
+        let refuse = move || ready(Problem::MethodNotAllowed(allowed.clone()));
+        (schemas, self.paths, self.router.fallback(refuse))
+    }
+}
+
+fn filter(method: &HttpMethod) -> (MethodFilter, &'static str) {
+    match method {
+        HttpMethod::Get => (MethodFilter::GET, "GET"),
+        HttpMethod::Put => (MethodFilter::PUT, "PUT"),
+        HttpMethod::Post => (MethodFilter::POST, "POST"),
+        HttpMethod::Delete => (MethodFilter::DELETE, "DELETE"),
+        HttpMethod::Options => (MethodFilter::OPTIONS, "OPTIONS"),
+        HttpMethod::Head => (MethodFilter::HEAD, "HEAD"),
+        HttpMethod::Patch => (MethodFilter::PATCH, "PATCH"),
+        HttpMethod::Trace => (MethodFilter::TRACE, "TRACE"),
+    }
+}
+
+/// The operations of one path: `resource!(orgs::list_orgs, orgs::create_org)`.
+macro_rules! resource {
+    ($($handler:path),+ $(,)?) => {{
+        let mut schemas = Vec::<(String, utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>)>::new();
+        let resource = $crate::admin::api::resource::Resource::default();
+        $(
+            let resource =
+                resource.operation(utoipa_axum::routes!(@resolve_types $handler : schemas), $handler);
+        )+
+        resource.routes(schemas)
+    }};
+}
+pub(super) use resource;

@@ -1,0 +1,115 @@
+//! Who may call an operation. The rule is the operation's own description in the OpenAPI document (`security`): an
+//! operation whose description names no role lets nobody in.
+
+use std::net::IpAddr;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::SecurityRequirement;
+
+use super::Api;
+use super::caller::ApiRole;
+use super::problem::Problem;
+use crate::access::callers::Caller;
+use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
+use crate::ids::OrgId;
+use crate::store::{Actor, Database, Owned};
+use crate::strict;
+use crate::telemetry;
+
+/// What an operation's description says about its callers.
+#[derive(Debug, Clone)]
+pub(super) struct AccessRule {
+    operation: String,
+    roles: Vec<String>,
+}
+
+impl AccessRule {
+    pub(super) fn of(operation: &Operation) -> Self {
+        Self {
+            operation: operation.operation_id.clone().unwrap_or_default(),
+            roles: operation.security.iter().flatten().flat_map(roles).collect(),
+        }
+    }
+
+    /// Authenticates the caller and checks that it may call this operation on what the path names. The [`Actor`] is the
+    /// caller as the audit log shall name it.
+    pub(super) async fn admit(
+        &self,
+        api: &Api,
+        parts: &mut Parts,
+        writes: bool,
+    ) -> Result<(Caller, Actor), Problem> {
+        let address = address(parts, &api.proxies);
+        let header = strict::single_header(&parts.headers, "Authorization")?;
+        let header = header.map(|value| value.to_str().unwrap_or_default());
+        let caller = api.authenticator.authenticate(header, address, false).await?;
+        let role = ApiRole::of(&caller).as_str();
+        if !self.roles.iter().any(|named| named == role) {
+            let roles = self.roles.join(", ");
+            return Err(Problem::Forbidden(format!("this is for {roles}; you are {role}")));
+        }
+        if let Caller::Tenant(principal) = &caller
+            && principal.suspended
+            && writes
+        {
+            return Err(Problem::Forbidden(
+                "your organisation, your team or you are suspended: you can read, but change nothing".into(),
+            ));
+        }
+        if let Some(org) = caller.org() {
+            let none = |_| Problem::NotFound("there is nothing at this path".into());
+            let params = RawPathParams::from_request_parts(parts, &()).await.map_err(none)?;
+            within(&api.database, org, &params).await?;
+        }
+        let actor = Actor {
+            name: caller.name(),
+            address: Some(address),
+            action: Some(self.operation.clone()),
+            request_id: telemetry::request_id(),
+        };
+        Ok((caller, actor))
+    }
+}
+
+fn roles(requirement: &SecurityRequirement) -> Vec<String> {
+    let value = serde_json::to_value(requirement).unwrap_or_default();
+    let scopes = value.get("bearer").and_then(|scopes| scopes.as_array()).cloned().unwrap_or_default();
+    scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()
+}
+
+/// The client's address, as far as the connection and trusted proxies tell it.
+fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
+    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    proxies.client(peer, &parts.headers)
+}
+
+/// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one
+/// that does not exist, so that ids cannot be probed.
+async fn within(database: &Database, org: OrgId, params: &RawPathParams) -> Result<(), Problem> {
+    for (name, text) in params {
+        let missing = || Problem::NotFound(format!("there is no {text}"));
+        let owned = match name {
+            "org_id" => match text.parse::<OrgId>() {
+                Ok(named) if named == org => continue,
+                _ => return Err(missing()),
+            },
+            "team_id" => text.parse().map(Owned::Team),
+            "user_id" => text.parse().map(Owned::User),
+            "key_id" => text.parse().map(Owned::Key),
+            "hold_id" => text.parse().map(Owned::Hold),
+            "budget_id" => text.parse().map(Owned::Budget),
+            _ => continue,
+        };
+        let owner = match owned {
+            Ok(owned) => database.owner(owned).await?,
+            Err(_) => None,
+        };
+        if owner != Some(org) {
+            return Err(missing());
+        }
+    }
+    Ok(())
+}

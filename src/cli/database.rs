@@ -1,0 +1,92 @@
+//! Which database a command works on.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::CliError;
+use crate::config::{Config, DatabaseConfig};
+use crate::secret::Secret;
+use crate::store::{Database, LedgerError};
+
+/// Which database.
+#[derive(Debug, Args)]
+pub(super) struct DatabaseArgs {
+    /// Take the database from this configuration file.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The database, in place of the one that the configuration file names. With neither of the two, the environment's
+    /// DATABASE_URL is used.
+    #[arg(long, value_name = "URL", global = true)]
+    database_url: Option<String>,
+}
+
+impl DatabaseArgs {
+    /// A pool on the primary. `doing` what to which database is said on standard error before it is asked for anything.
+    pub(super) async fn open(&self, doing: &str) -> Result<Database, CliError> {
+        let database = pool(&self.config()?)?;
+        eprintln!("tollgate: {doing} database {}", database.place());
+        database.find_primary().await?;
+        Ok(database)
+    }
+
+    fn config(&self) -> Result<DatabaseConfig, CliError> {
+        let file = self.config.as_deref().map(Config::load).transpose()?.map(|config| config.database);
+        let url = match (&self.database_url, &file) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(_)) => None,
+            (None, None) => std::env::var("DATABASE_URL").ok(),
+        };
+        match (url, file) {
+            (Some(url), _) if url.trim().is_empty() => Err(no_database()),
+            (Some(url), Some(file)) => {
+                Ok(DatabaseConfig { url: Some(Secret::new(url)), urls: Vec::new(), url_file: None, ..file })
+            }
+            (Some(url), None) => Ok(DatabaseConfig::of(Secret::new(url))),
+            (None, Some(file)) => Ok(file),
+            (None, None) => Err(no_database()),
+        }
+    }
+}
+
+fn no_database() -> CliError {
+    CliError::Usage("which database? Give --config FILE or --database-url URL, or set DATABASE_URL".into())
+}
+
+/// The pool that `config` describes; a URL that is none is wrong usage.
+pub(super) fn pool(config: &DatabaseConfig) -> Result<Database, CliError> {
+    crate::app::database(config).map_err(|error| match error {
+        LedgerError::Invalid(what) => CliError::Usage(what),
+        other => other.into(),
+    })
+}
+
+/// Starts this program again without the variables of PostgreSQL's own programs (`PGHOST`, `PGPASSWORD`, `PGOPTIONS`, …), if
+/// there are any. The library that connects would take from them what a URL leaves out, and add some of them to what it
+/// says; it cannot be told not to, and the variables of a running process cannot be changed safely.
+pub(super) fn without_postgres_variables() -> Result<(), CliError> {
+    let names: Vec<OsString> =
+        std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_bytes().starts_with(b"PG")).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    let list = list.join(", ");
+    eprintln!("tollgate: not looked at in the environment: {list}. A database is what its URL says");
+    let mut arguments = std::env::args_os();
+    let error = match std::env::current_exe() {
+        Ok(program) => {
+            let mut command = std::process::Command::new(program);
+            command.arg0(arguments.next().unwrap_or_else(|| "tollgate".into())).args(arguments);
+            for name in &names {
+                command.env_remove(name);
+            }
+            command.exec()
+        }
+        Err(error) => error,
+    };
+    Err(CliError::Failed(format!("cannot start again without {list} ({error}): unset them")))
+}

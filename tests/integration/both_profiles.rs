@@ -1,0 +1,58 @@
+//! Every test in which money moves runs under both of the ledger's profiles.
+//!
+//! Tests start in the order of their names, and this one's comes early: the other run is under way while the rest of this
+//! one is.
+
+use std::env;
+use std::process::Command;
+
+const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
+
+/// Modules whose tests move money. Left out: those of rules that the functions decide under either profile alike.
+const MONEY: &[&str] = &[
+    "budget::gateways::",
+    "budget::levels::",
+    "credits::operators::",
+    "credits::posting::",
+    "data_plane::idempotency::",
+    "data_plane::money::",
+    "data_plane::status::",
+    "faults::failover::",
+    "faults::gateway_kills::",
+    "faults::idempotency::",
+    "faults::postgres_kills::",
+    "holds::consumption::",
+    "holds::doubt::",
+    "holds::faults::",
+    "holds::finishing::",
+    "holds::model::",
+    "holds::reserve::",
+    "holds::steps::",
+    "operation::replicas::",
+    "postgres::failover::",
+    "postgres::faults::",
+    "upstream::answers::",
+    "upstream::delays::",
+];
+
+#[test]
+fn every_test_in_which_money_moves_passes_with_two_commits_too() {
+    if env::var_os(VARIABLE).is_some() {
+        // We are the other run, or somebody asks for one profile only.
+        return;
+    }
+    let mut tests = Command::new(env::current_exe().unwrap());
+    // They wait more than they work.
+    tests
+        .arg("--test-threads=3")
+        .args(MONEY)
+        .env(VARIABLE, "two-commit")
+        .env("TOLLGATE_MODEL_HISTORIES", "700");
+    let done = tests.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
+    for module in MONEY {
+        let ran = said.lines().any(|line| line.starts_with(&format!("test {module}")));
+        assert!(ran, "no test is in {module}: the list is out of date");
+    }
+}
