@@ -4,7 +4,8 @@
 //! `cargo bench --bench gateway`. Everything runs on this machine: load generator, gateway, Postgres, simulator, nginx
 //! (if there is one on PATH or in /usr/sbin).
 //!
-//! `cargo bench --bench gateway -- --telemetry` measures instead what logs, metrics and traces cost.
+//! `cargo bench --bench gateway -- --telemetry` measures instead what logs, metrics and traces cost;
+//! `cargo bench --bench gateway -- --compare <binary> <binary>` compares two builds, which must have the same schema.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures on a clock of its own")]
@@ -13,6 +14,8 @@
 mod support;
 #[path = "gateway/telemetry.rs"]
 mod telemetry;
+#[path = "gateway/turns.rs"]
+mod turns;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -31,13 +34,18 @@ const BODY: &str = r#"{"type":"pro-text-to-video","prompt":"A cinematic shot of 
 
 fn main() {
     let scratch = Scratch::new("gateway");
-    let only_telemetry = std::env::args().any(|arg| arg == "--telemetry");
-    let demo_ms = if only_telemetry { [f64::NAN; 2] } else { demo_ready_ms(&scratch) };
+    let args: Vec<String> = std::env::args().collect();
+    let only_telemetry = args.iter().any(|arg| arg == "--telemetry");
+    let builds: Vec<&String> = args.iter().skip_while(|arg| *arg != "--compare").skip(1).take(2).collect();
+    let whole = !only_telemetry && builds.is_empty();
+    let demo_ms = if whole { demo_ready_ms(&scratch) } else { [f64::NAN; 2] };
     let (_cluster, url) = support::postgres(&scratch);
     let stage = Stage::start(&scratch, &url);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if only_telemetry {
         runtime.block_on(telemetry::run(&stage, &scratch, &url));
+    } else if let [first, second] = *builds {
+        runtime.block_on(turns::builds(&stage, &scratch, &url, [first, second]));
     } else {
         runtime.block_on(run(&stage, demo_ms));
     }

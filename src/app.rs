@@ -21,8 +21,8 @@ use crate::config::{BadPair, Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
 use crate::layers::forward::Forward;
-use crate::layers::replay::ReplayLayer;
-use crate::layers::reserve::ReserveLayer;
+use crate::layers::replay::Replay;
+use crate::layers::reserve::Reserve;
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -218,9 +218,9 @@ impl App {
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits,
             prices: prices.clone(),
-            replay: ReplayLayer { database: database.clone(), body_timeout },
-            reserve: ReserveLayer { ledger: ledger.clone(), upstream },
-            forward: Forward {
+            replay: Replay { database: database.clone(), body_timeout },
+            reserve: Reserve { ledger: ledger.clone(), upstream },
+            forward: Arc::new(Forward {
                 poller: poller.clone(),
                 lease: lease.clone(),
                 tasks: tasks.clone(),
@@ -229,7 +229,7 @@ impl App {
                 last_wait: ms(config.server.shutdown_grace_ms).mul_f64(0.7),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock,
-            },
+            }),
             handlers: Handlers {
                 database: database.clone(),
                 poller: poller.clone(),

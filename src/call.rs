@@ -1,22 +1,22 @@
-//! A call on its way through the stack. Each stage has a type of its own, made by the layer of that stage, so that a
-//! missing or swapped layer does not compile.
+//! A call on its way through the stack. Each stage has a type of its own, made by the stage above it, so that a missing
+//! or swapped stage does not compile.
+
+mod body;
+
+pub use self::body::RequestBody;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::combinators::UnsyncBoxBody;
+use http::HeaderMap;
 
 use crate::ids::HoldId;
 use crate::order::Order;
 use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
 use crate::upstream::Permit;
-
-/// A request's body, not yet read.
-pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the data plane offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,11 +74,11 @@ impl Endpoint {
 /// A call at stage `S`.
 #[derive(Debug)]
 pub struct Call<S> {
-    /// What is known of it from its head.
-    pub context: Context,
-    /// Its body, until the stage that reads it.
+    /// What its head says. Boxed, because the call is moved from stage to stage.
+    pub context: Box<Context>,
+    /// Its body; empty after the stage that reads it.
     pub body: RequestBody,
-    /// What the stages so far have found out.
+    /// What the stages above have found out.
     pub stage: S,
 }
 
@@ -89,7 +89,7 @@ impl<S> Call<S> {
     }
 }
 
-/// What is known of a call from its head.
+/// What the head of a request says.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// Method, for routing.
@@ -104,7 +104,7 @@ pub struct Context {
     pub peer: IpAddr,
     /// When it arrived.
     pub arrived: Instant,
-    /// What the stages add to its log event and its answer.
+    /// What the stages add to its log event.
     pub notes: Notes,
 }
 
@@ -120,7 +120,7 @@ impl Context {
     }
 }
 
-/// What the stages add to a call's one log event and to its answer.
+/// What the stages add to a call's one log event. What an answer says travels with the answer.
 #[derive(Debug, Clone, Default)]
 pub struct Notes(Arc<Mutex<NoteFields>>);
 
@@ -137,8 +137,6 @@ pub struct NoteFields {
     pub code: Option<&'static str>,
     /// How long it waited for others: for the upstream, for the client's body.
     pub waited: Duration,
-    /// Headers for the answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Notes {
@@ -213,16 +211,16 @@ pub struct Priced {
 pub struct Held {
     order: Order,
     guard: HoldGuard,
-    ticket: Permit,
+    permit: Permit,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, ticket: Permit) -> Self {
-        Self { order, guard, ticket }
+    pub(crate) fn new(order: Order, guard: HoldGuard, permit: Permit) -> Self {
+        Self { order, guard, permit }
     }
 
     /// What is to be sent, the hold that pays for it, and the leave to send it.
     pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
-        (self.order, self.guard, self.ticket)
+        (self.order, self.guard, self.permit)
     }
 }

@@ -10,15 +10,11 @@ mod tasks;
 pub use self::document::document;
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-
-use tower::Service;
 
 use crate::call::{Admitted, Call, Endpoint};
 use crate::clock::Clock;
-use crate::error::{Answer, GatewayError};
-use crate::layers::{LayerFuture, Stage};
+use crate::layers::{Below, Outcome};
 use crate::poll::Poller;
 use crate::price_cache::Prices;
 use crate::store::Database;
@@ -26,17 +22,17 @@ use crate::store::Database;
 /// What the handlers need.
 #[derive(Debug, Clone)]
 pub struct Handlers {
-    /// For reading.
+    /// Balances, budgets and lists of tasks are read here.
     pub database: Database,
-    /// For the state of tasks.
+    /// Knows the state of tasks, and asks the vendor for it.
     pub poller: Arc<Poller>,
-    /// For quotes.
+    /// Prices quotes.
     pub prices: Arc<Prices>,
-    /// For how long a quote may bind, at most.
+    /// The longest time for which a quote may bind.
     pub max_quote: Duration,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
-    /// The time.
+    /// Tells how old a state is.
     pub clock: Clock,
 }
 
@@ -45,29 +41,19 @@ pub struct Handlers {
 pub struct Dispatch<C> {
     /// The paid path.
     pub create: C,
-    /// Everything else.
+    /// The other endpoints.
     pub handlers: Handlers,
 }
 
-impl<C: Stage<Admitted>> Service<Call<Admitted>> for Dispatch<C> {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        self.create.poll_ready(cx)
-    }
-
-    fn call(&mut self, call: Call<Admitted>) -> LayerFuture {
-        let clone = self.create.clone();
-        let create = std::mem::replace(&mut self.create, clone);
-        let handlers = self.handlers.clone();
-        match call.stage.endpoint {
-            Endpoint::Generate => Box::pin(generate::generate(create, call)),
-            Endpoint::Status => Box::pin(status::status(handlers, call)),
-            Endpoint::Quote => Box::pin(quote::quote(handlers, call)),
-            Endpoint::Credits => Box::pin(credits::credits(handlers, call)),
-            Endpoint::Tasks => Box::pin(tasks::tasks(handlers, call)),
-        }
+impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
+    async fn take(&self, call: Call<Admitted>) -> Outcome {
+        let answer = match call.stage.endpoint {
+            Endpoint::Generate => return generate::generate(&self.create, call).await,
+            Endpoint::Status => status::status(&self.handlers, call).await,
+            Endpoint::Quote => quote::quote(&self.handlers, call).await,
+            Endpoint::Credits => credits::credits(&self.handlers, call).await,
+            Endpoint::Tasks => tasks::tasks(&self.handlers, call).await,
+        };
+        Ok(answer?)
     }
 }

@@ -1,4 +1,4 @@
-//! The layers of the data plane, one file each. Their order is in [`crate::stack::data_plane`], and nowhere else.
+//! The stages of the data plane, one file each. Their order is in [`crate::stack::data_plane`], and nowhere else.
 
 pub mod auth;
 pub mod body;
@@ -13,48 +13,112 @@ pub mod route;
 pub mod trace;
 
 use std::future::Future;
-use std::pin::Pin;
 
+use tower::Layer;
+
+use crate::call::Call;
 use crate::error::{Answer, GatewayError};
+use crate::rate_limits::RateHeaders;
 use crate::telemetry::Span;
 
-/// What a layer's service returns.
-pub type LayerFuture = Pin<Box<dyn Future<Output = Result<Answer, GatewayError>> + Send>>;
+/// How a call ends.
+pub type Outcome = Result<Answer, Failure>;
+
+/// An error on its way to [`rescue`], which makes the answer of it.
+#[derive(Debug)]
+pub struct Failure {
+    /// What went wrong.
+    pub error: GatewayError,
+    /// The limit that the answer must name, if the call was counted against one.
+    pub rate: Option<RateHeaders>,
+}
+
+impl From<GatewayError> for Failure {
+    fn from(error: GatewayError) -> Self {
+        Self { error, rate: None }
+    }
+}
+
+/// One stage of the data plane. Each takes calls of one type and hands on calls of another one, so that a stage that is
+/// left out or swapped does not compile.
+pub trait Stage: Send + Sync + 'static {
+    /// The calls that it takes.
+    type In;
+    /// The calls that it hands on.
+    type Out;
+
+    /// Takes a call to its end: refuses it, answers it, or hands it on to `below`.
+    fn run(
+        &self,
+        call: Call<Self::In>,
+        below: &impl Below<Self::Out>,
+    ) -> impl Future<Output = Outcome> + Send;
+}
+
+/// All that stands below a stage.
+#[diagnostic::on_unimplemented(
+    message = "no stage here takes a call that is `{In}`",
+    note = "a stage of `stack::data_plane` is missing or stands in the wrong place"
+)]
+pub trait Below<In>: Send + Sync + 'static {
+    /// Takes a call to its end.
+    fn take(&self, call: Call<In>) -> impl Future<Output = Outcome> + Send;
+}
+
+/// A stage with all that stands below it. One value serves all requests, by reference.
+#[derive(Debug, Clone)]
+pub struct Staged<S, B> {
+    stage: S,
+    below: B,
+}
+
+impl<S: Stage, B: Below<S::Out>> Below<S::In> for Staged<S, B> {
+    fn take(&self, call: Call<S::In>) -> impl Future<Output = Outcome> + Send {
+        self.stage.run(call, &self.below)
+    }
+}
+
+/// A line of a [`tower::ServiceBuilder`] that is a stage.
+pub fn stage<S: Stage + Clone>(stage: S) -> StageLayer<S> {
+    StageLayer(stage)
+}
+
+/// See [`stage`].
+#[derive(Debug, Clone)]
+pub struct StageLayer<S>(S);
+
+impl<S: Stage + Clone, B> Layer<B> for StageLayer<S> {
+    type Service = Staged<S, B>;
+
+    fn layer(&self, below: B) -> Staged<S, B> {
+        Staged { stage: self.0.clone(), below }
+    }
+}
 
 /// Does a part of a call, in a span of its own.
-pub(crate) async fn part<T>(
+pub(crate) async fn part<T, F: Future<Output = Result<T, GatewayError>>>(
     name: &'static str,
-    work: impl Future<Output = Result<T, GatewayError>>,
+    // Not the future itself: it would be in this one twice.
+    work: impl FnOnce() -> F,
 ) -> Result<T, GatewayError> {
     let mut span = Span::of_part(name);
-    let result = span.around(work).await;
+    let result = span.around(work()).await;
     tell(&mut span, &result);
     result
 }
 
 /// Says in a span how its part ended. What the caller is refused for is no failure of the part.
 pub(crate) fn tell<T>(span: &mut Span, result: &Result<T, GatewayError>) {
-    let Err(error) = result else { return };
+    if let Err(error) = result {
+        tell_error(span, error);
+    }
+}
+
+/// The same for a part that has failed.
+pub(crate) fn tell_error(span: &mut Span, error: &GatewayError) {
     let code = error.code().map_or("vendor", crate::wire::Code::as_str);
     span.set_word("tollgate.code", code);
     if error.status().is_server_error() {
         span.fail(code);
     }
-}
-
-/// The service a layer of the data plane wraps.
-pub trait Stage<S>:
-    tower::Service<crate::call::Call<S>, Response = Answer, Error = GatewayError, Future: Send>
-    + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S, T> Stage<S> for T where
-    T: tower::Service<crate::call::Call<S>, Response = Answer, Error = GatewayError, Future: Send>
-        + Clone
-        + Send
-        + 'static
-{
 }

@@ -68,6 +68,7 @@
 //! - no credential, prompt or media URL is in a log event, a span or a metric (`support::leaks`, over the whole suite);
 //! - a key, a header or a parameter that is given twice is refused (`house::ambiguous_input`);
 //! - only [`app`] builds parts (`house::architecture`);
+//! - no stage of the data plane is left out or swapped (it does not compile: tests of [`stack`]);
 //! - no import goes up a floor (`house::architecture`).
 
 pub mod access;

@@ -116,7 +116,7 @@ impl Order {
         if let Err(refused) = strict::check_json(text) {
             return invalid(Code::InvalidRequest, format!("the body: {refused}"));
         }
-        let Some(mut object) = RawObject::parse(text) else {
+        let Some(object) = RawObject::parse(text) else {
             return invalid(Code::InvalidRequest, "the body must be a JSON object");
         };
         let (task_type, tariff) = known_type(&object, book)?;
@@ -130,17 +130,18 @@ impl Order {
             return invalid(Code::InvalidRequest, "the price of this request is out of range");
         };
         // What was priced is what is bought: the vendor's defaults may change, the price we promised may not.
+        let mut changes = Vec::new();
         if tariff.depends_on_duration() {
-            object.set("duration", seconds.to_string());
+            changes.push(("duration", seconds.to_string()));
         }
         if tariff.depends_on_sound() {
-            object.set("sound", sound.to_string());
+            changes.push(("sound", sound.to_string()));
         }
-        Ok(Self { task_type, price, body: object.to_json() })
+        Ok(Self { task_type, price, body: object.with(&changes) })
     }
 }
 
-fn known_type(object: &RawObject, book: &PriceBook) -> Result<(Arc<str>, Tariff), Invalid> {
+fn known_type(object: &RawObject<&str>, book: &PriceBook) -> Result<(Arc<str>, Tariff), Invalid> {
     let known = || book.prices.keys().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
     match object.string("type") {
         None => invalid(Code::InvalidType, format!("'type' must be one of: {}", known())),
@@ -154,7 +155,7 @@ fn known_type(object: &RawObject, book: &PriceBook) -> Result<(Arc<str>, Tariff)
     }
 }
 
-fn check_prompt(object: &RawObject) -> Result<(), Invalid> {
+fn check_prompt(object: &RawObject<&str>) -> Result<(), Invalid> {
     match object.string("prompt") {
         None => invalid(Code::InvalidPrompt, "'prompt' must be a string of 1 to 2000 characters"),
         Some(prompt) if prompt.trim().is_empty() => {
@@ -170,7 +171,7 @@ fn check_prompt(object: &RawObject) -> Result<(), Invalid> {
     }
 }
 
-fn duration(object: &RawObject) -> Result<u8, Invalid> {
+fn duration(object: &RawObject<&str>) -> Result<u8, Invalid> {
     let Some(text) = object.get("duration") else { return Ok(DEFAULT_SECONDS) };
     // ⚑ "5" and 5.0 count
     let quoted = object.string("duration");
@@ -190,7 +191,7 @@ fn duration(object: &RawObject) -> Result<u8, Invalid> {
     }
 }
 
-fn check_aspect_ratio(object: &RawObject) -> Result<(), Invalid> {
+fn check_aspect_ratio(object: &RawObject<&str>) -> Result<(), Invalid> {
     if object.get("aspect_ratio").is_none() {
         return Ok(());
     }
@@ -200,12 +201,12 @@ fn check_aspect_ratio(object: &RawObject) -> Result<(), Invalid> {
     }
 }
 
-fn has_text(object: &RawObject, key: &str) -> bool {
+fn has_text(object: &RawObject<&str>, key: &str) -> bool {
     object.string(key).is_some_and(|text| !text.trim().is_empty())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a list of texts has no keys")]
-fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
+fn check_media(object: &RawObject<&str>, task_type: &str) -> Result<(), Invalid> {
     if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
         let hint = if object.get("image_url").is_some() {
             "; you sent 'image_url', the field is called 'image'"
@@ -242,7 +243,7 @@ fn check_media(object: &RawObject, task_type: &str) -> Result<(), Invalid> {
 
 /// Checks the options that are given; the answer is whether the video has sound.
 #[expect(clippy::disallowed_methods, reason = "a number has no keys")]
-fn check_options(object: &RawObject) -> Result<bool, Invalid> {
+fn check_options(object: &RawObject<&str>) -> Result<bool, Invalid> {
     if let Some(text) = object.get("cfg_scale") {
         let in_range = serde_json::from_str::<f64>(text).is_ok_and(|scale| (0.0..=1.0).contains(&scale));
         if !in_range {

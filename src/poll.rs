@@ -26,7 +26,7 @@ use crate::metrics as m;
 use crate::pricing::consumption;
 use crate::store::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
 use crate::telemetry::{Span, carry};
-use crate::upstream::{Progress, StatusError, StatusReport, Upstream, report};
+use crate::upstream::{Progress, Report, StatusError, Upstream};
 
 /// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
@@ -175,13 +175,13 @@ impl Poller {
         Ok(task.map(|task| match self.cached(&task) {
             // Somebody has asked the vendor while we read.
             Some(view) if view.tells_of(&task) => self.keep(view),
-            _ => self.remember(task, None),
+            _ => self.remember(task, None, None),
         }))
     }
 
-    /// Keeps the state of `task`; `asked` is when the vendor last confirmed it.
-    fn remember(&self, task: Task, asked: Option<Instant>) -> Arc<View> {
-        self.keep(Arc::new(View::new(task, asked, self.clock.now())))
+    /// Keeps the state of `task`; `asked` is when the vendor last confirmed it, `told` what it said then.
+    fn remember(&self, task: Task, told: Option<Report>, asked: Option<Instant>) -> Arc<View> {
+        self.keep(Arc::new(View::new(task, told, asked, self.clock.now())))
     }
 
     /// Keeps the state of `task`, which the vendor has just failed to confirm: it is not asked again at once.
@@ -244,7 +244,7 @@ impl Poller {
         if self.costs_a_poll(&task) {
             self.budget.wait().await;
         }
-        let known = Arc::new(View::new(task, None, self.clock.now()));
+        let known = Arc::new(View::new(task, None, None, self.clock.now()));
         if let Some((flight, _)) = self.refresh(&known, true) {
             flight.await;
         }
@@ -260,7 +260,7 @@ impl Poller {
             Err(_) => task.clone(),
         };
         let Some(id) = task.upstream_task.clone().filter(|_| !task.is_over()) else {
-            return Some(self.remember(task, Some(self.clock.now())));
+            return Some(self.remember(task, None, Some(self.clock.now())));
         };
         fail_point::reach("poll.before");
         let begun = *asking.begun.get_or_init(|| self.clock.now());
@@ -268,7 +268,7 @@ impl Poller {
         let ended = *asking.ended.get_or_init(|| self.clock.now());
         match told {
             Ok(report) => match self.apply(&task, &report, ended).await {
-                Ok(task) => Some(self.remember(task, Some(begun))),
+                Ok(task) => Some(self.remember(task, Some(report), Some(begun))),
                 Err(error) => {
                     tracing::warn!(hold = %task.hold, %error, "a task's end is not recorded yet");
                     Some(self.remember_unanswered(task, &known))
@@ -288,13 +288,13 @@ impl Poller {
     }
 
     /// What a report that came at `told` means for the ledger; the answer is the task as it stands then.
-    async fn apply(&self, task: &Task, report: &StatusReport, told: Instant) -> Result<Task, LedgerError> {
+    async fn apply(&self, task: &Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD).await;
-            if task.data.as_deref() != Some(&*report.data) {
-                self.database().note_progress(task, &report.data).await?;
+            if task.data.as_ref() != Some(report.data()) {
+                self.database().note_progress(task, report.data()).await?;
             }
-            return Ok(Task { data: Some(report.data.clone()), ..task.clone() });
+            return Ok(Task { data: Some(report.data().clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
         let applied = self.step_of(task, step).await?;
@@ -324,12 +324,7 @@ impl Poller {
     }
 
     /// An end that came after ours (contract, "Evidence after the end").
-    async fn apply_late(
-        &self,
-        task: Task,
-        report: &StatusReport,
-        told: Instant,
-    ) -> Result<Task, LedgerError> {
+    async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
         let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
         self.came_to_light(task.org, task.hold, known).await?;
@@ -379,16 +374,10 @@ impl Poller {
     }
 
     /// Ends a task whose create already said how it ended.
-    pub async fn conclude_create(&self, org: OrgId, hold: HoldId, data: &Arc<str>) {
-        let Some((_, progress, raw)) = report(data).filter(|(_, progress, _)| *progress != Progress::Running)
-        else {
-            return;
-        };
+    pub async fn conclude_create(&self, org: OrgId, hold: HoldId, report: &Report) {
         let told = self.clock.now();
         let result = match self.database().task_by_hold(org, hold).await {
-            Ok(Some(task)) => {
-                self.apply(&task, &StatusReport { progress, raw, data: data.clone() }, told).await.map(drop)
-            }
+            Ok(Some(task)) => self.apply(&task, report, told).await.map(drop),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -425,9 +414,9 @@ async fn written(
 }
 
 /// The step by which `report` ends `task`; nothing if it does not.
-fn end(task: &Task, report: &StatusReport) -> Result<Option<Step>, LedgerError> {
+fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
     let late = task.late == Some(Late::Open);
-    let data = report.data.clone();
+    let data = report.data().clone();
     Ok(Some(match report.progress {
         Progress::Running => return Ok(None),
         Progress::Succeeded => {

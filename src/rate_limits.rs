@@ -9,7 +9,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use moka::sync::Cache;
 use uuid::Uuid;
 
@@ -113,15 +113,13 @@ pub struct RateHeaders {
 }
 
 impl RateHeaders {
-    /// The two headers.
-    pub fn to_headers(&self) -> [(HeaderName, HeaderValue); 2] {
+    /// Adds the two headers to those of an answer.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
         let level = self.level.as_str();
         let policy = format!("\"{level}\";q={};w=60", self.per_minute);
         let state = format!("\"{level}\";r={};t={}", self.remaining, self.reset.as_secs_f64().ceil() as u64);
         let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
-        [
-            (HeaderName::from_static("ratelimit-policy"), value(policy)),
-            (HeaderName::from_static("ratelimit"), value(state)),
-        ]
+        headers.insert(HeaderName::from_static("ratelimit-policy"), value(policy));
+        headers.insert(HeaderName::from_static("ratelimit"), value(state));
     }
 }

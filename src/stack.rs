@@ -18,15 +18,16 @@ use crate::access::proxies::TrustedProxies;
 use crate::clock::Clock;
 use crate::error::GatewayError;
 use crate::handlers::{Dispatch, Handlers};
-use crate::layers::auth::AuthLayer;
+use crate::layers::auth::Auth;
 use crate::layers::context::ContextLayer;
 use crate::layers::forward::Forward;
-use crate::layers::price::PriceLayer;
-use crate::layers::rate_limit::RateLimitLayer;
-use crate::layers::replay::ReplayLayer;
+use crate::layers::price::Price;
+use crate::layers::rate_limit::RateLimit;
+use crate::layers::replay::Replay;
 use crate::layers::rescue::RescueLayer;
-use crate::layers::reserve::ReserveLayer;
-use crate::layers::route::RouteLayer;
+use crate::layers::reserve::Reserve;
+use crate::layers::route::Route;
+use crate::layers::stage;
 use crate::layers::trace::TraceLayer;
 use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
@@ -35,29 +36,28 @@ use crate::telemetry::Tracing;
 /// The parts the stack is made of; [`crate::app`] builds them.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The time.
+    /// Times requests.
     pub clock: Clock,
-    /// Which requests are traced.
+    /// Decides which requests are traced.
     pub tracing: Tracing,
-    /// Where the rest of refused bodies is read; nothing waits for it.
+    /// Runs the tasks that read refused bodies to their end; nothing waits for them.
     pub draining: TaskTracker,
-    /// Whose word on a client's address is taken.
+    /// Proxies that are trusted to set the client-address header.
     pub proxies: TrustedProxies,
-    /// Who may call.
     pub keys: Arc<Authenticator>,
-    /// What the data plane says of itself.
+    /// The data plane's OpenAPI document.
     pub document: Bytes,
-    /// How often.
+    /// Rate limits of each key, user and organisation.
     pub limits: Arc<RateLimits>,
-    /// What creates cost.
+    /// Prices creates.
     pub prices: Arc<Prices>,
-    /// What was asked before.
-    pub replay: ReplayLayer,
-    /// Who pays.
-    pub reserve: ReserveLayer,
-    /// Who does the work.
-    pub forward: Forward,
-    /// What we answer ourselves.
+    /// Replays the stored answer for a known `Idempotency-Key`.
+    pub replay: Replay,
+    /// Holds the credits of creates.
+    pub reserve: Reserve,
+    /// Sends creates to the vendor.
+    pub forward: Arc<Forward>,
+    /// Answers everything that is no create.
     pub handlers: Handlers,
 }
 
@@ -74,11 +74,11 @@ pub fn data_plane(
 + 'static {
     let paid = ServiceBuilder::new()
         // a replay works with an empty balance and a bad price: before anything can refuse
-        .layer(parts.replay)
+        .layer(stage(parts.replay))
         // nothing is held for a request that is not valid
-        .layer(PriceLayer { prices: parts.prices })
+        .layer(stage(Price { prices: parts.prices }))
         // nothing is sent that is not paid for
-        .layer(parts.reserve)
+        .layer(stage(parts.reserve))
         // from here on the work belongs to the gateway, not to the connection
         .service(parts.forward);
     ServiceBuilder::new()
@@ -89,20 +89,20 @@ pub fn data_plane(
         .propagate_request_id(REQUEST_ID)
         // whatever is logged from here on, a panic too, tells of which request; and its trace goes on
         .layer(ContextLayer { tracing: parts.tracing })
-        // whoever prints a request below does not print its credentials
+        // marks credential headers, so that `Debug` output below redacts them
         .sensitive_request_headers(Arc::from([AUTHORIZATION, COOKIE]))
         // a defect costs one request, not the process
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
-        // the one event, and from here on a typed call
+        // the one event, and from here on a typed call, which the stages take by reference: no request copies them
         .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
         .layer(RescueLayer::new())
-        // what is not on the list leads nowhere, whoever asks
-        .layer(RouteLayer { document: parts.document })
+        // unknown routes get 404 before authentication
+        .layer(stage(Route { document: parts.document }))
         // before a body is read
-        .layer(AuthLayer { keys: parts.keys })
+        .layer(stage(Auth { keys: parts.keys }))
         // after it is known who asks, before anything costs much
-        .layer(RateLimitLayer { limits: parts.limits })
+        .layer(stage(RateLimit { limits: parts.limits }))
         .service(Dispatch { create: paid, handlers: parts.handlers })
 }
 
@@ -129,4 +129,81 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response<Full<Bytes>> {
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("no message"), "a request panicked");
     GatewayError::Internal("a panic".into()).into_answer()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+
+    use super::*;
+    use crate::call::{Arrived, Call};
+    use crate::layers::{Below, Staged};
+
+    /// Whether `T` takes calls that have just arrived: where it does, the constant of its own hides that of the trait.
+    struct Takes<T>(PhantomData<T>);
+
+    trait Otherwise {
+        const CALLS: bool = false;
+    }
+
+    impl<T> Otherwise for Takes<T> {}
+
+    impl<T: Below<Arrived>> Takes<T> {
+        const CALLS: bool = true;
+    }
+
+    macro_rules! stack {
+        ($last:ty) => { $last };
+        ($first:ty, $($rest:ty),+) => { Staged<$first, stack!($($rest),+)> };
+    }
+
+    macro_rules! compiles {
+        ($($stage:ty),+ => $($paid:ty),+) => {
+            Takes::<stack!($($stage,)+ Dispatch<stack!($($paid),+)>)>::CALLS
+        };
+    }
+
+    type Sending = Arc<Forward>;
+
+    /// Bytes of the future that `take` makes.
+    fn size<B: 'static, F: Future>(_take: impl Fn(&'static B, Call<Arrived>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The future of every request is moved to the heap. To keep it small, await what is rare in a box of its own.
+    #[test]
+    fn the_future_of_a_call_is_small() {
+        type Whole = stack!(Route, Auth, RateLimit, Dispatch<stack!(Replay, Price, Reserve, Sending)>);
+        let bytes = size(|stack: &'static Whole, call| stack.take(call));
+        assert!(bytes <= 3072, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_stage_that_is_left_out_or_swapped_does_not_compile() {
+        let whole = [compiles!(Route, Auth, RateLimit => Replay, Price, Reserve, Sending)];
+        assert_eq!(whole, [true], "the order of `data_plane`");
+        let left_out = [
+            compiles!(Auth, RateLimit => Replay, Price, Reserve, Sending),
+            compiles!(Route, RateLimit => Replay, Price, Reserve, Sending),
+            compiles!(Route, Auth => Replay, Price, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Price, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Price, Sending),
+            compiles!(Route, Auth, RateLimit => Sending),
+        ];
+        assert_eq!(left_out, [false; 7], "a stage is left out");
+        let swapped = [
+            compiles!(Auth, Route, RateLimit => Replay, Price, Reserve, Sending),
+            compiles!(Route, RateLimit, Auth => Replay, Price, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Price, Replay, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Reserve, Price, Sending),
+            compiles!(Route, Auth, Replay => RateLimit, Price, Reserve, Sending),
+        ];
+        assert_eq!(swapped, [false; 5], "two stages are swapped");
+        let twice = [
+            compiles!(Route, Auth, RateLimit, RateLimit => Replay, Price, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Price, Reserve, Reserve, Sending),
+        ];
+        assert_eq!(twice, [false; 2], "a stage stands twice");
+    }
 }

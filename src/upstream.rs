@@ -8,14 +8,15 @@ mod client;
 mod gate;
 mod outcome;
 mod permit;
+mod report;
 
 use std::sync::Arc;
 
 pub use self::client::{BadUpstream, MaySend, StatusError};
 pub use self::gate::Refusal;
-pub(crate) use self::outcome::report;
-pub use self::outcome::{CreateOutcome, Progress, StatusReport};
+pub use self::outcome::CreateOutcome;
 pub use self::permit::Permit;
+pub use self::report::{Progress, Report};
 
 use self::backend::Backend;
 use crate::clock::Clock;
@@ -69,7 +70,7 @@ impl Upstream {
         backend: &str,
         account: &str,
         task: &str,
-    ) -> Result<StatusReport, StatusError> {
+    ) -> Result<Report, StatusError> {
         let backend = self.by_name(backend).ok_or(StatusError::UnknownAccount)?;
         backend.status(org, account, task).await
     }

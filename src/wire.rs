@@ -1,5 +1,7 @@
 //! The answers of the data plane: the closed list of error codes, and the vendor's envelope around every body.
 
+use std::ops::Range;
+
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -116,32 +118,55 @@ pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&ser
     serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
 }
 
-/// A JSON object as it was written: key order, the text of numbers and unknown fields are kept, values stay unparsed.
-#[derive(Debug, Clone)]
-pub struct RawObject(Vec<(String, Box<RawValue>)>);
+/// The body of a successful answer whose `data` is `object` with `changes`; see [`RawObject::with`].
+pub fn success_with<T: AsRef<str>>(object: &RawObject<T>, changes: &[(&str, String)]) -> String {
+    let mut text = String::from(r#"{"code":200,"message":"success","data":"#);
+    object.write(&mut text, changes);
+    text.push('}');
+    text
+}
 
-impl RawObject {
+/// A JSON object as it was written: key order, the text of numbers and unknown fields are kept, values stay unparsed. It
+/// is read once: `T` owns or borrows its text, and the fields are ranges of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawObject<T> {
+    text: T,
+    /// Each key, and the range of its value.
+    fields: Vec<(String, Range<usize>)>,
+}
+
+impl<T: AsRef<str>> RawObject<T> {
     /// Reads `text`; none if it is not a JSON object. Of duplicate keys the first one counts: a caller's text is checked by
     /// [`crate::strict`] before, the vendor's text is passed on as it is.
     #[expect(
         clippy::disallowed_methods,
         reason = "it keeps every key, and the vendor may write what it likes"
     )]
-    pub fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    pub fn parse(text: T) -> Option<Self> {
+        let whole = text.as_ref();
+        let Fields(fields) = serde_json::from_str(whole).ok()?;
+        let range = |value: &RawValue| {
+            let start = value.get().as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+            Some(start..start.checked_add(value.get().len())?)
+        };
+        let fields = fields.into_iter().map(|(key, value)| Some((key, range(value)?)));
+        let fields = fields.collect::<Option<_>>()?;
+        Some(Self { text, fields })
     }
 
-    pub fn empty() -> Self {
-        Self(Vec::new())
+    /// The whole object, as it was written.
+    pub fn text(&self) -> &T {
+        &self.text
+    }
+
+    fn at(&self, range: &Range<usize>) -> &str {
+        self.text.as_ref().get(range.clone()).unwrap_or_default()
     }
 
     /// The value of `key` as it was written; a `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.get())
-            .filter(|text| *text != "null")
+        let (_, range) = self.fields.iter().find(|(name, _)| name == key)?;
+        Some(self.at(range)).filter(|text| *text != "null")
     }
 
     /// The value of `key`, if it is a string.
@@ -150,46 +175,65 @@ impl RawObject {
         self.get(key).and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// Replaces the value of `key`, or adds it at the end. If `value` is not JSON, nothing changes.
-    pub fn set(&mut self, key: &str, value: String) {
-        let Ok(value) = RawValue::from_string(value) else { return };
-        match self.0.iter_mut().find(|(name, _)| name == key) {
-            Some((_, slot)) => *slot = value,
-            None => self.0.push((key.to_owned(), value)),
+    /// The object as JSON, with `changes`: keys and their new values, which must be JSON. The value of a known key is
+    /// replaced where it stands, others follow at the end.
+    pub fn with(&self, changes: &[(&str, String)]) -> String {
+        let mut text = String::new();
+        self.write(&mut text, changes);
+        text
+    }
+
+    fn write(&self, text: &mut String, changes: &[(&str, String)]) {
+        text.reserve(self.text.as_ref().len() + 64);
+        let mut left: Vec<&(&str, String)> = changes.iter().collect();
+        let mut separator = '{';
+        let mut write = |key: &str, value: &str| {
+            text.push(separator);
+            separator = ',';
+            // Serialising a string cannot fail.
+            text.push_str(&serde_json::to_string(key).unwrap_or_default());
+            text.push(':');
+            text.push_str(value);
+        };
+        for (key, range) in &self.fields {
+            // Of duplicate keys the first one is replaced, because it is the one that counts.
+            match left.iter().position(|(changed, _)| changed == key) {
+                Some(index) => write(key, &left.remove(index).1),
+                None => write(key, self.at(range)),
+            }
         }
-    }
-
-    /// The object as JSON.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-impl Serialize for RawObject {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+        for (key, value) in left {
+            write(key, value);
+        }
+        if separator == '{' {
+            text.push('{');
+        }
+        text.push('}');
     }
 }
 
-impl<'de> serde::Deserialize<'de> for RawObject {
+/// The fields of an object, borrowed from its text.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Fields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> serde::de::Visitor<'de> for Fields {
-            type Value = RawObject;
+        struct Object;
+        impl<'de> serde::de::Visitor<'de> for Object {
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(RawObject(fields))
+                Ok(Fields(fields))
             }
         }
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(Object)
     }
 }
 
@@ -199,13 +243,19 @@ mod tests {
 
     #[test]
     fn objects_keep_order_and_number_text() {
-        let text = r#"{"b":1.50,"a":{"x":1E3},"n":null}"#;
-        let mut object = RawObject::parse(text).unwrap();
-        assert_eq!(object.to_json(), text);
+        let text = r#"{"b":1.50,"a":{"x": 1E3},"n":null,"\u0062":2}"#;
+        let object = RawObject::parse(text).unwrap();
+        assert_eq!(object.text(), &text);
+        assert_eq!(object.with(&[]), r#"{"b":1.50,"a":{"x": 1E3},"n":null,"b":2}"#);
         assert_eq!(object.get("n"), None, "null counts as absent");
-        object.set("n", "5".into());
-        object.set("z", "true".into());
-        assert_eq!(object.to_json(), r#"{"b":1.50,"a":{"x":1E3},"n":5,"z":true}"#);
+        let changes = [("z", "true".into()), ("n", "5".into()), ("b", "\"x\"".into())];
+        let changed = r#"{"b":"x","a":{"x": 1E3},"n":5,"b":2,"z":true}"#;
+        assert_eq!(object.with(&changes), changed);
+        let enveloped = format!(r#"{{"code":200,"message":"success","data":{changed}}}"#);
+        assert_eq!(success_with(&object, &changes), enveloped);
+        let empty = RawObject::parse("{ }").unwrap();
+        assert_eq!(empty.with(&[]), "{}");
+        assert_eq!(empty.with(&changes[..1]), r#"{"z":true}"#);
     }
 
     #[test]

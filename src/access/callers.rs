@@ -168,9 +168,10 @@ impl Authenticator {
             .map(|(_, credentials)| credentials.trim());
         let Some(text) = credentials else { return Err(self.wrong(WRONG, peer)) };
         match PresentedKey::parse(text) {
-            Some(key) if key.env == OPERATOR_ENV => self.by_operator_token(&key, peer).await,
+            // Boxed where it is rare: the future of every call would have room for it.
+            Some(key) if key.env == OPERATOR_ENV => Box::pin(self.by_operator_token(&key, peer)).await,
             Some(key) => self.by_key(&key, peer, stale_will_do).await,
-            None if token::is_token(text) => self.by_token(text, peer, stale_will_do).await,
+            None if token::is_token(text) => Box::pin(self.by_token(text, peer, stale_will_do)).await,
             None => Err(self.wrong(WRONG, peer)),
         }
     }
@@ -194,7 +195,7 @@ impl Authenticator {
         stale_will_do: bool,
     ) -> Result<Caller, GatewayError> {
         let public_id = &presented.public_id;
-        let read = async {
+        let read = || async {
             let asked = self.clock.now();
             let found = self.database.find_key(public_id).await?;
             Ok(found.map(|found| KnownKey {
@@ -223,7 +224,7 @@ impl Authenticator {
     }
 
     async fn by_token(&self, text: &str, peer: IpAddr, stale_will_do: bool) -> Result<Caller, GatewayError> {
-        let read = async {
+        let read = || async {
             let all = self.database.providers().await?;
             Ok(Some(all.into_iter().map(Arc::new).collect()))
         };
@@ -254,7 +255,7 @@ impl Authenticator {
         stale_will_do: bool,
     ) -> Result<Arc<Principal>, GatewayError> {
         let key = (provider.provider_id, presented.organisation.clone(), presented.subject.clone());
-        let read = async {
+        let read = || async {
             let found = self.database.find_identity(provider, presented).await?;
             if found.as_ref().is_some_and(|found| !found.is_outdated_by(presented)) {
                 return Ok(found);

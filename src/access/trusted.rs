@@ -57,14 +57,15 @@ impl Freshness {
 
     /// The fresh entry of `cache` under `key`, or else what `read` returns. If the read fails and `stale_will_do`, a stale
     /// entry is returned for a while.
-    pub(super) async fn get<K, V>(
+    pub(super) async fn get<K, V, R>(
         &self,
         (name, cache): (&'static str, &Cache<K, Cached<V>>),
         key: K,
         stale_will_do: bool,
-        read: impl Future<Output = Result<Option<V>, LedgerError>>,
+        read: impl FnOnce() -> R,
     ) -> Result<Option<Arc<V>>, LedgerError>
     where
+        R: Future<Output = Result<Option<V>, LedgerError>>,
         K: Hash + Eq + Send + Sync + fmt::Debug + 'static,
         V: Send + Sync + 'static,
     {
@@ -77,7 +78,8 @@ impl Freshness {
             count(name, HIT);
             return Ok(Some(stored.value.clone()));
         }
-        let read = read.await;
+        // Boxed: reads are rare, and the future of every call would have room for one.
+        let read = Box::pin(read()).await;
         let stale =
             read.is_err() && cached.is_some() && stale_will_do && self.unconfirmed_for() < self.stale_max;
         count(name, if stale { STALE } else { MISS });
@@ -121,7 +123,7 @@ mod tests {
         cache: &Cache<u8, Cached<&'static str>>,
         now: &'static str,
     ) -> &'static str {
-        *trust.get(("test", cache), 1, false, async { Ok(Some(now)) }).await.unwrap().unwrap()
+        *trust.get(("test", cache), 1, false, || async { Ok(Some(now)) }).await.unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -137,7 +139,7 @@ mod tests {
     async fn a_fill_that_began_before_a_change_does_not_outlive_it() {
         let (trust, cache) = trust();
         // The read got the old row, and only then the change is announced.
-        let fill = async {
+        let fill = || async {
             trust.invalidate();
             Ok(Some("revoked meanwhile"))
         };
@@ -153,7 +155,7 @@ mod tests {
         trust.confirm(ago(6));
         assert_eq!(get(&trust, &cache, "new").await, "new");
         let away = async |stale| {
-            let read = async { Err(LedgerError::Unreachable) };
+            let read = || async { Err(LedgerError::Unreachable) };
             trust.get(("test", &cache), 1, stale, read).await.map(|found| *found.unwrap())
         };
         assert!(away(false).await.is_err());

@@ -24,7 +24,7 @@ pub(super) struct CreditsData {
     get, path = "/api/credits", tag = "credits", operation_id = "credits",
     responses((status = 200, description = "The organisation's balance", body = Success<CreditsData>))
 )]
-pub(super) async fn credits(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+pub(super) async fn credits(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let balance = handlers.database.balance(call.stage.principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
     let Principal { org, user, key, .. } = *call.stage.principal;

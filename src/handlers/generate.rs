@@ -1,8 +1,7 @@
 //! `POST /api/generate`: into the paid path.
 
 use crate::call::{Admitted, Call};
-use crate::error::{Answer, GatewayError};
-use crate::layers::Stage;
+use crate::layers::{Below, Outcome};
 use crate::order::{CreateBody, TaskData};
 use crate::wire::Success;
 
@@ -26,9 +25,6 @@ use crate::wire::Success;
         headers(("Idempotent-Replayed" = String, description = "`true`: the answer of an earlier call with the same key"))
     ))
 )]
-pub(super) async fn generate<C: Stage<Admitted>>(
-    mut create: C,
-    call: Call<Admitted>,
-) -> Result<Answer, GatewayError> {
-    create.call(call).await
+pub(super) async fn generate<C: Below<Admitted>>(create: &C, call: Call<Admitted>) -> Outcome {
+    create.take(call).await
 }

@@ -53,7 +53,7 @@ pub(super) struct QuoteData {
     request_body = CreateBody,
     responses((status = 200, description = "What it would cost", body = Success<QuoteData>))
 )]
-pub(super) async fn quote(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = call.stage.principal;
     let valid_for = valid_for(&call.context, handlers.max_quote)?;
     let raw = read_body(call.body, handlers.body_timeout, &call.context.notes).await?;

@@ -21,7 +21,7 @@ use crate::wire::Success;
         headers(("X-Tollgate-Stale-Seconds" = u64, description = "How old this is; left out when it is final"))
     ))
 )]
-pub(super) async fn status(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let id = call.context.parameter("task_id")?.filter(|id| !id.is_empty());
     let Some(id) = id else {
         return Err(GatewayError::invalid_request("'task_id' is missing: GET /api/status?task_id=<id>"));

@@ -26,7 +26,7 @@ const MAX_LIMIT: u32 = 100;
     params(TasksQuery),
     responses((status = 200, description = "A page of tasks", body = Success<TasksData>))
 )]
-pub(super) async fn tasks(handlers: Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
+pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = &call.stage.principal;
     let filter = filter(&call.context, principal)?;
     let limit = match call.context.parameter("limit")? {

@@ -8,10 +8,10 @@ use tower::{Layer, Service};
 
 use crate::telemetry::{TraceContext, Tracing};
 
-/// See the module.
+/// Runs what is below in the trace of its request.
 #[derive(Debug, Clone)]
 pub struct ContextLayer {
-    /// Which requests are traced.
+    /// Decides which requests are traced.
     pub tracing: Tracing,
 }
 
@@ -23,7 +23,7 @@ impl<S> Layer<S> for ContextLayer {
     }
 }
 
-/// See the module.
+/// A service that runs in the trace of its request.
 #[derive(Debug, Clone)]
 pub struct InContext<S> {
     inner: S,

@@ -1,17 +1,16 @@
 //! The leaf of a create: sends it, learns what became of it, records that, answers. Runs in a task of its own, so
 //! that a departed client cancels nothing (contract, "The life of a task").
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
-use super::{LayerFuture, tell};
+use super::{Below, Failure, Outcome, tell};
 use crate::call::{Call, Held, Notes};
 use crate::clock::Clock;
 use crate::credits::Credits;
@@ -21,51 +20,45 @@ use crate::order::Order;
 use crate::poll::Poller;
 use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::telemetry::{Span, carry};
-use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, report};
-use crate::wire::{RawObject, success};
+use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, Report};
 
 /// How long a client waits for a record that the database does not take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
-#[derive(Debug, Clone)]
+/// Sends creates and records their outcomes. The task of each create shares it with the stack.
+#[derive(Debug)]
 pub struct Forward {
-    /// Ends what the vendor has ended already.
+    /// Ends tasks whose create says that they have ended already.
     pub poller: Arc<Poller>,
-    /// Without it nothing is sent.
+    /// The lease of this gateway: without it nothing is sent.
     pub lease: Arc<Lease>,
-    /// Where the work runs.
+    /// Runs the tasks of creates; a stop of the gateway waits for them.
     pub tasks: TaskTracker,
     /// After this the client is told that the outcome is unknown.
     pub client_deadline: Duration,
-    /// The gateway is to stop.
+    /// Cancelled when the gateway is to stop.
     pub stop: CancellationToken,
     /// How long after that a create may still wait for the vendor.
     pub last_wait: Duration,
-    /// When the reconciler takes its first look.
+    /// When a task is polled for the first time, from its record.
     pub first_poll: Duration,
-    /// The time.
+    /// Times the vendor and the client's patience.
     pub clock: Clock,
 }
 
-impl Service<Call<Held>> for Forward {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: Call<Held>) -> LayerFuture {
-        let (order, guard, ticket) = call.stage.into_parts();
+impl Below<Held> for Arc<Forward> {
+    fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
+        let Call { context, stage, .. } = call;
+        let (order, guard, permit) = stage.into_parts();
         let reference = guard.id();
-        let (client, answer) = oneshot::channel();
-        let (arrived, notes) = (call.context.arrived, call.context.notes);
-        let client = Client { sender: Mutex::new(Some(client)), notes };
-        self.tasks.spawn(carry(self.clone().run(order, guard, ticket, client, arrived)));
-        // The task answers, or panics: then its guard has put the hold in doubt.
-        Box::pin(async move { answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference })) })
+        let (sender, answer) = oneshot::channel();
+        let client = Client { sender: Mutex::new(Some(sender)), notes: context.notes };
+        self.tasks.spawn(carry(self.clone().run(order, guard, permit, client, context.arrived)));
+        async move {
+            // The task answers, or panics: then its guard has put the hold in doubt.
+            let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
+            answer.map_err(Failure::from)
+        }
     }
 }
 
@@ -101,19 +94,19 @@ impl Client {
 
 impl Forward {
     async fn run(
-        self,
+        self: Arc<Self>,
         mut order: Order,
         mut hold: HoldGuard,
-        ticket: Permit,
+        permit: Permit,
         client: Client,
         arrived: Instant,
     ) {
         fail_point::reach("create.held");
-        let backend = ticket.backend();
+        let backend = permit.backend();
         let body = std::mem::take(&mut order.body);
         let mut span = Span::of_part("forward");
         span.set("tollgate.hold", hold.id());
-        let sent = span.around(self.send(ticket, body, &mut hold, &client, arrived)).await;
+        let sent = span.around(self.send(permit, body, &mut hold, &client, arrived)).await;
         let Some(outcome) = sent else {
             span.fail("stopped");
             return;
@@ -129,7 +122,7 @@ impl Forward {
     /// What became of it; nothing if the gateway stops first. The place is held until then, also without the client.
     async fn send(
         &self,
-        ticket: Permit,
+        permit: Permit,
         body: String,
         hold: &mut HoldGuard,
         client: &Client,
@@ -141,7 +134,7 @@ impl Forward {
         hold.about_to_send();
         let asked = self.clock.now();
         let waited = || client.notes.add(|notes| notes.waited += self.clock.since(asked));
-        let mut create = std::pin::pin!(ticket.create(body, may_send, || client.waits()));
+        let mut create = std::pin::pin!(permit.create(body, may_send, || client.waits()));
         let mut last_call = std::pin::pin!(self.last_call());
         let patience = tokio::select! {
             biased;
@@ -154,9 +147,9 @@ impl Forward {
         };
         waited();
         if patience == Patience::Goes {
-            ticket.overdue();
+            permit.overdue();
         }
-        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = ticket.backend(), "no answer from upstream yet: the client is told so");
+        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = permit.backend(), "no answer from upstream yet: the client is told so");
         self.doubt(hold, "the upstream did not answer in time").await;
         client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
         if patience == Patience::IsOver {
@@ -185,8 +178,8 @@ impl Forward {
     ) -> Result<Answer, GatewayError> {
         let nothing = Credits::ZERO;
         match outcome {
-            CreateOutcome::Accepted { task, raw, data } => {
-                self.record(hold, backend, &task, raw, &data, order).await
+            CreateOutcome::Accepted { task, report } => {
+                self.record(hold, backend, &task, &report, order).await
             }
             CreateOutcome::Refused { error, message } => {
                 self.refuse(hold, "refused by the upstream", nothing).await;
@@ -251,24 +244,20 @@ impl Forward {
         hold: &mut HoldGuard,
         backend: &'static str,
         task: &Arc<str>,
-        raw: Option<Credits>,
-        data: &Arc<str>,
+        report: &Report,
         order: &Order,
     ) -> Result<Answer, GatewayError> {
-        let Some(mut object) = RawObject::parse(data) else {
-            return Err(GatewayError::Internal("accepted data that is no object".into()));
-        };
-        object.set("consumed_credits", order.price.hold.to_string());
-        if report(data).is_some_and(|(_, progress, _)| progress != Progress::Running) {
+        let mut changes = vec![("consumed_credits", order.price.hold.to_string())];
+        let has_ended = report.progress != Progress::Running;
+        if has_ended {
             // An end is shown only once it has settled: the next status call tells.
-            object.set("status", "\"IN_PROGRESS\"".into());
-            object.set("response", "null".into());
+            changes.extend([("status", "\"IN_PROGRESS\"".into()), ("response", "null".into())]);
         }
-        let answer: Arc<str> = success(&object).into();
+        let answer: Arc<str> = report.shown(&changes).into();
         let run = Step::Run {
             task: task.clone(),
-            raw,
-            data: data.clone(),
+            raw: report.raw,
+            data: report.data().clone(),
             answer: answer.clone(),
             poll_in: self.first_poll,
         };
@@ -278,7 +267,7 @@ impl Forward {
             Ok(Applied::No) => {
                 let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
                 if !recorded {
-                    self.came_late(hold, task, &answer).await;
+                    Box::pin(self.came_late(hold, task, &answer)).await;
                 }
                 recorded
             }
@@ -292,9 +281,11 @@ impl Forward {
             tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not on its own record");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
-        // A create that comes back finished is ended like any other.
-        let ended = self.poller.conclude_create(hold.org(), hold.id(), data);
-        let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
+        if has_ended {
+            // A create that comes back finished is ended like any other.
+            let ended = Box::pin(self.poller.conclude_create(hold.org(), hold.id(), report));
+            let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
+        }
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
     }
 

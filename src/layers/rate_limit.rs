@@ -1,73 +1,57 @@
 //! Refuses callers that call too often, and tells the others how much they have left.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tower::{Layer, Service};
-
-use super::{LayerFuture, Stage, tell};
+use super::{Below, Failure, Outcome, Stage, tell_error};
 use crate::call::{Admitted, Authenticated, Call};
-use crate::error::{Answer, GatewayError};
-use crate::rate_limits::RateLimits;
+use crate::error::GatewayError;
+use crate::rate_limits::{RateHeaders, RateLimits};
 use crate::telemetry::Span;
 
-/// See the module.
+/// Counts a call against the rate limits of its key, user and organisation.
 #[derive(Debug, Clone)]
-pub struct RateLimitLayer {
-    /// The limiters.
+pub struct RateLimit {
+    /// What each key, user and organisation has used of its limits.
     pub limits: Arc<RateLimits>,
 }
 
-impl<S> Layer<S> for RateLimitLayer {
-    type Service = RateLimit<S>;
+impl Stage for RateLimit {
+    type In = Authenticated;
+    type Out = Admitted;
 
-    fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit { inner, limits: self.limits.clone() }
-    }
-}
-
-/// See the module.
-#[derive(Debug, Clone)]
-pub struct RateLimit<S> {
-    inner: S,
-    limits: Arc<RateLimits>,
-}
-
-impl<S: Stage<Admitted>> Service<Call<Authenticated>> for RateLimit<S> {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, call: Call<Authenticated>) -> LayerFuture {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let mut span = Span::of_part("rate_limit");
-        let (headers, refused) = match self.limits.admit(&call.stage.principal, call.stage.endpoint) {
-            Ok(headers) => (headers, None),
-            Err((error, headers)) => (Some(headers), Some(error)),
-        };
-        if let Some(headers) = headers {
-            call.context.notes.add(|notes| notes.headers.extend(headers.to_headers()));
-        }
-        match refused {
-            Some(error) => {
-                let refused = Err(error);
-                tell(&mut span, &refused);
-                Box::pin(std::future::ready(refused))
-            }
+    async fn run(&self, call: Call<Authenticated>, below: &impl Below<Admitted>) -> Outcome {
+        let (refused, rate) = self.count(&call.stage);
+        let outcome = match refused {
+            Some(error) => Err(Failure::from(error)),
             None => {
-                Box::pin(async move {
-                    inner
-                        .call(call.advance(|stage| Admitted {
-                            endpoint: stage.endpoint,
-                            principal: stage.principal,
-                        }))
-                        .await
-                })
+                let admitted = |caller: Authenticated| Admitted {
+                    endpoint: caller.endpoint,
+                    principal: caller.principal,
+                };
+                below.take(call.advance(admitted)).await
+            }
+        };
+        match outcome {
+            Ok(mut answer) => {
+                if let Some(rate) = rate {
+                    rate.add_to(answer.headers_mut());
+                }
+                Ok(answer)
+            }
+            Err(Failure { error, .. }) => Err(Failure { error, rate }),
+        }
+    }
+}
+
+impl RateLimit {
+    /// Counts the call. Whether it is refused, and the limit that its answer tells of, if there is any.
+    fn count(&self, caller: &Authenticated) -> (Option<GatewayError>, Option<RateHeaders>) {
+        let mut span = Span::of_part("rate_limit");
+        match self.limits.admit(&caller.principal, caller.endpoint) {
+            Ok(rate) => (None, rate),
+            Err((error, rate)) => {
+                tell_error(&mut span, &error);
+                (Some(error), Some(rate))
             }
         }
     }

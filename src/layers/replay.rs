@@ -2,91 +2,71 @@
 //! empty balance, at the task cap, after a price change (contract, "Idempotency").
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tower::{Layer, Service};
 
 use super::body::read_body;
-use super::{LayerFuture, Stage, part};
-use crate::call::{Admitted, Call, Fresh};
+use super::{Below, Outcome, Stage, part};
+use crate::call::{Admitted, Call, Fresh, Notes, RequestBody};
 use crate::error::{Answer, GatewayError, json_answer};
+use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::store::{Claim, Database, Fingerprint, State};
 use crate::strict;
 
-/// See the module.
+/// Reads a create's body, and answers a repeated create with the stored answer.
 #[derive(Debug, Clone)]
-pub struct ReplayLayer {
-    /// Where claims are looked up.
+pub struct Replay {
+    /// Knows which idempotency keys are taken, and by which answers.
     pub database: Database,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
 }
 
-impl<S> Layer<S> for ReplayLayer {
-    type Service = Replay<S>;
+impl Stage for Replay {
+    type In = Admitted;
+    type Out = Fresh;
 
-    fn layer(&self, inner: S) -> Replay<S> {
-        Replay { inner, settings: self.clone() }
-    }
-}
-
-/// See the module.
-#[derive(Debug, Clone)]
-pub struct Replay<S> {
-    inner: S,
-    settings: ReplayLayer,
-}
-
-impl<S: Stage<Fresh>> Service<Call<Admitted>> for Replay<S> {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut call: Call<Admitted>) -> LayerFuture {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let settings = self.settings.clone();
-        Box::pin(async move {
-            let idempotency_key = idempotency_key(&call.context.headers)?;
-            let resend = strict::single_header(&call.context.headers, "X-Tollgate-Resend")?
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes"));
-            let body = std::mem::take(&mut call.body);
-            let org = call.stage.principal.org;
-            let look = async {
-                let raw = read_body(body, settings.body_timeout, &call.context.notes).await?;
-                let claim = match &idempotency_key {
-                    Some(key) => settings.database.claim(org, key).await?,
-                    None => None,
-                };
-                Ok((raw, claim))
-            };
-            let (raw, claim) = part("replay", look).await?;
-            let fingerprint = Fingerprint::of(&raw);
-            if let Some(claim) = claim
-                && let Some(result) = replay(&claim, fingerprint)
-            {
-                call.context.notes.add(|notes| notes.hold = Some(claim.hold));
-                if result.is_ok() {
-                    metrics::counter!(m::REPLAYS).increment(1);
-                }
-                return result;
+    async fn run(&self, mut call: Call<Admitted>, below: &impl Below<Fresh>) -> Outcome {
+        let headers = &call.context.headers;
+        let idempotency_key = idempotency_key(headers)?;
+        let resend = resend(headers)?;
+        let body = std::mem::take(&mut call.body);
+        let (org, notes) = (call.stage.principal.org, &call.context.notes);
+        let (raw, claim) = part("replay", || self.read(org, body, idempotency_key.as_deref(), notes)).await?;
+        let fingerprint = Fingerprint::of(&raw);
+        if let Some(claim) = claim
+            && let Some(result) = replay(&claim, fingerprint)
+        {
+            notes.add(|notes| notes.hold = Some(claim.hold));
+            if result.is_ok() {
+                metrics::counter!(m::REPLAYS).increment(1);
             }
-            let fresh = |stage: Admitted| Fresh {
-                principal: stage.principal,
-                raw,
-                fingerprint,
-                idempotency_key,
-                resend,
-            };
-            inner.call(call.advance(fresh)).await
-        })
+            return Ok(result?);
+        }
+        let fresh =
+            |stage: Admitted| Fresh { principal: stage.principal, raw, fingerprint, idempotency_key, resend };
+        below.take(call.advance(fresh)).await
+    }
+}
+
+impl Replay {
+    /// The body, and what is known of its idempotency key.
+    async fn read(
+        &self,
+        org: OrgId,
+        body: RequestBody,
+        key: Option<&str>,
+        notes: &Notes,
+    ) -> Result<(Bytes, Option<Claim>), GatewayError> {
+        let raw = read_body(body, self.body_timeout, notes).await?;
+        let claim = match key {
+            Some(key) => self.database.claim(org, key).await?,
+            None => None,
+        };
+        Ok((raw, claim))
     }
 }
 
@@ -114,6 +94,12 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
             Some(Err(GatewayError::Internal("a recorded create has no stored answer".into())))
         }
     }
+}
+
+/// Whether the caller says that it knows of the doubt about an earlier create of the same body.
+fn resend(headers: &HeaderMap) -> Result<bool, GatewayError> {
+    let value = strict::single_header(headers, "X-Tollgate-Resend")?;
+    Ok(value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes")))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {

@@ -1,19 +1,14 @@
 //! Errors become answers here, in one place; detail goes to the log once.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use tower::Layer;
 
-use tower::{Layer, Service};
-
-use super::Stage;
+use super::{Below, Failure};
 use crate::call::{Arrived, Call, Endpoint};
 use crate::error::{Answer, GatewayError};
 use crate::metrics as m;
 use crate::wire::Code;
 
-/// See the module.
+/// Makes an answer of every error, so that the layers above see answers only.
 #[derive(Debug, Clone)]
 pub struct RescueLayer(());
 
@@ -53,53 +48,50 @@ impl Default for RescueLayer {
     }
 }
 
-impl<S> Layer<S> for RescueLayer {
-    type Service = Rescue<S>;
+impl<B> Layer<B> for RescueLayer {
+    type Service = Rescue<B>;
 
-    fn layer(&self, inner: S) -> Rescue<S> {
-        Rescue { inner }
+    fn layer(&self, below: B) -> Rescue<B> {
+        Rescue { below }
     }
 }
 
-/// See the module.
+/// The stages below, with an answer to every call.
 #[derive(Debug, Clone)]
-pub struct Rescue<S> {
-    inner: S,
+pub struct Rescue<B> {
+    below: B,
 }
 
-impl<S: Stage<Arrived>> Service<Call<Arrived>> for Rescue<S> {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The stages below are always ready; what limits them answers as an error, not as back-pressure.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: Call<Arrived>) -> Self::Future {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
+impl<B: Below<Arrived>> Rescue<B> {
+    /// Answers a call.
+    pub async fn answer(&self, call: Call<Arrived>) -> Answer {
         let notes = call.context.notes.clone();
-        Box::pin(async move {
-            let result = inner.call(call).await;
-            let code =
-                result.as_ref().err().map_or(OK, |error| error.code().map_or(VENDORS_OWN, Code::as_str));
-            let mut answer = result.unwrap_or_else(|error| {
-                log(&error);
-                error.into_answer()
-            });
-            notes.add(|notes| {
-                let route = notes.endpoint.map_or("none", Endpoint::as_str);
-                count_request(route, answer.status().as_u16(), code);
-                if code != OK {
-                    notes.code = Some(code);
-                }
-                answer.headers_mut().extend(notes.headers.drain(..));
-            });
-            Ok(answer)
-        })
+        let outcome = self.below.take(call).await;
+        let (answer, code) = match outcome {
+            Ok(answer) => (answer, OK),
+            Err(failure) => answer_to(failure),
+        };
+        notes.add(|notes| {
+            let route = notes.endpoint.map_or("none", Endpoint::as_str);
+            count_request(route, answer.status().as_u16(), code);
+            if code != OK {
+                notes.code = Some(code);
+            }
+        });
+        answer
     }
+}
+
+/// The answer to a call that failed, and its code in metrics.
+fn answer_to(failure: Failure) -> (Answer, &'static str) {
+    let Failure { error, rate } = failure;
+    log(&error);
+    let code = error.code().map_or(VENDORS_OWN, Code::as_str);
+    let mut answer = error.into_answer();
+    if let Some(rate) = rate {
+        rate.add_to(answer.headers_mut());
+    }
+    (answer, code)
 }
 
 fn log(error: &GatewayError) {

@@ -1,39 +1,21 @@
 //! Which endpoint a call is for; liveness and the description of the API are answered here. What is not listed here is
 //! not forwarded anywhere.
 
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::Full;
-use tower::{Layer, Service};
 
-use super::{LayerFuture, Stage};
+use super::{Below, Outcome, Stage};
 use crate::call::{Arrived, Call, Endpoint, Routed};
 use crate::docs_page;
 use crate::error::{Answer, GatewayError, json_answer};
 
-/// See the module.
+/// Finds the endpoint that a call is for.
 #[derive(Debug, Clone)]
-pub struct RouteLayer {
-    /// The OpenAPI document.
+pub struct Route {
+    /// The data plane's OpenAPI document.
     pub document: Bytes,
-}
-
-impl<S> Layer<S> for RouteLayer {
-    type Service = Route<S>;
-
-    fn layer(&self, inner: S) -> Route<S> {
-        Route { inner, document: self.document.clone() }
-    }
-}
-
-/// See the module.
-#[derive(Debug, Clone)]
-pub struct Route<S> {
-    inner: S,
-    document: Bytes,
 }
 
 enum Found {
@@ -77,32 +59,22 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
     }
 }
 
-impl<S: Stage<Routed>> Service<Call<Arrived>> for Route<S> {
-    type Response = Answer;
-    type Error = GatewayError;
-    type Future = LayerFuture;
+impl Stage for Route {
+    type In = Arrived;
+    type Out = Routed;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GatewayError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, call: Call<Arrived>) -> LayerFuture {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        match route(&call.context.method, &call.context.path) {
-            Ok(Found::Health) => Box::pin(std::future::ready(Ok(healthz()))),
-            Ok(Found::Document) => {
-                Box::pin(std::future::ready(Ok(json_answer(StatusCode::OK, self.document.clone()))))
-            }
-            Ok(Found::Docs) => {
+    async fn run(&self, call: Call<Arrived>, below: &impl Below<Routed>) -> Outcome {
+        match route(&call.context.method, &call.context.path)? {
+            Found::Health => Ok(healthz()),
+            Found::Document => Ok(json_answer(StatusCode::OK, self.document.clone())),
+            Found::Docs => {
                 let page = docs_page::page(&call.context.path).map(|page| page.map(Full::from));
-                Box::pin(std::future::ready(page.ok_or(GatewayError::NotFound)))
+                Ok(page.ok_or(GatewayError::NotFound)?)
             }
-            Ok(Found::Endpoint(endpoint)) => {
+            Found::Endpoint(endpoint) => {
                 call.context.notes.add(|notes| notes.endpoint = Some(endpoint));
-                Box::pin(async move { inner.call(call.advance(|_| Routed { endpoint })).await })
+                below.take(call.advance(|Arrived| Routed { endpoint })).await
             }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 }

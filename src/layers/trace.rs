@@ -5,77 +5,93 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use axum::body::Body;
 use http::header::EXPECT;
 use http::{Method, Request, Version};
-use http_body::Body;
-use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
 use crate::access::peer::Peer;
 use crate::access::proxies::TrustedProxies;
-use crate::call::{Arrived, Call, Context, Notes};
+use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
-use crate::layers::body::Lingering;
-use crate::layers::rescue::{CLIENT_GONE, count_request};
+use crate::layers::Below;
+use crate::layers::rescue::{CLIENT_GONE, Rescue, count_request};
 use crate::metrics as m;
 use crate::telemetry::Span;
 use crate::wire::Code;
 
-/// See the module.
+/// Turns requests into calls, and writes their log events.
 #[derive(Debug, Clone)]
 pub struct TraceLayer {
-    /// The time.
+    /// Times requests.
     pub clock: Clock,
-    /// Where the rest of refused bodies is read.
+    /// Runs the tasks that read refused bodies to their end.
     pub draining: TaskTracker,
-    /// Whose word on a client's address is taken.
+    /// Proxies that are trusted to set the client-address header.
     pub proxies: TrustedProxies,
 }
 
-impl<S> Layer<S> for TraceLayer {
-    type Service = Trace<S>;
+impl<B> Layer<Rescue<B>> for TraceLayer {
+    type Service = Trace<B>;
 
-    fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner, settings: self.clone() }
+    fn layer(&self, below: Rescue<B>) -> Trace<B> {
+        Trace(Arc::new(Inner { settings: self.clone(), below }))
     }
 }
 
-/// See the module.
-#[derive(Debug, Clone)]
-pub struct Trace<S> {
-    inner: S,
+/// The way from HTTP into the typed stages. All requests share one, so that none copies the stages.
+#[derive(Debug)]
+pub struct Trace<B>(Arc<Inner<B>>);
+
+#[derive(Debug)]
+struct Inner<B> {
     settings: TraceLayer,
+    below: Rescue<B>,
 }
 
-impl<S, B> Service<Request<B>> for Trace<S>
-where
-    S: Service<Call<Arrived>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B> Clone for Trace<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
     type Response = Answer;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        // The stages below are always ready; what limits them answers as an error, not as back-pressure.
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let clock = self.settings.clock;
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let inner = self.0.clone();
+        let (call, event) = inner.settings.begin(request);
+        Box::pin(async move {
+            let in_flight = InFlight::new();
+            let answer = inner.below.answer(call).await;
+            drop(in_flight);
+            event.answered(&answer);
+            Ok(answer)
+        })
+    }
+}
+
+impl TraceLayer {
+    fn begin(&self, request: Request<Body>) -> (Call<Arrived>, Event) {
+        let clock = self.clock;
         let (head, body) = request.into_parts();
         let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        let peer = self.settings.proxies.client(peer, &head.headers);
+        let peer = self.proxies.client(peer, &head.headers);
         // A client that waits for our word has not begun to send.
-        let draining = (!head.headers.contains_key(EXPECT)).then(|| self.settings.draining.clone());
+        let draining = (!head.headers.contains_key(EXPECT)).then(|| self.draining.clone());
         let notes = Notes::default();
         let event = Event {
             clock,
@@ -95,15 +111,8 @@ where
             arrived: event.arrived,
             notes,
         };
-        let body = Lingering::new(body.map_err(Into::into).boxed_unsync(), draining);
-        let call = Call { context, body: body.boxed_unsync(), stage: Arrived };
-        Box::pin(async move {
-            let in_flight = InFlight::new();
-            let Ok(answer) = inner.call(call).await;
-            drop(in_flight);
-            event.answered(&answer);
-            Ok(answer)
-        })
+        let body = RequestBody::new(body, draining);
+        (Call { context: Box::new(context), body, stage: Arrived }, event)
     }
 }
 

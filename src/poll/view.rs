@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
 
 use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::store::{Late, State, Task};
-use crate::upstream::{Progress, report};
-use crate::wire::{RawObject, success};
+use crate::upstream::{Progress, Report};
+use crate::wire::success;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,15 +23,18 @@ pub struct View {
 }
 
 impl View {
-    /// The state of `task` as read at `read`, last confirmed by the vendor at `asked`.
-    pub(super) fn new(task: Task, asked: Option<Instant>, read: Instant) -> Self {
-        let body = success(&data(&task)).into();
+    /// The state of `task` as read at `read`, last confirmed by the vendor at `asked`, which `told` of it.
+    pub(super) fn new(task: Task, told: Option<Report>, asked: Option<Instant>, read: Instant) -> Self {
+        // What another gateway has recorded meanwhile counts, and is read anew.
+        let told = told.filter(|told| task.data.as_ref() == Some(told.data()));
+        let told = told.or_else(|| Report::parse(task.data.clone()?));
+        let body = told.map_or_else(|| own(&task), |told| vendors(&task, &told)).into();
         Self { task, body, asked, tried: None, read }
     }
 
     /// The state of `task`, last confirmed at `asked`; the vendor was asked in vain at `tried`.
     pub(super) fn unanswered(task: Task, asked: Option<Instant>, tried: Instant) -> Self {
-        Self { tried: Some(tried), ..Self::new(task, asked, tried) }
+        Self { tried: Some(tried), ..Self::new(task, None, asked, tried) }
     }
 
     pub(super) fn asked(&self) -> Option<Instant> {
@@ -110,49 +115,59 @@ fn json(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-fn data(task: &Task) -> RawObject {
-    let reported = task.data.as_deref().and_then(report);
-    let known = reported.is_some();
-    let (mut object, progress) = match reported {
-        Some((object, progress, _)) => (object, progress),
-        None => (own(task), Progress::Running),
-    };
-    object.set("consumed_credits", shown_credits(task).to_string());
-    // The vendor's word is shown, unless it says something that our books do not (yet) say.
+/// What the vendor told of a task, with what is charged here. Its word is shown, unless it says something that our books
+/// do not (yet) say.
+fn vendors(task: &Task, told: &Report) -> String {
     let shown = shown_status(task);
-    let said = match progress {
+    let said = match told.progress {
         Progress::Running => word(State::Running),
         Progress::Succeeded => word(State::Settled),
         Progress::Failed => word(State::Released),
     };
+    let mut changes = vec![("consumed_credits", shown_credits(task).to_string())];
     if said != shown {
-        object.set("status", json(shown));
-        if known && !task.is_over() {
-            object.set("response", "null".into());
+        changes.push(("status", json(shown)));
+        if !task.is_over() {
+            changes.push(("response", "null".into()));
         }
     }
-    if task.state == State::WrittenOff && matches!(task.late, None | Some(Late::GivenUp)) {
-        object.set("error_message", json("The outcome of this task stayed unknown. It was not charged."));
+    if is_given_up(task) {
+        changes.push(("error_message", json(GIVEN_UP)));
     }
-    object
+    told.shown(&changes)
+}
+
+const GIVEN_UP: &str = "The outcome of this task stayed unknown. It was not charged.";
+
+fn is_given_up(task: &Task) -> bool {
+    task.state == State::WrittenOff && matches!(task.late, None | Some(Late::GivenUp))
 }
 
 /// What we say of a task the vendor has told nothing about.
-fn own(task: &Task) -> RawObject {
-    let created = task.created_at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
-    let message = match task.state {
-        // The reason may tell of the shared account, which is the operator's business.
-        State::Released if task.late.is_none() => json("This task was not started. Nothing was charged."),
-        State::InDoubt => json("Whether the video service started this task is not known yet."),
-        _ => "null".into(),
-    };
-    let id = task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned);
-    let text = format!(
-        r#"{{"task_id":{},"status":{},"consumed_credits":0,"created_at":{},"response":null,"error_message":{message},"type":{}}}"#,
-        json(&id),
-        json(shown_status(task)),
-        json(&created),
-        json(&task.task_type)
-    );
-    RawObject::parse(&text).unwrap_or_else(RawObject::empty)
+fn own(task: &Task) -> String {
+    #[derive(Serialize)]
+    struct Own<'a> {
+        task_id: String,
+        status: &'static str,
+        consumed_credits: Credits,
+        created_at: String,
+        response: (),
+        error_message: Option<&'static str>,
+        r#type: &'a str,
+    }
+    success(&Own {
+        task_id: task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
+        status: shown_status(task),
+        consumed_credits: shown_credits(task),
+        created_at: task.created_at.format(&Rfc3339).unwrap_or_default(),
+        response: (),
+        error_message: match task.state {
+            _ if is_given_up(task) => Some(GIVEN_UP),
+            // The reason may tell of the shared account, which is the operator's business.
+            State::Released if task.late.is_none() => Some("This task was not started. Nothing was charged."),
+            State::InDoubt => Some("Whether the video service started this task is not known yet."),
+            _ => None,
+        },
+        r#type: &task.task_type,
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanId, TraceFlags, TraceId, TraceState};
 use tokio::task::futures::TaskLocalFuture;
@@ -131,15 +132,20 @@ fn fresh_span() -> SpanId {
     SpanId::from(rand::random_range(1..=u64::MAX))
 }
 
+/// Work that may run in a context of its own. Not an `async` block with two branches: it would be three times as large.
+pub(super) type MaybeWithin<F> = Either<TaskLocalFuture<TraceContext, F>, F>;
+
+/// Runs `work` in a context, if there is one.
+pub(super) fn within<F: Future>(context: Option<TraceContext>, work: F) -> MaybeWithin<F> {
+    match context {
+        Some(context) => Either::Left(context.around(work)),
+        None => Either::Right(work),
+    }
+}
+
 /// Keeps the current context for `work` that is spawned as a task of its own.
 pub fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let context = TraceContext::current();
-    async move {
-        match context {
-            Some(context) => context.around(work).await,
-            None => work.await,
-        }
-    }
+    within(TraceContext::current(), work)
 }
 
 /// The caller's position in its trace.

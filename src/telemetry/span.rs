@@ -9,7 +9,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::context::TraceContext;
+use super::context::{MaybeWithin, TraceContext, within};
 use crate::clock::Clock;
 
 /// An operation in progress; the span ends when this is dropped. Nearly free for requests that are not sampled.
@@ -88,14 +88,8 @@ impl Span {
     }
 
     /// Runs `work` within this span.
-    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let context = self.record.is_some().then(|| self.context.clone()).flatten();
-        async move {
-            match context {
-                Some(context) => context.around(work).await,
-                None => work.await,
-            }
-        }
+    pub fn around<F: Future>(&self, work: F) -> MaybeWithin<F> {
+        within(self.record.is_some().then(|| self.context.clone()).flatten(), work)
     }
 
     /// Sets the HTTP method, as a word of the OpenTelemetry conventions, and returns that word for use in the span's name.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Accounts};
 use super::client::{BadUpstream, StatusError, VendorClient};
 use super::gate::Gate;
-use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, StatusReport};
+use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::ids::OrgId;
@@ -61,12 +61,7 @@ impl Backend {
     }
 
     /// Asks for the state of a task of `org` on `account`.
-    pub(super) async fn status(
-        &self,
-        org: OrgId,
-        account: &str,
-        task: &str,
-    ) -> Result<StatusReport, StatusError> {
+    pub(super) async fn status(&self, org: OrgId, account: &str, task: &str) -> Result<Report, StatusError> {
         let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
         let begun = self.clock.now();
         let permit = self.polls.acquire(org, begun)?;

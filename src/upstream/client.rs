@@ -18,7 +18,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::gate::Refusal;
-use super::outcome::{CreateOutcome, StatusReport, create_outcome, status_report};
+use super::outcome::{CreateOutcome, create_outcome, status_report};
+use super::report::Report;
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
@@ -176,7 +177,7 @@ impl VendorClient {
         authorization: &HeaderValue,
         task: &str,
         span: &mut Span,
-    ) -> Result<StatusReport, StatusError> {
+    ) -> Result<Report, StatusError> {
         let encoded: String = url::form_urlencoded::byte_serialize(task.as_bytes()).collect();
         let uri = format!("{}{encoded}", self.status)
             .parse()

@@ -7,9 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::credits::Credits;
-use crate::pricing::whole_figure;
-use crate::wire::RawObject;
+use super::report::Report;
 
 /// The outcome of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +16,8 @@ pub enum CreateOutcome {
     Accepted {
         /// The vendor's id of the task.
         task: Arc<str>,
-        /// The credits that the vendor says the task will consume, if that is a valid figure.
-        raw: Option<Credits>,
-        /// The `data` of the answer, verbatim.
-        data: Arc<str>,
+        /// The `data` of the answer.
+        report: Report,
     },
     /// The vendor refused the request, with its own code and message.
     Refused { error: String, message: String },
@@ -98,79 +94,49 @@ impl CreateOutcome {
     }
 }
 
-/// The state of a task as the vendor reports it. An unknown word counts as in progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    Running,
-    /// Finished, with a result.
-    Succeeded,
-    /// Finished without a result.
-    Failed,
-}
-
-/// The vendor's answer to a status call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusReport {
-    pub progress: Progress,
-    /// The credits that the task consumed, if that is a valid figure.
-    pub raw: Option<Credits>,
-    /// The `data` of the answer, verbatim.
-    pub data: Arc<str>,
-}
-
 /// The vendor's envelope. Fields of the wrong type count as absent.
-struct Envelope {
+struct Envelope<'a> {
     code: Option<u16>,
     error: Option<String>,
     message: Option<String>,
-    data: Option<Box<RawValue>>,
+    data: Option<&'a str>,
 }
 
-impl Envelope {
+impl<'a> Envelope<'a> {
     #[expect(
         clippy::disallowed_methods,
         reason = "an envelope with a field twice is no envelope: serde refuses it"
     )]
-    fn parse(body: &[u8]) -> Option<Self> {
+    fn parse(body: &'a [u8]) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Raw {
-            code: Option<Box<RawValue>>,
-            error: Option<Box<RawValue>>,
-            message: Option<Box<RawValue>>,
-            data: Option<Box<RawValue>>,
+        struct Raw<'a> {
+            #[serde(borrow)]
+            code: Option<&'a RawValue>,
+            #[serde(borrow)]
+            error: Option<&'a RawValue>,
+            #[serde(borrow)]
+            message: Option<&'a RawValue>,
+            #[serde(borrow)]
+            data: Option<&'a RawValue>,
         }
         let raw: Raw = serde_json::from_slice(body).ok()?;
         let text =
-            |value: Option<Box<RawValue>>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
+            |value: Option<&RawValue>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
         let code = raw.code.and_then(|code| code.get().trim_matches('"').parse().ok());
-        Some(Self { code, error: text(raw.error), message: text(raw.message), data: raw.data })
+        let data = raw.data.map(RawValue::get);
+        Some(Self { code, error: text(raw.error), message: text(raw.message), data })
     }
 
     /// Whether the vendor wrote this answer, and not a proxy or CDN on the way.
     fn is_vendors(&self) -> bool {
         self.code.is_some() && (self.error.is_some() || self.message.is_some())
     }
-}
 
-/// Reads state and consumed credits from the `data` of an answer.
-pub(crate) fn report(data: &str) -> Option<(RawObject, Progress, Option<Credits>)> {
-    let object = RawObject::parse(data)?;
-    let progress = match object.string("status").as_deref() {
-        Some("SUCCESS") => Progress::Succeeded,
-        Some("FAILED") => Progress::Failed,
-        _ => Progress::Running,
-    };
-    let raw = object.get("consumed_credits").and_then(whole_figure);
-    Some((object, progress, raw))
-}
-
-fn task_id(object: &RawObject) -> Option<Arc<str>> {
-    let text = object.get("task_id")?;
-    let id = object.string("task_id").unwrap_or_else(|| text.to_owned());
-    let usable = (1..=255).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_graphic())
-        && !id.starts_with(['{', '[']);
-    usable.then(|| id.into())
+    /// What the answer says about a task, if it is the answer to a success.
+    fn report(&self) -> Option<Report> {
+        let data = self.data.filter(|_| self.code == Some(200))?;
+        Report::parse(data.into())
+    }
 }
 
 /// The outcome that an answer to a create means.
@@ -180,13 +146,10 @@ pub(super) fn create_outcome(
     body: &[u8],
 ) -> CreateOutcome {
     let envelope = Envelope::parse(body);
-    if let Some(envelope) = &envelope
-        && envelope.code == Some(200)
-        && let Some(data) = &envelope.data
-        && let Some((object, _, raw)) = report(data.get())
-        && let Some(task) = task_id(&object)
+    if let Some(report) = envelope.as_ref().and_then(Envelope::report)
+        && let Some(task) = report.task_id()
     {
-        return CreateOutcome::Accepted { task, raw, data: data.get().into() };
+        return CreateOutcome::Accepted { task, report };
     }
     if status.is_redirection() {
         return CreateOutcome::Redirected;
@@ -219,20 +182,20 @@ pub(super) fn create_outcome(
 }
 
 /// Reads an answer to a status call; none: it is not about `task`.
-pub(super) fn status_report(task: &str, body: &[u8]) -> Option<StatusReport> {
-    let envelope = Envelope::parse(body).filter(|envelope| envelope.code == Some(200))?;
-    let data = envelope.data?;
-    let (object, progress, raw) = report(data.get())?;
+pub(super) fn status_report(task: &str, body: &[u8]) -> Option<Report> {
+    let report = Envelope::parse(body)?.report()?;
     // An answer about another task must not end this one.
-    if task_id(&object).is_some_and(|id| &*id != task) {
+    if report.task_id().is_some_and(|id| &*id != task) {
         return None;
     }
-    Some(StatusReport { progress, raw, data: data.get().into() })
+    Some(report)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Progress;
     use super::*;
+    use crate::credits::Credits;
 
     fn outcome(status: u16, body: &str) -> &'static str {
         create_outcome(StatusCode::from_u16(status).unwrap(), None, body.as_bytes()).label()

@@ -4,6 +4,7 @@
 //! one is.
 
 use std::env;
+use std::path::Path;
 use std::process::Command;
 
 const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
@@ -41,7 +42,9 @@ fn every_test_in_which_money_moves_passes_with_two_commits_too() {
         // We are the other run, or somebody asks for one profile only.
         return;
     }
-    let mut tests = Command::new(env::current_exe().unwrap());
+    // Each of them has a deadline there too.
+    let mut tests = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/deadline"));
+    tests.arg(env::current_exe().unwrap());
     // They wait more than they work.
     tests
         .arg("--test-threads=3")

@@ -3,9 +3,11 @@
 mod ambiguous_input;
 mod architecture;
 mod columns;
+mod deadline;
 mod definitions;
 mod matches;
 mod papers;
 mod schema;
 mod statements;
+mod tests;
 mod words;

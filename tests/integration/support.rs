@@ -17,5 +17,6 @@ pub mod process;
 pub mod replica;
 pub mod schema;
 pub mod seed;
+pub mod sources;
 pub mod tenant;
 pub mod watched;

@@ -39,7 +39,7 @@ impl Actor {
 pub struct Acting {
     database: Database,
     /// The actor as the audit log's triggers read it.
-    actor: Arc<str>,
+    audit: Arc<str>,
     name: Arc<str>,
 }
 
@@ -55,7 +55,7 @@ impl Acting {
     }
 
     fn change_within(&self, deadline: Deadline) -> Statement {
-        self.database.pool().statement(deadline, Some(self.actor.clone()))
+        self.database.pool().statement(deadline, Some(self.audit.clone()))
     }
 
     /// Who acts: a kind and an id.
@@ -77,7 +77,7 @@ impl Database {
     pub fn acting(&self, actor: Actor) -> Acting {
         Acting {
             database: self.clone(),
-            actor: serde_json::to_string(&actor).unwrap_or_default().into(),
+            audit: serde_json::to_string(&actor).unwrap_or_default().into(),
             name: actor.name.into(),
         }
     }

@@ -118,7 +118,7 @@ pub(in crate::store) struct Statement {
 
 impl Statement {
     /// A connection that has been told what the statement is for.
-    async fn begin(self) -> Result<Running, sqlx::Error> {
+    async fn ready(self) -> Result<Running, sqlx::Error> {
         let begun = Clock.now();
         let connection = match self.queries.acquire().await {
             Ok(connection) => connection,
@@ -196,7 +196,7 @@ impl<'c> Executor<'c> for Statement {
     {
         // All at once: nobody here reads rows one by one.
         let all = async move {
-            let mut running = self.begin().await?;
+            let mut running = self.ready().await?;
             let rows = running.connection.fetch_many(query).try_collect::<Vec<_>>();
             let rows = tokio::time::timeout(running.patience, rows).await;
             let rows = running.end(rows)?;
@@ -211,7 +211,7 @@ impl<'c> Executor<'c> for Statement {
         E: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
-            let mut running = self.begin().await?;
+            let mut running = self.ready().await?;
             let row = tokio::time::timeout(running.patience, running.connection.fetch_optional(query)).await;
             running.end(row)
         })

@@ -24,7 +24,7 @@ use crate::store::ledger::step::Applied;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
-use crate::wire::{RawObject, success};
+use crate::wire::success;
 
 const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
@@ -183,13 +183,11 @@ impl Loss {
 }
 
 /// What a replay of the create is answered once an operator has told its id.
-fn answer(task: &Task, id: &str) -> Result<Arc<str>, LedgerError> {
+fn answer(task: &Task, id: &str) -> Arc<str> {
     let data = serde_json::json!({
         "task_id": id, "status": "IN_PROGRESS", "consumed_credits": task.amount, "type": &*task.task_type,
     });
-    let object =
-        RawObject::parse(&data.to_string()).ok_or(LedgerError::Corrupt("a task that is no object".into()))?;
-    Ok(success(&object).into())
+    success(&data).into()
 }
 
 impl Database {
@@ -296,7 +294,7 @@ impl Acting {
         let step = match resolution {
             Resolution::Taken { task } => {
                 same(&task)?;
-                let answer = answer(&found, &task)?;
+                let answer = answer(&found, &task);
                 if ended {
                     Step::LateRun {
                         task,
@@ -320,7 +318,7 @@ impl Acting {
                 })?;
                 let reported = found.raw_consumed.is_none().then_some(consumed);
                 Step::ResolveSettle {
-                    answer: answer(&found, &task)?,
+                    answer: answer(&found, &task),
                     task,
                     raw: consumed,
                     reported,

@@ -11,7 +11,7 @@ use tollgate::store::{BudgetLevel, KeySpec, NewBudget, OperatorRole, Period, Use
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
 use crate::support::fixture::credits;
-use crate::support::gateway::{Answer, Caller, ENDLESS, TestGateway, body};
+use crate::support::gateway::{Answer, Caller, ENDLESS, TestGateway, body, judged};
 use crate::support::process::{Scratch, run};
 use crate::support::replica::another_with;
 use crate::support::tenant::make;
@@ -177,8 +177,13 @@ async fn budgets_are_managed_over_the_api() {
 async fn burst(gateway: &TestGateway, bases: &[String], callers: &[&Caller], creates: usize) -> Vec<i64> {
     let calls = (0..creates).map(|number| {
         let (base, caller) = (&bases[number % bases.len()], callers[number / bases.len() % callers.len()]);
-        let request = gateway.client.post(format!("{base}/api/generate")).bearer_auth(&caller.text);
-        async move { Answer::to(request.body(body(&format!("{number}")).to_string())).await }
+        async move {
+            let create = async || {
+                let request = gateway.client.post(format!("{base}/api/generate")).bearer_auth(&caller.text);
+                Answer::to(request.body(body(&format!("{number}")).to_string())).await
+            };
+            judged(create).await
+        }
     });
     let mut granted = vec![0; callers.len()];
     for (number, answer) in join_all(calls).await.into_iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::support::gateway::{ENDLESS, TestGateway, body};
 async fn a_balance_for_137_admits_exactly_137_of_a_thousand() {
     let gateway = TestGateway::builder().credits(137 * 400 + 399).task_time(ENDLESS).start().await;
     let prompts: Vec<_> = (0..1000).map(|n| body(&format!("parallel {n}"))).collect();
-    let answers = join_all(prompts.iter().map(|body| gateway.create(body))).await;
+    let answers = join_all(prompts.iter().map(|body| gateway.judged(body))).await;
     let granted = answers.iter().filter(|answer| answer.status == 200).count();
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         answer.refused(402, "INSUFFICIENT_CREDITS");

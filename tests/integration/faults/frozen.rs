@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use reqwest::{Client, Method};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollgate::ids::OrgId;
@@ -16,6 +16,7 @@ use crate::support::database::{PATIENCE, TestDatabase, until};
 use crate::support::faults::fleet::{Fleet, Spec};
 use crate::support::faults::load::Reply;
 use crate::support::faults::scaled;
+use crate::support::http;
 use crate::support::seed::acting;
 
 /// What management and expiry lock. Nothing here may be locked for longer than ten seconds, whatever a gateway does.
@@ -78,7 +79,7 @@ impl Manager {
     }
 
     async fn run(self) {
-        let client = Client::builder().timeout(PATIENCE).build().unwrap();
+        let client = http::builder().build().unwrap();
         let mut round = 0;
         while !self.stop.load(Ordering::Relaxed) {
             for Call(method, path, body) in self.calls(round) {

@@ -256,7 +256,13 @@ async fn a_database_lost_between_acceptance_and_record_gets_the_record_later() {
 async fn a_reserve_answered_after_the_customer_s_503_is_released() {
     let db = TestDatabase::new().await;
     let network = Network::to(db.url()).await;
-    let fleet = Fleet::start(Spec { gateways: 1, ..Spec::on(db.url()).through(network.url()) }).await;
+    let all = vec![
+        ("TOLLGATE_LEDGER__RESERVE_TIMEOUT_MS", "1500".to_owned()),
+        ("TOLLGATE_LEDGER__CALL_TIMEOUT_MS", "10000".to_owned()),
+        // Meanwhile it is not taken for dead.
+        ("TOLLGATE_LEDGER__LEASE_MS", "30000".to_owned()),
+    ];
+    let fleet = Fleet::start(Spec { gateways: 1, all, ..Spec::on(db.url()).through(network.url()) }).await;
     let rounds = scaled(1, 10);
     let mut last = Instant::now();
     for _ in 0..rounds {

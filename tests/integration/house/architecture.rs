@@ -1,7 +1,10 @@
 //! The house rules of `src/lib.rs`, read from the sources.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::support::sources::{NamedPath, Source};
 
 /// Modules by floor, lowest first; one may import from lower floors only.
 const FLOORS: &[&[&str]] = &[
@@ -31,141 +34,134 @@ const FLOORS: &[&[&str]] = &[
 /// Imports within a floor that are meant: what a module builds on beside itself.
 const BESIDE: &[(&str, &str)] = &[
     ("fail_point", "log_queue"),
-    ("pricing", "credits"),
     ("quote", "pricing"),
     ("order", "wire"),
     ("order", "pricing"),
     ("upstream", "telemetry"),
-    ("call", "error"),
-    ("error", "call"),
     ("layers", "poll"),
     ("handlers", "poll"),
     ("handlers", "layers"),
 ];
 
-fn sources() -> Vec<(String, PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    let mut dirs = vec![root.clone()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let inside = path.strip_prefix(&root).unwrap();
-                let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
-                let module = first.trim_end_matches(".rs").to_owned();
-                let text = fs::read_to_string(&path).unwrap();
-                files.push((module, path, text));
-            }
-        }
-    }
-    files
-}
+/// Rooms with statements for the database.
+const SQL: &[&str] = &["store"];
 
-fn code(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.trim_start().starts_with("//"))
-}
+/// Files that open a transaction which lasts for more than one statement.
+const TRANSACTIONS: &[&str] = &["store/books/audit.rs", "store/db/definitions.rs"];
+
+/// What only the application builds.
+const PARTS: &[&str] = &[
+    "Ledger::start",
+    "Poller::new",
+    "Upstream::new",
+    "Tracing::new",
+    "Authenticator::new",
+    "KeySets::new",
+    "RateLimits::new",
+    "stack::data_plane",
+];
+
+/// Rooms in which credits are reckoned with.
+const CREDITS: &[&str] = &["credits", "pricing"];
 
 fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|modules| modules.contains(&module))
 }
 
-/// Modules that a line names as `crate::module`.
-fn imports(line: &str) -> impl Iterator<Item = String> {
-    line.split("crate::")
-        .skip(1)
-        .map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>())
+/// The rooms that a file names.
+fn imports(source: &Source) -> BTreeSet<&str> {
+    let ours = source.seen.paths.iter().filter(|path| path.ours);
+    ours.filter_map(|path| path.segments.first()).map(String::as_str).collect()
 }
 
 #[test]
 fn every_module_has_a_floor_and_no_import_goes_up() {
-    let mut wrong = Vec::new();
-    for (module, path, text) in sources() {
-        if ["lib", "main"].contains(&module.as_str()) {
-            continue;
-        }
-        let own = floor(&module).unwrap_or_else(|| panic!("{module} stands on no floor"));
-        for import in code(&text).flat_map(imports) {
-            let Some(other) = floor(&import) else { continue };
-            let beside = BESIDE.contains(&(module.as_str(), import.as_str()));
-            if import != module && (other > own || (other == own && !beside)) {
-                wrong.push(format!("{}: {module} imports {import}", path.display()));
+    let sources = Source::all("src");
+    let root = sources.iter().find(|source| source.room == "lib").unwrap();
+    let modules: BTreeSet<String> = root.seen.modules.iter().cloned().collect();
+    let on_floors: BTreeSet<String> =
+        FLOORS.iter().flat_map(|floor| floor.iter()).map(|module| (*module).to_owned()).collect();
+    assert_eq!(modules, on_floors, "the modules of the crate, and those that stand on a floor");
+
+    let (mut wrong, mut beside) = (Vec::new(), BTreeSet::new());
+    for source in sources.iter().filter(|source| !["lib", "main"].contains(&source.room.as_str())) {
+        let room = source.room.as_str();
+        for import in imports(source).into_iter().filter(|import| *import != room) {
+            let Some(other) = floor(import) else { continue };
+            let own = floor(room).unwrap();
+            if other == own {
+                beside.insert((room, import));
+            }
+            if other > own || (other == own && !BESIDE.contains(&(room, import))) {
+                wrong.push(format!("{}: {room} imports {import}", source.path.display()));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let idle: Vec<_> = BESIDE.iter().filter(|pair| !beside.contains(*pair)).collect();
+    assert!(idle.is_empty(), "no longer needed: {idle:?}");
 }
 
 #[test]
 fn sql_lives_in_the_store_only() {
-    for (module, path, text) in sources() {
-        if module != "store" {
-            assert!(
-                !code(&text).any(|line| line.contains("sqlx::")),
-                "{} talks to the database",
-                path.display()
-            );
-        }
+    for source in Source::all("src").iter().filter(|source| !SQL.contains(&source.room.as_str())) {
+        let sqlx = |path: &NamedPath| path.segments[..].first().is_some_and(|first| first == "sqlx");
+        assert!(!source.seen.paths.iter().any(sqlx), "{} talks to the database", source.path.display());
     }
 }
 
 #[test]
 fn no_transaction_stays_open_across_anything_but_statements() {
-    let meant = ["store/books/audit.rs", "store/db/definitions.rs"];
-    for (_, path, text) in sources() {
-        if !meant.iter().any(|file| path.ends_with(file)) {
-            let opens = |line: &str| {
-                [".begin()", ".begin_with(", "\"begin\"", "\"begin "].iter().any(|open| line.contains(open))
-            };
-            assert!(!code(&text).any(opens), "{} opens a transaction", path.display());
+    for source in Source::all("src") {
+        if TRANSACTIONS.iter().any(|file| source.path.ends_with(file)) {
+            continue;
         }
+        let opens = |method: &String| ["begin", "begin_with"].contains(&method.as_str());
+        let begins = |text: &String| {
+            ["begin", "begin;"].contains(&text.trim().to_ascii_lowercase().as_str())
+                || text.trim_start().to_ascii_lowercase().starts_with("begin ")
+        };
+        let any = source.seen.methods.iter().any(opens) || source.seen.strings.iter().any(begins);
+        assert!(!any, "{} opens a transaction", source.path.display());
     }
 }
 
 #[test]
 fn the_simulator_knows_nothing_of_us() {
-    for (module, path, text) in sources() {
-        if module == "simulator" {
-            for import in code(&text).flat_map(imports) {
-                assert_eq!(import, "simulator", "{}", path.display());
-            }
-        }
+    for source in Source::all("src").iter().filter(|source| source.room == "simulator") {
+        let others: Vec<_> = imports(source).into_iter().filter(|room| *room != "simulator").collect();
+        assert!(others.is_empty(), "{} imports {others:?}", source.path.display());
     }
 }
 
 #[test]
 fn only_the_app_builds_parts() {
-    let parts = [
-        "Ledger::start(",
-        "Poller::new(",
-        "Upstream::new(",
-        "Tracing::new(",
-        "Authenticator::new(",
-        "KeySets::new(",
-        "RateLimits::new(",
-        "data_plane(parts",
-    ];
-    for (module, path, text) in sources() {
-        if module != "app" {
-            for part in parts {
-                assert!(!code(&text).any(|line| line.contains(part)), "{} builds {part}…)", path.display());
+    let mut built = BTreeSet::new();
+    for source in Source::all("src") {
+        for part in PARTS {
+            let names = source.seen.paths.iter().any(|path| path.ends_with(part));
+            if names && source.room == "app" {
+                built.insert(*part);
             }
+            assert!(!names || source.room == "app", "{} builds {part}", source.path.display());
         }
     }
+    assert_eq!(built, PARTS.iter().copied().collect(), "what the application builds, under these names");
 }
 
 #[test]
 fn no_float_touches_credits() {
-    let guarded = ["credits", "pricing"];
-    for (module, path, text) in sources() {
-        if guarded.contains(&module.as_str()) {
-            assert!(text.contains("clippy::float_arithmetic"), "{} has lost its lint", path.display());
-            let mut before_tests = code(&text).take_while(|line| !line.contains("mod tests"));
-            let float = |line: &str| line.contains("f64") || line.contains("f32");
-            assert!(!before_tests.any(float), "{} names a float", path.display());
-        }
+    let sources = Source::all("src");
+    let guarded: Vec<_> = sources.iter().filter(|source| CREDITS.contains(&source.room.as_str())).collect();
+    assert!(guarded.len() >= CREDITS.len());
+    for source in guarded {
+        let lint = source.seen.paths.iter().any(|path| path.ends_with("clippy::float_arithmetic"));
+        assert!(lint, "{} has lost its lint", source.path.display());
+        let float = |path: &&NamedPath| {
+            !path.in_tests && path.segments.iter().any(|name| ["f32", "f64"].contains(&name.as_str()))
+        };
+        let named = source.seen.paths.iter().find(float).map(|path| path.segments.join("::"));
+        assert_eq!((named, &source.seen.floats), (None, &vec![]), "{}", source.path.display());
     }
 }
 
@@ -173,9 +169,12 @@ fn no_float_touches_credits() {
 #[test]
 fn every_management_operation_stands_behind_its_rule() {
     let documents = ["/openapi.json", "/docs", "/docs/", "/docs/{*file}"];
-    for (module, path, text) in sources() {
-        if module == "admin" && !path.ends_with("admin/operations.rs") {
-            let mut before_tests = code(&text).take_while(|line| !line.contains("mod tests"));
+    for Source { path, room, .. } in Source::all("src") {
+        if room == "admin" && !path.ends_with("admin/operations.rs") {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+            let text = fs::read_to_string(root.join(&path)).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let mut before_tests = code.take_while(|line| !line.contains("mod tests"));
             let open = before_tests.find(|line| {
                 let of_document = documents.iter().any(|path| line.contains(&format!(".route(\"{path}\"")));
                 line.contains("routes!(") && !line.contains("@resolve_types")

@@ -292,7 +292,10 @@ fn relations() -> BTreeSet<String> {
         let tokens = tokens(&sql);
         for (index, token) in tokens.iter().enumerate() {
             if token.is_any(&["table", "view"]) && creates(&tokens[..index]) {
-                let named = tokens[index + 1..].iter().find(|token| !token.is_any(&["if", "not", "exists"]));
+                let skipped = |token: &&Token| {
+                    token.is_any(&["if", "not", "exists", "reporting"]) || **token == Token::Symbol('.')
+                };
+                let named = tokens[index + 1..].iter().find(|token| !skipped(token));
                 names.extend(named.and_then(word));
             }
         }

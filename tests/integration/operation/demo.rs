@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::{Answer, body};
+use crate::support::http;
 use crate::support::process::{Process, Scratch, run, run_with_env};
 
 /// What must not be shown of an environment.
@@ -166,7 +167,7 @@ async fn a_demo_in_a_shell_for_production_reaches_nothing_of_it() {
     for address in ["base_url", "admin_url"] {
         assert!(!ready[address].as_str().unwrap().contains(&taken.address), "{ready}");
     }
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = http::builder().no_proxy().build().unwrap();
     let task = create(&client, &ready).await.task_id();
     until("it finishes", async || status(&client, &ready, &task).await == "SUCCESS").await;
     process.terminate();
@@ -196,7 +197,7 @@ async fn a_demo_takes_an_empty_database_and_its_own_and_no_other() {
     assert_eq!(contents(somebodys.pool()).await, before);
 
     let database = EmptyDatabase::beside(&somebodys).await;
-    let client = Client::new();
+    let client = http::client();
     let mut keys = Vec::new();
     for _ in 0..2 {
         let mut process =

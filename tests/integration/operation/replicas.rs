@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::database::until;
-use crate::support::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body};
+use crate::support::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body, judged};
 use crate::support::process::{Process, Scratch};
 use crate::support::replica::another_with;
 
@@ -25,12 +25,15 @@ async fn create(gateway: &TestGateway, base: &str, prompt: &str) -> reqwest::Res
 async fn two_gateways_grant_together_what_the_balance_allows() {
     let gateway = TestGateway::builder().credits(37 * 400).task_time(ENDLESS).start().await;
     let scratch = Scratch::new();
-    let (process, there) = another(&gateway, &scratch).await;
+    let (process, there) = another_with(&gateway, &scratch, 30_000).await;
     let here = format!("http://{}", gateway.address());
     let creates = (0..300).map(|number| {
         let base = if number % 2 == 0 { &here } else { &there };
         let gateway = &gateway;
-        async move { Answer::of(create(gateway, base, &format!("{number}")).await.unwrap()).await }
+        async move {
+            judged(async || Answer::of(create(gateway, base, &format!("{number}")).await.unwrap()).await)
+                .await
+        }
     });
     let answers = join_all(creates).await;
     let granted = answers.iter().filter(|answer| answer.status == 200).count();

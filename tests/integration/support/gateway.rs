@@ -75,6 +75,19 @@ pub fn body(prompt: &str) -> Value {
     json!({"type": "pro-text-to-video", "prompt": format!("{prompt} {PROMPT}"), "duration": 5})
 }
 
+/// Calls until the answer is another than that there is no time for it now, which has changed nothing.
+pub async fn judged(mut call: impl AsyncFnMut() -> Answer) -> Answer {
+    let mut last = None;
+    super::database::until("the call is judged", async || {
+        let answer = call().await;
+        let judged = answer.status != 503;
+        last = Some(answer);
+        judged
+    })
+    .await;
+    last.unwrap()
+}
+
 impl TestGateway {
     pub fn builder() -> Builder {
         Builder::new()
@@ -162,6 +175,11 @@ impl TestGateway {
 
     pub async fn create(&self, body: &Value) -> Answer {
         Answer::to(self.creating(body.to_string())).await
+    }
+
+    /// A create that the gateway has judged: on a busy machine it may have no time for one of many at first.
+    pub async fn judged(&self, body: &Value) -> Answer {
+        judged(async || self.create(body).await).await
     }
 
     /// The id of a task that must be accepted.

@@ -141,7 +141,9 @@ impl Write for Scan {
 pub fn collector() -> SocketAddr {
     static COLLECTOR: LazyLock<SocketAddr> = LazyLock::new(|| {
         let (ready, address) = std::sync::mpsc::channel();
-        thread::spawn(move || {
+        // Else it had the name of the test that is the first, and seemed to be a test that does not end.
+        let named = thread::Builder::new().name("collector".into());
+        let collecting = named.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -150,6 +152,7 @@ pub fn collector() -> SocketAddr {
                 server.serve_with_incoming(incoming).await.unwrap();
             });
         });
+        collecting.unwrap();
         address.recv().unwrap()
     });
     *COLLECTOR

@@ -7,8 +7,9 @@ use super::process::{Process, Scratch};
 pub async fn another_with(gateway: &TestGateway, scratch: &Scratch, lease_ms: u32) -> (Process, String) {
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+         acquire_timeout_ms = 20000\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-         [ledger]\nlease_ms = {lease_ms}\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
+         [ledger]\nlease_ms = {lease_ms}\nreserve_timeout_ms = 20000\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
         gateway.db.url(),
         gateway.simulator()
     );

@@ -294,7 +294,9 @@ impl Fleet {
         let database = acting(&Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap());
         let available = async || database.balance(org).await.unwrap().unwrap().available.get();
         let surplus = Credits::new(CREATES * PRICE - available().await);
-        database.grant(org, surplus, None, TOP_UP, None).await.unwrap();
+        if surplus != Credits::ZERO {
+            database.adjust(org, surplus, TOP_UP, None).await.unwrap();
+        }
         let alive = self.alive();
         for gateway in alive.iter().cycle().take(usize::try_from(CREATES).unwrap()) {
             assert!(matches!(self.judged(TENANT, *gateway).await, Reply::Accepted(_)), "falsely refused");
@@ -384,16 +386,16 @@ fn config(spec: &Spec, vendor: &Vendor) -> String {
         listen = "127.0.0.1:0"
         [database]
         urls = {:?}
-        acquire_timeout_ms = 1000
+        acquire_timeout_ms = 2000
         [upstream.kling_3]
         base_url = "{}"
         master_key = "{MASTER_KEY}"
         retry_429_ms = 400
         [ledger]
         lanes = 2
-        lease_ms = 1500
-        reserve_timeout_ms = 1500
-        call_timeout_ms = 2000
+        lease_ms = 2000
+        reserve_timeout_ms = 3000
+        call_timeout_ms = 4000
         [limits]
         org_create_per_minute = 0
         org_status_per_minute = 0

@@ -11,12 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate::ids::OrgId;
 
+use super::scaled;
+
 use crate::support::http;
 
 /// Longer than any answer of a gateway may take.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// So many creates may be under way at once; more are not offered.
-const MOST_AT_ONCE: usize = 600;
+/// So many creates may be under way at once; more are not offered. A busy machine gets as many as it can bear.
+fn most_at_once() -> usize {
+    scaled(60, 600)
+}
 
 /// An organisation and its key.
 #[derive(Debug, Clone)]
@@ -179,7 +183,7 @@ impl Customers {
         let (customers, stopped, work) = (self.clone(), stop.clone(), tasks.clone());
         tasks.spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_secs(1) / plan.rate);
-            let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
+            let slots = Arc::new(Semaphore::new(most_at_once()));
             for gateway in 0.. {
                 tokio::select! {
                     () = stopped.cancelled() => return,

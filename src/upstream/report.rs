@@ -1,0 +1,62 @@
+//! What the vendor says of a task: its `data`, read once. All that follows looks at this, and nobody reads the text again.
+
+use std::sync::Arc;
+
+use crate::credits::Credits;
+use crate::pricing::whole_figure;
+use crate::wire::{RawObject, success_with};
+
+/// Where a task stands, in the vendor's words. A word we do not know counts as in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Not finished.
+    Running,
+    /// Finished, with a result.
+    Succeeded,
+    /// Finished, without one.
+    Failed,
+}
+
+/// The vendor's `data` about a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Where the task stands.
+    pub progress: Progress,
+    /// What it consumed, if that is a valid figure.
+    pub raw: Option<Credits>,
+    object: RawObject<Arc<str>>,
+}
+
+impl Report {
+    /// Reads `data`; nothing if it is not a JSON object.
+    pub fn parse(data: Arc<str>) -> Option<Self> {
+        let object = RawObject::parse(data)?;
+        let progress = match object.string("status").as_deref() {
+            Some("SUCCESS") => Progress::Succeeded,
+            Some("FAILED") => Progress::Failed,
+            _ => Progress::Running,
+        };
+        let raw = object.get("consumed_credits").and_then(whole_figure);
+        Some(Self { progress, raw, object })
+    }
+
+    /// All of it, verbatim.
+    pub fn data(&self) -> &Arc<str> {
+        self.object.text()
+    }
+
+    /// The whole answer that shows it to a caller, with `changes`: names of fields and their new values as JSON.
+    pub fn shown(&self, changes: &[(&str, String)]) -> String {
+        success_with(&self.object, changes)
+    }
+
+    /// The vendor's id of the task, if it is one that we can ask for.
+    pub(super) fn task_id(&self) -> Option<Arc<str>> {
+        let text = self.object.get("task_id")?;
+        let id = self.object.string("task_id").unwrap_or_else(|| text.to_owned());
+        let usable = (1..=255).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_graphic())
+            && !id.starts_with(['{', '[']);
+        usable.then(|| id.into())
+    }
+}
