@@ -47,7 +47,6 @@ impl fmt::Debug for SecretHash {
 /// A key somebody presented: well formed, not yet looked up.
 #[derive(Debug, Clone)]
 pub struct PresentedKey {
-    /// The `<env>` part.
     pub env: String,
     /// The part that finds it.
     pub public_id: String,
@@ -74,7 +73,6 @@ impl PresentedKey {
 pub struct NewKey {
     /// The part that finds it.
     pub public_id: String,
-    /// What is stored.
     pub secret: SecretHash,
     /// The whole text, to be shown once.
     pub text: Secret,

@@ -48,12 +48,7 @@ pub enum StartError {
     Upstream(#[from] BadUpstream),
     /// A listener's certificate cannot be used.
     #[error("{section}.tls: {reason}")]
-    Tls {
-        /// Whose.
-        section: &'static str,
-        /// What is wrong.
-        reason: Box<BadPair>,
-    },
+    Tls { section: &'static str, reason: Box<BadPair> },
     /// Traces cannot be sent as configured.
     #[error(transparent)]
     Telemetry(#[from] BadTelemetry),

@@ -193,7 +193,6 @@ impl Watcher {
         Self { database, keys, prices, clock, seen: None, in_force: None, timed: None }
     }
 
-    /// Looks once.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
         let seen = self.see().await;
         metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
@@ -238,7 +237,6 @@ impl Watcher {
         Ok(())
     }
 
-    /// Looks until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut listener: Option<EpochListener> = None;
         loop {

@@ -21,20 +21,14 @@ use crate::upstream::Permit;
 /// What the data plane offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// `POST /api/generate`
     Generate,
-    /// `GET /api/status`
     Status,
-    /// `POST /api/quote`
     Quote,
-    /// `GET /api/credits`
     Credits,
-    /// `GET /api/tasks`
     Tasks,
 }
 
 impl Endpoint {
-    /// All of them.
     pub const ALL: [Self; 5] = [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks];
 
     /// Its name in logs and metrics.
@@ -48,7 +42,6 @@ impl Endpoint {
         }
     }
 
-    /// Its path.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Generate => "/api/generate",
@@ -92,17 +85,13 @@ impl<S> Call<S> {
 /// What the head of a request says.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Method, for routing.
     pub method: http::Method,
     /// Path, duplicate slashes collapsed.
     pub path: String,
-    /// Query, undecoded.
     pub query: String,
-    /// The caller's headers.
     pub headers: HeaderMap,
     /// The caller's address; behind trusted proxies the one they tell.
     pub peer: IpAddr,
-    /// When it arrived.
     pub arrived: Instant,
     /// What the stages add to its log event.
     pub notes: Notes,
@@ -129,7 +118,6 @@ pub struct Notes(Arc<Mutex<NoteFields>>);
 pub struct NoteFields {
     /// Which endpoint, once routed.
     pub endpoint: Option<Endpoint>,
-    /// Who, once authenticated.
     pub principal: Option<Arc<Principal>>,
     /// The hold, once granted.
     pub hold: Option<HoldId>,
@@ -140,7 +128,6 @@ pub struct NoteFields {
 }
 
 impl Notes {
-    /// Adds to them.
     pub fn add(&self, add: impl FnOnce(&mut NoteFields)) {
         add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -158,34 +145,27 @@ pub struct Arrived;
 /// The path and method lead somewhere.
 #[derive(Debug)]
 pub struct Routed {
-    /// Where.
     pub endpoint: Endpoint,
 }
 
 /// The caller is who it says.
 #[derive(Debug)]
 pub struct Authenticated {
-    /// Where it goes.
     pub endpoint: Endpoint,
-    /// Who it is.
     pub principal: Arc<Principal>,
 }
 
 /// Within its rate limits.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Where it goes.
     pub endpoint: Endpoint,
-    /// Who it is.
     pub principal: Arc<Principal>,
 }
 
 /// A create that is no replay of an earlier one.
 #[derive(Debug)]
 pub struct Fresh {
-    /// Who creates.
     pub principal: Arc<Principal>,
-    /// The raw body.
     pub raw: Bytes,
     /// What identifies the body.
     pub fingerprint: Fingerprint,

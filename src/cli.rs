@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: what can be typed, and what each command does with it.
 
 mod admin;
 mod database;

@@ -33,15 +33,15 @@ use crate::secret::{self, Secret};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The data plane.
+    /// The listener of the data plane, `/api/…`, and how it takes requests.
     #[serde(default)]
     pub server: Server,
-    /// The operations listener.
+    /// The operations listener: management API, metrics, health.
     #[serde(default)]
     pub admin: Admin,
     /// Where the ledger is.
     pub database: DatabaseConfig,
-    /// The vendor.
+    /// The vendor's backends, their accounts, and how they are called.
     pub upstream: Upstreams,
     /// How the ledger works.
     #[serde(default)]
@@ -58,13 +58,13 @@ pub struct Config {
     /// Finishing tasks nobody asks for.
     #[serde(default)]
     pub reconciler: Reconciler,
-    /// Who may call.
+    /// How callers are authenticated, and what of that is cached.
     #[serde(default)]
     pub auth: Auth,
-    /// What is logged.
+    /// Which events are logged, and in what form.
     #[serde(default)]
     pub log: Log,
-    /// Where traces go.
+    /// Which requests are traced, and where their traces are sent.
     #[serde(default)]
     pub telemetry: Telemetry,
 }
@@ -104,10 +104,10 @@ pub struct Server {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
-    /// `X-Forwarded-For`: addresses.
+    /// `X-Forwarded-For`: a list of addresses, each proxy adding one at its end.
     #[default]
     XForwardedFor,
-    /// `Forwarded`, RFC 7239.
+    /// `Forwarded` as RFC 7239 defines it: its `for` parameters.
     Forwarded,
 }
 
@@ -152,7 +152,7 @@ impl Default for Admin {
     }
 }
 
-/// The ledger's Postgres.
+/// The Postgres database that holds the ledger, and the pool of connections to it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
@@ -375,7 +375,7 @@ impl Default for Reconciler {
     }
 }
 
-/// Who may call.
+/// How callers are authenticated, and what of that is cached.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
@@ -400,11 +400,11 @@ impl Default for Auth {
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// For people.
+    /// Coloured lines for people who read a terminal.
     Pretty,
 }
 
-/// What is logged.
+/// Which events are logged, and in what form.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {

@@ -30,10 +30,8 @@ use serde::{Deserialize, Serialize};
 pub struct Credits(i64);
 
 impl Credits {
-    /// No credits.
     pub const ZERO: Self = Self(0);
 
-    /// `amount` credits.
     pub const fn new(amount: i64) -> Self {
         Self(amount)
     }

@@ -7,7 +7,6 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use utoipa_swagger_ui::Config;
 
-/// Where it is.
 const AT: &str = "/docs";
 
 /// A page from elsewhere could not even be asked for.

@@ -324,12 +324,11 @@ impl GatewayError {
     pub fn into_answer(self) -> Answer {
         let status = self.status();
         let message = self.to_string();
-        let body = match &self {
-            Self::RefusedByVendor { error, .. } => wire::failure(status, error, &message, None),
-            other => {
-                let code = other.code().unwrap_or(Code::InternalError);
-                wire::failure(status, code.as_str(), &message, other.data().as_ref())
-            }
+        let body = if let Self::RefusedByVendor { error, .. } = &self {
+            wire::failure(status, error, &message, None)
+        } else {
+            let code = self.code().unwrap_or(Code::InternalError);
+            wire::failure(status, code.as_str(), &message, self.data().as_ref())
         };
         let mut answer = json_answer(status, body);
         let headers = answer.headers_mut();

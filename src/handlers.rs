@@ -26,7 +26,6 @@ pub struct Handlers {
     pub database: Database,
     /// Knows the state of tasks, and asks the vendor for it.
     pub poller: Arc<Poller>,
-    /// Prices quotes.
     pub prices: Arc<Prices>,
     /// The longest time for which a quote may bind.
     pub max_quote: Duration,
@@ -39,9 +38,7 @@ pub struct Handlers {
 /// Sends creates into the paid path and answers the rest.
 #[derive(Debug, Clone)]
 pub struct Dispatch<C> {
-    /// The paid path.
     pub create: C,
-    /// The other endpoints.
     pub handlers: Handlers,
 }
 

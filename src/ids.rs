@@ -104,7 +104,6 @@ ids! {
     HoldId = "hold";
     /// An entry of the ledger.
     EntryId = "ent";
-    /// A budget.
     BudgetId = "bud";
     /// A token of those who run the platform.
     OperatorTokenId = "opt";

@@ -27,7 +27,6 @@ pub type Outcome = Result<Answer, Failure>;
 /// An error on its way to [`rescue`], which makes the answer of it.
 #[derive(Debug)]
 pub struct Failure {
-    /// What went wrong.
     pub error: GatewayError,
     /// The limit that the answer must name, if the call was counted against one.
     pub rate: Option<RateHeaders>,
@@ -83,7 +82,6 @@ pub fn stage<S: Stage + Clone>(stage: S) -> StageLayer<S> {
     StageLayer(stage)
 }
 
-/// See [`stage`].
 #[derive(Debug, Clone)]
 pub struct StageLayer<S>(S);
 

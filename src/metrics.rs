@@ -8,22 +8,15 @@ use metrics::{describe_counter, describe_gauge, describe_histogram};
 pub enum Kind {
     /// Only rises, from 0 at each start of a gateway.
     Counter,
-    /// Rises and falls.
     Gauge,
-    /// Samples in buckets.
     Histogram,
 }
 
-/// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its name.
     pub name: &'static str,
-    /// What it is.
     pub kind: Kind,
-    /// Its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
     pub help: &'static str,
 }
 
@@ -32,7 +25,6 @@ macro_rules! metrics {
     ($($kind:ident $id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(#[doc = $help] pub const $id: &str = $name;)*
 
-        /// All of them.
         pub const ALL: &[Metric] = &[
             $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
         ];

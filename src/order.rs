@@ -17,7 +17,6 @@ const DEFAULT_SOUND: bool = true;
 /// Why a request is refused, in the caller's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
-    /// The stable code.
     pub code: Code,
     /// What is wrong and what would be right.
     pub message: String,
@@ -32,7 +31,6 @@ fn invalid<T>(code: Code, message: impl Into<String>) -> Result<T, Invalid> {
 pub struct Order {
     /// The vendor's task type.
     pub task_type: Arc<str>,
-    /// What it costs.
     pub price: Price,
     /// What goes upstream: the caller's fields, with those the price depends on written out.
     pub body: String,
@@ -88,7 +86,6 @@ pub struct TaskData {
     /// The result: mostly a list with the URL of the video, in any case null until there is one.
     #[schema(required = false)]
     pub response: Option<serde_json::Value>,
-    /// Why it failed.
     #[schema(required = false)]
     pub error_message: Option<serde_json::Value>,
 }

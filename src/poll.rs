@@ -56,7 +56,6 @@ impl Asking {
     }
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Poller {
     ledger: Ledger,

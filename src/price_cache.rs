@@ -20,9 +20,7 @@ const KEY_SPREADS: Duration = Duration::from_secs(15);
 /// same instant.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseTime {
-    /// What it showed.
     pub shown: OffsetDateTime,
-    /// When it did.
     pub seen: Instant,
 }
 
@@ -44,7 +42,6 @@ pub struct Prices {
 /// A price that is promised.
 #[derive(Debug, Clone)]
 pub struct Promise {
-    /// The promise, signed.
     pub quote: String,
     /// Until when it holds.
     pub valid_until: OffsetDateTime,

@@ -27,12 +27,10 @@ use crate::credits::{Credits, PriceFactor};
 pub struct BookVersion(i32);
 
 impl BookVersion {
-    /// The version `number`.
     pub const fn new(number: i32) -> Self {
         Self(number)
     }
 
-    /// The number.
     pub const fn get(self) -> i32 {
         self.0
     }
@@ -58,9 +56,7 @@ pub enum Tariff {
         #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000)]
         credits_with_audio: Option<Credits>,
     },
-    /// Credits a task.
     Fixed {
-        /// The price.
         #[schema(value_type = i64, minimum = 1, maximum = 1_000_000_000)]
         credits: Credits,
     },
@@ -92,7 +88,6 @@ impl Tariff {
 /// A version of all prices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceBook {
-    /// Its version.
     pub version: BookVersion,
     /// What people call it.
     pub name: String,
@@ -100,14 +95,11 @@ pub struct PriceBook {
     pub prices: BTreeMap<Arc<str>, Tariff>,
 }
 
-/// A priced request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Price {
     /// The book it is from.
     pub book: BookVersion,
-    /// Before the factor.
     pub list_price: Credits,
-    /// The organisation's factor.
     pub factor: PriceFactor,
     /// What is held: list price × factor, rounded up.
     pub hold: Credits,

@@ -50,10 +50,8 @@ impl SigningKey {
     }
 }
 
-/// A promised price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// To whom.
     pub org: OrgId,
     /// The book it is from.
     pub book: BookVersion,
@@ -73,13 +71,10 @@ pub enum BadQuote {
     /// Not one of ours, or changed.
     #[error("this quote is not one that POST /api/quote gave out, or not as it was given out")]
     Forged,
-    /// Somebody else's.
     #[error("this quote was given to another organisation")]
     OtherOrg,
-    /// For something else.
     #[error("this quote is for another body: send the body that was quoted, byte for byte")]
     OtherBody,
-    /// Too late.
     #[error("this quote has expired: ask for another one")]
     Expired,
 }

@@ -103,7 +103,6 @@ impl RateLimits {
     }
 }
 
-/// IETF draft-ietf-httpapi-ratelimit-headers.
 #[derive(Debug)]
 pub struct RateHeaders {
     level: Level,

@@ -45,7 +45,6 @@ impl JsonSchema for Secret {
 }
 
 impl Secret {
-    /// Wraps a secret.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

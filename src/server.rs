@@ -163,7 +163,6 @@ async fn connection<S, B>(
 struct Activity {
     /// None before the first request.
     version: Option<Version>,
-    /// Requests in flight.
     requests: usize,
 }
 

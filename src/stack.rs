@@ -36,7 +36,6 @@ use crate::telemetry::Tracing;
 /// The parts the stack is made of; [`crate::app`] builds them.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// Times requests.
     pub clock: Clock,
     /// Decides which requests are traced.
     pub tracing: Tracing,
@@ -49,7 +48,6 @@ pub struct Parts {
     pub document: Bytes,
     /// Rate limits of each key, user and organisation.
     pub limits: Arc<RateLimits>,
-    /// Prices creates.
     pub prices: Arc<Prices>,
     /// Replays the stored answer for a known `Idempotency-Key`.
     pub replay: Replay,

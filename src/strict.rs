@@ -18,10 +18,8 @@ pub use self::json::{BadJson, MAX_DEPTH, check_json, read_json};
 /// A header or a query parameter that may be given once was given more often.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GivenTwice {
-    /// A header.
     #[error("the header {0} is given twice: send it once")]
     Header(&'static str),
-    /// A query parameter.
     #[error("the query parameter '{0}' is given twice: send it once")]
     Parameter(String),
 }

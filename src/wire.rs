@@ -94,7 +94,6 @@ pub struct Success<T> {
     /// Always 200, as the HTTP status.
     #[schema(minimum = 200, maximum = 200)]
     code: u16,
-    /// Always `success`.
     message: &'static str,
     data: T,
 }

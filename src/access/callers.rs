@@ -24,7 +24,6 @@ use crate::store::{
     Provider, Serves,
 };
 
-/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub enum Caller {
     /// A user of an organisation.

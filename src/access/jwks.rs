@@ -37,11 +37,8 @@ const MOST_KEYS: usize = 100;
 /// The kinds of keys that are used. All other keys of a set are ignored, above all shared secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// RSA: RS256.
     Rsa,
-    /// NIST P-256: ES256.
     P256,
-    /// Ed25519: EdDSA.
     Ed25519,
 }
 
@@ -119,7 +116,6 @@ fn pick(set: &KeySet, id: Option<&str>) -> Pick {
 #[derive(Debug)]
 struct ProviderKeys {
     state: Mutex<FetchState>,
-    /// Counts finished fetches.
     ended: watch::Sender<u64>,
 }
 

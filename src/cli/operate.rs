@@ -1,4 +1,4 @@
-//! `serve`, `simulate`, `audit`.
+//! The commands that run a part: `serve`, `simulate` and `audit`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -15,7 +15,6 @@ pub enum ConfigError {
     /// The file does not have the form it should.
     #[error("{origin}: {problem}")]
     Unreadable {
-        /// Which file.
         origin: String,
         /// Where in it, what, and what would be right.
         problem: String,
@@ -23,33 +22,20 @@ pub enum ConfigError {
     /// A value cannot be right.
     #[error("{origin}: {field} is {value}; it must be {right}")]
     Value {
-        /// Which file.
         origin: String,
-        /// The field's path.
         field: String,
-        /// What it is.
         value: String,
         /// What would be right.
         right: String,
     },
     /// What TLS needs is not there.
     #[error("{origin}: {section}.tls: {reason}")]
-    Tls {
-        /// Which file.
-        origin: String,
-        /// Whose TLS.
-        section: &'static str,
-        /// What is wrong.
-        reason: Box<BadPair>,
-    },
+    Tls { origin: String, section: &'static str, reason: Box<BadPair> },
     /// A file that should hold a secret cannot be read.
     #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
     SecretFile {
-        /// Which file.
         origin: String,
-        /// The field's path.
         field: &'static str,
-        /// The named file.
         path: PathBuf,
         /// Why it cannot be read.
         reason: std::io::ErrorKind,

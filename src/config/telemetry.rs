@@ -1,4 +1,4 @@
-//! Where traces go.
+//! Settings of traces: which requests are traced, and where their traces are sent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::secret::Secret;
 pub struct Telemetry {
     /// The collector; none: no traces.
     pub otlp_endpoint: Option<Url>,
-    /// What it speaks.
+    /// The protocol of the collector at `endpoint`.
     pub protocol: OtlpProtocol,
     /// Share of requests, and of the reconciler's polls, whose spans are sent: 0 to 1.
     pub sample_ratio: f64,

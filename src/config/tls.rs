@@ -25,7 +25,6 @@ pub struct Tls {
 
 /// A certificate with its key.
 pub struct Pair {
-    /// Both.
     pub key: Arc<CertifiedKey>,
     /// When the certificate ends, from the beginning of Unix time.
     pub ends: Duration,
@@ -36,22 +35,10 @@ pub struct Pair {
 pub enum BadPair {
     /// It cannot be read, or is no PEM of its kind.
     #[error("{path}: {reason}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    File { path: PathBuf, reason: String },
     /// Each may be right, but not with the other.
     #[error("{key} is not the key of {certificate}: {reason}")]
-    Together {
-        /// The one.
-        certificate: PathBuf,
-        /// The other.
-        key: PathBuf,
-        /// The library's words.
-        reason: rustls::Error,
-    },
+    Together { certificate: PathBuf, key: PathBuf, reason: rustls::Error },
 }
 
 impl Tls {

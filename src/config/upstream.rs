@@ -22,7 +22,7 @@ pub struct Upstreams {
     pub kling_o3: Option<UpstreamConfig>,
 }
 
-/// One backend.
+/// One backend of the vendor: its address and the accounts that pay for its tasks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
@@ -113,7 +113,7 @@ impl UpstreamConfig {
 pub struct AccountConfig {
     /// What it is called in the ledger. Tasks stay with their account: keep the name as long as it has any.
     pub name: String,
-    /// Its key.
+    /// The account's master key; or name a file with `master_key_file`.
     pub master_key: Option<Secret>,
     /// A file that holds the key, instead.
     pub master_key_file: Option<PathBuf>,

@@ -79,7 +79,6 @@ fn codes(operation: &str) -> &'static [&'static [Code]] {
     }
 }
 
-/// The document.
 pub fn document() -> OpenApi {
     let mut document = Paths::openapi();
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key, `tg_…`."));

@@ -19,16 +19,13 @@ use crate::wire::{Success, success};
 /// What a create would cost.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QuoteData {
-    /// The task type.
     #[serde(rename = "type")]
     task_type: String,
     /// What would be held: list price × factor, rounded up.
     credits: Credits,
-    /// The list price.
     list_price: Credits,
     /// The organisation's factor, in basis points.
     price_factor_bp: PriceFactor,
-    /// The price book.
     #[schema(value_type = i32)]
     price_book: BookVersion,
     /// What the organisation has available.

@@ -56,19 +56,16 @@ pub(super) struct TaskRow {
     status: &'static str,
     /// The same as our books have it.
     state: &'static str,
-    /// The task type.
     #[serde(rename = "type")]
     task_type: String,
     /// What is held for it, or was charged.
     consumed_credits: Credits,
-    /// Whose it is.
     user_id: UserId,
     /// With which key it was made; null: without one.
     key_id: Option<KeyId>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
-    /// When it ended.
     #[serde(with = "time::serde::rfc3339::option")]
     ended_at: Option<OffsetDateTime>,
 }
@@ -76,13 +73,11 @@ pub(super) struct TaskRow {
 /// A page of tasks.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TasksData {
-    /// Newest first.
     tasks: Vec<TaskRow>,
     /// What to send as `cursor` for the next page; null: this is the last one.
     next_cursor: Option<HoldId>,
 }
 
-/// Which tasks.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "read one by one, so that each refusal names what would be right")]

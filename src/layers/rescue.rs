@@ -63,7 +63,6 @@ pub struct Rescue<B> {
 }
 
 impl<B: Below<Arrived>> Rescue<B> {
-    /// Answers a call.
     pub async fn answer(&self, call: Call<Arrived>) -> Answer {
         let notes = call.context.notes.clone();
         let outcome = self.below.take(call).await;

@@ -15,7 +15,6 @@ use crate::upstream::{Permit, Refusal, Upstream};
 /// Holds the credits of a create that has a permit.
 #[derive(Debug, Clone)]
 pub struct Reserve {
-    /// Holds the credits.
     pub ledger: Ledger,
     /// Issues permits, and picks the account that a task is charged to.
     pub upstream: Arc<Upstream>,

@@ -29,7 +29,6 @@ use crate::wire::Code;
 /// Turns requests into calls, and writes their log events.
 #[derive(Debug, Clone)]
 pub struct TraceLayer {
-    /// Times requests.
     pub clock: Clock,
     /// Runs the tasks that read refused bodies to their end.
     pub draining: TaskTracker,
@@ -73,7 +72,7 @@ impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let inner = self.0.clone();
-        let (call, event) = inner.settings.begin(request);
+        let (call, event) = inner.settings.arrive(request);
         Box::pin(async move {
             let in_flight = InFlight::new();
             let answer = inner.below.answer(call).await;
@@ -85,7 +84,7 @@ impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
 }
 
 impl TraceLayer {
-    fn begin(&self, request: Request<Body>) -> (Call<Arrived>, Event) {
+    fn arrive(&self, request: Request<Body>) -> (Call<Arrived>, Event) {
         let clock = self.clock;
         let (head, body) = request.into_parts();
         let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);

@@ -16,12 +16,9 @@ use crate::ids::OrgId;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// See the module.
 #[derive(Debug)]
 pub struct PollBudget {
-    /// Of all gateways.
     rate: u32,
-    /// Of this one.
     share: AtomicU32,
     total: ArcSwap<DefaultDirectRateLimiter>,
     clients: Mutex<Window>,

@@ -12,7 +12,6 @@ use crate::store::{Late, State, Task};
 use crate::upstream::{Progress, Report};
 use crate::wire::success;
 
-/// See the module.
 #[derive(Debug)]
 pub struct View {
     task: Task,
@@ -45,12 +44,10 @@ impl View {
         self.tried
     }
 
-    /// The task.
     pub fn task(&self) -> &Task {
         &self.task
     }
 
-    /// The whole answer.
     pub fn body(&self) -> Bytes {
         self.body.clone()
     }

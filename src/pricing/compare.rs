@@ -18,7 +18,6 @@ use crate::ids::OrgId;
 /// A type that two books price differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PriceChange {
-    /// The task type.
     #[schema(value_type = String)]
     pub task_type: Arc<str>,
     /// Its price in the first book; none: it is not in there.
@@ -41,17 +40,13 @@ pub fn changes(before: &PriceBook, after: &PriceBook) -> Vec<PriceChange> {
 /// Tasks that were priced alike.
 #[derive(Debug, Clone)]
 pub struct PricedTasks {
-    /// Whose.
     pub org: OrgId,
-    /// Of which type.
     pub task_type: Arc<str>,
-    /// By which book.
     pub book: BookVersion,
     /// The list price of each.
     pub list_price: Credits,
     /// The factor of each.
     pub factor: PriceFactor,
-    /// How many.
     pub tasks: i64,
     /// What they were charged, together.
     pub charged: Credits,
@@ -67,7 +62,6 @@ pub struct ReplayTotals {
     pub tasks: i64,
     /// What they were charged.
     pub charged: Credits,
-    /// Their prices.
     pub priced: Credits,
     /// Their prices by the other book.
     pub would_be_priced: Credits,
@@ -85,11 +79,8 @@ pub struct ReplayTotals {
 /// Tasks of some time, priced by another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PastReplay {
-    /// All of them.
     pub total: ReplayTotals,
-    /// By organisation.
     pub orgs: BTreeMap<OrgId, ReplayTotals>,
-    /// By task type.
     pub task_types: BTreeMap<Arc<str>, ReplayTotals>,
 }
 

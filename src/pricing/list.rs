@@ -18,9 +18,7 @@ use crate::ids::OrgId;
 /// A factor that an organisation has for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FactorSpan {
-    /// The factor.
     pub factor: PriceFactor,
-    /// From when on.
     pub from: OffsetDateTime,
     /// Until just before; none: until somebody ends it.
     pub until: Option<OffsetDateTime>,

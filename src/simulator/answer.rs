@@ -22,7 +22,6 @@ struct FailureBody<'a> {
     message: &'a str,
 }
 
-/// `{"code":200,"message":"success","data":…}`
 pub(super) fn success(data: impl Serialize) -> Response<WireBody> {
     json(StatusCode::OK, &SuccessBody { code: 200, message: "success", data })
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 pub(super) enum RequiredInput {
     Text,
     Image,
-    /// `images` or `video`.
     Reference,
     Video,
 }

@@ -76,7 +76,6 @@ impl Recorder {
         ring.push_back(recorded);
     }
 
-    /// Oldest first.
     pub(super) fn show(&self) -> RecorderView {
         RecorderView {
             recording: self.on.load(Ordering::Relaxed),

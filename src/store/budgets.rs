@@ -34,13 +34,11 @@ const SOME: i64 = 1000;
 words! {
     /// Whose spending a budget bounds.
     pub enum BudgetLevel in "budget.level" {
-        /// A key's.
         Key = "key",
         /// A user's, by whatever key or without one.
         User = "user",
         /// A team's: that of its users.
         Team = "team",
-        /// The whole organisation's.
         Organisation = "organisation" stored "org",
     }
 }
@@ -78,11 +76,8 @@ words! {
     pub enum Period in "budget.period" {
         /// One window for ever.
         Total = "total",
-        /// A day.
         Daily = "daily",
-        /// A week.
         Weekly = "weekly",
-        /// A calendar month.
         Monthly = "monthly",
     }
 }
@@ -90,7 +85,6 @@ words! {
 /// A budget with what is drawn from it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Budget {
-    /// Its id.
     pub budget_id: BudgetId,
     /// Its organisation; none: the platform's default.
     pub org_id: Option<OrgId>,
@@ -98,7 +92,6 @@ pub struct Budget {
     pub level: BudgetLevel,
     /// Which key, user or team; none: each of its level that has none of its own.
     pub subject_id: Option<String>,
-    /// Of which time.
     pub period: Period,
     /// How much; none: no limit, although a wider default may set one.
     pub credits: Option<Credits>,
@@ -118,7 +111,6 @@ pub struct Budget {
     /// When the present window ends; none: never, or one for each organisation.
     #[serde(with = "time::serde::rfc3339::option")]
     pub resets_at: Option<OffsetDateTime>,
-    /// Counts its changes.
     pub version: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -168,11 +160,9 @@ pub struct BudgetFilter {
 pub struct CallerBudget {
     /// Whose spending it bounds.
     pub level: BudgetLevel,
-    /// Of which time.
     pub period: Period,
     /// How much may be spent; none: no limit.
     pub limit: Option<Credits>,
-    /// What charges took.
     pub used: Credits,
     /// What unfinished tasks hold of it.
     pub held: Credits,
@@ -186,7 +176,6 @@ pub struct CallerBudget {
 pub struct BudgetInForce {
     /// Whose spending it bounds.
     pub level: BudgetLevel,
-    /// Of which time.
     pub period: Period,
     /// How much may be spent.
     pub limit: Credits,
@@ -201,7 +190,6 @@ pub struct BudgetInForce {
 pub struct BudgetEvent {
     /// Its place among the events.
     pub event_id: i64,
-    /// Whose.
     pub org_id: OrgId,
     /// The budget that counted; it may have been deleted since.
     pub budget_id: BudgetId,
@@ -209,15 +197,12 @@ pub struct BudgetEvent {
     pub level: BudgetLevel,
     /// Which key, user, team or organisation spent it.
     pub subject_id: String,
-    /// Of which time.
     pub period: Period,
     /// Percent of the limit.
     pub threshold: i32,
-    /// The limit, then.
     pub limit: Credits,
     /// What was held and charged, then.
     pub spent: Credits,
-    /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -279,7 +264,6 @@ impl Database {
         .await?)
     }
 
-    /// One budget.
     pub async fn budget(&self, budget: BudgetId) -> Result<Option<Budget>, LedgerError> {
         let row = sqlx::query_as(budgets!("b.budget_id = $1")).bind(budget.as_uuid());
         Ok(row.fetch_optional(self.pool()).await?)

@@ -56,19 +56,16 @@ words! {
 /// A book as operators see it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BookInfo {
-    /// Its version.
     #[schema(value_type = i32)]
     pub version: BookVersion,
     /// What people call it.
     pub name: String,
-    /// Where it stands.
     pub state: BookState,
     /// When it came into force last, or will; none: a draft.
     #[serde(with = "time::serde::rfc3339::option")]
     pub effective_from: Option<OffsetDateTime>,
     /// Whether it is in force now.
     pub active: bool,
-    /// Counts its changes.
     pub revision: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]

@@ -118,7 +118,6 @@ fn unescaped(literal: &str) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed(inside), Cow::Owned)
 }
 
-/// `prices.o3-pro.credits`, `images[2].url`
 fn path(within: &[Level<'_>]) -> String {
     let mut path = String::new();
     for level in within {

@@ -9,11 +9,9 @@ use crate::wire::{RawObject, success_with};
 /// Where a task stands, in the vendor's words. A word we do not know counts as in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Not finished.
     Running,
     /// Finished, with a result.
     Succeeded,
-    /// Finished, without one.
     Failed,
 }
 

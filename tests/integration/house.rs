@@ -5,6 +5,7 @@ mod architecture;
 mod columns;
 mod deadline;
 mod definitions;
+mod docs;
 mod matches;
 mod papers;
 mod schema;

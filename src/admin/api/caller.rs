@@ -6,7 +6,6 @@ use crate::store::{OperatorRole, Role};
 /// A caller's role in the management API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApiRole {
-    /// Manages the platform.
     Operator,
     /// Reads everything and changes nothing.
     OperatorRead,

@@ -61,7 +61,6 @@ impl<A: Input, B: Input> Input for (A, B) {
     }
 }
 
-/// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send> Input for Body<T> {

@@ -1,4 +1,4 @@
-//! `tollgate admin budget`.
+//! `tollgate admin budget`: budgets through the management API.
 
 use clap::{Args, Subcommand};
 use http::Method;

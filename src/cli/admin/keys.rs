@@ -1,4 +1,4 @@
-//! `tollgate admin key`.
+//! `tollgate admin key`: API keys through the management API.
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;

@@ -13,7 +13,6 @@ use crate::store::db::session::Deadline;
 /// One thing that must never be true, found true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which invariant.
     pub check: &'static str,
     /// Where and by how much.
     pub detail: String,
@@ -26,11 +25,8 @@ pub struct AuditReport {
     pub breaches: Vec<Finding>,
     /// Old unfinished work: worth a look, not wrong.
     pub warnings: Vec<Finding>,
-    /// Organisations looked at.
     pub orgs: i64,
-    /// Holds looked at.
     pub holds: i64,
-    /// Entries looked at.
     pub entries: i64,
 }
 

@@ -19,9 +19,7 @@ const PAGE: i64 = 1000;
 /// One upstream account over a time. All figures are the vendor's credits, before any factor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct AccountDrift {
-    /// The account.
     pub account: String,
-    /// Tasks that ended.
     pub tasks: i64,
     /// What tenants were charged for.
     pub charged: Credits,
@@ -40,19 +38,14 @@ pub struct AccountDrift {
 /// A task for which the vendor reported another figure than we booked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct TaskDrift {
-    /// Its account.
     pub account: String,
-    /// Its hold.
     pub hold_id: HoldId,
-    /// Whose it is.
     pub org_id: OrgId,
     /// The vendor's id of it.
     pub upstream_task: Option<String>,
     /// The vendor's task type.
     pub task_type: String,
-    /// Its state.
     pub state: State,
-    /// The list price.
     pub list_price: Credits,
     /// What the vendor reported, if anything.
     pub reported: Option<Credits>,
@@ -60,7 +53,6 @@ pub struct TaskDrift {
     pub drift: Credits,
     /// Why, if that is known.
     pub reason: Option<String>,
-    /// When it ended.
     #[serde(with = "time::serde::rfc3339")]
     pub ended_at: OffsetDateTime,
 }
@@ -70,24 +62,19 @@ pub struct TaskDrift {
 pub struct PriceDrift {
     /// The vendor's task type.
     pub task_type: String,
-    /// The price book.
     pub price_book: i32,
     /// Tasks that consumed another figure than their list price.
     pub tasks: i64,
     /// Their list prices, added up.
     pub listed: Credits,
-    /// What they consumed.
     pub consumed: Credits,
 }
 
-/// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Drift {
-    /// By account.
     pub accounts: Vec<AccountDrift>,
     /// By task, newest first, a thousand at most.
     pub tasks: Vec<TaskDrift>,
-    /// By price.
     pub prices: Vec<PriceDrift>,
 }
 

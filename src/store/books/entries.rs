@@ -19,7 +19,6 @@ use crate::store::db::words::words;
 words! {
     /// What an entry is (contract, "Ledger").
     pub enum EntryKind in "entry.kind" {
-        /// Credits given.
         Grant = "grant",
         /// A correction by an operator.
         Adjust = "adjust",
@@ -68,12 +67,10 @@ impl FromStr for Place {
 /// An entry of the ledger.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Entry {
-    /// Its id.
     pub entry_id: EntryId,
     /// When it was written.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// What it is.
     pub kind: EntryKind,
     /// Signed for the organisation.
     pub credits: Credits,
@@ -91,7 +88,6 @@ pub struct Entry {
     pub team_id: Option<TeamId>,
     /// Of a charge: with which key.
     pub key_id: Option<KeyId>,
-    /// Why.
     pub reason: Option<String>,
     /// What it is called elsewhere.
     pub external_ref: Option<String>,
@@ -105,7 +101,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Where it stands.
     pub fn place(&self) -> Place {
         Place { at: self.created_at, entry: self.entry_id }
     }

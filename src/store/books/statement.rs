@@ -25,7 +25,6 @@ use crate::store::db::error::LedgerError;
 pub struct Month(Date);
 
 impl Month {
-    /// Its first day.
     pub const fn first_day(self) -> Date {
         self.0
     }
@@ -75,15 +74,11 @@ impl Serialize for Month {
 /// A month of an organisation, without its lines.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Statement {
-    /// Whose.
     pub org_id: OrgId,
-    /// Its name.
     pub org_name: String,
-    /// The month.
     pub month: Month,
     /// In which time zone.
     pub time_zone: String,
-    /// Its first instant.
     #[serde(with = "time::serde::rfc3339")]
     pub starts_at: OffsetDateTime,
     /// The first instant of the next one.
@@ -93,7 +88,6 @@ pub struct Statement {
     pub opening: Credits,
     /// What it had in the end, or has now.
     pub closing: Credits,
-    /// Lines.
     pub lines: i64,
     /// Sums by kind; kinds that did not occur are left out.
     pub totals: Vec<Total>,
@@ -109,18 +103,14 @@ pub struct Statement {
 /// All lines of one kind.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Total {
-    /// The kind.
     pub kind: EntryKind,
-    /// How many.
     pub lines: i64,
-    /// Their sum.
     pub credits: Credits,
 }
 
 /// An entry, and the balance after it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Line {
-    /// The entry.
     #[serde(flatten)]
     pub entry: Entry,
     /// Opening balance and all lines up to this one.

@@ -18,15 +18,12 @@ use crate::store::db::words::words;
 /// Grants that run out, in a summary.
 const LOTS: i64 = 20;
 
-/// An organisation's credits.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CreditSummary {
-    /// Its balance.
     #[serde(flatten)]
     pub balance: Balance,
     /// Below so many available credits it is low; none: nobody wants to know.
     pub low_threshold: Option<Credits>,
-    /// Whether it is.
     pub low: bool,
     /// Counts changes of the threshold; 0: it was never set.
     pub version: i32,
@@ -52,7 +49,6 @@ pub struct Runway {
 /// What is left of a grant that runs out.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct ExpiringGrant {
-    /// The grant's entry.
     pub entry_id: EntryId,
     /// What no finished task has burned, as far as is known: charges are attributed some seconds later.
     pub left: Credits,
@@ -62,7 +58,6 @@ pub struct ExpiringGrant {
 }
 
 impl Database {
-    /// How `org` stands.
     pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, LedgerError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with spent as ( \

@@ -16,22 +16,17 @@ use crate::store::db::error::LedgerError;
 /// What usage can be split by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UsageBy {
-    /// The organisation.
     Org,
-    /// The UTC day.
     Day,
     /// The team of the user, as it was then.
     Team,
-    /// The user.
     User,
-    /// The key.
     Key,
     /// The vendor's task type.
     TaskType,
 }
 
 impl UsageBy {
-    /// All of them.
     pub const ALL: [Self; 6] = [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
 
     /// Its name for callers.
@@ -58,7 +53,6 @@ impl UsageBy {
     }
 }
 
-/// Which usage.
 #[derive(Debug, Clone)]
 pub struct UsageFilter {
     /// Only of this organisation.
@@ -80,16 +74,13 @@ pub struct UsageFilter {
 /// Usage, of whatever it was split by.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Usage {
-    /// The organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org_id: Option<OrgId>,
-    /// The UTC day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<String>,
     /// The team; null: users without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team_id: Option<Option<TeamId>>,
-    /// The user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
     /// The key; null: callers without one.

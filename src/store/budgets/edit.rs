@@ -15,7 +15,6 @@ pub struct NewBudget {
     pub level: BudgetLevel,
     /// The key, user or team, as its text form says; none: each of that level.
     pub subject: Option<String>,
-    /// Of which time.
     pub period: Period,
     /// How much; none: no limit, although a wider default may set one.
     pub credits: Option<Credits>,

@@ -1,4 +1,4 @@
-//! Balances.
+//! An organisation's balance, as it is read.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -48,7 +48,6 @@ pub(in crate::store) fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
 }
 
 impl Database {
-    /// Its balance.
     pub async fn balance(&self, org: OrgId) -> Result<Option<Balance>, LedgerError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from org_balance b where org_id = $1"

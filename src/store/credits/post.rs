@@ -50,7 +50,6 @@ pub struct Why<'a> {
 /// An entry that has been posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PostedEntry {
-    /// The entry.
     pub entry_id: EntryId,
     /// What was available after it.
     pub available: Credits,
@@ -72,7 +71,6 @@ pub struct Transferred {
 /// How far an organisation may go below zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Overdraft {
-    /// Whose.
     pub org_id: OrgId,
     /// By how many credits.
     pub overdraft: Credits,
@@ -85,9 +83,7 @@ const ADJUST: &str = "credits.adjust";
 const TRANSFER: &str = "credits.transfer";
 const OVERDRAFT: &str = "credits.overdraft";
 
-/// The longest reason.
 const REASON: usize = 500;
-/// The longest reference.
 const REFERENCE: usize = 200;
 
 /// An idempotency key as the database's functions take it: no key, no claim.

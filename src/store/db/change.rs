@@ -23,7 +23,6 @@ pub struct Actor {
     pub address: Option<IpAddr>,
     /// The operation; none: the log says what happened to the row.
     pub action: Option<String>,
-    /// The request's id.
     pub request_id: Option<String>,
 }
 

@@ -17,7 +17,6 @@ const CHANNEL: &str = "tollgate_epoch";
 pub struct Epochs {
     /// Keys, users, organisations: everything authentication caches.
     pub auth: i64,
-    /// Price books.
     pub prices: i64,
 }
 
@@ -42,7 +41,6 @@ impl EpochListener {
 }
 
 impl Database {
-    /// The counters now.
     pub async fn epochs(&self) -> Result<Epochs, LedgerError> {
         let (auth, prices): (Option<i64>, Option<i64>) = sqlx::query_as(
             "select (select value from epoch where name = 'auth'), (select value from epoch where name = 'prices')",

@@ -59,10 +59,7 @@ pub enum LedgerError {
     InProgress,
     /// It was changed since the caller saw it.
     #[error("it was changed meanwhile: its version is {current} now")]
-    Stale {
-        /// Its version.
-        current: i32,
-    },
+    Stale { current: i32 },
 }
 
 impl From<sqlx::Error> for LedgerError {

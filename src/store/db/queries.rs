@@ -28,7 +28,6 @@ const WAITERS: usize = 100;
 /// A connection may take so much longer than its caller's patience.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// See the module.
 #[derive(Clone)]
 pub(crate) struct Queries {
     pool: PgPool,

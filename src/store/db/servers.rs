@@ -68,7 +68,6 @@ struct ServersState {
     complaint: Option<Arc<str>>,
 }
 
-/// See the module.
 pub(in crate::store) struct Servers {
     list: Vec<Server>,
     state: watch::Sender<ServersState>,
@@ -116,7 +115,6 @@ impl Servers {
         (self.list[state.primary.unwrap_or(0)].options.clone(), state.turn)
     }
 
-    /// The present turn.
     pub(in crate::store) fn turn(&self) -> Turn {
         self.state.borrow().turn
     }

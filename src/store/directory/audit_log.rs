@@ -18,25 +18,20 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
-/// One change.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditEntry {
     /// Its place in the log.
     pub audit_id: i64,
-    /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// Who: a kind and a name or id; `database:…` is somebody with a connection of their own.
     pub actor: String,
     /// From where; none: not over the network.
     pub address: Option<String>,
-    /// The operation.
     pub action: String,
-    /// The request.
     pub request_id: Option<String>,
     /// What kind of thing was changed.
     pub target_kind: TargetKind,
-    /// Which one.
     pub target_id: String,
     /// Whose it is; none: the platform's.
     pub org_id: Option<OrgId>,
@@ -53,17 +48,11 @@ pub struct AuditEntry {
 pub struct AuditFilter {
     /// Of this organisation's things.
     pub org: Option<OrgId>,
-    /// By whom.
     pub actor: Option<String>,
-    /// By this operation.
     pub action: Option<String>,
-    /// To this one.
     pub target: Option<String>,
-    /// From then on.
     pub since: Option<OffsetDateTime>,
-    /// Before then.
     pub until: Option<OffsetDateTime>,
-    /// In which order.
     pub order: SortOrder,
 }
 
@@ -71,9 +60,7 @@ pub struct AuditFilter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SortOrder {
-    /// Oldest first.
     Asc,
-    /// Newest first.
     #[default]
     Desc,
 }
@@ -102,25 +89,18 @@ words! {
     pub enum TargetKind in "audit_log.target_kind" {
         /// An organisation, its balance row and its settings included.
         Org = "org",
-        /// A team.
         Team = "team",
-        /// A user.
         User = "user",
-        /// A key.
         Key = "key",
         /// An entry that an operator posted.
         Entry = "entry",
         /// A task in doubt that an operator resolved.
         Hold = "hold",
-        /// An operator's token.
         OperatorToken = "operator_token",
-        /// A budget.
         Budget = "budget",
-        /// An identity provider.
         IdentityProvider = "identity_provider",
         /// A subject of an identity provider that is tied to a user.
         Identity = "identity",
-        /// A price factor.
         PriceFactor = "price_factor",
         /// A price book, by its version.
         PriceBook = "price_book",

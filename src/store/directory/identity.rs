@@ -23,18 +23,14 @@ pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serve
 pub use crate::store::directory::identity::ties::IdentityInfo;
 use crate::store::directory::tenancy::Status;
 
-/// An identity provider.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
-    /// Its id.
     pub provider_id: ProviderId,
-    /// What it is.
     #[serde(flatten)]
     pub spec: ProviderSpec,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// Counts its changes.
     pub version: i32,
 }
 
@@ -138,7 +134,6 @@ words! {
     }
 }
 
-/// What `provider_conflict` found.
 fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerError> {
     match found {
         None => Ok(()),

@@ -33,22 +33,17 @@ words! {
 /// Requests a minute; none: the gateway's default, 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
-    /// Creates.
     pub create: Option<u32>,
-    /// Everything else.
     pub status: Option<u32>,
 }
 
 /// Who is calling, and what that allows.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// The organisation.
     pub org: OrgId,
-    /// The user.
     pub user: UserId,
     /// The key; none: it came with a token of an identity provider.
     pub key: Option<KeyId>,
-    /// The user's role.
     pub role: Role,
     /// Whether organisation, team, user or key is suspended: no creates.
     pub suspended: bool,
@@ -109,9 +104,7 @@ pub(in crate::store) use standing;
 /// A key as it was found: to be proved by its secret.
 #[derive(Debug, Clone)]
 pub struct FoundKey {
-    /// The key.
     pub key: KeyId,
-    /// What proves it.
     pub secret: SecretHash,
     /// Whether it was revoked, or belongs to a user or an organisation that was deleted.
     pub revoked: bool,

@@ -18,9 +18,7 @@ use crate::store::directory::tenancy::Slice;
 words! {
     /// What an operator may do.
     pub enum OperatorRole in "operator_token.role" {
-        /// Everything.
         Operator = "operator",
-        /// Look at everything.
         OperatorRead = "operator_read",
     }
 }
@@ -44,7 +42,6 @@ words! {
 /// An operator's token: never its secret.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct OperatorToken {
-    /// Its id.
     pub token_id: OperatorTokenId,
     /// What people call it.
     pub name: String,
@@ -53,7 +50,6 @@ pub struct OperatorToken {
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it ends.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
     /// When it was revoked.

@@ -29,9 +29,7 @@ words! {
     /// Whether something may be used. What is suspended can be resumed; a create of a suspended organisation, team or
     /// user is refused, its tasks can still be read and end as they would.
     pub enum Status in "org.status", "team.status", "app_user.status", "identity_provider.status" {
-        /// It may.
         Active = "active",
-        /// It may not.
         Suspended = "suspended",
     }
 }
@@ -39,7 +37,6 @@ words! {
 /// How much of a list to read, and from where.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<Id> {
-    /// Behind this one.
     pub after: Option<Id>,
     /// At most so many.
     pub limit: u16,
@@ -48,15 +45,10 @@ pub struct Slice<Id> {
 /// Something that belongs to an organisation, by its id.
 #[derive(Debug, Clone, Copy)]
 pub enum Owned {
-    /// A team.
     Team(TeamId),
-    /// A user.
     User(UserId),
-    /// A key.
     Key(KeyId),
-    /// A hold.
     Hold(HoldId),
-    /// A budget.
     Budget(BudgetId),
 }
 

@@ -19,9 +19,7 @@ const SOME: i64 = 5000;
 pub struct Claim {
     /// The body it was used with.
     pub fingerprint: Fingerprint,
-    /// Its hold.
     pub hold: HoldId,
-    /// Where that stands.
     pub state: State,
     /// Whether it came to light after its end.
     pub late: bool,

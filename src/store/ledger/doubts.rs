@@ -36,15 +36,11 @@ pub struct Doubt {
     pub hold_id: HoldId,
     /// Whose credits it holds.
     pub org_id: OrgId,
-    /// The organisation's name.
     pub org: String,
-    /// Who created it.
     pub user_id: UserId,
-    /// With which key.
     pub key_id: Option<KeyId>,
     /// The vendor's task type.
     pub task_type: String,
-    /// Credits it holds.
     pub credits: Credits,
     /// The backend it may have gone to.
     pub backend: String,
@@ -52,7 +48,6 @@ pub struct Doubt {
     pub account: String,
     /// The vendor's id of it, if that is known.
     pub upstream_task: Option<String>,
-    /// Why nobody knows.
     pub reason: Option<String>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -70,7 +65,6 @@ pub enum Resolution {
         /// The vendor's id of it.
         task: Arc<str>,
     },
-    /// It succeeded.
     Succeeded {
         /// The vendor's id of it.
         task: Arc<str>,
@@ -84,7 +78,6 @@ pub enum Resolution {
 /// What became of a task that was in doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resolved {
-    /// Which.
     pub hold_id: HoldId,
     /// What it is now.
     pub state: ResolvedState,
@@ -95,7 +88,6 @@ words! {
     pub enum ResolvedState in "idempotency.answer" {
         /// It is polled to its end.
         Polled = "POLLED",
-        /// It was charged.
         Settled = "SETTLED",
         /// Nothing is owed for it.
         Released = "RELEASED",
@@ -115,7 +107,6 @@ words! {
 /// What the platform lost, or may have lost, by one task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Loss {
-    /// The task's hold.
     pub hold_id: HoldId,
     /// Whose task it was.
     pub org_id: OrgId,
@@ -127,7 +118,6 @@ pub struct Loss {
     pub credits: Credits,
     /// Whether nobody knows that it was lost.
     pub possible: bool,
-    /// Why.
     pub reason: String,
     /// When it was booked.
     #[serde(with = "time::serde::rfc3339")]

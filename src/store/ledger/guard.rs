@@ -11,16 +11,13 @@ use crate::store::ledger::step_queue::StepQueue;
 /// The answer to a reservation.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Granted and durable.
     Granted(HoldGuard),
     /// Not enough credits: this many were available.
     Insufficient {
-        /// What was there.
         available: Credits,
     },
     /// A budget does not allow it.
     OverBudget {
-        /// Which one.
         budget: BudgetId,
         /// What is left of it; below zero after an overrun, or when it was lowered.
         left: Credits,
@@ -31,7 +28,6 @@ pub enum Verdict {
     KeyTaken,
     /// The same body from the same key (from the same user, if without a key) is in doubt under this reference.
     InDoubt(HoldId),
-    /// No such organisation.
     UnknownOrg,
     /// The id was granted by an earlier sending and has ended since.
     Ended,

@@ -103,7 +103,6 @@ impl Lease {
         self.clock.since(term.renewed) < self.length.mul_f64(0.8)
     }
 
-    /// Gives it back.
     pub async fn end(&self) -> Result<(), LedgerError> {
         self.database.end_lease(self.gateway).await
     }

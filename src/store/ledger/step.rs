@@ -36,9 +36,7 @@ impl Fingerprint {
 pub struct NewHold {
     /// Minted by the caller, so that a reserve whose answer was lost can simply be sent again.
     pub hold: HoldId,
-    /// Whose balance.
     pub org: OrgId,
-    /// On whose behalf.
     pub user: UserId,
     /// With which key; none for callers without one.
     pub key: Option<KeyId>,
@@ -74,9 +72,7 @@ impl NewHold {
 /// What a hold was made for. What a step of it moves is counted by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// Credits held.
     pub amount: Credits,
-    /// The list price.
     pub list_price: Credits,
 }
 
@@ -118,7 +114,6 @@ pub enum Step {
     },
     /// The upstream never took it: everything is released and the idempotency key is free again.
     Refuse {
-        /// Why.
         reason: &'static str,
         /// List price, if the upstream may have charged for it (an enveloped 500).
         possible_loss: Credits,
@@ -129,10 +124,7 @@ pub enum Step {
     /// seen HELD is left alone.
     Sweep,
     /// Whether the upstream took it is unknown.
-    Doubt {
-        /// Why.
-        reason: &'static str,
-    },
+    Doubt { reason: &'static str },
     /// HELD, and its gateway is dead: it may have been sent. What has been recorded since it was seen is left alone.
     Orphan,
     /// The age limit of a doubt: the tenant is refunded, the platform may have lost.
@@ -178,7 +170,6 @@ pub enum Step {
     ResolveRun {
         /// The upstream's id of it.
         task: Arc<str>,
-        /// Who, and why.
         reason: Arc<str>,
         /// The answer to the caller, for replays.
         answer: Arc<str>,
@@ -193,7 +184,6 @@ pub enum Step {
         reported: Option<Credits>,
         /// What the tenant pays: raw × factor.
         charge: Credits,
-        /// Who, and why.
         reason: Arc<str>,
         /// The answer to the caller, for replays.
         answer: Arc<str>,
@@ -202,7 +192,6 @@ pub enum Step {
     ResolveRelease {
         /// Whether the upstream took it: then its idempotency key stays bound, else it is free again.
         taken: bool,
-        /// Who, and why.
         reason: Arc<str>,
     },
 }
@@ -212,7 +201,6 @@ words! {
     pub enum StepKind in "transition.kind" {
         /// The upstream accepted the task.
         Run = "run",
-        /// It succeeded.
         Settle = "settle",
         /// The upstream took it, and nothing is owed for it.
         Fail = "fail",

@@ -20,13 +20,10 @@ words! {
     pub enum State in "hold.state" {
         /// Reserved; the upstream may have been asked, nothing is recorded yet.
         Held = "HELD",
-        /// Accepted upstream.
         Running = "RUNNING",
         /// Whether the upstream took it is unknown.
         InDoubt = "IN_DOUBT",
-        /// Succeeded and charged.
         Settled = "SETTLED",
-        /// Nothing charged.
         Released = "RELEASED",
         /// In doubt for too long: the tenant refunded, the platform's loss.
         WrittenOff = "WRITTEN_OFF",
@@ -49,7 +46,6 @@ words! {
         Charged = "charged",
         /// It failed: what it consumed is the platform's loss.
         Lost = "lost",
-        /// It never ended.
         GivenUp = "given_up",
     }
 }
@@ -57,13 +53,9 @@ words! {
 /// A task as the ledger knows it.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Its hold.
     pub hold: HoldId,
-    /// Its owner.
     pub org: OrgId,
-    /// Who created it.
     pub user: UserId,
-    /// With which key.
     pub key: Option<KeyId>,
     /// Where it is in its life.
     pub state: State,
@@ -71,7 +63,6 @@ pub struct Task {
     pub late: Option<Late>,
     /// Credits held, or that were.
     pub amount: Credits,
-    /// The list price.
     pub list_price: Credits,
     /// The factor it was priced with.
     pub factor: PriceFactor,
@@ -93,7 +84,6 @@ pub struct Task {
     pub data: Option<Arc<str>>,
     /// When it was reserved.
     pub created_at: OffsetDateTime,
-    /// When it ended.
     pub ended_at: Option<OffsetDateTime>,
     /// How long ago that was when this was read, or when its id became known, if that was after its end; by the
     /// database's clock.
@@ -181,11 +171,8 @@ pub struct TaskFilter {
 /// How many tasks are open, and what they hold, by state.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenHolds {
-    /// The state.
     pub state: State,
-    /// How many.
     pub count: i64,
-    /// Credits they hold.
     pub credits: Credits,
     /// Age of the oldest.
     pub oldest: Duration,

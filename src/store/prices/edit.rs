@@ -72,7 +72,6 @@ words! {
         Scheduled = "scheduled",
         /// It is in force, or was.
         Effective = "effective",
-        /// There is none.
         Unknown = "unknown",
         /// It was changed since its editor saw it.
         Stale = "stale",
@@ -109,7 +108,6 @@ macro_rules! edit {
     };
 }
 
-/// See `edit!`.
 type Edited = (LockedBook, Option<i32>, Option<i32>, i64);
 
 fn edited(
@@ -192,7 +190,6 @@ impl Acting {
         })
     }
 
-    /// Renames a draft.
     pub async fn rename_book(
         &self,
         version: BookVersion,

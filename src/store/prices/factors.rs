@@ -20,23 +20,18 @@ use crate::store::directory::tenancy::Slice;
 /// A factor with its validity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PriceFactorInfo {
-    /// Its id.
     pub factor_id: FactorId,
-    /// Whose it is.
     pub org_id: OrgId,
     /// What is paid of the list price.
     pub factor_bp: PriceFactor,
-    /// From when on.
     #[serde(with = "time::serde::rfc3339")]
     pub valid_from: OffsetDateTime,
     /// Until just before; none: until somebody ends it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub valid_until: Option<OffsetDateTime>,
-    /// Why.
     pub reason: String,
     /// Whether it is in force now.
     pub active: bool,
-    /// Counts its changes.
     pub version: i32,
 }
 

@@ -20,15 +20,11 @@ use crate::store::prices::no_book;
 pub struct Activation {
     /// Later lines have higher ones.
     pub activation_id: i64,
-    /// Which book.
     #[schema(value_type = i32)]
     pub version: BookVersion,
-    /// From when on.
     #[serde(with = "time::serde::rfc3339")]
     pub effective_from: OffsetDateTime,
-    /// Who said so.
     pub actor: String,
-    /// When that was.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When it was taken back, before it began.

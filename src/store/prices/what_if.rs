@@ -16,14 +16,11 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::session::Deadline;
 
-/// One organisation's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrgOutcome {
-    /// Which.
     pub org_id: OrgId,
     /// What it is called.
     pub name: String,
-    /// Its tasks.
     #[serde(flatten)]
     pub outcome: ReplayTotals,
 }
@@ -31,10 +28,8 @@ pub struct OrgOutcome {
 /// One task type's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TypeOutcome {
-    /// Which.
     #[schema(value_type = String)]
     pub task_type: Arc<str>,
-    /// Its tasks.
     #[serde(flatten)]
     pub outcome: ReplayTotals,
 }
@@ -46,11 +41,9 @@ pub struct WhatIf {
     pub version: BookVersion,
     /// Of how many days.
     pub days: u32,
-    /// All of them.
     pub total: ReplayTotals,
     /// By organisation; where it makes the greatest difference first.
     pub orgs: Vec<OrgOutcome>,
-    /// By task type.
     pub task_types: Vec<TypeOutcome>,
     /// Types that the book does not have, though there were such tasks.
     #[schema(value_type = Vec<String>)]

@@ -26,8 +26,8 @@ async fn a_balance_for_137_admits_exactly_137_of_a_thousand() {
     assert_eq!(gateway.balance().await, [399, 137 * 400, 0]);
 }
 
-/// Sends a create and hangs up somewhere on the way: in the head, in the body, while waiting, or never.
-async fn restless(gateway: &TestGateway, number: usize) {
+/// Sends a create and hangs up somewhere on the way: in the head, in the body, while waiting (for at most so long), or never.
+async fn restless(gateway: &TestGateway, number: usize, most: Duration) {
     let body = body(&format!("restless {number}")).to_string();
     let request = format!(
         "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
@@ -38,7 +38,7 @@ async fn restless(gateway: &TestGateway, number: usize) {
     let (whole, cut) = (request.len(), rand::random_range(0..2 * request.len()));
     stream.write_all(&request.as_bytes()[..cut.min(whole)]).await.unwrap();
     if cut >= whole {
-        let patience = Duration::from_micros(rand::random_range(0..200_000));
+        let patience = most.mul_f64(rand::random_range(0.0..1.0));
         drop(tokio::time::timeout(patience, stream.read_u8()).await);
     }
 }
@@ -83,8 +83,18 @@ async fn a_task_that_only_the_vendor_knows_fails_its_test() {
 #[tokio::test]
 async fn clients_that_leave_at_any_instant_leave_nothing_behind() {
     let gateway = TestGateway::start().await;
-    for wave in 0..20 {
-        join_all((0..100).map(|number| restless(&gateway, wave * 100 + number))).await;
+    const WAVE: usize = 100;
+    let (mut sent, mut made) = (0, 0);
+    let mut most = Duration::from_millis(200);
+    // A busy machine needs more of the clients' patience for any request to come through.
+    while sent < 20 * WAVE || made < 20 {
+        assert!(sent < 200 * WAVE, "{made} of {sent} requests came through");
+        join_all((0..WAVE).map(|number| restless(&gateway, sent + number, most))).await;
+        sent += WAVE;
+        (_, made) = gateway.upstream_creates().await;
+        if made * 100 < sent {
+            most = (most * 2).min(Duration::from_secs(10));
+        }
     }
     // A request may still be on its way in: its hold, if any, is looked at when the gateway has stopped.
     until("every task has ended", async || {
@@ -93,5 +103,5 @@ async fn clients_that_leave_at_any_instant_leave_nothing_behind() {
     })
     .await;
     let (_, made) = gateway.upstream_creates().await;
-    assert!((20..1900).contains(&made), "{made} of 2000 requests came through");
+    assert!(made < sent - WAVE, "{made} of {sent} requests came through: hardly anybody left");
 }

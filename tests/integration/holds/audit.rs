@@ -41,7 +41,8 @@ const OPEN_KEY: &str = "an open hold keeps its idempotency key";
 /// An organisation with a hold in every state, each with an idempotency key.
 async fn live(db: &TestDatabase) -> OrgId {
     let (ledger, org) = (ledger(db).await, funded(db, 0).await);
-    db.database().grant(org, credits(10_000), None, TOP_UP, None).await.unwrap();
+    let once = Once { key: "top-up", body: b"" };
+    db.database().grant(org, credits(10_000), None, TOP_UP, Some(once)).await.unwrap();
     for (name, steps) in [
         ("held", vec![]),
         ("running", vec![run(HoldId::generate())]),

@@ -177,7 +177,8 @@ impl Model {
     /// Whether it is posted.
     fn credit(&mut self, amount: i64) -> bool {
         let (available, granted) = (self.available + i128::from(amount), self.granted + i128::from(amount));
-        if (amount < 0 && available < -self.overdraft) || available > MAX || granted > MAX {
+        // A correction is not of nothing.
+        if amount == 0 || (amount < 0 && available < -self.overdraft) || available > MAX || granted > MAX {
             return false;
         }
         (self.available, self.granted) = (available, granted);

@@ -9,8 +9,19 @@ use clap::CommandFactory;
 use tollgate::wire::Code;
 
 /// Directories that a path in a document may begin with.
-const ROOTS: &[&str] =
-    &["src", "tests", "benches", "migrations", "config", "deploy", "docs", ".ci", ".config", ".github"];
+const ROOTS: &[&str] = &[
+    "src",
+    "tests",
+    "benches",
+    "migrations",
+    "config",
+    "deploy",
+    "docs",
+    ".ci",
+    ".cargo",
+    ".config",
+    ".github",
+];
 
 /// A Markdown file of the repository.
 struct Paper {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A token of SQL; words in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,14 +311,14 @@ fn creates(tokens: &[Token]) -> bool {
     head.first().is_some_and(|token| token.is("create")) && head.iter().all(|token| token.is_any(&known))
 }
 
-/// The texts of a source file as statements are made of them: those of one `concat!` are one.
+/// The texts of a source file as statements are made of them: those of one `concat!` are one, and comments are none.
 fn texts(stream: TokenStream, found: &mut Vec<String>) {
-    let mut trees = stream.into_iter().peekable();
     let mut last_word = String::new();
-    while let Some(tree) = trees.next() {
+    for tree in stream {
         match tree {
             TokenTree::Literal(literal) => found.extend(text(literal)),
             TokenTree::Group(group) if last_word == "concat" => found.push(joined(group.stream())),
+            TokenTree::Group(group) if is_comment(&group) => {}
             TokenTree::Group(group) => texts(group.stream(), found),
             TokenTree::Ident(ident) => {
                 last_word = ident.to_string();
@@ -329,6 +329,12 @@ fn texts(stream: TokenStream, found: &mut Vec<String>) {
         }
         last_word.clear();
     }
+}
+
+/// `[doc = "…"]`, which is what a doc comment becomes.
+fn is_comment(group: &proc_macro2::Group) -> bool {
+    group.delimiter() == Delimiter::Bracket
+        && group.stream().into_iter().next().is_some_and(|first| first.to_string() == "doc")
 }
 
 fn text(literal: proc_macro2::Literal) -> Option<String> {

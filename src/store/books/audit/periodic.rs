@@ -31,9 +31,7 @@ const NAMED: i32 = 5;
 /// A check that found rows it must not find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breach {
-    /// Which.
     pub check: &'static str,
-    /// How many rows.
     pub rows: u64,
     /// Whose they are: some of them.
     pub orgs: Vec<OrgId>,

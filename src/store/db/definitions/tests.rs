@@ -25,7 +25,6 @@ fn files(folder: &str, ending: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// Without comments.
 fn code(text: &str, comment: &str) -> String {
     text.lines().map(|line| line.split(comment).next().unwrap_or_default().to_owned() + "\n").collect()
 }

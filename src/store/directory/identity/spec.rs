@@ -20,7 +20,6 @@ words! {
         Rs256 = "RS256",
         /// ECDSA on P-256, SHA-256.
         Es256 = "ES256",
-        /// Ed25519.
         EdDsa = "EdDSA",
     }
 }
@@ -28,7 +27,6 @@ words! {
 words! {
     /// Whom a provider may speak for.
     pub enum Serves in "identity_provider.serves" {
-        /// Callers of organisations.
         Organisations = "organisations",
         /// Those who run the platform.
         Operators = "operators",

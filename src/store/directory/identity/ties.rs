@@ -18,7 +18,6 @@ const MAX_SUBJECT: usize = 200;
 /// A subject that is tied to a user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct IdentityInfo {
-    /// Its id.
     pub identity_id: IdentityId,
     /// Who vouches for it.
     pub provider_id: ProviderId,

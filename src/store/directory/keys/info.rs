@@ -16,7 +16,6 @@ use crate::store::directory::tenancy::Slice;
 words! {
     /// Whether a key works.
     pub enum KeyStatus in "the status of a key" {
-        /// It does.
         Active = "active",
         /// Its creates are refused.
         Suspended = "suspended",
@@ -49,12 +48,10 @@ pub struct KeyInfo {
     pub user_id: UserId,
     /// What people call it.
     pub name: String,
-    /// Whether it works.
     pub status: KeyStatus,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it ends.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
     /// When it was revoked, or its user or organisation deleted.
@@ -77,7 +74,6 @@ pub struct KeyInfo {
     pub create_per_minute: Option<u32>,
     /// Other calls a minute; none: the gateway's default, 0: no limit.
     pub status_per_minute: Option<u32>,
-    /// Counts its changes.
     pub version: i32,
 }
 
@@ -169,7 +165,6 @@ impl Database {
         rows.iter().map(info).collect()
     }
 
-    /// One key.
     pub async fn key(&self, key: KeyId) -> Result<Option<KeyInfo>, LedgerError> {
         let row = sqlx::query(select_key!("where k.key_id = $1")).bind(key.as_uuid());
         row.fetch_optional(self.pool()).await?.as_ref().map(info).transpose()

@@ -26,13 +26,11 @@ pub struct KeySpec {
     pub name: String,
     /// The `<env>` part of its text.
     pub env: String,
-    /// When it ends.
     pub expires_at: Option<OffsetDateTime>,
     /// Types it may create.
     pub allowed_types: Option<Vec<String>>,
     /// Networks it may be used from.
     pub allowed_networks: Option<Vec<IpNet>>,
-    /// Its own limits.
     pub rates: Rates,
 }
 

@@ -1,4 +1,4 @@
-//! Organisations.
+//! Organisations: made, listed, changed, deleted.
 
 use sqlx::AssertSqlSafe;
 
@@ -8,9 +8,7 @@ use crate::store::credits::balance::COLUMNS as BALANCE;
 /// An organisation with its balance.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Org {
-    /// Its id.
     pub org_id: OrgId,
-    /// Its name, unique.
     pub name: String,
     /// Whether it may create tasks.
     pub status: Status,
@@ -24,10 +22,8 @@ pub struct Org {
     pub status_per_minute: Option<i32>,
     /// Unfinished tasks; none: the gateway's default, 0: no limit.
     pub max_open_tasks: Option<i32>,
-    /// Its balance.
     #[serde(flatten)]
     pub balance: Balance,
-    /// Counts its changes.
     pub version: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -61,7 +57,6 @@ impl FromRow<'_, PgRow> for Org {
 /// An organisation to be made.
 #[derive(Debug, Clone)]
 pub struct NewOrg {
-    /// Its name, unique.
     pub name: String,
     /// A name of the IANA time zone database.
     pub time_zone: String,
@@ -70,7 +65,6 @@ pub struct NewOrg {
 /// What is to change of an organisation; what is none stays.
 #[derive(Debug, Clone, Default)]
 pub struct OrgChange {
-    /// Its name.
     pub name: Option<String>,
     /// Whether it may create tasks.
     pub status: Option<Status>,
@@ -91,11 +85,9 @@ pub struct OrgChange {
 /// Which organisations to list.
 #[derive(Debug, Clone, Default)]
 pub struct OrgFilter {
-    /// Only this one.
     pub org: Option<OrgId>,
     /// Only that of this name.
     pub name: Option<String>,
-    /// Only those.
     pub status: Option<Status>,
     /// Those that were deleted, in place of those that were not.
     pub deleted: bool,
@@ -146,7 +138,6 @@ impl Database {
         .await?)
     }
 
-    /// One organisation.
     pub async fn org(&self, org: OrgId) -> Result<Option<Org>, LedgerError> {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"

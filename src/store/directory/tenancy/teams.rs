@@ -1,19 +1,16 @@
-//! Teams.
+//! Teams of an organisation: made, listed, changed, deleted.
 
 use super::*;
 
 /// A team of an organisation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Team {
-    /// Its id.
     pub team_id: TeamId,
-    /// Its organisation.
     pub org_id: OrgId,
     /// Its name, unique within the organisation.
     pub name: String,
     /// Whether its members may create tasks.
     pub status: Status,
-    /// Counts its changes.
     pub version: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -23,7 +20,6 @@ pub struct Team {
 /// What is to change of a team; what is none stays.
 #[derive(Debug, Clone, Default)]
 pub struct TeamChange {
-    /// Its name.
     pub name: Option<String>,
     /// Whether its members may create tasks.
     pub status: Option<Status>,
@@ -62,7 +58,6 @@ impl Database {
         .await?)
     }
 
-    /// One team.
     pub async fn team(&self, team: TeamId) -> Result<Option<Team>, LedgerError> {
         let row = sqlx::query_as(
             "select team_id, org_id, name, status, version, created_at from team where team_id = $1 and deleted_at is null",

@@ -1,4 +1,4 @@
-//! Users.
+//! Users of an organisation: made, listed, changed, deleted.
 
 use super::*;
 use crate::store::directory::keys::Role;
@@ -6,11 +6,8 @@ use crate::store::directory::keys::Role;
 /// A user of an organisation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct User {
-    /// Its id.
     pub user_id: UserId,
-    /// Its organisation.
     pub org_id: OrgId,
-    /// Its team.
     pub team_id: Option<TeamId>,
     /// Its name, unique within the organisation.
     pub name: String,
@@ -18,7 +15,6 @@ pub struct User {
     pub role: Role,
     /// Whether it may create tasks.
     pub status: Status,
-    /// Counts its changes.
     pub version: i32,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
@@ -32,14 +28,12 @@ pub struct NewUser {
     pub name: String,
     /// What it may do.
     pub role: Role,
-    /// Its team.
     pub team: Option<TeamId>,
 }
 
 /// What is to change of a user; what is none stays.
 #[derive(Debug, Clone, Default)]
 pub struct UserChange {
-    /// Its name.
     pub name: Option<String>,
     /// What it may do.
     pub role: Option<Role>,
@@ -56,9 +50,7 @@ pub struct UserFilter {
     pub name: Option<String>,
     /// Only those of this team.
     pub team: Option<TeamId>,
-    /// Only those.
     pub role: Option<Role>,
-    /// Only those.
     pub status: Option<Status>,
 }
 
@@ -110,7 +102,6 @@ impl Database {
         .await?)
     }
 
-    /// One user.
     pub async fn user(&self, user: UserId) -> Result<Option<User>, LedgerError> {
         let row = sqlx::query_as(
             "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where user_id = $1 and deleted_at is null",

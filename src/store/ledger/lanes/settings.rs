@@ -8,7 +8,6 @@ use sqlx::postgres::PgConnectOptions;
 use crate::config::Profile;
 use crate::store::db::session::Deadline;
 
-/// How lanes work.
 #[derive(Debug, Clone)]
 pub struct LaneSettings {
     /// Number of lanes, each with its own connection.

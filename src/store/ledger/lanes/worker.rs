@@ -40,7 +40,6 @@ pub(super) struct ReserveItem {
     pub(super) _queued: Queued,
 }
 
-/// See the module.
 pub(super) struct Worker {
     servers: Arc<Servers>,
     owner: GatewayId,
