@@ -23,6 +23,9 @@ pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serve
 pub use crate::store::directory::identity::ties::IdentityInfo;
 use crate::store::directory::tenancy::Status;
 
+/// Tries of one edit while others change the same provider; each of them loses only to a change that was made.
+const EDITS: u32 = 5;
+
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
     pub provider_id: ProviderId,
@@ -169,15 +172,15 @@ impl Acting {
         Ok(id)
     }
 
-    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` may then be
-    /// called again if somebody else was faster). Whom it serves stays as it is.
+    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` is then called
+    /// again if somebody else was faster, a few times at most). Whom it serves stays as it is.
     pub async fn edit_provider(
         &self,
         id: ProviderId,
         version: Option<i32>,
         edit: impl Fn(&mut ProviderSpec) + Send,
     ) -> Result<Provider, LedgerError> {
-        loop {
+        for _ in 0..EDITS {
             let current = self.provider(id).await?.ok_or_else(|| none(id))?;
             if version.is_some_and(|version| version != current.version) {
                 return Err(LedgerError::Stale { current: current.version });
@@ -190,6 +193,8 @@ impl Acting {
                 return Ok(edited);
             }
         }
+        let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
+        Err(LedgerError::Stale { current })
     }
 
     /// Nothing if it is of another version by now.
