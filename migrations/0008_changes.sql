@@ -18,7 +18,8 @@ create table audit_log (
     -- the operation of the management API; else what happened to the row
     action      text not null,
     request_id  text,
-    target_kind text not null,
+    target_kind text not null check (target_kind in ('org', 'team', 'user', 'key', 'entry', 'hold', 'operator_token', 'budget',
+                    'identity_provider', 'identity', 'price_factor', 'price_book', 'price', 'signing_key')),
     target_id   text not null,
     org_id      uuid,
     -- of an update only what it changed; never a secret, nor its digest

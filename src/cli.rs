@@ -123,16 +123,37 @@ enum CliError {
 }
 
 impl CliError {
+    #[deny(clippy::wildcard_enum_match_arm)]
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Usage(_) => 2,
-            Self::Ledger(error) | Self::Start(StartError::Ledger(error)) => match error {
-                LedgerError::Invalid(_) | LedgerError::NotFound(_) | LedgerError::Conflict(_) => 1,
-                _ => 3,
-            },
+            Self::Ledger(error) | Self::Start(StartError::Ledger(error)) => exit_code_of(error),
             Self::Postgres(_) | Self::Unreachable(_) => 3,
             Self::Start(_) | Self::Simulator(_) | Self::Failed(_) => 1,
         }
+    }
+}
+
+/// 3 where the database cannot be used, and the same command may work another time; 1 where it answered.
+#[deny(clippy::wildcard_enum_match_arm)]
+fn exit_code_of(error: &LedgerError) -> u8 {
+    match error {
+        LedgerError::Timeout
+        | LedgerError::QueueFull
+        | LedgerError::ShuttingDown
+        | LedgerError::Unreachable
+        | LedgerError::NoPrimary(_)
+        | LedgerError::Database(_)
+        | LedgerError::Schema(_) => 3,
+        LedgerError::Refused(_)
+        | LedgerError::Unstorable(_)
+        | LedgerError::Corrupt(_)
+        | LedgerError::Invalid(_)
+        | LedgerError::NotFound(_)
+        | LedgerError::Conflict(_)
+        | LedgerError::KeyReused
+        | LedgerError::InProgress
+        | LedgerError::Stale { .. } => 1,
     }
 }
 
@@ -269,4 +290,25 @@ fn say(line: &str) {
 
 fn url_of(address: SocketAddr) -> String {
     format!("http://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::error_samples as samples;
+
+    #[test]
+    fn the_exit_code_tells_whether_the_database_could_be_used() {
+        for error in samples::all() {
+            let name = samples::name(&error);
+            let expected = match name {
+                "Timeout" | "QueueFull" | "ShuttingDown" | "Unreachable" | "NoPrimary" | "Database"
+                | "Schema" => 3,
+                "Refused" | "Unstorable" | "Corrupt" | "Invalid" | "NotFound" | "Conflict" | "KeyReused"
+                | "InProgress" | "Stale" => 1,
+                other => panic!("what is {other} for a script?"),
+            };
+            assert_eq!(CliError::from(error).exit_code(), expected, "{name}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The error type of the data plane, and the only place where it becomes an answer.
+#![deny(clippy::wildcard_enum_match_arm)]
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -160,7 +162,7 @@ pub enum GatewayError {
     IdentityUnavailable,
     /// A defect of the gateway.
     #[error("an internal error; nothing is charged unless a status call says otherwise")]
-    Internal(&'static str),
+    Internal(Cow<'static, str>),
 }
 
 impl From<Invalid> for GatewayError {
@@ -175,12 +177,31 @@ impl From<GivenTwice> for GatewayError {
     }
 }
 
+/// What a caller of the data plane is told. Nothing was sent and nothing is charged in any of these.
 impl From<LedgerError> for GatewayError {
     fn from(error: LedgerError) -> Self {
         match error {
+            // It will pass, or another gateway may serve it: the same call may be sent again.
+            LedgerError::Timeout
+            | LedgerError::QueueFull
+            | LedgerError::ShuttingDown
+            | LedgerError::Unreachable
+            | LedgerError::NoPrimary(_)
+            | LedgerError::Database(_)
+            | LedgerError::Schema(_) => Self::Unavailable(error),
+            // The same call would be refused again.
+            LedgerError::Unstorable(_) => Self::invalid_request(
+                "a value of this request is out of range, or has a character that no text may have",
+            ),
             LedgerError::Corrupt(what) => Self::Internal(what),
-            LedgerError::Refused(_) => Self::Internal("the database refused an item"),
-            other => Self::Unavailable(other),
+            LedgerError::Refused(_) => Self::Internal("the database refused an item".into()),
+            // Answers to those who manage: no call of the data plane should have asked for them.
+            LedgerError::Invalid(_)
+            | LedgerError::NotFound(_)
+            | LedgerError::Conflict(_)
+            | LedgerError::KeyReused
+            | LedgerError::InProgress
+            | LedgerError::Stale { .. } => Self::Internal(error.to_string().into()),
         }
     }
 }
@@ -236,7 +257,23 @@ impl GatewayError {
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
             Self::NotAdmitted(refusal) => Some(refusal.retry_after()),
             Self::Unavailable(_) | Self::IdentityUnavailable => Some(Duration::from_secs(5)),
-            _ => None,
+            // Waiting alone mends none of these.
+            Self::Invalid(_)
+            | Self::Unauthenticated(_)
+            | Self::NetworkNotAllowed
+            | Self::Suspended
+            | Self::TypeNotAllowed(_)
+            | Self::Forbidden(_)
+            | Self::NotFound
+            | Self::MethodNotAllowed(_)
+            | Self::TaskNotFound
+            | Self::BodyTooLarge
+            | Self::IdempotencyKeyReused
+            | Self::RefusedByVendor { .. }
+            | Self::UpstreamError(_)
+            | Self::OutcomeUnknown { .. }
+            | Self::WrittenOff { .. }
+            | Self::Internal(_) => None,
         }
     }
 
@@ -260,19 +297,38 @@ impl GatewayError {
                 Some(json!({ "task_id": reference, "charged": "no", "retry_safe": true }))
             }
             Self::RateLimited { level, .. } => Some(json!({ "limit": level.as_str() })),
-            _ => None,
+            Self::Invalid(_)
+            | Self::Unauthenticated(_)
+            | Self::NetworkNotAllowed
+            | Self::Suspended
+            | Self::TypeNotAllowed(_)
+            | Self::Forbidden(_)
+            | Self::NotFound
+            | Self::MethodNotAllowed(_)
+            | Self::TaskNotFound
+            | Self::BodyTooLarge
+            | Self::TooManyTasks
+            | Self::RequestInProgress
+            | Self::IdempotencyKeyReused
+            | Self::RefusedByVendor { .. }
+            | Self::UpstreamError(_)
+            | Self::UpstreamUnavailable(_)
+            | Self::NotAdmitted(_)
+            | Self::UpstreamBusy { .. }
+            | Self::Unavailable(_)
+            | Self::IdentityUnavailable
+            | Self::Internal(_) => None,
         }
     }
 
     pub fn into_answer(self) -> Answer {
         let status = self.status();
         let message = self.to_string();
-        let body = match &self {
-            Self::RefusedByVendor { error, .. } => wire::failure(status, error, &message, None),
-            other => {
-                let code = other.code().unwrap_or(Code::InternalError);
-                wire::failure(status, code.as_str(), &message, other.data().as_ref())
-            }
+        let body = if let Self::RefusedByVendor { error, .. } = &self {
+            wire::failure(status, error, &message, None)
+        } else {
+            let code = self.code().unwrap_or(Code::InternalError);
+            wire::failure(status, code.as_str(), &message, self.data().as_ref())
         };
         let mut answer = json_answer(status, body);
         let headers = answer.headers_mut();
@@ -280,14 +336,11 @@ impl GatewayError {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, seconds.into());
         }
-        match self {
-            Self::MethodNotAllowed(allowed) => {
-                headers.insert(ALLOW, HeaderValue::from_static(allowed));
-            }
-            Self::Unauthenticated(_) => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
+        if let Self::MethodNotAllowed(allowed) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         answer
     }
@@ -299,4 +352,47 @@ pub fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::error_samples as samples;
+
+    /// Status, code, and after how many seconds the same call may be sent again; none: it would fare no better.
+    fn expected(error: &str) -> (u16, &'static str, Option<u64>) {
+        match error {
+            "Timeout" | "QueueFull" | "ShuttingDown" | "Unreachable" | "NoPrimary" | "Database"
+            | "Schema" => (503, "UNAVAILABLE", Some(5)),
+            "Unstorable" => (400, "INVALID_REQUEST", None),
+            "Corrupt" | "Refused" => (500, "INTERNAL_ERROR", None),
+            "Invalid" | "NotFound" | "Conflict" | "KeyReused" | "InProgress" | "Stale" => {
+                (500, "INTERNAL_ERROR", None)
+            }
+            other => panic!("what is {other} for a caller?"),
+        }
+    }
+
+    #[test]
+    fn every_error_of_the_store_is_decided_for_callers_of_the_data_plane() {
+        for error in samples::all() {
+            let (name, source) = (samples::name(&error), error.to_string());
+            let (status, code, retry_after) = expected(name);
+            let answer = GatewayError::from(error);
+            assert_eq!(answer.code().unwrap().as_str(), code, "{name}");
+            let said = answer.to_string();
+            assert!(!said.contains(&source), "{name}: callers see no detail of the store: {said}");
+            let answer = answer.into_answer();
+            assert_eq!(answer.status(), status, "{name}");
+            let seconds =
+                answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().parse().unwrap());
+            assert_eq!(seconds, retry_after, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_401_says_how_to_authenticate() {
+        let answer = GatewayError::Unauthenticated("no key").into_answer();
+        assert_eq!(answer.headers()[WWW_AUTHENTICATE], "Bearer");
+    }
 }

@@ -55,6 +55,9 @@
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,
 //!   `holds::audit`);
 //! - no SQL outside [`store`] (`house::architecture`, `clippy.toml`);
+//! - no answer of a statement depends on columns that a later migration may add (`house::statements`, `house::columns`);
+//! - a word of the database that the code does not know is an error, never another word (`house::words`);
+//! - each kind of error is decided wherever errors are told apart (`house::matches`, tables beside the decisions);
 //! - the functions, triggers and views of a database are those of the files below `migrations/` (`house::definitions`);
 //! - no row lock is held while a message travels: a lane's call, a change and a step of expiry are one statement each
 //!   (`house::architecture`, `faults::frozen`);

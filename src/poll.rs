@@ -319,7 +319,7 @@ impl Poller {
 
     async fn reload(&self, task: &Task) -> Result<Task, LedgerError> {
         let found = self.database().task_by_hold(task.org, task.hold).await?;
-        found.ok_or(LedgerError::Corrupt("a task that vanished"))
+        found.ok_or(LedgerError::Corrupt("a task that vanished".into()))
     }
 
     /// An end that came after ours (contract, "Evidence after the end").
@@ -360,7 +360,7 @@ impl Poller {
             (_, Some(Late::Open)) => Step::LateDrop,
             _ => return,
         };
-        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind(), "a task does not end");
+        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind().as_str(), "a task does not end");
         if let Err(error) = self.step_of(task, step).await {
             tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
         }
@@ -394,7 +394,7 @@ fn count_lookup(found: bool) {
 /// The span in which `step` is written.
 fn settling(step: &Step) -> Span {
     let mut span = Span::of_part("settle");
-    span.set_word("tollgate.step", step.kind());
+    span.set_word("tollgate.step", step.kind().as_str());
     if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = step {
         span.set_number("tollgate.credits", charge.get());
     }
@@ -420,7 +420,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
         Progress::Running => return Ok(None),
         Progress::Succeeded => {
             let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
-                .ok_or(LedgerError::Corrupt("a charge that does not fit"))?;
+                .ok_or(LedgerError::Corrupt("a charge that does not fit".into()))?;
             if let Some(flag) = judged.flag {
                 tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
             }

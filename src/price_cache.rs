@@ -118,7 +118,7 @@ impl Prices {
         let (read, now) = (self.read()?, self.now()?);
         let spread = |key: &&SigningKey| key.created_at + KEY_SPREADS <= now;
         let key = read.keys.iter().rev().find(spread).or(read.keys.first());
-        let key = key.ok_or(GatewayError::Internal("there is no key to sign quotes with"))?;
+        let key = key.ok_or(GatewayError::Internal("there is no key to sign quotes with".into()))?;
         let fingerprint = Fingerprint::of(raw).as_bytes().try_into().unwrap_or_default();
         let valid_until = (now + valid_for).replace_nanosecond(0).unwrap_or(now);
         let quote = Quote {

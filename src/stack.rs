@@ -126,7 +126,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response<Full<Bytes>> {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("no message"), "a request panicked");
-    GatewayError::Internal("a panic").into_answer()
+    GatewayError::Internal("a panic".into()).into_answer()
 }
 
 #[cfg(test)]

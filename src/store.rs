@@ -33,10 +33,12 @@ pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
 pub use self::db::error::LedgerError;
+#[cfg(test)]
+pub(crate) use self::db::error::samples as error_samples;
 pub use self::db::page::HoldPlace;
-pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder};
+pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder, TargetKind};
 pub use self::directory::identity::{
-    FoundIdentity, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+    FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
 };
 pub use self::directory::keys::{
     FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
@@ -48,10 +50,12 @@ pub use self::directory::tenancy::{
 };
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;
-pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved};
+pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved, ResolvedState};
 pub use self::ledger::guard::{HoldGuard, Verdict};
 pub use self::ledger::lanes::settings::LaneSettings;
 pub use self::ledger::lease::Lease;
-pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, Terms};
+pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
-pub use self::prices::{Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, TypeOutcome, WhatIf};
+pub use self::prices::{
+    Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,
+};

@@ -20,8 +20,8 @@ use crate::error::{GatewayError, Level};
 use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
-    Actor, Database, FoundIdentity, FoundKey, LedgerError, OperatorRole, Presented, Principal, Provider,
-    Serves,
+    Actor, Database, FoundIdentity, FoundKey, GivenRole, LedgerError, OperatorRole, Presented, Principal,
+    Provider, Serves,
 };
 
 #[derive(Debug, Clone)]
@@ -316,8 +316,8 @@ impl Authenticator {
     }
 }
 
-fn operator(verified: &Verified, subject: &str, role: Option<&str>) -> Result<Operator, GatewayError> {
-    let role = role.and_then(OperatorRole::parse).ok_or(GatewayError::Forbidden(
+fn operator(verified: &Verified, subject: &str, role: Option<GivenRole>) -> Result<Operator, GatewayError> {
+    let role = role.and_then(GivenRole::of_operator).ok_or(GatewayError::Forbidden(
         "your identity provider's token has no role that is mapped to an operator role",
     ))?;
     Ok(Operator { name: format!("jwt:{}:{subject}", verified.provider.provider_id), role })

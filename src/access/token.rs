@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::access::jwks::{KeyKind, KeySets};
-use crate::store::{Presented, Provider, Role, SigningAlgorithm};
+use crate::store::{GivenRole, Presented, Provider, Role, SigningAlgorithm};
 use crate::strict::{self, BadJson};
 
 /// Longer tokens are refused unread.
@@ -164,7 +164,7 @@ impl Verified {
             let text = name.as_deref().map_or(Ok(None), |name| self.text(name))?;
             Ok(text.map(ToOwned::to_owned))
         };
-        let given = self.role()?.and_then(Role::parse).unwrap_or(Role::Member);
+        let given = self.role()?.and_then(GivenRole::in_organisation).unwrap_or(Role::Member);
         Ok(Presented {
             subject: self.subject()?.to_owned(),
             organisation: claim(&spec.org_claim)?,
@@ -193,7 +193,7 @@ impl Verified {
     }
 
     /// The role that the provider's map assigns to the role claim.
-    pub(super) fn role(&self) -> Result<Option<&str>, Refused> {
+    pub(super) fn role(&self) -> Result<Option<GivenRole>, Refused> {
         let Some(claim) = self.provider.spec.role_claim.as_deref() else { return Ok(None) };
         let values: Vec<&str> = match self.claims.get(claim) {
             // Such a list holds many groups that mean nothing here: unusable ones are skipped.

@@ -26,7 +26,7 @@ pub(super) struct CreditsData {
 )]
 pub(super) async fn credits(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let balance = handlers.database.balance(call.stage.principal.org).await?;
-    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance"))?;
+    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
     let Principal { org, user, key, .. } = *call.stage.principal;
     let budgets = handlers.database.budgets_of_caller(org, user, key).await?;
     let data = CreditsData { balance, budgets };

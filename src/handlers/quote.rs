@@ -56,7 +56,7 @@ pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     let raw = read_body(call.body, handlers.body_timeout, &call.context.notes).await?;
     let order = handlers.prices.order(&principal, &raw, None)?;
     let balance = handlers.database.balance(principal.org).await?;
-    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance"))?;
+    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
     let promise = match valid_for {
         Some(valid_for) => Some(handlers.prices.promise(&principal, &raw, &order, valid_for)?),
         None => None,

@@ -323,7 +323,7 @@ impl Forward {
 
 async fn write(hold: &mut HoldGuard, step: Step) -> Result<Applied, LedgerError> {
     let mut span = Span::of_part("record");
-    span.set_word("tollgate.step", step.kind());
+    span.set_word("tollgate.step", step.kind().as_str());
     let written = span.around(tokio::time::timeout(RECORD_TIMEOUT, hold.step(step))).await;
     let result = written.unwrap_or(Err(LedgerError::Timeout));
     if result.is_err() {

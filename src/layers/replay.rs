@@ -91,7 +91,7 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
         (State::WrittenOff, None) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
         (State::Released, None) => None,
         (State::Running | State::Settled, None) => {
-            Some(Err(GatewayError::Internal("a recorded create has no stored answer")))
+            Some(Err(GatewayError::Internal("a recorded create has no stored answer".into())))
         }
     }
 }

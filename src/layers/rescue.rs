@@ -94,9 +94,10 @@ fn answer_to(failure: Failure) -> (Answer, &'static str) {
 }
 
 fn log(error: &GatewayError) {
-    match error {
-        GatewayError::Unavailable(source) => tracing::warn!(error = %source, "the ledger is unavailable"),
-        GatewayError::Internal(what) => tracing::error!(error = what, "internal error"),
-        _ => {}
+    if let GatewayError::Unavailable(source) = error {
+        tracing::warn!(error = %source, "the ledger is unavailable");
+    }
+    if let GatewayError::Internal(what) = error {
+        tracing::error!(error = %what, "internal error");
     }
 }

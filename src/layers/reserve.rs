@@ -80,9 +80,11 @@ impl Reserve {
                 Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
                 Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
                 Verdict::UnknownOrg => {
-                    return Err(GatewayError::Internal("a key of an organisation without a balance"));
+                    return Err(GatewayError::Internal("a key of an organisation without a balance".into()));
                 }
-                Verdict::Ended => return Err(GatewayError::Internal("a fresh hold had ended already")),
+                Verdict::Ended => {
+                    return Err(GatewayError::Internal("a fresh hold had ended already".into()));
+                }
                 Verdict::KeyTaken => {
                     if let Some(key) = &fresh.idempotency_key
                         && let Some(claim) = Box::pin(self.ledger.database().claim(org, key)).await?

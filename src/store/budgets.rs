@@ -12,7 +12,7 @@ mod edit;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -24,49 +24,26 @@ use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 pub use crate::store::budgets::edit::{BudgetChange, NewBudget};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::metered;
 
 /// Events told in one look, at most: what is left is found by the next.
 const SOME: i64 = 1000;
 
-/// Whose spending a budget bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BudgetLevel {
-    Key,
-    /// A user's, by whatever key or without one.
-    User,
-    /// A team's: that of its users.
-    Team,
-    Organisation,
+words! {
+    /// Whose spending a budget bounds.
+    pub enum BudgetLevel in "budget.level" {
+        Key = "key",
+        /// A user's, by whatever key or without one.
+        User = "user",
+        /// A team's: that of its users.
+        Team = "team",
+        Organisation = "organisation" stored "org",
+    }
 }
 
 impl BudgetLevel {
-    /// Its name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::User => "user",
-            Self::Team => "team",
-            Self::Organisation => "organisation",
-        }
-    }
-
-    const fn stored(self) -> &'static str {
-        match self {
-            Self::Organisation => "org",
-            other => other.as_str(),
-        }
-    }
-
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let levels = [Self::Key, Self::User, Self::Team, Self::Organisation];
-        let stored: &str = row.try_get("level")?;
-        let found = levels.into_iter().find(|level| level.stored() == stored);
-        found.ok_or_else(|| sqlx::Error::Decode("level".into()))
-    }
-
     /// The subject of this level that `text` names.
     pub fn subject(self, text: &str) -> Result<BudgetSubject, LedgerError> {
         let id = match self {
@@ -94,33 +71,14 @@ impl BudgetLevel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetSubject(Uuid);
 
-/// How long a budget's windows are. They begin by the organisation's clock; weeks on Monday.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Period {
-    /// One window for ever.
-    Total,
-    Daily,
-    Weekly,
-    Monthly,
-}
-
-impl Period {
-    /// Its name on the wire and in the database.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Total => "total",
-            Self::Daily => "daily",
-            Self::Weekly => "weekly",
-            Self::Monthly => "monthly",
-        }
-    }
-
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let periods = [Self::Total, Self::Daily, Self::Weekly, Self::Monthly];
-        let stored: &str = row.try_get("period")?;
-        let found = periods.into_iter().find(|period| period.as_str() == stored);
-        found.ok_or_else(|| sqlx::Error::Decode("period".into()))
+words! {
+    /// How long a budget's windows are. They begin by the organisation's clock; weeks on Monday.
+    pub enum Period in "budget.period" {
+        /// One window for ever.
+        Total = "total",
+        Daily = "daily",
+        Weekly = "weekly",
+        Monthly = "monthly",
     }
 }
 
@@ -165,13 +123,13 @@ fn credits(row: &PgRow, column: &str) -> Result<Option<Credits>, sqlx::Error> {
 
 impl FromRow<'_, PgRow> for Budget {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let level = BudgetLevel::from_row(row)?;
+        let level: BudgetLevel = row.try_get("level")?;
         Ok(Self {
             budget_id: BudgetId::from_uuid(row.try_get("budget_id")?),
             org_id: row.try_get::<Option<Uuid>, _>("org_id")?.map(OrgId::from_uuid),
             level,
             subject_id: row.try_get::<Option<Uuid>, _>("subject_id")?.map(|id| level.id(id)),
-            period: Period::from_row(row)?,
+            period: row.try_get("period")?,
             credits: credits(row, "credits")?,
             raised_to: credits(row, "raised_to")?,
             raised_until: row.try_get("raised_until")?,
@@ -250,14 +208,14 @@ pub struct BudgetEvent {
 }
 
 fn event(row: &PgRow) -> Result<BudgetEvent, sqlx::Error> {
-    let level = BudgetLevel::from_row(row)?;
+    let level: BudgetLevel = row.try_get("level")?;
     Ok(BudgetEvent {
         event_id: row.try_get("event_id")?,
         org_id: OrgId::from_uuid(row.try_get("org_id")?),
         budget_id: BudgetId::from_uuid(row.try_get("budget_id")?),
         level,
         subject_id: level.id(row.try_get("subject_id")?),
-        period: Period::from_row(row)?,
+        period: row.try_get("period")?,
         threshold: row.try_get("threshold")?,
         limit: Credits::new(row.try_get("credits")?),
         spent: Credits::new(row.try_get("spent")?),
@@ -269,7 +227,8 @@ fn event(row: &PgRow) -> Result<BudgetEvent, sqlx::Error> {
 macro_rules! budgets {
     ($rest:literal) => {
         concat!(
-            "select b.*, cap_of(b, now()) as cap, \
+            "select b.budget_id, b.org_id, b.level, b.subject_id, b.period, b.credits, b.raised_to, b.raised_until, \
+               b.thresholds, b.version, b.created_at, cap_of(b, now()) as cap, \
                case when w.subject_id is not null then coalesce(n.held, 0) end as held, \
                case when w.subject_id is not null then coalesce(n.used, 0) end as used, \
                nullif(window_end(b.period, o.time_zone, now()), 'infinity') as resets_at \
@@ -296,9 +255,9 @@ impl Database {
              and ($5::uuid is null or b.budget_id > $5) order by b.budget_id limit $6"
         ))
         .bind(org.map(OrgId::as_uuid))
-        .bind(filter.level.map(BudgetLevel::stored))
+        .bind(filter.level)
         .bind(filter.subject.map(|subject| subject.0))
-        .bind(filter.period.map(Period::as_str))
+        .bind(filter.period)
         .bind(slice.after.map(BudgetId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
@@ -335,8 +294,8 @@ impl Database {
         .await?;
         let budget = |row: &PgRow| {
             Ok::<_, sqlx::Error>(CallerBudget {
-                level: BudgetLevel::from_row(row)?,
-                period: Period::from_row(row)?,
+                level: row.try_get("level")?,
+                period: row.try_get("period")?,
                 limit: credits(row, "cap")?,
                 used: Credits::new(row.try_get("used")?),
                 held: Credits::new(row.try_get("held")?),
@@ -364,8 +323,8 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(BudgetInForce {
-            level: BudgetLevel::from_row(&row)?,
-            period: Period::from_row(&row)?,
+            level: row.try_get("level")?,
+            period: row.try_get("period")?,
             limit: Credits::new(row.try_get("cap")?),
             resets_at: row.try_get("resets_at")?,
             resets_in: row
@@ -382,7 +341,9 @@ impl Database {
         slice: Slice<i64>,
     ) -> Result<Vec<BudgetEvent>, LedgerError> {
         let rows = sqlx::query(
-            "select e.*, w.level, w.subject_id, w.period from budget_event e join budget_window w using (org_id, window_id) \
+            "select e.event_id, e.org_id, e.budget_id, e.threshold, e.credits, e.spent, e.created_at, \
+               w.level, w.subject_id, w.period \
+             from budget_event e join budget_window w using (org_id, window_id) \
              where e.org_id = $1 and ($2::uuid is null or e.budget_id = $2) and ($3::bigint is null or e.event_id < $3) \
              order by e.event_id desc limit $4",
         )
@@ -401,7 +362,7 @@ impl Database {
             "with told as ( \
                update budget_event e set told = true where e.event_id in ( \
                  select event_id from budget_event where not told order by event_id limit $1 for update skip locked) \
-               returning e.*) \
+               returning e.event_id, e.org_id, e.window_id, e.budget_id, e.threshold, e.credits, e.spent, e.created_at) \
              select t.*, w.level, w.subject_id, w.period from told t join budget_window w using (org_id, window_id) \
              order by t.event_id",
         )

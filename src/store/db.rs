@@ -13,3 +13,4 @@ pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
 pub(in crate::store) mod servers;
 pub(in crate::store) mod session;
+pub(in crate::store) mod words;

@@ -111,7 +111,7 @@ impl Ledger {
         terms: Option<Terms>,
         step: Step,
     ) -> Result<(), LedgerError> {
-        let kind = step.kind();
+        let kind = step.kind().as_str();
         let taken = self.lanes.steps().step(org, hold, terms, step);
         if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
             tracing::error!(%org, %hold, kind, "nobody knows what became of a task");

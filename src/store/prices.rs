@@ -10,7 +10,7 @@ mod what_if;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::FromRow;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -23,34 +23,33 @@ use crate::ids::OrgId;
 use crate::pricing::{BookVersion, FactorSpan, PriceBook, PriceList, Tariff};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 pub use crate::store::prices::factors::PriceFactorInfo;
 pub use crate::store::prices::schedule::Activation;
 pub use crate::store::prices::what_if::{OrgOutcome, TypeOutcome, WhatIf};
 
-/// Where a book stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BookState {
-    /// It prices nothing, and can be edited.
-    Draft,
-    /// It will come into force.
-    Scheduled,
-    /// It prices what is created now.
-    InForce,
-    /// It was in force.
-    Former,
+words! {
+    /// Where a book stands.
+    pub enum BookState in "the state of a price book" {
+        /// It prices nothing, and can be edited.
+        Draft = "draft",
+        /// It will come into force.
+        Scheduled = "scheduled",
+        /// It prices what is created now.
+        InForce = "in_force",
+        /// It was in force.
+        Former = "former",
+    }
 }
 
-impl BookState {
-    /// Its name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Draft => "draft",
-            Self::Scheduled => "scheduled",
-            Self::InForce => "in_force",
-            Self::Former => "former",
-        }
+words! {
+    /// What a price is for.
+    pub enum PriceUnit in "price.unit" {
+        /// A second of the video.
+        Second = "second",
+        /// The task, however long its video is.
+        Fixed = "fixed",
     }
 }
 
@@ -75,12 +74,7 @@ pub struct BookInfo {
 
 impl FromRow<'_, PgRow> for BookInfo {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let state = match row.try_get("state")? {
-            "draft" => BookState::Draft,
-            "scheduled" => BookState::Scheduled,
-            "in_force" => BookState::InForce,
-            _ => BookState::Former,
-        };
+        let state: BookState = row.try_get("state")?;
         Ok(Self {
             version: BookVersion::new(row.try_get("version")?),
             name: row.try_get("name")?,
@@ -93,14 +87,11 @@ impl FromRow<'_, PgRow> for BookInfo {
     }
 }
 
-fn tariff(unit: &str, credits: i64, with_audio: Option<i64>) -> Option<Tariff> {
+fn tariff(unit: PriceUnit, credits: i64, with_audio: Option<i64>) -> Tariff {
+    let credits = Credits::new(credits);
     match unit {
-        "fixed" => Some(Tariff::Fixed { credits: Credits::new(credits) }),
-        "second" => Some(Tariff::Second {
-            credits: Credits::new(credits),
-            credits_with_audio: with_audio.map(Credits::new),
-        }),
-        _ => None,
+        PriceUnit::Fixed => Tariff::Fixed { credits },
+        PriceUnit::Second => Tariff::Second { credits, credits_with_audio: with_audio.map(Credits::new) },
     }
 }
 
@@ -147,7 +138,7 @@ impl Database {
                and ($3::integer is null or version < $3) order by version desc limit $4",
         )
         .bind(version.map(BookVersion::get))
-        .bind(state.map(BookState::as_str))
+        .bind(state)
         .bind(slice.after)
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
@@ -175,7 +166,7 @@ impl Database {
         &self,
         versions: &[i32],
     ) -> Result<BTreeMap<BookVersion, PriceBook>, LedgerError> {
-        type Priced = (i32, String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+        type Priced = (i32, String, Option<String>, Option<PriceUnit>, Option<i64>, Option<i64>);
         let rows: Vec<Priced> = sqlx::query_as(
             "select b.version, b.name, p.task_type, p.unit, p.credits, p.credits_with_audio \
              from price_book b left join price p on p.version = b.version where b.version = any($1)",
@@ -189,8 +180,7 @@ impl Database {
             let book =
                 books.entry(version).or_insert_with(|| PriceBook { version, name, prices: BTreeMap::new() });
             if let (Some(task_type), Some(unit), Some(credits)) = (task_type, unit, credits) {
-                let tariff = tariff(&unit, credits, with_audio).ok_or(LedgerError::Corrupt("price.unit"))?;
-                book.prices.insert(task_type.into(), tariff);
+                book.prices.insert(task_type.into(), tariff(unit, credits, with_audio));
             }
         }
         Ok(books)
@@ -216,7 +206,8 @@ impl Database {
         .await?;
         let mut factors: HashMap<OrgId, Vec<FactorSpan>> = HashMap::new();
         for (org, factor, from, until) in rows {
-            let factor = PriceFactor::new(factor).ok_or(LedgerError::Corrupt("factor_bp"))?;
+            let factor =
+                PriceFactor::new(factor).ok_or(LedgerError::Corrupt("price_factor.factor_bp".into()))?;
             factors.entry(OrgId::from_uuid(org)).or_default().push(FactorSpan { factor, from, until });
         }
         Ok(PriceList {

@@ -4,3 +4,4 @@ mod api;
 mod authorisation;
 mod credits;
 mod edges;
+mod providers;

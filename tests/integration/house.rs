@@ -2,9 +2,13 @@
 
 mod ambiguous_input;
 mod architecture;
+mod columns;
 mod deadline;
 mod definitions;
 mod docs;
+mod matches;
 mod papers;
 mod schema;
+mod statements;
 mod tests;
+mod words;

@@ -11,6 +11,7 @@ pub mod http;
 pub mod identity_provider;
 pub mod leaks;
 pub mod network;
+pub mod operations;
 pub mod otlp;
 pub mod process;
 pub mod replica;

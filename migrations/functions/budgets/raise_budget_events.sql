@@ -3,13 +3,13 @@ create or replace function raise_budget_events(p_org uuid, p_windows bigint[], p
 language plpgsql as $$
 begin
     with reached as (
-        select spent.window_id, counts.budget_id, percent.threshold, cap_of(counts, p_now) as cap,
+        select spent.window_id, counts.budget_id, percent.threshold, counts.cap,
                saturated(spent.held::numeric + spent.used) as spent
         from budget_window spent
-        cross join lateral budget_of(spent.org_id, spent.level, spent.subject_id, spent.period) counts
+        cross join lateral budget_of(spent.org_id, spent.level, spent.subject_id, spent.period, p_now) counts
         cross join lateral unnest(counts.thresholds) percent(threshold)
         where spent.org_id = p_org and spent.window_id = any (p_windows) and percent.threshold > spent.alerted
-          and reaches(spent.held::numeric + spent.used, cap_of(counts, p_now), percent.threshold)
+          and reaches(spent.held::numeric + spent.used, counts.cap, percent.threshold)
     ), noted as (
         insert into budget_event (org_id, window_id, budget_id, threshold, credits, spent, created_at)
         select p_org, reached.window_id, reached.budget_id, reached.threshold, reached.cap, reached.spent, p_now

@@ -13,10 +13,10 @@ declare
 begin
     update budget_window spent set alerted = coalesce((
         select max(percent.threshold)
-        from budget_of(spent.org_id, spent.level, spent.subject_id, spent.period) counts
+        from budget_of(spent.org_id, spent.level, spent.subject_id, spent.period, p_now) counts
         cross join lateral unnest(counts.thresholds) percent(threshold)
         where percent.threshold <= spent.alerted
-          and reaches(spent.held::numeric + spent.used, cap_of(counts, p_now), percent.threshold)), 0)
+          and reaches(spent.held::numeric + spent.used, counts.cap, percent.threshold)), 0)
     where spent.org_id = p_org and spent.window_id = any (v_windows) and spent.alerted > 0;
     perform raise_budget_events(p_org, v_windows, p_now);
 end $$;

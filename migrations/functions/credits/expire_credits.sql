@@ -6,9 +6,10 @@ create or replace function expire_credits(
     out more boolean, out expired bigint
 ) language plpgsql as $$
 declare
-    v_now     timestamptz;
-    v_balance org_balance%rowtype;
-    v_pool    bigint;
+    v_now       timestamptz;
+    v_available bigint;
+    v_held      bigint;
+    v_pool      bigint;
 
     -- of each grant of which credits are left, in the order in which they expire
     v_ids     uuid[];
@@ -30,7 +31,8 @@ declare
     v_event   record;
 begin
     more := false; expired := 0;
-    select * into v_balance from org_balance balance where balance.org_id = p_org for no key update;
+    select balance.available, balance.held into v_available, v_held
+    from org_balance balance where balance.org_id = p_org for no key update;
     v_now := coalesce(p_now, clock_timestamp());
     select pool.credits into v_pool from credit_pool pool where pool.org_id = p_org;
     if not found then return; end if;
@@ -46,9 +48,11 @@ begin
 
     for v_event in
         select event.place, posted.entry_id, posted.amount, coalesce(spent.created_at, posted.created_at) as spent_at
-        from (select * from credit_event waiting where waiting.org_id = p_org order by waiting.place limit p_limit) event
+        from (select waiting.place, waiting.entry_id from credit_event waiting
+              where waiting.org_id = p_org order by waiting.place limit p_limit) event
         cross join lateral (
-            select * from entry where entry.org_id = p_org and entry.entry_id = event.entry_id limit 1) posted
+            select entry.entry_id, entry.amount, entry.hold_id, entry.created_at from entry
+            where entry.org_id = p_org and entry.entry_id = event.entry_id limit 1) posted
         left join lateral (
             select hold.created_at from hold
             where hold.org_id = p_org and hold.hold_id = posted.hold_id limit 1) spent on true
@@ -81,12 +85,12 @@ begin
     more := v_seen = p_limit;
 
     if not more then
-        v_room := greatest(v_balance.available, 0);
+        v_room := greatest(v_available, 0);
         for v_each in 1..cardinality(v_ids) loop
             exit when v_ends[v_each] > v_now;
             -- Open holds from before the end may still burn it: as many of them as no earlier grant is kept for.
             v_open := 0;
-            if v_balance.held > 0 then
+            if v_held > 0 then
                 -- one by one: each state has an index of its own, all three together have none
                 select coalesce(sum(open.amount), 0) into v_open from (
                     select hold.amount, hold.created_at from hold where hold.org_id = p_org and hold.state = 'HELD'

@@ -9,23 +9,26 @@ create or replace function post_entry(
     out outcome text, out available bigint
 ) language plpgsql as $$
 declare
-    v_now     timestamptz;
-    v_balance org_balance%rowtype;
+    v_now       timestamptz;
+    v_overdraft bigint;
+    v_granted   bigint;
+    v_consumed  bigint;
 begin
-    select * into v_balance from org_balance balance where balance.org_id = p_org for no key update;
+    select balance.available, balance.overdraft, balance.granted, balance.consumed
+    into available, v_overdraft, v_granted, v_consumed
+    from org_balance balance where balance.org_id = p_org for no key update;
     if not found then outcome := 'unknown_org'; return; end if;
     -- not before the wait for the row: entries of an organisation are dated in the order they are committed in
     v_now := coalesce(p_now, clock_timestamp());
-    available := v_balance.available;
     if exists (select from org where org.org_id = p_org and org.deleted_at is not null) then
         outcome := 'deleted_org'; return;
     end if;
     if p_expires_at <= v_now then outcome := 'in_the_past'; return; end if;
-    if p_amount < 0 and v_balance.available + p_amount < (case p_kind when 'transfer' then 0 else -v_balance.overdraft end) then
+    if p_amount < 0 and available + p_amount < (case p_kind when 'transfer' then 0 else -v_overdraft end) then
         outcome := 'insufficient'; return;
     end if;
     if p_expires_at is not null then
-        insert into credit_pool (org_id, credits) values (p_org, v_balance.granted - v_balance.consumed) on conflict do nothing;
+        insert into credit_pool (org_id, credits) values (p_org, v_granted - v_consumed) on conflict do nothing;
     end if;
     insert into entry (org_id, entry_id, kind, amount, reason, external_ref, related_entry, actor, created_at)
     values (p_org, p_entry, p_kind, p_amount, p_reason, p_external_ref, p_related, p_actor, v_now);
@@ -34,5 +37,5 @@ begin
     end if;
     update org_balance balance set available = balance.available + p_amount, granted = balance.granted + p_amount
     where balance.org_id = p_org;
-    outcome := 'posted'; available := v_balance.available + p_amount;
+    outcome := 'posted'; available := available + p_amount;
 end $$;

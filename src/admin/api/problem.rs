@@ -1,4 +1,5 @@
 //! Errors as problem documents (RFC 9457).
+#![deny(clippy::wildcard_enum_match_arm)]
 
 use std::time::Duration;
 
@@ -129,15 +130,35 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// After how many seconds the same call may be sent again; none: it would fare no better.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooManyAttempts(after) => Some(after.as_secs().saturating_add(1)),
+            Self::InProgress => Some(1),
+            Self::Unavailable => Some(5),
+            Self::Invalid(_)
+            | Self::Unauthenticated(_)
+            | Self::Forbidden(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed(_)
+            | Self::Conflict(_)
+            | Self::Stale { .. }
+            | Self::TooSlow
+            | Self::TooLarge
+            | Self::KeyReused
+            | Self::Internal => None,
+        }
+    }
+}
+
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
-        if error.is_of_the_input() {
-            return Self::Invalid(
+        match error {
+            LedgerError::Unstorable(_) => Self::Invalid(
                 "a value cannot be stored: a number is out of range, or a text has a character that is not allowed"
                     .into(),
-            );
-        }
-        match error {
+            ),
             LedgerError::Invalid(what) => Self::Invalid(what),
             LedgerError::NotFound(what) => Self::NotFound(what),
             LedgerError::Conflict(what) => Self::Conflict(what),
@@ -180,8 +201,28 @@ impl From<GatewayError> for Problem {
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),
             GatewayError::Unavailable(error) => error.into(),
             GatewayError::IdentityUnavailable => Self::Unavailable,
-            error => {
-                tracing::error!(%error, "authentication met a defect");
+            // What the data plane says of its own calls.
+            GatewayError::Invalid(_)
+            | GatewayError::Suspended
+            | GatewayError::TypeNotAllowed(_)
+            | GatewayError::NotFound
+            | GatewayError::MethodNotAllowed(_)
+            | GatewayError::TaskNotFound
+            | GatewayError::BodyTooLarge
+            | GatewayError::TooManyTasks
+            | GatewayError::InsufficientCredits { .. }
+            | GatewayError::BudgetExceeded(_)
+            | GatewayError::RequestInProgress
+            | GatewayError::IdempotencyKeyReused
+            | GatewayError::RefusedByVendor { .. }
+            | GatewayError::UpstreamError(_)
+            | GatewayError::UpstreamUnavailable(_)
+            | GatewayError::NotAdmitted(_)
+            | GatewayError::UpstreamBusy { .. }
+            | GatewayError::OutcomeUnknown { .. }
+            | GatewayError::WrittenOff { .. }
+            | GatewayError::Internal(_) => {
+                tracing::error!(?error, "authentication met a defect");
                 Self::Internal
             }
         }
@@ -201,26 +242,52 @@ impl IntoResponse for Problem {
         let mut answer = (status, serde_json::to_string(&details).unwrap_or_default()).into_response();
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self {
-            Self::Unauthenticated(_) => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            Self::MethodNotAllowed(allowed) => {
-                if let Ok(allowed) = HeaderValue::try_from(allowed) {
-                    headers.insert(ALLOW, allowed);
-                }
-            }
-            Self::TooManyAttempts(after) => {
-                headers.insert(RETRY_AFTER, (after.as_secs().saturating_add(1)).into());
-            }
-            Self::InProgress => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            Self::Unavailable => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            }
-            _ => {}
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Self::MethodNotAllowed(allowed) = self
+            && let Ok(allowed) = HeaderValue::try_from(allowed)
+        {
+            headers.insert(ALLOW, allowed);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::error_samples as samples;
+
+    /// Status, code, and after how many seconds the same call may be sent again; none: it would fare no better.
+    fn expected(error: &str) -> (u16, &'static str, Option<u64>) {
+        match error {
+            "Invalid" | "Unstorable" => (400, "invalid_request", None),
+            "NotFound" => (404, "not_found", None),
+            "Conflict" => (409, "conflict", None),
+            "InProgress" => (409, "request_in_progress", Some(1)),
+            "Stale" => (412, "changed_meanwhile", None),
+            "KeyReused" => (422, "idempotency_key_reused", None),
+            "Corrupt" | "Refused" => (500, "internal_error", None),
+            "Timeout" | "QueueFull" | "ShuttingDown" | "Unreachable" | "NoPrimary" | "Database"
+            | "Schema" => (503, "unavailable", Some(5)),
+            other => panic!("what is {other} for a caller?"),
+        }
+    }
+
+    #[test]
+    fn every_error_of_the_store_is_decided_for_those_who_manage() {
+        for error in samples::all() {
+            let name = samples::name(&error);
+            let (status, code, retry_after) = expected(name);
+            let problem = Problem::from(error);
+            assert_eq!((problem.parts().0.as_u16(), problem.parts().1), (status, code), "{name}");
+            assert_eq!(problem.retry_after(), retry_after, "{name}");
+            let answer = problem.into_response();
+            assert_eq!(answer.headers().contains_key(RETRY_AFTER), retry_after.is_some(), "{name}");
+        }
     }
 }

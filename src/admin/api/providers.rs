@@ -13,7 +13,7 @@ use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, ProviderId};
-use crate::store::{Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
+use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +86,7 @@ pub(super) struct ProviderBody {
     role_claim: Option<String>,
     /// Maps values of `role_claim` to roles: `member` or `admin`; for operators `operator` or `operator_read`.
     #[serde(default)]
-    role_map: BTreeMap<String, String>,
+    role_map: BTreeMap<String, GivenRole>,
     /// Whether an unknown subject becomes a new user.
     #[serde(default)]
     create_users: bool,
@@ -189,7 +189,7 @@ pub(super) struct ProviderPatch {
     #[schema(value_type = Option<String>)]
     role_claim: Option<Option<String>>,
     /// Maps values of `role_claim` to roles.
-    role_map: Option<BTreeMap<String, String>>,
+    role_map: Option<BTreeMap<String, GivenRole>>,
     /// Whether an unknown subject becomes a new user.
     create_users: Option<bool>,
     /// `true`: its tokens are refused.

@@ -130,7 +130,8 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
     let said = match resolved["state"].as_str() {
         Some("POLLED") => "is polled until the vendor tells its end",
         Some("SETTLED") => "is charged",
-        _ => "is released",
+        Some("RELEASED") => "is released",
+        _ => "is resolved in a way that this version does not know",
     };
     session.say(&resolved, format_args!("{hold} {said}"));
     Ok(())

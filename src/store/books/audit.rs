@@ -65,7 +65,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a settled task has exactly one consume, of what was charged; no other has one",
         "select format('org %s hold %s: %s, charged %s, consumes %s', h.org_id, h.hold_id, h.state, h.charged, e.amount) \
-      from hold h full join (select * from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
+      from hold h full join (select org_id, hold_id, entry_id, amount from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
       where (h.state = 'SETTLED') is distinct from (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)",
     ),
     (
@@ -181,7 +181,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a grant that runs out was granted, and what was taken back of it is in the ledger",
         "select format('org %s grant %s of %s: lot of %s, %s taken back, entries %s', org_id, entry_id, g.amount, l.amount, l.expired, x.amount) \
-      from credit_lot l left join (select * from entry where kind = 'grant') g using (org_id, entry_id) \
+      from credit_lot l left join (select org_id, entry_id, amount from entry where kind = 'grant') g using (org_id, entry_id) \
       full join (select org_id, related_entry as entry_id, -sum(amount) as amount from entry where kind = 'expire' group by 1, 2) x \
       using (org_id, entry_id) where l.amount is distinct from g.amount or coalesce(l.expired, 0) <> coalesce(x.amount, 0)",
     ),

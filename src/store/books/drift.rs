@@ -11,6 +11,7 @@ use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::ledger::tasks::State;
 
 /// Rows of a list, at most.
 const PAGE: i64 = 1000;
@@ -44,7 +45,7 @@ pub struct TaskDrift {
     pub upstream_task: Option<String>,
     /// The vendor's task type.
     pub task_type: String,
-    pub state: String,
+    pub state: State,
     pub list_price: Credits,
     /// What the vendor reported, if anything.
     pub reported: Option<Credits>,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -14,43 +14,22 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 
-/// What an entry is (contract, "Ledger").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum EntryKind {
-    Grant,
-    /// A correction by an operator.
-    Adjust,
-    /// Credits from or to another organisation.
-    Transfer,
-    /// What is left of a grant that ran out.
-    Expire,
-    /// The charge of a task.
-    Consume,
-    /// The charge of a task that came to light after its end.
-    Correct,
-}
-
-impl EntryKind {
-    pub const ALL: [Self; 6] =
-        [Self::Grant, Self::Adjust, Self::Transfer, Self::Expire, Self::Consume, Self::Correct];
-
-    /// Its name in the database and for callers.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Grant => "grant",
-            Self::Adjust => "adjust",
-            Self::Transfer => "transfer",
-            Self::Expire => "expire",
-            Self::Consume => "consume",
-            Self::Correct => "correct",
-        }
-    }
-
-    /// The kind of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+words! {
+    /// What an entry is (contract, "Ledger").
+    pub enum EntryKind in "entry.kind" {
+        Grant = "grant",
+        /// A correction by an operator.
+        Adjust = "adjust",
+        /// Credits from or to another organisation.
+        Transfer = "transfer",
+        /// What is left of a grant that ran out.
+        Expire = "expire",
+        /// The charge of a task.
+        Consume = "consume",
+        /// The charge of a task that came to light after its end.
+        Correct = "correct",
     }
 }
 
@@ -132,6 +111,10 @@ pub(in crate::store) const COLUMNS: &str = "e.entry_id, e.created_at, e.kind, e.
      e.task_type, e.user_id, e.team_id, e.key_id, \
      e.reason, e.external_ref, e.related_entry, l.expires_at, e.actor";
 
+/// The columns of an entry `e` that [`COLUMNS`] and [`TABLES`] are made of.
+pub(in crate::store) const STORED: &str = "e.org_id, e.entry_id, e.created_at, e.kind, e.amount, e.overrun, e.hold_id, e.task_type, \
+     e.user_id, e.team_id, e.key_id, e.reason, e.external_ref, e.related_entry, e.actor";
+
 /// What an entry `e` goes with, row by row.
 pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_task from hold h \
          where h.org_id = e.org_id and h.hold_id = e.hold_id limit 1) h on true \
@@ -143,7 +126,7 @@ pub(in crate::store) fn entry(row: &PgRow) -> Result<Entry, LedgerError> {
     Ok(Entry {
         entry_id: EntryId::from_uuid(row.try_get("entry_id")?),
         created_at: row.try_get("created_at")?,
-        kind: EntryKind::parse(row.try_get("kind")?).ok_or(LedgerError::Corrupt("kind of an entry"))?,
+        kind: row.try_get("kind")?,
         credits: Credits::new(row.try_get("amount")?),
         overrun: Credits::new(row.try_get("overrun")?),
         hold_id: id("hold_id")?.map(HoldId::from_uuid),
@@ -190,7 +173,7 @@ impl Database {
         let rare = filter.kind.is_some_and(|kind| kind != EntryKind::Consume);
         let kinds = if rare { "e.kind <> 'consume'" } else { "true" };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from (select * from entry e where e.org_id = $1 and {reference} and {kinds} \
+            "select {COLUMNS} from (select {STORED} from entry e where e.org_id = $1 and {reference} and {kinds} \
              and ($3::text is null or e.kind = $3) and e.created_at >= coalesce($4, '-infinity') \
              and e.created_at < coalesce($5, 'infinity') \
              and (e.created_at, e.entry_id) < (coalesce($6, 'infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
@@ -198,7 +181,7 @@ impl Database {
         )))
         .bind(org.as_uuid())
         .bind(&filter.external_ref)
-        .bind(filter.kind.map(EntryKind::as_str))
+        .bind(filter.kind)
         .bind(filter.since)
         .bind(filter.until)
         .bind(filter.before.map(|place| place.at))

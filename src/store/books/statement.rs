@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::store::books::entries::EntryKind;
-use crate::store::books::entries::{COLUMNS, Entry, Place, TABLES, entry};
+use crate::store::books::entries::{COLUMNS, Entry, Place, STORED, TABLES, entry};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
@@ -148,13 +148,10 @@ impl Database {
         if row.try_get("unborn")? {
             return Err(LedgerError::NotFound(format!("{month} has not begun")));
         }
-        let kinds: Vec<String> = row.try_get("kinds")?;
+        let kinds: Vec<EntryKind> = row.try_get("kinds")?;
         let (lines, sums): (Vec<i64>, Vec<i64>) = (row.try_get("lines")?, row.try_get("credits")?);
-        let totals = kinds.iter().zip(lines.iter().zip(sums)).map(|(kind, (&lines, credits))| {
-            let kind = EntryKind::parse(kind).ok_or(LedgerError::Corrupt("kind of an entry"))?;
-            Ok(Total { kind, lines, credits: Credits::new(credits) })
-        });
-        let totals: Vec<Total> = totals.collect::<Result<_, LedgerError>>()?;
+        let total = |(kind, (&lines, credits))| Total { kind, lines, credits: Credits::new(credits) };
+        let totals: Vec<Total> = kinds.into_iter().zip(lines.iter().zip(sums)).map(total).collect();
         let opening = Credits::new(row.try_get("opening")?);
         let closing = totals.iter().try_fold(opening, |sum, total| sum.checked_add(total.credits));
         let goes_on: bool = row.try_get("goes_on")?;
@@ -167,7 +164,7 @@ impl Database {
             starts_at: row.try_get("starts_at")?,
             ends_at: row.try_get("ends_at")?,
             opening,
-            closing: closing.ok_or(LedgerError::Corrupt("the sum of a statement"))?,
+            closing: closing.ok_or(LedgerError::Corrupt("the sum of a statement".into()))?,
             lines: lines.iter().sum(),
             totals,
             available: now("available")?,
@@ -194,8 +191,8 @@ impl Database {
             "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from entry r \
                  where r.org_id = $1 and r.created_at >= $2 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
                  from org_balance b where b.org_id = $1)) + e.so_far)::bigint as balance \
-             from (select *, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
-                   from (select * from entry e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
+             from (select e.*, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
+                   from (select {STORED} from entry e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
                          and (e.created_at, e.entry_id) > (coalesce($6, '-infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
                          order by e.created_at, e.entry_id limit $4) e) e {TABLES} order by e.created_at, e.entry_id"
         )))

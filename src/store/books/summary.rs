@@ -13,6 +13,7 @@ use crate::store::credits::balance::{COLUMNS, balance};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 
 /// Grants that run out, in a summary.
 const LOTS: i64 = 20;
@@ -132,6 +133,14 @@ impl Database {
     }
 }
 
+words! {
+    enum ThresholdOutcome in "set_low_threshold()" {
+        Set = "set",
+        UnknownOrg = "unknown_org",
+        Stale = "stale",
+    }
+}
+
 impl Acting {
     /// Sets below how many available credits `org` is low; `seen`: only if it is at this version.
     pub async fn set_low_threshold(
@@ -143,18 +152,22 @@ impl Acting {
         if threshold.is_some_and(|threshold| threshold < Credits::ZERO) {
             return Err(LedgerError::Invalid("low_threshold must not be negative".into()));
         }
-        let (outcome, current): (String, Option<i32>) =
+        let (outcome, current): (ThresholdOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from set_low_threshold($1, $2, $3)")
                 .bind(org.as_uuid())
                 .bind(threshold.map(Credits::get))
                 .bind(seen)
                 .fetch_one(self.change())
                 .await?;
-        match (outcome.as_str(), current) {
-            ("set", _) => Ok(()),
-            ("unknown_org", _) => Err(LedgerError::NotFound(format!("there is no organisation {org}"))),
-            ("stale", Some(current)) => Err(LedgerError::Stale { current }),
-            _ => Err(LedgerError::Corrupt("outcome of set_low_threshold")),
+        match (outcome, current) {
+            (ThresholdOutcome::Set, _) => Ok(()),
+            (ThresholdOutcome::UnknownOrg, _) => {
+                Err(LedgerError::NotFound(format!("there is no organisation {org}")))
+            }
+            (ThresholdOutcome::Stale, Some(current)) => Err(LedgerError::Stale { current }),
+            (ThresholdOutcome::Stale, None) => {
+                Err(LedgerError::Corrupt("set_low_threshold() told no version".into()))
+            }
         }
     }
 }

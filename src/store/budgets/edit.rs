@@ -70,9 +70,9 @@ impl Acting {
         )
         .bind(budget.as_uuid())
         .bind(new.org.map(OrgId::as_uuid))
-        .bind(new.level.stored())
+        .bind(new.level)
         .bind(subject_id.map(|subject| subject.0))
-        .bind(new.period.as_str())
+        .bind(new.period)
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
         .execute(self.counting_change())
@@ -193,7 +193,7 @@ impl Database {
                else false end",
         )
         .bind(org.as_uuid())
-        .bind(new.level.stored())
+        .bind(new.level)
         .bind(subject.map(|subject| subject.0))
         .fetch_one(self.pool())
         .await?;

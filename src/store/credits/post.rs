@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
+use crate::store::books::entries::EntryKind;
 use crate::store::db::change::Acting;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Fingerprint;
 
@@ -107,21 +109,41 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// What the outcomes have in common that `claim_once` gives; nothing if the call was a fresh one.
-pub(in crate::store) fn claimed<T: DeserializeOwned>(
-    outcome: &str,
-    answer: Option<&str>,
-) -> Result<Option<Done<T>>, LedgerError> {
-    match outcome {
-        "replayed" => {
-            let stored = answer.and_then(|answer| serde_json::from_str(answer).ok());
-            let answer = stored.ok_or(LedgerError::Corrupt("answer of an idempotency key"))?;
-            Ok(Some(Done { answer, replayed: true }))
-        }
-        "key_reused" => Err(LedgerError::KeyReused),
-        "in_progress" => Err(LedgerError::InProgress),
-        _ => Ok(None),
+words! {
+    /// What became of an entry, or of both halves of a transfer.
+    enum PostOutcome in "post_entry_once()", "transfer_once()" {
+        Posted = "posted",
+        Insufficient = "insufficient",
+        InThePast = "in_the_past",
+        UnknownOrg = "unknown_org",
+        DeletedOrg = "deleted_org",
+        Replayed = "replayed",
+        KeyReused = "key_reused",
+        InProgress = "in_progress",
     }
+}
+
+words! {
+    enum OverdraftOutcome in "set_overdraft_once()" {
+        Set = "set",
+        UnknownOrg = "unknown_org",
+        DeletedOrg = "deleted_org",
+        Replayed = "replayed",
+        KeyReused = "key_reused",
+        InProgress = "in_progress",
+    }
+}
+
+/// The answer of an earlier call with the same idempotency key.
+pub(in crate::store) fn replayed<T: DeserializeOwned>(
+    stored: Option<String>,
+) -> Result<Done<T>, LedgerError> {
+    Ok(Done { answer: told(stored)?, replayed: true })
+}
+
+fn told<T: DeserializeOwned>(answer: Option<String>) -> Result<T, LedgerError> {
+    let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
+    answer.ok_or(LedgerError::Corrupt("idempotency.answer".into()))
 }
 
 fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerError {
@@ -133,19 +155,30 @@ fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerEr
     }
 }
 
-/// Why `post_entry` has posted nothing.
-fn refused(outcome: &str, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
-    match outcome {
-        "insufficient" => LedgerError::Conflict(format!(
-            "{org} has {} credits available: {} cannot be taken",
-            available.unwrap_or_default(),
+/// Why nothing was posted.
+fn refused(outcome: PostOutcome, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
+    match (outcome, available) {
+        (PostOutcome::Insufficient, Some(available)) => LedgerError::Conflict(format!(
+            "{org} has {available} credits available: {} cannot be taken",
             amount.get().unsigned_abs()
         )),
-        "in_the_past" => LedgerError::Invalid("expires_at has passed".into()),
-        "unknown_org" => LedgerError::NotFound(format!("there is no organisation {org}")),
-        "deleted_org" => LedgerError::Conflict(format!("{org} has been deleted")),
-        _ => LedgerError::Corrupt("outcome of post_entry"),
+        (PostOutcome::InThePast, _) => LedgerError::Invalid("expires_at has passed".into()),
+        (PostOutcome::UnknownOrg, _) => unknown(org),
+        (PostOutcome::DeletedOrg, _) => deleted(org),
+        (PostOutcome::KeyReused, _) => LedgerError::KeyReused,
+        (PostOutcome::InProgress, _) => LedgerError::InProgress,
+        (PostOutcome::Posted | PostOutcome::Replayed | PostOutcome::Insufficient, _) => {
+            LedgerError::Corrupt("post_entry_once() told no balance".into())
+        }
     }
+}
+
+fn unknown(org: OrgId) -> LedgerError {
+    LedgerError::NotFound(format!("there is no organisation {org}"))
+}
+
+fn deleted(org: OrgId) -> LedgerError {
+    LedgerError::Conflict(format!("{org} has been deleted"))
 }
 
 impl Acting {
@@ -161,7 +194,7 @@ impl Acting {
         if amount <= Credits::ZERO {
             return Err(LedgerError::Invalid("a grant is at least one credit".into()));
         }
-        self.post(org, (GRANT, "grant"), amount, expires_at, why, once).await
+        self.post(org, (GRANT, EntryKind::Grant), amount, expires_at, why, once).await
     }
 
     /// Corrects the balance of `org` by `amount`, up or down; down to its overdraft at most.
@@ -175,13 +208,13 @@ impl Acting {
         if amount == Credits::ZERO {
             return Err(LedgerError::Invalid("a correction is not of nothing".into()));
         }
-        self.post(org, (ADJUST, "adjust"), amount, None, why, once).await
+        self.post(org, (ADJUST, EntryKind::Adjust), amount, None, why, once).await
     }
 
     async fn post(
         &self,
         org: OrgId,
-        (endpoint, kind): (&'static str, &'static str),
+        (endpoint, kind): (&'static str, EntryKind),
         amount: Credits,
         expires_at: Option<OffsetDateTime>,
         why: Why<'_>,
@@ -190,7 +223,7 @@ impl Acting {
         check(why)?;
         let entry = EntryId::generate();
         let claim = Claim::of(endpoint, org.as_uuid(), once);
-        let (outcome, available, answer): (String, Option<i64>, Option<String>) = sqlx::query_as(
+        let (outcome, available, answer): (PostOutcome, Option<i64>, Option<String>) = sqlx::query_as(
             "select outcome, available, answer from post_entry_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(claim.endpoint)
@@ -208,15 +241,13 @@ impl Acting {
         .fetch_one(self.change())
         .await
         .map_err(too_much(amount, org))?;
-        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
-            return Ok(earlier);
-        }
-        match (outcome.as_str(), available) {
-            ("posted", Some(available)) => {
+        match (outcome, available) {
+            (PostOutcome::Posted, Some(available)) => {
                 metered::posted(kind, amount);
                 let answer = PostedEntry { entry_id: entry, available: Credits::new(available) };
                 Ok(Done { answer, replayed: false })
             }
+            (PostOutcome::Replayed, _) => replayed(answer),
             (outcome, available) => Err(refused(outcome, org, amount, available)),
         }
     }
@@ -240,7 +271,7 @@ impl Acting {
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
         // The body names both organisations.
         let claim = Claim::of(TRANSFER, Uuid::nil(), once);
-        let (outcome, about, available, answer): (String, Option<Uuid>, Option<i64>, Option<String>) =
+        let (outcome, about, available, answer): (PostOutcome, Option<Uuid>, Option<i64>, Option<String>) =
             sqlx::query_as(
                 "select outcome, org_id, available, answer \
                  from transfer_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -260,16 +291,11 @@ impl Acting {
             .fetch_one(self.change())
             .await
             .map_err(too_much(amount, to))?;
-        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
-            return Ok(earlier);
+        match outcome {
+            PostOutcome::Posted => Ok(Done { answer: told(answer)?, replayed: false }),
+            PostOutcome::Replayed => replayed(answer),
+            refusal => Err(refused(refusal, about.map_or(from, OrgId::from_uuid), amount, available)),
         }
-        if outcome != "posted" {
-            let about = about.map_or(from, OrgId::from_uuid);
-            return Err(refused(&outcome, about, amount, available));
-        }
-        let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
-        let answer = answer.ok_or(LedgerError::Corrupt("answer of transfer_once"))?;
-        Ok(Done { answer, replayed: false })
     }
 
     /// Sets how far below zero new tasks and corrections of `org` may go.
@@ -283,7 +309,7 @@ impl Acting {
             return Err(LedgerError::Invalid("an overdraft cannot be negative".into()));
         }
         let claim = Claim::of(OVERDRAFT, org.as_uuid(), once);
-        let (outcome, answer): (String, Option<String>) =
+        let (outcome, answer): (OverdraftOutcome, Option<String>) =
             sqlx::query_as("select outcome, answer from set_overdraft_once($1, $2, $3, $4, $5, $6)")
                 .bind(claim.endpoint)
                 .bind(claim.key)
@@ -293,13 +319,13 @@ impl Acting {
                 .bind(json!({ "org_id": org, "overdraft": overdraft }))
                 .fetch_one(self.change())
                 .await?;
-        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
-            return Ok(earlier);
-        }
-        match (outcome.as_str(), answer.and_then(|answer| serde_json::from_str(&answer).ok())) {
-            ("set", Some(answer)) => Ok(Done { answer, replayed: false }),
-            ("unknown_org" | "deleted_org", _) => Err(refused(&outcome, org, overdraft, None)),
-            _ => Err(LedgerError::Corrupt("outcome of set_overdraft_once")),
+        match outcome {
+            OverdraftOutcome::Set => Ok(Done { answer: told(answer)?, replayed: false }),
+            OverdraftOutcome::Replayed => replayed(answer),
+            OverdraftOutcome::UnknownOrg => Err(unknown(org)),
+            OverdraftOutcome::DeletedOrg => Err(deleted(org)),
+            OverdraftOutcome::KeyReused => Err(LedgerError::KeyReused),
+            OverdraftOutcome::InProgress => Err(LedgerError::InProgress),
         }
     }
 }

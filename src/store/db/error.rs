@@ -1,5 +1,6 @@
 //! What can go wrong below, in the ledger's own words.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::store::db::servers::NoPrimary;
@@ -30,9 +31,14 @@ pub enum LedgerError {
     /// The database could not be asked.
     #[error("database: {0}")]
     Database(#[from] Arc<sqlx::Error>),
-    /// A row holds what no code of ours would have written.
+    /// The database refused a value that it cannot store: a number out of range, a character that no text may have, what
+    /// breaks a rule.
+    #[error("the database cannot store this: {0}")]
+    Unstorable(Arc<sqlx::Error>),
+    /// A row holds what no code of ours would have written: an unknown word, a figure that cannot be, nothing where there
+    /// must be something.
     #[error("unreadable row: {0}")]
-    Corrupt(&'static str),
+    Corrupt(Cow<'static, str>),
     /// The schema cannot serve this version.
     #[error("{0}")]
     Schema(Arc<str>),
@@ -57,22 +63,9 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// Whether the database refused a value the caller gave: out of range, no text it can store, against a rule.
-    pub fn is_of_the_input(&self) -> bool {
-        let Self::Database(error) = self else { return false };
-        let sqlx::Error::Database(error) = &**error else { return false };
-        error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
-    }
-
     /// Whether the database gave no answer in time, be it because others hold a lock.
     pub fn is_time_out(&self) -> bool {
-        match self {
-            Self::Timeout | Self::Unreachable => true,
-            Self::Database(error) => {
-                error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("55P03"))
-            }
-            _ => false,
-        }
+        matches!(self, Self::Timeout | Self::Unreachable)
     }
 }
 
@@ -83,13 +76,28 @@ impl From<sqlx::Error> for LedgerError {
         {
             return Self::NoPrimary(why.clone());
         }
-        match error {
+        match &error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
-            // the statement took longer than it may
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("57014") => Self::Timeout,
-            other => Self::Database(Arc::new(other)),
+            // The statement took longer than it may, or waited longer for a lock.
+            sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("57014" | "55P03")) => Self::Timeout,
+            sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
+                Self::Unstorable(Arc::new(error))
+            }
+            // What was read is not what the statement asked for, or not what its column may hold.
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::RowNotFound => Self::Corrupt(error.to_string().into()),
+            _ => Self::Database(Arc::new(error)),
         }
     }
+}
+
+/// Data exceptions, broken constraints, exceeded limits (a text too long for its index): the value is at fault.
+fn is_of_a_value(sqlstate: &str) -> bool {
+    ["22", "23", "54"].iter().any(|class| sqlstate.starts_with(class))
 }
 
 /// What a failed batch allows next.
@@ -111,12 +119,73 @@ pub(in crate::store) fn classify(error: &sqlx::Error) -> Failure {
         // serialization failure, deadlock, lock not available; disk full, out of memory, configured limit: the server
         // itself goes on
         "40001" | "40P01" | "55P03" | "53100" | "53200" | "53400" => Failure::Retry,
-        // data exceptions, broken constraints and exceeded limits (a text too long for its index) belong to an item
-        code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Failure::Item,
+        code if is_of_a_value(code) => Failure::Item,
         _ => Failure::Connection,
     }
 }
 
 pub(in crate::store) fn is_unique_violation(error: &sqlx::Error, index: &str) -> bool {
     matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("23505") && e.constraint() == Some(index))
+}
+
+/// One error of each kind, for the tests of those who turn them into something else.
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    macro_rules! samples {
+        ($($variant:ident => $sample:expr;)+) => {
+            /// A new kind of error does not compile before it has a sample here.
+            pub(crate) fn name(error: &LedgerError) -> &'static str {
+                match error { $(LedgerError::$variant { .. } => stringify!($variant),)+ }
+            }
+
+            pub(crate) fn all() -> Vec<LedgerError> {
+                vec![$($sample),+]
+            }
+        };
+    }
+
+    samples! {
+        Timeout => LedgerError::Timeout;
+        QueueFull => LedgerError::QueueFull;
+        ShuttingDown => LedgerError::ShuttingDown;
+        Refused => LedgerError::Refused("a value".into());
+        Unreachable => LedgerError::Unreachable;
+        NoPrimary => LedgerError::NoPrimary("all are standbys".into());
+        Database => LedgerError::Database(Arc::new(sqlx::Error::WorkerCrashed));
+        Unstorable => LedgerError::Unstorable(Arc::new(sqlx::Error::WorkerCrashed));
+        Corrupt => LedgerError::Corrupt("hold.state".into());
+        Schema => LedgerError::Schema("it lacks a migration".into());
+        Invalid => LedgerError::Invalid("not that".into());
+        NotFound => LedgerError::NotFound("not there".into());
+        Conflict => LedgerError::Conflict("not now".into());
+        KeyReused => LedgerError::KeyReused;
+        InProgress => LedgerError::InProgress;
+        Stale => LedgerError::Stale { current: 7 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::db::words::UnknownWord;
+
+    #[test]
+    fn what_cannot_be_read_is_corrupt_and_names_the_column() {
+        let source = Box::new(UnknownWord::new("PAUSED", &["hold.state"]));
+        let error = LedgerError::from(sqlx::Error::ColumnDecode { index: "\"state\"".into(), source });
+        assert!(matches!(error, LedgerError::Corrupt(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("PAUSED") && text.contains("hold.state"), "{text}");
+        for error in [
+            sqlx::Error::RowNotFound,
+            sqlx::Error::ColumnNotFound("state".into()),
+            sqlx::Error::Decode("nothing".into()),
+        ] {
+            assert!(matches!(LedgerError::from(error), LedgerError::Corrupt(_)));
+        }
+        assert!(matches!(LedgerError::from(sqlx::Error::PoolTimedOut), LedgerError::Unreachable));
+        assert!(matches!(LedgerError::from(sqlx::Error::PoolClosed), LedgerError::Database(_)));
+    }
 }

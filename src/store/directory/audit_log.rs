@@ -16,6 +16,7 @@ use crate::ids::{
 };
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditEntry {
@@ -30,7 +31,7 @@ pub struct AuditEntry {
     pub action: String,
     pub request_id: Option<String>,
     /// What kind of thing was changed.
-    pub target_kind: String,
+    pub target_kind: TargetKind,
     pub target_id: String,
     /// Whose it is; none: the platform's.
     pub org_id: Option<OrgId>,
@@ -83,22 +84,51 @@ const ID_COLUMNS: &[(&str, &str)] = &[
     ("factor_id", FactorId::PREFIX),
 ];
 
-/// How the id of such a thing begins; none: it is no id of ours, but a version or a name.
-fn prefix_of(kind: &str) -> Option<&'static str> {
-    Some(match kind {
-        "org" => OrgId::PREFIX,
-        "team" => TeamId::PREFIX,
-        "user" => UserId::PREFIX,
-        "key" => KeyId::PREFIX,
-        "entry" => EntryId::PREFIX,
-        "hold" => HoldId::PREFIX,
-        "operator_token" => OperatorTokenId::PREFIX,
-        "budget" => BudgetId::PREFIX,
-        "identity_provider" => ProviderId::PREFIX,
-        "identity" => IdentityId::PREFIX,
-        "price_factor" => FactorId::PREFIX,
-        _ => return None,
-    })
+words! {
+    /// What kind of thing was changed: the first argument of the trigger `audit_change`.
+    pub enum TargetKind in "audit_log.target_kind" {
+        /// An organisation, its balance row and its settings included.
+        Org = "org",
+        Team = "team",
+        User = "user",
+        Key = "key",
+        /// An entry that an operator posted.
+        Entry = "entry",
+        /// A task in doubt that an operator resolved.
+        Hold = "hold",
+        OperatorToken = "operator_token",
+        Budget = "budget",
+        IdentityProvider = "identity_provider",
+        /// A subject of an identity provider that is tied to a user.
+        Identity = "identity",
+        PriceFactor = "price_factor",
+        /// A price book, by its version.
+        PriceBook = "price_book",
+        /// A price, by its book's version and its task type.
+        Price = "price",
+        /// A key that signs quotes, by its generation.
+        SigningKey = "signing_key",
+    }
+}
+
+impl TargetKind {
+    /// How the id of such a thing begins; none: it has no id of ours, but a version or a name.
+    const fn prefix(self) -> Option<&'static str> {
+        match self {
+            Self::Org => Some(OrgId::PREFIX),
+            Self::Team => Some(TeamId::PREFIX),
+            Self::User => Some(UserId::PREFIX),
+            Self::Key => Some(KeyId::PREFIX),
+            Self::Entry => Some(EntryId::PREFIX),
+            Self::Hold => Some(HoldId::PREFIX),
+            Self::OperatorToken => Some(OperatorTokenId::PREFIX),
+            Self::Budget => Some(BudgetId::PREFIX),
+            Self::IdentityProvider => Some(ProviderId::PREFIX),
+            Self::Identity => Some(IdentityId::PREFIX),
+            Self::PriceFactor => Some(FactorId::PREFIX),
+            Self::PriceBook | Self::Price | Self::SigningKey => None,
+        }
+    }
 }
 
 fn prefixed(prefix: &str, uuid: &str) -> Option<String> {
@@ -106,9 +136,10 @@ fn prefixed(prefix: &str, uuid: &str) -> Option<String> {
 }
 
 fn readable(mut row: Value) -> Value {
-    // What a budget bounds: its level says what that is.
-    let level = row.get("level").and_then(Value::as_str).and_then(prefix_of);
-    let subject = level.map(|prefix| ("subject_id", prefix));
+    // What a budget bounds: its level says what that is, in the words of this log.
+    let level = row.get("level").and_then(Value::as_str);
+    let kind = level.and_then(|level| TargetKind::ALL.into_iter().find(|kind| kind.stored() == level));
+    let subject = kind.and_then(TargetKind::prefix).map(|prefix| ("subject_id", prefix));
     for (column, prefix) in ID_COLUMNS.iter().copied().chain(subject) {
         if let Some(value) = row.get_mut(column)
             && let Some(text) = value.as_str().and_then(|uuid| prefixed(prefix, uuid))
@@ -120,9 +151,9 @@ fn readable(mut row: Value) -> Value {
 }
 
 fn entry(row: &PgRow) -> Result<AuditEntry, sqlx::Error> {
-    let target_kind: String = row.try_get("target_kind")?;
+    let target_kind: TargetKind = row.try_get("target_kind")?;
     let target: String = row.try_get("target_id")?;
-    let shown = prefix_of(&target_kind).and_then(|prefix| prefixed(prefix, &target));
+    let shown = target_kind.prefix().and_then(|prefix| prefixed(prefix, &target));
     Ok(AuditEntry {
         audit_id: row.try_get("audit_id")?,
         at: row.try_get("at")?,
@@ -136,6 +167,16 @@ fn entry(row: &PgRow) -> Result<AuditEntry, sqlx::Error> {
         before: row.try_get::<Option<Value>, _>("before")?.map(readable),
         after: row.try_get::<Option<Value>, _>("after")?.map(readable),
     })
+}
+
+/// Entries that a filter lets through, read as [`entry`] wants them.
+macro_rules! filtered {
+    () => {
+        "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
+         from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
+         and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
+         and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) "
+    };
 }
 
 impl Database {
@@ -155,19 +196,17 @@ impl Database {
         });
         let (query, up_to) = match filter.order {
             SortOrder::Desc => (
-                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
-                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
-                 and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
-                 and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
-                 and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8",
+                concat!(
+                    filtered!(),
+                    "and audit_id < coalesce($7, 9223372036854775807) and audit_id <= $9 order by audit_id desc limit $8"
+                ),
                 i64::MAX,
             ),
             SortOrder::Asc => (
-                "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
-                 from audit_log where ($1::uuid is null or org_id = $1) and ($2::text is null or actor = $2) \
-                 and ($3::text is null or action = $3) and ($4::text is null or target_id = $4) \
-                 and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6) \
-                 and audit_id > coalesce($7, 0) and audit_id <= $9 order by audit_id limit $8",
+                concat!(
+                    filtered!(),
+                    "and audit_id > coalesce($7, 0) and audit_id <= $9 order by audit_id limit $8"
+                ),
                 self.complete_up_to().await?,
             ),
         };

@@ -5,6 +5,8 @@ mod sign_in;
 mod spec;
 mod ties;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{Row, types::Json};
@@ -15,9 +17,14 @@ use crate::ids::{OrgId, ProviderId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
-pub use crate::store::directory::identity::spec::{ProviderSpec, Serves, SigningAlgorithm};
+pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
 pub use crate::store::directory::identity::ties::IdentityInfo;
+use crate::store::directory::tenancy::Status;
+
+/// Tries of one edit while others change the same provider; each of them loses only to a change that was made.
+const EDITS: u32 = 5;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
@@ -39,32 +46,31 @@ macro_rules! provider_columns {
 }
 
 fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
-    let algorithms: Vec<String> = row.try_get("algorithms")?;
-    let algorithms = algorithms.iter().map(|text| SigningAlgorithm::parse(text)).collect::<Option<_>>();
     let url: &str = row.try_get("jwks_url")?;
+    let serves: Serves = row.try_get("serves")?;
+    let Json(role_map): Json<BTreeMap<String, GivenRole>> = row.try_get("role_map")?;
+    if !role_map.values().all(|role| role.is_of(serves)) {
+        return Err(LedgerError::Corrupt("identity_provider.role_map".into()));
+    }
     Ok(Provider {
         provider_id: ProviderId::from_uuid(row.try_get("provider_id")?),
         spec: ProviderSpec {
             name: row.try_get("name")?,
-            serves: if row.try_get::<&str, _>("serves")? == Serves::Operators.as_str() {
-                Serves::Operators
-            } else {
-                Serves::Organisations
-            },
+            serves,
             org_id: row.try_get::<Option<_>, _>("org_id")?.map(OrgId::from_uuid),
             issuer: row.try_get("issuer")?,
             audiences: row.try_get("audiences")?,
-            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("jwks_url"))?,
-            algorithms: algorithms.ok_or(LedgerError::Corrupt("algorithms"))?,
+            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("identity_provider.jwks_url".into()))?,
+            algorithms: row.try_get("algorithms")?,
             leeway_seconds: u32::try_from(row.try_get::<i32, _>("leeway_seconds")?)
-                .map_err(|_| LedgerError::Corrupt("leeway_seconds"))?,
+                .map_err(|_| LedgerError::Corrupt("identity_provider.leeway_seconds".into()))?,
             user_claim: row.try_get("user_claim")?,
             org_claim: row.try_get("org_claim")?,
             team_claim: row.try_get("team_claim")?,
             role_claim: row.try_get("role_claim")?,
-            role_map: row.try_get::<Json<_>, _>("role_map")?.0,
+            role_map,
             create_users: row.try_get("create_users")?,
-            suspended: row.try_get::<&str, _>("status")? == "suspended",
+            suspended: row.try_get::<Status, _>("status")? == Status::Suspended,
         },
         created_at: row.try_get("created_at")?,
         version: row.try_get("version")?,
@@ -102,13 +108,12 @@ trait BindSpec<'q> {
 
 impl<'q> BindSpec<'q> for Query<'q> {
     fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self {
-        let algorithms: Vec<&str> = spec.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
         self.bind(id.as_uuid())
             .bind(&spec.name)
             .bind(&spec.issuer)
             .bind(&spec.audiences)
             .bind(spec.jwks_url.as_str())
-            .bind(algorithms)
+            .bind(&spec.algorithms)
             .bind(i32::try_from(spec.leeway_seconds).unwrap_or(i32::MAX))
             .bind(&spec.user_claim)
             .bind(&spec.org_claim)
@@ -116,7 +121,7 @@ impl<'q> BindSpec<'q> for Query<'q> {
             .bind(&spec.role_claim)
             .bind(Json(&spec.role_map))
             .bind(spec.create_users)
-            .bind(if spec.suspended { "suspended" } else { "active" })
+            .bind(if spec.suspended { Status::Suspended } else { Status::Active })
     }
 }
 
@@ -124,17 +129,24 @@ fn none(id: ProviderId) -> LedgerError {
     LedgerError::NotFound(format!("there is no identity provider {id}"))
 }
 
-fn conflict(found: Option<&str>, spec: &ProviderSpec) -> Result<(), LedgerError> {
+words! {
+    enum Shared in "provider_conflict()" {
+        UnknownOrg = "unknown_org",
+        Name = "name",
+        Audience = "audience",
+    }
+}
+
+fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerError> {
     match found {
         None => Ok(()),
-        Some("unknown_org") => Err(LedgerError::NotFound("there is no such organisation".into())),
-        Some("name") => {
+        Some(Shared::UnknownOrg) => Err(LedgerError::NotFound("there is no such organisation".into())),
+        Some(Shared::Name) => {
             Err(LedgerError::Conflict(format!("an identity provider named '{}' exists already", spec.name)))
         }
-        Some("audience") => Err(LedgerError::Conflict(
+        Some(Shared::Audience) => Err(LedgerError::Conflict(
             "another identity provider has this issuer and one of these audiences".into(),
         )),
-        Some(_) => Err(LedgerError::Corrupt("outcome of provider_conflict")),
     }
 }
 
@@ -152,7 +164,7 @@ impl Acting {
              select conflict from checked",
         )
         .bind_spec(id, spec)
-        .bind(spec.serves.as_str())
+        .bind(spec.serves)
         .bind(spec.org_id.map(OrgId::as_uuid))
         .fetch_one(self.change())
         .await?;
@@ -160,15 +172,15 @@ impl Acting {
         Ok(id)
     }
 
-    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` may then be
-    /// called again if somebody else was faster). Whom it serves stays as it is.
+    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` is then called
+    /// again if somebody else was faster, a few times at most). Whom it serves stays as it is.
     pub async fn edit_provider(
         &self,
         id: ProviderId,
         version: Option<i32>,
         edit: impl Fn(&mut ProviderSpec) + Send,
     ) -> Result<Provider, LedgerError> {
-        loop {
+        for _ in 0..EDITS {
             let current = self.provider(id).await?.ok_or_else(|| none(id))?;
             if version.is_some_and(|version| version != current.version) {
                 return Err(LedgerError::Stale { current: current.version });
@@ -181,6 +193,8 @@ impl Acting {
                 return Ok(edited);
             }
         }
+        let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
+        Err(LedgerError::Stale { current })
     }
 
     /// Nothing if it is of another version by now.

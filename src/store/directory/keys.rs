@@ -8,41 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use utoipa::ToSchema;
 
 use crate::api_key::SecretHash;
 use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 pub use crate::store::directory::keys::info::{KeyFilter, KeyInfo, KeyStatus};
 pub use crate::store::directory::keys::manage::{KeyEdit, KeySpec, MAX_OVERLAP, Rotated};
 
-/// What a caller may do within its organisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Creates tasks, sees its own.
-    Member,
-    /// Sees and manages all of its organisation.
-    Admin,
-}
-
-impl Role {
-    /// As it is stored.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Member => "member",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// The role of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Member, Self::Admin].into_iter().find(|role| role.as_str() == text)
+words! {
+    /// What a caller may do within its organisation.
+    pub enum Role in "app_user.role" {
+        /// Creates tasks, sees its own.
+        Member = "member",
+        /// Sees and manages all of its organisation.
+        Admin = "admin",
     }
 }
 
@@ -94,10 +78,10 @@ impl Principal {
             org: OrgId::from_uuid(row.try_get("org_id")?),
             user: UserId::from_uuid(row.try_get("user_id")?),
             key: None,
-            role: Role::parse(row.try_get("role")?).ok_or(LedgerError::Corrupt("role"))?,
+            role: row.try_get("role")?,
             suspended: row.try_get("suspended")?,
             factor: PriceFactor::new(row.try_get("price_factor_bp")?)
-                .ok_or(LedgerError::Corrupt("price_factor_bp"))?,
+                .ok_or(LedgerError::Corrupt("org.price_factor_bp".into()))?,
             key_rates: Rates::default(),
             org_rates: Rates { create: rate(row, "org_create")?, status: rate(row, "org_status")? },
             allowed_types: None,
@@ -130,14 +114,16 @@ pub struct FoundKey {
     pub principal: Arc<Principal>,
 }
 
-fn rate(row: &PgRow, column: &str) -> Result<Option<u32>, sqlx::Error> {
-    Ok(row.try_get::<Option<i32>, _>(column)?.and_then(|rate| u32::try_from(rate).ok()))
+/// A rate that is none would be no limit: one below zero must not become that.
+fn rate(row: &PgRow, column: &'static str) -> Result<Option<u32>, LedgerError> {
+    let rate: Option<i32> = row.try_get(column)?;
+    rate.map(u32::try_from).transpose().map_err(|_| LedgerError::Corrupt(column.into()))
 }
 
 fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, LedgerError> {
     let texts: Option<Vec<String>> = row.try_get("allowed_networks")?;
     let parsed = texts.map(|list| list.iter().map(|text| text.parse()).collect::<Result<_, _>>());
-    parsed.transpose().map_err(|_| LedgerError::Corrupt("allowed_networks"))
+    parsed.transpose().map_err(|_| LedgerError::Corrupt("api_key.allowed_networks".into()))
 }
 
 impl Database {
@@ -173,7 +159,8 @@ impl Database {
         let expires_in = row.try_get::<Option<f64>, _>("expires_in")?;
         Ok(Some(FoundKey {
             key,
-            secret: SecretHash::from_bytes(row.try_get("secret")?).ok_or(LedgerError::Corrupt("secret"))?,
+            secret: SecretHash::from_bytes(row.try_get("secret")?)
+                .ok_or(LedgerError::Corrupt("api_key.secret_sha256".into()))?,
             revoked: row.try_get::<bool, _>("revoked")? || row.try_get::<bool, _>("gone")?,
             // What does not fit is over (negative), or will not be over in our time.
             expires_in: expires_in

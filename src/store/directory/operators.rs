@@ -1,6 +1,6 @@
 //! Tokens of those who run the platform.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -12,27 +12,30 @@ use crate::secret::Secret;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
-/// What an operator may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OperatorRole {
-    Operator,
-    OperatorRead,
+words! {
+    /// What an operator may do.
+    pub enum OperatorRole in "operator_token.role" {
+        Operator = "operator",
+        OperatorRead = "operator_read",
+    }
 }
 
-impl OperatorRole {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::OperatorRead => "operator_read",
-        }
+words! {
+    enum BootstrapOutcome in "begin_bootstrap()" {
+        Begun = "begun",
+        Known = "known",
+        InProgress = "in_progress",
     }
+}
 
-    /// The role of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Operator, Self::OperatorRead].into_iter().find(|role| role.as_str() == text)
+words! {
+    enum RevokeOutcome in "revoke_operator_token()" {
+        Revoked = "revoked",
+        Unknown = "unknown",
+        Last = "last",
     }
 }
 
@@ -56,14 +59,10 @@ pub struct OperatorToken {
 
 impl FromRow<'_, PgRow> for OperatorToken {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let role = match row.try_get("role")? {
-            "operator" => OperatorRole::Operator,
-            _ => OperatorRole::OperatorRead,
-        };
         Ok(Self {
             token_id: OperatorTokenId::from_uuid(row.try_get("token_id")?),
             name: row.try_get("name")?,
-            role,
+            role: row.try_get("role")?,
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
@@ -90,7 +89,7 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
-            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256"))?;
+            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256".into()))?;
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
@@ -130,7 +129,7 @@ impl Acting {
         .bind(token.as_uuid())
         .bind(&new.public_id)
         .bind(name)
-        .bind(role.as_str())
+        .bind(role)
         .bind(new.secret.as_bytes())
         .bind(expires_at)
         .execute(self.change())
@@ -171,7 +170,7 @@ impl Acting {
         public_id: &str,
         secret: &SecretHash,
     ) -> Result<bool, LedgerError> {
-        let outcome: String =
+        let outcome: BootstrapOutcome =
             sqlx::query_scalar("select begin_bootstrap($1, $2, $3, $4 * interval '1 second')")
                 .bind(token.as_uuid())
                 .bind(public_id)
@@ -179,10 +178,9 @@ impl Acting {
                 .bind(BOOTSTRAP_PATIENCE_SECONDS)
                 .fetch_one(self.change())
                 .await?;
-        match outcome.as_str() {
-            "begun" => Ok(true),
-            "known" | "in_progress" => Ok(false),
-            _ => Err(LedgerError::Corrupt("outcome of begin_bootstrap")),
+        match outcome {
+            BootstrapOutcome::Begun => Ok(true),
+            BootstrapOutcome::Known | BootstrapOutcome::InProgress => Ok(false),
         }
     }
 
@@ -193,17 +191,18 @@ impl Acting {
 
     /// Revokes an operator's token for good. The last one that can change anything stays: nobody could make another.
     pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), LedgerError> {
-        let outcome: String = sqlx::query_scalar("select revoke_operator_token($1)")
+        let outcome: RevokeOutcome = sqlx::query_scalar("select revoke_operator_token($1)")
             .bind(token.as_uuid())
             .fetch_one(self.change())
             .await?;
-        match outcome.as_str() {
-            "revoked" => Ok(()),
-            "unknown" => Err(LedgerError::NotFound(format!("there is no operator token {token}"))),
-            "last" => Err(LedgerError::Conflict(
+        match outcome {
+            RevokeOutcome::Revoked => Ok(()),
+            RevokeOutcome::Unknown => {
+                Err(LedgerError::NotFound(format!("there is no operator token {token}")))
+            }
+            RevokeOutcome::Last => Err(LedgerError::Conflict(
                 "this is the last operator token without an end: make another one first".into(),
             )),
-            _ => Err(LedgerError::Corrupt("outcome of revoke_operator_token")),
         }
     }
 }

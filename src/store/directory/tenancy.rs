@@ -1,7 +1,7 @@
 //! Organisations, teams and users: what people manage of them. None is ever removed: what is deleted keeps its money and
 //! its history, and its name is free again.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -15,6 +15,7 @@ use crate::store::credits::balance::balance;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 
 mod orgs;
 mod teams;
@@ -24,30 +25,12 @@ pub use crate::store::directory::tenancy::orgs::{NewOrg, Org, OrgChange, OrgFilt
 pub use crate::store::directory::tenancy::teams::{Team, TeamChange};
 pub use crate::store::directory::tenancy::users::{NewUser, User, UserChange, UserFilter};
 
-/// Whether something may be used. What is suspended can be resumed; a create of a suspended organisation, team or user is
-/// refused, its tasks can still be read and end as they would.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    Active,
-    Suspended,
-}
-
-impl Status {
-    /// As it is stored.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-        }
-    }
-
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        match row.try_get("status")? {
-            "active" => Ok(Self::Active),
-            "suspended" => Ok(Self::Suspended),
-            _ => Err(sqlx::Error::Decode("status".into())),
-        }
+words! {
+    /// Whether something may be used. What is suspended can be resumed; a create of a suspended organisation, team or
+    /// user is refused, its tasks can still be read and end as they would.
+    pub enum Status in "org.status", "team.status", "app_user.status", "identity_provider.status" {
+        Active = "active",
+        Suspended = "suspended",
     }
 }
 

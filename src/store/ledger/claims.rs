@@ -42,9 +42,9 @@ impl Database {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
             fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?)
-                .ok_or(LedgerError::Corrupt("fingerprint"))?,
+                .ok_or(LedgerError::Corrupt("idempotency.fingerprint".into()))?,
             hold: HoldId::from_uuid(row.try_get("hold_id")?),
-            state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
+            state: row.try_get("state")?,
             late: row.try_get("late")?,
             answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
         }))

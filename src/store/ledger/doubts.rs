@@ -10,12 +10,13 @@ use time::OffsetDateTime;
 
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
-use crate::store::credits::post::{Claim, Done, Once, claimed};
+use crate::store::credits::post::{Claim, Done, Once, replayed};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::error::is_unique_violation;
 use crate::store::db::page::HoldPlace;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::lanes::batch;
 use crate::store::ledger::metered;
@@ -78,8 +79,29 @@ pub enum Resolution {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resolved {
     pub hold_id: HoldId,
-    /// `POLLED`, `SETTLED` or `RELEASED`.
-    pub state: String,
+    /// What it is now.
+    pub state: ResolvedState,
+}
+
+words! {
+    /// What an operator's word made of a task in doubt.
+    pub enum ResolvedState in "idempotency.answer" {
+        /// It is polled to its end.
+        Polled = "POLLED",
+        Settled = "SETTLED",
+        /// Nothing is owed for it.
+        Released = "RELEASED",
+    }
+}
+
+words! {
+    enum ResolveOutcome in "resolve_doubt()" {
+        Resolved = "resolved",
+        Unchanged = "unchanged",
+        Replayed = "replayed",
+        KeyReused = "key_reused",
+        InProgress = "in_progress",
+    }
 }
 
 /// What the platform lost, or may have lost, by one task.
@@ -222,9 +244,9 @@ impl Acting {
         once: Option<Once<'_>>,
     ) -> Result<Done<Resolved>, LedgerError> {
         let (endpoint, state) = match &resolution {
-            Resolution::Taken { .. } => (SETTLE, "POLLED"),
-            Resolution::Succeeded { .. } => (SETTLE, "SETTLED"),
-            Resolution::NotOwed => (RELEASE, "RELEASED"),
+            Resolution::Taken { .. } => (SETTLE, ResolvedState::Polled),
+            Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
+            Resolution::NotOwed => (RELEASE, ResolvedState::Released),
         };
         let claim = Claim::of(endpoint, hold.as_uuid(), once);
         // One that was carried out left nothing in doubt: its answer must be found before the hold is looked at.
@@ -233,8 +255,8 @@ impl Acting {
         }
         // By way of the organisations: a hold is found under its own, and there are few of them.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from (select org_id as owner from org) o cross join lateral \
-             (select * from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
+            "select h.* from (select org_id as owner from org) o cross join lateral \
+             (select {COLUMNS} from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
              where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
@@ -297,8 +319,8 @@ impl Acting {
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };
         let columns = batch::columns(&step);
-        let reply = Resolved { hold_id: hold, state: state.into() };
-        let resolved: Result<(String, Option<String>), _> = sqlx::query_as(
+        let reply = Resolved { hold_id: hold, state };
+        let resolved: Result<(ResolveOutcome, Option<String>), _> = sqlx::query_as(
             "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(claim.endpoint)
@@ -326,16 +348,15 @@ impl Acting {
             }
             _ => error.into(),
         })?;
-        if let Some(earlier) = claimed(&outcome, answer.as_deref())? {
-            return Ok(earlier);
-        }
-        match outcome.as_str() {
-            "resolved" => {
+        match outcome {
+            ResolveOutcome::Resolved => {
                 metered::step(hold, Some(found.terms()), &step, Applied::Yes);
                 Ok(Done { answer: reply, replayed: false })
             }
-            "unchanged" => Err(gone()),
-            _ => Err(LedgerError::Corrupt("outcome of resolve_doubt")),
+            ResolveOutcome::Unchanged => Err(gone()),
+            ResolveOutcome::Replayed => replayed(answer),
+            ResolveOutcome::KeyReused => Err(LedgerError::KeyReused),
+            ResolveOutcome::InProgress => Err(LedgerError::InProgress),
         }
     }
 
@@ -351,7 +372,10 @@ impl Acting {
         .fetch_optional(self.pool())
         .await?;
         let Some((fingerprint, answer)) = stored else { return Ok(None) };
-        let outcome = if fingerprint == claim.fingerprint() { "replayed" } else { "key_reused" };
-        claimed(outcome, answer.as_deref())
+        if fingerprint == claim.fingerprint() {
+            replayed(answer).map(Some)
+        } else {
+            Err(LedgerError::KeyReused)
+        }
     }
 }

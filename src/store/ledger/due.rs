@@ -14,7 +14,7 @@ use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::step::Terms;
-use crate::store::ledger::tasks::{COLUMNS, Task, task};
+use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
 
 /// Holds in one look, at most: what is left is found by the next.
 const SOME: i64 = 1000;
@@ -46,7 +46,8 @@ impl Database {
                      order by h.due_at limit $1) d \
                  union all \
                  select l.org_id, l.hold_id, l.due_at, 1 from ( \
-                     select * from hold h where h.late = 'open' and h.backend = $3 and h.due_at <= now() order by h.due_at limit $1) l \
+                     select h.org_id, h.hold_id, h.due_at from hold h \
+                     where h.late = 'open' and h.backend = $3 and h.due_at <= now() order by h.due_at limit $1) l \
              ), due as ( \
                  select h.org_id, h.hold_id \
                  from (select * from turns order by turn, due_at limit $1) t \
@@ -56,7 +57,7 @@ impl Database {
                  update hold h set polls = h.polls + 1, \
                      due_at = now() + (case when h.state = 'RUNNING' or h.late = 'open' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
-                 from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning h.* \
+                 from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {STORED} \
              ) select {COLUMNS} from claimed"
         )))
         .bind(i64::from(limit))

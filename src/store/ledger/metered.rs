@@ -5,13 +5,14 @@ use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::metrics as m;
+use crate::store::books::entries::EntryKind;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::guard::Verdict;
-use crate::store::ledger::step::{Applied, Step, Terms};
+use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
 
-/// Why reservations are refused.
-const REFUSALS: [&str; 11] = [
+/// Why reservations are refused: label values of one counter.
+const REFUSALS: [&str; 12] = [
     "credits",
     "budget",
     "open tasks",
@@ -23,6 +24,7 @@ const REFUSALS: [&str; 11] = [
     "timeout",
     "shutting down",
     "database",
+    "defect",
 ];
 
 const LOSS_OF_FAILED: &str = "failed task";
@@ -36,9 +38,9 @@ pub(in crate::store) fn register() {
         metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(0);
         metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => call).increment(0);
     }
-    for kind in Step::KINDS {
+    for kind in StepKind::ALL {
         for applied in ["yes", "no"] {
-            metrics::counter!(m::STEPS, "kind" => kind, "applied" => applied).increment(0);
+            metrics::counter!(m::STEPS, "kind" => kind.as_str(), "applied" => applied).increment(0);
         }
     }
     for reason in REFUSALS {
@@ -106,18 +108,38 @@ pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
         Ok(Verdict::InDoubt(_)) => "in doubt",
         Ok(Verdict::UnknownOrg) => "unknown organisation",
         Ok(Verdict::Ended) => "ended",
-        Err(LedgerError::QueueFull) => "queue full",
-        Err(LedgerError::Timeout) => "timeout",
-        Err(LedgerError::ShuttingDown) => "shutting down",
-        Err(_) => "database",
+        Err(error) => unanswered(error),
     };
     metrics::counter!(m::HOLDS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Why a reservation has no verdict.
+fn unanswered(error: &LedgerError) -> &'static str {
+    match error {
+        LedgerError::QueueFull => "queue full",
+        LedgerError::Timeout => "timeout",
+        LedgerError::ShuttingDown => "shutting down",
+        LedgerError::Unreachable
+        | LedgerError::NoPrimary(_)
+        | LedgerError::Database(_)
+        | LedgerError::Schema(_) => "database",
+        // A row, a value or an answer that no reservation of ours should have met.
+        LedgerError::Refused(_)
+        | LedgerError::Unstorable(_)
+        | LedgerError::Corrupt(_)
+        | LedgerError::Invalid(_)
+        | LedgerError::NotFound(_)
+        | LedgerError::Conflict(_)
+        | LedgerError::KeyReused
+        | LedgerError::InProgress
+        | LedgerError::Stale { .. } => "defect",
+    }
 }
 
 /// A step was taken. Without its hold's terms the credits it released cannot be told.
 pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, applied: Applied) {
     let moved = applied == Applied::Yes;
-    metrics::counter!(m::STEPS, "kind" => step.kind(), "applied" => if moved { "yes" } else { "no" })
+    metrics::counter!(m::STEPS, "kind" => step.kind().as_str(), "applied" => if moved { "yes" } else { "no" })
         .increment(1);
     if !moved {
         return;
@@ -190,9 +212,9 @@ fn lost(kind: &'static str, loss: Credits) {
 }
 
 /// An entry that is no task's was written.
-pub(in crate::store) fn posted(kind: &'static str, amount: Credits) {
+pub(in crate::store) fn posted(kind: EntryKind, amount: Credits) {
     let size = amount.get().unsigned_abs();
-    if kind == "grant" {
+    if kind == EntryKind::Grant {
         metrics::counter!(m::CREDITS_GRANTED).increment(size);
     } else {
         let direction = if amount > Credits::ZERO { "up" } else { "down" };
@@ -214,6 +236,22 @@ pub(in crate::store) fn threshold_reached(percent: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::db::error::samples;
+
+    #[test]
+    fn a_reservation_without_a_verdict_is_counted_by_what_kept_it() {
+        for error in samples::all() {
+            let expected = match samples::name(&error) {
+                "QueueFull" => "queue full",
+                "Timeout" => "timeout",
+                "ShuttingDown" => "shutting down",
+                "Unreachable" | "NoPrimary" | "Database" | "Schema" => "database",
+                _ => "defect",
+            };
+            assert_eq!(unanswered(&error), expected, "{error:?}");
+            assert!(REFUSALS.contains(&expected));
+        }
+    }
 
     #[test]
     fn a_charge_above_its_hold_is_told_and_nothing_is_negative() {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
+use crate::store::db::words::words;
 
 /// SHA-256 of a create's raw body: what makes two requests "the same" (contract, "Idempotency").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,24 +196,38 @@ pub enum Step {
     },
 }
 
-impl Step {
-    /// The names of all steps.
-    pub(in crate::store) const KINDS: [&str; 13] = [
-        "run",
-        "settle",
-        "fail",
-        "refuse",
-        "abandon",
-        "sweep",
-        "doubt",
-        "orphan",
-        "write_off",
-        "late_run",
-        "late_settle",
-        "late_fail",
-        "late_drop",
-    ];
+words! {
+    /// What a step is for the table `transition`, which says what may follow what.
+    pub enum StepKind in "transition.kind" {
+        /// The upstream accepted the task.
+        Run = "run",
+        Settle = "settle",
+        /// The upstream took it, and nothing is owed for it.
+        Fail = "fail",
+        /// The upstream never took it.
+        Refuse = "refuse",
+        /// It was never sent: nobody waited for it any more.
+        Abandon = "abandon",
+        /// It was never sent: nobody worked on it.
+        Sweep = "sweep",
+        /// Whether the upstream took it is unknown.
+        Doubt = "doubt",
+        /// The same, because its gateway is dead.
+        Orphan = "orphan",
+        /// It was in doubt for too long.
+        WriteOff = "write_off",
+        /// Its id came to light after its end.
+        LateRun = "late_run",
+        /// It came to light after its end, and succeeded.
+        LateSettle = "late_settle",
+        /// It came to light after its end, and failed.
+        LateFail = "late_fail",
+        /// It came to light after its end, and never ended.
+        LateDrop = "late_drop",
+    }
+}
 
+impl Step {
     pub(in crate::store) fn text_bytes(&self) -> usize {
         match self {
             Self::Run { data, answer, .. } => data.len() + answer.len(),
@@ -234,22 +249,22 @@ impl Step {
         }
     }
 
-    /// Its name in the table `transition`.
-    pub fn kind(&self) -> &'static str {
+    /// What it is for the table `transition`.
+    pub fn kind(&self) -> StepKind {
         match self {
-            Self::Run { .. } | Self::ResolveRun { .. } => "run",
-            Self::Settle { .. } | Self::ResolveSettle { .. } => "settle",
-            Self::Fail { .. } | Self::ResolveRelease { taken: true, .. } => "fail",
-            Self::Refuse { .. } | Self::ResolveRelease { taken: false, .. } => "refuse",
-            Self::Abandon => "abandon",
-            Self::Sweep => "sweep",
-            Self::Doubt { .. } => "doubt",
-            Self::Orphan => "orphan",
-            Self::WriteOff { .. } => "write_off",
-            Self::LateRun { .. } => "late_run",
-            Self::LateSettle { .. } => "late_settle",
-            Self::LateFail { .. } => "late_fail",
-            Self::LateDrop => "late_drop",
+            Self::Run { .. } | Self::ResolveRun { .. } => StepKind::Run,
+            Self::Settle { .. } | Self::ResolveSettle { .. } => StepKind::Settle,
+            Self::Fail { .. } | Self::ResolveRelease { taken: true, .. } => StepKind::Fail,
+            Self::Refuse { .. } | Self::ResolveRelease { taken: false, .. } => StepKind::Refuse,
+            Self::Abandon => StepKind::Abandon,
+            Self::Sweep => StepKind::Sweep,
+            Self::Doubt { .. } => StepKind::Doubt,
+            Self::Orphan => StepKind::Orphan,
+            Self::WriteOff { .. } => StepKind::WriteOff,
+            Self::LateRun { .. } => StepKind::LateRun,
+            Self::LateSettle { .. } => StepKind::LateSettle,
+            Self::LateFail { .. } => StepKind::LateFail,
+            Self::LateDrop => StepKind::LateDrop,
         }
     }
 }

@@ -12,69 +12,41 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::ledger::step::Terms;
 
-/// The state of a hold (contract, "The life of a task").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Reserved; the upstream may have been asked, nothing is recorded yet.
-    Held,
-    Running,
-    /// Whether the upstream took it is unknown.
-    InDoubt,
-    Settled,
-    Released,
-    /// In doubt for too long: the tenant refunded, the platform's loss.
-    WrittenOff,
+words! {
+    /// The state of a hold (contract, "The life of a task").
+    pub enum State in "hold.state" {
+        /// Reserved; the upstream may have been asked, nothing is recorded yet.
+        Held = "HELD",
+        Running = "RUNNING",
+        /// Whether the upstream took it is unknown.
+        InDoubt = "IN_DOUBT",
+        Settled = "SETTLED",
+        Released = "RELEASED",
+        /// In doubt for too long: the tenant refunded, the platform's loss.
+        WrittenOff = "WRITTEN_OFF",
+    }
 }
 
 impl State {
-    /// Its name in the database and on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Held => "HELD",
-            Self::Running => "RUNNING",
-            Self::InDoubt => "IN_DOUBT",
-            Self::Settled => "SETTLED",
-            Self::Released => "RELEASED",
-            Self::WrittenOff => "WRITTEN_OFF",
-        }
-    }
-
-    /// The state of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Held, Self::Running, Self::InDoubt, Self::Settled, Self::Released, Self::WrittenOff]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
-
     /// Whether the task has ended.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Settled | Self::Released | Self::WrittenOff)
     }
 }
 
-/// What became of evidence that came after the end (contract, "How much").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Late {
-    /// The task's id is known now, and it is polled until the upstream tells its end.
-    Open,
-    /// It succeeded: its tenant has it and was charged by a correcting entry.
-    Charged,
-    /// It failed: what it consumed is the platform's loss.
-    Lost,
-    GivenUp,
-}
-
-impl Late {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "open" => Some(Self::Open),
-            "charged" => Some(Self::Charged),
-            "lost" => Some(Self::Lost),
-            "given_up" => Some(Self::GivenUp),
-            _ => None,
-        }
+words! {
+    /// What became of evidence that came after the end (contract, "How much").
+    pub enum Late in "hold.late" {
+        /// The task's id is known now, and it is polled until the upstream tells its end.
+        Open = "open",
+        /// It succeeded: its tenant has it and was charged by a correcting entry.
+        Charged = "charged",
+        /// It failed: what it consumed is the platform's loss.
+        Lost = "lost",
+        GivenUp = "given_up",
     }
 }
 
@@ -131,22 +103,27 @@ impl Task {
     }
 }
 
+/// What a [`Task`] is read from, but for its data.
 pub(in crate::store) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
                        account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
                        extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
 
+/// The columns of a hold `h` that [`COLUMNS`] are made of.
+pub(in crate::store) const STORED: &str = "h.hold_id, h.org_id, h.user_id, h.key_id, h.state, h.amount, h.list_price, h.factor_bp, \
+     h.task_type, h.backend, h.account, h.upstream_task, h.raw_consumed, h.charged, h.reason, h.created_at, h.recorded_at, \
+     h.ended_at, h.polls, h.late";
+
 pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
-    let factor = PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp"))?;
+    let factor =
+        PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp".into()))?;
+    let polls: i32 = row.try_get("polls")?;
     Ok(Task {
         hold: HoldId::from_uuid(row.try_get("hold_id")?),
         org: OrgId::from_uuid(row.try_get("org_id")?),
         user: UserId::from_uuid(row.try_get("user_id")?),
         key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from_uuid),
-        state: State::parse(row.try_get("state")?).ok_or(LedgerError::Corrupt("state"))?,
-        late: match row.try_get::<Option<&str>, _>("late")? {
-            Some(late) => Some(Late::parse(late).ok_or(LedgerError::Corrupt("late"))?),
-            None => None,
-        },
+        state: row.try_get("state")?,
+        late: row.try_get("late")?,
         amount: Credits::new(row.try_get("amount")?),
         list_price: Credits::new(row.try_get("list_price")?),
         factor,
@@ -157,11 +134,17 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
         raw_consumed: row.try_get::<Option<i64>, _>("raw_consumed")?.map(Credits::new),
         charged: row.try_get::<Option<i64>, _>("charged")?.map(Credits::new),
         reason: row.try_get("reason")?,
-        data: row.try_get::<Option<&str>, _>("data").ok().flatten().map(Into::into),
+        data: match row.try_get::<Option<&str>, _>("data") {
+            Ok(data) => data.map(Into::into),
+            // Lists leave it out: it may be long.
+            Err(sqlx::Error::ColumnNotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        },
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
+        // Below zero for a task that was made while the database's clock was ahead.
         age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
-        polls: row.try_get::<i32, _>("polls")?.try_into().unwrap_or_default(),
+        polls: polls.try_into().map_err(|_| LedgerError::Corrupt("hold.polls".into()))?,
     })
 }
 
@@ -234,7 +217,7 @@ impl Database {
              and ($7::uuid is null or hold_id < $7) order by hold_id desc limit $8"
         )))
         .bind(org.as_uuid())
-        .bind(filter.states.as_ref().map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>()))
+        .bind(&filter.states)
         .bind(filter.user.map(UserId::as_uuid))
         .bind(filter.key.map(KeyId::as_uuid))
         .bind(filter.since)
@@ -249,7 +232,7 @@ impl Database {
 
     /// Unfinished tasks by state, over all organisations.
     pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
-        let rows: Vec<(String, i64, i64, f64)> = sqlx::query_as(
+        let rows: Vec<(State, i64, i64, f64)> = sqlx::query_as(
             // One by one: each has an index of its own, all three together have none.
             "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \
              select 'HELD' as state, count(*) as holds, coalesce(sum(amount), 0)::bigint as credits, min(created_at) as oldest \
@@ -259,13 +242,11 @@ impl Database {
         )
         .fetch_all(self.pool())
         .await?;
-        rows.into_iter()
-            .filter(|(_, count, ..)| *count > 0)
-            .map(|(state, count, credits, oldest)| {
-                let state = State::parse(&state).ok_or(LedgerError::Corrupt("state"))?;
+        let open =
+            rows.into_iter().filter(|(_, count, ..)| *count > 0).map(|(state, count, credits, oldest)| {
                 let oldest = Duration::try_from_secs_f64(oldest).unwrap_or_default();
-                Ok(OpenHolds { state, count, credits: Credits::new(credits), oldest })
-            })
-            .collect()
+                OpenHolds { state, count, credits: Credits::new(credits), oldest }
+            });
+        Ok(open.collect())
     }
 }

@@ -7,13 +7,14 @@ use crate::order::is_video_edit;
 use crate::pricing::{BookVersion, Tariff};
 use crate::store::db::change::Acting;
 use crate::store::db::error::LedgerError;
-use crate::store::prices::no_book;
+use crate::store::db::words::words;
+use crate::store::prices::{PriceUnit, no_book};
 
 /// Prices as the columns of the table.
 #[derive(Debug, Default)]
 struct Columns<'a> {
     types: Vec<&'a str>,
-    units: Vec<&'static str>,
+    units: Vec<PriceUnit>,
     credits: Vec<i64>,
     with_audio: Vec<Option<i64>>,
 }
@@ -32,11 +33,13 @@ impl<'a> Columns<'a> {
                 ));
             }
             let (unit, credits, with_audio) = match tariff {
-                Tariff::Fixed { credits } => ("fixed", credits, None),
+                Tariff::Fixed { credits } => (PriceUnit::Fixed, credits, None),
                 Tariff::Second { .. } if is_video_edit(task_type) => {
                     return refuse("what edits a video has its length, so its unit must be 'fixed'");
                 }
-                Tariff::Second { credits, credits_with_audio } => ("second", credits, credits_with_audio),
+                Tariff::Second { credits, credits_with_audio } => {
+                    (PriceUnit::Second, credits, credits_with_audio)
+                }
             };
             let possible = |price: Credits| (1..=1_000_000_000).contains(&price.get());
             if ![Some(credits), with_audio].into_iter().flatten().all(possible) {
@@ -60,19 +63,33 @@ fn named(name: &str) -> Result<&str, LedgerError> {
     }
 }
 
-/// What `lock_book` says of a book that is to be edited.
-pub(super) fn editable(version: BookVersion, state: &str, revision: Option<i32>) -> Result<(), LedgerError> {
+words! {
+    /// What `lock_book` says of a book that is to be edited.
+    enum LockedBook in "lock_book()", "delete_book()" {
+        /// It can be edited.
+        Draft = "draft",
+        /// It will come into force.
+        Scheduled = "scheduled",
+        /// It is in force, or was.
+        Effective = "effective",
+        Unknown = "unknown",
+        /// It was changed since its editor saw it.
+        Stale = "stale",
+    }
+}
+
+fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> Result<(), LedgerError> {
     match (state, revision) {
-        ("draft", _) => Ok(()),
-        ("unknown", _) => Err(no_book(version)),
-        ("stale", Some(current)) => Err(LedgerError::Stale { current }),
-        ("scheduled", _) => Err(LedgerError::Conflict(format!(
+        (LockedBook::Draft, _) => Ok(()),
+        (LockedBook::Unknown, _) => Err(no_book(version)),
+        (LockedBook::Stale, Some(current)) => Err(LedgerError::Stale { current }),
+        (LockedBook::Stale, None) => Err(LedgerError::Corrupt("lock_book() told no revision".into())),
+        (LockedBook::Scheduled, _) => Err(LedgerError::Conflict(format!(
             "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
         ))),
-        ("effective", _) => Err(LedgerError::Conflict(format!(
+        (LockedBook::Effective, _) => Err(LedgerError::Conflict(format!(
             "price book {version} was in force, and stays as it is: edit a copy"
         ))),
-        _ => Err(LedgerError::Corrupt("state of lock_book")),
     }
 }
 
@@ -91,13 +108,13 @@ macro_rules! edit {
     };
 }
 
-type Edited = (String, Option<i32>, Option<i32>, i64);
+type Edited = (LockedBook, Option<i32>, Option<i32>, i64);
 
 fn edited(
     version: BookVersion,
     (state, current, revision, rows): Edited,
 ) -> Result<Option<i32>, LedgerError> {
-    editable(version, &state, current)?;
+    editable(version, state, current)?;
     Ok(revision.filter(|_| rows > 0))
 }
 
@@ -123,7 +140,7 @@ impl Acting {
         match (version, copy_of) {
             (Some(version), _) => Ok(BookVersion::new(version)),
             (None, Some(original)) => Err(no_book(original)),
-            (None, None) => Err(LedgerError::Corrupt("answer of create_book")),
+            (None, None) => Err(LedgerError::Corrupt("answer of create_book".into())),
         }
     }
 
@@ -151,7 +168,7 @@ impl Acting {
         .bind(columns.with_audio)
         .fetch_one(self.change())
         .await?;
-        edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set"))
+        edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set".into()))
     }
 
     /// Takes a type out of a draft: creates of that type will be refused.
@@ -180,7 +197,7 @@ impl Acting {
         revision: Option<i32>,
     ) -> Result<i32, LedgerError> {
         let name = named(name)?;
-        let (state, current, revision): (String, Option<i32>, Option<i32>) = sqlx::query_as(
+        let (state, current, revision): (LockedBook, Option<i32>, Option<i32>) = sqlx::query_as(
             "with locked as materialized (select state, revision from lock_book($1, $2)), \
              renamed as (update price_book set name = $3, revision = price_book.revision + 1 from locked \
                where version = $1 and state = 'draft' returning price_book.revision) \
@@ -191,18 +208,18 @@ impl Acting {
         .bind(name)
         .fetch_one(self.change())
         .await?;
-        editable(version, &state, current)?;
-        revision.ok_or(LedgerError::Corrupt("a price book that was not renamed"))
+        editable(version, state, current)?;
+        revision.ok_or(LedgerError::Corrupt("a price book that was not renamed".into()))
     }
 
     /// Removes a draft. Its number is not used again.
     pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), LedgerError> {
-        let (state, current): (String, Option<i32>) =
+        let (state, current): (LockedBook, Option<i32>) =
             sqlx::query_as("select state, revision from delete_book($1, $2)")
                 .bind(version.get())
                 .bind(revision)
                 .fetch_one(self.change())
                 .await?;
-        editable(version, &state, current)
+        editable(version, state, current)
     }
 }

@@ -14,6 +14,7 @@ use crate::ids::{FactorId, OrgId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
 /// A factor with its validity.
@@ -32,6 +33,26 @@ pub struct PriceFactorInfo {
     /// Whether it is in force now.
     pub active: bool,
     pub version: i32,
+}
+
+words! {
+    enum CreateOutcome in "create_price_factor()" {
+        Created = "created",
+        UnknownOrg = "unknown_org",
+        BeginsInThePast = "begins_in_the_past",
+        EndsBeforeItBegins = "ends_before_it_begins",
+        Overlaps = "overlaps",
+    }
+}
+
+words! {
+    enum EndOutcome in "end_price_factor()" {
+        Ended = "ended",
+        Unknown = "unknown",
+        Stale = "stale",
+        InThePast = "in_the_past",
+        EndsEarlier = "ends_earlier",
+    }
 }
 
 impl FromRow<'_, PgRow> for PriceFactorInfo {
@@ -86,8 +107,12 @@ impl Database {
         .bind(orgs)
         .fetch_all(self.pool())
         .await?;
-        let factor = |(org, factor)| Some((OrgId::from_uuid(org), PriceFactor::new(factor)?));
-        Ok(rows.into_iter().filter_map(factor).collect())
+        let factor = |(org, factor)| {
+            let factor =
+                PriceFactor::new(factor).ok_or(LedgerError::Corrupt("price_factor.factor_bp".into()))?;
+            Ok((OrgId::from_uuid(org), factor))
+        };
+        rows.into_iter().map(factor).collect()
     }
 
     /// One factor of `org`.
@@ -124,7 +149,7 @@ impl Acting {
             return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
         }
         let id = FactorId::generate();
-        let (outcome, other): (String, Option<uuid::Uuid>) =
+        let (outcome, other): (CreateOutcome, Option<uuid::Uuid>) =
             sqlx::query_as("select outcome, other from create_price_factor($1, $2, $3, $4, $5, $6)")
                 .bind(org.as_uuid())
                 .bind(id.as_uuid())
@@ -134,20 +159,24 @@ impl Acting {
                 .bind(reason)
                 .fetch_one(self.change())
                 .await?;
-        Err(match (outcome.as_str(), other) {
-            ("created", _) => return Ok(id),
-            ("unknown_org", _) => LedgerError::NotFound(format!("there is no organisation {org}")),
-            ("begins_in_the_past", _) => {
+        Err(match (outcome, other) {
+            (CreateOutcome::Created, _) => return Ok(id),
+            (CreateOutcome::UnknownOrg, _) => {
+                LedgerError::NotFound(format!("there is no organisation {org}"))
+            }
+            (CreateOutcome::BeginsInThePast, _) => {
                 LedgerError::Invalid("a factor cannot begin in the past: leave valid_from out for now".into())
             }
-            ("ends_before_it_begins", _) => {
+            (CreateOutcome::EndsBeforeItBegins, _) => {
                 LedgerError::Invalid("valid_until must be after valid_from".into())
             }
-            ("overlaps", Some(other)) => {
+            (CreateOutcome::Overlaps, Some(other)) => {
                 let other = FactorId::from_uuid(other);
                 LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
             }
-            _ => LedgerError::Corrupt("outcome of create_price_factor"),
+            (CreateOutcome::Overlaps, None) => {
+                LedgerError::Corrupt("create_price_factor() told no factor".into())
+            }
         })
     }
 
@@ -160,7 +189,7 @@ impl Acting {
         at: Option<OffsetDateTime>,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let (outcome, current): (String, Option<i32>) =
+        let (outcome, current): (EndOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from end_price_factor($1, $2, $3, $4)")
                 .bind(org.as_uuid())
                 .bind(factor.as_uuid())
@@ -168,15 +197,15 @@ impl Acting {
                 .bind(version)
                 .fetch_one(self.change())
                 .await?;
-        Err(match (outcome.as_str(), current) {
-            ("ended", _) => return Ok(()),
-            ("unknown", _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
-            ("stale", Some(current)) => LedgerError::Stale { current },
-            ("in_the_past", _) => {
+        Err(match (outcome, current) {
+            (EndOutcome::Ended, _) => return Ok(()),
+            (EndOutcome::Unknown, _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
+            (EndOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (EndOutcome::Stale, None) => LedgerError::Corrupt("end_price_factor() told no version".into()),
+            (EndOutcome::InThePast, _) => {
                 LedgerError::Invalid("a factor cannot end in the past: leave the instant out for now".into())
             }
-            ("ends_earlier", _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
-            _ => LedgerError::Corrupt("outcome of end_price_factor"),
+            (EndOutcome::EndsEarlier, _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::pricing::{BookVersion, PriceBook};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::prices::no_book;
 
@@ -29,6 +30,36 @@ pub struct Activation {
     /// When it was taken back, before it began.
     #[serde(with = "time::serde::rfc3339::option")]
     pub withdrawn_at: Option<OffsetDateTime>,
+}
+
+words! {
+    enum ForceOutcome in "put_book_in_force()" {
+        Done = "done",
+        Unknown = "unknown",
+        Stale = "stale",
+        InThePast = "in_the_past",
+        Empty = "empty",
+        Taken = "taken",
+        WasInForce = "was_in_force",
+    }
+}
+
+words! {
+    enum UnscheduleOutcome in "unschedule_book()" {
+        Done = "done",
+        Unknown = "unknown",
+        Stale = "stale",
+        NotScheduled = "not_scheduled",
+        InForce = "in_force",
+    }
+}
+
+words! {
+    enum RollBackOutcome in "roll_back_book()" {
+        Done = "done",
+        Other = "other",
+        NoneBefore = "none_before",
+    }
 }
 
 impl FromRow<'_, PgRow> for Activation {
@@ -74,28 +105,30 @@ impl Acting {
         at: Option<OffsetDateTime>,
         revision: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let (outcome, figure): (String, Option<i32>) =
+        let (outcome, figure): (ForceOutcome, Option<i32>) =
             sqlx::query_as("select outcome, figure from put_book_in_force($1, $2, $3)")
                 .bind(version.get())
                 .bind(revision)
                 .bind(at)
                 .fetch_one(self.change())
                 .await?;
-        Err(match (outcome.as_str(), figure) {
-            ("done", _) => return Ok(()),
-            ("unknown", _) => no_book(version),
-            ("stale", Some(current)) => LedgerError::Stale { current },
-            ("in_the_past", _) => LedgerError::Invalid(
+        Err(match (outcome, figure) {
+            (ForceOutcome::Done, _) => return Ok(()),
+            (ForceOutcome::Unknown, _) => no_book(version),
+            (ForceOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (ForceOutcome::InThePast, _) => LedgerError::Invalid(
                 "that instant has passed: name one that is to come, or none for now".into(),
             ),
-            ("empty", _) => LedgerError::Conflict(format!("price book {version} has no prices")),
-            ("taken", Some(other)) => {
+            (ForceOutcome::Empty, _) => LedgerError::Conflict(format!("price book {version} has no prices")),
+            (ForceOutcome::Taken, Some(other)) => {
                 LedgerError::Conflict(format!("price book {other} comes into force at that very instant"))
             }
-            ("was_in_force", _) => LedgerError::Conflict(format!(
+            (ForceOutcome::WasInForce, _) => LedgerError::Conflict(format!(
                 "price book {version} was in force: put it in force at once, or schedule a copy"
             )),
-            _ => LedgerError::Corrupt("outcome of put_book_in_force"),
+            (ForceOutcome::Stale | ForceOutcome::Taken, None) => {
+                LedgerError::Corrupt("put_book_in_force() told no figure".into())
+            }
         })
     }
 
@@ -105,42 +138,48 @@ impl Acting {
         version: BookVersion,
         revision: Option<i32>,
     ) -> Result<(), LedgerError> {
-        let (outcome, current): (String, Option<i32>) =
+        let (outcome, current): (UnscheduleOutcome, Option<i32>) =
             sqlx::query_as("select outcome, revision from unschedule_book($1, $2)")
                 .bind(version.get())
                 .bind(revision)
                 .fetch_one(self.change())
                 .await?;
-        Err(match (outcome.as_str(), current) {
-            ("done", _) => return Ok(()),
-            ("unknown", _) => no_book(version),
-            ("stale", Some(current)) => LedgerError::Stale { current },
-            ("not_scheduled", _) => LedgerError::Conflict(format!("price book {version} is not scheduled")),
-            ("in_force", _) => {
+        Err(match (outcome, current) {
+            (UnscheduleOutcome::Done, _) => return Ok(()),
+            (UnscheduleOutcome::Unknown, _) => no_book(version),
+            (UnscheduleOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (UnscheduleOutcome::Stale, None) => {
+                LedgerError::Corrupt("unschedule_book() told no revision".into())
+            }
+            (UnscheduleOutcome::NotScheduled, _) => {
+                LedgerError::Conflict(format!("price book {version} is not scheduled"))
+            }
+            (UnscheduleOutcome::InForce, _) => {
                 LedgerError::Conflict(format!("price book {version} has just come into force"))
             }
-            _ => LedgerError::Corrupt("outcome of unschedule_book"),
         })
     }
 
     /// Puts the book in force again that was in force before the present one. `from`: the one that is to go; none:
     /// whichever it is. The answer is the one that came back.
     pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, LedgerError> {
-        let (outcome, version): (String, Option<i32>) =
+        let (outcome, version): (RollBackOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from roll_back_book($1)")
                 .bind(from.map(BookVersion::get))
                 .fetch_one(self.change())
                 .await?;
-        match (outcome.as_str(), version) {
-            ("done", Some(version)) => Ok(BookVersion::new(version)),
-            ("other", now) => {
+        match (outcome, version) {
+            (RollBackOutcome::Done, Some(version)) => Ok(BookVersion::new(version)),
+            (RollBackOutcome::Done, None) => {
+                Err(LedgerError::Corrupt("roll_back_book() told no version".into()))
+            }
+            (RollBackOutcome::Other, now) => {
                 let now = now.map_or("none".to_owned(), |version| version.to_string());
                 Err(LedgerError::Conflict(format!("the price book in force is {now} now")))
             }
-            ("none_before", _) => {
+            (RollBackOutcome::NoneBefore, _) => {
                 Err(LedgerError::Conflict("no other price book was in force before the present one".into()))
             }
-            _ => Err(LedgerError::Corrupt("outcome of roll_back_book")),
         }
     }
 }

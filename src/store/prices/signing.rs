@@ -32,7 +32,8 @@ impl Database {
         .fetch_all(self.pool())
         .await?;
         let key = |(generation, created_at, key): (i32, OffsetDateTime, Vec<u8>)| {
-            SigningKey::new(generation, created_at, &key).ok_or(LedgerError::Corrupt("signing_key.key"))
+            SigningKey::new(generation, created_at, &key)
+                .ok_or(LedgerError::Corrupt("signing_key.key".into()))
         };
         rows.into_iter().map(key).collect()
     }

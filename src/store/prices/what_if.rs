@@ -91,7 +91,8 @@ impl Database {
             names.insert(group.tasks.org, group.name);
             tasks.push(group.tasks);
         }
-        let replayed = replay(&tasks, &books, &other).ok_or(LedgerError::Corrupt("a sum of prices"))?;
+        let replayed =
+            replay(&tasks, &books, &other).ok_or(LedgerError::Corrupt("a sum of prices".into()))?;
         let mut orgs: Vec<OrgOutcome> = replayed
             .orgs
             .into_iter()
@@ -125,7 +126,8 @@ impl Database {
             "select h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, \
              sum(h.charged)::bigint as charged \
              from org o cross join lateral ( \
-               select * from hold where hold.org_id = o.org_id and hold.state = 'SETTLED' \
+               select hold.org_id, hold.task_type, hold.price_book, hold.list_price, hold.factor_bp, hold.charged \
+               from hold where hold.org_id = o.org_id and hold.state = 'SETTLED' \
                  and hold.created_at >= now() - make_interval(days => $1) \
                  and hold.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1)) * 1000)::bigint), \
                                           12, '0') || repeat('0', 20))::uuid) h \

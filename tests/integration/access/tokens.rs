@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::{OrgId, UserId};
-use tollgate::store::{LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange};
+use tollgate::store::{
+    GivenRole, LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange,
+};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
@@ -348,7 +350,7 @@ async fn who_may_not_be_made_is_refused_until_somebody_ties_it_to_a_user() {
 async fn role_and_team_follow_the_newest_token_and_no_older_one_takes_them_back() {
     let (gateway, provider) = with_provider(|spec| {
         spec.role_claim = Some("groups".into());
-        spec.role_map = [("bosses".to_owned(), "admin".to_owned())].into();
+        spec.role_map = [("bosses".to_owned(), GivenRole::Admin)].into();
         spec.team_claim = Some("team".into());
     })
     .await;
@@ -392,7 +394,7 @@ async fn claims_that_nothing_can_be_called_are_refused_and_other_groups_are_pass
         spec.org_claim = Some("organisation".into());
         spec.team_claim = Some("team".into());
         spec.role_claim = Some("groups".into());
-        spec.role_map = [("bosses".to_owned(), "admin".to_owned())].into();
+        spec.role_map = [("bosses".to_owned(), GivenRole::Admin)].into();
     })
     .await;
     for claim in ["sub", "organisation", "team", "groups"] {
@@ -499,6 +501,8 @@ async fn a_provider_is_changed_suspended_and_deleted_by_operators_only() {
         ("org_id", json!(null)),
         ("serves", json!("operators")),
         ("role_map", json!({"x": "admin"})),
+        ("role_map", json!({"x": "operator"})),
+        ("role_map", json!({"x": "boss"})),
         ("secret", json!("x")),
     ] {
         let mut body = good.clone();
@@ -517,8 +521,8 @@ async fn operators_may_sign_in_with_the_role_their_provider_gives_and_create_no_
         serves: Serves::Operators,
         org_claim: None,
         role_claim: Some("groups".into()),
-        role_map: [("ops", "operator"), ("support", "operator_read")]
-            .map(|(group, role)| (group.to_owned(), role.to_owned()))
+        role_map: [("ops", GivenRole::Operator), ("support", GivenRole::OperatorRead)]
+            .map(|(group, role)| (group.to_owned(), role))
             .into(),
         create_users: false,
         ..provider.spec("staff", None)

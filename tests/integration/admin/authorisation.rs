@@ -11,6 +11,7 @@ use tollgate::store::{BudgetLevel, KeySpec, NewBudget, NewUser, OperatorRole, Pe
 use crate::support::admin_client::AdminClient;
 use crate::support::fixture;
 use crate::support::gateway::TestGateway;
+use crate::support::operations::{Operation, operations};
 use crate::support::seed::{org_named, user_named};
 
 /// Somebody who calls: what the document names it, and its token.
@@ -20,38 +21,11 @@ struct Somebody {
     token: String,
 }
 
-/// One operation of the document.
-struct Operation {
-    method: Method,
-    path: String,
-    roles: Vec<String>,
-    takes_body: bool,
-    parameters: Vec<String>,
-}
-
-fn operations(document: &Value) -> Vec<Operation> {
-    let mut all = Vec::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        for (method, operation) in item.as_object().unwrap() {
-            let Ok(method) = Method::from_bytes(method.to_uppercase().as_bytes()) else { continue };
-            let requirements =
-                operation["security"].as_array().unwrap_or_else(|| panic!("{method} {path}: for whom?"));
-            let roles: Vec<String> = requirements
-                .iter()
-                .flat_map(|requirement| requirement["bearer"].as_array().unwrap())
-                .map(|role| role.as_str().unwrap().to_owned())
-                .collect();
-            assert!(!roles.is_empty(), "{method} {path} is for nobody");
-            let parameters =
-                path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
-            all.push(Operation {
-                method,
-                path: path.clone(),
-                roles,
-                takes_body: operation.get("requestBody").is_some(),
-                parameters,
-            });
-        }
+/// The operations of the management API, each of which says whom it is for.
+fn managed(document: &Value) -> Vec<Operation> {
+    let all = operations(document);
+    for Operation { method, path, roles, .. } in &all {
+        assert!(!roles.is_empty(), "{method} {path} is for nobody");
     }
     assert!(all.len() > 20, "this is not the whole document");
     all
@@ -111,7 +85,7 @@ async fn changes(gateway: &TestGateway) -> i64 {
 async fn roles_are_given_by_rule() {
     let gateway = TestGateway::start().await;
     let document = AdminClient::new(&gateway, "").get("/openapi.json").await.expect(200);
-    for Operation { method, path, roles, parameters, .. } in operations(&document) {
+    for Operation { method, path, roles, parameters, .. } in managed(&document) {
         let names = |role: &str| roles.iter().any(|named| named == role);
         let looks = method == Method::GET;
         assert!(names("operator"), "{method} {path}: an operator does everything");
@@ -145,7 +119,7 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
     let mut wrong = Vec::new();
     let mut tried = 0;
     let never = [("if-match", "2147483647")];
-    for operation in operations(&document) {
+    for operation in managed(&document) {
         // A body that no operation takes, a version that nothing has: whoever is let in gets no further than its refusal.
         let body = || operation.takes_body.then(|| json!({"no such field": 1}));
         let path = |samples: &BTreeMap<&'static str, String>| {

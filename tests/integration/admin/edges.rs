@@ -323,7 +323,7 @@ async fn an_export_that_goes_on_misses_nothing() {
     // Somebody writes an entry and does not end; a younger one must not be shown before it.
     let mut slow = gateway.db.pool().begin().await.unwrap();
     sqlx::query(
-        "insert into audit_log (actor, action, target_kind, target_id) values ('x', 'slow', 'x', 'x')",
+        "insert into audit_log (actor, action, target_kind, target_id) values ('x', 'slow', 'org', 'x')",
     )
     .execute(&mut *slow)
     .await

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::store::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict};
+use tollgate::store::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, StepKind, Verdict};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{
@@ -173,14 +173,14 @@ async fn a_step_moves_a_hold_only_along_the_contracts_diagram() {
         ];
         for step in steps {
             let to = match (from, step.kind()) {
-                (State::Held | State::InDoubt, "run") => Some(State::Running),
-                (State::Running | State::InDoubt, "settle") => Some(State::Settled),
-                (State::Running | State::InDoubt, "fail") => Some(State::Released),
-                (State::Held | State::InDoubt, "refuse") => Some(State::Released),
-                (State::Held | State::InDoubt, "abandon") => Some(State::Released),
-                (State::Held, "sweep") => Some(State::Released),
-                (State::Held | State::Running, "doubt") => Some(State::InDoubt),
-                (State::InDoubt, "write_off") => Some(State::WrittenOff),
+                (State::Held | State::InDoubt, StepKind::Run) => Some(State::Running),
+                (State::Running | State::InDoubt, StepKind::Settle) => Some(State::Settled),
+                (State::Running | State::InDoubt, StepKind::Fail) => Some(State::Released),
+                (State::Held | State::InDoubt, StepKind::Refuse) => Some(State::Released),
+                (State::Held | State::InDoubt, StepKind::Abandon) => Some(State::Released),
+                (State::Held, StepKind::Sweep) => Some(State::Released),
+                (State::Held | State::Running, StepKind::Doubt) => Some(State::InDoubt),
+                (State::InDoubt, StepKind::WriteOff) => Some(State::WrittenOff),
                 _ => None,
             };
             let case = format!("{} from {from:?}", step.kind());

@@ -132,7 +132,7 @@ impl Acting {
                 .bind(wanted.name)
                 .bind(subject)
                 .bind(presented.issued_at)
-                .bind(presented.role.map(Role::as_str))
+                .bind(presented.role)
                 .bind(&presented.team)
                 .bind(provider.spec.create_users)
                 .bind(user.as_uuid())

@@ -2,59 +2,80 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
 use crate::ids::OrgId;
 use crate::safe_url::is_safe;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
+use crate::store::directory::keys::Role;
+use crate::store::directory::operators::OperatorRole;
 
-/// How a provider may sign. No HMAC: whoever verifies could sign as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub enum SigningAlgorithm {
-    /// RSA, PKCS#1 v1.5, SHA-256.
-    #[serde(rename = "RS256")]
-    Rs256,
-    /// ECDSA on P-256, SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    #[serde(rename = "EdDSA")]
-    EdDsa,
-}
-
-impl SigningAlgorithm {
-    pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
-
-    /// Its name in tokens.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rs256 => "RS256",
-            Self::Es256 => "ES256",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text)
+words! {
+    /// How a provider may sign. No HMAC: whoever verifies could sign as well.
+    pub enum SigningAlgorithm in "identity_provider.algorithms" {
+        /// RSA, PKCS#1 v1.5, SHA-256.
+        Rs256 = "RS256",
+        /// ECDSA on P-256, SHA-256.
+        Es256 = "ES256",
+        EdDsa = "EdDSA",
     }
 }
 
-/// Whom a provider may speak for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Serves {
-    Organisations,
-    /// Those who run the platform.
-    Operators,
+words! {
+    /// Whom a provider may speak for.
+    pub enum Serves in "identity_provider.serves" {
+        Organisations = "organisations",
+        /// Those who run the platform.
+        Operators = "operators",
+    }
 }
 
-impl Serves {
-    pub(super) const fn as_str(self) -> &'static str {
+words! {
+    /// A role that a provider may give: one within an organisation, or an operator's.
+    pub enum GivenRole in "identity_provider.role_map" {
+        /// That of a member of an organisation.
+        Member = "member",
+        /// That of an organisation's admin.
+        Admin = "admin",
+        /// That of an operator.
+        Operator = "operator",
+        /// That of an operator who only looks.
+        OperatorRead = "operator_read",
+    }
+}
+
+impl GivenRole {
+    /// The role within an organisation; none: it is an operator's.
+    pub const fn in_organisation(self) -> Option<Role> {
         match self {
-            Self::Organisations => "organisations",
-            Self::Operators => "operators",
+            Self::Member => Some(Role::Member),
+            Self::Admin => Some(Role::Admin),
+            Self::Operator | Self::OperatorRead => None,
         }
+    }
+
+    /// The operator's role; none: it is one within an organisation.
+    pub const fn of_operator(self) -> Option<OperatorRole> {
+        match self {
+            Self::Member | Self::Admin => None,
+            Self::Operator => Some(OperatorRole::Operator),
+            Self::OperatorRead => Some(OperatorRole::OperatorRead),
+        }
+    }
+
+    pub(super) const fn is_of(self, serves: Serves) -> bool {
+        match serves {
+            Serves::Organisations => self.in_organisation().is_some(),
+            Serves::Operators => self.of_operator().is_some(),
+        }
+    }
+
+    /// Whether it may change things, not only look at them.
+    const fn is_mighty(self) -> bool {
+        matches!(self, Self::Admin | Self::Operator)
     }
 }
 
@@ -87,7 +108,7 @@ pub struct ProviderSpec {
     /// The claim that says which role: a text or a list of texts.
     pub role_claim: Option<String>,
     /// What its values mean: `member` or `admin`; for operators `operator` or `operator_read`.
-    pub role_map: BTreeMap<String, String>,
+    pub role_map: BTreeMap<String, GivenRole>,
     /// Whether a subject that was never seen becomes a user.
     pub create_users: bool,
     /// Whether its tokens are refused for now.
@@ -116,11 +137,10 @@ impl ProviderSpec {
         }
     }
 
-    /// The name of the role that these values of the role claim give; the mightier one if several do.
-    pub fn role_of<'a>(&'a self, values: &[&str]) -> Option<&'a str> {
-        let given = || values.iter().filter_map(|value| self.role_map.get(*value)).map(String::as_str);
-        let mighty = |role: &&str| ["admin", "operator"].contains(role);
-        given().find(mighty).or_else(|| given().next())
+    /// The role that these values of the role claim give; the mightier one if several do.
+    pub fn role_of(&self, values: &[&str]) -> Option<GivenRole> {
+        let given = || values.iter().filter_map(|value| self.role_map.get(*value)).copied();
+        given().find(|role| role.is_mighty()).or_else(|| given().next())
     }
 
     pub(super) fn check(&self) -> Result<(), LedgerError> {
@@ -130,10 +150,6 @@ impl ProviderSpec {
             self.team_claim.as_ref(),
             self.role_claim.as_ref(),
         ];
-        let roles: &[&str] = match self.serves {
-            Serves::Organisations => &["member", "admin"],
-            Serves::Operators => &["operator", "operator_read"],
-        };
         let texts = [Some(&self.name), Some(&self.issuer)].into_iter().chain(claims).flatten();
         let bad_text = |text: &String| text.trim().is_empty() || text.chars().count() > 500;
         let problem = if texts.chain(&self.audiences).any(bad_text) || self.audiences.is_empty() {
@@ -144,7 +160,7 @@ impl ProviderSpec {
             "jwks_url must be an https URL, or an http one on this machine, without user and password"
         } else if self.leeway_seconds > 300 {
             "leeway_seconds must be at most 300"
-        } else if self.role_map.values().any(|role| !roles.contains(&role.as_str())) {
+        } else if !self.role_map.values().all(|role| role.is_of(self.serves)) {
             "role_map must map to member or admin, for operators to operator or operator_read"
         } else if !self.role_map.is_empty() && self.role_claim.is_none() {
             "role_map needs a role_claim"

@@ -1,6 +1,6 @@
 //! Keys as people see them: never their secrets.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -9,38 +9,20 @@ use utoipa::ToSchema;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::directory::keys::rate;
 use crate::store::directory::tenancy::Slice;
 
-/// Whether a key works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum KeyStatus {
-    Active,
-    /// Its creates are refused.
-    Suspended,
-    /// Its time is over.
-    Expired,
-    /// Somebody ended it, or deleted the user or the organisation it belongs to.
-    Revoked,
-}
-
-impl KeyStatus {
-    /// Its name in queries.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
-    }
-
-    /// The status of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended, Self::Expired, Self::Revoked]
-            .into_iter()
-            .find(|status| status.as_str() == text)
+words! {
+    /// Whether a key works.
+    pub enum KeyStatus in "the status of a key" {
+        Active = "active",
+        /// Its creates are refused.
+        Suspended = "suspended",
+        /// Its time is over.
+        Expired = "expired",
+        /// Somebody ended it, or deleted the user or the organisation it belongs to.
+        Revoked = "revoked",
     }
 }
 
@@ -139,7 +121,7 @@ pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
         org_id: OrgId::from_uuid(row.try_get("org_id")?),
         user_id: UserId::from_uuid(row.try_get("user_id")?),
         name: row.try_get("name")?,
-        status: KeyStatus::parse(row.try_get("status")?).ok_or(LedgerError::Corrupt("status"))?,
+        status: row.try_get("status")?,
         created_at: row.try_get("created_at")?,
         expires_at: row.try_get("expires_at")?,
         revoked_at: row.try_get("revoked_at")?,
@@ -176,7 +158,7 @@ impl Database {
         .bind(org.as_uuid())
         .bind(filter.user.map(UserId::as_uuid))
         .bind(slice.after.map(KeyId::as_uuid))
-        .bind(filter.status.map(KeyStatus::as_str))
+        .bind(filter.status)
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
         .await?;

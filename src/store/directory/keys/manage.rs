@@ -251,7 +251,7 @@ impl Acting {
         if standing.expired {
             return Err(LedgerError::Conflict(format!("{key} has expired: give it another end first")));
         }
-        let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("env"))?;
+        let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
         let row = sqlx::query(concat!(
             "update api_key k set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
              previous_public_id = case when $4 > 0 then k.public_id end, \

@@ -40,7 +40,7 @@ impl FromRow<'_, PgRow> for Org {
         Ok(Self {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             name: row.try_get("name")?,
-            status: Status::from_row(row)?,
+            status: row.try_get("status")?,
             time_zone: row.try_get("time_zone")?,
             price_factor_bp: factor,
             create_per_minute: row.try_get("create_per_minute")?,
@@ -93,6 +93,14 @@ pub struct OrgFilter {
     pub deleted: bool,
 }
 
+words! {
+    enum ChangeOutcome in "change_org()" {
+        Changed = "changed",
+        Unchanged = "unchanged",
+        UnknownTimeZone = "unknown_time_zone",
+    }
+}
+
 /// What an [`Org`] is read from.
 const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
      o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
@@ -122,7 +130,7 @@ impl Database {
         )))
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(&filter.name)
-        .bind(filter.status.map(Status::as_str))
+        .bind(filter.status)
         .bind(filter.deleted)
         .bind(slice.after.map(OrgId::as_uuid))
         .bind(i64::from(slice.limit))
@@ -189,12 +197,12 @@ impl Acting {
     ) -> Result<(), LedgerError> {
         // In another time zone what was spent in other windows is counted.
         let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
-        let outcome: String =
+        let outcome: ChangeOutcome =
             sqlx::query_scalar("select change_org($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
                 .bind(org.as_uuid())
                 .bind(version)
                 .bind(&new.name)
-                .bind(new.status.map(Status::as_str))
+                .bind(new.status)
                 .bind(&new.time_zone)
                 .bind(new.create_per_minute.is_some())
                 .bind(new.create_per_minute.flatten())
@@ -207,11 +215,10 @@ impl Acting {
                 .fetch_one(change)
                 .await
                 .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
-        match outcome.as_str() {
-            "changed" => Ok(()),
-            "unchanged" => Err(self.missing_org(org).await?),
-            "unknown_time_zone" => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
-            _ => Err(LedgerError::Corrupt("outcome of change_org")),
+        match outcome {
+            ChangeOutcome::Changed => Ok(()),
+            ChangeOutcome::Unchanged => Err(self.missing_org(org).await?),
+            ChangeOutcome::UnknownTimeZone => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
         }
     }
 

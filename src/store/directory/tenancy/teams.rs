@@ -31,7 +31,7 @@ impl FromRow<'_, PgRow> for Team {
             team_id: TeamId::from_uuid(row.try_get("team_id")?),
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             name: row.try_get("name")?,
-            status: Status::from_row(row)?,
+            status: row.try_get("status")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
         })
@@ -104,7 +104,7 @@ impl Acting {
         )
         .bind(team.as_uuid())
         .bind(&new.name)
-        .bind(new.status.map(Status::as_str))
+        .bind(new.status)
         .bind(version)
         .execute(self.change())
         .await

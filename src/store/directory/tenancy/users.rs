@@ -61,8 +61,8 @@ impl FromRow<'_, PgRow> for User {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             team_id: row.try_get::<Option<Uuid>, _>("team_id")?.map(TeamId::from_uuid),
             name: row.try_get("name")?,
-            role: if row.try_get::<&str, _>("role")? == "admin" { Role::Admin } else { Role::Member },
-            status: Status::from_row(row)?,
+            role: row.try_get("role")?,
+            status: row.try_get("status")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
         })
@@ -94,8 +94,8 @@ impl Database {
         .bind(org.as_uuid())
         .bind(&filter.name)
         .bind(filter.team.map(TeamId::as_uuid))
-        .bind(filter.role.map(Role::as_str))
-        .bind(filter.status.map(Status::as_str))
+        .bind(filter.role)
+        .bind(filter.status)
         .bind(slice.after.map(UserId::as_uuid))
         .bind(i64::from(slice.limit))
         .fetch_all(self.pool())
@@ -146,7 +146,7 @@ impl Acting {
         .bind(user.as_uuid())
         .bind(org.as_uuid())
         .bind(&new.name)
-        .bind(new.role.as_str())
+        .bind(new.role)
         .bind(new.team.map(TeamId::as_uuid))
         .execute(self.change())
         .await
@@ -176,8 +176,8 @@ impl Acting {
         )
         .bind(user.as_uuid())
         .bind(&new.name)
-        .bind(new.role.map(Role::as_str))
-        .bind(new.status.map(Status::as_str))
+        .bind(new.role)
+        .bind(new.status)
         .bind(new.team.is_some())
         .bind(new.team.flatten().map(TeamId::as_uuid))
         .bind(version)

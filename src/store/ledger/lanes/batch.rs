@@ -11,6 +11,7 @@ use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, GatewayId, HoldId, OrgId};
 use crate::store::db::error::LedgerError;
+use crate::store::db::words::words;
 use crate::store::ledger::lanes::settings::LaneSettings;
 use crate::store::ledger::step::{Applied, NewHold, Step};
 
@@ -99,55 +100,24 @@ pub(in crate::store) async fn reserve(
         .collect())
 }
 
-/// The words of `reserve_batch`, which tells what they mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum VerdictWord {
-    Granted,
-    GrantedBefore,
-    Ended,
-    Insufficient,
-    TooManyTasks,
-    OverBudget,
-    KeyTaken,
-    InDoubt,
-    UnknownOrg,
-}
-
-impl VerdictWord {
-    const ALL: [Self; 9] = [
-        Self::Granted,
-        Self::GrantedBefore,
-        Self::Ended,
-        Self::Insufficient,
-        Self::TooManyTasks,
-        Self::OverBudget,
-        Self::KeyTaken,
-        Self::InDoubt,
-        Self::UnknownOrg,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Granted => "granted",
-            Self::GrantedBefore => "granted_before",
-            Self::Ended => "ended",
-            Self::Insufficient => "insufficient",
-            Self::TooManyTasks => "too_many_tasks",
-            Self::OverBudget => "over_budget",
-            Self::KeyTaken => "key_taken",
-            Self::InDoubt => "in_doubt",
-            Self::UnknownOrg => "unknown_org",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|word| word.as_str() == text)
+words! {
+    /// The verdicts of `reserve_batch`, which tells what they mean.
+    enum VerdictWord in "reserve_batch()" {
+        Granted = "granted",
+        GrantedBefore = "granted_before",
+        Ended = "ended",
+        Insufficient = "insufficient",
+        TooManyTasks = "too_many_tasks",
+        OverBudget = "over_budget",
+        KeyTaken = "key_taken",
+        InDoubt = "in_doubt",
+        UnknownOrg = "unknown_org",
     }
 }
 
 fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<Uuid>) -> RowVerdict {
     use VerdictWord as Word;
-    let Some(word) = verdict.and_then(Word::parse) else { return RowVerdict::Corrupt };
+    let Some(word) = verdict.and_then(|word| Word::of_stored(word).ok()) else { return RowVerdict::Corrupt };
     match (word, available.map(Credits::new), reference) {
         (Word::Granted | Word::GrantedBefore, Some(available), _) => RowVerdict::Granted { available },
         (Word::Ended, ..) => RowVerdict::Ended,
@@ -265,12 +235,20 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
     }
 }
 
-/// The words of `transition_batch`, which tells what they mean.
+words! {
+    /// The outcomes of `transition_batch`, which tells what they mean.
+    enum StepOutcome in "transition_batch()" {
+        Applied = "applied",
+        Unchanged = "unchanged",
+    }
+}
+
+/// One that cannot be read is that item's affair, and none of the others in its batch.
 fn outcome(word: Option<&str>) -> Result<Applied, LedgerError> {
-    match word {
-        Some("applied") => Ok(Applied::Yes),
-        Some("unchanged") => Ok(Applied::No),
-        _ => Err(LedgerError::Corrupt("outcome of transition_batch")),
+    match StepOutcome::of_stored(word.unwrap_or_default()) {
+        Ok(StepOutcome::Applied) => Ok(Applied::Yes),
+        Ok(StepOutcome::Unchanged) => Ok(Applied::No),
+        Err(unknown) => Err(LedgerError::Corrupt(unknown.to_string().into())),
     }
 }
 

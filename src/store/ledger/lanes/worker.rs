@@ -250,7 +250,7 @@ impl Worker {
                 self.steps.push_back(abandon);
                 Ok(Verdict::Ended)
             }
-            Row::Corrupt => Err(LedgerError::Corrupt("verdict")),
+            Row::Corrupt => Err(LedgerError::Corrupt("a verdict of reserve_batch".into())),
         };
         self.active.remove(&item.new.hold);
         (item.reply, answer)
@@ -351,7 +351,7 @@ impl Worker {
                 drop(item.reply.send(Ok(Applied::DuplicateTask)));
                 continue;
             }
-            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind(), %error, "a step was refused");
+            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind().as_str(), %error, "a step was refused");
             if let Step::Run { .. } = item.step {
                 // Accepted, but on no record that anybody could poll. It must not stay HELD: nobody works on it.
                 self.doubt(&item, "the upstream's answer could not be stored").await;
