@@ -15,11 +15,6 @@ use super::servers::Servers;
 use super::session::{Deadline, RESET};
 use crate::secret::Secret;
 
-/// A connection that does not come to rest within this after its use is closed. Its server-side deadline has passed by
-/// then; until it has, its place in the pool is not given to another one, so that there are never more backends than
-/// places.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(6);
-
 /// A pool of connections to the primary of the ledger's database servers.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -75,9 +70,7 @@ impl Database {
                 let (servers, turn) = (released.clone(), released.turn());
                 Box::pin(async move {
                     tokio::select! {
-                        rested = tokio::time::timeout(RELEASE_TIMEOUT, connection.execute(RESET)) => {
-                            rested.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|_| true)
-                        }
+                        rested = connection.execute(RESET) => rested.map(|_| true),
                         // One that leads to a former primary may never come to rest.
                         () = servers.changed_from(turn) => Ok(false),
                     }

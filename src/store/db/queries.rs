@@ -2,19 +2,21 @@
 //!
 //! A caller's patience must not cut a connection off that is being made: after a fail-over or a restart every place of
 //! the pool connects anew, and those who had waited long had too little time left for that, gave up half way, and so did
-//! whoever came next, for as long as the load lasted. So the place is asked for by a task of its own; what comes too
-//! late for the one who asked is there for the next.
+//! whoever came next, for as long as the load lasted. So the connection is asked for by a task of its own; what comes too
+//! late for the one who asked is there for the next. Whoever gives up while it waits for a place leaves the queue.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::postgres::{PgConnection, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::error::Elapsed;
 use tokio_util::task::TaskTracker;
 
@@ -28,11 +30,18 @@ const WAITERS: usize = 100;
 /// A connection may take so much longer than its caller's patience.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// A connection that does not come to rest within this after its use is closed. Its server-side deadline has passed by
+/// then; until it has, its place in the pool is not given to another one, so that there are never more backends than
+/// places.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(6);
+
 #[derive(Clone)]
 pub(crate) struct Queries {
     pool: PgPool,
     patience: Duration,
     queue: Arc<Semaphore>,
+    /// As many as the pool has connections.
+    places: Arc<Semaphore>,
     tasks: TaskTracker,
     suspicion: Arc<Suspicion>,
 }
@@ -75,8 +84,9 @@ impl Queries {
 
     pub(in crate::store) fn new(pool: PgPool, patience: Duration, suspicion: Arc<Suspicion>) -> Self {
         let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
-        let queue = Arc::new(Semaphore::new(most.saturating_mul(WAITERS).min(Semaphore::MAX_PERMITS)));
-        Self { pool, patience, queue, tasks: TaskTracker::new(), suspicion }
+        let permits = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        let (queue, places) = (permits(most.saturating_mul(WAITERS)), permits(most));
+        Self { pool, patience, queue, places, tasks: TaskTracker::new(), suspicion }
     }
 
     /// The pool itself, for what is not a caller's query.
@@ -90,17 +100,60 @@ impl Queries {
     }
 
     /// A connection, within the caller's patience.
-    pub(in crate::store) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let place = self.queue.clone().try_acquire_owned().map_err(|_| sqlx::Error::PoolTimedOut)?;
-        let pool = self.pool.clone();
-        let asked = self.tasks.spawn(async move {
-            let connection = pool.acquire().await;
-            drop(place);
-            connection
-        });
-        match tokio::time::timeout(self.patience, asked).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut),
+    pub(in crate::store) async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        let _waiting = self.queue.try_acquire().map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let asked = async {
+            let place = self.places.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            let pool = self.pool.clone();
+            let asked = async move { Ok(Connection { pooled: pool.acquire().await?, place: Some(place) }) };
+            self.tasks.spawn(asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        };
+        tokio::time::timeout(self.patience, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+}
+
+/// A connection of the pool, which goes back when it is dropped.
+#[derive(Debug)]
+pub(in crate::store) struct Connection {
+    pooled: PoolConnection<Postgres>,
+    /// Until it is back in the pool, or closed.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    /// Closes it when it is dropped: it is of no use to the next caller.
+    fn is_spent(&mut self) {
+        self.pooled.close_on_drop();
+        self.place = None;
+    }
+}
+
+impl Deref for Connection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.pooled
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.pooled
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // One that is spent closes itself.
+        let Some(place) = self.place.take() else { return };
+        // The pool asks a connection that comes back whether it lives, and waits for the answer for ever: in a network
+        // that swallows it, the place would be lost for as long as this process runs.
+        let back = tokio::time::timeout(RELEASE_TIMEOUT, self.pooled.return_to_pool());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                drop(back.await);
+                drop(place);
+            });
         }
     }
 }
@@ -150,7 +203,7 @@ const SILENT: sqlx::Error = sqlx::Error::PoolTimedOut;
 
 struct Running {
     queries: Queries,
-    connection: PoolConnection<Postgres>,
+    connection: Connection,
     begun: Instant,
     patience: Duration,
 }
@@ -170,7 +223,7 @@ impl Running {
         metered::query(self.begun, Some(&error));
         // After a migration that changes what a prepared statement answers, a new connection prepares it anew.
         if matches!(error, sqlx::Error::PoolTimedOut) || is_outdated_plan(&error) {
-            self.connection.close_on_drop();
+            self.connection.is_spent();
         }
         self.queries.suspicion.note(&error);
         error

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, OrgId};
@@ -13,6 +14,7 @@ use crate::support::cluster::TestCluster;
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{credits, funded, grant, lanes, money, new_hold, run, settle, with_key};
 use crate::support::http;
+use crate::support::network::{Flow, Network, Weather};
 use crate::support::process::{Process, Scratch};
 use crate::support::seed::{TOP_UP, acting, org_named, user_named};
 
@@ -320,4 +322,27 @@ async fn a_frozen_server_does_not_keep_a_gateway_from_ending() {
     gateway.terminate();
     // The grace period is three seconds.
     tokio::time::timeout(GENEROUS, gateway.ended()).await.unwrap();
+}
+
+/// Whatever a pool waits for when the network begins to swallow what the server says, the connection's place comes back.
+#[tokio::test]
+async fn an_answer_that_never_comes_costs_no_place_of_the_pool() {
+    let db = TestDatabase::new().await;
+    let swallowed_from = async |chunk| {
+        let network = Network::to(db.url()).await;
+        network.set(Weather { answers: Flow::SwallowFrom(chunk), ..Weather::CLEAR });
+        let database = Database::connect(&Secret::new(network.url()), 1, Duration::from_secs(1)).unwrap();
+        // The more it says before, the later the connection falls silent: at last after it has come back.
+        drop(database.ping().await);
+        let swallowed = async || network.lost() > 0;
+        let silent = tokio::time::timeout(Duration::from_secs(1), until("it falls silent", swallowed)).await;
+        network.set(Weather::CLEAR);
+        until(&format!("the pool serves again, silent from chunk {chunk} on"), async || {
+            database.ping().await.is_ok()
+        })
+        .await;
+        silent.is_ok()
+    };
+    let silent = join_all((0..24).map(swallowed_from)).await;
+    assert!(silent[0] && !silent[23], "not every instant was tried: {silent:?}");
 }

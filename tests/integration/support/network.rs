@@ -23,6 +23,8 @@ pub enum Flow {
     Delay(Duration),
     /// They vanish, and so does everything after them on their connection: nobody is told.
     Swallow,
+    /// The same, from this chunk of each connection on.
+    SwallowFrom(usize),
     /// With this probability the connection ends in their place. Its first few chunks are spared, so that it is made.
     Lose(f64),
 }
@@ -159,7 +161,7 @@ async fn flow(
 ) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     let mut swallowing = false;
-    for chunk in 0.. {
+    for chunk in 0usize.. {
         let bytes = from.read(&mut buffer).await?;
         if bytes == 0 {
             break;
@@ -169,7 +171,8 @@ async fn flow(
             _ if swallowing => continue,
             Flow::Clear => {}
             Flow::Delay(time) => tokio::time::sleep(time).await,
-            Flow::Swallow => {
+            Flow::SwallowFrom(first) if chunk < first => {}
+            Flow::Swallow | Flow::SwallowFrom(_) => {
                 lost.fetch_add(1, Ordering::Relaxed);
                 swallowing = true;
                 continue;

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
 use tollgate::config::{AccountConfig, Config, UpstreamConfig};
 use tollgate::ids::GatewayId;
@@ -239,7 +240,8 @@ async fn a_backend_whose_polls_hang_does_not_keep_the_tasks_of_the_other_from_en
         })
         .start()
         .await;
-    let way = tokio::spawn(lead(way, gateway.simulator()));
+    let cut = CancellationToken::new();
+    let way = tokio::spawn(lead(way, gateway.simulator(), cut.clone()));
     let hang = json!({"on": "status", "match": {"type": "o3-std-text-to-video"}, "fault": {"kind": "hang"}});
     gateway.script(json!({"rules": [hang]})).await;
     for n in 0..5 {
@@ -252,15 +254,20 @@ async fn a_backend_whose_polls_hang_does_not_keep_the_tasks_of_the_other_from_en
         settled().await >= 3
     })
     .await;
-    // Else the gateway would wait for them in the end.
-    way.abort();
+    // A gateway that stops waits for its polls: these would never end.
+    cut.cancel();
+    way.await.unwrap();
 }
 
-/// Leads every connection to `server`, until it is aborted.
-async fn lead(way: tokio::net::TcpListener, server: SocketAddr) {
+/// Leads every connection to `server`, until `cut` is cancelled: then every connection is closed.
+async fn lead(way: tokio::net::TcpListener, server: SocketAddr, cut: CancellationToken) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let (mut client, _) = way.accept().await.unwrap();
+        let accepted = tokio::select! {
+            accepted = way.accept() => accepted,
+            () = cut.cancelled() => return connections.shutdown().await,
+        };
+        let (mut client, _) = accepted.unwrap();
         connections.spawn(async move {
             let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
             // An error is the end of the connection.

@@ -13,10 +13,11 @@ use tollgate::ids::OrgId;
 
 use super::scaled;
 
+use crate::support::database::until;
 use crate::support::http;
 
-/// Longer than any answer of a gateway may take.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Far longer than any answer of a gateway may take, on the busiest machine.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// So many creates may be under way at once; more are not offered. A busy machine gets as many as it can bear.
 fn most_at_once() -> usize {
     scaled(60, 600)
@@ -151,14 +152,36 @@ impl Customers {
         reply
     }
 
-    /// The `data` of a status answer, which must be a 200.
+    /// The same, until the ledger has judged it: a gateway on a busy machine may have no time for it at first.
+    pub async fn judged(&self, tenant: usize, gateway: usize) -> Reply {
+        let mut last = None;
+        until("the create is judged", async || {
+            let reply = self.create(tenant, gateway).await;
+            let judged = !matches!(reply, Reply::Refused { status: 503, .. });
+            last = Some(reply);
+            judged
+        })
+        .await;
+        last.unwrap()
+    }
+
+    /// The `data` of a status answer, which must be a 200; a 503 of a busy machine is asked again.
     pub async fn status(&self, tenant: usize, gateway: usize, task: &str) -> Value {
         let base = self.gateways[gateway].lock().unwrap().clone();
         let url = format!("{base}/api/status?task_id={task}");
-        let answer = self.client.get(url).bearer_auth(&self.tenants[tenant].key).send().await.unwrap();
-        assert_eq!(answer.status().as_u16(), 200, "status of {task}");
-        let mut body: Value = answer.json().await.unwrap();
-        body["data"].take()
+        let mut data = None;
+        until("a status call is answered", async || {
+            let answer = self.client.get(&url).bearer_auth(&self.tenants[tenant].key).send().await.unwrap();
+            if answer.status().as_u16() == 503 {
+                return false;
+            }
+            assert_eq!(answer.status().as_u16(), 200, "status of {task}");
+            let mut body: Value = answer.json().await.unwrap();
+            data = Some(body["data"].take());
+            true
+        })
+        .await;
+        data.unwrap()
     }
 
     async fn see_through(&self, mut create: Create, first: usize, again: bool) {
