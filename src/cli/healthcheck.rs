@@ -1,4 +1,4 @@
-//! `healthcheck`: what an orchestrator asks where there is no shell and no curl.
+//! `tollgate healthcheck`: the health check of a container without a shell and without curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,20 +19,20 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use super::{CliError, block_on};
 use crate::config::Config;
 
-/// Below the three seconds that orchestrators tend to wait.
+/// Less than the three seconds that orchestrators usually wait.
 const TIMEOUT: Duration = Duration::from_millis(2_500);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// The configuration file of the gateway.
+    /// Configuration file of the gateway.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Ask whether it can do its work (/readyz), not only whether it answers (/healthz).
+    /// Check whether the gateway can do its work (/readyz), not only whether it answers (/healthz).
     #[arg(long)]
     ready: bool,
 }
 
-/// Succeeds if the gateway on this machine says that it is well.
+/// Succeeds if the health check of the gateway on this machine does.
 pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     let config = Config::load(&args.config)?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
@@ -60,11 +60,11 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
                 Err(wrong(format!("{status} {}", String::from_utf8_lossy(&body).trim())))
             }
         };
-        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(wrong("it does not answer".into())))
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(wrong("no answer in time".into())))
     })
 }
 
-/// Where a listener on this address is reached from here.
+/// The address at which this machine reaches a listener on `listen`.
 fn here(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -74,8 +74,8 @@ fn here(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Takes any certificate. The one that is served names whom callers know, not this machine, and may be another than the
-/// one in the files just now; nothing is told here that needs its holder to be known.
+/// Accepts any certificate. The gateway's certificate names the host that its callers use, not this machine. A health
+/// check sends nothing secret, so it need not know who answers.
 #[derive(Debug)]
 struct Anybody(WebPkiSupportedAlgorithms);
 
