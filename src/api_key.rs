@@ -1,5 +1,5 @@
-//! The text form of API keys: `tg_<env>_<public id>_<secret>`, the secret ending in a checksum over all before it, so
-//! that garbage is refused without a look-up (contract, section 4).
+//! The text form of API keys: `tg_<env>_<public id>_<secret>`. The secret ends with a checksum of everything before it, so
+//! that a malformed key is refused without a look-up (contract, section 4).
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::Secret;
 
-/// The `<env>` part of operators' tokens; no tenant's key has it.
+/// The environment label of operator tokens, which API keys cannot have.
 pub const OPERATOR_ENV: &str = "op";
 
 const PUBLIC_LEN: usize = 12;
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
 
-/// SHA-256 of a key's secret part: all that is ever stored of it.
+/// The SHA-256 of a key's secret, which is all that the database stores of the secret.
 #[derive(Clone, Copy)]
 pub struct SecretHash([u8; 32]);
 
@@ -27,12 +27,12 @@ impl SecretHash {
         &self.0
     }
 
-    /// A stored digest; nothing if it has another length.
+    /// A digest from the database; nothing if it does not have 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Compares in constant time.
+    /// Compares the digests in constant time.
     pub fn matches(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -44,18 +44,18 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// A key somebody presented: well formed, not yet looked up.
+/// A key that a caller presented: well-formed, but not yet looked up.
 #[derive(Debug, Clone)]
 pub struct PresentedKey {
     pub env: String,
-    /// The part that finds it.
+    /// The public id, by which the key is looked up.
     pub public_id: String,
-    /// The part that proves it.
+    /// The digest of the secret, which must match the stored one.
     pub secret: SecretHash,
 }
 
 impl PresentedKey {
-    /// Reads a key; nothing if its form or checksum is wrong.
+    /// Parses a key; nothing if its form or checksum is wrong.
     pub fn parse(text: &str) -> Option<Self> {
         let (body, checksum) = text.split_at_checked(text.len().checked_sub(CHECKSUM_LEN)?)?;
         let [scheme, env, public_id, secret] = body.split('_').collect::<Vec<_>>().try_into().ok()?;
@@ -68,23 +68,23 @@ impl PresentedKey {
     }
 }
 
-/// A fresh key, the one time its text exists here.
+/// A new key. Its text exists only in this value and is not stored.
 #[derive(Debug)]
 pub struct NewKey {
-    /// The part that finds it.
+    /// The public id, by which the key is looked up.
     pub public_id: String,
     pub secret: SecretHash,
-    /// The whole text, to be shown once.
+    /// The whole text, which is shown once.
     pub text: Secret,
 }
 
 impl NewKey {
-    /// Makes a key for `env`; nothing if that is not 1 to 12 lower-case letters or digits, or the operators' own.
+    /// Makes a key with the environment label `env`: 1 to 12 lower-case letters or digits, not the operators'; else nothing.
     pub fn generate(env: &str) -> Option<Self> {
         (valid_env(env) && env != OPERATOR_ENV).then(|| Self::of(env))
     }
 
-    /// Makes an operator's token.
+    /// Makes a new operator token.
     pub fn generate_operator() -> Self {
         Self::of(OPERATOR_ENV)
     }

@@ -1,5 +1,5 @@
-//! A call on its way through the stack. Each stage has a type of its own, made by the stage above it, so that a missing
-//! or swapped stage does not compile.
+//! A call on its way through the stack. Each stage makes a call of the type that the stage below requires, so that a
+//! missing or swapped stage does not compile.
 
 mod body;
 
@@ -18,7 +18,7 @@ use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
 use crate::upstream::Permit;
 
-/// What the data plane offers.
+/// An endpoint of the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     Generate,
@@ -31,7 +31,7 @@ pub enum Endpoint {
 impl Endpoint {
     pub const ALL: [Self; 5] = [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks];
 
-    /// Its name in logs and metrics.
+    /// The endpoint's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Generate => "generate",
@@ -52,7 +52,7 @@ impl Endpoint {
         }
     }
 
-    /// Its method and path.
+    /// The endpoint's method and path, as the name of its spans.
     pub const fn described(self) -> &'static str {
         match self {
             Self::Generate => "POST /api/generate",
@@ -64,36 +64,36 @@ impl Endpoint {
     }
 }
 
-/// A call at stage `S`.
+/// A call that has reached the stage `S`.
 #[derive(Debug)]
 pub struct Call<S> {
-    /// What its head says. Boxed, because the call is moved from stage to stage.
+    /// The head of the request. Boxed, because the call is moved from stage to stage.
     pub context: Box<Context>,
-    /// Its body; empty after the stage that reads it.
+    /// The body of the request; empty after the stage that reads it.
     pub body: RequestBody,
-    /// What the stages above have found out.
+    /// What the stages above have established.
     pub stage: S,
 }
 
 impl<S> Call<S> {
-    /// The same call at the next stage.
+    /// Makes this a call of the next stage.
     pub fn advance<T>(self, next: impl FnOnce(S) -> T) -> Call<T> {
         Call { context: self.context, body: self.body, stage: next(self.stage) }
     }
 }
 
-/// What the head of a request says.
+/// The head of a request, and what belongs to the request as a whole.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub method: http::Method,
-    /// Path, duplicate slashes collapsed.
+    /// The path, with repeated slashes collapsed.
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
-    /// The caller's address; behind trusted proxies the one they tell.
+    /// The caller's address; behind a trusted proxy, the one that the proxy names.
     pub peer: IpAddr,
     pub arrived: Instant,
-    /// What the stages add to its log event.
+    /// What the stages add to the request's log event.
     pub notes: Notes,
 }
 
@@ -103,27 +103,27 @@ impl Context {
         url::form_urlencoded::parse(self.query.as_bytes()).map(|(key, _)| key.into_owned())
     }
 
-    /// The value of a query parameter that may be given once.
+    /// The value of a query parameter; an error if it is given twice.
     pub fn parameter(&self, name: &str) -> Result<Option<String>, GivenTwice> {
         strict::single_parameter(&self.query, name)
     }
 }
 
-/// What the stages add to a call's one log event. What an answer says travels with the answer.
+/// What the stages add to the log event of a call. Headers of the answer do not belong here.
 #[derive(Debug, Clone, Default)]
 pub struct Notes(Arc<Mutex<NoteFields>>);
 
-/// The fields of [`Notes`].
+/// The fields that [`Notes`] collects.
 #[derive(Debug, Default, Clone)]
 pub struct NoteFields {
-    /// Which endpoint, once routed.
+    /// The endpoint, once the call is routed.
     pub endpoint: Option<Endpoint>,
     pub principal: Option<Arc<Principal>>,
-    /// The hold, once granted.
+    /// The hold, once it is granted.
     pub hold: Option<HoldId>,
-    /// The error's code, if it ends in one.
+    /// The error's code, if the call ends in an error.
     pub code: Option<&'static str>,
-    /// How long it waited for others: for the upstream, for the client's body.
+    /// Time spent waiting for the vendor and for the client's body.
     pub waited: Duration,
 }
 
@@ -132,60 +132,59 @@ impl Notes {
         add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes what was noted.
+    /// Takes the collected fields, and leaves empty ones.
     pub fn take(&self) -> NoteFields {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Read, not yet routed.
+/// A call whose head was read; not yet routed.
 #[derive(Debug)]
 pub struct Arrived;
 
-/// The path and method lead somewhere.
+/// A call for a known endpoint.
 #[derive(Debug)]
 pub struct Routed {
     pub endpoint: Endpoint,
 }
 
-/// The caller is who it says.
+/// A call of an authenticated caller.
 #[derive(Debug)]
 pub struct Authenticated {
     pub endpoint: Endpoint,
     pub principal: Arc<Principal>,
 }
 
-/// Within its rate limits.
+/// A call within its rate limits.
 #[derive(Debug)]
 pub struct Admitted {
     pub endpoint: Endpoint,
     pub principal: Arc<Principal>,
 }
 
-/// A create that is no replay of an earlier one.
+/// A create that is not a replay of an earlier one.
 #[derive(Debug)]
 pub struct Fresh {
     pub principal: Arc<Principal>,
     pub raw: Bytes,
-    /// What identifies the body.
+    /// The SHA-256 of the raw body.
     pub fingerprint: Fingerprint,
     /// The caller's idempotency key.
     pub idempotency_key: Option<Arc<str>>,
-    /// The caller says it knows that the same body is in doubt.
+    /// Whether to create even if an earlier create of the same body is in doubt.
     pub resend: bool,
 }
 
 /// A valid create with its price.
 #[derive(Debug)]
 pub struct Priced {
-    /// The create as it came.
+    /// The create before it was priced.
     pub fresh: Fresh,
-    /// What goes upstream, and what it costs.
+    /// The body to be sent, and its price.
     pub order: Order,
 }
 
-/// A create whose credits are held and that has its place with the vendor. Only the reserve layer makes one: nothing
-/// can be forwarded unpaid, or without a place.
+/// A create with a hold and a permit. Only the reserve stage makes one, so nothing can be forwarded without both.
 #[derive(Debug)]
 #[must_use = "a held call that is dropped releases its hold"]
 pub struct Held {
@@ -199,7 +198,7 @@ impl Held {
         Self { order, guard, permit }
     }
 
-    /// What is to be sent, the hold that pays for it, and the leave to send it.
+    /// The order to send, the hold that pays for it, and the permit to send it.
     pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
         (self.order, self.guard, self.permit)
     }

@@ -30,8 +30,8 @@ use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
 ///
-/// Exit codes: 0 done; 1 it failed, or an audit found a breach; 2 wrong usage or configuration; 3 the database, or
-/// the management API, cannot be used.
+/// Exit codes: 0 success; 1 failure, or a breach found by an audit; 2 wrong usage or configuration; 3 the database or
+/// the management API is unavailable.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, max_term_width = 100)]
 pub struct Cli {
@@ -41,39 +41,39 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything here: gateway, private PostgreSQL, simulated video service, an organisation with a key.
+    /// Run a complete demo: gateway, private PostgreSQL, simulated video service, an organisation with an API key.
     Demo(demo::DemoArgs),
-    /// Run a gateway in front of the real video service, on a PostgreSQL of yours.
+    /// Run a gateway in front of the real video service, on your PostgreSQL database.
     Serve {
-        /// The configuration file.
+        /// Configuration file of the gateway.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Serve on a demo's database, as one more gateway beside the demo. Without this such a database is refused: its
-        /// credits are made up, and its operator's token lies in a file.
+        /// Allow the database of a demo. Without this flag such a database is refused, because its credits are made up and
+        /// its operator token lies in a file.
         #[arg(long)]
         beside_demo: bool,
     },
-    /// Bring the database's schema up to date; safe while gateways run.
+    /// Bring the schema of the database up to date; safe while gateways run.
     Migrate(DatabaseArgs),
-    /// Run the simulated video service: for tests, staging and load.
+    /// Run the simulated video service, for tests, staging and load tests.
     Simulate(operate::SimulateArgs),
-    /// Prove the ledger's invariants on a running system.
+    /// Check the invariants of the ledger; safe while gateways run.
     Audit(operate::AuditArgs),
-    /// Ask the gateway on this machine whether it is well: for containers, which have no curl.
+    /// Check the health of the gateway on this machine, for containers without curl.
     Healthcheck(healthcheck::HealthcheckArgs),
-    /// Work with configuration files.
+    /// Check a configuration file, or print the reference or the JSON Schema of such files.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Manage organisations, teams, users, keys, credits and prices, through a gateway's management API.
+    /// Manage organisations, teams, users, keys, credits and prices through the management API of a gateway.
     Admin(Box<admin::AdminArgs>),
-    /// Print what makes a shell complete these commands: source it, or put it where your shell looks for it.
+    /// Print a completion script: source it, or save it where your shell looks for completions.
     Completions {
-        /// Which shell.
+        /// Shell that the script is for.
         shell: clap_complete::Shell,
     },
-    /// Print a fresh operator's token, for admin.bootstrap_token_file. Nothing knows it yet.
+    /// Print a new operator token, for admin.bootstrap_token_file. It is valid once a gateway has started with it.
     OperatorToken {
-        /// Make it known at once, straight in the database: if nobody has a token any more.
+        /// Store the token in the database, so that it is valid at once; for when all operator tokens are lost.
         #[arg(long)]
         enter: bool,
         #[command(flatten)]
@@ -86,18 +86,18 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Read a configuration file and check every value; nothing is started.
+    /// Check every value of a configuration file; starts nothing.
     Check {
-        /// The configuration file.
+        /// Configuration file to check.
         #[arg(value_name = "FILE", required_unless_present = "config")]
         file: Option<PathBuf>,
-        /// The same, as other commands take it.
+        /// Configuration file to check, given as to other commands.
         #[arg(long, value_name = "FILE", conflicts_with = "file")]
         config: Option<PathBuf>,
     },
-    /// Print the reference: every section and field, in Markdown.
+    /// Print the reference of all sections and fields, in Markdown.
     Reference,
-    /// Print a JSON Schema of configuration files, for editors.
+    /// Print the JSON Schema of configuration files, for editors.
     Schema,
 }
 
@@ -205,7 +205,7 @@ impl Command {
             Self::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
                 Config::load(&file).map_err(CliError::from).map(|_| {
-                    output::note(format_args!("{} is a usable configuration", file.display()));
+                    output::note(format_args!("{} is a valid configuration", file.display()));
                 })
             }
             Self::Config(ConfigCommand::Reference) => {
@@ -227,7 +227,7 @@ impl Command {
                 output::secret(NewKey::generate_operator().text.expose())
             }
             Self::OperatorToken { enter: true, database } => block_on(async move {
-                let database = database.open("entering an operator's token into").await?;
+                let database = database.open("storing an operator token in").await?;
                 let database = database.acting(Actor::program("operator-token"));
                 database.check_schema().await?;
                 let made =
@@ -269,10 +269,10 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
             }
             if first {
                 stop.cancel();
-                // Where the log goes, and not by `eprintln!`, which waits for whoever reads it.
-                say("tollgate: stopping: finishing what is in flight; a second signal stops at once");
+                // Through the queue of the log: `eprintln!` would block while nobody reads standard error.
+                say("tollgate: stopping: finishing the requests in flight; a second signal stops at once");
             } else {
-                // What was in flight is in the ledger, and is put in doubt by the next start.
+                // The holds of requests in flight are in the ledger; the next start puts them in doubt.
                 log_queue::flush(Duration::from_millis(100));
                 std::process::exit(1);
             }
@@ -281,7 +281,7 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
     Ok(token)
 }
 
-/// Writes a line that is no event among those that are.
+/// Writes a plain line, which is not an event, into the queue of the log.
 fn say(line: &str) {
     if let Ok(mut log) = log_queue::start() {
         drop(log.write(format!("{line}\n").as_bytes()));

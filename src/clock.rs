@@ -1,10 +1,10 @@
-//! The one source of time. Everything else is handed a [`Clock`]; clippy bans the standard ones.
+//! The only source of time: code gets a [`Clock`] handed in, and clippy bans the standard clocks.
 
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-/// Tells the time. Money never depends on the wall clock of a gateway: instants that matter come from Postgres.
+/// The clock of this process. Credits never depend on it: instants in the ledger come from the database's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock;
 
@@ -15,7 +15,7 @@ impl Clock {
         Instant::now()
     }
 
-    /// The wall clock, for what people read.
+    /// The wall clock, for times that are only shown.
     pub fn wall(self) -> OffsetDateTime {
         OffsetDateTime::now_utc()
     }

@@ -1,6 +1,7 @@
-//! Configuration: defaults, then a TOML file, then the environment (`TOLLGATE_SERVER__LISTEN=…`), then what a command's flags
-//! say. Unknown fields, and fields that are given twice, are refused; every error names the field, its value and what would
-//! be right. A configuration can also be built as a value ([`Config::of`]): then neither a file nor the environment is read.
+//! Configuration. Defaults are overridden by a TOML file, the file by the environment (`TOLLGATE_SERVER__LISTEN=…`), the
+//! environment by the flags of a command. Unknown fields, and fields that are given twice, are refused; every error names
+//! the field, its value and what would be right. A configuration can also be built as a value ([`Config::of`]): then neither
+//! a file nor the environment is read.
 
 mod check;
 mod environment;
@@ -29,42 +30,42 @@ pub use self::tls::{BadPair, Pair, Tls};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::secret::{self, Secret};
 
-/// Everything a gateway can be told.
+/// The whole configuration of a gateway.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The listener of the data plane, `/api/…`, and how it takes requests.
+    /// The listener of the data plane, `/api/…`, and its time-outs.
     #[serde(default)]
     pub server: Server,
     /// The operations listener: management API, metrics, health.
     #[serde(default)]
     pub admin: Admin,
-    /// Where the ledger is.
+    /// The database that holds the ledger, and the pool of connections to it.
     pub database: DatabaseConfig,
-    /// The vendor's backends, their accounts, and how they are called.
+    /// The vendor's backends and accounts, and the limits and time-outs of calls to them.
     pub upstream: Upstreams,
-    /// How the ledger works.
+    /// Lanes, batches, time-outs and periods of the ledger.
     #[serde(default)]
     pub ledger: LedgerConfig,
-    /// Limits of those who have none of their own.
+    /// Default limits: for organisations, users and keys without a limit of their own. 0 is no limit.
     #[serde(default)]
     pub limits: Limits,
-    /// Prices that are promised.
+    /// Quotes that promise a price.
     #[serde(default)]
     pub quotes: Quotes,
-    /// Answers to status calls.
+    /// Answers to status calls, and the cache behind them.
     #[serde(default)]
     pub status: Status,
-    /// Finishing tasks nobody asks for.
+    /// The reconciler, which polls unfinished tasks, so that they end although no caller asks for them.
     #[serde(default)]
     pub reconciler: Reconciler,
-    /// How callers are authenticated, and what of that is cached.
+    /// Caching of credentials, and of the keys of identity providers.
     #[serde(default)]
     pub auth: Auth,
-    /// Which events are logged, and in what form.
+    /// The log, on standard error.
     #[serde(default)]
     pub log: Log,
-    /// Which requests are traced, and where their traces are sent.
+    /// Traces, sent to an OpenTelemetry collector.
     #[serde(default)]
     pub telemetry: Telemetry,
 }
@@ -75,32 +76,33 @@ pub struct Config {
 pub struct Server {
     /// Address of the data plane.
     pub listen: SocketAddr,
-    /// How long a client may take to send a request's head, and how long its connection may be idle.
+    /// Time-out for a client to send the head of a request, and for an idle connection.
     #[schemars(range(min = 100, max = 86_400_000))]
     pub header_timeout_ms: u64,
-    /// How long a client may take to send a request's body.
+    /// Time-out for a client to send the body of a request.
     #[schemars(range(min = 100, max = 86_400_000))]
     pub body_timeout_ms: u64,
-    /// After this a create without an answer from upstream is answered 504; the work goes on.
+    /// Time after which a create that the vendor has not answered is answered 504; the gateway goes on with it.
     #[schemars(range(min = 100, max = 86_400_000))]
     pub create_deadline_ms: u64,
-    /// How long what is in flight may take after SIGTERM, and after `drain_ms`.
+    /// Time for requests in flight to finish on SIGTERM, after `drain_ms`.
     #[schemars(range(min = 0, max = 86_400_000))]
     pub shutdown_grace_ms: u64,
-    /// On SIGTERM the gateway says at once that it is not ready, but takes requests for this long, so that whatever
-    /// spreads them can look elsewhere first; the grace period begins after it.
+    /// Time to serve on after SIGTERM, while `/readyz` already says that the gateway is not ready. Longer than a load
+    /// balancer takes to notice. `shutdown_grace_ms` begins after it.
     #[schemars(range(min = 0, max = 86_400_000))]
     pub drain_ms: u64,
-    /// Networks of proxies whose word on the client's address is taken.
+    /// Networks of the proxies that are trusted to set the client-address header.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
-    /// The header in which trusted proxies say it. The other one is not looked at: whoever is not made to set it may forge it.
+    /// The header in which trusted proxies name the client's address. The other header is ignored, because a client can
+    /// forge a header that the proxies do not set.
     pub proxy_header: ProxyHeader,
-    /// HTTPS in place of HTTP.
+    /// Serve HTTPS instead of HTTP.
     pub tls: Option<Tls>,
 }
 
-/// How proxies tell for whom they call.
+/// The header in which proxies name the client's address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
@@ -127,17 +129,17 @@ impl Default for Server {
     }
 }
 
-/// The operators' listener: health, metrics, the management API.
+/// The operations listener: health, metrics, the management API.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// Address of the operations listener; keep it off public networks.
     pub listen: SocketAddr,
-    /// The first operator's token, used while there is none. Left out, the first start makes one and prints it once.
+    /// The first operator token, used while the database has none. Omitted: the first start creates one and prints it.
     pub bootstrap_token: Option<Secret>,
-    /// A file that holds `bootstrap_token`, instead.
+    /// File that holds the token, instead of `bootstrap_token`.
     pub bootstrap_token_file: Option<PathBuf>,
-    /// HTTPS in place of HTTP.
+    /// Serve HTTPS instead of HTTP.
     pub tls: Option<Tls>,
 }
 
@@ -156,27 +158,27 @@ impl Default for Admin {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host/database`. It is taken as it stands: `PGHOST`, `PGPASSWORD`, `PGOPTIONS` and the other
-    /// variables of PostgreSQL's own programs change nothing. A password that is left out is looked up in `~/.pgpass`.
+    /// URL of the database, `postgres://user:password@host/database`. The variables of PostgreSQL's own programs (`PGHOST`,
+    /// `PGPASSWORD`, `PGOPTIONS` and others) are ignored. A password that is left out is looked up in `~/.pgpass`.
     pub url: Option<Secret>,
-    /// The URL of every server of a replicated database, instead of `url`: the one that is the primary is used, and found
-    /// again after a fail-over.
+    /// URLs of all servers of a replicated database, instead of `url`. The gateway uses the primary, and finds the new
+    /// primary after a fail-over.
     #[serde(default, deserialize_with = "secret::list")]
     pub urls: Vec<Secret>,
-    /// A file that holds the URL, or one a line, instead of `url` and `urls`.
+    /// File that holds the URL, or one URL a line, instead of `url` and `urls`.
     pub url_file: Option<PathBuf>,
-    /// Connections of the pool for everything but reservations.
+    /// Maximum number of connections of the pool for calls. Lanes and background jobs have connections of their own.
     #[serde(default = "ten")]
     #[schemars(range(min = 2, max = 1_000))]
     pub max_connections: u32,
-    /// How long to wait for a connection of the pool.
+    /// Time-out for getting a connection from the pool.
     #[serde(default = "three_seconds")]
     #[schemars(range(min = 10, max = 60_000))]
     pub acquire_timeout_ms: u64,
 }
 
 impl DatabaseConfig {
-    /// The database at `url`, everything else by default.
+    /// The database at `url`, with defaults for everything else.
     pub fn of(url: Secret) -> Self {
         Self {
             url: Some(url),
@@ -187,7 +189,7 @@ impl DatabaseConfig {
         }
     }
 
-    /// Every server's URL, however it was given.
+    /// The URL of every server, whether it was given as `url` or in `urls`.
     pub fn servers(&self) -> Vec<Secret> {
         self.url.iter().chain(&self.urls).cloned().collect()
     }
@@ -201,53 +203,51 @@ fn three_seconds() -> u64 {
     3_000
 }
 
-/// How a batch of the ledger is made durable before anybody is answered.
+/// How a batch of the ledger is made durable before its callers are answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// One commit, which waits for the disk while it has the balance row. Asks of the database only what every
-    /// PostgreSQL can do.
+    /// One commit, which waits for the disk while it has locked the row of the balance. Needs nothing special of the
+    /// database.
     #[default]
     Plain,
-    /// A commit that frees the balance row without waiting, then a second one that waits. For several gateways that
-    /// share busy organisations, on a slow disk or with a synchronous standby. For a moment others can read what a
-    /// crash of the database would still undo; whoever asked for it is answered only when it is durable.
+    /// One commit that unlocks the row of the balance without waiting for the disk, then a second one that waits. For
+    /// several gateways that share busy organisations, on a slow disk or with a synchronous standby. For a moment others
+    /// can read a hold that a crash of the database would still undo; its own caller is answered only once it is durable.
     TwoCommit,
 }
 
-/// How the ledger works.
+/// Lanes, batches, time-outs and periods of the ledger.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
-    /// How a batch is made durable: `plain` or `two-commit`. Gateways that share a ledger may differ.
+    /// How a batch is made durable. Gateways that share a ledger may differ.
     pub profile: Profile,
-    /// Lanes, each with a connection of its own.
+    /// Number of lanes, each with a database connection of its own.
     #[schemars(range(min = 1, max = 64))]
     pub lanes: usize,
-    /// Reservations in one call, at most.
+    /// Maximum number of items in one batch of a lane.
     #[schemars(range(min = 1, max = 1_024))]
     pub max_batch: usize,
-    /// Reservations that may wait in one lane.
+    /// Maximum number of reservations that wait in one lane.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub queue: usize,
-    /// How long a create waits for its reservation.
+    /// Time-out for a create to get its hold.
     #[schemars(range(min = 10, max = 60_000))]
     pub reserve_timeout_ms: u64,
-    /// After this a call to the database is given up and its items are sent again.
+    /// Time-out of a lane's call to the database, whose items are then sent again.
     #[schemars(range(min = 100, max = 600_000))]
     pub call_timeout_ms: u64,
-    /// A gateway that was silent for this long is taken for dead.
+    /// Length of a gateway's lease. A gateway that has not renewed its lease for this long counts as dead.
     #[schemars(range(min = 1_000, max = 600_000))]
     pub lease_ms: u64,
-    /// Idempotency keys are kept this long.
+    /// How long idempotency keys are kept.
     #[schemars(range(min = 1, max = 8_760))]
     pub idempotency_hours: u32,
-    /// A task whose outcome stays unknown for this long is written off: its tenant is refunded, the platform may have
-    /// lost.
+    /// Age at which a task in doubt is written off: the organisation is refunded, and the platform books a possible loss.
     #[schemars(range(min = 1, max = 8_760))]
     pub in_doubt_hours: u32,
-    /// How far apart the audits of the ledger begin that gateways run by themselves, one of them at a time; 0: this one
-    /// runs none.
+    /// Interval between the automatic audits of the ledger, each run by one of the gateways. 0: this gateway runs none.
     #[schemars(range(max = 10_080))]
     pub audit_minutes: u32,
 }
@@ -269,25 +269,25 @@ impl Default for LedgerConfig {
     }
 }
 
-/// Limits where the organisation, user or key has none of its own. 0 is no limit. They are counted per gateway process.
+/// Limits of an organisation, user or key without a limit of its own. 0 is no limit. Rates are counted by each gateway.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Creates a minute of one key.
+    /// Maximum number of creates per minute of one key.
     pub key_create_per_minute: u32,
-    /// Other calls a minute of one key.
+    /// Maximum number of other calls per minute of one key.
     pub key_status_per_minute: u32,
-    /// Creates a minute of one user.
+    /// Maximum number of creates per minute of one user.
     pub user_create_per_minute: u32,
-    /// Other calls a minute of one user.
+    /// Maximum number of other calls per minute of one user.
     pub user_status_per_minute: u32,
-    /// Creates a minute of one organisation.
+    /// Maximum number of creates per minute of one organisation.
     pub org_create_per_minute: u32,
-    /// Other calls a minute of one organisation.
+    /// Maximum number of other calls per minute of one organisation.
     pub org_status_per_minute: u32,
-    /// Unfinished tasks of one organisation, over all gateways.
+    /// Maximum number of unfinished tasks of one organisation, over all gateways.
     pub max_open_tasks: u32,
-    /// Wrong keys a minute from one address, before it is told to wait.
+    /// Maximum number of failed authentications per minute from one address; further ones are answered 429.
     pub failed_logins_per_minute: u32,
 }
 
@@ -306,12 +306,12 @@ impl Default for Limits {
     }
 }
 
-/// Prices that are promised.
+/// Quotes that promise a price.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotes {
-    /// For how long a caller may have a price promised, at most. 0: not at all.
-    // Books that were in force within an hour are at hand.
+    /// Maximum validity of a quote that promises a price. 0: no such quotes.
+    // At most 3,000 s, because a gateway keeps the books that were in force within the last hour.
     #[schemars(range(min = 0, max = 3_000))]
     pub max_valid_seconds: u32,
 }
@@ -322,16 +322,16 @@ impl Default for Quotes {
     }
 }
 
-/// Answers to status calls.
+/// Answers to status calls, and the cache behind them.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Status {
-    /// A state older than this is asked for upstream.
+    /// Age from which a cached state is asked for at the vendor again.
     pub min_interval_ms: u64,
-    /// How long a status call waits for a newer state, at most.
+    /// Maximum time that a status call waits for the vendor's answer before it gets the cached state.
     #[schemars(range(min = 0, max = 2_000))]
     pub wait_ms: u64,
-    /// Memory for the last states of tasks, about.
+    /// Approximate size of the cache of task states.
     pub cache_bytes: u64,
 }
 
@@ -341,24 +341,24 @@ impl Default for Status {
     }
 }
 
-/// Finishing tasks nobody asks for.
+/// The reconciler, which polls unfinished tasks, so that they end although no caller asks for them.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reconciler {
-    /// Polls to the upstream a second, at most, of all gateways on one database together; clients' status calls count,
+    /// Maximum number of polls per second of all gateways on one database together. Polls for clients' status calls count,
     /// and get at most half of them.
     #[schemars(range(min = 1, max = 100_000))]
     pub polls_per_second: u32,
-    /// Polls of one backend at one time, at most.
+    /// Maximum number of concurrent polls of one backend.
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: usize,
-    /// How long after a create the first look is taken; later looks are further apart.
+    /// Time from a create to the first poll of its task; later polls are further apart.
     #[schemars(range(min = 10, max = 86_400_000))]
     pub interval_ms: u64,
-    /// How often due tasks are looked for.
+    /// Interval between two searches for tasks that are due for polling.
     #[schemars(range(min = 10, max = 60_000))]
     pub tick_ms: u64,
-    /// A task that runs longer than this is in doubt.
+    /// Age from which an unfinished task is in doubt.
     #[schemars(range(min = 1, max = 8_760))]
     pub max_task_age_hours: u32,
 }
@@ -375,15 +375,16 @@ impl Default for Reconciler {
     }
 }
 
-/// How callers are authenticated, and what of that is cached.
+/// Caching of credentials, and of the keys of identity providers.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
-    /// Keys kept in memory.
+    /// Maximum number of API keys in the cache.
     pub cached_keys: u64,
-    /// While the database is away, keys in memory may ask for the status of their tasks for this long.
+    /// How long cached keys are accepted for status calls while the database is unavailable.
     pub stale_max_ms: u64,
-    /// The keys of an identity provider are fetched again after this; if that fails, they are used for `stale_max_ms` more.
+    /// Interval at which the keys of an identity provider are fetched again. If that fails, the old keys are used for
+    /// another `stale_max_ms`.
     #[schemars(range(min = 100, max = 86_400_000))]
     pub jwks_refresh_ms: u64,
 }
@@ -394,7 +395,7 @@ impl Default for Auth {
     }
 }
 
-/// How events are written.
+/// The form in which events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -404,13 +405,13 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// Which events are logged, and in what form.
+/// The log, on standard error.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// How events are written.
+    /// The form in which events are written.
     pub format: LogFormat,
-    /// What is logged: a level, or directives such as `info,tollgate::upstream=debug`.
+    /// Least level of logged events, or directives such as `info,tollgate::upstream=debug`.
     pub level: String,
 }
 
@@ -420,13 +421,13 @@ impl Default for Log {
     }
 }
 
-/// A field in milliseconds as a duration.
+/// A duration from a field in milliseconds.
 pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
 impl Config {
-    /// A gateway on `database` in front of `upstream`, everything else by default. Nothing outside is read.
+    /// A gateway on `database` in front of `upstream`, with defaults for everything else. Reads no file and no variable.
     pub fn of(database: DatabaseConfig, upstream: UpstreamConfig) -> Result<Self, ConfigError> {
         let config = Self {
             server: Server::default(),
@@ -445,7 +446,7 @@ impl Config {
         config.check("the configuration")
     }
 
-    /// Reads `file`, then the environment, which wins, and checks every value.
+    /// Reads `file` and the environment, which overrides the file, and checks every value.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         if !file.is_file() {
             return Err(ConfigError::Missing(file.to_owned()));
@@ -462,7 +463,7 @@ impl Config {
     fn read(given: Figment, source: &str) -> Result<Self, ConfigError> {
         let figment = Figment::from(Serialized::default("log", Log::default())).merge(given);
         let config: Self = figment.extract().map_err(|error| ConfigError::unreadable(source, &error))?;
-        // It has the form it should, so only numbers are looked at here.
+        // The types are right, so only the ranges of numbers are checked here.
         let given = figment.extract().unwrap_or_default();
         if let Some((field, value, right)) = schema::out_of_range(&given) {
             return Err(ConfigError::Value { origin: source.to_owned(), field, value, right });

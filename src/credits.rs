@@ -41,17 +41,17 @@ impl Credits {
         self.0
     }
 
-    /// The sum, or nothing if it does not fit.
+    /// The sum, or nothing if it overflows.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// The difference, or nothing if it does not fit.
+    /// The difference, or nothing if it overflows.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// `times` as many, or nothing if it does not fit.
+    /// `times` as many, or nothing if it overflows.
     pub fn checked_mul(self, times: i64) -> Option<Self> {
         self.0.checked_mul(times).map(Self)
     }
@@ -91,7 +91,7 @@ impl PriceFactor {
         self.0
     }
 
-    /// `credits` × factor, rounded up; nothing if negative or if it does not fit.
+    /// `credits` × factor, rounded up; nothing if `credits` is negative or the product overflows.
     pub fn apply(self, credits: Credits) -> Option<Credits> {
         let scaled = i128::from(credits.0).checked_mul(i128::from(self.0))?;
         if scaled < 0 {

@@ -1,4 +1,4 @@
-//! The page that shows an OpenAPI document to people, with all that it needs: nothing is loaded from elsewhere.
+//! The page that shows an OpenAPI document, with all of its scripts and styles: nothing is loaded from other hosts.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,17 +9,17 @@ use utoipa_swagger_ui::Config;
 
 const AT: &str = "/docs";
 
-/// A page from elsewhere could not even be asked for.
+/// The content security policy, under which the browser loads nothing from other hosts.
 const ONLY_OURS: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
 );
 
-/// Whether a path is the page's.
+/// Whether `path` belongs to the page.
 pub fn is_below(path: &str) -> bool {
     path.strip_prefix(AT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// What is at `path`; nothing if there is no such file. The document it shows is at `/openapi.json`.
+/// The file at `path`; nothing if there is no such file. The page shows the document at `/openapi.json`.
 pub fn page(path: &str) -> Option<Response<Bytes>> {
     // The validator is another site.
     static CONFIG: LazyLock<Arc<Config<'static>>> =

@@ -5,25 +5,25 @@
 //!
 //! | Step | Where |
 //! |---|---|
-//! | `reserve.before` | a batch of reservations is about to be sent to the database |
-//! | `reserve.committed` | it is durable; nobody has been told yet |
-//! | `create.held` | the create's own task begins, nothing is sent |
-//! | `create.before_send` | the first byte is about to be written; the lease is looked at after this |
+//! | `reserve.before` | before a batch of reservations is sent to the database |
+//! | `reserve.committed` | the batch is durable; its creates have no verdict yet |
+//! | `create.held` | the create's own task begins; nothing is sent |
+//! | `create.before_send` | before the first byte is written and before the last check of the lease |
 //! | `create.sent` | the request has been handed to its connection |
-//! | `create.head` | the head of the vendor's answer has come |
-//! | `create.answered` | the outcome is known, nothing is recorded |
-//! | `record.committed` | the task id is durable, the client has no answer |
-//! | `poll.before` | the vendor is about to be asked for a task |
-//! | `poll.answered` | it has told the end, nothing is settled |
-//! | `settle.committed` | the end is durable; nobody has been told yet |
-//! | `sweep.before` | the holds of dead gateways are known, none is taken over |
+//! | `create.head` | the head of the vendor's answer has arrived |
+//! | `create.answered` | the outcome is known; nothing is recorded |
+//! | `record.committed` | the task's id is durable; the client has no answer |
+//! | `poll.before` | before the vendor is asked for a task |
+//! | `poll.answered` | the vendor has reported the end; nothing is settled |
+//! | `settle.committed` | the end is durable; its caller has no answer yet |
+//! | `sweep.before` | the holds of dead gateways are known; none is taken over |
 
-/// Says that the step `name` is reached.
+/// Marks that the step `name` is reached.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn reach(_name: &'static str) {}
 
-/// Says that the step `name` is reached.
+/// Marks that the step `name` is reached.
 #[cfg(debug_assertions)]
 pub fn reach(name: &'static str) {
     armed::reach(name);
@@ -54,7 +54,7 @@ mod armed {
         crate::log_queue::flush(Duration::from_secs(1));
         match action.as_str() {
             "kill" => drop(kill(Pid::this(), Signal::SIGKILL)),
-            // To this thread, which then does not take another step; to the process, any other thread might take it.
+            // `raise` stops this very thread at once; a signal to the process might reach another thread first.
             "stop" => drop(raise(Signal::SIGSTOP)),
             _ => panic!("fail point {name}"),
         }

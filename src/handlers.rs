@@ -1,4 +1,4 @@
-//! What the data plane answers by itself: status, quote, credits, tasks.
+//! The endpoints of the data plane. All but creates are answered here, without the paid stages.
 
 mod credits;
 mod document;
@@ -19,23 +19,23 @@ use crate::poll::Poller;
 use crate::price_cache::Prices;
 use crate::store::Database;
 
-/// What the handlers need.
+/// The parts that the handlers share.
 #[derive(Debug, Clone)]
 pub struct Handlers {
-    /// Balances, budgets and lists of tasks are read here.
+    /// Reads balances, budgets and lists of tasks.
     pub database: Database,
-    /// Knows the state of tasks, and asks the vendor for it.
+    /// Answers the state of tasks, and polls the vendor for it.
     pub poller: Arc<Poller>,
     pub prices: Arc<Prices>,
-    /// The longest time for which a quote may bind.
+    /// The maximum validity of a quote that promises a price.
     pub max_quote: Duration,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
-    /// Tells how old a state is.
+    /// Measures the age of a state.
     pub clock: Clock,
 }
 
-/// Sends creates into the paid path and answers the rest.
+/// Hands creates to the paid stages and answers all other calls.
 #[derive(Debug, Clone)]
 pub struct Dispatch<C> {
     pub create: C,

@@ -1,4 +1,4 @@
-//! Identifiers: one newtype per kind of thing, so that an organisation's id cannot stand where a hold's belongs.
+//! Identifiers: one newtype for each kind of object, so that an organisation's id cannot be used as a hold's.
 //!
 //! Each has a prefixed text form (`org_0192…`, 32 hex digits) that people, logs and the wire see.
 
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// A text that is not the identifier it should be.
+/// A text that is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not an id of the form {prefix}_<32 hex digits>")]
 pub struct InvalidId {
@@ -23,10 +23,10 @@ macro_rules! ids {
         pub struct $name(Uuid);
 
         impl $name {
-            /// How its text form begins, before the `_`.
+            /// The prefix of the text form, before the `_`.
             pub const PREFIX: &str = $prefix;
 
-            /// A fresh id, ordered by the time of its making (UUIDv7): new rows land at the end of their index.
+            /// A new id. Ids ascend with the time (UUIDv7), so that new rows are added at the end of an index.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
@@ -105,15 +105,15 @@ ids! {
     /// An entry of the ledger.
     EntryId = "ent";
     BudgetId = "bud";
-    /// A token of those who run the platform.
+    /// A token of an operator.
     OperatorTokenId = "opt";
     /// One run of a gateway process.
     GatewayId = "gw";
     /// A price factor with a validity.
     FactorId = "fac";
-    /// An identity provider: who else may say who is calling.
+    /// An identity provider, whose JWTs authenticate callers.
     ProviderId = "idp";
-    /// A subject of an identity provider, as a user here.
+    /// The tie of an identity provider's subject to a user.
     IdentityId = "idn";
 }
 

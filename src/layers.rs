@@ -24,11 +24,11 @@ use crate::telemetry::Span;
 /// How a call ends.
 pub type Outcome = Result<Answer, Failure>;
 
-/// An error on its way to [`rescue`], which makes the answer of it.
+/// An error on its way to [`rescue`], which turns it into an answer.
 #[derive(Debug)]
 pub struct Failure {
     pub error: GatewayError,
-    /// The limit that the answer must name, if the call was counted against one.
+    /// The rate-limit headers for the answer, if the call was counted against a limit.
     pub rate: Option<RateHeaders>,
 }
 
@@ -38,15 +38,15 @@ impl From<GatewayError> for Failure {
     }
 }
 
-/// One stage of the data plane. Each takes calls of one type and hands on calls of another one, so that a stage that is
-/// left out or swapped does not compile.
+/// One stage of the data plane. A stage takes calls of one type and hands on calls of another type, so that a stack with a
+/// stage missing or swapped does not compile.
 pub trait Stage: Send + Sync + 'static {
-    /// The calls that it takes.
+    /// The type of the calls that the stage takes.
     type In;
-    /// The calls that it hands on.
+    /// The type of the calls that the stage hands on.
     type Out;
 
-    /// Takes a call to its end: refuses it, answers it, or hands it on to `below`.
+    /// Processes a call: refuses it, answers it, or hands it on to `below`.
     fn run(
         &self,
         call: Call<Self::In>,
@@ -54,17 +54,17 @@ pub trait Stage: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome> + Send;
 }
 
-/// All that stands below a stage.
+/// The rest of the stack below a stage.
 #[diagnostic::on_unimplemented(
     message = "no stage here takes a call that is `{In}`",
     note = "a stage of `stack::data_plane` is missing or stands in the wrong place"
 )]
 pub trait Below<In>: Send + Sync + 'static {
-    /// Takes a call to its end.
+    /// Processes a call to its answer or error.
     fn take(&self, call: Call<In>) -> impl Future<Output = Outcome> + Send;
 }
 
-/// A stage with all that stands below it. One value serves all requests, by reference.
+/// A stage with the rest of the stack below it. One value serves all requests, by reference.
 #[derive(Debug, Clone)]
 pub struct Staged<S, B> {
     stage: S,
@@ -77,7 +77,7 @@ impl<S: Stage, B: Below<S::Out>> Below<S::In> for Staged<S, B> {
     }
 }
 
-/// A line of a [`tower::ServiceBuilder`] that is a stage.
+/// Makes a layer of a stage, for a line of [`tower::ServiceBuilder`].
 pub fn stage<S: Stage + Clone>(stage: S) -> StageLayer<S> {
     StageLayer(stage)
 }
@@ -93,10 +93,10 @@ impl<S: Stage + Clone, B> Layer<B> for StageLayer<S> {
     }
 }
 
-/// Does a part of a call, in a span of its own.
+/// Runs a part of a call in a span of its own, and records in the span how it ended.
 pub(crate) async fn part<T, F: Future<Output = Result<T, GatewayError>>>(
     name: &'static str,
-    // Not the future itself: it would be in this one twice.
+    // Not the future itself, which would take its size twice in this future.
     work: impl FnOnce() -> F,
 ) -> Result<T, GatewayError> {
     let mut span = Span::of_part(name);
@@ -105,14 +105,14 @@ pub(crate) async fn part<T, F: Future<Output = Result<T, GatewayError>>>(
     result
 }
 
-/// Says in a span how its part ended. What the caller is refused for is no failure of the part.
+/// Records in a span how its part ended. A refusal that is the caller's fault is not a failure of the span.
 pub(crate) fn tell<T>(span: &mut Span, result: &Result<T, GatewayError>) {
     if let Err(error) = result {
         tell_error(span, error);
     }
 }
 
-/// The same for a part that has failed.
+/// Records in a span the error that its part ended with.
 pub(crate) fn tell_error(span: &mut Span, error: &GatewayError) {
     let code = error.code().map_or("vendor", crate::wire::Code::as_str);
     span.set_word("tollgate.code", code);

@@ -1,7 +1,7 @@
-//! Lines of the log, on their way to standard error.
+//! The queue of log lines for standard error.
 //!
-//! No request waits for whoever reads them: a thread writes what has gathered. What finds no room, or cannot be written,
-//! is counted. Who ends the process calls [`flush`] first.
+//! No request waits for the reader of standard error: a thread writes the lines that have gathered. Lines for which there is
+//! no room, or that cannot be written, are dropped and counted. Code that ends the process calls [`flush`] first.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,9 +10,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// What may wait to be written: a second of the busiest gateway.
+/// Maximum number of waiting bytes: a second of the busiest gateway.
 const ROOM: usize = 4 << 20;
-/// How long lines gather after a write; the system call costs as much as making a line does.
+/// How long lines gather after a write, because a system call for each line would double its cost.
 const GATHERING: Duration = Duration::from_millis(10);
 
 static QUEUE: Queue = Queue {
@@ -44,7 +44,7 @@ impl Queue {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes for ever. Not by way of `std`, whose lock others would wait for as long as nobody reads.
+    /// Writes lines for ever. Not through `std`, whose lock would block other threads while nobody reads standard error.
     fn write_to(&self, mut file: File) {
         let mut batch = Vec::new();
         loop {
@@ -69,11 +69,11 @@ impl Queue {
     }
 }
 
-/// Writes into the queue; each call is one line.
+/// A writer into the queue; each call of `write` is one line.
 #[derive(Debug, Clone, Copy)]
 pub struct LogWriter(());
 
-/// Begins to write to standard error.
+/// Starts the writing thread, unless it runs, and returns a writer.
 pub fn start() -> io::Result<LogWriter> {
     static STARTED: OnceLock<()> = OnceLock::new();
     let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
@@ -104,12 +104,12 @@ impl Write for LogWriter {
     }
 }
 
-/// Waits until all lines are written, for as long as `limit`.
+/// Waits until all lines are written, at most for `limit`.
 pub fn flush(limit: Duration) {
     drop(QUEUE.written.wait_timeout_while(QUEUE.lines(), limit, |lines| lines.under_way()));
 }
 
-/// How many lines nobody has seen.
+/// The number of dropped lines since the start of the process.
 pub fn dropped_lines() -> u64 {
     QUEUE.lines().dropped
 }

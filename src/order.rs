@@ -1,4 +1,4 @@
-//! The vendor's create request: read, validate, price, write out again (contract, "Validation").
+//! A create's body: parsed, validated, priced, and written out for the vendor (contract, "Validation").
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ const MAX_IMAGES: usize = 7;
 const DEFAULT_SECONDS: u8 = 5;
 const DEFAULT_SOUND: bool = true;
 
-/// Why a request is refused, in the caller's terms.
+/// Why a create is refused, for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     pub code: Code,
-    /// What is wrong and what would be right.
+    /// What is wrong, and what would be right.
     pub message: String,
 }
 
@@ -26,17 +26,17 @@ fn invalid<T>(code: Code, message: impl Into<String>) -> Result<T, Invalid> {
     Err(Invalid { code, message: message.into() })
 }
 
-/// A create request that passed every check and has its price.
+/// A create that has passed every check, with its price.
 #[derive(Debug)]
 pub struct Order {
     /// The vendor's task type.
     pub task_type: Arc<str>,
     pub price: Price,
-    /// What goes upstream: the caller's fields, with those the price depends on written out.
+    /// The body for the vendor: the caller's fields, and the defaults of those fields that the price depends on.
     pub body: String,
 }
 
-/// The fields that are looked at; all others pass through, and `null` counts as absent. For the OpenAPI document.
+/// The body of a create. The gateway checks these fields and passes all others through; `null` counts as absent.
 #[derive(Debug, ToSchema)]
 pub struct CreateBody {
     /// One of the types in the price book in force, such as `pro-text-to-video`, `pro-image-to-video`,
@@ -44,64 +44,63 @@ pub struct CreateBody {
     /// `o3-pro-reference-to-video`, `o3-pro-video-edit`, and the last four with `o3-std-`.
     #[schema(rename = "type", example = "pro-text-to-video")]
     pub task_type: String,
-    /// What to show; not blank.
+    /// Description of the video; must not be blank.
     #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "An eagle over the sea")]
     pub prompt: String,
-    /// Seconds; 5 if left out. Not looked at by `*-video-edit`. A string of the same digits counts too.
+    /// Length of the video in seconds; default 5. Ignored for `*-video-edit`. A string such as `"5"` is accepted too.
     #[schema(value_type = Option<u8>, minimum = 3, maximum = 15)]
     pub duration: Option<u8>,
-    /// 16:9, 9:16 or 1:1
+    /// Aspect ratio of the video: 16:9, 9:16 or 1:1.
     #[schema(pattern = "^(16:9|9:16|1:1)$")]
     pub aspect_ratio: Option<String>,
-    /// Needed by `*-image-to-video`: the URL or data URI of an image.
+    /// URL or data URI of the first image; required for `*-image-to-video`.
     pub image: Option<String>,
-    /// For `*-reference-to-video`, which need `images` or `video`: URLs or data URIs.
+    /// URLs or data URIs of reference images; `*-reference-to-video` requires `images` or `video`.
     #[schema(max_items = 7)]
     pub images: Option<Vec<String>>,
-    /// Needed by `*-video-edit`: the URL of a video.
+    /// URL of a video; required for `*-video-edit`.
     pub video: Option<String>,
-    /// The URL or data URI of the last image.
+    /// URL or data URI of the last image.
     pub end_image: Option<String>,
-    /// Whether the video has sound; true if left out.
+    /// Whether the video has sound; default true.
     pub sound: Option<bool>,
-    /// Whether the sound of `video` is kept.
+    /// Whether the original sound of `video` is kept.
     pub keep_original_sound: Option<bool>,
-    /// How closely to follow the prompt.
+    /// How closely the video follows the prompt, from 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
     pub cfg_scale: Option<f64>,
-    /// What not to show.
+    /// Description of what the video must not show.
     pub negative_prompt: Option<String>,
 }
 
-/// A task as the video service describes it, with what is charged here. It may have more fields than these. For the
-/// OpenAPI document.
+/// A task as the video service describes it, but with the credits charged here. It may have more fields than these.
 #[derive(Debug, ToSchema)]
 pub struct TaskData {
-    /// What a status call takes.
+    /// The id of the task, for status calls.
     pub task_id: String,
-    /// `SUCCESS`: it is done. `FAILED`: it failed, and costs nothing. All else: it is under way.
+    /// `SUCCESS`: the video is ready. `FAILED`: the task has failed, and costs nothing. Anything else: the task is running.
     pub status: String,
-    /// What is held for it, or was charged.
+    /// Credits that are held for the task, or were charged.
     pub consumed_credits: i64,
-    /// The result: mostly a list with the URL of the video, in any case null until there is one.
+    /// The result, usually a list with the URL of the video; null until there is a result.
     #[schema(required = false)]
     pub response: Option<serde_json::Value>,
     #[schema(required = false)]
     pub error_message: Option<serde_json::Value>,
 }
 
-/// The backend a task type goes to.
+/// Whether a task type belongs to the backend `kling-o3`, otherwise to `kling-3.0`.
 pub fn is_o3(task_type: &str) -> bool {
     task_type.starts_with("o3-")
 }
 
-/// A type whose price cannot depend on the duration, because the video it edits has its own.
+/// Whether a task type edits a video. Its price cannot depend on `duration`, because the video has a length of its own.
 pub fn is_video_edit(task_type: &str) -> bool {
     task_type.ends_with("-video-edit")
 }
 
 impl Order {
-    /// Reads and validates `body`; the first failing row of the contract's table wins.
+    /// Parses, validates and prices `body`. The error is that of the first failing row of the contract's table.
     pub fn parse(body: &[u8], book: &PriceBook, factor: PriceFactor) -> Result<Self, Invalid> {
         let text = match std::str::from_utf8(body) {
             Ok(text) => text,
@@ -126,7 +125,7 @@ impl Order {
         let Some(price) = book.price(tariff, seconds, sound, factor) else {
             return invalid(Code::InvalidRequest, "the price of this request is out of range");
         };
-        // What was priced is what is bought: the vendor's defaults may change, the price we promised may not.
+        // The defaults that the price depends on are written out, because the vendor may change its defaults.
         let mut changes = Vec::new();
         if tariff.depends_on_duration() {
             changes.push(("duration", seconds.to_string()));
@@ -170,7 +169,7 @@ fn check_prompt(object: &RawObject<&str>) -> Result<(), Invalid> {
 
 fn duration(object: &RawObject<&str>) -> Result<u8, Invalid> {
     let Some(text) = object.get("duration") else { return Ok(DEFAULT_SECONDS) };
-    // ⚑ "5" and 5.0 count
+    // Clients send "5" and 5.0 today, so both are accepted.
     let quoted = object.string("duration");
     let text = quoted.as_deref().unwrap_or(text);
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
@@ -238,7 +237,7 @@ fn check_media(object: &RawObject<&str>, task_type: &str) -> Result<(), Invalid>
     Ok(())
 }
 
-/// Checks the options that are given; the answer is whether the video has sound.
+/// Checks the optional fields. Returns whether the video has sound.
 #[expect(clippy::disallowed_methods, reason = "a number has no keys")]
 fn check_options(object: &RawObject<&str>) -> Result<bool, Invalid> {
     if let Some(text) = object.get("cfg_scale") {

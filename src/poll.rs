@@ -1,5 +1,5 @@
-//! Asks the vendor about one task and ends it if the vendor has. Status calls and the reconciler share this: one poll
-//! at a time for each task and process, within one budget.
+//! Polls the vendor about one task, and settles the task once it has ended there. Status calls and the reconciler share the
+//! poller: it makes one poll at a time of each task, within one budget.
 
 mod budget;
 mod view;
@@ -28,19 +28,20 @@ use crate::store::{Applied, Database, Late, Ledger, LedgerError, State, Step, Ta
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
 
-/// A terminal view is read again from the ledger after this: late evidence may have corrected it elsewhere.
+/// How long a view is cached. A terminal one is then read again, because late evidence may have corrected the task.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
 
-/// What the cache of their states is called in metrics.
+/// The name of the cache of task states in metrics.
 const TASKS: &str = "tasks";
 
-/// Why a task that is past its maximum age is given up.
+/// Why a task beyond its maximum age is put in doubt.
 const TOO_OLD: &str = "it ran longer than the maximum age";
 const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
 
 type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
 
-/// When the vendor was asked, and when it had answered: what those who wait for a flight wait for is not all its doing.
+/// When a poll was sent and when it was answered. A caller waits for other parts of the poll too, and only this part counts
+/// as the vendor's time.
 #[derive(Debug, Default)]
 struct Asking {
     begun: OnceLock<Instant>,
@@ -48,7 +49,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// How much of the time from `since` to `until` was the vendor's.
+    /// How much of the time from `since` to `until` the vendor took.
     fn within(&self, since: Instant, until: Instant) -> Duration {
         let Some(begun) = self.begun.get() else { return Duration::ZERO };
         let ended = self.ended.get().copied().unwrap_or(until);
@@ -66,12 +67,12 @@ pub struct Poller {
     wait: Duration,
     max_age: Duration,
     budget: PollBudget,
-    /// What callers know tasks by (the vendor's id or our reference) to the last known state.
+    /// The last known states, by the ids that callers use: the vendor's id, and our reference.
     views: Cache<(OrgId, Arc<str>), Arc<View>>,
     flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
 }
 
-/// Takes a flight off the list, also if it crashes.
+/// Removes a poll from `flights` when it ends, even by a panic.
 struct Landing<'a> {
     poller: &'a Poller,
     hold: HoldId,
@@ -84,7 +85,7 @@ impl Drop for Landing<'_> {
 }
 
 impl Poller {
-    /// A poller with nothing known yet.
+    /// A poller with an empty cache.
     pub fn new(
         ledger: Ledger,
         upstream: Arc<Upstream>,
@@ -115,12 +116,12 @@ impl Poller {
         }
     }
 
-    /// Shows how many states of tasks are in memory.
+    /// Sets the metric of the number of cached task states.
     pub fn show(&self) {
         metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.entry_count() as f64);
     }
 
-    /// How often the vendor may be asked.
+    /// The budget that limits polls.
     pub fn budget(&self) -> &PollBudget {
         &self.budget
     }
@@ -129,8 +130,8 @@ impl Poller {
         self.ledger.database()
     }
 
-    /// The last known state of a task of `org`, asked for upstream if that is old and the budget allows, and how long
-    /// that took the vendor. Nothing if `org` has no such task.
+    /// The state of a task of `org`, and how long the caller waited for the vendor. An old state is asked for at the vendor
+    /// if the budget allows. Nothing if `org` has no such task.
     pub async fn view(
         self: &Arc<Self>,
         org: OrgId,
@@ -147,7 +148,7 @@ impl Poller {
                 None => return Ok(None),
             },
         };
-        // The last known state is an answer in any case: a caller never waits longer than this.
+        // The last known state can be answered at any time, so a caller never waits longer than `wait`.
         let begun = self.clock.now();
         let Some((flight, asking)) = self.refresh(&known, false) else {
             return Ok(Some((known, Duration::ZERO)));
@@ -172,18 +173,18 @@ impl Poller {
             Err(_) => self.database().task_by_upstream_id(org, id).await?,
         };
         Ok(task.map(|task| match self.cached(&task) {
-            // Somebody has asked the vendor while we read.
+            // Another call has polled the vendor while we read the ledger.
             Some(view) if view.tells_of(&task) => self.keep(view),
             _ => self.remember(task, None, None),
         }))
     }
 
-    /// Keeps the state of `task`; `asked` is when the vendor last confirmed it, `told` what it said then.
+    /// Caches the state of `task`; the vendor last confirmed it at `asked`, with the report `told`.
     fn remember(&self, task: Task, told: Option<Report>, asked: Option<Instant>) -> Arc<View> {
         self.keep(Arc::new(View::new(task, told, asked, self.clock.now())))
     }
 
-    /// Keeps the state of `task`, which the vendor has just failed to confirm: it is not asked again at once.
+    /// Caches the state of `task` after a poll without an answer, so that the vendor is not asked again at once.
     fn remember_unanswered(&self, task: Task, known: &View) -> Arc<View> {
         let asked = self.cached(&task).map_or(known.asked(), |view| view.asked());
         self.keep(Arc::new(View::unanswered(task, asked, self.clock.now())))
@@ -198,7 +199,8 @@ impl Poller {
         view
     }
 
-    /// One poll for all who wait for this task; `paid` if the budget has been asked. It goes on when they leave.
+    /// Joins the poll of this task that is in flight, or starts one; `paid` if the budget has already been charged. The poll
+    /// goes on when its callers leave.
     fn refresh(self: &Arc<Self>, known: &Arc<View>, paid: bool) -> Option<(Flight, Arc<Asking>)> {
         let hold = known.task().hold;
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,8 +208,8 @@ impl Poller {
             return Some(flight.clone());
         }
         let asking = Arc::<Asking>::default();
-        // The flight we came too late for may have told all there is to know.
-        // But an end that we know to be none any more says nothing.
+        // A poll that has just ended may have refreshed the cache already. But ignore a cached terminal state if the task
+        // was reopened since.
         let told = self.cached(known.task()).filter(|view| self.is_fresh(view));
         if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
             return Some((std::future::ready(Some(view)).boxed().shared(), asking));
@@ -216,7 +218,7 @@ impl Poller {
             return None;
         }
         let (poller, known, told) = (self.clone(), known.clone(), asking.clone());
-        // In the trace of whoever is the first to wait for it.
+        // The poll belongs to the trace of its first caller.
         let work = self.tasks.spawn(carry(async move {
             let _landing = Landing { poller: &poller, hold };
             let mut span = Span::of_part("poll");
@@ -228,18 +230,18 @@ impl Poller {
         Some((flight, asking))
     }
 
-    /// What the vendor will not be asked about must not use up the budget of the other backend.
+    /// Whether polling the task needs the budget. A task that will not be polled must not use up budget.
     fn costs_a_poll(&self, task: &Task) -> bool {
         task.upstream_task.is_some() && self.upstream.may_be_polled(task.org, &task.backend)
     }
 
-    /// Polls a task the reconciler has claimed, unless somebody does already.
+    /// Polls a task that the reconciler has claimed, unless a poll of it is in flight.
     pub async fn poll(self: &Arc<Self>, task: Task) {
-        // To wait for a poll that hangs would take the place of another task's.
+        // Waiting for a poll that hangs would take the slot of another task's poll.
         if self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&task.hold) {
             return;
         }
-        // Callers who ask often must not keep the tasks of those who never ask from ending.
+        // The reconciler waits for the budget instead of giving up, so that tasks of callers who never ask end too.
         if self.costs_a_poll(&task) {
             self.budget.wait().await;
         }
@@ -249,13 +251,13 @@ impl Poller {
         }
     }
 
-    /// Asks the ledger, then the vendor, then ends what has ended.
+    /// Reads the task from the ledger, polls the vendor, and settles the task if it has ended.
     async fn ask(&self, known: Arc<View>, asking: &Asking) -> Option<Arc<View>> {
         let task = known.task();
         let task = match self.database().task_by_hold(task.org, task.hold).await {
             Ok(Some(task)) => task,
             Ok(None) => return None,
-            // The ledger is away, the vendor may not be: what the caller sees needs no ledger unless it ends the task.
+            // The ledger is unavailable, but the vendor may not be: a state that is not terminal can be shown without the ledger.
             Err(_) => task.clone(),
         };
         let Some(id) = task.upstream_task.clone().filter(|_| !task.is_over()) else {
@@ -269,7 +271,7 @@ impl Poller {
             Ok(report) => match self.apply(&task, &report, ended).await {
                 Ok(task) => Some(self.remember(task, Some(report), Some(begun))),
                 Err(error) => {
-                    tracing::warn!(hold = %task.hold, %error, "a task's end is not recorded yet");
+                    tracing::warn!(hold = %task.hold, %error, "the end of a task is not recorded yet");
                     Some(self.remember_unanswered(task, &known))
                 }
             },
@@ -277,7 +279,7 @@ impl Poller {
                 if error == StatusError::UnknownAccount {
                     tracing::warn!(hold = %task.hold, backend = %task.backend, account = %task.account, "a task cannot be polled: its account is not configured any more");
                 } else {
-                    tracing::debug!(hold = %task.hold, %error, "a poll told nothing");
+                    tracing::debug!(hold = %task.hold, %error, "a poll failed");
                 }
                 let forgotten = error == StatusError::NotFound;
                 self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }).await;
@@ -286,7 +288,7 @@ impl Poller {
         }
     }
 
-    /// What a report that came at `told` means for the ledger; the answer is the task as it stands then.
+    /// Writes what a report, which came at `told`, means for the ledger. Returns the task as it is afterwards.
     async fn apply(&self, task: &Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD).await;
@@ -312,7 +314,7 @@ impl Poller {
         written(span, self.ledger.step_of(task, step)).await
     }
 
-    /// An end that was told then is durable now.
+    /// Measures the time from the vendor's report of an end, at `told`, to now, when the end is durable.
     fn settled(&self, told: Instant) {
         metrics::histogram!(m::SETTLE_LAG_SECONDS).record(self.clock.since(told));
     }
@@ -322,7 +324,7 @@ impl Poller {
         found.ok_or(LedgerError::Corrupt("a task that vanished".into()))
     }
 
-    /// An end that came after ours (contract, "Evidence after the end").
+    /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").
     async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
         let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
@@ -339,13 +341,13 @@ impl Poller {
         Ok(task)
     }
 
-    /// Records that a task which had ended here is one of the vendor's after all; whether that was news.
+    /// Reopens a task that had ended here although the vendor has it. Returns whether this was unknown before.
     pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
         let span = settling(&step);
         let news = written(span, self.ledger.step(org, hold, step)).await? == Applied::Yes;
         if news {
-            tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor tells its own");
-            // The end that is remembered is none any more.
+            tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor reports how it ended");
+            // The cached terminal state is stale: drop it.
             self.views.invalidate(&(org, hold.to_string().into()));
         }
         Ok(news)
@@ -360,9 +362,9 @@ impl Poller {
             (_, Some(Late::Open)) => Step::LateDrop,
             _ => return,
         };
-        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind().as_str(), "a task does not end");
+        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind().as_str(), "a task is beyond its maximum age");
         if let Err(error) = self.step_of(task, step).await {
-            tracing::warn!(hold = %task.hold, %error, "could not give up an old task");
+            tracing::warn!(hold = %task.hold, %error, "an old task could not be put in doubt");
         }
     }
 
@@ -372,7 +374,7 @@ impl Poller {
         row.is_ok_and(|row| row.is_some_and(|row| row.upstream_task.as_deref() == Some(task)))
     }
 
-    /// Ends a task whose create already said how it ended.
+    /// Settles a task whose create answer already reported its end.
     pub async fn conclude_create(&self, org: OrgId, hold: HoldId, report: &Report) {
         let told = self.clock.now();
         let result = match self.database().task_by_hold(org, hold).await {
@@ -381,7 +383,7 @@ impl Poller {
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            tracing::warn!(%hold, %error, "a create that came back finished is left to the reconciler");
+            tracing::warn!(%hold, %error, "a task that ended in its create answer is left to the reconciler");
         }
     }
 }
@@ -391,7 +393,7 @@ fn count_lookup(found: bool) {
     metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(1);
 }
 
-/// The span in which `step` is written.
+/// The span of writing `step`.
 fn settling(step: &Step) -> Span {
     let mut span = Span::of_part("settle");
     span.set_word("tollgate.step", step.kind().as_str());
@@ -412,7 +414,7 @@ async fn written(
     result
 }
 
-/// The step by which `report` ends `task`; nothing if it does not.
+/// The step by which `report` ends `task`; nothing if the task goes on.
 fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
     let late = task.late == Some(Late::Open);
     let data = report.data().clone();
@@ -422,7 +424,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
             let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
                 .ok_or(LedgerError::Corrupt("a charge that does not fit".into()))?;
             if let Some(flag) = judged.flag {
-                tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge deserves a look");
+                tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge is unusual");
             }
             let (raw, reported, charge) = (judged.raw, report.raw, judged.charge);
             if late {
@@ -432,7 +434,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
             }
         }
         Progress::Failed => {
-            // A figure that cannot be (as for charges) stands for the price.
+            // An implausible figure (over 100 × the list price) counts as the list price, as for charges.
             let sane = |raw: Credits| task.list_price.checked_mul(100).is_none_or(|ceiling| raw <= ceiling);
             let loss = report.raw.map_or(Credits::ZERO, |raw| if sane(raw) { raw } else { task.list_price });
             if loss > Credits::ZERO {
@@ -443,7 +445,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
     }))
 }
 
-/// Whether the vendor's end says something else than ours, which came first.
+/// Whether a later report of the vendor contradicts the end that is in the ledger.
 fn is_news(task: &Task, progress: Progress) -> bool {
     task.late.is_none()
         && match task.state {

@@ -2,12 +2,12 @@
 //!
 //! `tollgate demo` and the tests need a database and must not ask for one to be set up. [`Cluster::start`] finds a
 //! PostgreSQL server (or installs one), creates a cluster in a directory of its own, and runs the server as a child
-//! that listens on a Unix socket only its user can reach. The child ends with its owner, however that ends.
+//! that listens on a Unix socket only its user can reach. The child ends when its owner ends, even by SIGKILL.
 //!
-//! Two environment variables steer it: `TOLLGATE_POSTGRES_BIN` names the directory of the server's binaries;
-//! `TOLLGATE_POSTGRES_IGNORE_SYSTEM=1`, meant for tests, makes it download a server even where the system has one.
+//! Two environment variables are read: `TOLLGATE_POSTGRES_BIN` names the directory of the server's binaries;
+//! `TOLLGATE_POSTGRES_IGNORE_SYSTEM=1`, meant for tests, has a server downloaded even where the system has one.
 //!
-//! Linux only: the promise that nothing is left running relies on the kernel's parent-death signal and on `/proc`.
+//! Linux only: that nothing is left running relies on the kernel's parent-death signal and on `/proc`.
 
 mod binaries;
 pub mod child;
@@ -35,26 +35,26 @@ use sockets::Sockets;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Settings of a cluster.
+/// The settings of a private cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
-    /// The directory that holds the cluster, its sockets and its log; created if need be, used by one process at a time.
+    /// The directory that holds the cluster, its sockets and its log; created if missing, used by one process at a time.
     pub data_dir: PathBuf,
     /// The `tollgate` binary, whose hidden subcommand `postgres-child` runs [`child::run`].
     pub launcher: PathBuf,
     /// Whether a commit survives a power cut; false is faster and enough for tests.
     pub durable: bool,
-    /// How many connections the server accepts.
+    /// Maximum number of connections to the server.
     pub max_connections: u32,
-    /// Where a downloaded server is kept; by default beside the demo's data directory.
+    /// The directory of downloaded servers; by default beside the demo's data directory.
     pub download_dir: Option<PathBuf>,
-    /// Also listen on this port of 127.0.0.1. Without a password: every user of this machine gets in, so for tests only.
+    /// A port of 127.0.0.1 to listen on too. It needs no password, so every user of this machine gets in: for tests only.
     pub tcp_port: Option<u16>,
 }
 
-/// A running cluster. Dropping it stops the server; so does the end of this process, however it ends.
+/// A running cluster. The server stops when this value is dropped, or when this process ends, even by SIGKILL.
 pub struct Cluster {
-    // Before `data`, whose lock must be given up last.
+    // Dropped before `data`, whose lock must be released last.
     server: Option<OwnedChild>,
     sockets: Sockets,
     identity: OsUser,
@@ -64,14 +64,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the cluster, creating it first if there is none, and returns when it accepts connections.
+    /// Starts the cluster, creates it first if there is none, and returns when it accepts connections.
     ///
     /// Blocks; in asynchronous code call it through `spawn_blocking`. `progress` gets one line for each slow step
     /// before the step begins.
     ///
     /// # Errors
     ///
-    /// See [`PostgresError`]: each says what to do about it.
+    /// Any [`PostgresError`] of finding, installing, creating or starting; its text says what to do about it.
     pub fn start(config: ClusterConfig, progress: &mut dyn FnMut(&str)) -> Result<Self, PostgresError> {
         let launcher = std::path::absolute(&config.launcher);
         let launcher = launcher.map_err(PostgresError::io("resolve", &config.launcher))?;
@@ -79,12 +79,12 @@ impl Cluster {
         let downloads = Downloads::new(config.download_dir.as_deref())?;
         let data = DataDir::open(&config.data_dir)?;
         let major = data.cluster_major()?;
-        // Before the search, so that a directory that cannot work is refused before anything is installed for it.
+        // Before the search, so that an unusable directory is refused before anything is installed for it.
         data.check_access(&OsUser::choose(data.cluster_owner())?)?;
         let cluster = major.map(|major| (data.pgdata.as_path(), major));
         let need = Need { cluster, cluster_owner: major.and_then(|_| data.cluster_owner()) };
         let binaries = binaries::locate(&need, &downloads, progress)?;
-        // Again: the package may have brought a better user than there was.
+        // Chosen again, because the installed package may have created the user `postgres`.
         let identity = OsUser::choose(need.cluster_owner)?;
         let sockets = Sockets::prepare(&data, &identity, config.tcp_port)?;
         initdb::remove_unfinished(&data, progress)?;
@@ -109,12 +109,12 @@ impl Cluster {
         self.sockets.tcp_url(database)
     }
 
-    /// The server's process id; of the last one, if it does not run now.
+    /// The server's process id, or that of the last server if none runs.
     pub fn pid(&self) -> u32 {
         self.server.as_ref().map_or(0, |server| server.pid().unsigned_abs())
     }
 
-    /// Whether the server runs; if not, [`Cluster::restart`] brings it back.
+    /// Whether the server runs; if not, [`Cluster::restart`] starts it again.
     pub fn is_running(&self) -> bool {
         self.server.as_ref().is_some_and(|server| server.wait(std::time::Duration::ZERO).is_none())
     }
@@ -129,7 +129,7 @@ impl Cluster {
         self.binaries.version.to_string()
     }
 
-    /// Kills the server without warning, as a crash would. For tests of what happens then.
+    /// Kills the server without warning, as a crash would; for tests.
     pub fn kill(&mut self) {
         if let Some(server) = &self.server {
             server::kill(server);
@@ -152,11 +152,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server. Dropping does the same, but cannot report.
+    /// Stops the server. Dropping the cluster does the same, but cannot report an error.
     ///
     /// # Errors
     ///
-    /// When the server had to be killed. It is gone then too, and nothing committed is lost.
+    /// When the server had to be killed. It has ended then too, and no committed data is lost.
     pub fn stop(mut self) -> Result<(), PostgresError> {
         self.shut_down()
     }

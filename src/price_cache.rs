@@ -1,4 +1,4 @@
-//! The prices this gateway has read: books, factors, and the keys that sign quotes.
+//! The prices that this gateway has read: price books, price factors, and the keys that sign quotes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,25 +13,25 @@ use crate::pricing::{PriceBook, PriceList};
 use crate::quote::{Quote, SigningKey};
 use crate::store::{Fingerprint, LedgerError, Principal};
 
-/// A new key signs only when every gateway has had time to read it.
+/// Age from which a new key signs quotes: by then every gateway has read it.
 const KEY_SPREADS: Duration = Duration::from_secs(15);
 
-/// What the database's clock shows, told by this gateway's own monotonic one: books and factors begin everywhere at the
-/// same instant.
+/// A reading of the database's clock, with the instant of this gateway's monotonic clock at which it was taken. Because all
+/// gateways go by the database's clock, books and factors come into force everywhere at the same instant.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseTime {
     pub shown: OffsetDateTime,
     pub seen: Instant,
 }
 
-/// Prices as they were read.
+/// The prices of one reading of the database.
 #[derive(Debug)]
 struct Read {
     list: PriceList,
     keys: Vec<SigningKey>,
 }
 
-/// The prices, as this gateway last saw them.
+/// The prices, as this gateway last read them.
 #[derive(Debug, Default)]
 pub struct Prices {
     read: ArcSwapOption<Read>,
@@ -39,21 +39,21 @@ pub struct Prices {
     clock: Clock,
 }
 
-/// A price that is promised.
+/// A quote that promises a price.
 #[derive(Debug, Clone)]
 pub struct Promise {
     pub quote: String,
-    /// Until when it holds.
+    /// When the promise expires.
     pub valid_until: OffsetDateTime,
 }
 
 impl Prices {
-    /// Takes what was read.
+    /// Replaces the prices with newly read ones.
     pub fn set(&self, list: PriceList, keys: Vec<SigningKey>) {
         self.read.store(Some(Arc::new(Read { list, keys })));
     }
 
-    /// Takes what the database's clock showed.
+    /// Replaces the reading of the database's clock.
     pub fn set_time(&self, time: DatabaseTime) {
         self.time.store(Some(Arc::new(time)));
     }
@@ -67,12 +67,12 @@ impl Prices {
         self.read.load_full().ok_or_else(nothing_in_force)
     }
 
-    /// The book in force; an error until one was loaded.
+    /// The price book in force; an error until a book was read.
     pub fn current(&self) -> Result<Arc<PriceBook>, LedgerError> {
         self.read()?.list.book_at(self.now()?).cloned().ok_or_else(nothing_in_force)
     }
 
-    /// Validates and prices a create of `principal`. A `quote` must bind, and then it is the price.
+    /// Validates and prices a create of `principal`. A `quote` must be valid, and then sets the price.
     pub fn order(
         &self,
         principal: &Principal,
@@ -92,7 +92,7 @@ impl Prices {
                 quote
                     .check(principal.org, Fingerprint::of(raw).as_bytes(), now)
                     .map_err(|why| refused(&why))?;
-                let again = "this quote can no longer be kept: ask for another one";
+                let again = "the price of this quote is no longer known: request a new one";
                 let book = read.list.books.get(&quote.book).ok_or_else(|| refused(&again))?;
                 let order = Order::parse(raw, book, quote.factor)?;
                 if order.price.hold != quote.hold {
@@ -107,7 +107,7 @@ impl Prices {
         Ok(order)
     }
 
-    /// Promises the price of `order`, whose body is `raw`, for some time.
+    /// Promises the price of `order`, whose body is `raw`, for `valid_for`.
     pub fn promise(
         &self,
         principal: &Principal,

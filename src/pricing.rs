@@ -1,4 +1,4 @@
-//! Prices: what a task type costs, in whole credits. A book is a version; tasks keep the one they were priced by.
+//! Prices in whole credits. A price book is a version of all prices; a task keeps the book that it was priced by.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -42,16 +42,16 @@ impl fmt::Display for BookVersion {
     }
 }
 
-/// What one task type costs.
+/// The price of a task type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "unit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tariff {
-    /// Credits a second of video.
+    /// Credits per second of video.
     Second {
-        /// Without sound, or always if sound makes no difference.
+        /// Price without sound, or any price if sound has no price of its own.
         #[schema(value_type = i64, minimum = 1, maximum = 1_000_000_000)]
         credits: Credits,
-        /// With sound, if that costs otherwise.
+        /// Price with sound, if sound has a price of its own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000)]
         credits_with_audio: Option<Credits>,
@@ -73,7 +73,7 @@ impl Tariff {
         matches!(self, Self::Second { .. })
     }
 
-    /// The list price; nothing if it does not fit.
+    /// The list price; nothing if it overflows.
     pub fn list_price(self, seconds: u8, sound: bool) -> Option<Credits> {
         match self {
             Self::Fixed { credits } => Some(credits),
@@ -85,11 +85,11 @@ impl Tariff {
     }
 }
 
-/// A version of all prices.
+/// A version of all list prices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceBook {
     pub version: BookVersion,
-    /// What people call it.
+    /// Name of the book, for people.
     pub name: String,
     /// The price of each task type.
     pub prices: BTreeMap<Arc<str>, Tariff>,
@@ -97,36 +97,36 @@ pub struct PriceBook {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Price {
-    /// The book it is from.
+    /// The price book that the price is from.
     pub book: BookVersion,
     pub list_price: Credits,
     pub factor: PriceFactor,
-    /// What is held: list price × factor, rounded up.
+    /// The credits to hold: list price × factor, rounded up.
     pub hold: Credits,
 }
 
 impl PriceBook {
-    /// Prices `tariff`, one of this book's, for a video of `seconds`; nothing if the figure does not fit.
+    /// Prices a video of `seconds` by `tariff`, which is one of this book's; nothing if the price overflows.
     pub fn price(&self, tariff: Tariff, seconds: u8, sound: bool, factor: PriceFactor) -> Option<Price> {
         let list_price = tariff.list_price(seconds, sound)?;
         Some(Price { book: self.version, list_price, factor, hold: factor.apply(list_price)? })
     }
 }
 
-/// What the upstream says it consumed, judged (contract, "How much").
+/// The figure that the vendor reports as consumed, after the checks of the contract ("How much").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consumption {
     /// The figure to charge by, before the factor.
     pub raw: Credits,
     /// The charge: raw × factor, rounded up.
     pub charge: Credits,
-    /// Why `raw` deserves a look, if it does.
+    /// Why an operator should look at `raw`, if so.
     pub flag: Option<&'static str>,
 }
 
-/// Judges a final figure. `reported` is the upstream's, if it was a valid whole number; `at_create` the valid one of
-/// its create answer. What is absent or absurd (more than a hundred holds) is never taken for 0: the last valid
-/// figure counts, else the hold's list price.
+/// Checks a final figure. `reported` is that of the vendor's last report, `at_create` that of its create answer; both only
+/// if they are valid whole numbers. An absent or implausible figure (over 100 × the list price) never counts as 0: the
+/// last valid figure counts, otherwise the list price. Nothing if the charge overflows.
 pub fn consumption(
     reported: Option<Credits>,
     at_create: Option<Credits>,
@@ -152,7 +152,7 @@ pub fn consumption(
     Some(Consumption { raw, charge: factor.apply(raw)?, flag })
 }
 
-/// Reads a figure the upstream reports: a whole number that is not negative (400.0 is whole); else nothing.
+/// Parses a figure that the vendor reports: a whole number that is not negative; 400.0 counts as whole.
 pub fn whole_figure(text: &str) -> Option<Credits> {
     let (digits, fraction) = text.split_once('.').unwrap_or((text, ""));
     if !fraction.bytes().all(|b| b == b'0')

@@ -1,5 +1,5 @@
-//! Quotes that bind: a price, for one body of one organisation, for some minutes. The caller keeps the quote, signed;
-//! no gateway does.
+//! Quotes that promise a price for one body of one organisation for some minutes. The quote is a signed text that the
+//! caller keeps; no gateway stores it.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ const PREFIX: &str = "tgq1_";
 const CONTENT: usize = 76;
 const SIGNATURE: usize = 32;
 
-/// A key that signs quotes; all gateways of one database share it.
+/// A key that signs quotes, shared by all gateways of a database.
 #[derive(Clone)]
 pub struct SigningKey {
-    /// Which: a later one has a higher number.
+    /// The number of the key; a newer key has a higher number.
     pub generation: i32,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: OffsetDateTime,
     secret: [u8; 32],
 }
@@ -32,18 +32,18 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// A stored key; nothing if it has another length.
+    /// A key from the database; nothing if `secret` does not have 32 bytes.
     pub fn new(generation: i32, created_at: OffsetDateTime, secret: &[u8]) -> Option<Self> {
         Some(Self { generation, created_at, secret: secret.try_into().ok()? })
     }
 
-    /// The secret part of a fresh key.
+    /// The random secret of a new key.
     pub fn fresh_secret() -> [u8; 32] {
         rand::random()
     }
 
     fn mac(&self) -> Hmac<Sha256> {
-        // What is shorter than a block is filled with zeros: so HMAC defines it.
+        // HMAC pads a key that is shorter than a block with zeros.
         let mut block = [0; 64];
         block[..32].copy_from_slice(&self.secret);
         Hmac::new(&block.into())
@@ -53,29 +53,29 @@ impl SigningKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
     pub org: OrgId,
-    /// The book it is from.
+    /// The price book that the price is from.
     pub book: BookVersion,
-    /// The factor it is with.
+    /// The price factor that the price includes.
     pub factor: PriceFactor,
-    /// What will be held.
+    /// The credits that a create with this quote holds.
     pub hold: Credits,
-    /// For which body: its SHA-256.
+    /// The SHA-256 of the quoted body.
     pub fingerprint: [u8; 32],
-    /// Until when, in seconds since 1970.
+    /// When the quote expires, in seconds of Unix time.
     pub expires: i64,
 }
 
-/// Why a quote does not bind.
+/// Why a quote is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadQuote {
-    /// Not one of ours, or changed.
-    #[error("this quote is not one that POST /api/quote gave out, or not as it was given out")]
+    /// The text was not signed by one of our keys, or was changed.
+    #[error("this quote is not from POST /api/quote, or it was changed: send it exactly as it was answered")]
     Forged,
-    #[error("this quote was given to another organisation")]
+    #[error("this quote belongs to another organisation")]
     OtherOrg,
     #[error("this quote is for another body: send the body that was quoted, byte for byte")]
     OtherBody,
-    #[error("this quote has expired: ask for another one")]
+    #[error("this quote has expired: request a new one")]
     Expired,
 }
 
@@ -91,7 +91,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Quote {
-    /// The quote as the caller gets it.
+    /// The signed text of the quote, for the caller.
     pub fn sign(&self, key: &SigningKey) -> String {
         let mut bytes = Vec::with_capacity(CONTENT + SIGNATURE);
         bytes.extend(key.generation.to_be_bytes());
@@ -106,7 +106,7 @@ impl Quote {
         format!("{PREFIX}{}", hex(&bytes))
     }
 
-    /// The quote that `text` is, if one of `keys` has signed it.
+    /// Parses and verifies `text`, which one of `keys` must have signed.
     pub fn open(text: &str, keys: &[SigningKey]) -> Result<Self, BadQuote> {
         Self::verified(text, keys).ok_or(BadQuote::Forged)
     }
@@ -137,7 +137,7 @@ impl Quote {
         })
     }
 
-    /// Whether it binds for this body of this organisation at this instant.
+    /// Checks that the quote is valid for this organisation, this body and this instant.
     pub fn check(&self, org: OrgId, fingerprint: &[u8], now: OffsetDateTime) -> Result<(), BadQuote> {
         if self.org != org {
             return Err(BadQuote::OtherOrg);

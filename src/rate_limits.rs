@@ -1,5 +1,5 @@
-//! Requests a minute: of the key, of the user, of the organisation, narrowest first, so that what is refused at one
-//! level consumes nothing at a wider one. Counted per process.
+//! Rate limits per minute: of the key, then of the user, then of the organisation, so that a call that is refused at a
+//! narrower level uses up nothing at a wider one. Each gateway counts for itself.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::store::Principal;
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// One limiter for each principal that called lately.
+/// The limits and counters of the keys, users and organisations that called lately.
 #[derive(Debug)]
 pub struct RateLimits {
     defaults: Limits,
@@ -31,7 +31,7 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
-    /// No calls seen yet.
+    /// Limits by default, without any call counted.
     pub fn new(defaults: Limits) -> Self {
         for level in [Level::Key, Level::User, Level::Org] {
             metrics::counter!(m::LIMITED, "level" => level.as_str()).increment(0);
@@ -41,12 +41,13 @@ impl RateLimits {
         Self { defaults, limiters, clock: DefaultClock::default() }
     }
 
-    /// Shows how many are in memory.
+    /// Sets the metric of the number of limiters in memory.
     pub fn show(&self) {
         metrics::gauge!(m::CACHE_ENTRIES, "cache" => "limiters").set(self.limiters.entry_count() as f64);
     }
 
-    /// Counts one call; the answer's headers tell of the level that is nearest to its limit.
+    /// Counts one call. Returns the headers for its answer, which name the limit that is closest to being reached; an error
+    /// if a limit is exceeded.
     pub fn admit(
         &self,
         principal: &Principal,
@@ -75,7 +76,7 @@ impl RateLimits {
         ];
         let mut tightest: Option<RateHeaders> = None;
         for (level, id, per_minute) in levels {
-            // Who came without a key has no limit of a key.
+            // A caller with a JWT has no key, and so no limit of a key.
             let (Some(id), Some(per_minute)) = (id, NonZeroU32::new(per_minute)) else { continue };
             let limiter = self.limiters.get_with((level, id, create, per_minute), || {
                 Arc::new(RateLimiter::direct(Quota::per_minute(per_minute)).with_middleware())
@@ -112,7 +113,7 @@ pub struct RateHeaders {
 }
 
 impl RateHeaders {
-    /// Adds the two headers to those of an answer.
+    /// Adds `RateLimit-Policy` and `RateLimit` to the headers of an answer.
     pub fn add_to(&self, headers: &mut HeaderMap) {
         let level = self.level.as_str();
         let policy = format!("\"{level}\";q={};w=60", self.per_minute);

@@ -1,8 +1,8 @@
-//! URLs whose answers nobody on the way can change.
+//! URLs whose answers nobody on the network can change.
 
 use url::{Host, Url};
 
-/// Whether keys may be fetched from there: nobody on the way can change them.
+/// Whether keys may be fetched from `url`: over https, or over http from this machine, without credentials in the URL.
 pub fn is_safe(url: &Url) -> bool {
     let local = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -1,4 +1,4 @@
-//! Secrets that cannot be printed by accident.
+//! Secrets, which cannot be printed by accident.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// A secret text. `Debug` is blind and there is no `Display`; reading it is a deliberate call.
+/// A secret text. `Debug` does not show it and there is no `Display`; it is read only by [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -22,14 +22,14 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Reads a list of secrets; what is none is not shown.
+/// Deserializes a list of secrets. The error for another value does not show the value.
 pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
     Vec::deserialize(deserializer).map_err(|_| {
         D::Error::custom(r#"it must be a list of secret strings; in the environment: '["…","…"]'"#)
     })
 }
 
-/// Writable only: whoever shows a schema's example or default has none.
+/// Marked as write-only, so that no example or default of a secret is shown.
 impl JsonSchema for Secret {
     fn inline_schema() -> bool {
         true
@@ -49,12 +49,12 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The secret itself: only for the place that must send or hash it.
+    /// The secret text, only for code that must send or hash it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the secret is an empty text.
     pub fn is_empty(&self) -> bool {
         self.0.trim().is_empty()
     }

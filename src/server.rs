@@ -69,7 +69,7 @@ pub async fn bind(
 pub struct ServeOptions {
     /// The time a client has from connecting to the head of its first request, and between two requests.
     pub header_timeout: Duration,
-    /// The certificate; none: plain HTTP.
+    /// The certificate and its settings; none: plain HTTP.
     pub tls: Option<Arc<Certificate>>,
     /// When this is cancelled, clients are asked to send their next requests elsewhere.
     pub drain: CancellationToken,

@@ -1,4 +1,4 @@
-//! The request's way through the data plane: one function.
+//! The stack of the data plane: one function, which is also the only place where the order of its stages is told.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -55,14 +55,14 @@ pub struct Parts {
     pub reserve: Reserve,
     /// Sends creates to the vendor.
     pub forward: Arc<Forward>,
-    /// Answers everything that is no create.
+    /// Answers the calls that are not creates.
     pub handlers: Handlers,
 }
 
 /// The body of an answer, as the outermost layers hand it out.
 pub type AnswerBody = tower_http::body::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The data plane. The first line is seen first by a request and last by its answer.
+/// The data plane. A request passes the first line first, and its answer passes that line last.
 pub fn data_plane(
     parts: Parts,
 ) -> impl Service<Request<Body>, Response = Response<AnswerBody>, Error = Infallible, Future: Send>
@@ -71,27 +71,27 @@ pub fn data_plane(
 + Sync
 + 'static {
     let paid = ServiceBuilder::new()
-        // a replay works with an empty balance and a bad price: before anything can refuse
+        // a replay must work with an empty balance and after a price change: before anything can refuse
         .layer(stage(parts.replay))
-        // nothing is held for a request that is not valid
+        // no credits are held for an invalid request
         .layer(stage(Price { prices: parts.prices }))
-        // nothing is sent that is not paid for
+        // nothing is sent without a hold
         .layer(stage(parts.reserve))
-        // from here on the work belongs to the gateway, not to the connection
+        // sends the create in a task of its own, which a client that leaves does not cancel
         .service(parts.forward);
     ServiceBuilder::new()
-        // the layer below would keep a caller's own
+        // the layer below would keep an id that the caller sent
         .map_request(without_id)
-        // every answer, even to a panic, carries an id of ours
+        // every answer carries an id of ours, even the answer to a panic
         .layer(tower_http::request_id::SetRequestIdLayer::new(REQUEST_ID, FreshId))
         .propagate_request_id(REQUEST_ID)
-        // whatever is logged from here on, a panic too, tells of which request; and its trace goes on
+        // events that are logged from here on, even of a panic, carry the request's id and trace
         .layer(ContextLayer { tracing: parts.tracing })
         // marks credential headers, so that `Debug` output below redacts them
         .sensitive_request_headers(Arc::from([AUTHORIZATION, COOKIE]))
         // a defect costs one request, not the process
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
-        // the one event, and from here on a typed call, which the stages take by reference: no request copies them
+        // logs one event a request, and makes it a typed call; the stages are shared by all requests, never copied
         .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
         .layer(RescueLayer::new())
@@ -99,20 +99,20 @@ pub fn data_plane(
         .layer(stage(Route { document: parts.document }))
         // before a body is read
         .layer(stage(Auth { keys: parts.keys }))
-        // after it is known who asks, before anything costs much
+        // needs to know the caller, and comes before anything expensive
         .layer(stage(RateLimit { limits: parts.limits }))
         .service(Dispatch { create: paid, handlers: parts.handlers })
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A caller's own id is not believed: it could forge log lines.
+/// Removes the caller's own request id, with which it could forge log lines.
 fn without_id(mut request: Request<Body>) -> Request<Body> {
     request.headers_mut().remove(REQUEST_ID);
     request
 }
 
-/// A fresh id for each request.
+/// Makes a new id for each request.
 #[derive(Debug, Clone, Copy)]
 struct FreshId;
 
@@ -137,7 +137,7 @@ mod tests {
     use crate::call::{Arrived, Call};
     use crate::layers::{Below, Staged};
 
-    /// Whether `T` takes calls that have just arrived: where it does, the constant of its own hides that of the trait.
+    /// Whether `T` takes calls that have just arrived. If it does, its inherent constant hides that of the trait.
     struct Takes<T>(PhantomData<T>);
 
     trait Otherwise {
@@ -163,12 +163,12 @@ mod tests {
 
     type Sending = Arc<Forward>;
 
-    /// Bytes of the future that `take` makes.
+    /// The size in bytes of the future that `take` returns.
     fn size<B: 'static, F: Future>(_take: impl Fn(&'static B, Call<Arrived>) -> F) -> usize {
         size_of::<F>()
     }
 
-    /// The future of every request is moved to the heap. To keep it small, await what is rare in a box of its own.
+    /// The future of every request is moved to the heap. To keep it small, box the futures of rare paths.
     #[test]
     fn the_future_of_a_call_is_small() {
         type Whole = stack!(Route, Auth, RateLimit, Dispatch<stack!(Replay, Price, Reserve, Sending)>);

@@ -1,10 +1,10 @@
-//! Input that says the same thing twice is refused. Whichever of the two values were taken, the caller may have meant the
-//! other one, and would not hear of it.
+//! Refuses input that gives a value twice. Whichever of the two values were used, the caller may have meant the other one,
+//! and would never know.
 //!
-//! Every JSON text that comes from outside is read by [`read_json`] (or, where only parts of it are read, checked by
-//! [`check_json`] first), every header that has one value by [`single_header`], every query string by [`single_parameter`]
-//! or [`check_query`]. `clippy.toml` bans the functions of serde_json that keep the last of two values. TOML refuses a key
-//! that stands twice by itself.
+//! Every JSON text from outside is read by [`read_json`] (or checked by [`check_json`], where only parts of it are read),
+//! every header with one value by [`single_header`], every query string by [`single_parameter`] or [`check_query`].
+//! `clippy.toml` bans the functions of serde_json that keep the last of two values. The TOML parser refuses duplicate keys
+//! by itself.
 
 mod json;
 
@@ -15,7 +15,7 @@ use url::form_urlencoded;
 
 pub use self::json::{BadJson, MAX_DEPTH, check_json, read_json};
 
-/// A header or a query parameter that may be given once was given more often.
+/// A header or a query parameter that may be given only once was given twice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GivenTwice {
     #[error("the header {0} is given twice: send it once")]
@@ -30,7 +30,7 @@ impl GivenTwice {
     }
 }
 
-/// The value of the header `name`, which may be given once.
+/// The value of the header `name`; an error if it is given twice.
 pub fn single_header<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
@@ -42,7 +42,7 @@ pub fn single_header<'a>(
     }
 }
 
-/// The decoded value of the parameter `name` of a query string, which may be given once.
+/// The decoded value of the parameter `name` of a query string; an error if it is given twice.
 pub fn single_parameter(query: &str, name: &str) -> Result<Option<String>, GivenTwice> {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
     match (values.next(), values.next()) {

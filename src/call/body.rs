@@ -1,4 +1,4 @@
-//! A request's body that is not left half sent.
+//! The body of a request, which is drained if it is refused.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,21 +10,21 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
 
-/// How much of a refused body is read, and for how long.
+/// Limits for draining a refused body.
 const DRAIN_BYTES: usize = 32 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// A request's body, not yet read. When it is dropped unread, a task reads it to its end, within bounds: a client that is
-/// still sending would otherwise find its connection reset, and never see why it was refused.
+/// The unread body of a request. When it is dropped unread, a task drains it, within limits: a client that is still sending
+/// would otherwise find its connection reset, and never see why it was refused.
 #[derive(Debug, Default)]
 pub struct RequestBody {
-    /// None: it was read to its end, or has broken off.
+    /// None once the body has ended or was cut off.
     body: Option<Body>,
     draining: Option<TaskTracker>,
 }
 
 impl RequestBody {
-    /// `draining` runs the tasks that read refused bodies; without it they are not read.
+    /// `draining` runs the task that drains the body; without it the body is not drained.
     pub fn new(body: Body, draining: Option<TaskTracker>) -> Self {
         Self { body: Some(body), draining }
     }

@@ -1,4 +1,4 @@
-//! `tollgate admin`: a client of the management API.
+//! `tollgate admin`: a client of the management API, one file for each group of commands.
 
 mod budgets;
 mod client;
@@ -23,7 +23,7 @@ use crate::secret::Secret;
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
-    /// The management API: a gateway's admin.listen.
+    /// Base URL of the management API, which a gateway serves on admin.listen.
     #[arg(
         long,
         env = "TOLLGATE_ADMIN_URL",
@@ -32,13 +32,13 @@ pub(super) struct AdminArgs {
         global = true
     )]
     url: String,
-    /// An operator's token, or the API key of an organisation's admin.
+    /// Operator token, or API key of an organisation's admin.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
-    /// Certificates (PEM) to trust in place of public authorities: those of whoever signed the API's own.
+    /// PEM file of the certificate authorities to trust for the management API, instead of the public ones.
     #[arg(long, env = "TOLLGATE_ADMIN_CA_FILE", value_name = "FILE", global = true)]
     ca_file: Option<PathBuf>,
-    /// Print JSON, for programs.
+    /// Print JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -47,53 +47,53 @@ pub(super) struct AdminArgs {
 
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
-    /// Organisations: each owns a balance.
+    /// Manage organisations, which own the balances.
     #[command(subcommand)]
     Org(tenancy::OrgCommand),
-    /// Teams of an organisation.
+    /// Manage the teams of an organisation.
     #[command(subcommand)]
     Team(tenancy::TeamCommand),
-    /// Users of an organisation.
+    /// Manage the users of an organisation.
     #[command(subcommand)]
     User(tenancy::UserCommand),
-    /// Budgets: what a key, a user, a team or an organisation may spend in a time.
+    /// Manage budgets: what a key, a user, a team or an organisation may spend in a period.
     #[command(subcommand)]
     Budget(budgets::BudgetCommand),
-    /// API keys.
+    /// Manage API keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
-    /// Identity providers: whose tokens (JWT) are taken in place of keys.
+    /// Manage identity providers, whose tokens (JWT) are accepted instead of API keys.
     #[command(subcommand)]
     IdentityProvider(providers::ProviderCommand),
-    /// Who signs in with such tokens.
+    /// Manage identities: which subject of an identity provider is which user.
     #[command(subcommand)]
     Identity(providers::IdentityCommand),
-    /// Credits.
+    /// Show and change balances, and list the entries of the ledger.
     #[command(subcommand)]
     Credit(credits::CreditCommand),
-    /// What tasks cost, split by whatever is asked for.
+    /// Show what tasks cost, grouped by organisation, day, team, user, key or task type.
     Usage(credits::UsageArgs),
-    /// A month of an organisation, line by line.
+    /// Show the statement of an organisation for a month, line by line.
     Statement(credits::StatementArgs),
-    /// Price books.
+    /// Manage price books.
     #[command(subcommand)]
     Price(prices::PriceCommand),
-    /// What an organisation pays of the list price for a time.
+    /// Manage price factors: what an organisation pays of the list price for a time.
     #[command(subcommand)]
     PriceFactor(prices::FactorCommand),
-    /// Tasks whose outcome is unknown.
+    /// List and resolve tasks in doubt, whose outcome is unknown.
     #[command(subcommand)]
     Holds(holds::HoldsCommand),
-    /// What the platform lost, or may have lost.
+    /// List what the platform lost or may have lost.
     Losses(holds::DaysArgs),
-    /// What was booked beside what the vendor reported, by account and by task.
+    /// Compare what was booked with what the vendor reported, by account and by task.
     Drift(holds::DaysArgs),
-    /// Tokens of those who run the platform.
+    /// Manage operator tokens.
     #[command(subcommand)]
     OperatorToken(operators::TokenCommand),
-    /// Who changed what, newest first.
+    /// List who changed what, newest first.
     AuditLog(operators::LogArgs),
-    /// Who you are.
+    /// Show the role, organisation and user of the given credential.
     Me,
 }
 
@@ -122,7 +122,7 @@ fn text(at: OffsetDateTime) -> String {
 /// Runs one administrative command.
 pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
-        return Err(CliError::Usage("who are you? Give --token, or set TOLLGATE_ADMIN_TOKEN".into()));
+        return Err(CliError::Usage("no credential given: use --token, or set TOLLGATE_ADMIN_TOKEN".into()));
     };
     let session = Session::new(&args.url, args.ca_file.as_deref(), Secret::new(token.trim()), args.json)?;
     block_on(async move { by_api(&session, args.command).await })
@@ -151,7 +151,7 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
     }
 }
 
-/// The id of what was made.
+/// The text in `field` of a new object, mostly its id.
 fn named(made: &Value, field: &str) -> String {
     made[field].as_str().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Which database a command works on.
+//! The flags that name the database of a command.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -12,20 +12,21 @@ use crate::config::{Config, DatabaseConfig};
 use crate::secret::Secret;
 use crate::store::{Database, LedgerError};
 
-/// Which database.
+/// The flags that name a database.
 #[derive(Debug, Args)]
 pub(super) struct DatabaseArgs {
-    /// Take the database from this configuration file.
+    /// Configuration file that names the database.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// The database, in place of the one that the configuration file names. With neither of the two, the environment's
-    /// DATABASE_URL is used.
+    /// URL of the database; overrides the configuration file. Without --config and --database-url, the environment
+    /// variable DATABASE_URL is used.
     #[arg(long, value_name = "URL", global = true)]
     database_url: Option<String>,
 }
 
 impl DatabaseArgs {
-    /// A pool on the primary. `doing` what to which database is said on standard error before it is asked for anything.
+    /// Opens a pool on the primary. Before it connects, it prints what the command is `doing`, and to which database, on
+    /// standard error.
     pub(super) async fn open(&self, doing: &str) -> Result<Database, CliError> {
         let database = pool(&self.config()?)?;
         eprintln!("tollgate: {doing} database {}", database.place());
@@ -53,10 +54,10 @@ impl DatabaseArgs {
 }
 
 fn no_database() -> CliError {
-    CliError::Usage("which database? Give --config FILE or --database-url URL, or set DATABASE_URL".into())
+    CliError::Usage("no database given: use --config FILE or --database-url URL, or set DATABASE_URL".into())
 }
 
-/// The pool that `config` describes; a URL that is none is wrong usage.
+/// The pool that `config` describes. An invalid URL is a usage error.
 pub(super) fn pool(config: &DatabaseConfig) -> Result<Database, CliError> {
     crate::app::database(config).map_err(|error| match error {
         LedgerError::Invalid(what) => CliError::Usage(what),
@@ -65,8 +66,8 @@ pub(super) fn pool(config: &DatabaseConfig) -> Result<Database, CliError> {
 }
 
 /// Starts this program again without the variables of PostgreSQL's own programs (`PGHOST`, `PGPASSWORD`, `PGOPTIONS`, …), if
-/// there are any. The library that connects would take from them what a URL leaves out, and add some of them to what it
-/// says; it cannot be told not to, and the variables of a running process cannot be changed safely.
+/// any are set. sqlx would use these variables for what a URL leaves out, and add some of them to what the URL says. sqlx
+/// cannot be told not to, and the variables of a running process cannot be changed safely.
 pub(super) fn without_postgres_variables() -> Result<(), CliError> {
     let names: Vec<OsString> =
         std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_bytes().starts_with(b"PG")).collect();
@@ -75,7 +76,7 @@ pub(super) fn without_postgres_variables() -> Result<(), CliError> {
     }
     let list: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
     let list = list.join(", ");
-    eprintln!("tollgate: not looked at in the environment: {list}. A database is what its URL says");
+    eprintln!("tollgate: ignoring {list} in the environment: a database is what its URL says");
     let mut arguments = std::env::args_os();
     let error = match std::env::current_exe() {
         Ok(program) => {
@@ -88,5 +89,7 @@ pub(super) fn without_postgres_variables() -> Result<(), CliError> {
         }
         Err(error) => error,
     };
-    Err(CliError::Failed(format!("cannot start again without {list} ({error}): unset them")))
+    Err(CliError::Failed(format!(
+        "cannot restart without {list} in the environment ({error}): unset these variables"
+    )))
 }

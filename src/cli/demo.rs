@@ -1,8 +1,8 @@
-//! `tollgate demo`: everything in one process tree, ready to paste into.
+//! `tollgate demo`: a complete installation in one process tree, and commands to try it with.
 //!
-//! It runs in shells that are set up for production. So its configuration is built as a value: no file, no `TOLLGATE_…`
-//! variable and no `DATABASE_URL` is read. A database of somebody else's is taken by a flag only, and only if it is empty or
-//! a demo's.
+//! A demo may be started in a shell that is set up for production. So its configuration is built as a value: no file, no
+//! `TOLLGATE_…` variable and no `DATABASE_URL` is read. An external database is used only if `--database-url` names it, and
+//! only if that database is empty or a demo's.
 
 mod furnish;
 mod ready;
@@ -31,28 +31,28 @@ const MASTER_KEY: &str = "sim-master-key";
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Where to keep the database and the simulator's books [default: tollgate/demo in your data home]
+    /// Directory for the database and the state of the simulator [default: tollgate/demo in your data home]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Use this database, which must be empty or a demo's already, in place of a private PostgreSQL.
+    /// URL of an existing database to use instead of a private PostgreSQL; it must be empty or a demo's.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Where the gateway listens; port 0 takes a free one.
+    /// Address that the gateway listens on; port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Where the operations listener listens; port 0 takes a free one.
+    /// Address of the operations listener; port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     admin_listen: SocketAddr,
-    /// Print one line of JSON when ready, and nothing else on standard output.
+    /// Print one line of JSON when the demo is ready, and nothing else on standard output.
     #[arg(long)]
     json: bool,
-    /// Lift the demo organisation's rate and concurrency limits: for load tests.
+    /// Lift the rate limits and the task limit of the demo's organisation, for load tests.
     #[arg(long)]
     unlimited: bool,
-    /// How long a simulated task takes, in milliseconds.
+    /// Duration of a simulated task, in milliseconds.
     #[arg(long, default_value_t = 8000, value_name = "MS")]
     task_ms: u64,
-    /// What to log, to standard error.
+    /// Least level of the events that are logged to standard error.
     #[arg(long, default_value = "warn", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: String,
 }
@@ -97,18 +97,18 @@ fn cannot_write(dir: &Path, error: &std::io::Error) -> CliError {
     ))
 }
 
-/// Names the settings of the environment that a gateway or another command would go by.
+/// Prints which variables of the environment a demo ignores, though other commands use them.
 fn mention_settings() {
     let names = std::env::vars_os().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name);
     let names = names.filter_map(|name| name.into_string().ok());
     let mut names: Vec<String> = names.filter(|name| name == "DATABASE_URL" || is_setting(name)).collect();
     if !names.is_empty() {
         names.sort_unstable();
-        progress(&format!("a demo does not look at {} in the environment", names.join(", ")));
+        progress(&format!("a demo ignores {} in the environment", names.join(", ")));
     }
 }
 
-/// Before anything slow is done.
+/// Refuses a port that is in use before the slow steps begin.
 async fn check_port(listen: SocketAddr) -> Result<(), CliError> {
     bind("the gateway", listen, "--listen").await.map(drop).map_err(|error| CliError::Start(error.into()))
 }
@@ -152,16 +152,16 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     simulator_stop.cancel();
     match simulating.await {
         Ok(result) => result?,
-        Err(error) => return Err(CliError::Failed(format!("the simulator broke: {error}"))),
+        Err(error) => return Err(CliError::Failed(format!("the simulator failed: {error}"))),
     }
     if finished {
         Ok(())
     } else {
-        Err(CliError::Failed("stopped before everything in flight was finished".into()))
+        Err(CliError::Failed("stopped before all requests in flight were finished".into()))
     }
 }
 
-/// The demo's database, migrated. One that is neither empty nor a demo's is left as it is.
+/// Opens and migrates the demo's database. A database that is neither empty nor a demo's is refused and not changed.
 async fn open(url: &Secret) -> Result<Acting, CliError> {
     if url.is_empty() {
         return Err(CliError::Usage("--database-url is empty: give a URL, or leave it out".into()));
@@ -173,18 +173,18 @@ async fn open(url: &Secret) -> Result<Acting, CliError> {
     if let Some(found) = database.claim_for_demo().await? {
         return Err(CliError::Usage(format!(
             "database {place} is neither empty nor a demo's: it has '{found}' in it. Nothing in it was changed. Give \
-             --database-url an empty database, or leave it out: then the demo has one of its own"
+             --database-url an empty database, or leave out the flag: then the demo uses a private PostgreSQL"
         )));
     }
     database.migrate().await?;
     Ok(database)
 }
 
-/// What the demo's gateway is told: this, and nothing else.
+/// The whole configuration of the demo's gateway.
 fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Config, CliError> {
-    let simulator = simulator_url
-        .parse()
-        .map_err(|error| CliError::Failed(format!("the simulator is at no URL: {simulator_url}: {error}")))?;
+    let simulator = simulator_url.parse().map_err(|error| {
+        CliError::Failed(format!("the URL of the simulator, {simulator_url}, is not usable: {error}"))
+    })?;
     let upstream = UpstreamConfig::of(simulator, Secret::new(MASTER_KEY));
     Ok(Config {
         server: Server { listen: args.listen, ..Server::default() },
@@ -193,7 +193,7 @@ fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Conf
     })
 }
 
-/// The simulator, on the port of the last start if that is still free: the videos it made have it in their URLs.
+/// Binds the simulator to the port of the last start, if that is still free: the URLs of earlier videos name it.
 async fn simulator(args: &DemoArgs, dir: &Path) -> Result<Simulator, CliError> {
     let config = || SimulatorConfig {
         master_keys: vec![MASTER_KEY.into()],

@@ -1,4 +1,4 @@
-//! `healthcheck`: what an orchestrator asks where there is no shell and no curl.
+//! `tollgate healthcheck`: the health check of a container without a shell and without curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::{CliError, block_on};
 use crate::config::Config;
 use crate::https::{Client, Settings, Trust, Version};
 
-/// Below the three seconds that orchestrators tend to wait.
+/// Less than the three seconds that orchestrators usually wait.
 const TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// Longer than any answer of /readyz.
@@ -20,15 +20,15 @@ const MAX_ANSWER: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// The configuration file of the gateway.
+    /// Configuration file of the gateway.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Ask whether it can do its work (/readyz), not only whether it answers (/healthz).
+    /// Check whether the gateway can do its work (/readyz), not only whether it answers (/healthz).
     #[arg(long)]
     ready: bool,
 }
 
-/// Succeeds if the gateway on this machine says that it is well.
+/// Succeeds if the health check of the gateway on this machine does.
 pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     let config = Config::load(&args.config)?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
@@ -55,7 +55,7 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     })
 }
 
-/// Where a listener on this address is reached from here.
+/// The address at which this machine reaches a listener on `listen`.
 fn here(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

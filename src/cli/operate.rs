@@ -1,4 +1,4 @@
-//! The commands that run a part: `serve`, `simulate` and `audit`.
+//! The commands `serve`, `simulate` and `audit`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use crate::app::{App, StartError};
 use crate::config::{Config, Log, LogFormat};
 use crate::simulator::{Simulator, SimulatorConfig};
 
-/// Serves until a signal. A demo's database is served on only if that is meant.
+/// Serves until a signal. A demo's database is refused unless `beside_demo` is set.
 pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
     let _log = log(&config.log)?;
     block_on(async move {
         let stop = stop_signal()?;
-        // Certificates are read again at it; without any it must not end the gateway either.
+        // SIGHUP reloads certificates. A gateway without certificates must not be ended by it either.
         let _hangup = signal(SignalKind::hangup()).map_err(|error| CliError::Failed(error.to_string()))?;
         let database = database::pool(&config.database)?;
         let place = database.place();
@@ -33,9 +33,9 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
         drop(database);
         let secure = [config.server.tls.is_some(), config.admin.tls.is_some()];
         let app = App::start(config).await?;
-        // Standard output: what is logged is kept and read by many.
+        // To standard output, not to the log: logs are kept, and read by many people.
         app.bootstrap_operator(|token| {
-            output::secret(format_args!("the first operator's token, shown this once: {}", token.expose()))
+            output::secret(format_args!("the first operator token, shown only once: {}", token.expose()))
         })
         .await?;
         let url = |address: std::io::Result<SocketAddr>, secure| {
@@ -51,29 +51,29 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
         if app.run(stop).await {
             Ok(())
         } else {
-            Err(CliError::Failed("stopped before everything in flight was finished".into()))
+            Err(CliError::Failed("stopped before all requests in flight were finished".into()))
         }
     })
 }
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArgs {
-    /// Where to listen. Whoever reaches it may read its keys and set faults: keep it off public networks.
+    /// Address to listen on. Keep it off public networks: everybody who reaches it may read the keys and set faults.
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// A key it accepts, each an account of its own; may be repeated.
+    /// Master key that is accepted; may be repeated, and each key is an account of its own.
     #[arg(long = "master-key", default_value = "sim-master-key", value_name = "KEY")]
     master_keys: Vec<String>,
-    /// How long a task takes, in milliseconds.
+    /// Duration of a task, in milliseconds.
     #[arg(long, default_value_t = 8000, value_name = "MS")]
     task_ms: u64,
-    /// Up to this much longer, by chance.
+    /// Maximum of a random addition to the duration of a task, in milliseconds.
     #[arg(long, default_value_t = 4000, value_name = "MS")]
     jitter_ms: u64,
-    /// Share of tasks that fail, 0 to 1.
+    /// Share of tasks that fail, from 0 to 1.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     fail_ratio: f64,
-    /// Keep the books in this file.
+    /// File that keeps tasks and accounts over a restart.
     #[arg(long, value_name = "FILE")]
     state_file: Option<PathBuf>,
 }
@@ -107,10 +107,10 @@ pub(super) struct AuditArgs {
     database: DatabaseArgs,
 }
 
-/// Audits once: one line if all is well, else each offending row.
+/// Runs one audit. Prints one line if it finds no breach, otherwise a line for each offending row.
 pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
     block_on(async move {
-        let database = args.database.open("reading, and not changing,").await?;
+        let database = args.database.open("auditing, without a change,").await?;
         database.check_schema().await?;
         let report = database.audit().await?;
         for warning in &report.warnings {

@@ -1,4 +1,4 @@
-//! Tables for people, JSON for programs.
+//! Printing to standard output: tables for people, JSON for programs.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -13,8 +13,8 @@ fn write(text: impl Display) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints `text` as it is. When the reader wants no more of it (`| head`) the command has done its work; when it cannot
-/// be written, it has failed.
+/// Prints `text` as it is. A reader that closes the pipe (`| head`) ends the command with exit code 0, any other error of
+/// writing with 1.
 pub(super) fn raw(text: impl Display) {
     match write(text) {
         Ok(()) => {}
@@ -31,18 +31,18 @@ pub(super) fn line(text: impl Display) {
     raw(format_args!("{text}\n"));
 }
 
-/// Prints a line of a command that goes on, or whose exit code counts, whoever reads along.
+/// Prints a line and ignores errors of writing: for commands that go on without a reader, or whose exit code counts.
 pub(super) fn note(text: impl Display) {
     drop(write(format_args!("{text}\n")));
 }
 
-/// Prints a line with what cannot be shown again.
+/// Prints a line with a secret that cannot be shown again; an error of writing fails the command.
 pub(super) fn secret(text: impl Display) -> Result<(), CliError> {
     write(format_args!("{text}\n"))
         .map_err(|error| CliError::Failed(format!("a secret cannot be printed to standard output: {error}")))
 }
 
-/// Prints `rows` under `header`, columns aligned.
+/// Prints `rows` under `header`, with aligned columns.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());

@@ -1,4 +1,4 @@
-//! Checks that types alone cannot make.
+//! Checks of the configuration that its types alone cannot make.
 
 use std::path::PathBuf;
 
@@ -6,20 +6,20 @@ use super::{Admin, BadPair, Config, DatabaseConfig};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
 
-/// A configuration that cannot be used: where, what, and what would be right.
+/// Why a configuration cannot be used: the place, the problem, and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// There is no such file.
+    /// The configuration file does not exist.
     #[error("there is no configuration file {0}: give its path with --config")]
     Missing(PathBuf),
-    /// The file does not have the form it should.
+    /// The file cannot be parsed, or a field is unknown or of another type.
     #[error("{origin}: {problem}")]
     Unreadable {
         origin: String,
-        /// Where in it, what, and what would be right.
+        /// The place in the file, the problem, and what would be right.
         problem: String,
     },
-    /// A value cannot be right.
+    /// The value of a field is not allowed.
     #[error("{origin}: {field} is {value}; it must be {right}")]
     Value {
         origin: String,
@@ -28,10 +28,10 @@ pub enum ConfigError {
         /// What would be right.
         right: String,
     },
-    /// What TLS needs is not there.
+    /// A certificate or its key cannot be used.
     #[error("{origin}: {section}.tls: {reason}")]
     Tls { origin: String, section: &'static str, reason: Box<BadPair> },
-    /// A file that should hold a secret cannot be read.
+    /// The file of a secret cannot be read.
     #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
     SecretFile {
         origin: String,
@@ -59,7 +59,7 @@ impl ConfigError {
             .map(|one| {
                 let path = one.path.join(".");
                 let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-                // The kind alone: the full text repeats profile and source, which mean nothing to the reader.
+                // The kind alone: the full text adds figment's profile and source, which mean nothing to the reader.
                 format!("{place}{}", without_excerpt(&one.kind.to_string()))
             })
             .collect();
@@ -67,7 +67,7 @@ impl ConfigError {
     }
 }
 
-/// What is wrong with a TOML file, without the line that is shown beside it: that may hold a secret.
+/// The message of a TOML parser, without its excerpt of the file, which may hold a secret.
 fn without_excerpt(problem: &str) -> String {
     let is_excerpt =
         |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
@@ -128,7 +128,7 @@ fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), Con
     let wrong =
         |value: &str, right: &'static str| Err(ConfigError::value(origin, "database.urls", value, right));
     if !database.urls.is_empty() {
-        // As with one URL, what is given beside a file wins over it.
+        // As with one URL, a value beside a file wins over the file.
         database.url_file = None;
         if database.url.is_some() {
             return wrong("given beside database.url", "the only one of the two");
@@ -145,7 +145,7 @@ fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), Con
     Ok(())
 }
 
-/// The secret itself, else what its file holds; one of the two must be there.
+/// The secret itself, or the contents of its file; an error if neither is given.
 pub(super) fn secret(
     origin: &str,
     field: &'static str,
@@ -154,7 +154,7 @@ pub(super) fn secret(
     file: &mut Option<PathBuf>,
 ) -> Result<Option<Secret>, ConfigError> {
     let secret = match (value, file.take()) {
-        // The value may come from the environment, to replace a file that the configuration names.
+        // The value wins, because the environment may set it to replace the file that the configuration names.
         (Some(secret), _) => secret,
         (None, Some(path)) => match std::fs::read_to_string(&path) {
             Ok(text) => Secret::new(text.trim()),
@@ -174,7 +174,7 @@ pub(super) fn secret(
             origin,
             field,
             "missing",
-            "set, here, by a file, or in the environment",
+            "set: here, by a file, or in the environment",
         ));
     }
     Ok(Some(secret))

@@ -1,4 +1,4 @@
-//! Settings from the environment: `TOLLGATE_SECTION__FIELD`, which holds what would stand in the file.
+//! Settings from the environment: `TOLLGATE_SECTION__FIELD`, with the value as it would be in the file.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use super::ConfigError;
 const PREFIX: &str = "TOLLGATE_";
 const ORIGIN: &str = "the environment";
 
-/// Whether a variable of this name is a field of a section. Other `TOLLGATE_…` variables are for other things.
+/// Whether a variable of this name sets a configuration field. Other `TOLLGATE_…` variables belong to commands.
 pub fn is_setting(name: &str) -> bool {
     let prefixed = name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
     prefixed && name[PREFIX.len()..].contains("__")
 }
 
-/// The settings of the environment, to be merged over those of a file.
+/// The settings of the environment, for merging over those of a file.
 pub(super) fn settings() -> Result<Env, ConfigError> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
@@ -25,7 +25,7 @@ pub(super) fn settings() -> Result<Env, ConfigError> {
     Ok(Env::prefixed(PREFIX).filter(|name| name.as_str().contains("__")).split("__"))
 }
 
-/// Refuses what sets one field twice: the value of that variable would win which happens to come last.
+/// Refuses variables that set one field twice: otherwise the variable that happens to come last would win.
 fn check(variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in variables.filter(|(name, _)| is_setting(name)) {
@@ -33,7 +33,7 @@ fn check(variables: impl Iterator<Item = (String, String)>) -> Result<(), Config
             && Figment::from(Toml::string(&format!("value = {value}"))).find_value("value").is_err()
         {
             // The value may hold a secret: not shown.
-            let right = "a table as it would stand in the file, with each key once";
+            let right = "a table as in the file, with each key once";
             return Err(ConfigError::value(ORIGIN, &name, "not shown", right));
         }
         let field = name.to_ascii_lowercase();

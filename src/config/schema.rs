@@ -1,5 +1,5 @@
-//! The configuration's JSON Schema, made from its types: what the reference is printed from, and what the ranges are
-//! checked by.
+//! The configuration's JSON Schema, generated from its types. The reference is printed from this schema, and the ranges of
+//! numbers are checked against it.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ pub fn schema() -> &'static Value {
 
 /// A field, or a section of fields.
 pub(super) struct Field {
-    /// As in `server.tls.key_file`; the items of a list have `[]` behind its name.
+    /// Such as `server.tls.key_file`; for fields of a list's items, `[]` follows the name of the list.
     pub path: String,
     pub schema: &'static Value,
     pub required: bool,
@@ -49,13 +49,13 @@ impl Field {
     }
 }
 
-/// What a field that may be left out is, if it is not.
+/// The schema of an optional field's value.
 pub(super) fn present(schema: &Value) -> &Value {
     let choices = schema["anyOf"].as_array().into_iter().flatten();
     choices.into_iter().find(|choice| choice["type"] != "null").unwrap_or(schema)
 }
 
-/// What a number may be.
+/// The range of a number as text, with its unit; nothing if the schema gives no maximum.
 pub(super) fn range(path: &str, schema: &Value) -> Option<String> {
     let (least, most) = (&schema["minimum"], schema.get("maximum")?);
     let units = ["milliseconds", "seconds", "minutes", "hours"];
@@ -66,7 +66,7 @@ pub(super) fn range(path: &str, schema: &Value) -> Option<String> {
     Some(if zero { format!("at most {most}{unit}") } else { format!("from {least} to {most}{unit}") })
 }
 
-/// A number that is not what it may be: the field, the number, and what would be right.
+/// The first number outside its range: the field, the number, and what would be right.
 pub(super) fn out_of_range(given: &Value) -> Option<(String, String, String)> {
     wrong_in(schema(), given, String::new())
 }

@@ -1,4 +1,4 @@
-//! Settings of traces: which requests are traced, and where their traces are sent.
+//! Settings of traces, and their check.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,31 +11,31 @@ use url::Url;
 use super::check::{ConfigError, secret};
 use crate::secret::Secret;
 
-/// Traces, to an OpenTelemetry collector.
+/// Traces, sent to an OpenTelemetry collector.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// The collector; none: no traces.
+    /// URL of the collector; omitted: no traces are sent.
     pub otlp_endpoint: Option<Url>,
-    /// The protocol of the collector at `endpoint`.
+    /// Protocol of the collector.
     pub protocol: OtlpProtocol,
-    /// Share of requests, and of the reconciler's polls, whose spans are sent: 0 to 1.
+    /// Share of requests, and of the reconciler's polls, whose spans are sent; from 0 to 1.
     pub sample_ratio: f64,
-    /// Whether callers may say in `traceparent` if their trace is sent. Only behind something that sets it itself:
-    /// otherwise everybody can have all of its requests traced.
+    /// Whether the caller's `traceparent` decides if a trace is sent. Only behind a proxy that sets this header itself:
+    /// otherwise a caller can have all of its requests traced.
     pub trust_parent: bool,
-    /// Whether the vendor is told the trace, in `traceparent` and `tracestate`.
+    /// Whether calls to the vendor carry the trace, in `traceparent` and `tracestate`.
     pub propagate: bool,
-    /// A file with headers for the collector, `name: value`, one a line.
+    /// File with headers for the collector, one `name: value` a line.
     pub headers_file: Option<PathBuf>,
-    /// Attributes of this gateway, besides its name, version and id.
+    /// Resource attributes of this gateway, besides its name, version and id.
     pub resource: BTreeMap<String, String>,
-    /// What was in the file.
+    /// The headers that were in `headers_file`.
     #[serde(skip)]
     pub headers: Vec<(String, Secret)>,
 }
 
-/// How a collector is spoken to.
+/// The protocol of a collector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OtlpProtocol {
@@ -69,7 +69,7 @@ impl Telemetry {
         if let Some(url) = &self.otlp_endpoint {
             let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
             if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !plain {
-                // It may hold a password: not shown.
+                // Not shown, because the URL may hold a password.
                 return wrong(
                     "telemetry.otlp_endpoint",
                     "not usable".into(),

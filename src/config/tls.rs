@@ -1,4 +1,4 @@
-//! A certificate and its key, as files.
+//! A certificate and its private key, read from files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use serde::{Deserialize, Serialize};
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
 
-/// HTTPS (TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2). Both files are read again when they change, and at SIGHUP.
+/// HTTPS, with TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. Both files are read again when they change, and at SIGHUP.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// The certificate, PEM, and behind it those between it and its authority.
+    /// PEM file with the certificate, followed by its intermediate certificates.
     pub certificate_file: PathBuf,
-    /// Its private key, PEM.
+    /// PEM file with the private key of the certificate.
     pub key_file: PathBuf,
 }
 
 /// A certificate with its key.
 pub struct Pair {
     pub key: Arc<CertifiedKey>,
-    /// When the certificate ends, from the beginning of Unix time.
+    /// When the certificate expires, since the Unix epoch.
     pub ends: Duration,
 }
 
-/// Two files that are no certificate and its key.
+/// Why two files are not a certificate and its key.
 #[derive(Debug, thiserror::Error)]
 pub enum BadPair {
-    /// It cannot be read, or is no PEM of its kind.
+    /// A file cannot be read, or is not PEM of the right kind.
     #[error("{path}: {reason}")]
     File { path: PathBuf, reason: String },
-    /// Each may be right, but not with the other.
+    /// The key does not belong to the certificate.
     #[error("{key} is not the key of {certificate}: {reason}")]
     Together { certificate: PathBuf, key: PathBuf, reason: rustls::Error },
 }
 
 impl Tls {
-    /// What both files hold, to notice a change by.
+    /// The contents of both files, to parse, and to notice changes by.
     pub fn read(&self) -> Result<[Vec<u8>; 2], BadPair> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| BadPair::File {
@@ -53,11 +53,11 @@ impl Tls {
         Ok([read(&self.certificate_file)?, read(&self.key_file)?])
     }
 
-    /// What [`Tls::read`] read, as a certificate with its key.
+    /// Parses the contents that [`Tls::read`] has read.
     pub fn parse(&self, [certificate, key]: &[Vec<u8>; 2]) -> Result<Pair, BadPair> {
         let bad = |path: &Path, what: &str| {
             let (path, what) = (path.to_owned(), what.to_owned());
-            // Not the parser's words: they may quote a key.
+            // Without the parser's message, which may quote a key.
             move |_: pem::Error| BadPair::File { path, reason: format!("there is no {what} in it (PEM)") }
         };
         let no_chain = || bad(&self.certificate_file, "certificate");

@@ -1,4 +1,4 @@
-//! The vendor, as it is configured: backends and their accounts.
+//! The configuration of the vendor's backends and accounts.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use super::check::{ConfigError, secret};
 use super::ms;
 use crate::secret::Secret;
 
-/// The vendor's two backends; they may be one.
+/// The vendor's two backends, which may be the same one.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstreams {
-    /// Types of the 3.0 family.
+    /// The backend of the 3.0 family of task types.
     pub kling_3: UpstreamConfig,
-    /// Types whose name starts with `o3-`; the same as `kling_3` if left out.
+    /// The backend of task types that begin with `o3-`; omitted: the same as `kling_3`.
     pub kling_o3: Option<UpstreamConfig>,
 }
 
@@ -26,61 +26,60 @@ pub struct Upstreams {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// Where it is, without `/api/…`.
+    /// URL of the backend, without `/api/…`.
     pub base_url: Url,
-    /// What its one account is called in the ledger; `main` if left out.
+    /// Name of the only account in the ledger; omitted: `main`.
     pub account: Option<String>,
-    /// The key of its one account.
+    /// Master key of the only account.
     pub master_key: Option<Secret>,
-    /// A file that holds `master_key`, instead.
+    /// File that holds the master key, instead of `master_key`.
     pub master_key_file: Option<PathBuf>,
-    /// Several accounts, instead of `account` and `master_key`. Once checked, every account is here, and nowhere else.
+    /// Several accounts, instead of `account` and `master_key`.
     #[serde(default)]
     pub accounts: Vec<AccountConfig>,
-    /// How long connecting may take, TLS included.
+    /// Time-out for connecting, TLS included.
     #[serde(default = "five_seconds")]
     #[schemars(range(min = 10, max = 3_600_000))]
     pub connect_timeout_ms: u64,
-    /// How long to wait for the answer to a create to begin; 240000 if left out, or `create_timeout_ms` if that is less.
+    /// Time-out for the answer to a create to begin; omitted: 240000, or `create_timeout_ms` if that is less.
     #[schemars(range(min = 10, max = 3_600_000))]
     pub first_byte_timeout_ms: Option<u64>,
-    /// How long to wait for the answer to a create, with or without its client.
+    /// Time-out for the whole answer to a create. It counts on when the client has left.
     #[serde(default = "five_minutes")]
     #[schemars(range(min = 10, max = 3_600_000))]
     pub create_timeout_ms: u64,
-    /// How long to wait for the answer to a status call.
+    /// Time-out for the whole answer to a status call.
     #[serde(default = "ten_seconds")]
     #[schemars(range(min = 10, max = 3_600_000))]
     pub status_timeout_ms: u64,
-    /// Idle connections are closed after this; keep it below the vendor's own time.
+    /// Time after which idle connections are closed; less than the vendor's own time-out.
     #[serde(default = "fifteen_seconds")]
     #[schemars(range(min = 10, max = 3_600_000))]
     pub idle_timeout_ms: u64,
-    /// How long a create that is refused by a 429 is tried again, at most 10 s.
+    /// How long a create that the vendor refuses with 429 is retried.
     #[serde(default = "ten_seconds")]
     #[schemars(range(min = 0, max = 10_000))]
     pub retry_429_ms: u64,
-    /// So many failures within ten seconds, if they are at least half of the calls, and the backend is left alone for a
-    /// while; creates and status calls are counted apart. 0 never does.
+    /// Number of failures within ten seconds that opens the breaker, if they are at least half of the calls. Creates and
+    /// status calls have a breaker each. 0: it never opens.
     #[serde(default = "five")]
     pub breaker_failures: u32,
-    /// How long a backend is left alone after so many failures, about.
+    /// Approximate time that the breaker stays open, before it lets calls through again one at a time.
     #[serde(default = "ten_seconds")]
     #[schemars(range(min = 10, max = 3_600_000))]
     pub breaker_open_ms: u64,
-    /// Creates under way at one time, at most; one organisation takes at most half of the places.
+    /// Maximum number of creates in flight; one organisation gets at most half of them.
     #[serde(default = "four_thousand_and_ninety_six")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_creates: usize,
-    /// Status calls under way at one time, at most; one organisation takes at most half of the
-    /// places.
+    /// Maximum number of status calls in flight; one organisation gets at most half of them.
     #[serde(default = "sixty_four")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_polls: usize,
 }
 
 impl UpstreamConfig {
-    /// The backend at `base_url` with one account, everything else by default.
+    /// The backend at `base_url` with one account, and defaults for everything else.
     pub fn of(base_url: Url, master_key: Secret) -> Self {
         Self {
             base_url,
@@ -101,23 +100,23 @@ impl UpstreamConfig {
         }
     }
 
-    /// How long to wait for the answer to a create to begin.
+    /// The time-out for the answer to a create to begin.
     pub fn first_byte_timeout(&self) -> Duration {
         ms(self.first_byte_timeout_ms.unwrap_or(240_000).min(self.create_timeout_ms))
     }
 }
 
-/// An account of a backend.
+/// An account of a backend, with its master key.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
-    /// What it is called in the ledger. Tasks stay with their account: keep the name as long as it has any.
+    /// Name of the account in the ledger. Tasks stay with their account: keep the name as long as the account has tasks.
     pub name: String,
-    /// The account's master key; or name a file with `master_key_file`.
+    /// Master key of the account.
     pub master_key: Option<Secret>,
-    /// A file that holds the key, instead.
+    /// File that holds the master key, instead of `master_key`.
     pub master_key_file: Option<PathBuf>,
-    /// Its share of new tasks, against the others' weights; with 0 it only finishes those it has.
+    /// Weight of the account among the others when new tasks are spread; 0: it gets none and finishes those it has.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub weight: u32,
@@ -155,7 +154,7 @@ impl Upstreams {
         let kling_3_unnamed = unnamed(kling_3);
         check_upstream(origin, kling_3)?;
         let Some(o3) = &mut self.kling_o3 else { return Ok(()) };
-        // Both are then called `main`, as they always were; a task is looked up by its backend as well.
+        // Then both accounts are called `main`, which is allowed: tasks are looked up by their backend too.
         let both_unnamed = kling_3_unnamed && unnamed(o3);
         check_upstream(origin, o3)?;
         let same = |a: &AccountConfig, b: &AccountConfig| {
@@ -165,7 +164,7 @@ impl Upstreams {
             kling_3.accounts.iter().any(|ours| ours.name == theirs.name && !same(ours, theirs))
         });
         match clash {
-            // The ledger takes two tasks with one id on accounts of one name for the same task.
+            // Two tasks with the same id, on accounts with the same name, are one task to the ledger.
             Some(account) if !both_unnamed => Err(ConfigError::value(
                 origin,
                 "upstream.kling_o3: the name of an account",
@@ -188,7 +187,7 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
         || !url.username().is_empty()
         || url.password().is_some()
     {
-        // It may hold a password: not shown.
+        // Not shown, because the URL may hold a password.
         return wrong(
             "upstream.*.base_url",
             "not usable".into(),
@@ -206,7 +205,7 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
     check_accounts(origin, upstream)
 }
 
-/// Puts every account in `accounts`.
+/// Moves every account into `accounts`, checks it and reads its key.
 fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
     let wrong = |field: &'static str, value: String, right: &'static str| {
         Err(ConfigError::value(origin, field, value, right))

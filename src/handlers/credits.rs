@@ -1,4 +1,4 @@
-//! `GET /api/credits`: the caller's balance.
+//! `GET /api/credits`: the balance of the caller's organisation, and the caller's budgets.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -10,19 +10,19 @@ use crate::error::{Answer, GatewayError, json_answer};
 use crate::store::{Balance, CallerBudget, Principal};
 use crate::wire::{Success, success};
 
-/// The caller's balance and budgets.
+/// The balance of the caller's organisation, and the caller's budgets.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CreditsData {
     #[serde(flatten)]
     balance: Balance,
-    /// Those that a create of the caller counts against.
+    /// The budgets that a create of the caller counts against.
     budgets: Vec<CallerBudget>,
 }
 
 /// Show the balance
 #[utoipa::path(
     get, path = "/api/credits", tag = "credits", operation_id = "credits",
-    responses((status = 200, description = "The organisation's balance", body = Success<CreditsData>))
+    responses((status = 200, description = "The balance and the budgets", body = Success<CreditsData>))
 )]
 pub(super) async fn credits(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let balance = handlers.database.balance(call.stage.principal.org).await?;

@@ -1,4 +1,4 @@
-//! The data plane's OpenAPI document: what each operation takes and answers, and every code it can refuse with.
+//! The data plane's OpenAPI document: parameters, answers and error codes of each operation.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use crate::wire::Code;
 #[openapi(
     info(
         title = "Tollgate",
-        description = "Video tasks, paid from your organisation's credits. A client of the video service's own API changes \
-                       its base URL and its key.",
+        description = "Create video tasks, which your organisation's credits pay for. A client of the video service's own API \
+                       only has to change its base URL and its key.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
@@ -32,7 +32,7 @@ use crate::wire::Code;
 )]
 struct Paths;
 
-/// What anything may answer that wants a key.
+/// Codes of every operation that requires a credential.
 const ANYWHERE: &[Code] = &[
     Code::InvalidRequest,
     Code::InvalidApiKey,
@@ -42,7 +42,7 @@ const ANYWHERE: &[Code] = &[
     Code::Unavailable,
 ];
 
-/// What is wrong with a body.
+/// Codes of an operation with a create's body.
 const BODY: &[Code] = &[
     Code::InvalidType,
     Code::InvalidPrompt,
@@ -55,7 +55,7 @@ const BODY: &[Code] = &[
     Code::BodyTooLarge,
 ];
 
-/// What a create may meet beyond its body.
+/// Further codes of a create.
 const CREATE: &[Code] = &[
     Code::InsufficientCredits,
     Code::BudgetExceeded,
@@ -68,7 +68,7 @@ const CREATE: &[Code] = &[
     Code::OutcomeUnknown,
 ];
 
-/// The codes of an operation, beside [`ANYWHERE`].
+/// The codes of an operation, besides [`ANYWHERE`].
 fn codes(operation: &str) -> &'static [&'static [Code]] {
     match operation {
         "generate" => &[BODY, CREATE],
@@ -84,7 +84,7 @@ pub fn document() -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key, `tg_…`."));
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
-    // What the video service says of a task goes through as it is, and so do fields nobody here knows.
+    // Fields of tasks and creates that the gateway does not know are passed through.
     for open in ["TaskData", "CreateBody"] {
         if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(open) {
             object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(true)));
@@ -123,7 +123,7 @@ fn refusal(status: StatusCode, codes: &[Code], vendors: bool) -> Response {
     let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
     let error = ObjectBuilder::new().schema_type(Type::String);
     let (error, description) = if vendors {
-        (error, format!("{}, or a code of the video service's own", names.join(", ")))
+        (error, format!("{}, or a code of the video service", names.join(", ")))
     } else {
         (error.enum_values(Some(names.clone())), names.join(", "))
     };
@@ -139,7 +139,7 @@ fn refusal(status: StatusCode, codes: &[Code], vendors: bool) -> Response {
         .required("error")
         .property("message", message.description(Some("What is wrong, and what would be right")))
         .required("message")
-        .property("data", data.description(Some("Figures that belong to it")));
+        .property("data", data.description(Some("Figures that belong to the error")));
     let content = ContentBuilder::new().schema(Some(Schema::from(schema))).build();
     ResponseBuilder::new().description(description).content("application/json", content).build()
 }
@@ -153,14 +153,19 @@ fn header(kind: Type, description: &str) -> Header {
 
 fn headers(status: &str, operation: &str) -> Vec<(String, RefOr<Header>)> {
     let mut headers =
-        vec![("X-Request-Id", header(Type::String, "What to name when you ask about this call"))];
+        vec![("X-Request-Id", header(Type::String, "Id of this call; name it when you report a problem"))];
     if operation != "healthz" && status != "401" {
-        headers
-            .push(("RateLimit-Policy", header(Type::String, "The limit that is nearest, if there is one")));
-        headers.push(("RateLimit", header(Type::String, "What is left of it, and when it is full again")));
+        headers.push((
+            "RateLimit-Policy",
+            header(Type::String, "The rate limit that is closest to being reached, if any applies"),
+        ));
+        headers.push((
+            "RateLimit",
+            header(Type::String, "How much of that limit is left, and when it is full again"),
+        ));
     }
     if ["402", "409", "429", "503"].contains(&status) {
-        headers.push(("Retry-After", header(Type::Integer, "When to come back, in seconds")));
+        headers.push(("Retry-After", header(Type::Integer, "Seconds to wait before a retry")));
     }
     if status == "401" {
         headers.push(("WWW-Authenticate", header(Type::String, "`Bearer`")));

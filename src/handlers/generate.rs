@@ -1,4 +1,4 @@
-//! `POST /api/generate`: into the paid path.
+//! `POST /api/generate`: a create, which the paid stages answer.
 
 use crate::call::{Admitted, Call};
 use crate::layers::{Below, Outcome};
@@ -7,22 +7,22 @@ use crate::wire::Success;
 
 /// Create a video task
 ///
-/// Its credits are held before the video service sees it. Send an `Idempotency-Key`: then the same call can be repeated
-/// until it is answered, and makes one task.
+/// The task's credits are held before the request is sent to the video service. Send an `Idempotency-Key`: then you can
+/// repeat the call until it is answered, and get only one task.
 #[utoipa::path(
     post, path = "/api/generate", tag = "tasks", operation_id = "generate",
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
-         description = "Another call with the same key and body gets the same answer. Kept for 72 hours"),
+         description = "Your name for this create: a repeated call with the same key and body gets the same answer. Kept for 72 hours, unless configured otherwise"),
         ("X-Tollgate-Quote" = Option<String>, Header,
-         description = "The `quote` of POST /api/quote for this very body: its price is kept"),
+         description = "The `quote` that POST /api/quote has answered for exactly this body: the task costs the quoted price"),
         ("X-Tollgate-Resend" = Option<String>, Header,
-         description = "`yes`: send it although the same body is in doubt")
+         description = "`yes`: create a task even if an earlier create of the same body is in doubt")
     ),
     request_body = CreateBody,
     responses((
-        status = 200, description = "The task was taken", body = Success<TaskData>,
-        headers(("Idempotent-Replayed" = String, description = "`true`: the answer of an earlier call with the same key"))
+        status = 200, description = "The video service has accepted the task", body = Success<TaskData>,
+        headers(("Idempotent-Replayed" = String, description = "`true`: this is the stored answer of an earlier call with the same key"))
     ))
 )]
 pub(super) async fn generate<C: Below<Admitted>>(create: &C, call: Call<Admitted>) -> Outcome {

@@ -1,4 +1,4 @@
-//! `POST /api/quote`: what a create would cost, without running it; on demand as a promise for some minutes.
+//! `POST /api/quote`: the price of a create, without running it; on request the price is promised for some minutes.
 
 use std::time::Duration;
 
@@ -16,25 +16,25 @@ use crate::order::CreateBody;
 use crate::pricing::BookVersion;
 use crate::wire::{Success, success};
 
-/// What a create would cost.
+/// The price of a create.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QuoteData {
     #[serde(rename = "type")]
     task_type: String,
-    /// What would be held: list price × factor, rounded up.
+    /// Credits that a create would hold: list price × factor, rounded up.
     credits: Credits,
     list_price: Credits,
-    /// The organisation's factor, in basis points.
+    /// The organisation's price factor, in basis points.
     price_factor_bp: PriceFactor,
     #[schema(value_type = i32)]
     price_book: BookVersion,
-    /// What the organisation has available.
+    /// Credits that the organisation has available.
     available: Credits,
-    /// The promise, if one was asked for: send it as `X-Tollgate-Quote` with a create of the very same body.
+    /// The promised price, if `valid_for` was given: send this text as `X-Tollgate-Quote` with a create of exactly the same body.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String)]
     quote: Option<String>,
-    /// Until when it is kept.
+    /// When the promise expires.
     #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
     #[schema(value_type = String, format = DateTime)]
     valid_until: Option<OffsetDateTime>,
@@ -42,13 +42,13 @@ pub(super) struct QuoteData {
 
 /// Price a body without running it
 ///
-/// With `valid_for` the price is promised for so many seconds, whatever happens to price books and factors meanwhile.
+/// With `valid_for` the price is promised for that number of seconds, even if price books or factors change meanwhile.
 #[utoipa::path(
     post, path = "/api/quote", tag = "tasks", operation_id = "quote",
     params(("valid_for" = Option<u32>, Query, minimum = 1, maximum = 3000,
-            description = "Promise the price for so many seconds; the gateway may allow fewer (900, unless configured)")),
+            description = "Number of seconds to promise the price for; the gateway may allow fewer (900, unless configured otherwise)")),
     request_body = CreateBody,
-    responses((status = 200, description = "What it would cost", body = Success<QuoteData>))
+    responses((status = 200, description = "The price", body = Success<QuoteData>))
 )]
 pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = call.stage.principal;
@@ -74,7 +74,7 @@ pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     Ok(json_answer(StatusCode::OK, success(&data)))
 }
 
-/// For how long the price shall be promised; none: not at all.
+/// How long the price is to be promised; none without `valid_for`.
 fn valid_for(context: &Context, most: Duration) -> Result<Option<Duration>, GatewayError> {
     let Some(text) = context.parameter("valid_for")? else { return Ok(None) };
     let most = most.as_secs();

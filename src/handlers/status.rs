@@ -1,4 +1,4 @@
-//! `GET /api/status?task_id=` (contract, section 3).
+//! `GET /api/status?task_id=`: the state of a task (contract, section 3).
 
 use http::{HeaderName, StatusCode};
 
@@ -10,15 +10,15 @@ use crate::wire::Success;
 
 /// Show the state of a task
 ///
-/// Of any task of the caller's organisation, from here; the video service is asked when what is known is old. Polling
-/// costs nothing. Ask every few seconds until `status` is neither `IN_PROGRESS` nor any word you do not know.
+/// Any task of the caller's organisation. The gateway answers from its cache, and asks the video service when the cached
+/// state is old. Polling costs no credits. Poll every few seconds while `status` is `IN_PROGRESS` or a word you do not know.
 #[utoipa::path(
     get, path = "/api/status", tag = "tasks", operation_id = "status",
     params(("task_id" = String, Query, min_length = 1, max_length = 255,
-            description = "The task_id of a create, or the reference in a 504")),
+            description = "The `task_id` of a create's answer, or the `reference` in a 504")),
     responses((
-        status = 200, description = "What is known of it", body = Success<TaskData>,
-        headers(("X-Tollgate-Stale-Seconds" = u64, description = "How old this is; left out when it is final"))
+        status = 200, description = "The state of the task", body = Success<TaskData>,
+        headers(("X-Tollgate-Stale-Seconds" = u64, description = "Age of this state in seconds; omitted if the state is final"))
     ))
 )]
 pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {

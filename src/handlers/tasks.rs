@@ -1,4 +1,4 @@
-//! `GET /api/tasks`: newest first, in pages. A member lists its own, an organisation's admin all.
+//! `GET /api/tasks`: tasks, newest first, in pages. A member lists its own tasks, an organisation's admin all.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -20,7 +20,7 @@ const MAX_LIMIT: u32 = 100;
 
 /// List tasks
 ///
-/// Newest first. A member sees its own, an organisation's admin all.
+/// Newest first. A member sees its own tasks, an organisation's admin all tasks of the organisation.
 #[utoipa::path(
     get, path = "/api/tasks", tag = "tasks", operation_id = "tasks",
     params(TasksQuery),
@@ -48,22 +48,22 @@ pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<A
 /// A task in a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TaskRow {
-    /// What a status call takes.
+    /// The id of the task, for status calls.
     task_id: String,
-    /// Our own reference; a status call takes it as well.
+    /// The gateway's own reference of the task, which status calls accept too.
     reference: HoldId,
     /// `IN_PROGRESS`, `SUCCESS` or `FAILED`.
     status: &'static str,
-    /// The same as our books have it.
+    /// The state of the task in the ledger.
     state: &'static str,
     #[serde(rename = "type")]
     task_type: String,
-    /// What is held for it, or was charged.
+    /// Credits that are held for the task, or were charged.
     consumed_credits: Credits,
     user_id: UserId,
-    /// With which key it was made; null: without one.
+    /// The API key that created the task; null: it was created without an API key.
     key_id: Option<KeyId>,
-    /// When it was made.
+    /// When the task was created.
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -74,32 +74,32 @@ pub(super) struct TaskRow {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TasksData {
     tasks: Vec<TaskRow>,
-    /// What to send as `cursor` for the next page; null: this is the last one.
+    /// The `cursor` of the next page; null: this is the last page.
     next_cursor: Option<HoldId>,
 }
 
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "read one by one, so that each refusal names what would be right")]
+#[expect(dead_code, reason = "parsed one by one, so that each refusal names what would be right")]
 pub(super) struct TasksQuery {
-    /// `IN_PROGRESS`, `SUCCESS`, `FAILED`, or a state of our books: `HELD`, `RUNNING`, `IN_DOUBT`, `SETTLED`, `RELEASED`,
-    /// `WRITTEN_OFF`.
+    /// Only tasks with this status: `IN_PROGRESS`, `SUCCESS`, `FAILED`; or in this state of the ledger: `HELD`, `RUNNING`,
+    /// `IN_DOUBT`, `SETTLED`, `RELEASED`, `WRITTEN_OFF`.
     #[param(inline, schema_with = status_words)]
     status: Option<String>,
-    /// Only of this user.
+    /// Only tasks of this user.
     user: Option<UserId>,
-    /// Only of this key.
+    /// Only tasks created with this API key.
     key: Option<KeyId>,
-    /// Made at this instant or later.
+    /// Only tasks created at this instant or later.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<OffsetDateTime>,
-    /// Made before this instant.
+    /// Only tasks created before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<OffsetDateTime>,
-    /// Tasks of a page; 20 if left out.
+    /// Maximum number of tasks in the page; default 20.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// The `next_cursor` of the previous page.
     cursor: Option<HoldId>,
 }
 
@@ -157,12 +157,14 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
     }
     filter.user = parse(context, "user", "a user id (usr_…)")?;
     filter.key = parse(context, "key", "a key id (key_…)")?;
-    filter.before = parse::<HoldId>(context, "cursor", "the next_cursor of the page before")?;
+    filter.before = parse::<HoldId>(context, "cursor", "the next_cursor of the previous page")?;
     filter.since = instant(context, "since")?;
     filter.until = instant(context, "until")?;
     if principal.role == Role::Member {
         if filter.user.is_some_and(|user| user != principal.user) {
-            return Err(GatewayError::Forbidden("only an organisation's admin lists the tasks of others"));
+            return Err(GatewayError::Forbidden(
+                "only an organisation's admin can list the tasks of other users",
+            ));
         }
         filter.user = Some(principal.user);
     }
@@ -179,7 +181,7 @@ fn parse<T: std::str::FromStr>(
 
 fn instant(context: &Context, name: &str) -> Result<Option<OffsetDateTime>, GatewayError> {
     let parse = |text: String| {
-        // The last hours of the last year are in no year elsewhere.
+        // Some instants at the end of the year 9999 cannot be expressed in UTC.
         OffsetDateTime::parse(&text, &Rfc3339)
             .ok()
             .and_then(|at| at.checked_to_offset(UtcOffset::UTC))

@@ -1,4 +1,4 @@
-//! Who is calling. 401 is only for a definite "no"; if that cannot be known, 503 (contract, section 4).
+//! Authenticates the caller. A credential that is certainly wrong gets 401, one that cannot be checked now gets 503.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::strict;
 /// Authenticates a call: its credentials become a principal of an organisation.
 #[derive(Debug, Clone)]
 pub struct Auth {
-    /// Knows API keys and tokens of identity providers.
+    /// Checks API keys and tokens of identity providers.
     pub keys: Arc<Authenticator>,
 }
 
@@ -32,16 +32,16 @@ impl Stage for Auth {
 impl Auth {
     async fn principal(&self, call: &mut Call<Routed>) -> Result<Arc<Principal>, GatewayError> {
         strict::single_header(&call.context.headers, "Authorization")?;
-        // Taken out: from here on the credentials are gone.
+        // Removed, so that no later stage can log or forward the credential.
         let header = call.context.headers.remove(AUTHORIZATION);
         let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());
         let stale_will_do = call.stage.endpoint == Endpoint::Status;
         let peer = call.context.peer;
         match part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await? {
             Caller::Tenant(principal) => Ok(principal),
-            Caller::Operator(_) => {
-                Err(GatewayError::Forbidden("operators create no tasks: use a key of an organisation"))
-            }
+            Caller::Operator(_) => Err(GatewayError::Forbidden(
+                "operators cannot create tasks: use an API key of an organisation",
+            )),
         }
     }
 }

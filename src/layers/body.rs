@@ -1,4 +1,4 @@
-//! Request bodies are read within bounds of size and time.
+//! Reads request bodies, within limits of size and time.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::call::{Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::GatewayError;
 
-/// The largest body that is accepted.
+/// The largest body that is accepted, in bytes.
 pub const MAX_BODY: usize = 16 << 20;
 
-/// Reads a body of at most [`MAX_BODY`]. A larger one is read on for a while and thrown away: a client that is still
-/// sending would otherwise see a broken connection in place of the 413.
+/// Reads a body of at most [`MAX_BODY`] bytes within `timeout`. Up to four times as much is read and discarded: a client
+/// that is still sending would otherwise see a broken connection instead of the 413.
 pub async fn read_body(
     mut body: RequestBody,
     timeout: Duration,
@@ -25,7 +25,7 @@ pub async fn read_body(
         let mut first: Option<Bytes> = None;
         let mut total = 0usize;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| GatewayError::invalid_request("the body broke off"))?;
+            let frame = frame.map_err(|_| GatewayError::invalid_request("the body was cut off"))?;
             let Ok(data) = frame.into_data() else { continue };
             total += data.len();
             if total > 4 * MAX_BODY {
@@ -35,7 +35,7 @@ pub async fn read_body(
                 (first, chunks) = (None, BytesMut::new());
                 continue;
             }
-            // Most bodies are one frame: no copy then.
+            // Most bodies are a single frame, which need not be copied.
             match first.take() {
                 None if chunks.is_empty() => first = Some(data),
                 None => chunks.extend_from_slice(&data),

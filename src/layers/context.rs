@@ -1,4 +1,4 @@
-//! Puts a request into its trace: everything below, and every event it logs, knows its ids.
+//! Runs a request in its trace context, so that all spans and events below carry the ids of request and trace.
 
 use std::task::{Context as TaskContext, Poll};
 
@@ -8,7 +8,7 @@ use tower::{Layer, Service};
 
 use crate::telemetry::{TraceContext, Tracing};
 
-/// Runs what is below in the trace of its request.
+/// Runs the layers below in the trace context of their request.
 #[derive(Debug, Clone)]
 pub struct ContextLayer {
     /// Decides which requests are traced.
@@ -23,7 +23,7 @@ impl<S> Layer<S> for ContextLayer {
     }
 }
 
-/// A service that runs in the trace of its request.
+/// A service that runs in the trace context of its request.
 #[derive(Debug, Clone)]
 pub struct InContext<S> {
     inner: S,

@@ -1,5 +1,5 @@
-//! The leaf of a create: sends it, learns what became of it, records that, answers. Runs in a task of its own, so
-//! that a departed client cancels nothing (contract, "The life of a task").
+//! The last stage of a create: sends it to the vendor, records the outcome and answers. It runs in a task of its own, so
+//! that a client that leaves cancels nothing (contract, "The life of a task").
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,27 +22,27 @@ use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, Report};
 
-/// How long a client waits for a record that the database does not take.
+/// How long a client waits for a step that the database does not take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends creates and records their outcomes. The task of each create shares it with the stack.
+/// Sends creates and records their outcomes; shared by the stack and the tasks of all creates.
 #[derive(Debug)]
 pub struct Forward {
-    /// Ends tasks whose create says that they have ended already.
+    /// Ends tasks whose create answer says that they have already ended.
     pub poller: Arc<Poller>,
-    /// The lease of this gateway: without it nothing is sent.
+    /// The lease of this gateway, without which nothing is sent.
     pub lease: Arc<Lease>,
     /// Runs the tasks of creates; a stop of the gateway waits for them.
     pub tasks: TaskTracker,
-    /// After this the client is told that the outcome is unknown.
+    /// Time-out after which the client is told that the outcome is unknown.
     pub client_deadline: Duration,
     /// Cancelled when the gateway is to stop.
     pub stop: CancellationToken,
-    /// How long after that a create may still wait for the vendor.
+    /// How long after `stop` a create may still wait for the vendor.
     pub last_wait: Duration,
-    /// When a task is polled for the first time, from its record.
+    /// Time from the record of a task to its first poll.
     pub first_poll: Duration,
-    /// Times the vendor and the client's patience.
+    /// Measures how long the vendor takes.
     pub clock: Clock,
 }
 
@@ -55,21 +55,23 @@ impl Below<Held> for Arc<Forward> {
         let client = Client { sender: Mutex::new(Some(sender)), notes: context.notes };
         self.tasks.spawn(carry(self.clone().run(order, guard, permit, client, context.arrived)));
         async move {
-            // The task answers, or panics: then its guard has put the hold in doubt.
+            // The task answers, or panics. In a panic its guard has put the hold in doubt.
             let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
             answer.map_err(Failure::from)
         }
     }
 }
 
-/// Whether the call goes on without its client.
+/// Why the client is answered before the vendor has.
 #[derive(PartialEq, Eq)]
 enum Patience {
+    /// The client's deadline has passed; the call goes on without its client.
     Goes,
+    /// The gateway stops and waits no longer.
     IsOver,
 }
 
-/// The waiting client: answered once, by whoever comes first.
+/// The waiting client, which gets the first answer only.
 struct Client {
     sender: Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>,
     notes: Notes,
@@ -78,7 +80,7 @@ struct Client {
 impl Client {
     fn answer(&self, result: Result<Answer, GatewayError>) {
         if let Some(sender) = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A client that has left needs no answer.
+            // Sending fails if the client has left, which then needs no answer.
             drop(sender.send(result));
         }
     }
@@ -119,7 +121,8 @@ impl Forward {
         client.answer(result);
     }
 
-    /// What became of it; nothing if the gateway stops first. The place is held until then, also without the client.
+    /// Sends the create. Returns its outcome, or nothing if the gateway stops first. The permit is kept until the outcome,
+    /// even when the client has been answered.
     async fn send(
         &self,
         permit: Permit,
@@ -129,7 +132,7 @@ impl Forward {
         arrived: Instant,
     ) -> Option<CreateOutcome> {
         let lease = self.lease.clone();
-        // Had it lapsed since, another gateway might have taken this one for dead, and put the hold in doubt.
+        // If the lease has lapsed since, another gateway may have taken this one for dead and put the hold in doubt.
         let may_send: MaySend = Arc::new(move || lease.has_held_since(arrived));
         hold.about_to_send();
         let asked = self.clock.now();
@@ -149,7 +152,7 @@ impl Forward {
         if patience == Patience::Goes {
             permit.overdue();
         }
-        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = permit.backend(), "no answer from upstream yet: the client is told so");
+        tracing::warn!(hold = %hold.id(), org = %hold.org(), backend = permit.backend(), "no answer from upstream yet: the client gets a 504");
         self.doubt(hold, "the upstream did not answer in time").await;
         client.answer(Err(GatewayError::OutcomeUnknown { reference: hold.id() }));
         if patience == Patience::IsOver {
@@ -162,13 +165,13 @@ impl Forward {
         }
     }
 
-    /// Comes when the gateway is stopping and can wait for the vendor no longer.
+    /// Completes when the gateway is stopping and can wait for the vendor no longer.
     async fn last_call(&self) {
         self.stop.cancelled().await;
         tokio::time::sleep(self.last_wait).await;
     }
 
-    /// Records what became of the create; the answer says so.
+    /// Records the outcome of the create, and returns the client's answer.
     async fn conclude(
         &self,
         hold: &mut HoldGuard,
@@ -192,13 +195,13 @@ impl Forward {
             CreateOutcome::KeyRejected => {
                 self.refuse(hold, "the upstream rejected the master key", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
-                    "the video service cannot be used right now; the operator is told",
+                    "the video service cannot be used right now; the operators are notified",
                 ))
             }
             CreateOutcome::Exhausted => {
                 self.refuse(hold, "the upstream account is exhausted", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(
-                    "the video service cannot be used right now; the operator is told",
+                    "the video service cannot be used right now; the operators are notified",
                 ))
             }
             CreateOutcome::Busy { retry_after } => {
@@ -238,7 +241,7 @@ impl Forward {
         GatewayError::UpstreamUnavailable("the video service cannot be reached right now; nothing is charged")
     }
 
-    /// The id commits before the client gets its answer.
+    /// Records an accepted create. The task's id is durable before the client gets its answer.
     async fn record(
         &self,
         hold: &mut HoldGuard,
@@ -250,7 +253,7 @@ impl Forward {
         let mut changes = vec![("consumed_credits", order.price.hold.to_string())];
         let has_ended = report.progress != Progress::Running;
         if has_ended {
-            // An end is shown only once it has settled: the next status call tells.
+            // A terminal state is shown only after it is settled; the next status call shows it.
             changes.extend([("status", "\"IN_PROGRESS\"".into()), ("response", "null".into())]);
         }
         let answer: Arc<str> = report.shown(&changes).into();
@@ -263,7 +266,7 @@ impl Forward {
         };
         let recorded = match write(hold, run).await {
             Ok(Applied::Yes) => true,
-            // The step may have been sent twice, and the first have done it.
+            // The step may have been sent twice: then the first one has already recorded the task.
             Ok(Applied::No) => {
                 let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
                 if !recorded {
@@ -273,24 +276,24 @@ impl Forward {
             }
             Ok(Applied::DuplicateTask) => false,
             Err(error) => {
-                tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, %error, "an accepted create is not recorded yet; it is tried on");
+                tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, %error, "an accepted create is not recorded yet; the lane retries");
                 false
             }
         };
         if !recorded {
-            tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not on its own record");
+            tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not recorded on its own hold");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
         if has_ended {
-            // A create that comes back finished is ended like any other.
+            // A task that has ended in its create answer is settled as if a poll had said so.
             let ended = Box::pin(self.poller.conclude_create(hold.org(), hold.id(), report));
             let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         }
         Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
     }
 
-    /// If the hold had ended (an operator released it, its doubt grew too old): the task can be read from now on, and is
-    /// charged by a correction when it succeeds.
+    /// Records a task whose hold had already ended, because an operator released it or its doubt was written off. The task
+    /// can then be read, and a correction charges it when it succeeds.
     async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>, answer: &Arc<str>) {
         let step = Step::LateRun {
             task: task.clone(),
@@ -299,7 +302,7 @@ impl Forward {
             poll_in: self.first_poll,
         };
         if let Err(error) = self.poller.came_to_light(hold.org(), hold.id(), step).await {
-            tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light is not recorded");
+            tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light after its end is not recorded");
         }
     }
 
@@ -313,10 +316,10 @@ impl Forward {
         self.settle_in_time(result, hold);
     }
 
-    /// The lane tries on by itself; the client need not wait for it.
+    /// Logs a failed step. The lane goes on retrying it, and the client need not wait for that.
     fn settle_in_time(&self, result: Result<Applied, LedgerError>, hold: &HoldGuard) {
         if let Err(error) = result {
-            tracing::warn!(hold = %hold.id(), %error, "the end of a create is not recorded yet; it is tried on");
+            tracing::warn!(hold = %hold.id(), %error, "the end of a create is not recorded yet; the lane retries");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Validates a create and prices it: from the book in force, or as it was quoted.
+//! Validates a create and prices it, by the book in force or by a quote.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Stage for Price {
 }
 
 impl Price {
-    /// What a create asks for and costs.
+    /// Validates and prices a create, in a span of its own.
     fn order(&self, call: &Call<Fresh>) -> Result<Order, GatewayError> {
         let mut span = Span::of_part("price");
         let order = self.checked(&call.stage, &call.context.headers);
@@ -50,10 +50,10 @@ impl Price {
     }
 }
 
-/// The quote whose price the create asks for.
+/// The quote that the create wants to be priced by, if it has one.
 fn quote_of(headers: &HeaderMap) -> Result<Option<&str>, GatewayError> {
     let Some(value) = strict::single_header(headers, "X-Tollgate-Quote")? else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| {
-        GatewayError::invalid_request("X-Tollgate-Quote must be the 'quote' that POST /api/quote gave out")
+        GatewayError::invalid_request("X-Tollgate-Quote must be a 'quote' from an answer of POST /api/quote")
     })
 }

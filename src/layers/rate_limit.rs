@@ -1,4 +1,4 @@
-//! Refuses callers that call too often, and tells the others how much they have left.
+//! Refuses calls above a rate limit, and tells every caller how much of its limits is left.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Stage for RateLimit {
 }
 
 impl RateLimit {
-    /// Counts the call. Whether it is refused, and the limit that its answer tells of, if there is any.
+    /// Counts the call. Returns the error if it is refused, and the headers for its answer if any limit applies.
     fn count(&self, caller: &Authenticated) -> (Option<GatewayError>, Option<RateHeaders>) {
         let mut span = Span::of_part("rate_limit");
         match self.limits.admit(&caller.principal, caller.endpoint) {

@@ -1,5 +1,5 @@
-//! Reads a create's body and looks its idempotency key up, before anything can refuse: a replay must work with an
-//! empty balance, at the task cap, after a price change (contract, "Idempotency").
+//! Reads a create's body and looks up its idempotency key, before anything can refuse the create: a replay must work with
+//! an empty balance, at the task limit and after a price change (contract, "Idempotency").
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::metrics as m;
 use crate::store::{Claim, Database, Fingerprint, State};
 use crate::strict;
 
-/// Reads a create's body, and answers a repeated create with the stored answer.
+/// Reads a create's body, and replays the stored answer for a known idempotency key.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// Knows which idempotency keys are taken, and by which answers.
+    /// Looks up the claims of idempotency keys, with their stored answers.
     pub database: Database,
     /// How long a client may take to send its body.
     pub body_timeout: Duration,
@@ -53,7 +53,7 @@ impl Stage for Replay {
 }
 
 impl Replay {
-    /// The body, and what is known of its idempotency key.
+    /// Reads the body, and looks up the claim of its idempotency key.
     async fn read(
         &self,
         org: OrgId,
@@ -70,7 +70,7 @@ impl Replay {
     }
 }
 
-/// What a repeated request is answered; nothing if its key is free again.
+/// The answer to a repeated request; nothing if its idempotency key is free again.
 pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<Answer, GatewayError>> {
     if claim.fingerprint != fingerprint {
         return Some(Err(GatewayError::IdempotencyKeyReused));
@@ -96,7 +96,7 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
     }
 }
 
-/// Whether the caller says that it knows of the doubt about an earlier create of the same body.
+/// Whether the caller wants to create although an earlier create of the same body is in doubt.
 fn resend(headers: &HeaderMap) -> Result<bool, GatewayError> {
     let value = strict::single_header(headers, "X-Tollgate-Resend")?;
     Ok(value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes")))

@@ -1,4 +1,4 @@
-//! Errors become answers here, in one place; detail goes to the log once.
+//! Turns errors into answers, in this one place, and logs their details once.
 
 use tower::Layer;
 
@@ -8,23 +8,23 @@ use crate::error::{Answer, GatewayError};
 use crate::metrics as m;
 use crate::wire::Code;
 
-/// Makes an answer of every error, so that the layers above see answers only.
+/// Turns every error into an answer, so that the layers above see answers only.
 #[derive(Debug, Clone)]
 pub struct RescueLayer(());
 
-/// The codes in metrics that are none of ours.
+/// Values of the label `code` that are not codes of our answers.
 const OK: &str = "OK";
 const VENDORS_OWN: &str = "vendor";
 pub(super) const CLIENT_GONE: &str = "CLIENT_GONE";
 
-/// Counts a request that has ended.
+/// Counts an ended request in the metrics.
 pub(super) fn count_request(route: &'static str, status: u16, code: &'static str) {
     metrics::counter!(m::REQUESTS, "route" => route, "status" => status.to_string(), "code" => code)
         .increment(1);
 }
 
 impl RescueLayer {
-    /// Each way in which a request may end is counted from 0: an alarm must see the first.
+    /// Registers a series for each way in which a request may end, at 0: an alarm must see the first increment.
     pub fn new() -> Self {
         let codes = Code::ALL.iter().map(|code| (code.status().as_u16(), code.as_str()));
         let others = [(200, OK), (400, VENDORS_OWN), (499, CLIENT_GONE)];
@@ -56,7 +56,7 @@ impl<B> Layer<B> for RescueLayer {
     }
 }
 
-/// The stages below, with an answer to every call.
+/// The stages below, whose errors become answers.
 #[derive(Debug, Clone)]
 pub struct Rescue<B> {
     below: B,
@@ -81,7 +81,7 @@ impl<B: Below<Arrived>> Rescue<B> {
     }
 }
 
-/// The answer to a call that failed, and its code in metrics.
+/// The answer to a failed call, and the value of the label `code`.
 fn answer_to(failure: Failure) -> (Answer, &'static str) {
     let Failure { error, rate } = failure;
     log(&error);

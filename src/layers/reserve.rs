@@ -1,4 +1,4 @@
-//! Acquires a permit to create an upstream task, then holds the credits, durably, before anything is sent.
+//! Acquires a permit to create an upstream task, then durably holds the credits, before anything is sent.
 
 use std::sync::Arc;
 
@@ -39,24 +39,24 @@ impl Stage for Reserve {
     }
 }
 
-/// How a create goes on that was not refused.
+/// The result of a reservation that was not refused.
 enum Reserved {
     Granted(HoldGuard, Permit),
-    /// The create repeats another one, whose answer it gets.
+    /// The create repeats an earlier one, and gets the stored answer.
     Answered(Answer),
 }
 
 impl Reserve {
-    /// What is rare is boxed: the future of every create would have room for it.
+    /// Rare paths are boxed, because the future of every create would otherwise have room for them.
     async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
         let (fresh, task_type) = (&priced.fresh, &priced.order.task_type);
         let org = fresh.principal.org;
-        // Before anything is held: without a free slot the create is refused at once.
+        // Before credits are held: without a free slot the create is refused at once.
         let permit = match self.upstream.admit(org, task_type) {
             Ok(permit) => permit,
             Err(refusal) => return Err(Box::pin(self.refused(priced, refusal)).await),
         };
-        // A key can be taken between our look-up and our reserve, and freed again before we look who has it.
+        // Another create can take the idempotency key after our look-up, and free it before we look up its claim.
         for _ in 0..3 {
             let new = self.new_hold(priced, &permit);
             let required = new.amount;
@@ -68,7 +68,7 @@ impl Reserve {
                 Verdict::Insufficient { available } => {
                     return Err(GatewayError::InsufficientCredits { required, available });
                 }
-                // A budget that was deleted or raised meanwhile is no reason to refuse: reserve again.
+                // A budget that was deleted or raised in the meantime does not refuse: reserve again.
                 Verdict::OverBudget { budget, left } => {
                     let budget = Box::pin(self.ledger.database().budget_in_force(org, budget)).await?;
                     if let Some(budget) = budget {
@@ -83,7 +83,7 @@ impl Reserve {
                     return Err(GatewayError::Internal("a key of an organisation without a balance".into()));
                 }
                 Verdict::Ended => {
-                    return Err(GatewayError::Internal("a fresh hold had ended already".into()));
+                    return Err(GatewayError::Internal("a new hold had already ended".into()));
                 }
                 Verdict::KeyTaken => {
                     if let Some(key) = &fresh.idempotency_key
@@ -102,8 +102,8 @@ impl Reserve {
         Err(GatewayError::RequestInProgress)
     }
 
-    /// The error of a create without a permit. A repetition of a create in doubt still gets the 504 of that doubt:
-    /// "unavailable" would say that nothing is held.
+    /// The error for a create without a permit. If the create repeats one in doubt, it gets the 504 of that doubt, because
+    /// "unavailable" would mean that no credits are held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
         let fresh = &priced.fresh;
         let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);

@@ -1,5 +1,5 @@
-//! Which endpoint a call is for; liveness and the description of the API are answered here. What is not listed here is
-//! not forwarded anywhere.
+//! Finds the endpoint of a call. Answers the liveness check and the API's documents itself. Unknown paths get 404: nothing
+//! is forwarded that is not listed here.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -11,7 +11,7 @@ use crate::call::{Arrived, Call, Endpoint, Routed};
 use crate::docs_page;
 use crate::error::{Answer, GatewayError, json_answer};
 
-/// Finds the endpoint that a call is for.
+/// Finds the endpoint of a call by method and path.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// The data plane's OpenAPI document.
@@ -25,10 +25,10 @@ enum Found {
     Docs,
 }
 
-/// Tell that the process answers
+/// Check that the process answers
 #[utoipa::path(
     get, path = "/healthz", tag = "operations", operation_id = "healthz",
-    responses((status = 200, description = "It does", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "The process answers", body = String, content_type = "text/plain"))
 )]
 pub(crate) fn healthz() -> Answer {
     let mut answer = Answer::new(Full::from("ok\n"));

@@ -1,5 +1,5 @@
-//! Turns a request into a [`Call`] and writes one event for it: who, what, how long, how it ended. Never bodies,
-//! prompts, queries or credentials.
+//! Turns a request into a [`Call`] and logs one event for it: caller, endpoint, duration, status. The event never has
+//! bodies, prompts, queries or credentials.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,7 +26,7 @@ use crate::metrics as m;
 use crate::telemetry::Span;
 use crate::wire::Code;
 
-/// Turns requests into calls, and writes their log events.
+/// Turns requests into calls, and logs one event for each.
 #[derive(Debug, Clone)]
 pub struct TraceLayer {
     pub clock: Clock,
@@ -44,7 +44,7 @@ impl<B> Layer<Rescue<B>> for TraceLayer {
     }
 }
 
-/// The way from HTTP into the typed stages. All requests share one, so that none copies the stages.
+/// The service between HTTP and the typed stages. All requests share one, so that none copies the stages.
 #[derive(Debug)]
 pub struct Trace<B>(Arc<Inner<B>>);
 
@@ -66,7 +66,7 @@ impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        // The stages below are always ready; what limits them answers as an error, not as back-pressure.
+        // The stages below are always ready: their limits answer with errors, not with back-pressure.
         Poll::Ready(Ok(()))
     }
 
@@ -89,7 +89,7 @@ impl TraceLayer {
         let (head, body) = request.into_parts();
         let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
         let peer = self.proxies.client(peer, &head.headers);
-        // A client that waits for our word has not begun to send.
+        // A client that waits for `100 Continue` has not begun to send its body, so there is nothing to drain.
         let draining = (!head.headers.contains_key(EXPECT)).then(|| self.draining.clone());
         let notes = Notes::default();
         let event = Event {
@@ -115,7 +115,7 @@ impl TraceLayer {
     }
 }
 
-/// What the head tells of the answering. Never the path as it came, nor the query.
+/// The span of answering a request, with what its head tells; never the raw path or the query.
 fn span(head: &http::request::Parts) -> Span {
     let mut span = Span::of_request();
     span.set_method(&head.method);
@@ -124,11 +124,11 @@ fn span(head: &http::request::Parts) -> Span {
     span
 }
 
-/// The event of one request; written when it is dropped, so also for a client that leaves.
+/// The log event of one request. It is written on drop, so also for a client that leaves.
 struct Event {
     clock: Clock,
     arrived: Instant,
-    /// The answering, in the request's trace.
+    /// The span of answering, in the request's trace.
     span: Span,
     method: Method,
     peer: IpAddr,
@@ -155,7 +155,7 @@ impl Drop for Event {
         let (status, code) = match self.status {
             Some(status) => (status, noted.code.unwrap_or("OK")),
             None => {
-                // A panic is answered further out. 499 is what nginx calls a client that left; nobody sees it but the log.
+                // A panic is answered by a layer above. 499 is nginx's status for a client that left; it is only logged.
                 let panics = std::thread::panicking();
                 let (status, code) =
                     if panics { (500, Code::InternalError.as_str()) } else { (499, CLIENT_GONE) };
@@ -179,7 +179,7 @@ impl Drop for Event {
         );
         let span = &mut self.span;
         if let Some(endpoint) = noted.endpoint {
-            // Of other paths nobody knows what is in them.
+            // Unknown paths are not recorded, because they may contain anything.
             span.rename(endpoint.described());
             span.set_word("http.route", endpoint.path());
             span.set_word("url.path", endpoint.path());
@@ -220,7 +220,7 @@ impl Drop for InFlight {
     }
 }
 
-/// ⚑ `//api/generate` is on the wire today.
+/// Collapses repeated slashes, because clients send `//api/generate` today.
 fn collapse_slashes(path: &str) -> String {
     let mut collapsed = String::with_capacity(path.len());
     for c in path.chars() {

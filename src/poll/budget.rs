@@ -1,6 +1,5 @@
-//! How often the vendor may be asked. All gateways together stay under the configured rate: each takes its share of it.
-//! Of that share the calls of clients get at most half, so that the tasks nobody asks for end as well, and their
-//! organisations share that half evenly.
+//! The budget of polls. Each gateway takes an equal share of the configured rate. Clients' status calls get at most half of
+//! that share, so that tasks that no client asks for end too, and the organisations share this half evenly.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -25,24 +24,24 @@ pub struct PollBudget {
     clock: Clock,
 }
 
-/// What clients used in the current second.
+/// The polls for clients in the current second.
 #[derive(Debug)]
 struct Window {
     began: Instant,
     used: u32,
     by_org: HashMap<OrgId, u32>,
-    /// Organisations that asked in the second before.
+    /// The number of organisations that polled in the second before.
     orgs_before: usize,
 }
 
 fn limiter(per_second: u32) -> DefaultDirectRateLimiter {
     let some = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-    // A burst of a whole second would double the rate of that second.
+    // A burst of a whole second's polls would double the rate in that second.
     RateLimiter::direct(Quota::per_second(some(per_second)).allow_burst(some(per_second / 4)))
 }
 
 impl PollBudget {
-    /// A budget of `rate` polls a second, all of it this gateway's until it learns of others.
+    /// A budget of `rate` polls per second, all of it this gateway's until `share_with` is called.
     pub fn new(rate: u32, clock: Clock) -> Self {
         let window = Window { began: clock.now(), used: 0, by_org: HashMap::new(), orgs_before: 0 };
         Self {
@@ -54,7 +53,7 @@ impl PollBudget {
         }
     }
 
-    /// There are so many gateways now.
+    /// Divides the rate by the number of live gateways.
     pub fn share_with(&self, gateways: u32) {
         let share = (self.rate / gateways.max(1)).max(1);
         if self.share.swap(share, Ordering::Relaxed) != share {
@@ -63,12 +62,12 @@ impl PollBudget {
         }
     }
 
-    /// Polls a second that are this gateway's.
+    /// This gateway's share, in polls per second.
     pub fn share(&self) -> u32 {
         self.share.load(Ordering::Relaxed)
     }
 
-    /// Whether a call of a client of `org` may ask the vendor now.
+    /// Whether a status call of `org` may poll the vendor now; if so, the poll is counted.
     pub fn client_may(&self, org: OrgId) -> bool {
         let half = (self.share() / 2).max(1);
         let now = self.clock.now();
@@ -88,7 +87,7 @@ impl PollBudget {
         true
     }
 
-    /// Waits until the reconciler may ask.
+    /// Waits until the reconciler may poll once.
     pub async fn wait(&self) {
         self.total.load_full().until_ready().await;
     }

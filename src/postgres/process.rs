@@ -1,4 +1,4 @@
-//! A child process that dies with us, is always reaped, and is never signalled by a recycled process id.
+//! A child process that ends with this process, is always reaped, and is never signalled by a recycled process id.
 
 use super::error::PostgresError;
 use super::identity::OsUser;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// What to run, as whom, and where its output goes.
+/// The program to run, its user, and the file for its output.
 pub(super) struct Launch<'a> {
     pub launcher: &'a Path,
     pub identity: &'a OsUser,
@@ -24,7 +24,7 @@ pub(super) struct Launch<'a> {
     pub log: &'a File,
 }
 
-/// A running or ended child.
+/// A child process, running or ended.
 pub(super) struct OwnedChild {
     pid: i32,
     exit: Arc<Exit>,
@@ -37,7 +37,7 @@ struct Exit {
 }
 
 impl Exit {
-    /// A poisoned lock still holds a valid status: nothing is done under it that could leave it half-written.
+    /// Locks the status. A poisoned lock still has a valid status, which is written as a whole.
     fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,7 +56,7 @@ impl OwnedChild {
         let (sender, receiver) = mpsc::sync_channel(1);
         let for_thread = Arc::clone(&exit);
         // The parent-death signal is sent when the *thread* that spawned the child ends, so a thread of a runtime's
-        // blocking pool would take the server with it. This thread ends only after its child has.
+        // blocking pool would end the server with itself. This thread ends only after its child.
         thread::Builder::new()
             .name("postgres-owner".into())
             .spawn(move || own(command, &sender, &for_thread))?;
@@ -68,7 +68,7 @@ impl OwnedChild {
         self.pid
     }
 
-    /// Sends a signal, unless the child has been reaped: its id may belong to another process by now.
+    /// Sends a signal, unless the child was reaped: then its id may belong to another process.
     pub fn signal(&self, signal: Signal) {
         let status = self.exit.lock();
         if status.is_none()
@@ -78,7 +78,7 @@ impl OwnedChild {
         }
     }
 
-    /// Waits for the end, at most `limit`.
+    /// Waits for the end of the child, at most for `limit`.
     pub fn wait(&self, limit: Duration) -> Option<ExitStatus> {
         let status = self.exit.lock();
         let waited = self.exit.changed.wait_timeout_while(status, limit, |status| status.is_none());
@@ -112,15 +112,15 @@ fn own(mut command: Command, sender: &mpsc::SyncSender<io::Result<i32>>, exit: &
     let spawned = command
         .spawn()
         .and_then(|child| i32::try_from(child.id()).map(|pid| (child, pid)).map_err(io::Error::other));
-    // Its copies of the log file would otherwise stay open as long as the server runs.
+    // The command's copies of the log file would otherwise stay open as long as the server runs.
     drop(command);
     let (mut child, pid) = match spawned {
         Ok(spawned) => spawned,
         Err(error) => return drop(sender.send(Err(error))),
     };
     drop(sender.send(Ok(pid)));
-    // First wait without reaping: as long as the zombie is there, its id cannot be given to another process. Then
-    // reap under the lock that every sender of signals takes. Unreaped, it would block the next start, which finds
+    // First wait without reaping: as long as the zombie exists, its id cannot be given to another process. Then
+    // reap under the lock that every sender of signals takes. An unreaped child would block the next start, which finds
     // the id of its lock file still alive.
     while let Err(Errno::EINTR) =
         waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)

@@ -1,4 +1,4 @@
-//! The running server: how it is started, known to be ready, and stopped.
+//! Starts the server, waits until it is ready, and stops it.
 
 use super::ClusterConfig;
 use super::binaries::Binaries;
@@ -14,11 +14,11 @@ use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Recovery replays at most `max_wal_size`; a minute is ample.
+/// Time-out for the start. Recovery replays at most `max_wal_size`, which takes less than a minute.
 const READY_SECONDS: u64 = 60;
 const READY_STEP: Duration = Duration::from_millis(5);
 const READY_STEPS: u64 = READY_SECONDS * 200;
-/// A fast shutdown writes a checkpoint.
+/// Time-out for a fast shutdown, which writes a checkpoint.
 const FAST_SECONDS: u64 = 30;
 const IMMEDIATE_SECONDS: u64 = 5;
 
@@ -39,7 +39,7 @@ impl ServerStart<'_> {
         match last {
             LastStop::Clean => progress(&format!("starting PostgreSQL {version}")),
             LastStop::Crashed => progress(&format!(
-                "starting PostgreSQL {version}; it was not stopped cleanly and recovers first"
+                "starting PostgreSQL {version}, which recovers first because it was not stopped cleanly"
             )),
         }
         let from = log_tail::position(&self.data.log);
@@ -60,7 +60,7 @@ impl ServerStart<'_> {
                 return Ok(child);
             }
         }
-        // A server that is killed in recovery starts over next time; one that is left alone would keep running.
+        // A stopped server starts its recovery over next time; a server that is not stopped would keep running.
         drop(stop(&child));
         let (log, tail) = self.log_end(from);
         Err(PostgresError::NotReady { seconds: READY_SECONDS, log, tail })
@@ -72,7 +72,7 @@ impl ServerStart<'_> {
 
     /// Whether the pid file reports a ready server, the file is our server's, and the socket accepts connections.
     fn is_ready(&self, child: &OwnedChild) -> bool {
-        // A cluster that was turned into a standby accepts connections too, for reading.
+        // A cluster that was made a standby accepts connections too, for reading.
         let accepts = |status: &str| matches!(status, "ready" | "standby");
         PidFile::read(&self.data.pgdata).is_some_and(|file| file.pid == child.pid() && accepts(&file.status))
             && UnixStream::connect(self.sockets.path()).is_ok()
@@ -89,7 +89,7 @@ impl ServerStart<'_> {
         set("shared_buffers=256MB");
         set("max_wal_size=2GB");
         set("wal_compression=off");
-        // Our queries are short, and containers give little of the shared memory that parallel ones take.
+        // Our queries are short, and containers have little of the shared memory that parallel queries need.
         set("max_parallel_workers_per_gather=0");
         set("log_min_messages=warning");
         set("timezone=UTC");
@@ -103,7 +103,7 @@ impl ServerStart<'_> {
     }
 }
 
-/// Fast shutdown, then without a checkpoint, then by force; the child is gone afterwards.
+/// Stops the server: a fast shutdown, then one without a checkpoint, then SIGKILL. The child has ended afterwards.
 pub(super) fn stop(child: &OwnedChild) -> Result<(), PostgresError> {
     child.signal(Signal::SIGINT);
     if child.wait(Duration::from_secs(FAST_SECONDS)).is_some() {

@@ -1,4 +1,4 @@
-//! Where the server's sockets are and how a client names them.
+//! The sockets of the server, and the URLs of its databases.
 
 use super::data_dir::DataDir;
 use super::error::PostgresError;
@@ -11,9 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The kernel's limit for a socket's path, without the closing zero.
+/// The kernel's limit for the path of a socket, in bytes, without the closing zero.
 const PATH_BYTES_MAX: usize = 107;
-/// Names the socket when there is no TCP port.
+/// The port in the socket's name when there is no TCP port.
 const DEFAULT_PORT: u16 = 5432;
 
 /// The addresses that the server listens on.
@@ -27,11 +27,11 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Makes the private socket directory: in the data directory, or in `/tmp` if the path would be too long.
+    /// Creates the private socket directory: in the data directory, or in `/tmp` if the path would be too long.
     pub fn prepare(data: &DataDir, identity: &OsUser, tcp_port: Option<u16>) -> Result<Self, PostgresError> {
         let port = tcp_port.unwrap_or(DEFAULT_PORT);
         let usual = data.root.join("run");
-        // A path that is not text cannot be named in a URL either.
+        // A path that is not UTF-8 cannot be written in a URL either.
         let elsewhere =
             usual.to_str().is_none() || socket_path(&usual, port).as_os_str().len() > PATH_BYTES_MAX;
         let dir = if elsewhere { short_dir(&data.root, identity) } else { usual };
@@ -44,7 +44,7 @@ impl Sockets {
         let found = fs::symlink_metadata(&dir).map_err(PostgresError::io("read", &dir))?;
         let owners = [identity.uid, nix::unistd::geteuid().as_raw()];
         let private = owners.contains(&found.uid()) && found.mode() & 0o077 == 0;
-        // Any user may have created this name in /tmp first, to lead our clients to another server.
+        // Another user may have created this directory in /tmp first, to lead our clients to another server.
         if !found.is_dir() || (elsewhere && !private) {
             return Err(PostgresError::UnsafeSocketDir { path: dir, user: user_name(identity.uid) });
         }
@@ -59,14 +59,14 @@ impl Sockets {
         socket_path(&self.dir, self.port)
     }
 
-    /// The lock file the server keeps beside its socket.
+    /// The lock file that the server keeps beside its socket.
     pub fn lock_path(&self) -> PathBuf {
         self.dir.join(format!(".s.PGSQL.{}.lock", self.port))
     }
 
     /// A URL for `database` over the socket.
     ///
-    /// Port and TLS are spelled out because clients take what is missing from `PGPORT` and `PGSSLMODE`.
+    /// Port and TLS mode are given because clients would take missing ones from `PGPORT` and `PGSSLMODE`.
     pub fn url(&self, database: &str) -> String {
         let (port, database) = (self.port, percent_encode(database.as_bytes()));
         let host = percent_encode(self.dir.as_os_str().as_bytes());
@@ -79,7 +79,7 @@ impl Sockets {
         self.tcp.then(|| format!("postgres://gw@127.0.0.1:{port}/{database}?sslmode=disable"))
     }
 
-    /// Removes a directory outside the data directory, once the server has removed its sockets.
+    /// Removes a socket directory outside the data directory, after the server has removed its sockets.
     pub fn clean_up(&self) {
         if self.elsewhere
             && let Err(error) = fs::remove_dir(&self.dir)
@@ -93,7 +93,7 @@ fn socket_path(dir: &Path, port: u16) -> PathBuf {
     dir.join(format!(".s.PGSQL.{port}"))
 }
 
-/// One name for each user and data directory, so that a leftover is used again.
+/// The same name for each user and data directory, so that a leftover directory is used again.
 fn short_dir(root: &Path, identity: &OsUser) -> PathBuf {
     let mut name = format!("/tmp/tollgate-{}-", identity.uid);
     for byte in Sha256::digest(root.as_os_str().as_bytes()).iter().take(8) {

@@ -12,7 +12,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Reads the output of `postgres --version`: `postgres (PostgreSQL) 15.18 (Debian …)`, and also `18beta1`.
+    /// Parses the output of `postgres --version`, such as `postgres (PostgreSQL) 15.18 (Debian …)`, or with `18beta1`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
         let digits = text.split(|letter: char| !letter.is_ascii_digit()).next()?;

@@ -1,4 +1,4 @@
-//! Two books beside each other: what differs, and what tasks of one would have cost by the other.
+//! Compares two price books: which prices differ, and what past tasks would have cost with the other book.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -15,18 +15,18 @@ use super::{BookVersion, PriceBook, Tariff};
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 
-/// A type that two books price differently.
+/// A task type that two books price differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PriceChange {
     #[schema(value_type = String)]
     pub task_type: Arc<str>,
-    /// Its price in the first book; none: it is not in there.
+    /// The price in the first book; none: the book does not have the type.
     pub before: Option<Tariff>,
-    /// Its price in the second book; none: it is not in there.
+    /// The price in the second book; none: the book does not have the type.
     pub after: Option<Tariff>,
 }
 
-/// What differs from one book to another, by task type.
+/// The prices that differ between two books, by task type.
 pub fn changes(before: &PriceBook, after: &PriceBook) -> Vec<PriceChange> {
     let types: BTreeSet<&Arc<str>> = before.prices.keys().chain(after.prices.keys()).collect();
     let change = |task_type: &Arc<str>| PriceChange {
@@ -37,46 +37,46 @@ pub fn changes(before: &PriceBook, after: &PriceBook) -> Vec<PriceChange> {
     types.into_iter().map(change).filter(|change| change.before != change.after).collect()
 }
 
-/// Tasks that were priced alike.
+/// A group of tasks with the same organisation, type, book, list price and factor.
 #[derive(Debug, Clone)]
 pub struct PricedTasks {
     pub org: OrgId,
     pub task_type: Arc<str>,
     pub book: BookVersion,
-    /// The list price of each.
+    /// The list price of each task.
     pub list_price: Credits,
-    /// The factor of each.
+    /// The price factor of each task.
     pub factor: PriceFactor,
     pub tasks: i64,
-    /// What they were charged, together.
+    /// The sum of the tasks' charges.
     pub charged: Credits,
 }
 
-/// What tasks cost, and what they would have cost.
+/// What tasks cost, and what they would have cost with another book.
 ///
-/// The price of a task is what is held for it. Its charge follows what the vendor reports, which no book of ours
-/// changes: so prices are compared with prices, and the charge stands beside them.
+/// The price of a task is what is held for it. Its charge follows the vendor's report, which does not depend on our book:
+/// so prices are compared with prices, and the charge is given beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ReplayTotals {
-    /// Tasks that the other book prices as well.
+    /// Tasks whose type the other book has too.
     pub tasks: i64,
-    /// What they were charged.
+    /// The sum of these tasks' charges.
     pub charged: Credits,
     pub priced: Credits,
-    /// Their prices by the other book.
+    /// The sum of these tasks' prices by the other book.
     pub would_be_priced: Credits,
-    /// How much more that is.
+    /// By how much the other book is dearer; negative: cheaper.
     pub difference: Credits,
-    /// Tasks whose length or sound can not be told for sure from what they were priced, though the other price depends
-    /// on it: taken to be as usual (5 seconds, with sound).
+    /// Tasks whose length or sound does not follow from their price with certainty although the other price depends on
+    /// them; the most usual ones are assumed (5 seconds, with sound).
     pub estimated: i64,
-    /// Tasks, beside those above, whose type the other book does not have: they would be refused.
+    /// Further tasks, whose type the other book does not have: they would be refused.
     pub refused: i64,
-    /// The prices of those.
+    /// The sum of the refused tasks' prices.
     pub refused_priced: Credits,
 }
 
-/// Tasks of some time, priced by another book.
+/// The tasks of a period, priced by another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PastReplay {
     pub total: ReplayTotals,
@@ -84,7 +84,7 @@ pub struct PastReplay {
     pub task_types: BTreeMap<Arc<str>, ReplayTotals>,
 }
 
-/// Prices `tasks`, which `books` had priced, by `other`; nothing if a sum does not fit.
+/// Prices `tasks`, which `books` had priced, by the book `other`; nothing if a sum overflows.
 pub fn replay(
     tasks: &[PricedTasks],
     books: &BTreeMap<BookVersion, Arc<PriceBook>>,
@@ -126,10 +126,10 @@ fn outcome(
     })
 }
 
-/// The list price by `after` of a task that `before` listed at `list_price`, and whether that is certain. Length and
-/// sound are not stored; but the price follows from them, and mostly they from the price.
+/// The list price by `after` of a task that `before` priced at `list_price`, and whether it is certain. Length and sound
+/// are not stored, but usually follow from the price.
 fn list_price_by(before: Option<Tariff>, after: Tariff, list_price: Credits) -> Option<(Credits, bool)> {
-    // The usual ones first.
+    // The most usual length first.
     let lengths = std::iter::once(5).chain((3..=15).filter(|seconds| *seconds != 5));
     let all = lengths.flat_map(|seconds| [(seconds, true), (seconds, false)]);
     let fits = |(seconds, sound): &(u8, bool)| {
@@ -139,7 +139,7 @@ fn list_price_by(before: Option<Tariff>, after: Tariff, list_price: Credits) -> 
     possible.sort_by_key(|(_, sound)| !sound);
     let by_after = |(seconds, sound): &(u8, bool)| after.list_price(*seconds, *sound);
     let Some(likely) = possible.first() else {
-        // What no book explains is left as it is, unless the price is the same for all.
+        // If no length and sound explain the price, it stays as it is, unless the new price is the same for all tasks.
         return match after {
             Tariff::Fixed { credits } => Some((credits, true)),
             Tariff::Second { .. } => Some((list_price, false)),

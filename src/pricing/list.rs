@@ -1,4 +1,4 @@
-//! Which prices are in force at an instant: books one after the other, and what each organisation pays of them.
+//! The prices in force at an instant: a sequence of price books, and the price factors of organisations.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -15,24 +15,24 @@ use super::{BookVersion, PriceBook};
 use crate::credits::PriceFactor;
 use crate::ids::OrgId;
 
-/// A factor that an organisation has for a time.
+/// A price factor that an organisation has for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FactorSpan {
     pub factor: PriceFactor,
     pub from: OffsetDateTime,
-    /// Until just before; none: until somebody ends it.
+    /// The end, which the time does not include; none: open.
     pub until: Option<OffsetDateTime>,
 }
 
-/// What is in force, what was a little while ago, and what is known to come. Nothing happens at the instant when a book
-/// begins, so whoever prices looks here with the time.
+/// The books and factors that are in force, were in force recently, or are scheduled. No job runs at the instant when a
+/// book comes into force, so every pricing looks up the book by the time.
 #[derive(Debug, Clone, Default)]
 pub struct PriceList {
-    /// Every book that is named in `starts`.
+    /// All books that `starts` names.
     pub books: BTreeMap<BookVersion, Arc<PriceBook>>,
-    /// Which book from when on; what begins later stands later.
+    /// When each book comes into force, in ascending order.
     pub starts: Vec<(OffsetDateTime, BookVersion)>,
-    /// Factors with a validity.
+    /// The price factors of each organisation, with their times.
     pub factors: HashMap<OrgId, Vec<FactorSpan>>,
 }
 
@@ -43,7 +43,7 @@ impl PriceList {
         begun.and_then(|(_, version)| self.books.get(version))
     }
 
-    /// The factor that `org` has for a time that `instant` is in.
+    /// The price factor of `org` at `instant`, if it has one for that time.
     pub fn factor_at(&self, org: OrgId, instant: OffsetDateTime) -> Option<PriceFactor> {
         let holds =
             |span: &&FactorSpan| span.from <= instant && span.until.is_none_or(|until| instant < until);

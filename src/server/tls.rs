@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{BadPair, Pair, Tls};
 use crate::metrics as m;
 
-/// The interval between two looks at the files.
+/// The interval at which the files are checked for changes.
 pub const LOOK: Duration = Duration::from_secs(2);
 
 /// A listener's certificate and TLS settings.
@@ -31,7 +31,7 @@ pub struct Certificate {
     files: Tls,
     current: Arc<Current>,
     acceptor: TlsAcceptor,
-    /// The state of the files at the last look.
+    /// The state of the files at the last check.
     seen: Mutex<Seen>,
 }
 
@@ -112,7 +112,7 @@ impl Certificate {
     fn look_at_files(&self) {
         let files = self.files.read();
         let now = seen(&files);
-        // Never contended: only one task looks at the files.
+        // Never contended: only one task checks the files.
         let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == now {
             return;

@@ -1,5 +1,5 @@
-//! JSON without duplicate keys. serde keeps the last of two values, or the first, as the type has it; so the text is looked
-//! through before it is parsed, whatever it is parsed into.
+//! JSON without duplicate keys. Depending on the type, serde keeps the last of two values, or the first; so the text is
+//! scanned for duplicate keys before it is parsed.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -7,30 +7,30 @@ use std::collections::HashSet;
 use memchr::memchr2;
 use serde::de::DeserializeOwned;
 
-/// Objects and lists that may stand within one another: as many as serde_json reads into values.
+/// Maximum depth of nested objects and lists, the same as in serde_json.
 pub const MAX_DEPTH: usize = 128;
 
-/// Characters of a key that an error shows.
+/// Maximum number of characters of a key that an error shows.
 const SHOWN: usize = 100;
 
-/// A JSON text that is not read.
+/// Why a JSON text is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BadJson {
-    /// A key stands twice in one object. The key's path.
+    /// An object has a key twice; the path of the key.
     #[error("the key '{0}' is given twice")]
     GivenTwice(String),
-    /// It is nested too deeply to be looked through.
+    /// Objects and lists are nested too deeply.
     #[error("objects and lists are nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
-    /// It is no text.
+    /// The bytes are not UTF-8, from this position on.
     #[error("it is not UTF-8 at byte {0}")]
     NotText(usize),
-    /// It is no JSON, or not what is wanted; where.
+    /// The text is not JSON, or not of the wanted type.
     #[error(transparent)]
     Parse(#[from] serde_json::Error),
 }
 
-/// Reads a JSON text in which no object has a key twice.
+/// Parses a JSON text; an error if any object has a key twice.
 pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
     let text = std::str::from_utf8(bytes).map_err(|error| BadJson::NotText(error.valid_up_to()))?;
     check_json(text)?;
@@ -38,8 +38,8 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// Refuses a text in which an object has a key twice, in whatever spelling and at whatever depth. It is not parsed: of a
-/// text that is no JSON, nothing is said here.
+/// Refuses a text in which an object has a key twice, at any depth and even if the keys are escaped differently. It does not
+/// check that the text is JSON.
 pub fn check_json(text: &str) -> Result<(), BadJson> {
     let bytes = text.as_bytes();
     let mut within: Vec<Level<'_>> = Vec::new();
@@ -76,7 +76,7 @@ pub fn check_json(text: &str) -> Result<(), BadJson> {
     Ok(())
 }
 
-/// An object or a list that has not ended yet.
+/// An object or a list whose end has not been reached.
 enum Level<'a> {
     Object { seen: HashSet<Cow<'a, str>>, key: Cow<'a, str>, key_follows: bool },
     List { index: usize },
@@ -95,7 +95,7 @@ impl Level<'_> {
     }
 }
 
-/// Behind the quotation mark that ends the string which begins at `start`.
+/// The position after the closing quotation mark of the string that begins at `start`.
 fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     loop {
@@ -107,7 +107,7 @@ fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// What a string literal means. One that means nothing (half a surrogate pair) stands for itself.
+/// The text of a string literal; its raw text if it has no meaning (half a surrogate pair).
 fn unescaped(literal: &str) -> Cow<'_, str> {
     let inside = &literal[1..literal.len() - 1];
     if !inside.contains('\\') {
@@ -134,7 +134,7 @@ fn path(within: &[Level<'_>]) -> String {
     path
 }
 
-/// A name that a caller wrote, as errors show it: cut off, and without control characters.
+/// A name from the input as errors show it: shortened, and with control characters escaped.
 pub(super) fn shown(name: &str) -> String {
     let mut shown: String = name.chars().take(SHOWN).flat_map(visible).collect();
     if name.chars().nth(SHOWN).is_some() {

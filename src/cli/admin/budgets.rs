@@ -43,22 +43,22 @@ fn amount(text: &str) -> Result<Amount, String> {
     }
 }
 
-/// Whose: an organisation's, or a part of it; without --org the platform's default for a level.
+/// The subject of a budget: an organisation or a part of one; without --org, a level for the whole platform.
 #[derive(Debug, Args)]
 pub(super) struct Whose {
-    /// Of which organisation; left out: the platform's default.
+    /// Id of the organisation; omitted: the platform's default budgets.
     #[arg(long)]
     org: Option<OrgId>,
-    /// Of this key.
+    /// Budget of this key.
     #[arg(long, group = "subject")]
     key: Option<KeyId>,
-    /// Of this user.
+    /// Budget of this user.
     #[arg(long, group = "subject")]
     user: Option<UserId>,
-    /// Of this team.
+    /// Budget of this team.
     #[arg(long, group = "subject")]
     team: Option<TeamId>,
-    /// Of each key, user or team that has none of its own, or of the organisation.
+    /// Budget of the organisation, or default budget of each key, user or team without one of its own.
     #[arg(long, group = "subject", value_parser = ["key", "user", "team", "organisation"], value_name = "LEVEL")]
     each: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Whose {
         self.org.map_or_else(|| "/admin/v1/budgets".into(), |org| format!("/admin/v1/orgs/{org}/budgets"))
     }
 
-    /// Its level and its subject.
+    /// The level, and the id of the subject if one is named.
     fn of(&self) -> (Option<&str>, Option<String>) {
         let named = [
             ("key", self.key.map(|id| id.to_string())),
@@ -82,65 +82,65 @@ impl Whose {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BudgetCommand {
-    /// Make a budget. What was spent in its present window before counts at once.
+    /// Create a budget. What was already spent in its current window counts.
     Create {
         #[command(flatten)]
         whose: Whose,
-        /// Of which time: total, daily, weekly, monthly.
+        /// Period over which spending is counted.
         #[arg(long, value_parser = ["total", "daily", "weekly", "monthly"])]
         period: String,
-        /// How much: a number, or 'unlimited'.
+        /// Limit in credits, or 'unlimited'.
         #[arg(long, value_parser = amount, value_name = "CREDITS")]
         credits: Amount,
-        /// Percent of the limit at which an event is raised.
+        /// Percentages of the limit at which an event is recorded, separated by commas; omitted: 50,80,100.
         #[arg(long, value_delimiter = ',', value_name = "PERCENT")]
         thresholds: Option<Vec<i32>>,
     },
-    /// List budgets, with what is spent in the present window.
+    /// List budgets, with the spending in their current window.
     List {
         #[command(flatten)]
         whose: Whose,
     },
-    /// Show one.
+    /// Show a budget.
     Show {
-        /// Which.
+        /// Id of the budget.
         budget: BudgetId,
     },
-    /// Change one. What is not given stays.
+    /// Change a budget. Settings that are not given stay.
     Update {
-        /// Which.
+        /// Id of the budget.
         budget: BudgetId,
-        /// How much: a number, or 'unlimited'.
+        /// Limit in credits, or 'unlimited'.
         #[arg(long, value_parser = amount, value_name = "CREDITS")]
         credits: Option<Amount>,
-        /// Percent of the limit at which an event is raised.
+        /// Percentages of the limit at which an event is recorded, separated by commas.
         #[arg(long, value_delimiter = ',', value_name = "PERCENT")]
         thresholds: Option<Vec<i32>>,
     },
-    /// Raise one for a time; it falls back by itself.
+    /// Raise the limit of a budget for a time; afterwards the former limit is back by itself.
     Raise {
-        /// Which.
+        /// Id of the budget.
         budget: BudgetId,
-        /// To how much.
+        /// Limit while the raise lasts, in credits.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
         credits: i64,
-        /// Until when, such as 2027-01-31T00:00:00Z.
+        /// End of the raise, such as 2027-01-31T00:00:00Z.
         #[arg(long, value_parser = instant)]
         until: OffsetDateTime,
     },
-    /// End a raise now.
+    /// End the raise of a budget now.
     EndRaise {
-        /// Which.
+        /// Id of the budget.
         budget: BudgetId,
     },
-    /// Delete one. What was counted stays.
+    /// Delete a budget. The counted spending stays.
     Delete {
-        /// Which.
+        /// Id of the budget.
         budget: BudgetId,
     },
     /// List the thresholds that an organisation's budgets have reached, newest first.
     Events {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
     },
@@ -152,7 +152,9 @@ pub(super) async fn run(session: &Session, command: BudgetCommand) -> Result<(),
         BudgetCommand::Create { whose, period, credits, thresholds } => {
             let (level, subject) = whose.of();
             let Some(level) = level else {
-                return Err(CliError::Usage("whose? Give --key, --user, --team or --each LEVEL".into()));
+                return Err(CliError::Usage(
+                    "no subject given: use --key, --user, --team or --each LEVEL".into(),
+                ));
             };
             let body = json!({
                 "level": level, "subject_id": subject, "period": period, "credits": credits.0, "thresholds": thresholds,

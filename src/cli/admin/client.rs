@@ -15,16 +15,16 @@ use crate::https::{BadTrust, Client, Settings, Trust, Version};
 use crate::secret::Secret;
 use crate::strict;
 
-/// Statements and what-ifs may take their time.
+/// Time-out of one call; statements and what-ifs of long periods are slow.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Larger than any page, statement or export. A server that is no management API may send without end.
 const MAX_ANSWER: usize = 1 << 30;
 
-/// A header of a table, and the field of an item that stands below it.
+/// The header of a column, and the field of each item that the column shows.
 pub(super) type Column = (&'static str, &'static str);
 
-/// A management API, and how its answers are shown.
+/// A management API, the credential for it, and the form in which answers are printed.
 pub(super) struct Session {
     base: String,
     token: Secret,
@@ -32,7 +32,7 @@ pub(super) struct Session {
     http: Client,
 }
 
-/// The query part of a path.
+/// The query string of a path.
 pub(super) struct Query(url::form_urlencoded::Serializer<'static, String>);
 
 impl Default for Query {
@@ -42,7 +42,7 @@ impl Default for Query {
 }
 
 impl Query {
-    /// Adds a parameter that was given.
+    /// Adds the parameter `name` if it has a value.
     pub(super) fn add(mut self, name: &str, value: Option<impl ToString>) -> Self {
         if let Some(value) = value {
             self.0.append_pair(name, &value.to_string());
@@ -50,7 +50,7 @@ impl Query {
         self
     }
 
-    /// `path` with the parameters behind it.
+    /// Appends the query string to `path`.
     pub(super) fn of(mut self, path: &str) -> String {
         let query = self.0.finish();
         if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
@@ -68,19 +68,19 @@ impl Session {
         let uri: Option<Uri> = base.parse().ok();
         if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
             return Err(CliError::Usage(format!(
-                "--url must be such as http://127.0.0.1:8081, not '{base}'"
+                "--url is '{base}'; it must be an http or https URL, such as http://127.0.0.1:8081"
             )));
         }
         let http = client(ca_file)?;
         Ok(Self { base, token, json, http })
     }
 
-    /// Whether a program reads along.
+    /// Whether answers are printed as JSON.
     pub(super) fn prints_json(&self) -> bool {
         self.json
     }
 
-    /// Sends a request; the body of a good answer, or what the API says is wrong.
+    /// Sends a request. Returns the body of a successful answer; the error of another one is the API's `detail`.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -89,7 +89,7 @@ impl Session {
         body: Option<&Value>,
     ) -> Result<Bytes, CliError> {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
-            .map_err(|_| CliError::Usage("the token has characters that no token has".into()))?;
+            .map_err(|_| CliError::Usage("the token has characters that cannot be in a token".into()))?;
         bearer.set_sensitive(true);
         let mut request = Request::builder()
             .method(method)
@@ -102,10 +102,10 @@ impl Session {
         let request = request
             .header(CONTENT_TYPE, "application/json")
             .body(Bytes::from(body))
-            .map_err(|error| CliError::Usage(format!("this cannot be asked for: {error}")))?;
+            .map_err(|error| CliError::Usage(format!("this is not a valid request: {error}")))?;
         let unreachable = |why: String| {
             CliError::Unreachable(format!(
-                "the management API at {} cannot be reached ({why}): is it running, is --url right?",
+                "the management API at {} cannot be reached ({why}): make sure that it runs and that --url is right",
                 self.base
             ))
         };
@@ -124,7 +124,7 @@ impl Session {
         })
     }
 
-    /// Sends a request; its answer as JSON, null if it has no body.
+    /// Sends a request. Returns the answer as JSON, or null if it has no body.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -146,8 +146,8 @@ impl Session {
         self.call(Method::PATCH, path, Some(&body)).await
     }
 
-    /// Sends what moves money: under the given idempotency key, or a fresh one, so that the request can be sent again
-    /// by whatever lies between.
+    /// Sends a request that moves credits, under the given idempotency key or a fresh one, so that a proxy on the way can
+    /// safely send it again.
     pub(super) async fn move_money(
         &self,
         method: Method,
@@ -164,7 +164,7 @@ impl Session {
         read(&self.send(method, path, &[("idempotency-key", key)], Some(&body)).await?)
     }
 
-    /// All items of a list, page after page.
+    /// Fetches all items of a list, page after page.
     pub(super) async fn items(&self, path: &str) -> Result<Vec<Value>, CliError> {
         let separator = if path.contains('?') { '&' } else { '?' };
         let (mut items, mut cursor) = (Vec::new(), String::new());
@@ -183,29 +183,29 @@ impl Session {
         }
     }
 
-    /// Shows all items of a list: a table, or a JSON array.
+    /// Fetches and prints all items of a list: a table, or a JSON array.
     pub(super) async fn list(&self, path: &str, columns: &[Column]) -> Result<(), CliError> {
         let items = self.items(path).await?;
         self.show_all(&items, columns);
         Ok(())
     }
 
-    /// Shows one item: a table of one line, or JSON.
+    /// Prints one item: a table of one line, or JSON.
     pub(super) fn show(&self, item: &Value, columns: &[Column]) {
         if self.json { output::json(item) } else { rows(std::slice::from_ref(item), columns) }
     }
 
-    /// Shows items: a table, or a JSON array.
+    /// Prints items: a table, or a JSON array.
     pub(super) fn show_all(&self, items: &[Value], columns: &[Column]) {
         if self.json { output::json(&items) } else { rows(items, columns) }
     }
 
-    /// Shows a sentence, or `value` as JSON.
+    /// Prints `sentence`, or `value` as JSON.
     pub(super) fn say(&self, value: &impl Serialize, sentence: impl std::fmt::Display) {
         if self.json { output::json(value) } else { output::line(sentence) }
     }
 
-    /// Shows what was made, with the secret that is not shown again.
+    /// Prints the id of a new object, and its secret, which cannot be shown again.
     pub(super) fn say_once(&self, made: &Value, id: &str, secret: &str) -> Result<(), CliError> {
         if self.json {
             return output::secret(made);
@@ -239,7 +239,9 @@ fn read(body: &Bytes) -> Result<Value, CliError> {
         return Ok(Value::Null);
     }
     strict::read_json(body).map_err(|_| {
-        CliError::Failed("the answer is no JSON: is --url a management API (admin.listen)?".into())
+        CliError::Failed(
+            "the answer is not JSON: make sure that --url is a management API (admin.listen)".into(),
+        )
     })
 }
 

@@ -49,21 +49,21 @@ const SUMS: &[Column] =
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CreditCommand {
-    /// What an organisation has, how long it lasts, and what of it will run out.
+    /// Show the balance of an organisation, how long it will last, and which grants expire.
     Show {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
     },
-    /// Give credits to an organisation.
+    /// Grant credits to an organisation.
     Grant {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// How many.
+        /// Number of credits.
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
         credits: i64,
-        /// When what is left of them runs out, such as 2027-01-31T00:00:00Z; never if left out.
+        /// Instant at which the unspent rest expires, such as 2027-01-31T00:00:00Z; omitted: never.
         #[arg(long, value_parser = instant)]
         expires: Option<OffsetDateTime>,
         #[command(flatten)]
@@ -71,10 +71,10 @@ pub(super) enum CreditCommand {
     },
     /// Correct an organisation's balance, up or down.
     Adjust {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// By how many.
+        /// Number of credits to add; negative to subtract.
         #[arg(long, allow_negative_numbers = true)]
         credits: i64,
         #[command(flatten)]
@@ -82,54 +82,54 @@ pub(super) enum CreditCommand {
     },
     /// Move credits from one organisation to another.
     Transfer {
-        /// Who gives.
+        /// Id of the organisation that gives credits.
         #[arg(long)]
         from: OrgId,
-        /// Who gets.
+        /// Id of the organisation that gets them.
         #[arg(long)]
         to: OrgId,
-        /// How many.
+        /// Number of credits.
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
         credits: i64,
         #[command(flatten)]
         why: Why,
     },
-    /// Set how far below zero an organisation may go.
+    /// Set how far below zero the balance of an organisation may go.
     Overdraft {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// By how many credits; 0: not at all.
+        /// Number of credits below zero; 0: no overdraft.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
         credits: i64,
-        /// The same key counts once, if the command is repeated within 72 hours.
+        /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
         #[arg(long)]
         idempotency_key: Option<String>,
     },
-    /// Set below how many available credits an organisation is low.
+    /// Set the low-balance threshold of an organisation.
     Low {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Below so many; left out: nobody wants to know.
+        /// Warn when available credits fall below this; omitted: never warn.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
         below: Option<i64>,
     },
-    /// List ledger entries, newest first.
+    /// List the ledger entries of an organisation, newest first.
     Entries {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Only grant, adjust, transfer, expire, consume or correct.
+        /// List only entries of this kind: grant, adjust, transfer, expire, consume or correct.
         #[arg(long)]
         kind: Option<String>,
-        /// Only with this reference.
+        /// List only entries with this reference.
         #[arg(long)]
         reference: Option<String>,
-        /// Only from then on.
+        /// List only entries from this instant on, such as 2027-01-31T00:00:00Z.
         #[arg(long, value_parser = instant)]
         since: Option<OffsetDateTime>,
-        /// Only before then.
+        /// List only entries before this instant.
         #[arg(long, value_parser = instant)]
         until: Option<OffsetDateTime>,
     },
@@ -137,19 +137,19 @@ pub(super) enum CreditCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Why {
-    /// Why; kept with the entry.
+    /// Reason, which is kept with the entry.
     #[arg(long)]
     reason: String,
-    /// What it is called elsewhere, an invoice say.
+    /// Reference of another system, such as the number of an invoice.
     #[arg(long)]
     reference: Option<String>,
-    /// The same key posts once, if the command is repeated within 72 hours.
+    /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
     #[arg(long)]
     idempotency_key: Option<String>,
 }
 
 impl Why {
-    /// Posts `fields` with the reason.
+    /// Posts `fields` with reason, reference and idempotency key.
     async fn post(self, session: &Session, path: &str, fields: Value) -> Result<Value, CliError> {
         let mut body = Map::new();
         body.extend(fields.as_object().cloned().unwrap_or_default());
@@ -191,7 +191,7 @@ pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<
             let body = json!({"overdraft": credits});
             let path = path(org, "credits/overdraft");
             let done = session.move_money(Method::PUT, &path, idempotency_key, body).await?;
-            session.say(&done, format!("{org}: down to {} below zero", done["overdraft"]));
+            session.say(&done, format!("{org}: overdraft of {} credits", done["overdraft"]));
         }
         CreditCommand::Low { org, below } => {
             let patch = json!({"low_threshold": below});
@@ -222,31 +222,31 @@ fn show(session: &Session, credits: &Value) {
 
 #[derive(Debug, Args)]
 pub(super) struct UsageArgs {
-    /// Only of this organisation. Operators see all if it is left out.
+    /// Id of the organisation; omitted: all organisations, for operators only.
     #[arg(long)]
     org: Option<OrgId>,
-    /// The first UTC day, such as 2026-11-01; thirty days up to --to if left out.
+    /// First UTC day, such as 2026-11-01; omitted: thirty days up to --to.
     #[arg(long, value_name = "DAY")]
     from: Option<String>,
-    /// The last UTC day; today if left out.
+    /// Last UTC day; omitted: today.
     #[arg(long, value_name = "DAY")]
     to: Option<String>,
-    /// What to split by.
+    /// Group by these, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "WHAT", value_parser = ["org", "day", "team", "user", "key", "task_type"])]
     by: Vec<String>,
-    /// Only of users who were in this team.
+    /// Count only tasks of users who were in this team.
     #[arg(long)]
     team: Option<TeamId>,
-    /// Only of this user.
+    /// Count only tasks of this user.
     #[arg(long)]
     user: Option<UserId>,
-    /// Only with this key.
+    /// Count only tasks created with this key.
     #[arg(long)]
     key: Option<KeyId>,
-    /// Only of this task type.
+    /// Count only tasks of this type.
     #[arg(long = "type", value_name = "TYPE")]
     task_type: Option<String>,
-    /// Print CSV.
+    /// Print CSV instead of a table.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 }
@@ -275,13 +275,13 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
 
 #[derive(Debug, Args)]
 pub(super) struct StatementArgs {
-    /// Whose.
+    /// Id of the organisation.
     #[arg(long)]
     org: OrgId,
-    /// A month of the organisation's time zone, such as 2026-11.
+    /// Month in the time zone of the organisation, such as 2026-11.
     #[arg(long)]
     month: String,
-    /// Print CSV.
+    /// Print CSV instead of a table.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 }
@@ -312,7 +312,7 @@ pub(super) async fn statement(session: &Session, args: StatementArgs) -> Result<
     Ok(())
 }
 
-/// Prints an answer as it is.
+/// Prints the body of an answer as it is.
 async fn print(session: &Session, path: &str) -> Result<(), CliError> {
     let table = session.send(Method::GET, path, &[], None).await?;
     output::raw(String::from_utf8_lossy(&table));

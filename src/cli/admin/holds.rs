@@ -1,4 +1,4 @@
-//! `tollgate admin holds`, `losses` and `drift`: what needs an operator's eye.
+//! `tollgate admin holds`, `losses` and `drift`: doubts, and differences from the vendor's figures.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -10,38 +10,38 @@ use crate::ids::{HoldId, OrgId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldsCommand {
-    /// List the tasks in doubt, the oldest doubt first.
+    /// List the tasks in doubt, oldest doubt first.
     InDoubt {
-        /// Of this organisation only.
+        /// List only tasks of this organisation.
         #[arg(long)]
         org: Option<OrgId>,
     },
-    /// The vendor did take this task: charge it, or let it be polled to its end.
+    /// Resolve a doubt: the vendor took the task. Charges it, or has it polled to its end.
     Settle {
-        /// Which: the reference of the caller.
+        /// Id of the hold, which is the caller's reference.
         hold: HoldId,
-        /// The vendor's id of the task.
+        /// Id that the vendor gave the task.
         #[arg(long, value_name = "ID")]
         task_id: String,
-        /// What the vendor consumed. Left out (better, while the vendor knows the task): it is asked until the task has
-        /// ended, and its tenant gets the result.
+        /// Credits that the vendor consumed. Better omitted while the vendor still knows the task: then the task is polled
+        /// until it has ended, and the organisation gets the result.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
         credits: Option<i64>,
-        /// How you know; kept with the task.
+        /// How you know this; kept with the task.
         #[arg(long)]
         reason: String,
-        /// The same key counts once, if the command is repeated within 72 hours.
+        /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
         #[arg(long)]
         idempotency_key: Option<String>,
     },
-    /// Nothing is owed for this task: give its credits back.
+    /// Resolve a doubt: nothing is owed for the task. Gives its credits back.
     Release {
-        /// Which: the reference of the caller.
+        /// Id of the hold, which is the caller's reference.
         hold: HoldId,
-        /// How you know; kept with the task.
+        /// How you know this; kept with the task.
         #[arg(long)]
         reason: String,
-        /// The same key counts once, if the command is repeated within 72 hours.
+        /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
         #[arg(long)]
         idempotency_key: Option<String>,
     },
@@ -49,7 +49,7 @@ pub(super) enum HoldsCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct DaysArgs {
-    /// How far back to look.
+    /// Number of days to look back.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..), value_name = "DAYS")]
     days: u32,
 }
@@ -128,7 +128,7 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
     let resolved =
         session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, body).await?;
     let said = match resolved["state"].as_str() {
-        Some("POLLED") => "is polled until the vendor tells its end",
+        Some("POLLED") => "is polled until the vendor reports its end",
         Some("SETTLED") => "is charged",
         Some("RELEASED") => "is released",
         _ => "is resolved in a way that this version does not know",

@@ -26,112 +26,112 @@ const KEY: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a key. It is shown once.
+    /// Create an API key. Its text is shown only once.
     Create(KeyCreate),
-    /// List an organisation's keys.
+    /// List the keys of an organisation.
     List {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Only those of this user.
+        /// List only keys of this user.
         #[arg(long)]
         user: Option<UserId>,
-        /// Only those.
+        /// List only keys with this status.
         #[arg(long, value_parser = ["active", "suspended", "expired", "revoked"])]
         status: Option<String>,
     },
-    /// Show one.
+    /// Show a key.
     Show {
-        /// Which.
+        /// Id of the key.
         key: KeyId,
     },
-    /// Change a key. What is not given stays.
+    /// Change a key. Settings that are not given stay.
     Update(KeyUpdate),
-    /// Give it another text, which is shown once. The present one works on for a while.
+    /// Give a key a new text, which is shown only once. The former text works on for a while.
     Rotate {
-        /// Which.
+        /// Id of the key.
         key: KeyId,
-        /// For how long: at most 2592000, 30 days; 0: it ends now.
+        /// Time for which the former text works on, at most 2592000 s (30 days); 0: it ends now.
         #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(0..=2_592_000), value_name = "SECONDS")]
         overlap: u32,
     },
-    /// Refuse its creates; its tasks can be read and end as they would.
+    /// Suspend a key: its creates are refused; its unfinished tasks run on and can be read.
     Suspend {
-        /// Which.
+        /// Id of the key.
         key: KeyId,
     },
-    /// Let it create again.
+    /// Resume a suspended key: it may create tasks again.
     Resume {
-        /// Which.
+        /// Id of the key.
         key: KeyId,
     },
-    /// Revoke a key, everywhere within a second.
+    /// Revoke a key for good, at every gateway within a second.
     Revoke {
-        /// Which.
+        /// Id of the key.
         key: KeyId,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct KeyCreate {
-    /// Of which organisation.
+    /// Id of the organisation.
     #[arg(long)]
     org: OrgId,
-    /// For which of its users.
+    /// Id of the user whose key this is.
     #[arg(long)]
     user: UserId,
-    /// What to call it.
+    /// Name of the key.
     #[arg(long, default_value = "default")]
     name: String,
-    /// The second part of its text.
+    /// Environment label in the text of the key: 'live' makes tg_live_….
     #[arg(long, default_value = "live")]
     env: String,
-    /// When it ends, such as 2027-01-31T00:00:00Z.
+    /// Instant at which the key expires, such as 2027-01-31T00:00:00Z; omitted: never.
     #[arg(long, value_parser = instant)]
     expires: Option<OffsetDateTime>,
-    /// Task types it may create; all if left out.
+    /// Task types that the key may create, separated by commas; omitted: all.
     #[arg(long, value_delimiter = ',')]
     types: Option<Vec<String>>,
-    /// Networks it may be used from, such as 10.0.0.0/8; all if left out.
+    /// Networks that the key may be used from, such as 10.0.0.0/8, separated by commas; omitted: all.
     #[arg(long, value_delimiter = ',')]
     networks: Option<Vec<IpNet>>,
-    /// Creates a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of creates per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     create_per_minute: Option<Limit>,
-    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of other calls per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     status_per_minute: Option<Limit>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct KeyUpdate {
-    /// Which.
+    /// Id of the key.
     key: KeyId,
-    /// What to call it.
+    /// Name of the key.
     #[arg(long)]
     name: Option<String>,
-    /// When it ends, such as 2027-01-31T00:00:00Z.
+    /// Instant at which the key expires, such as 2027-01-31T00:00:00Z.
     #[arg(long, value_parser = instant, conflicts_with = "no_expiry")]
     expires: Option<OffsetDateTime>,
-    /// It does not end.
+    /// The key never expires.
     #[arg(long)]
     no_expiry: bool,
-    /// Task types it may create.
+    /// Task types that the key may create, separated by commas.
     #[arg(long, value_delimiter = ',', conflicts_with = "all_types")]
     types: Option<Vec<String>>,
-    /// It may create all types.
+    /// The key may create all task types.
     #[arg(long)]
     all_types: bool,
-    /// Networks it may be used from, such as 10.0.0.0/8.
+    /// Networks that the key may be used from, such as 10.0.0.0/8, separated by commas.
     #[arg(long, value_delimiter = ',', conflicts_with = "all_networks")]
     networks: Option<Vec<IpNet>>,
-    /// It may be used from anywhere.
+    /// The key may be used from every network.
     #[arg(long)]
     all_networks: bool,
-    /// Creates a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of creates per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     create_per_minute: Option<Limit>,
-    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of other calls per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     status_per_minute: Option<Limit>,
 }

@@ -31,23 +31,23 @@ const ME: &[Column] = &[("ROLE", "role"), ("ORG", "org_id"), ("USER", "user_id")
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make an operator's token. It is shown once.
+    /// Create an operator token. It is shown only once.
     Create {
-        /// What to call it.
+        /// Name of the token.
         #[arg(long)]
         name: String,
-        /// Only to look.
+        /// Allow only reading.
         #[arg(long)]
         read_only: bool,
-        /// When it ends, such as 2027-01-31T00:00:00Z.
+        /// Instant at which the token expires, such as 2027-01-31T00:00:00Z; omitted: never.
         #[arg(long, value_parser = instant)]
         expires: Option<OffsetDateTime>,
     },
-    /// List all.
+    /// List all operator tokens.
     List,
-    /// Revoke one, at once and for good.
+    /// Revoke an operator token, at once and for good.
     Revoke {
-        /// Which.
+        /// Id of the operator token.
         token: OperatorTokenId,
     },
 }
@@ -72,22 +72,22 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// Only of this organisation. Its own admin must say it.
+    /// List only changes in this organisation; required for an organisation's admin.
     #[arg(long)]
     org: Option<OrgId>,
-    /// Only by this actor, as the log names it.
+    /// List only changes by this actor, as the log names it.
     #[arg(long)]
     actor: Option<String>,
-    /// Only by this operation, as the log names it.
+    /// List only changes by this operation, as the log names it.
     #[arg(long)]
     action: Option<String>,
-    /// Only to what has this id.
+    /// List only changes of the object with this id.
     #[arg(long, value_name = "ID")]
     target: Option<String>,
-    /// Only from then on, such as 2027-01-31T00:00:00Z.
+    /// List only changes from this instant on, such as 2027-01-31T00:00:00Z.
     #[arg(long, value_parser = instant)]
     since: Option<OffsetDateTime>,
-    /// Only before then.
+    /// List only changes before this instant.
     #[arg(long, value_parser = instant)]
     until: Option<OffsetDateTime>,
 }

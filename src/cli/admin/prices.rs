@@ -55,133 +55,133 @@ const FACTOR: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PriceCommand {
-    /// List all books.
+    /// List all price books.
     List,
-    /// Print a book in the form that import reads; the one in force if none is named.
+    /// Print a price book in the form that 'price import' reads.
     Show {
-        /// Which version.
+        /// Version of the book; omitted: the book in force.
         version: Option<i32>,
     },
-    /// Read a book from a TOML or JSON file. It is a draft until it is activated.
+    /// Import a price book from a TOML or JSON file. The book is a draft until it is activated.
     Import {
-        /// The file; 'price show' prints one to start from.
+        /// File to read; 'price show' prints one to start from.
         file: PathBuf,
     },
-    /// Make a draft that is a copy of another book.
+    /// Create a draft that is a copy of another book.
     Copy {
-        /// Of which version.
+        /// Version of the book to copy.
         version: i32,
-        /// What to call it.
+        /// Name of the draft.
         #[arg(long)]
         name: String,
     },
-    /// Set a price of a draft.
+    /// Set the price of a task type in a draft.
     Set {
-        /// Of which version.
+        /// Version of the draft.
         version: i32,
-        /// The task type.
+        /// Task type, such as pro-text-to-video.
         task_type: String,
-        /// Credits a second, or a task with --fixed.
+        /// Credits per second of video; with --fixed, credits per task.
         #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000_000))]
         credits: i64,
-        /// Credits a second with sound, if that costs otherwise.
+        /// Credits per second of video with sound, if sound has a price of its own.
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..=1_000_000_000), conflicts_with = "fixed")]
         with_audio: Option<i64>,
-        /// The same for every length.
+        /// The price is per task, whatever its length.
         #[arg(long)]
         fixed: bool,
     },
-    /// Take a task type out of a draft: creates of it will be refused.
+    /// Remove a task type from a draft: once the book is in force, creates of that type are refused.
     Unset {
-        /// Of which version.
+        /// Version of the draft.
         version: i32,
-        /// The task type.
+        /// Task type, such as pro-text-to-video.
         task_type: String,
     },
     /// Delete a draft.
     Delete {
-        /// Which version.
+        /// Version of the book.
         version: i32,
     },
-    /// Show what changes with a book.
+    /// Show the prices that differ between two books.
     Diff {
-        /// Which version.
+        /// Version of the book.
         version: i32,
-        /// Beside which; the one in force if left out.
+        /// Version of the book to compare with; omitted: the book in force.
         #[arg(long)]
         against: Option<i32>,
     },
-    /// Show what the tasks of the last days would have cost by a book.
+    /// Show what the tasks of the last days would have cost with a price book.
     WhatIf {
-        /// Which version.
+        /// Version of the book.
         version: i32,
-        /// Of how many days.
+        /// Number of days to look back.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
         days: u32,
     },
-    /// Put a book in force on every running gateway, within a second.
+    /// Put a price book in force, on every gateway within a second.
     Activate {
-        /// Which version.
+        /// Version of the book.
         version: i32,
-        /// From this instant on; now if left out.
+        /// Instant from which the book is in force, such as 2027-01-31T00:00:00Z; omitted: now.
         #[arg(long, value_parser = instant)]
         at: Option<OffsetDateTime>,
     },
-    /// Take a schedule back: the book is a draft again.
+    /// Withdraw a scheduled activation: the book is a draft again.
     Unschedule {
-        /// Which version.
+        /// Version of the book.
         version: i32,
     },
-    /// Put the former book in force again.
+    /// Put the previous price book in force again.
     Rollback {
-        /// Only if this version is in force.
+        /// Roll back only if this version is in force.
         #[arg(long)]
         from: Option<i32>,
     },
-    /// List what was in force when.
+    /// List which price book was in force when.
     History,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FactorCommand {
-    /// List an organisation's factors.
+    /// List the price factors of an organisation.
     List {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
     },
-    /// Give an organisation a factor for a time.
+    /// Create a price factor of an organisation for a time.
     Create {
-        /// Which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// What it pays of the list price, in basis points: 10000 is the list price.
+        /// What the organisation pays of the list price, in basis points: 10000 is the list price.
         #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
         factor: i32,
-        /// From this instant on; now if left out.
+        /// Begin of the factor, such as 2027-01-31T00:00:00Z; omitted: now.
         #[arg(long, value_parser = instant)]
         from: Option<OffsetDateTime>,
-        /// Until just before this instant; until it is ended if left out.
+        /// End of the factor, which it does not include; omitted: open.
         #[arg(long, value_parser = instant)]
         until: Option<OffsetDateTime>,
-        /// Why; kept with it.
+        /// Reason, which is kept with the factor.
         #[arg(long)]
         reason: String,
     },
-    /// End a factor; one that has not begun is taken back.
+    /// End a price factor; one that has not begun is withdrawn.
     End {
-        /// Which.
+        /// Id of the price factor.
         factor: FactorId,
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// At this instant; now if left out.
+        /// Instant at which the factor ends; omitted: now.
         #[arg(long, value_parser = instant)]
         at: Option<OffsetDateTime>,
     },
 }
 
-/// A book as a file.
+/// A price book as a file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BookFile {
@@ -197,7 +197,7 @@ pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<()
             let path = version.map_or_else(|| format!("{BOOKS}/in-force"), of);
             let book = session.get(&path).await?;
             let prices = serde_json::from_value(book["prices"].clone())
-                .map_err(|_| CliError::Failed("the answer is no price book".into()))?;
+                .map_err(|_| CliError::Failed("the answer is not a price book".into()))?;
             let file = BookFile { name: named(&book, "name"), prices };
             if session.prints_json() {
                 session.show(&serde_json::to_value(&file).unwrap_or_default(), BOOK);
@@ -227,16 +227,19 @@ pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<()
             };
             let path = format!("{}/prices/{}", of(version), escaped(&task_type));
             let book = session.call(Method::PUT, &path, Some(&tariff)).await?;
-            session.say(&book, "set");
+            session.say(&book, format_args!("version {version}: the price of {task_type} is set"));
         }
         PriceCommand::Unset { version, task_type } => {
             let path = format!("{}/prices/{}", of(version), escaped(&task_type));
             let book = session.call(Method::DELETE, &path, None).await?;
-            session.say(&book, "taken out");
+            session.say(&book, format_args!("version {version}: {task_type} is removed"));
         }
         PriceCommand::Delete { version } => {
             session.call(Method::DELETE, &of(version), None).await?;
-            session.say(&json!({"version": version, "deleted": true}), "deleted");
+            session.say(
+                &json!({"version": version, "deleted": true}),
+                format_args!("version {version} is deleted"),
+            );
         }
         PriceCommand::Diff { version, against } => {
             let path = Query::default().add("against", against).of(&format!("{}/diff", of(version)));
@@ -284,18 +287,18 @@ pub(super) async fn factor(session: &Session, command: FactorCommand) -> Result<
         }
         FactorCommand::End { factor, org, at } => {
             session.post(&format!("{}/{factor}/end", of(org)), json!({"at": at.map(text)})).await?;
-            session.say(&json!({"factor_id": factor, "ended": true}), "it ends");
+            session.say(&json!({"factor_id": factor, "ended": true}), format_args!("{factor} ends"));
         }
     }
     Ok(())
 }
 
-/// A part of a path.
+/// Percent-encodes `part` as a segment of a path.
 fn escaped(part: &str) -> String {
     url::form_urlencoded::byte_serialize(part.as_bytes()).collect()
 }
 
-/// The total, the organisations and the types in one table.
+/// Prints the total, the organisations and the task types in one table.
 fn show_outcomes(session: &Session, told: &Value) {
     let line = |what: &Value, outcome: &Value| {
         let mut line = outcome.clone();
@@ -309,7 +312,8 @@ fn show_outcomes(session: &Session, told: &Value) {
     session.show_all(&lines, OUTCOME);
 }
 
-/// A mistyped name would offer what the vendor does not know, and withdraw what it does.
+/// Warns of task types that only one of the two books has. A mistyped name would offer a type that the vendor does not
+/// know, and withdraw one that the vendor knows.
 async fn warn_of_differences(session: &Session, imported: &BookFile) -> Result<(), CliError> {
     let in_force = session.get(&format!("{BOOKS}/in-force")).await?;
     let Some(in_force) = in_force["prices"].as_object() else { return Ok(()) };
@@ -317,14 +321,16 @@ async fn warn_of_differences(session: &Session, imported: &BookFile) -> Result<(
         eprintln!("warning: '{name}' is not in the book in force: does the vendor know it?");
     }
     for name in in_force.keys().filter(|name| !imported.prices.contains_key(name.as_str())) {
-        eprintln!("warning: '{name}' is in the book in force but not in this one: it will be refused");
+        eprintln!(
+            "warning: '{name}' is in the book in force but not in this one: creates of it will be refused"
+        );
     }
     Ok(())
 }
 
 fn read(file: &Path) -> Result<BookFile, CliError> {
     let wrong = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
-    let text = std::fs::read(file).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let text = std::fs::read(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     if file.extension().is_some_and(|extension| extension == "json") {
         return strict::read_json(&text).map_err(|error| wrong(error.to_string()));
     }

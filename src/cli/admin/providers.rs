@@ -33,96 +33,96 @@ const PATH: &str = "/admin/v1/identity-providers";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ProviderCommand {
-    /// Take the tokens (JWT) of an identity provider.
+    /// Create an identity provider, whose tokens (JWT) are then accepted.
     Create {
-        /// What to call it, unique.
+        /// Name of the provider; unique.
         #[arg(long)]
         name: String,
-        /// The one organisation it speaks for; else --org-claim says which.
+        /// Id of the organisation that all users of the provider belong to; omitted: --org-claim names it.
         #[arg(long)]
         org: Option<OrgId>,
-        /// It speaks for those who run the platform.
+        /// The provider's users are operators.
         #[arg(long, conflicts_with_all = ["org", "org_claim"])]
         operators: bool,
         #[command(flatten)]
         settings: ProviderSettings,
     },
-    /// List all.
+    /// List all identity providers.
     List,
-    /// Show one.
+    /// Show an identity provider.
     Show {
-        /// Which.
+        /// Id of the identity provider.
         provider: ProviderId,
     },
-    /// Change one. What is not given stays.
+    /// Change an identity provider. Settings that are not given stay.
     Update {
-        /// Which.
+        /// Id of the identity provider.
         provider: ProviderId,
-        /// What to call it, unique.
+        /// Name of the provider; unique.
         #[arg(long)]
         name: Option<String>,
-        /// No claim says which organisation.
+        /// Remove the setting of the organisation claim.
         #[arg(long, conflicts_with = "org_claim")]
         no_org_claim: bool,
-        /// No claim says which team.
+        /// Remove the setting of the team claim.
         #[arg(long, conflicts_with = "team_claim")]
         no_team_claim: bool,
-        /// No claim says which role; what its values mean goes with it.
+        /// Remove the settings of the role claim and of its values.
         #[arg(long, conflicts_with_all = ["role_claim", "roles"])]
         no_role_claim: bool,
         #[command(flatten)]
         settings: ProviderSettings,
     },
-    /// Refuse its tokens for now.
+    /// Suspend an identity provider: its tokens are refused.
     Suspend {
-        /// Which.
+        /// Id of the identity provider.
         provider: ProviderId,
     },
-    /// Take them again.
+    /// Resume a suspended identity provider: its tokens are accepted again.
     Resume {
-        /// Which.
+        /// Id of the identity provider.
         provider: ProviderId,
     },
-    /// Refuse its tokens for good; the users that came by it stay.
+    /// Delete an identity provider: its tokens are refused for good, its users stay.
     Delete {
-        /// Which.
+        /// Id of the identity provider.
         provider: ProviderId,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ProviderSettings {
-    /// The 'iss' of its tokens.
+    /// Issuer: the 'iss' of the provider's tokens.
     #[arg(long)]
     issuer: Option<String>,
-    /// The 'aud' of its tokens; one of several.
+    /// Audiences, separated by commas; the 'aud' of a token must be one of them.
     #[arg(long, value_delimiter = ',', value_name = "AUDIENCE")]
     audiences: Option<Vec<String>>,
-    /// Where it publishes its keys: https, or http on this machine.
+    /// URL of the provider's keys (JWKS): https, or http on this machine.
     #[arg(long, value_name = "URL")]
     jwks_url: Option<Url>,
-    /// How it may sign: RS256, ES256, EdDSA; all if left out.
+    /// Accepted signature algorithms, separated by commas; omitted: RS256, ES256 and EdDSA.
     #[arg(long, value_delimiter = ',')]
     algorithms: Option<Vec<String>>,
-    /// By how much its clock may differ.
+    /// Number of seconds by which the provider's clock may differ.
     #[arg(long, value_name = "N")]
     leeway_seconds: Option<u32>,
-    /// The claim that says which user; 'sub' if left out.
+    /// Claim that identifies the user; omitted: 'sub'.
     #[arg(long, value_name = "CLAIM")]
     user_claim: Option<String>,
-    /// The claim that says which organisation, by id or name.
+    /// Claim with the id or the name of the organisation.
     #[arg(long, value_name = "CLAIM")]
     org_claim: Option<String>,
-    /// The claim that says which team, by name.
+    /// Claim with the name of the team.
     #[arg(long, value_name = "CLAIM")]
     team_claim: Option<String>,
-    /// The claim that says which role.
+    /// Claim with the role.
     #[arg(long, value_name = "CLAIM")]
     role_claim: Option<String>,
-    /// What its values mean, such as bosses=admin; operators: ops=operator,support=operator_read.
+    /// Roles by value of the role claim, such as bosses=admin; for operators ops=operator,support=operator_read.
     #[arg(long, value_delimiter = ',', value_parser = pair, value_name = "VALUE=ROLE")]
     roles: Option<Vec<(String, String)>>,
-    /// Whether a subject that was never seen becomes a user.
+    /// Whether an unknown subject becomes a new user.
     #[arg(long, value_name = "BOOL")]
     create_users: Option<bool>,
 }
@@ -211,36 +211,36 @@ pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Res
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IdentityCommand {
-    /// List who signs in with tokens, and which user that is.
+    /// List the subjects of identity providers, and which user each of them is.
     List {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Only those of this user.
+        /// List only identities of this user.
         #[arg(long)]
         user: Option<UserId>,
     },
     /// Tie a subject of an identity provider to a user.
     Tie {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Who vouches for it.
+        /// Id of the identity provider.
         #[arg(long)]
         provider: ProviderId,
-        /// The provider's word for it.
+        /// Subject, as the provider's tokens name it.
         #[arg(long)]
         subject: String,
-        /// Which user it is.
+        /// Id of the user.
         #[arg(long)]
         user: UserId,
     },
-    /// Untie it.
+    /// Untie a subject of an identity provider from its user.
     Untie {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Which.
+        /// Id of the identity.
         identity: IdentityId,
     },
 }

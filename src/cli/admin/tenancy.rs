@@ -36,72 +36,72 @@ const USER: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OrgCommand {
-    /// Make an organisation.
+    /// Create an organisation.
     Create {
-        /// Its name, unique.
+        /// Name of the organisation; unique.
         name: String,
-        /// Its days, weeks and months begin by that clock, such as Europe/Berlin.
+        /// Time zone of the organisation's days, weeks and months, such as Europe/Berlin.
         #[arg(long, default_value = "UTC", value_name = "ZONE")]
         time_zone: String,
     },
-    /// List all.
+    /// List all organisations.
     List {
-        /// Only those: active or suspended.
+        /// List only organisations with this status.
         #[arg(long, value_parser = ["active", "suspended"])]
         status: Option<String>,
-        /// Those that were deleted, in place of the others.
+        /// List deleted organisations instead.
         #[arg(long)]
         deleted: bool,
     },
-    /// Show one.
+    /// Show an organisation.
     Show {
-        /// Which.
+        /// Id of the organisation.
         org: OrgId,
     },
-    /// Change an organisation. What is not given stays.
+    /// Change an organisation. Settings that are not given stay.
     #[command(visible_alias = "limits")]
     Update(OrgUpdate),
-    /// Refuse its creates; its tasks can be read and end as they would.
+    /// Suspend an organisation: its creates are refused; its unfinished tasks run on and can be read.
     Suspend {
-        /// Which.
+        /// Id of the organisation.
         org: OrgId,
     },
-    /// Let it create again.
+    /// Resume a suspended organisation: it may create tasks again.
     Resume {
-        /// Which.
+        /// Id of the organisation.
         org: OrgId,
     },
-    /// Delete it: its keys are refused, its balance and its history stay.
+    /// Delete an organisation: its keys are refused, its balance and its history stay.
     Delete {
-        /// Which.
+        /// Id of the organisation.
         org: OrgId,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct OrgUpdate {
-    /// Which.
+    /// Id of the organisation.
     org: OrgId,
-    /// Its name.
+    /// Name of the organisation.
     #[arg(long)]
     name: Option<String>,
-    /// Its days, weeks and months begin by that clock, such as Europe/Berlin.
+    /// Time zone of the organisation's days, weeks and months, such as Europe/Berlin.
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
-    /// Creates a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of creates per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     create_per_minute: Option<Limit>,
-    /// Other calls a minute: a number, 'default' or 'unlimited'.
+    /// Maximum number of other calls per minute: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     status_per_minute: Option<Limit>,
-    /// Unfinished tasks at one time: a number, 'default' or 'unlimited'.
+    /// Maximum number of unfinished tasks: a number, 'default' or 'unlimited'.
     #[arg(long, value_parser = limit, value_name = "N")]
     max_open_tasks: Option<Limit>,
-    /// How far below zero new tasks may go.
+    /// How far below zero new tasks may take the balance, in credits.
     #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
     overdraft: Option<i64>,
-    /// What it pays of the list price by default, in basis points: 10000 is the list price. A `price-factor` in force
-    /// counts in its place.
+    /// What the organisation pays of the list price by default, in basis points: 10000 is the list price. A 'price-factor'
+    /// in force counts instead.
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=1_000_000), value_name = "BP")]
     price_factor: Option<i32>,
 }
@@ -150,47 +150,47 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TeamCommand {
-    /// Make a team.
+    /// Create a team.
     Create {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Its name, unique within the organisation.
+        /// Name of the team; unique within the organisation.
         #[arg(long)]
         name: String,
     },
-    /// List an organisation's teams.
+    /// List the teams of an organisation.
     List {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
     },
-    /// Show one.
+    /// Show a team.
     Show {
-        /// Which.
+        /// Id of the team.
         team: TeamId,
     },
-    /// Change a team.
+    /// Change the name of a team.
     Update {
-        /// Which.
+        /// Id of the team.
         team: TeamId,
-        /// Its name.
+        /// Name of the team.
         #[arg(long)]
         name: String,
     },
-    /// Refuse its members' creates.
+    /// Suspend a team: creates of its members are refused.
     Suspend {
-        /// Which.
+        /// Id of the team.
         team: TeamId,
     },
-    /// Let them create again.
+    /// Resume a suspended team: its members may create tasks again.
     Resume {
-        /// Which.
+        /// Id of the team.
         team: TeamId,
     },
-    /// Delete it; its members stay, without a team.
+    /// Delete a team: its members stay, without a team.
     Delete {
-        /// Which.
+        /// Id of the team.
         team: TeamId,
     },
 }
@@ -223,65 +223,65 @@ pub(super) async fn team(session: &Session, command: TeamCommand) -> Result<(), 
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UserCommand {
-    /// Make a user.
+    /// Create a user.
     Create {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Its name, unique within the organisation.
+        /// Name of the user; unique within the organisation.
         #[arg(long)]
         name: String,
-        /// What it may do: create tasks and see its own, or see and manage all of its organisation.
+        /// Role: a member creates tasks and sees its own; an admin sees and manages all of the organisation.
         #[arg(long, default_value = "member", value_parser = ["member", "admin"])]
         role: String,
-        /// Its team.
+        /// Id of the user's team.
         #[arg(long)]
         team: Option<TeamId>,
     },
-    /// List an organisation's users.
+    /// List the users of an organisation.
     List {
-        /// Of which organisation.
+        /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
-        /// Only those of this team.
+        /// List only users of this team.
         #[arg(long)]
         team: Option<TeamId>,
     },
-    /// Show one.
+    /// Show a user.
     Show {
-        /// Which.
+        /// Id of the user.
         user: UserId,
     },
-    /// Change a user. What is not given stays.
+    /// Change a user. Settings that are not given stay.
     Update {
-        /// Which.
+        /// Id of the user.
         user: UserId,
-        /// Its name.
+        /// Name of the user.
         #[arg(long)]
         name: Option<String>,
-        /// What it may do.
+        /// Role of the user.
         #[arg(long, value_parser = ["member", "admin"])]
         role: Option<String>,
-        /// Its team.
+        /// Id of the user's team.
         #[arg(long, conflicts_with = "no_team")]
         team: Option<TeamId>,
-        /// Take it out of its team.
+        /// Remove the user from its team.
         #[arg(long)]
         no_team: bool,
     },
-    /// Refuse its creates.
+    /// Suspend a user: creates of the user are refused.
     Suspend {
-        /// Which.
+        /// Id of the user.
         user: UserId,
     },
-    /// Let it create again.
+    /// Resume a suspended user: it may create tasks again.
     Resume {
-        /// Which.
+        /// Id of the user.
         user: UserId,
     },
-    /// Delete it: its keys are refused, its history stays.
+    /// Delete a user: its keys are refused, its history stays.
     Delete {
-        /// Which.
+        /// Id of the user.
         user: UserId,
     },
 }

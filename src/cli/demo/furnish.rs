@@ -1,5 +1,5 @@
-//! What a demo begins with: an organisation with credits, a user with a key, an operator. All of it is made by what the
-//! management API calls, once, and found again by later starts.
+//! The first contents of a demo: an organisation with credits, a user with an API key, an operator token. The first start
+//! creates them through the functions that the management API calls; later starts find them again.
 
 use std::fs;
 use std::io::Write;
@@ -53,7 +53,7 @@ async fn grant(database: &Acting, org: OrgId) -> Result<(), CliError> {
     let has_none = database.balance(org).await?.is_some_and(|balance| balance.granted == Credits::ZERO);
     if has_none {
         let why = Why { reason: "the demo's own credits", external_ref: None };
-        // Two demos may start at once on one database.
+        // Idempotent, because two demos may start on one database at once.
         let once = format!("tollgate-demo-{org}");
         database.grant(org, CREDITS, None, why, Some(Once { key: &once, body: b"" })).await?;
     }
@@ -71,7 +71,7 @@ async fn user(database: &Acting, org: OrgId) -> Result<UserId, CliError> {
     }
 }
 
-/// The key of an earlier start, if it is still one of this organisation, or a new one.
+/// The API key of an earlier start, if it is still valid and of this organisation; otherwise a new one.
 async fn key(database: &Acting, org: OrgId, file: &Path) -> Result<Secret, CliError> {
     let kept = fs::read_to_string(file).unwrap_or_default();
     if let Some(presented) = PresentedKey::parse(kept.trim())
@@ -89,7 +89,7 @@ async fn key(database: &Acting, org: OrgId, file: &Path) -> Result<Secret, CliEr
     Ok(key)
 }
 
-/// The operator's token of an earlier start, if it is still valid, or a new one.
+/// The operator token of an earlier start, if it is still valid; otherwise a new one.
 async fn operator_token(database: &Acting, file: &Path) -> Result<Secret, CliError> {
     let kept = fs::read_to_string(file).unwrap_or_default();
     if let Some(presented) = PresentedKey::parse(kept.trim())

@@ -1,4 +1,4 @@
-//! What a demo says when it is ready.
+//! What a demo prints when it is ready.
 
 use serde_json::json;
 
@@ -57,19 +57,19 @@ Create a task:
     -H 'Content-Type: application/json' \
     -d '{{"type":"pro-text-to-video","prompt":"A cinematic shot of mountains at sunrise","duration":5,"aspect_ratio":"16:9"}}'
 
-Ask for its state, with the task_id of the answer:
+Show the state of the task, with the task_id of that answer:
 
   curl '{base_url}/api/status?task_id=TASK_ID' -H 'Authorization: Bearer {key}'
 
-A refusal, which costs nothing:
+See a refusal, which costs nothing:
 
   curl -X POST '{base_url}/api/generate' -H 'Authorization: Bearer {key}' -d '{{"type":"pro-text-to-video","prompt":""}}'
 
-The balance:
+Show the balance:
 
   curl '{base_url}/api/credits' -H 'Authorization: Bearer {key}'
 
-Manage it, as its operator:
+Use the management API, as an operator:
 
   export TOLLGATE_ADMIN_URL='{admin_url}' TOLLGATE_ADMIN_TOKEN='{token}'
   {program} admin org list

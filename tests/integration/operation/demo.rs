@@ -178,7 +178,7 @@ async fn a_demo_in_a_shell_for_production_reaches_nothing_of_it() {
     let log = log.await.unwrap();
     assert!(!log.contains(SECRET), "{log}");
     for name in ["DATABASE_URL", "TOLLGATE_UPSTREAM__KLING_3__MASTER_KEY", "PGOPTIONS"] {
-        assert!(log.contains(name), "it says what it does not look at: {log}");
+        assert!(log.contains(name), "it says what it ignores: {log}");
     }
     let socket = format!("the demo works in database tollgate at the socket in {}", scratch.0.display());
     assert!(log.contains(&socket), "{log}");
@@ -266,8 +266,8 @@ async fn every_command_says_which_database_and_a_flag_wins() {
     ];
     for (command, doing) in [
         (&["migrate"][..], "migrating"),
-        (&["audit"], "reading, and not changing,"),
-        (&["operator-token", "--enter"], "entering an operator's token into"),
+        (&["audit"], "auditing, without a change,"),
+        (&["operator-token", "--enter"], "storing an operator token in"),
     ] {
         for (args, expected) in [
             (&["--database-url", &flag, "--config", &config][..], &by_flag),

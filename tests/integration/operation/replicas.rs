@@ -98,7 +98,7 @@ async fn a_price_that_disagrees_with_the_book_is_told_by_type_and_figures() {
         .script(json!({"rules": [{"on": "create", "fault": [{"kind": "consumed", "value": 460, "charge": 460}, {"kind": "task_ms", "ms": 1}]}]}))
         .await;
     gateway.task("dearer").await;
-    let warning = process.event("a charge deserves a look").await;
+    let warning = process.event("a charge is unusual").await;
     assert_eq!(warning["level"], "WARN");
     assert_eq!(
         (&warning["task_type"], &warning["consumed"], &warning["price"]),

@@ -94,7 +94,7 @@ async fn a_quote_for_something_else_is_refused_and_says_why() {
     let cheaper = quote.replacen("0000000000000190", "0000000000000001", 1);
     assert_ne!(cheaper, quote);
     for forged in [changed.as_str(), &cheaper, "", "garbage", "tgq1_", &quote[..quote.len() - 2]] {
-        refused(&gateway, create(&gateway, &body("x"), forged).await, "not one that POST /api/quote").await;
+        refused(&gateway, create(&gateway, &body("x"), forged).await, "is not from POST /api/quote").await;
     }
     let twice = gateway.creating(body("x").to_string()).header("x-tollgate-quote", &quote);
     refused(
