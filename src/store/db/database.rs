@@ -138,7 +138,8 @@ impl Database {
         let (server, _) = self.servers.options();
         let server = server
             .application_name(name)
-            .options([("statement_timeout", deadline.setting())])
+            // Who works for minutes may wait one of them for a lock.
+            .options([("statement_timeout", deadline.setting()), ("lock_timeout", "60s".into())])
             .disable_statement_logging();
         let connect = async {
             let mut connection: PgConnection = server.connect().await?;
