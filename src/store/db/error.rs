@@ -79,7 +79,9 @@ impl From<sqlx::Error> for LedgerError {
         match &error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
             // The statement took longer than it may, or waited longer for a lock.
-            sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("57014" | "55P03")) => Self::Timeout,
+            sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("57014" | "55P03")) => {
+                Self::Timeout
+            }
             sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
                 Self::Unstorable(Arc::new(error))
             }

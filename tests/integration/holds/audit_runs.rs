@@ -84,7 +84,7 @@ async fn one_under_way_hides_no_result_and_a_stop_leaves_it_to_the_next() {
     let gateway = Watched::start(&db, vendor.address, "").await;
     until("it audits", async || runs(&db).await == 2).await;
     until("it shows the last result meanwhile", async || {
-        gateway.scrape().await.value(&format!("tollgate_audit_breaches{{check=\"{SUM}\"}}")) == 3.0
+        gateway.scrape().await.shown(&format!("tollgate_audit_breaches{{check=\"{SUM}\"}}")) == Some(3.0)
     })
     .await;
     gateway.stop().await;
@@ -105,7 +105,7 @@ async fn a_broken_invariant_is_on_every_gateway_and_once_in_the_log() {
         join_all((0..3).map(|_| Watched::start(&db, vendor.address, "[ledger]\nlease_ms = 1000\n"))).await;
     for gateway in &gateways {
         until("it tells of the audit", async || {
-            gateway.scrape().await.value("tollgate_audit_timestamp_seconds") > 0.0
+            gateway.scrape().await.shown("tollgate_audit_timestamp_seconds") > Some(0.0)
         })
         .await;
         let scrape = gateway.scrape().await;

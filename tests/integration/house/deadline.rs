@@ -15,16 +15,28 @@ fn a_test_that_hangs_is_ended_and_named() {
             thread::park();
         }
     }
-    let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/deadline");
-    let mut hanging = Command::new(runner);
-    hanging
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", "house::deadline::a_test_that_hangs_is_ended_and_named"]);
-    let hanging = hanging.env(HANG, "1").env("TOLLGATE_TEST_DEADLINE", "1").env_remove("NEXTEST");
+    let mut hanging = run_of("a_test_that_hangs_is_ended_and_named");
+    let hanging = hanging.env(HANG, "1").env("TOLLGATE_TEST_DEADLINE", "1");
     let ended = hanging.output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.signal(), Some(9), "{said}");
     assert!(said.contains("begins with 'house::deadline' has taken longer than 1 seconds"), "{said}");
+}
+
+/// Whoever reads what a run says to its end, and asks for the outcome afterwards, gets both.
+#[test]
+fn a_run_that_has_ended_keeps_nobody_waiting() {
+    let ended =
+        run_of("cargo_starts_these_tests_with_a_deadline").env("TOLLGATE_TEST_DEADLINE", "600").output();
+    assert!(ended.unwrap().status.success());
+}
+
+/// A run of one test of this module.
+fn run_of(test: &str) -> Command {
+    let mut run = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/deadline"));
+    run.arg(env::current_exe().unwrap()).args(["--exact", &format!("house::deadline::{test}")]);
+    run.env_remove("NEXTEST");
+    run
 }
 
 #[test]

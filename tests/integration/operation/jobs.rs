@@ -72,7 +72,7 @@ async fn jobs_that_hang_on_a_table_delay_no_others() {
     assert_eq!(gateway.status(&key, &task).await.data()["status"], "SUCCESS");
     gateway.create(&key, &body("endless")).await.task_id();
     until("it is counted", async || {
-        gateway.scrape().await.value("tollgate_open_holds{state=\"RUNNING\"}") == 1.0
+        gateway.scrape().await.shown("tollgate_open_holds{state=\"RUNNING\"}") == Some(1.0)
     })
     .await;
     let during = gateway.scrape().await;

@@ -229,8 +229,22 @@ async fn a_slow_handshake_holds_up_nobody_and_ends() {
     let gateway = TestGateway::start().await;
     let pair = Pair::new(30);
     let files = Files::new(&pair);
-    let served = Served::start(&files.config(&gateway, "header_timeout_ms = 1000")).await;
     let trust = Trust::of(&[pair.certificate]);
+    // A machine may be so busy that the slow ones have been ended before anybody else was served: then they get longer.
+    let mut patience = 1000;
+    while !slow_handshakes_hold_up_nobody(&gateway, &files, &trust, patience).await {
+        patience *= 4;
+    }
+}
+
+/// False: the slow ones were not there any more while the others were served.
+async fn slow_handshakes_hold_up_nobody(
+    gateway: &TestGateway,
+    files: &Files,
+    trust: &Trust,
+    patience_ms: u32,
+) -> bool {
+    let served = Served::start(&files.config(gateway, &format!("header_timeout_ms = {patience_ms}"))).await;
     let mut slow = Vec::new();
     for _ in 0..50 {
         let mut stream = TcpStream::connect(served.data).await.unwrap();
@@ -239,15 +253,18 @@ async fn a_slow_handshake_holds_up_nobody_and_ends() {
         slow.push(stream);
     }
     // And one that greets, agrees on HTTP/2, and says nothing.
-    let silent = Connection::open(served.data, Some(&trust), Http::Two).await.unwrap();
+    let silent = Connection::open(served.data, Some(trust), Http::Two).await.unwrap();
     // One that says something and then no more, and one that says nothing at all.
-    let mut idle = Connection::open(served.data, Some(&trust), Http::Two).await.unwrap();
+    let mut idle = Connection::open(served.data, Some(trust), Http::Two).await.unwrap();
     idle.send(Method::GET, "/api/credits", &gateway.caller.text, "").await.unwrap().expect(200);
     let mut early = TcpStream::connect(served.data).await.unwrap();
-    let mut line = Connection::open(served.data, Some(&trust), Http::One).await.unwrap();
+    let mut line = Connection::open(served.data, Some(trust), Http::One).await.unwrap();
     let prompt = body("quick").to_string();
     line.send(Method::POST, "/api/generate", &gateway.caller.text, &prompt).await.unwrap().expect(200);
-    assert_eq!(served.metric(&trust, FAILURES).await, 0.0, "they are still at it");
+    if served.metric(trust, FAILURES).await > 0.0 {
+        served.stop().await;
+        return false;
+    }
     let ended = tokio::time::timeout(PATIENCE, early.read_to_end(&mut Vec::new())).await;
     assert!(ended.is_ok(), "it is still waited for");
     idle.closed().await;
@@ -257,8 +274,9 @@ async fn a_slow_handshake_holds_up_nobody_and_ends() {
         assert!(ended.is_ok(), "it is still listened to");
     }
     silent.closed().await;
-    assert_eq!(served.metric(&trust, FAILURES).await, 50.0);
+    assert_eq!(served.metric(trust, FAILURES).await, 50.0);
     served.stop().await;
+    true
 }
 
 #[tokio::test]

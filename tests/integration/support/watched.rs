@@ -43,6 +43,11 @@ impl Scrape {
         *self.0.get(series).unwrap_or_else(|| panic!("{series} is not among {:#?}", self.0.keys()))
     }
 
+    /// The value of a series that a job may not have shown yet.
+    pub fn shown(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
+    }
+
     /// All of them.
     pub fn series(&self) -> BTreeSet<&str> {
         self.0.keys().map(String::as_str).collect()
