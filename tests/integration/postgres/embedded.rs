@@ -210,7 +210,7 @@ fn an_interrupted_creation_is_done_again() {
     fs::create_dir(&leftover).unwrap();
     fs::write(leftover.join("PG_VERSION"), "15").unwrap();
     let (cluster, lines) = start(owned.clone()).unwrap();
-    assert!(lines.contains("half-made") && lines.contains("creating"), "{lines}");
+    assert!(lines.contains("unfinished") && lines.contains("creating"), "{lines}");
     assert_eq!(ask(&cluster.url("postgres"), "select 'whole'"), "whole");
     assert!(!half_made.exists() && !leftover.exists());
 }
@@ -232,7 +232,7 @@ fn a_cluster_of_another_version_or_with_bad_settings_is_refused_with_the_reason(
     drop(cluster);
     fs::write(scratch.0.join("pg/PG_VERSION"), "14\n").unwrap();
     let refused = refusal(scratch.config());
-    assert!(refused.contains("made by PostgreSQL 14"), "{refused}");
+    assert!(refused.contains("created by PostgreSQL 14"), "{refused}");
     assert!(refused.contains(&format!("is version {major}")), "{refused}");
 
     fs::write(scratch.0.join("pg/PG_VERSION"), major).unwrap();
