@@ -66,7 +66,7 @@ impl Ledger {
         verdict
     }
 
-    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if nobody
+    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
     /// waits.
     pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
         self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))

@@ -51,7 +51,7 @@ pub(super) struct SettleBody {
     #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     task_id: String,
     /// The credits that the vendor consumed. Better omitted while the vendor still knows the task: the gateway then asks
-    /// the vendor until the task has ended, and the tenant gets the result.
+    /// the vendor until the task has ended, and the organisation gets the result.
     #[schema(minimum = 0)]
     credits: Option<i64>,
     /// How you know this; kept with the task and in the audit log.

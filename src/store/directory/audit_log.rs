@@ -100,7 +100,7 @@ words! {
         OperatorToken = "operator_token",
         Budget = "budget",
         IdentityProvider = "identity_provider",
-        /// The tie between a subject of an identity provider and a user.
+        /// A subject of an identity provider, linked to a user.
         Identity = "identity",
         PriceFactor = "price_factor",
         /// A price book, by its version.

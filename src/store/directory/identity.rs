@@ -1,4 +1,4 @@
-//! Identity providers: besides our own keys, their tokens say who is calling. `sign_in` ties their subjects to users.
+//! Identity providers: besides our own keys, their tokens say who is calling. `sign_in` links their subjects to users.
 
 mod sign_in;
 mod spec;

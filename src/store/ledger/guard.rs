@@ -80,7 +80,7 @@ impl HoldGuard {
         self.sent = Sent::Maybe;
     }
 
-    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if nobody
+    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
     /// waits.
     pub async fn step(&mut self, step: Step) -> Result<Applied, LedgerError> {
         let answer = self.queue(step);

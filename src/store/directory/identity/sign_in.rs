@@ -30,7 +30,7 @@ pub struct Presented {
     pub issued_at: i64,
 }
 
-/// The user that a subject is tied to.
+/// The user that a subject is linked to.
 #[derive(Debug, Clone)]
 pub struct FoundIdentity {
     /// The user, and what it may do.
@@ -123,7 +123,7 @@ impl Acting {
         let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
         let user = UserId::generate();
         let subject = &presented.subject;
-        // The user is named like the subject, or in a way that nobody mistakes it for another user of that name.
+        // The user is named like the subject, or so that it is not mistaken for another user of that name.
         let names =
             [subject.clone(), format!("{subject} ({})", provider.spec.name), format!("{subject} ({user})")];
         let known: bool =
