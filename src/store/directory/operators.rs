@@ -93,7 +93,7 @@ impl Database {
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
-    /// Operators' tokens, oldest first.
+    /// The operator tokens, revoked ones included, oldest first.
     pub async fn list_operator_tokens(
         &self,
         slice: Slice<OperatorTokenId>,

@@ -72,8 +72,7 @@ impl FromRow<'_, PgRow> for Group {
 }
 
 impl Database {
-    /// Prices the tasks that were created in the last `days` and are charged by the book `version`, each with the
-    /// factor it had.
+    /// Prices the charged tasks of the last `days` by the book `version`, each with the factor it had.
     pub async fn what_if(&self, version: BookVersion, days: u32) -> Result<WhatIf, LedgerError> {
         if !(1..=90).contains(&days) {
             return Err(LedgerError::Invalid("'days' must be from 1 to 90".into()));

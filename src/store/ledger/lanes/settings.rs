@@ -44,8 +44,8 @@ impl Default for LaneSettings {
 pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
     server
         .application_name("tollgate-lane")
-        // The two functions are planned once. The statistics of an empty table must not lead to a plan that scans it
-        // for ever.
+        // The two functions are planned once. The statistics of an empty table must not lead to a plan that scans the
+        // table when it is full.
         .options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
