@@ -1,4 +1,4 @@
-//! The operators' listener: health and metrics, and the management API. Keep it off public networks.
+//! The operations listener: health and metrics, and the management API. Keep it off public networks.
 
 pub mod api;
 mod gauges;
@@ -11,7 +11,7 @@ use axum::Router;
 
 use self::api::Api;
 
-/// All routes of the operators' listener.
+/// All routes of the operations listener.
 pub fn router(operations: Operations, api: Api) -> Router {
     operations::router(operations).merge(api::router(api))
 }

@@ -1,4 +1,4 @@
-//! Builds every part once and runs them; nothing else does.
+//! Builds every part of a gateway once and runs them; no other module does.
 
 mod build;
 mod metrics;
@@ -24,33 +24,33 @@ use crate::store::{Actor, Database, LedgerError};
 use crate::telemetry::BadTelemetry;
 use crate::upstream::BadUpstream;
 
-/// Why a gateway does not start.
+/// The reasons for which a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listener cannot be had.
+    /// The address of a listener cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The ledger cannot be used.
+    /// The ledger's database cannot be used.
     #[error("the ledger cannot be used: {0}")]
     Ledger(#[from] LedgerError),
-    /// An upstream is not configured as it should be.
+    /// The configuration of an upstream cannot be used.
     #[error(transparent)]
     Upstream(#[from] BadUpstream),
-    /// A listener's certificate cannot be used.
+    /// The certificate of a listener cannot be used.
     #[error("{section}.tls: {reason}")]
     Tls { section: &'static str, reason: Box<BadPair> },
-    /// Identity providers cannot be asked.
+    /// The TLS client for identity providers cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Trust(#[from] BadTrust),
-    /// Traces cannot be sent as configured.
+    /// The exporter of traces cannot be set up as configured.
     #[error(transparent)]
     Telemetry(#[from] BadTelemetry),
-    /// Metrics cannot be set up.
+    /// The recorder of metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(String),
 }
 
-/// A gateway that listens, but does not serve yet.
+/// A gateway whose listeners are bound, but which does not serve yet.
 pub struct App {
     config: Config,
     data: Listener,
@@ -58,17 +58,17 @@ pub struct App {
     parts: Parts,
     operations: Operations,
     api: Api,
-    /// What the background jobs work on.
+    /// The parts that the background jobs work on.
     work: Arc<Work>,
-    /// Creates and polls under way: they outlive their clients, and a stop waits for them.
+    /// Tracks creates and polls in progress: they continue when their clients leave, and a stop waits for them.
     tasks: TaskTracker,
-    /// Cancelled when no request is accepted any more, and creates that wait for the vendor are to come to an end.
+    /// Cancelled when no more requests are accepted, and creates that wait for the vendor must end soon.
     stop: CancellationToken,
-    /// Cancelled when load balancers and clients are to go elsewhere.
+    /// Cancelled when load balancers and clients should go elsewhere.
     draining: CancellationToken,
 }
 
-/// A bound socket, and its certificate if it serves HTTPS.
+/// A bound socket, and the certificate if the listener serves HTTPS.
 struct Listener {
     socket: TcpListener,
     certificate: Option<Arc<Certificate>>,
@@ -80,18 +80,18 @@ pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
 }
 
 impl App {
-    /// Where the data plane listens.
+    /// The address of the data listener.
     pub fn data_address(&self) -> std::io::Result<SocketAddr> {
         self.data.socket.local_addr()
     }
 
-    /// Where the operations listener listens.
+    /// The address of the operations listener.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.socket.local_addr()
     }
 
-    /// Makes the first operator's token, unless there is one already: that of the configuration, or a fresh one, which
-    /// `show` shows this once. If that fails there is none, and the next start shows another.
+    /// Creates the first operator token, unless there was one already: the token of the configuration, or a new one,
+    /// which `show` shows this one time. If `show` fails, the token does not count, and the next start shows another.
     pub async fn bootstrap_operator<E: From<LedgerError>>(
         &self,
         show: impl FnOnce(&Secret) -> Result<(), E> + Send,
@@ -105,7 +105,7 @@ impl App {
             && database.find_operator(&given).await?.is_none()
         {
             tracing::warn!(
-                "admin.bootstrap_token is no operator's token: there were others already, or it was revoked; \
+                "admin.bootstrap_token is not a valid operator token: there were others already, or it was revoked; \
                  it counts at the first start only and can be removed"
             );
         }

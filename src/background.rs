@@ -1,4 +1,4 @@
-//! What goes on by itself: a table of jobs, [`Work::jobs`]. None of them can delay another ([`jobs`]).
+//! Work that no request asks for: a table of jobs, [`Work::jobs`]. No job can delay another ([`jobs`]).
 
 mod audit;
 mod counts;
@@ -26,31 +26,32 @@ use crate::store::{Database, Lease, Ledger, LedgerError};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
-/// Connections of the pool that jobs share: one for each job that uses the database, so that jobs which hang there take
-/// no connection that another job needs. The lease has a pool of its own.
+/// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
+/// statement hangs takes no connection that another job needs. The lease has a pool of its own.
 pub const CONNECTIONS: u32 = 14;
 
-/// Deadline of a job that asks the database one or two quick questions.
+/// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
 
-/// Deadline of a job that may have much to do or to count, or whose own time-outs are shorter and must have the say:
-/// what it has begun to keep in memory would be lost with a run that is given up.
+/// Deadline of a job that may have much to do, or whose own time-outs are shorter and should end its work first:
+/// cancelling the run would lose what it has collected in memory.
 const LONG: Duration = Duration::from_secs(30);
 
-/// How often rows that nobody needs any more are deleted.
+/// How often rows that are not needed any more are deleted.
 const TIDY: Duration = Duration::from_secs(600);
 
-/// How often jobs run, where the configuration has a say in it.
+/// Intervals and ages of jobs that the configuration determines.
 #[derive(Debug, Clone)]
 pub struct Pace {
     pub finish: FinishPace,
-    /// How often holds without an owner, credits and budgets are looked at.
+    /// How often the jobs for holds, credits and budgets run.
     pub sweep: Duration,
-    /// How far apart audits begin; none: this gateway runs none, but shows the results of others.
+    /// The time from the start of one audit to the start of the next; `None`: this gateway runs no audits, but shows the
+    /// results of others.
     pub audit: Option<Duration>,
-    /// How long idempotency keys are kept.
+    /// How many hours idempotency keys are kept.
     pub idempotency_hours: u32,
-    /// How long a task may be in doubt.
+    /// The age at which a task in doubt is written off.
     pub in_doubt_ttl: Duration,
 }
 
@@ -58,45 +59,45 @@ pub struct Pace {
 pub struct Work {
     /// The lease of this gateway.
     pub lease: Arc<Lease>,
-    /// A pool of [`CONNECTIONS`]: not the callers' pool, which they may have filled.
+    /// A pool of [`CONNECTIONS`] connections. The jobs do not use the callers' pool, because it may be full.
     pub database: Database,
     pub ledger: Ledger,
     pub poller: Arc<Poller>,
     pub authenticator: Arc<Authenticator>,
-    /// The follower of what operators change.
+    /// Follows what operators change.
     pub watcher: Arc<Watcher>,
     pub metrics: PrometheusHandle,
-    /// The vendor's accounts, as the configuration calls them.
+    /// The names of our accounts with the vendor, from the configuration.
     pub accounts: Vec<String>,
-    /// Polls run here: a stop waits for them.
+    /// Tracks the polls, so that a stop waits for them.
     pub tasks: TaskTracker,
     pub tracing: Tracing,
     pub pace: Pace,
-    /// The gateway is to stop.
+    /// Cancelled when the gateway is to stop.
     pub stop: CancellationToken,
 }
 
 impl Work {
-    /// The table of jobs. A name is a value of the label `job_name` of `tollgate_job_…`.
+    /// The table of jobs. The name of a job is the label `job_name` of the metrics `tollgate_job_…`.
     fn jobs(self: &Arc<Self>, changed: &Arc<Notify>) -> Vec<Job> {
         let (lease, sweep, work) = (self.lease.interval(), self.pace.sweep, self);
         vec![
-            // What keeps this gateway fit to serve. A renewal counts from its beginning: once the lease is over it is
-            // worth nothing.
+            // Jobs that keep this gateway able to serve. A renewed lease counts from the start of the renewal, so a
+            // renewal that takes longer than the lease is useless.
             work.job("renew lease", lease, (lease * 4).min(QUICK), renew_lease).until_drained(),
             work.job("follow changes", secs(1), LONG, follow_changes).woken_by(changed.clone()),
-            // What must become of holds, credits and budgets.
+            // Jobs that bring holds, credits and budgets forward.
             work.job("sweep holds", sweep, LONG, sweep_holds),
             work.job("expire credits", sweep, LONG, expire_credits),
             work.job("tell budget events", sweep, QUICK, tell_budget_events),
             work.job("tell low balances", sweep, QUICK, tell_low_balances),
             work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
-            // What is shown.
+            // Jobs that measure and report.
             work.job("count holds", sweep, LONG, count_holds).at_once(),
             work.job("measure drift", sweep, LONG, measure_drift).at_once(),
             work.job("show audit", secs(5), QUICK, show_audit).at_once(),
             work.job("note key uses", secs(2), LONG, note_key_uses).until_drained().once_more(),
-            // What is not needed any more.
+            // Jobs that delete what is not needed any more.
             work.job("forget idempotency keys", TIDY, LONG, forget_idempotency_keys).at_once(),
             work.job("forget dead gateways", TIDY, QUICK, forget_dead_gateways).at_once(),
             work.job("forget idle limits", sweep, QUICK, forget_idle_limits),
@@ -104,7 +105,7 @@ impl Work {
         ]
     }
 
-    /// Starts every job on `tasks`, and those in `more`, which belong to other parts.
+    /// Starts every job on `tasks`: those of the table, the finishers, and `more`, which belong to other parts.
     pub fn start(
         self: Arc<Self>,
         more: impl IntoIterator<Item = Job>,
@@ -149,7 +150,7 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Also learns how many gateways share the poll budget.
+/// Renews the lease, and learns how many gateways share the poll budget.
 async fn renew_lease(work: Arc<Work>) -> Result<(), LedgerError> {
     let gateways = work.lease.renew().await?;
     metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
@@ -214,7 +215,7 @@ async fn forget_idle_limits(work: Arc<Work>) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Samples of histograms pile up until they are folded into buckets, or until somebody scrapes.
+/// Folds the samples of histograms into buckets; otherwise they pile up in memory until the metrics are scraped.
 async fn fold_metrics(work: Arc<Work>) -> Result<(), LedgerError> {
     work.metrics.run_upkeep();
     Ok(())

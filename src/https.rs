@@ -1,8 +1,9 @@
-//! The one HTTP client of this program: connections, trust, time-outs and the bound on an answer are decided here, for
-//! the vendor, identity providers, trace collectors and the command line alike.
+//! The only HTTP client of this program. It decides on connections, trust, time-outs and the largest answer, for the
+//! vendor, identity providers, trace collectors and the command line alike.
 //!
-//! No redirect is followed: what is configured is what is asked. Nothing is taken from the environment (no proxy
-//! variables); only [`Trust::Machine`] reads `SSL_CERT_FILE` and `SSL_CERT_DIR`, as every program on the machine does.
+//! No redirect is followed, so that only configured addresses are asked. The environment is not read (there are no
+//! proxy variables), except that [`Trust::Machine`] reads `SSL_CERT_FILE` and `SSL_CERT_DIR`, as other programs on the
+//! machine do.
 
 mod unverified;
 
@@ -24,28 +25,28 @@ use rustls::{ClientConfig, RootCertStore};
 
 use self::unverified::Unverified;
 
-/// TCP keepalive: how long a connection is silent before the system asks whether its peer still exists.
+/// TCP keepalive: after this time of silence the system checks whether the peer of a connection still exists.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// HTTP/2 only: a call that has waited this long for its answer asks the server whether it still exists, and the
-/// connection is closed if that is not answered within the same time. Without it one lost connection would fail every
-/// later call, because they share it.
+/// HTTP/2 only: after this time without an answer to a call, the server is pinged, and the connection is closed if the
+/// ping is not answered within the same time. Otherwise one dead connection would fail every later call, because all
+/// calls share it.
 const PING: Duration = Duration::from_secs(2);
 
-/// Which certificates of a server are accepted.
+/// The server certificates that are accepted.
 #[derive(Debug, Clone)]
 pub enum Trust {
-    /// Certificates of the public authorities, which are built in: for servers on the internet.
+    /// Certificates of the public authorities, which are built into the program: for servers on the internet.
     Public,
-    /// Certificates of the authorities this machine trusts: for servers that may be inside a private network.
+    /// Certificates of the authorities that this machine trusts: for servers that may be inside a private network.
     Machine,
-    /// Certificates of the authorities in this PEM text and of no others.
+    /// Certificates of the authorities in this PEM text, and of no others.
     Only(Vec<u8>),
-    /// Every certificate. Only for a server on this machine that is told no secret and whose answer grants nothing.
+    /// Every certificate. Only for a server on this machine that is sent no secret and whose answer permits nothing.
     Any,
 }
 
-/// The HTTP version a client speaks; none is negotiated.
+/// The HTTP version that a client speaks; there is no negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.1: one call at a time on a connection.
@@ -54,40 +55,40 @@ pub enum Version {
     Http2,
 }
 
-/// How connections are made and kept.
+/// How connections are opened and kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub trust: Trust,
     pub version: Version,
-    /// Time for the TCP connection to each address; TLS is not included.
+    /// Time-out of the TCP connection to each address, without TLS.
     pub connect_timeout: Duration,
-    /// How long an unused connection is kept. Zero: each call makes its own.
+    /// How long an unused connection is kept. Zero: each call opens its own.
     pub idle_timeout: Duration,
 }
 
-/// Trust that cannot be had.
+/// The configured trust cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BadTrust {
-    /// The PEM text is not what it should be.
+    /// The PEM text has no certificate, or a broken one.
     #[error("{0}")]
     Pem(String),
     /// The certificates that this machine trusts cannot be read, or there are none.
     #[error("this machine's trusted certificates cannot be read: {0}")]
     Machine(std::io::Error),
-    /// TLS cannot be set up at all.
+    /// The TLS library refuses its configuration.
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
-/// Connections to any number of servers, for requests with bodies of type `B`. A clone shares them.
+/// Connections to any number of servers, for requests with bodies of type `B`. A clone shares the connections.
 pub type Connections<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
 
-/// `User-Agent` of every request of ours.
+/// The `User-Agent` of all our requests.
 pub fn agent() -> HeaderValue {
     HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Connections that are made when they are first needed; this call makes none.
+/// A client that opens connections when they are first needed. This call opens none.
 pub fn connections<B>(settings: &Settings) -> Result<Connections<B>, BadTrust>
 where
     B: Body + Send + 'static + Unpin,
@@ -140,34 +141,35 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, BadTrust> {
     Ok(roots)
 }
 
-/// A call that got no whole answer. Whether the server acted on it is unknown, except for [`CallError::NotReached`].
+/// A call that got no complete answer. It is unknown whether the server acted on the request, except for
+/// [`CallError::NotReached`].
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The whole call took longer than it may.
+    /// The whole call exceeded its time-out.
     #[error("it did not answer in time")]
     TimedOut,
-    /// There is no connection: nothing was sent.
+    /// No connection could be opened, so nothing was sent.
     #[error("{0}")]
     NotReached(String),
-    /// The connection broke after it was made.
+    /// The connection broke after it was opened.
     #[error("{0}")]
     Broken(String),
-    /// The body is longer than is read.
+    /// The body of the answer exceeds this number of bytes.
     #[error("its answer has more than {0} bytes")]
     TooLarge(usize),
 }
 
-/// A whole answer, whatever its status.
+/// A complete answer, whatever its status.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// What came behind the body; gRPC puts its status there.
+    /// The trailers behind the body; gRPC puts its status there.
     pub trailers: HeaderMap,
 }
 
-/// Makes calls that are bounded in time and in the size of their answers. A clone shares the connections.
+/// Makes calls that are limited in time and in the size of their answers. A clone shares the connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     connections: Connections<Full<Bytes>>,
@@ -176,12 +178,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// `timeout` is for a whole call, from connecting to the last byte of the answer.
+    /// `timeout` covers a whole call, from connecting to the last byte of the answer.
     pub fn new(settings: &Settings, timeout: Duration, max_answer_bytes: usize) -> Result<Self, BadTrust> {
         Ok(Self { connections: connections(settings)?, timeout, max_answer_bytes })
     }
 
-    /// Sends a request, with our name in it, and reads the whole answer. Needs a Tokio runtime.
+    /// Sends a request with our `User-Agent`, and reads the whole answer. Needs a Tokio runtime.
     pub async fn call(&self, request: Request<Bytes>) -> Result<Answer, CallError> {
         tokio::time::timeout(self.timeout, self.exchange(request)).await.unwrap_or(Err(CallError::TimedOut))
     }
@@ -206,7 +208,7 @@ impl Client {
     }
 }
 
-/// An error and its causes: the library's own words are only `client error (Connect)`.
+/// The texts of an error and of its causes: the library's own text is only `client error (Connect)`.
 fn reasons(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -233,7 +235,7 @@ mod tests {
         Client::new(&settings, timeout, 10).unwrap()
     }
 
-    /// Answers one request with these bytes and keeps the connection open; tells what it read.
+    /// Answers one request with these bytes and keeps the connection open; returns the request.
     async fn answering(with: &'static str) -> (Request<Bytes>, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -242,7 +244,7 @@ mod tests {
             let mut request = vec![0; 4096];
             let read = stream.read(&mut request).await.unwrap();
             stream.write_all(with.as_bytes()).await.unwrap();
-            // Until the client has closed it.
+            // Waits until the client has closed the connection.
             let _ = stream.read(&mut [0; 1]).await;
             String::from_utf8(request[..read].to_vec()).unwrap()
         });

@@ -1,12 +1,12 @@
-//! The store: everything that is kept in Postgres. All SQL of the crate lives here and below.
+//! The store: everything that is kept in PostgreSQL. All SQL of the crate is in this module and below it.
 //!
-//! A create reserves its price in a *hold* before anything is sent; the hold then takes *steps* (table `transition`)
-//! until it ends: SETTLED (charged, one `consume` entry), RELEASED (nothing charged) or WRITTEN_OFF (refunded, the
-//! platform's loss). Entries are only ever added. At every instant, per organisation:
+//! A create reserves its price in a *hold* before anything is sent. The hold then takes *steps* (table `transition`)
+//! until it ends: SETTLED (charged, by one `consume` entry), RELEASED (nothing charged) or WRITTEN_OFF (refunded, with
+//! a possible loss of the platform). Entries are only ever added. At every instant, for each organisation,
 //! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
 //!
-//! Two handles: [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the lanes, which
-//! reserve and step in batches. Both follow the primary if the database has several servers.
+//! There are two handles. [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the
+//! lanes, which reserve and take steps in batches. If the database has several servers, both follow the primary.
 #![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
 
 mod books;

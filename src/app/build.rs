@@ -1,4 +1,4 @@
-//! Builds every part, from the ground up.
+//! Builds every part, lower floors first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::store::{Database, LaneSettings, Lease, Ledger, LedgerError};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
-/// A hold that is HELD for longer, and that its gateway does not work on, is released by the sweep.
+/// The sweep releases a hold that is HELD for longer than this and that its gateway does not work on.
 const HOLD_GRACE: Duration = Duration::from_secs(30);
 
 impl App {
@@ -82,13 +82,14 @@ async fn listeners(
     Ok([data, Listener { socket, certificate: admin }])
 }
 
-/// Connections to the database that are not the ledger's lanes. Whatever hangs in one of these pools, the others go on.
+/// The pools of connections to the database, besides the ledger's lanes. Statements that hang in one pool do not
+/// disturb the others.
 struct Pools {
     /// For the data plane and the management API.
     callers: Database,
-    /// For background jobs: tasks must come to their end while callers fill their pool.
+    /// For background jobs: tasks must be finished even while callers fill their pool.
     upkeep: Database,
-    /// For the lease alone: without it this gateway may send nothing.
+    /// For the lease alone: without the lease this gateway may send nothing.
     lease: Database,
 }
 
@@ -104,7 +105,7 @@ impl Pools {
     }
 }
 
-/// The parts that several others work with.
+/// The parts that several other parts use.
 struct Shared {
     metrics: PrometheusHandle,
     pools: Pools,
@@ -189,7 +190,7 @@ impl Shared {
                 tasks: self.tasks.clone(),
                 client_deadline: ms(config.server.create_deadline_ms),
                 stop: self.stop.clone(),
-                // A create that waits no longer has still to record its doubt, and to answer.
+                // A create that stops waiting must still have time to record its doubt and to answer.
                 last_wait: time_in_flight(ms(config.server.shutdown_grace_ms)).mul_f64(0.75),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock: Clock,
@@ -276,7 +277,7 @@ fn ledger(config: &Config, database: &Database, gateway: GatewayId) -> Ledger {
     Ledger::start(database.clone(), gateway, &lanes, reserve_timeout, Clock)
 }
 
-/// The names of all accounts.
+/// The names of all our accounts with the vendor.
 fn accounts(config: &Config) -> Vec<String> {
     let backends = [Some(&config.upstream.kling_3), config.upstream.kling_o3.as_ref()];
     let accounts = backends.into_iter().flatten().flat_map(|backend| &backend.accounts);
@@ -291,7 +292,7 @@ fn pace(config: &Config, lease: &Lease) -> Pace {
             interval: ms(config.reconciler.interval_ms),
             concurrency: config.reconciler.concurrency,
         },
-        // A dead gateway's holds do not wait much longer than its lease.
+        // The holds of a dead gateway should not wait much longer than until its lease ends.
         sweep: lease.interval().min(Duration::from_secs(5)),
         audit: (minutes > 0).then(|| Duration::from_secs(minutes * 60)),
         idempotency_hours: config.ledger.idempotency_hours,

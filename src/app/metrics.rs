@@ -1,4 +1,4 @@
-//! The recorder of metrics.
+//! The recorder of this process's metrics.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use super::StartError;
 use crate::metrics as m;
 
-/// The recorder of this process. Gateways that start at once (in tests) share it; the lock keeps them from installing two.
+/// The recorder of this process. Gateways in one process (in tests) share it; the lock keeps two of them from
+/// installing one each.
 pub(super) fn recorder() -> Result<PrometheusHandle, StartError> {
     static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
     let mut recorder = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);

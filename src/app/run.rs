@@ -1,4 +1,4 @@
-//! Runs every part, and stops them in order.
+//! Runs every part, and stops the parts in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,39 +16,39 @@ use crate::server::tls::{self, Certificate};
 use crate::server::{ServeOptions, serve};
 use crate::stack::data_plane;
 
-/// How long the ledger may take to write what is queued, after everything else has stopped. Part of the grace period,
-/// unless that is very short.
+/// How long the ledger may take to write what is queued, after everything else has stopped. This time is a part of the
+/// grace period, unless that is very short.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long each of the last words may take: a database that is silent must not keep a stopped gateway.
+/// How long each of the last actions may take, so that a silent database does not keep a stopped gateway waiting.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a look at a certificate's files may take.
+/// How long one look at a certificate's files may take.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The part of a grace period in which requests and their tasks must end: the rest is the ledger's.
+/// The part of a grace period in which requests and their tasks must end; the rest is for the ledger.
 pub(super) fn time_in_flight(grace: Duration) -> Duration {
     grace.saturating_sub(FLUSH_TIMEOUT).max(grace.mul_f64(0.75))
 }
 
-/// A gateway that serves.
+/// A gateway that is serving.
 struct Running {
     config: Config,
     work: Arc<Work>,
-    /// The data plane: ends with its last connection.
+    /// The data listener's task, which ends with its last connection.
     server: JoinHandle<()>,
     /// The operations listener and the jobs.
     background: TaskTracker,
     tasks: TaskTracker,
     stop: CancellationToken,
     draining: CancellationToken,
-    /// Cancelled when the last request is recorded: until then the lease is renewed and the operations listener serves.
+    /// Cancelled when the last request is recorded; until then the lease is renewed and the operations listener serves.
     drained: CancellationToken,
 }
 
 impl App {
-    /// Serves until `asked` and, for as long as is configured, after it; then stops accepting, finishes what is in
-    /// flight, writes what is to be written. False if the grace period was too short for that.
+    /// Serves until `asked` and, for the configured drain time, after it; then stops accepting, finishes what is in
+    /// flight, and writes what is queued. False if the grace period was too short for that.
     pub async fn run(self, asked: CancellationToken) -> bool {
         let mut running = self.serve();
         asked.cancelled().await;
@@ -56,7 +56,7 @@ impl App {
         let finished = running.finish_in_flight().await;
         if !finished {
             tracing::error!(
-                "the grace period was too short: what is left is taken over by another gateway or the next start"
+                "the grace period was too short: another gateway, or the next start, takes over the unfinished work"
             );
         }
         running.farewell().await;
@@ -84,7 +84,7 @@ impl App {
             stop: self.stop.clone(),
         };
         let Listener { socket: admin_socket, certificate } = self.admin;
-        // Those who ask whether the gateway drains are served to the end.
+        // The operations listener serves to the end, because load balancers ask it whether the gateway drains.
         let admin_options = ServeOptions {
             tls: certificate,
             drain: drained.clone(),
@@ -106,7 +106,7 @@ impl App {
     }
 }
 
-/// The job that takes over a new certificate, and looks at once when `changed` is notified.
+/// The job that takes over a changed certificate. It looks at once when `changed` is notified.
 fn watch(certificate: Arc<Certificate>, changed: Arc<Notify>) -> Job {
     let name = format!("watch {} certificate", certificate.listener());
     let look = move || {
@@ -117,7 +117,7 @@ fn watch(certificate: Arc<Certificate>, changed: Arc<Notify>) -> Job {
 }
 
 impl Running {
-    /// Goes on serving, and says that it is better to go elsewhere.
+    /// Keeps serving, but tells load balancers and clients to go elsewhere.
     async fn drain(&self) {
         self.draining.cancel();
         let drain_ms = self.config.server.drain_ms;
@@ -127,7 +127,8 @@ impl Running {
         }
     }
 
-    /// Accepts nothing more, and waits for requests, their tasks and the ledger's queue. False: not all ended in time.
+    /// Accepts nothing more, and waits for requests, their tasks and the ledger's queue. False if not all of them ended
+    /// in time.
     async fn finish_in_flight(&mut self) -> bool {
         self.stop.cancel();
         tracing::info!("stopping: finishing what is in flight");
@@ -137,7 +138,8 @@ impl Running {
             self.tasks.close();
             self.tasks.wait().await;
         };
-        // A client that dawdles over its request, or over our answer, has nothing at stake that is not recorded.
+        // A client that is slow to send its request or to read our answer does not count: everything at stake for it is
+        // recorded.
         let finished = tokio::time::timeout(time_in_flight(grace), in_order).await.is_ok() || {
             self.tasks.close();
             self.tasks.is_empty()
@@ -145,7 +147,7 @@ impl Running {
         finished & tokio::time::timeout(FLUSH_TIMEOUT, self.work.ledger.shut_down()).await.is_ok()
     }
 
-    /// Ends the jobs and the operations listener, gives the lease back, sends the last spans.
+    /// Ends the jobs and the operations listener, ends the lease, and sends the last spans.
     async fn farewell(self) {
         self.drained.cancel();
         self.background.close();
@@ -154,8 +156,8 @@ impl Running {
         let (ended, ()) = tokio::join!(last, self.work.tracing.shut_down(FAREWELL_TIMEOUT));
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back"),
-            Err(_) => tracing::warn!("could not give the lease back in time"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be ended; it ends by itself"),
+            Err(_) => tracing::warn!("the lease could not be ended in time; it ends by itself"),
         }
     }
 }

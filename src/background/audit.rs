@@ -1,4 +1,4 @@
-//! The periodic audit: runs it when it is due and no other gateway does, and shows the newest result there is.
+//! The periodic audit: runs it when it is due and no other gateway runs it, and shows the newest result in the metrics.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::ids::GatewayId;
 use crate::metrics as m;
 use crate::store::{AUDIT_CHECKS, Database, LedgerError};
 
-/// An audit has a limit of its own, below this.
+/// The deadline of the job. The audit has a shorter limit of its own.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3600);
 
-/// A check that only a newer gateway knows.
+/// The label value for a check that only a newer gateway knows.
 const OTHER: &str = "other";
 
-/// Runs the audit if it is due; a stop ends it.
+/// Runs the audit if it is due, and logs what it finds. A stop cancels it.
 pub(super) async fn run(
     database: &Database,
     gateway: GatewayId,
@@ -43,7 +43,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Shows the newest result; until an audit has ended that is the one before.
+/// Sets the gauges to the newest result, which stays until the next audit has finished.
 pub(super) async fn show_result(database: &Database) -> Result<(), LedgerError> {
     match database.audit_result().await? {
         Some(result) => {

@@ -1,4 +1,4 @@
-//! The figures of the ledger as a whole. Every gateway shows the same.
+//! Gauges of the ledger as a whole. Every gateway shows the same values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use crate::credits::Credits;
 use crate::metrics as m;
 use crate::store::{Database, LedgerError, State};
 
-/// Drift on accounts that are not configured any more: their names are in the database, and nobody knows how many.
+/// The label value for accounts that are not configured any more: the database has any number of their names, and a
+/// label must have a closed set of values.
 const OTHER: &str = "other";
 
-/// Counts open holds, and how late they are.
+/// Counts the open holds, and measures how late polls are and how old doubts are.
 pub(super) async fn holds(database: &Database) -> Result<(), LedgerError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
@@ -26,9 +27,9 @@ pub(super) async fn holds(database: &Database) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Measures the drift of these upstream `accounts`.
+/// Measures the drift of these accounts with the vendor.
 pub(super) async fn drift(database: &Database, accounts: &[String]) -> Result<(), LedgerError> {
-    // An account that drifts no more is shown as 0, not as it was.
+    // The gauge of an account without drift must go back to 0.
     let names = accounts.iter().map(String::as_str).chain([OTHER]);
     let mut drift: BTreeMap<&str, [Credits; 2]> = names.map(|name| (name, [Credits::ZERO; 2])).collect();
     for (account, above, below) in database.drift_of_the_day().await? {

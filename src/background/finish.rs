@@ -1,5 +1,5 @@
-//! Finishing tasks, whether or not anybody asks for them: claims those whose poll is due and polls each in a task of its
-//! own. One job for each backend: one that hangs keeps only its own tasks waiting.
+//! Finishing tasks, whether or not a caller asks for them: claims the tasks whose poll is due, and polls each in a task
+//! of its own. Each backend has a job of its own, so that a backend that hangs delays only its own tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::poll::Poller;
 use crate::store::Database;
 use crate::telemetry::{Span, Tracing};
 
-/// How tasks are finished.
+/// How often and how fast tasks are polled.
 #[derive(Debug, Clone)]
 pub struct FinishPace {
-    /// How often due tasks are looked for.
+    /// How often the database is asked for due tasks.
     pub tick: Duration,
-    /// How far apart polls of one task begin.
+    /// The time between two polls of one task.
     pub interval: Duration,
-    /// Polls of one backend at one time.
+    /// The most concurrent polls of one backend.
     pub concurrency: usize,
 }
 
-/// Claims tasks of one backend and polls them.
+/// Claims the due tasks of one backend and polls them.
 pub(super) struct Finisher {
     backend: Arc<str>,
     poller: Arc<Poller>,
@@ -32,9 +32,9 @@ pub(super) struct Finisher {
     tasks: TaskTracker,
     tracing: Tracing,
     pace: FinishPace,
-    /// One for each poll that may be under way.
+    /// As many slots as polls may run concurrently.
     slots: Arc<Semaphore>,
-    /// A look at the database is worth at least so many tasks.
+    /// The database is asked for due tasks only when at least this many slots are free.
     some: u32,
 }
 
@@ -87,8 +87,8 @@ impl Finisher {
         Next::Ready(async move { drop(slots.acquire_many(some).await) }.boxed())
     }
 
-    /// How many tasks to claim. A claimed task waits in its slot for the poll budget, so no more are claimed than can be
-    /// polled within a tick, nor so many that a claim runs out before its turn comes.
+    /// How many tasks to claim. A claimed task waits in its slot for the poll budget. So no more tasks are claimed than
+    /// can be polled within a tick, and not so many that a claim expires before its task is polled.
     fn limit(&self) -> usize {
         let share = f64::from(self.poller.budget().share());
         let per_tick = (share * self.pace.tick.as_secs_f64()).ceil() as usize;

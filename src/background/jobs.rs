@@ -1,8 +1,8 @@
-//! Running jobs: work that is done again and again and that nobody waits for.
+//! Runs background jobs: work that is repeated and that nobody waits for.
 //!
-//! Each job is a task of its own and has its own interval, deadline and metrics, so that one that hangs or fails is no
-//! other's trouble. A run that takes longer than its deadline is given up; the next one begins at the usual interval.
-//! What a job's run takes of the database is one connection at a time, and the pool that jobs use has one for each.
+//! Each job is a task of its own, with its own interval, deadline and metrics, so that a job that hangs or fails
+//! disturbs no other. A run that reaches its deadline is cancelled, and the next run begins after the usual interval. A
+//! run uses one database connection at a time, and the pool has one for each job.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use crate::clock::Clock;
 use crate::metrics as m;
 use crate::store::LedgerError;
 
-/// A job that has not succeeded for so many of its intervals counts as stuck, but never sooner than [`LEAST_SILENCE`].
+/// A job counts as stuck when it has not succeeded for this many of its intervals, but not before [`LEAST_SILENCE`].
 const STUCK_AFTER_INTERVALS: u32 = 10;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
-/// Jobs that begin at the start are spread over this time, so that they do not connect to the database all at once.
+/// Jobs that run at the start begin within this time, spread at random, so that they do not all connect to the database
+/// at once.
 const SPREAD: Duration = Duration::from_millis(500);
 
 /// Why a run of a job failed.
@@ -41,14 +42,14 @@ impl JobError {
     }
 }
 
-/// When a job runs next, after a run that succeeded.
+/// When a job runs next after a successful run.
 pub enum Next {
     Interval,
-    /// As soon as this is done: there is more to do, and this is what it has to wait for.
+    /// As soon as this future completes: there is more work, and the future waits until it can be done.
     Ready(BoxFuture<'static, ()>),
 }
 
-/// How long a job lives: until no request is accepted any more, or until the last one is recorded.
+/// How long a job lives: until no more requests are accepted, or until the last request is recorded.
 enum Until {
     Stop,
     Drained,
@@ -56,7 +57,7 @@ enum Until {
 
 type Run = Box<dyn FnMut() -> BoxFuture<'static, Result<Next, JobError>> + Send>;
 
-/// A row of the table of jobs.
+/// One row of the table of jobs.
 pub struct Job {
     name: String,
     interval: Duration,
@@ -69,8 +70,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job that first runs after its interval. The intervals are jittered by a quarter, so that gateways that were
-    /// started together do not stay in step.
+    /// A job that first runs after its interval. Each interval is varied by up to a quarter at random, so that gateways
+    /// that were started together do not stay in step.
     pub fn new<F, R>(name: impl Into<String>, interval: Duration, deadline: Duration, mut run: F) -> Self
     where
         F: FnMut() -> R + Send + 'static,
@@ -88,28 +89,28 @@ impl Job {
         }
     }
 
-    /// Its first run is at the start.
+    /// Makes the job run at the start too.
     pub fn at_once(self) -> Self {
         Self { at_once: true, ..self }
     }
 
-    /// It goes on while the last requests are recorded.
+    /// Keeps the job running while the last requests are recorded.
     pub fn until_drained(self) -> Self {
         Self { until: Until::Drained, ..self }
     }
 
-    /// It runs a last time at its end.
+    /// Makes the job run once more at its end.
     pub fn once_more(self) -> Self {
         Self { once_more: true, ..self }
     }
 
-    /// It also runs whenever `wake` is notified.
+    /// Makes the job run also whenever `wake` is notified.
     pub fn woken_by(self, wake: Arc<Notify>) -> Self {
         Self { wake: Some(wake), ..self }
     }
 
-    /// Starts the job. It ends with `stop` or `drained`, whichever it is to outlive least; a run that is under way then
-    /// is not cut short.
+    /// Starts the job. It ends with `drained` if it was made with `until_drained`, else with `stop`; a run in progress
+    /// is completed.
     pub fn start(self, tasks: &TaskTracker, stop: &CancellationToken, drained: &CancellationToken) {
         let end = match self.until {
             Until::Stop => stop.clone(),
@@ -138,7 +139,7 @@ impl Job {
         Next::Ready(tokio::time::sleep(spread).boxed())
     }
 
-    /// Whether it is to run again.
+    /// Waits until the job is due. False if the job has ended.
     async fn wait(&mut self, end: &CancellationToken, next: Next) -> bool {
         let waiting = async {
             match next {
@@ -161,7 +162,7 @@ impl Job {
 
     async fn run_once(&mut self, shown: &Shown, clock: Clock) -> Next {
         let begun = clock.now();
-        // A panic would end the job for good, and nobody would know.
+        // A panic must not end the job, because nobody would notice.
         let run = AssertUnwindSafe((self.run)()).catch_unwind();
         let ended = tokio::time::timeout(self.deadline, run).await;
         shown.seconds.record(clock.since(begun));
@@ -187,7 +188,7 @@ impl Job {
                 tracing::warn!(
                     job,
                     deadline_ms,
-                    "a background job took longer than it may, was given up, and is tried again"
+                    "a background job was cancelled at its deadline and is tried again"
                 );
             }
         }
@@ -216,7 +217,7 @@ impl Shown {
         let name = || job.name.clone();
         let runs = |outcome: &'static str| {
             let counter = metrics::counter!(m::JOB_RUNS, "job_name" => name(), "outcome" => outcome);
-            // An alarm must see the first of each.
+            // An alarm on an increase misses the first event of a counter that did not exist.
             counter.increment(0);
             counter
         };
@@ -262,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Counts its runs and then behaves as `how` says.
+    /// A job that counts its runs and then does what `how` says.
     fn job<R>(how: impl Fn(u32) -> R + Send + 'static) -> (Arc<AtomicU32>, Job)
     where
         R: Future<Output = Result<Next, JobError>> + Send + 'static,

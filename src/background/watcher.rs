@@ -1,5 +1,5 @@
-//! Follows what operators change: keys, users, organisations and prices. A notification of the database wakes it; it
-//! looks every second all the same, because notifications can be lost.
+//! Follows what operators change: keys, users, organisations and prices. A notification of the database wakes the
+//! watcher; because notifications can be lost, it also looks every second.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,13 +14,14 @@ use crate::price_cache::{DatabaseTime, Prices};
 use crate::pricing::BookVersion;
 use crate::store::{Database, Epochs, LedgerError};
 
-/// A look that takes longer counts as one that failed: ten seconds are promised for a revocation.
+/// A look that takes longer has failed. A revocation must take effect within ten seconds, so the next look must not
+/// come late.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A reading of the database's clock that is older than this is replaced, however long the new one took.
+/// A reading of the database's clock older than this is replaced by the next one, even if that is less exact.
 const CLOCK_MAX_AGE: Duration = Duration::from_secs(60);
 
-/// How long to wait before another attempt to listen for notifications.
+/// The pause before the next attempt to listen for notifications.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the caches of keys and prices up to date.
@@ -33,17 +34,17 @@ pub struct Watcher {
     seen: Mutex<Seen>,
 }
 
-/// What earlier looks have found.
+/// What the last look has found.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     epochs: Option<Epochs>,
     in_force: Option<BookVersion>,
-    /// When the database's clock was last taken over, and how long the answer took.
+    /// When the database's clock was last read, and how long the answer took.
     timed: Option<(Instant, Duration)>,
 }
 
 impl Watcher {
-    /// A watcher that has seen nothing yet.
+    /// A watcher that has not looked yet.
     pub fn new(
         database: Database,
         authenticator: Arc<Authenticator>,
@@ -53,7 +54,7 @@ impl Watcher {
         Self { database, authenticator, prices, clock, seen: Mutex::default() }
     }
 
-    /// Looks once, and reads again what has changed. One look at a time.
+    /// Looks once, and reads again what has changed. Concurrent calls look one after the other.
     pub async fn look(&self) -> Result<(), LedgerError> {
         let seen = tokio::time::timeout(LOOK_TIMEOUT, self.see()).await.unwrap_or(Err(LedgerError::Timeout));
         metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
@@ -74,7 +75,7 @@ impl Watcher {
         }
         self.seen().epochs = Some(epochs);
         metrics::gauge!(m::REVOCATION_EPOCH).set(epochs.auth as f64);
-        // A book may also have come into force by the passing of time alone.
+        // A price book may also have come into force because its time has come, without any change.
         let book = self.prices.current()?;
         if self.seen().in_force.replace(book.version) != Some(book.version) {
             metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(book.version.get()));
@@ -83,12 +84,13 @@ impl Watcher {
         Ok(())
     }
 
-    /// Prices begin and end by the database's clock.
+    /// Reads the database's clock, by which prices begin and end.
     async fn look_at_the_clock(&self, last: Option<(Instant, Duration)>) -> Result<(), LedgerError> {
         let asked = self.clock.now();
         let shown = self.database.clock().await?;
         let took = self.clock.since(asked);
-        // The reading may be wrong by half the time it took. A slow one replaces a quick one only when that is old.
+        // A reading may be wrong by half the time it took, so a slow reading replaces a quick one only when the quick
+        // one is old.
         let better = last
             .is_none_or(|(last, last_took)| took <= last_took * 2 || self.clock.since(last) > CLOCK_MAX_AGE);
         if better {
@@ -102,8 +104,8 @@ impl Watcher {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notifies `changed` whenever the database announces a change, and when it may have announced one unheard. On a
-    /// connection of its own, until `stop`.
+    /// Notifies `changed` whenever the database announces a change, and whenever an announcement may have been lost.
+    /// Uses a connection of its own, until `stop`.
     pub async fn listen(self: Arc<Self>, changed: Arc<Notify>, stop: CancellationToken) {
         let listening = async {
             loop {
@@ -119,7 +121,7 @@ impl Watcher {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
         };
-        // Nothing is left undone by a listener that is dropped.
+        // Dropping the listener in the middle is safe, because it has nothing to finish.
         stop.run_until_cancelled(listening).await;
     }
 }

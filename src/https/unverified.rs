@@ -1,11 +1,11 @@
-//! No verification of a server's certificate, for [`Trust::Any`](super::Trust::Any).
+//! The verifier that accepts every certificate of a server, for [`Trust::Any`](super::Trust::Any).
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// Accepts every certificate; the server must still hold its private key.
+/// Accepts every certificate; the server must still prove that it has the certificate's private key.
 #[derive(Debug)]
 pub(super) struct Unverified(WebPkiSupportedAlgorithms);
 

@@ -1,4 +1,4 @@
-//! What one reads of the ledger: entries, statements, summaries, usage, drift, and the audit that proves all of it.
+//! Reading the ledger: entries, statements, summaries, usage, drift, and the audit that proves them consistent.
 
 pub(in crate::store) mod audit;
 pub(in crate::store) mod drift;

@@ -1,12 +1,12 @@
 //! Budgets: what a key, a user, a team or an organisation may spend in a day, a week, a month or ever.
 //!
-//! The one that counts for a subject and a period is its own; else that for every subject of its level in its
-//! organisation; else the platform's default for the level. Where there is none of the three there is no limit: the
-//! platform has no default until an operator makes one. All that count for a create must allow it.
+//! Each subject has one effective budget for a period: its own; else the one that its organisation has for every
+//! subject of the level; else the platform's default for the level. If there is none of the three, there is no limit:
+//! the platform has no default until an operator makes one. A create must be allowed by all budgets that apply to it.
 //!
-//! What is spent (open holds and charges) is counted in windows, under the organisation's balance row, and belongs to the
-//! window in which the hold was granted, whenever it ends. A budget that is made in the middle of a window finds what was
-//! spent in it before (`migrations/functions/budgets/`).
+//! Spending (open holds and charges) is counted in windows, under the lock of the organisation's balance row. It
+//! belongs to the window in which the hold was granted, whenever the hold ends. A budget that is made in the middle of
+//! a window counts what was spent in it before (`migrations/functions/budgets/`).
 
 mod edit;
 
@@ -28,23 +28,23 @@ use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::metered;
 
-/// Events told in one look, at most: what is left is found by the next.
+/// The most events reported at one time: the next run finds the rest.
 const SOME: i64 = 1000;
 
 words! {
-    /// Whose spending a budget bounds.
+    /// The level of a budget: whose spending it limits.
     pub enum BudgetLevel in "budget.level" {
         Key = "key",
-        /// A user's, by whatever key or without one.
+        /// The spending of a user, with any key or without one.
         User = "user",
-        /// A team's: that of its users.
+        /// The spending of all users of a team.
         Team = "team",
         Organisation = "organisation" stored "org",
     }
 }
 
 impl BudgetLevel {
-    /// The subject of this level that `text` names.
+    /// The subject of this level that `text` names; an error says which kind of id was expected.
     pub fn subject(self, text: &str) -> Result<BudgetSubject, LedgerError> {
         let id = match self {
             Self::Key => text.parse().map(KeyId::as_uuid),
@@ -67,14 +67,15 @@ impl BudgetLevel {
     }
 }
 
-/// A key, a user or a team.
+/// The id of a key, a user or a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetSubject(Uuid);
 
 words! {
-    /// How long a budget's windows are. They begin by the organisation's clock; weeks on Monday.
+    /// How long the windows of a budget are. They begin by the clock of the organisation's time zone; weeks begin on
+    /// Monday.
     pub enum Period in "budget.period" {
-        /// One window for ever.
+        /// One window that never ends.
         Total = "total",
         Daily = "daily",
         Weekly = "weekly",
@@ -82,37 +83,37 @@ words! {
     }
 }
 
-/// A budget with what is drawn from it.
+/// A budget, and what was spent of it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Budget {
     pub budget_id: BudgetId,
-    /// Its organisation; none: the platform's default.
+    /// The organisation of the budget; null: the platform's default.
     pub org_id: Option<OrgId>,
-    /// Whose spending it bounds.
+    /// The level of the budget: whose spending it limits.
     pub level: BudgetLevel,
-    /// Which key, user or team; none: each of its level that has none of its own.
+    /// The id of the key, user or team; null: every subject of the level that has no budget of its own.
     pub subject_id: Option<String>,
     pub period: Period,
-    /// How much; none: no limit, although a wider default may set one.
+    /// The limit in credits; null: no limit, even if a wider default has one.
     pub credits: Option<Credits>,
-    /// How much while it is raised.
+    /// The limit while the budget is raised; null: it is not raised.
     pub raised_to: Option<Credits>,
-    /// Until when it is raised; over once that has passed.
+    /// When the raise ends; an instant in the past: the raise is over.
     #[serde(with = "time::serde::rfc3339::option")]
     pub raised_until: Option<OffsetDateTime>,
-    /// How much may be spent now; none: no limit.
+    /// The limit in force now, in credits; null: no limit.
     pub limit: Option<Credits>,
-    /// Percent of the limit at which an event is raised, once a window and limit.
+    /// Percentages of the limit at which an event is recorded, once for each window and limit.
     pub thresholds: Vec<i32>,
-    /// What charges took in the present window; none: it has one for each subject.
+    /// Credits charged in the present window; null: each subject has a window of its own.
     pub used: Option<Credits>,
-    /// What unfinished tasks hold of it.
+    /// Credits that unfinished tasks hold in the present window; null: each subject has a window of its own.
     pub held: Option<Credits>,
-    /// When the present window ends; none: never, or one for each organisation.
+    /// When the present window ends; null: never, or at another instant for each organisation.
     #[serde(with = "time::serde::rfc3339::option")]
     pub resets_at: Option<OffsetDateTime>,
     pub version: i32,
-    /// When it was made.
+    /// When the budget was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -147,61 +148,61 @@ impl FromRow<'_, PgRow> for Budget {
 /// Which budgets to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BudgetFilter {
-    /// Only those of this level.
+    /// Only budgets of this level.
     pub level: Option<BudgetLevel>,
-    /// Only those of this key, user or team.
+    /// Only budgets of this key, user or team.
     pub subject: Option<BudgetSubject>,
-    /// Only those of this period.
+    /// Only budgets of this period.
     pub period: Option<Period>,
 }
 
-/// A budget that counts for a caller.
+/// A budget that applies to a caller.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct CallerBudget {
-    /// Whose spending it bounds.
+    /// The level of the budget: whose spending it limits.
     pub level: BudgetLevel,
     pub period: Period,
-    /// How much may be spent; none: no limit.
+    /// The limit in credits; null: no limit.
     pub limit: Option<Credits>,
     pub used: Credits,
-    /// What unfinished tasks hold of it.
+    /// Credits that unfinished tasks hold in the window.
     pub held: Credits,
-    /// When the window ends; none: never.
+    /// When the window ends; null: never.
     #[serde(with = "time::serde::rfc3339::option")]
     pub resets_at: Option<OffsetDateTime>,
 }
 
-/// A budget in force: what a refused caller is told.
+/// A budget that is in force: what a refused caller is told about it.
 #[derive(Debug, Clone, Copy)]
 pub struct BudgetInForce {
-    /// Whose spending it bounds.
+    /// The level of the budget: whose spending it limits.
     pub level: BudgetLevel,
     pub period: Period,
-    /// How much may be spent.
+    /// The limit in credits.
     pub limit: Credits,
-    /// When the window ends; none: never.
+    /// When the window ends; `None`: never.
     pub resets_at: Option<OffsetDateTime>,
-    /// How long that is from now on, by the database's clock.
+    /// The time from now until the window ends, by the database's clock.
     pub resets_in: Option<Duration>,
 }
 
-/// A threshold was reached.
+/// A threshold of a budget that was reached.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BudgetEvent {
-    /// Its place among the events.
+    /// Events that were recorded later have greater ids.
     pub event_id: i64,
     pub org_id: OrgId,
-    /// The budget that counted; it may have been deleted since.
+    /// The budget whose threshold was reached; it may have been deleted since.
     pub budget_id: BudgetId,
-    /// Whose spending it bounds.
+    /// The level of the budget: whose spending it limits.
     pub level: BudgetLevel,
-    /// Which key, user, team or organisation spent it.
+    /// The id of the key, user, team or organisation whose spending reached the threshold.
     pub subject_id: String,
     pub period: Period,
-    /// Percent of the limit.
+    /// The threshold, as a percentage of the limit.
     pub threshold: i32,
     pub limit: Credits,
-    /// What was held and charged, then.
+    /// Credits held and charged in the window when the threshold was reached.
     pub spent: Credits,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -223,7 +224,7 @@ fn event(row: &PgRow) -> Result<BudgetEvent, sqlx::Error> {
     })
 }
 
-/// Budgets with the present window of those that have but one.
+/// Budgets, each with its present window if it has only one.
 macro_rules! budgets {
     ($rest:literal) => {
         concat!(
@@ -242,7 +243,7 @@ macro_rules! budgets {
 }
 
 impl Database {
-    /// Budgets of `org` (none: the platform's defaults), oldest first.
+    /// Budgets of `org` (`None`: the platform's defaults), oldest first.
     pub async fn list_budgets(
         &self,
         org: Option<OrgId>,
@@ -269,7 +270,7 @@ impl Database {
         Ok(row.fetch_optional(self.pool()).await?)
     }
 
-    /// The budgets that count for a caller, narrowest level first.
+    /// The budgets that apply to a caller, narrowest level first.
     pub async fn budgets_of_caller(
         &self,
         org: OrgId,
@@ -305,7 +306,7 @@ impl Database {
         Ok(rows.iter().map(budget).collect::<Result<_, _>>()?)
     }
 
-    /// What `budget` says for `org` now; none if it says nothing any more.
+    /// What `budget` means for `org` now; `None` if it does not apply to `org` any more.
     pub async fn budget_in_force(
         &self,
         org: OrgId,
@@ -333,7 +334,7 @@ impl Database {
         }))
     }
 
-    /// Thresholds of `org` that were reached, newest first, older than `slice.after`; all, or those of one budget.
+    /// Thresholds of `org` that were reached, newest first, older than `slice.after`: of all budgets, or of one.
     pub async fn budget_events(
         &self,
         org: OrgId,
@@ -356,7 +357,7 @@ impl Database {
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 
-    /// Logs and counts the events that no gateway has told yet.
+    /// Logs and counts the events that no gateway has reported yet.
     pub async fn tell_budget_events(&self) -> Result<(), LedgerError> {
         let rows = sqlx::query(
             "with told as ( \

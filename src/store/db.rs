@@ -1,4 +1,4 @@
-//! The database: its servers, what hands out connections, how changes are made, and the schema.
+//! The database: its servers, connections with deadlines, changes on behalf of an actor, and the schema.
 
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;

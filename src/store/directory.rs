@@ -1,4 +1,4 @@
-//! Who there is: organisations, teams, users, keys, identity providers, operators, and the log of who changed what.
+//! The directory: organisations, teams, users, keys, identity providers, operators, and the log of who changed what.
 
 pub(in crate::store) mod audit_log;
 pub(in crate::store) mod identity;

@@ -1,4 +1,4 @@
-//! The ledger of a running gateway: what reserves, steps, sweeps, and knows what is due.
+//! The ledger of a running gateway: it reserves, takes steps, sweeps, and finds the tasks that are due.
 
 pub(in crate::store) mod claims;
 pub(in crate::store) mod doubts;
@@ -35,7 +35,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Starts the lanes. `reserve_timeout` bounds a caller's wait for a reservation.
+    /// Starts the lanes. `reserve_timeout` is the longest that a caller waits for a reservation.
     pub fn start(
         database: Database,
         gateway: GatewayId,
@@ -47,17 +47,18 @@ impl Ledger {
         Self { database, lanes, gateway, reserve_timeout, clock }
     }
 
-    /// The pool, for everything that is not on the paid path.
+    /// The pool for everything that is not on the paid path.
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// The run of the gateway that owns this ledger's holds.
+    /// The gateway that owns this ledger's holds.
     pub fn gateway(&self) -> GatewayId {
         self.gateway
     }
 
-    /// Reserves credits durably, or says why not. An error grants nothing: a grant that comes too late is released.
+    /// Reserves credits durably, or says why not. After an error nothing is granted: a grant that comes too late is
+    /// released.
     pub async fn reserve(&self, new: NewHold) -> Result<Verdict, LedgerError> {
         let deadline = self.clock.now() + self.reserve_timeout;
         let verdict = self.lanes.reserve(new, deadline).await;
@@ -65,21 +66,22 @@ impl Ledger {
         verdict
     }
 
-    /// Takes a step and waits for it to be durable; it is tried until the database takes it, waited for or not.
+    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
+    /// waits.
     pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
         self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
-    /// The same for a task that was read: the credits it moves are counted.
+    /// Does the same for a task that was read, so that the metrics can count the credits that the step moves.
     pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
         let taken = self.lanes.steps().step(task.org, task.hold, Some(task.terms()), step);
         taken.await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
-    /// Releases HELD rows of this gateway that nobody works on, puts those of dead gateways in doubt, and writes off
-    /// what has been in doubt for `in_doubt_ttl`.
+    /// Releases HELD holds of this gateway that no request works on, puts the HELD holds of dead gateways in doubt, and
+    /// writes off doubts older than `in_doubt_ttl`.
     ///
-    /// `database` is asked for them: not the callers' pool, which they may have filled.
+    /// The holds are looked up through `database`, because the callers' pool may be full.
     pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
         self.lanes.steps().sweep(&database.overdue_holds(self.gateway).await?);
         let orphans = database.orphaned_holds(self.gateway).await?;
@@ -94,7 +96,7 @@ impl Ledger {
         .await
     }
 
-    /// All at once, so that they ride in few batches.
+    /// Takes all steps concurrently, so that they share few batches.
     async fn take_over_all(
         &self,
         holds: impl Iterator<Item = (OrgId, HoldId, Option<Terms>, Step)>,
@@ -114,12 +116,12 @@ impl Ledger {
         let kind = step.kind().as_str();
         let taken = self.lanes.steps().step(org, hold, terms, step);
         if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
-            tracing::error!(%org, %hold, kind, "nobody knows what became of a task");
+            tracing::error!(%org, %hold, kind, "a task has no known outcome: its hold is in doubt or written off");
         }
         Ok(())
     }
 
-    /// Finishes what is queued, then ends the lanes.
+    /// Finishes the queued work, then ends the lanes.
     pub async fn shut_down(&self) {
         self.lanes.shut_down().await;
     }

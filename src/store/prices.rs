@@ -1,5 +1,5 @@
-//! Price books. A draft can be edited; one that has a date, or had one, stays as it is. What is in force follows from
-//! the table of activations, which only grows.
+//! Price books. Only a draft can be edited: a book that is scheduled, or was ever in force, stays as it is. Which book
+//! is in force follows from the table of activations, to which rows are only added.
 
 mod edit;
 mod factors;
@@ -30,44 +30,44 @@ pub use crate::store::prices::schedule::Activation;
 pub use crate::store::prices::what_if::{OrgOutcome, TypeOutcome, WhatIf};
 
 words! {
-    /// Where a book stands.
+    /// The state of a price book.
     pub enum BookState in "the state of a price book" {
-        /// It prices nothing, and can be edited.
+        /// It prices nothing and can be edited.
         Draft = "draft",
-        /// It will come into force.
+        /// It comes into force at a future instant.
         Scheduled = "scheduled",
-        /// It prices what is created now.
+        /// It prices the tasks that are created now.
         InForce = "in_force",
-        /// It was in force.
+        /// It was in force earlier.
         Former = "former",
     }
 }
 
 words! {
-    /// What a price is for.
+    /// The unit that a price is for.
     pub enum PriceUnit in "price.unit" {
-        /// A second of the video.
+        /// The price is for each second of the video.
         Second = "second",
-        /// The task, however long its video is.
+        /// The price is for the task, however long its video is.
         Fixed = "fixed",
     }
 }
 
-/// A book as operators see it.
+/// A price book without its prices.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BookInfo {
     #[schema(value_type = i32)]
     pub version: BookVersion,
-    /// What people call it.
+    /// The name of the book, for people.
     pub name: String,
     pub state: BookState,
-    /// When it came into force last, or will; none: a draft.
+    /// When the book last came into force, or will; null: it is a draft.
     #[serde(with = "time::serde::rfc3339::option")]
     pub effective_from: Option<OffsetDateTime>,
-    /// Whether it is in force now.
+    /// Whether the book is in force now.
     pub active: bool,
     pub revision: i32,
-    /// When it was made.
+    /// When the book was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -100,12 +100,12 @@ fn no_book(version: BookVersion) -> LedgerError {
 }
 
 impl Database {
-    /// All books, newest first.
+    /// All price books, newest first.
     pub async fn books(&self) -> Result<Vec<BookInfo>, LedgerError> {
         self.list_books(None, Slice { after: None, limit: u16::MAX }).await
     }
 
-    /// Books, newest first; those in that state, if one is named.
+    /// Price books, newest first: all, or those in one state.
     pub async fn list_books(
         &self,
         state: Option<BookState>,
@@ -114,7 +114,7 @@ impl Database {
         self.book_infos(None, state, slice).await
     }
 
-    /// One book, without its prices.
+    /// A price book without its prices.
     pub async fn book_info(&self, version: BookVersion) -> Result<Option<BookInfo>, LedgerError> {
         Ok(self.book_infos(Some(version), None, Slice { after: None, limit: 1 }).await?.pop())
     }
@@ -146,7 +146,7 @@ impl Database {
         Ok(books)
     }
 
-    /// The version in force at the database's present instant.
+    /// The version of the book that is in force now, by the database's clock.
     pub async fn active_book_version(&self) -> Result<Option<BookVersion>, LedgerError> {
         let version: Option<i32> = sqlx::query_scalar(
             "select version from price_activation where withdrawn_at is null and effective_from <= clock_timestamp() \
@@ -157,7 +157,7 @@ impl Database {
         Ok(version.map(BookVersion::new))
     }
 
-    /// One book with its prices.
+    /// A price book with its prices.
     pub async fn book(&self, version: BookVersion) -> Result<Option<PriceBook>, LedgerError> {
         Ok(self.books_with_prices(&[version.get()]).await?.remove(&version))
     }
@@ -186,7 +186,8 @@ impl Database {
         Ok(books)
     }
 
-    /// What is in force, what was within the last hour (a quote may still name it), and what is known to come.
+    /// The books and factors in force now, those of the last hour (a quote may still name them), and those that are
+    /// scheduled.
     pub async fn price_list(&self) -> Result<PriceList, LedgerError> {
         let starts: Vec<(OffsetDateTime, i32)> = sqlx::query_as(
             "select effective_from, version from price_activation where withdrawn_at is null and effective_from >= coalesce( \
@@ -217,7 +218,7 @@ impl Database {
         })
     }
 
-    /// What the database's clock shows.
+    /// The present instant by the database's clock.
     pub async fn clock(&self) -> Result<OffsetDateTime, LedgerError> {
         Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
     }

@@ -28,11 +28,11 @@ pub(super) struct AuditQuery {
     /// Only changes before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// `asc`: oldest first; left out: newest first.
+    /// `asc`: oldest first; omitted: newest first.
     #[serde(default)]
     #[param(inline, value_type = Option<SortOrder>)]
     order: SortOrder,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -88,7 +88,7 @@ pub(super) async fn list_org_audit_log(
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
     let ApiCall { database, path: org, input: Query(query), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
+        return Err(Problem::Invalid("org_id is given by the path: omit the parameter".into()));
     }
     page(&database, Some(org), query).await
 }

@@ -27,7 +27,7 @@ pub(super) struct BudgetQuery {
     /// Only budgets of this period.
     #[param(inline)]
     period: Option<Period>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -90,7 +90,7 @@ pub(super) async fn list_default_budgets(
 pub(super) struct BudgetBody {
     /// Whether the budget bounds a key, a user, a team or the whole organisation.
     level: BudgetLevel,
-    /// The key, user or team; left out: every one of that level that has no budget of its own.
+    /// The key, user or team; omitted: every one of that level that has no budget of its own.
     subject_id: Option<String>,
     /// The length of a window. Windows begin in the organisation's time zone; weeks begin on Monday.
     period: Period,
@@ -98,12 +98,12 @@ pub(super) struct BudgetBody {
     #[schema(minimum = 0, required = true)]
     #[serde(deserialize_with = "nullable")]
     credits: Option<i64>,
-    /// Percentages of the limit at which an event is recorded, once for each window and limit; left out: 50, 80, 100.
+    /// Percentages of the limit at which an event is recorded, once for each window and limit; omitted: 50, 80, 100.
     #[schema(max_items = 10)]
     thresholds: Option<Vec<i32>>,
 }
 
-/// A field that may be null, but must not be left out.
+/// A field that may be null, but must not be omitted.
 fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Option::deserialize(deserializer)
 }
@@ -182,7 +182,7 @@ pub(super) async fn show_budget(call: ReadCall<BudgetId>) -> Result<Tagged<Budge
     Ok(Tagged(StatusCode::OK, budget.version, budget))
 }
 
-/// Changes of a budget; a field that is left out keeps its value.
+/// Changes of a budget; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BudgetPatch {
@@ -281,7 +281,7 @@ pub(super) async fn delete_budget(call: WriteCall<BudgetId, IfMatch>) -> Result<
 pub(super) struct EventQuery {
     /// Only events of this budget.
     budget_id: Option<BudgetId>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,

@@ -31,7 +31,7 @@ pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditS
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
-/// Changes; a field that is left out keeps its value.
+/// Changes; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreditsPatch {
@@ -73,7 +73,7 @@ pub(super) struct GrantBody {
     reason: Text,
     /// A reference in another system, such as an invoice number. Entries can be filtered by it.
     external_ref: Option<Text>,
-    /// When the unspent rest of the grant expires; left out: never. The grant that expires first is spent first.
+    /// When the unspent rest of the grant expires; omitted: never. The grant that expires first is spent first.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
@@ -211,7 +211,7 @@ pub(super) struct EntryQuery {
     /// Only entries before this instant.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,

@@ -126,7 +126,7 @@ pub(super) struct IfMatch(pub(super) Option<i32>);
 impl Input for IfMatch {
     fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
         let description = "The `ETag` of the version you want to change. If it was changed since then, nothing happens \
-                           (412). Left out: whatever its version.";
+                           (412). Omitted: any version.";
         parameters.push(header("If-Match", description, r#"^("[0-9]{1,9}"|\*)$"#, 11));
     }
 
@@ -220,7 +220,7 @@ impl Timestamp {
     }
 }
 
-/// A field that may be left out (keeps its value) or null (back to the default).
+/// A field that may be omitted (keeps its value) or null (back to the default).
 pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,

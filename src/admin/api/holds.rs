@@ -20,7 +20,7 @@ use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
 pub(super) struct DoubtQuery {
     /// Only tasks of this organisation.
     org_id: Option<OrgId>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -50,8 +50,8 @@ pub(super) struct SettleBody {
     /// The vendor's id of the task: 1 to 255 visible ASCII characters.
     #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     task_id: String,
-    /// The credits that the vendor consumed. Better left out while the vendor still knows the task: the gateway then asks
-    /// the vendor until the task has ended, and the tenant gets the result.
+    /// The credits that the vendor consumed. Better omitted while the vendor still knows the task: the gateway then asks
+    /// the vendor until the task has ended, and the organisation gets the result.
     #[schema(minimum = 0)]
     credits: Option<i64>,
     /// How you know this; kept with the task and in the audit log.
@@ -122,7 +122,7 @@ pub(super) async fn release_hold(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DaysQuery {
-    /// How many days to look back; 30 if left out.
+    /// How many days to look back; 30 if omitted.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
@@ -140,11 +140,11 @@ fn checked(days: u32) -> Result<u32, Problem> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LossQuery {
-    /// How many days to look back; 30 if left out.
+    /// How many days to look back; 30 if omitted.
     #[serde(default = "month")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3660)]
     days: u32,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,

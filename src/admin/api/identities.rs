@@ -17,7 +17,7 @@ use crate::store::IdentityInfo;
 pub(super) struct IdentityQuery {
     /// Only identities of this user.
     user_id: Option<UserId>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,

@@ -23,7 +23,7 @@ pub(super) struct KeyQuery {
     /// Only keys with this status.
     #[param(inline)]
     status: Option<KeyStatus>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -75,19 +75,19 @@ pub(super) struct KeyBody {
     #[serde(default = "live")]
     #[schema(pattern = "^[a-z0-9]{1,12}$", example = "live")]
     env: String,
-    /// When the key expires; left out: never.
+    /// When the key expires; omitted: never.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// The task types that the key may create; left out: all.
+    /// The task types that the key may create; omitted: all.
     #[schema(min_items = 1)]
     allowed_types: Option<Vec<String>>,
-    /// The networks that the key may be used from, such as `10.0.0.0/8`; left out: all.
+    /// The networks that the key may be used from, such as `10.0.0.0/8`; omitted: all.
     #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     allowed_networks: Option<Vec<IpNet>>,
-    /// Creates a minute; 0: no limit; left out: the gateway's default.
+    /// Creates a minute; 0: no limit; omitted: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     create_per_minute: Option<PerMinute>,
-    /// Other calls a minute; 0: no limit; left out: the gateway's default.
+    /// Other calls a minute; 0: no limit; omitted: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     status_per_minute: Option<PerMinute>,
 }
@@ -146,7 +146,7 @@ pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, P
     Ok(Tagged(StatusCode::OK, key.version, key))
 }
 
-/// Changes of a key; a field that is left out keeps its value.
+/// Changes of a key; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {

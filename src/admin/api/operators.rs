@@ -16,7 +16,7 @@ use crate::store::{OperatorRole, OperatorToken};
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenQuery {
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -47,7 +47,7 @@ pub(super) struct TokenBody {
     name: Text,
     /// `operator`: may do everything; `operator_read`: may read everything.
     role: OperatorRole,
-    /// When the token expires; left out: never.
+    /// When the token expires; omitted: never.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }

@@ -50,7 +50,7 @@ pub(super) struct OrgQuery {
     /// `true`: only deleted organisations.
     #[serde(default)]
     deleted: bool,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -117,7 +117,7 @@ pub(super) async fn show_org(call: ReadCall<OrgId>) -> Result<Tagged<ShownOrg>, 
     tagged(StatusCode::OK, &database, id).await
 }
 
-/// Changes of an organisation; a field that is left out keeps its value.
+/// Changes of an organisation; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OrgPatch {

@@ -31,7 +31,7 @@ impl<T> Page<T> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     pub(super) limit: PageLimit,
@@ -39,7 +39,7 @@ pub(super) struct PageQuery {
     pub(super) cursor: Option<String>,
 }
 
-/// The most items a page may have: 1 to 200, 50 if left out.
+/// The most items a page may have: 1 to 200, 50 if omitted.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "u16")]
 pub(super) struct PageLimit(u16);

@@ -46,7 +46,7 @@ pub(super) struct BookQuery {
     /// Only price books in this state.
     #[param(inline)]
     state: Option<BookState>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -77,7 +77,7 @@ pub(super) async fn list_price_books(
 pub(super) struct BookBody {
     /// A name for people.
     name: Text,
-    /// The price book whose prices are copied; left out: the draft begins empty.
+    /// The price book whose prices are copied; omitted: the draft begins empty.
     #[schema(value_type = Option<i32>, minimum = 1)]
     copy_of: Option<BookVersion>,
     /// Prices by task type; they are added to those of `copy_of` or replace them.
@@ -202,7 +202,7 @@ pub(super) async fn remove_price(call: WriteCall<(i32, String), IfMatch>) -> Res
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Against {
-    /// The price book to compare with; left out: the one in force.
+    /// The price book to compare with; omitted: the one in force.
     #[param(value_type = Option<i32>)]
     against: Option<BookVersion>,
 }
@@ -244,7 +244,7 @@ pub(super) async fn compare_price_books(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Days {
-    /// How many days to look back; 7 if left out.
+    /// How many days to look back; 7 if omitted.
     #[serde(default = "a_week")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 90)]
     days: u32,
@@ -274,7 +274,7 @@ pub(super) async fn replay_tasks(call: ReadCall<i32, Query<Days>>) -> Result<Jso
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ActivateBody {
-    /// An instant in the future; left out: now.
+    /// An instant in the future; omitted: now.
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
 }
@@ -319,7 +319,7 @@ pub(super) async fn unschedule_price_book(call: WriteCall<i32, IfMatch>) -> Resu
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RollbackBody {
-    /// The price book that must be in force now, or else nothing happens (409); left out: any.
+    /// The price book that must be in force now, or else nothing happens (409); omitted: any.
     #[schema(value_type = Option<i32>)]
     from: Option<BookVersion>,
 }

@@ -38,10 +38,10 @@ pub(super) struct FactorBody {
     /// The share of the list price that is paid, in basis points: 10000 is the list price.
     #[schema(value_type = i32, minimum = 0, maximum = 1_000_000)]
     factor_bp: PriceFactor,
-    /// When the factor begins; left out: now.
+    /// When the factor begins; omitted: now.
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_from: Option<Timestamp>,
-    /// The instant before which the factor ends; left out: until it is ended.
+    /// The instant before which the factor ends; omitted: until it is ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_until: Option<Timestamp>,
     /// Why the organisation pays this price.
@@ -99,7 +99,7 @@ pub(super) async fn show_price_factor(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndBody {
-    /// An instant in the future, before the factor would end anyway; left out: now.
+    /// An instant in the future, before the factor would end anyway; omitted: now.
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
 }

@@ -18,7 +18,7 @@ use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderQuery {
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -55,7 +55,7 @@ pub(super) struct ProviderBody {
     /// Whether its tokens identify users of organisations, or operators.
     #[serde(default = "organisations")]
     serves: Serves,
-    /// The only organisation whose users it may identify; left out: `org_claim` names the organisation.
+    /// The only organisation whose users it may identify; omitted: `org_claim` names the organisation.
     org_id: Option<OrgId>,
     /// The `iss` claim of its tokens.
     #[schema(min_length = 1, max_length = 500)]
@@ -156,7 +156,7 @@ pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<P
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 
-/// Changes of an identity provider; a field that is left out keeps its value. `serves` and `org_id` cannot be changed.
+/// Changes of an identity provider; a field that is omitted keeps its value. `serves` and `org_id` cannot be changed.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderPatch {

@@ -24,10 +24,10 @@ const LINES_AT_A_TIME: u32 = 2000;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatementQuery {
-    /// `csv`: all lines at once, as with `Accept: text/csv`; left out: JSON in pages.
+    /// `csv`: all lines at once, as with `Accept: text/csv`; omitted: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,

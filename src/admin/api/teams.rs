@@ -17,7 +17,7 @@ use crate::store::{Status, Team, TeamChange};
 pub(super) struct TeamQuery {
     /// Only the team with this name.
     name: Option<String>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -75,7 +75,7 @@ pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Pr
     Ok(Tagged(StatusCode::OK, team.version, team))
 }
 
-/// Changes of a team; a field that is left out keeps its value.
+/// Changes of a team; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamPatch {

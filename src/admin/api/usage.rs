@@ -22,13 +22,13 @@ const LINES: u32 = 100_000;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UsageQuery {
-    /// The first UTC day; left out: 29 days before `to`.
+    /// The first UTC day; omitted: 29 days before `to`.
     #[param(value_type = Option<String>, format = Date)]
     from: Option<String>,
-    /// The last UTC day, which is included; left out: today.
+    /// The last UTC day, which is included; omitted: today.
     #[param(value_type = Option<String>, format = Date)]
     to: Option<String>,
-    /// What to group by, separated by commas: org, day, team, user, key, task_type; left out: one sum.
+    /// What to group by, separated by commas: org, day, team, user, key, task_type; omitted: one sum.
     group_by: Option<String>,
     /// Only usage of this organisation.
     org_id: Option<OrgId>,
@@ -40,10 +40,10 @@ pub(super) struct UsageQuery {
     key_id: Option<KeyId>,
     /// Only usage of this task type.
     task_type: Option<String>,
-    /// `csv`: all lines at once, as with `Accept: text/csv`; left out: JSON in pages.
+    /// `csv`: all lines at once, as with `Accept: text/csv`; omitted: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -78,7 +78,7 @@ pub(super) async fn show_org_usage(
 ) -> Result<Response, Problem> {
     let ApiCall { database, path: org, input: (Accept(accepted), Query(query)), .. } = call;
     if query.org_id.is_some_and(|named| named != org) {
-        return Err(Problem::Invalid("org_id is given by the path: leave the parameter out".into()));
+        return Err(Problem::Invalid("org_id is given by the path: omit the parameter".into()));
     }
     usage(&database, Some(org), query, accepted).await
 }

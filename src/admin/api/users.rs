@@ -25,7 +25,7 @@ pub(super) struct UserQuery {
     /// Only users with this status.
     #[param(inline)]
     status: Option<Status>,
-    /// The most items a page may have; 50 if left out.
+    /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
     limit: PageLimit,
@@ -57,7 +57,7 @@ pub(super) struct UserBody {
     /// `member`: creates tasks and sees its own; `admin`: sees and manages its whole organisation.
     #[serde(default = "member")]
     role: Role,
-    /// The team of the user; left out: none.
+    /// The team of the user; omitted: none.
     team_id: Option<TeamId>,
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Pr
     Ok(Tagged(StatusCode::OK, user.version, user))
 }
 
-/// Changes of a user; a field that is left out keeps its value.
+/// Changes of a user; a field that is omitted keeps its value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserPatch {

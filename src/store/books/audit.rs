@@ -10,27 +10,28 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::session::Deadline;
 
-/// One thing that must never be true, found true.
+/// A row that breaks an invariant, or old work that deserves a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub check: &'static str,
-    /// Where and by how much.
+    /// Which rows are concerned, and by how much they are wrong.
     pub detail: String,
 }
 
 /// What an audit found.
 #[derive(Debug, Clone, Default)]
 pub struct AuditReport {
-    /// Broken invariants: none, or the ledger is wrong.
+    /// Broken invariants: if there is any, the ledger is wrong.
     pub breaches: Vec<Finding>,
-    /// Old unfinished work: worth a look, not wrong.
+    /// Unfinished work that is older than expected: worth a look, but not wrong.
     pub warnings: Vec<Finding>,
     pub orgs: i64,
     pub holds: i64,
     pub entries: i64,
 }
 
-/// Each query must return no row; a row is a breach, its one column says where and by how much.
+/// Name and query of each invariant. The query returns no row while the invariant holds; each row is a breach, and its
+/// one column says where the breach is and by how much.
 const INVARIANTS: &[(&str, &str)] = &[
     (
         "every organisation has a balance, and every balance an organisation",
@@ -101,7 +102,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "an idempotency key points to what it made",
-        // Those of operators stand under the nil organisation.
+        // Idempotency keys of operators are stored under the nil organisation.
         "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c \
       left join hold h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
       left join entry e on c.endpoint <> 'generate' and e.entry_id = c.hold_id \
@@ -224,20 +225,21 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is committed at this instant, and nothing that comes later.
+/// Begins a read-only transaction that sees only what is committed now.
 async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
     connection.begin_with("begin isolation level repeatable read read only").await
 }
 
 impl Database {
-    /// A connection that takes what is left over: no parallel workers.
+    /// A connection for the audit. The server uses no parallel workers for it, so that the audit does not slow others
+    /// down.
     async fn audit_connection(&self) -> Result<PgConnection, LedgerError> {
         let mut connection = self.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
         connection.execute("set max_parallel_workers_per_gather = 0").await?;
         Ok(connection)
     }
 
-    /// Checks every invariant in one snapshot; safe on a running system.
+    /// Checks every invariant in one snapshot. Safe on a running system; reads the whole ledger.
     pub async fn audit(&self) -> Result<AuditReport, LedgerError> {
         let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;

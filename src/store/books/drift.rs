@@ -1,5 +1,5 @@
-//! What we booked beside what the vendor's own answers reported, account by account and task by task. The vendor has no
-//! usage call: its create and status answers are all there is to compare with.
+//! Compares what we booked with what the vendor's answers reported, by account and by task. The vendor has no usage
+//! call: its answers to creates and polls are all there is to compare with.
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -13,25 +13,25 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::tasks::State;
 
-/// Rows of a list, at most.
+/// The most rows of one list.
 const PAGE: i64 = 1000;
 
-/// One upstream account over a time. All figures are the vendor's credits, before any factor.
+/// One account with the vendor over a time. All figures are the vendor's credits, before any price factor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct AccountDrift {
     pub account: String,
     pub tasks: i64,
-    /// What tenants were charged for.
+    /// Credits of the vendor for which organisations were charged.
     pub charged: Credits,
-    /// What was booked as lost.
+    /// Credits of the vendor that were booked as the platform's loss.
     pub lost: Credits,
-    /// What was booked as possibly lost.
+    /// Credits of the vendor that were booked as the platform's possible loss.
     pub possibly_lost: Credits,
-    /// What the vendor reported.
+    /// Credits that the vendor reported as consumed.
     pub reported: Credits,
-    /// What we booked less what it reported, added up over the tasks.
+    /// What we booked less what the vendor reported, summed over the tasks.
     pub drift: Credits,
-    /// Tasks whose two figures differ.
+    /// Tasks for which the booked and the reported figure differ.
     pub differing: i64,
 }
 
@@ -41,23 +41,23 @@ pub struct TaskDrift {
     pub account: String,
     pub hold_id: HoldId,
     pub org_id: OrgId,
-    /// The vendor's id of it.
+    /// The vendor's id of the task, if it is known.
     pub upstream_task: Option<String>,
     /// The vendor's task type.
     pub task_type: String,
     pub state: State,
     pub list_price: Credits,
-    /// What the vendor reported, if anything.
+    /// Credits that the vendor reported for the task; null: it reported none.
     pub reported: Option<Credits>,
-    /// What we booked less that.
+    /// What we booked less what the vendor reported.
     pub drift: Credits,
-    /// Why, if that is known.
+    /// Why the figures differ, if that is known.
     pub reason: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub ended_at: OffsetDateTime,
 }
 
-/// A task type whose tasks consumed something else than the book says.
+/// A task type whose tasks consumed other figures than their list prices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PriceDrift {
     /// The vendor's task type.
@@ -65,7 +65,7 @@ pub struct PriceDrift {
     pub price_book: i32,
     /// Tasks that consumed another figure than their list price.
     pub tasks: i64,
-    /// Their list prices, added up.
+    /// The list prices of these tasks, summed.
     pub listed: Credits,
     pub consumed: Credits,
 }
@@ -73,7 +73,7 @@ pub struct PriceDrift {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Drift {
     pub accounts: Vec<AccountDrift>,
-    /// By task, newest first, a thousand at most.
+    /// The tasks whose figures differ, newest first, at most a thousand.
     pub tasks: Vec<TaskDrift>,
     pub prices: Vec<PriceDrift>,
 }
@@ -128,7 +128,7 @@ impl FromRow<'_, PgRow> for PriceDrift {
 }
 
 impl Database {
-    /// The comparison over the tasks that ended in the last `days`. Reads every one of them.
+    /// Compares the tasks that ended in the last `days`. Reads every one of them.
     pub async fn drift(&self, days: u32) -> Result<Drift, LedgerError> {
         let days = f64::from(days);
         let accounts = sqlx::query_as(
@@ -165,7 +165,8 @@ impl Database {
         Ok(Drift { accounts, tasks, prices })
     }
 
-    /// By account: what we booked above and below what the vendor reported, over the tasks that ended in the last day.
+    /// For each account: how much we booked above and how much below what the vendor reported, over the tasks that
+    /// ended in the last day.
     pub async fn drift_of_the_day(&self) -> Result<Vec<(String, Credits, Credits)>, LedgerError> {
         let rows = sqlx::query(
             "select account, saturated(sum(drift) filter (where drift > 0)) as above, \

@@ -17,32 +17,32 @@ use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
 words! {
-    /// What an entry is (contract, "Ledger").
+    /// What an entry stands for (contract, "Ledger").
     pub enum EntryKind in "entry.kind" {
         Grant = "grant",
         /// A correction by an operator.
         Adjust = "adjust",
         /// Credits from or to another organisation.
         Transfer = "transfer",
-        /// What is left of a grant that ran out.
+        /// The unspent rest of a grant that expired.
         Expire = "expire",
         /// The charge of a task.
         Consume = "consume",
-        /// The charge of a task that came to light after its end.
+        /// The charge of a task that was reopened after its end.
         Correct = "correct",
     }
 }
 
-/// Where an entry stands among those of its organisation: they are listed in this order.
+/// The position of an entry in its organisation's journal: first by time, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// When it was written.
+    /// When the entry was written.
     pub at: OffsetDateTime,
-    /// Of entries of one instant.
+    /// Orders entries that were written at the same instant.
     pub entry: EntryId,
 }
 
-/// The form of a cursor.
+/// The text form, which cursors use.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The database keeps microseconds.
@@ -60,7 +60,7 @@ impl FromStr for Place {
             let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
             Some(Self { at, entry: entry.parse().ok()? })
         };
-        parse().ok_or_else(|| LedgerError::Invalid("this is no place in the journal".into()))
+        parse().ok_or_else(|| LedgerError::Invalid("this is not a cursor of a list of entries".into()))
     }
 }
 
@@ -68,35 +68,35 @@ impl FromStr for Place {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Entry {
     pub entry_id: EntryId,
-    /// When it was written.
+    /// When the entry was written.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     pub kind: EntryKind,
-    /// Signed for the organisation.
+    /// Positive: the organisation got credits; negative: it lost credits.
     pub credits: Credits,
-    /// Of a charge: by how much it exceeds what was held.
+    /// Of a charge: the credits by which it exceeds what was held.
     pub overrun: Credits,
-    /// Of a charge: its hold.
+    /// Of a charge: the hold it was charged to.
     pub hold_id: Option<HoldId>,
-    /// Of a charge: the task, as the upstream calls it.
+    /// Of a charge: the vendor's id of the task.
     pub task_id: Option<String>,
-    /// Of a charge: its type.
+    /// Of a charge: the vendor's task type.
     pub task_type: Option<String>,
-    /// Of a charge: on whose behalf.
+    /// Of a charge: the user who created the task.
     pub user_id: Option<UserId>,
-    /// The user's team, as it was then.
+    /// The user's team at the time of the create.
     pub team_id: Option<TeamId>,
-    /// Of a charge: with which key.
+    /// Of a charge: the key that created the task, if it was created with a key.
     pub key_id: Option<KeyId>,
     pub reason: Option<String>,
-    /// What it is called elsewhere.
+    /// What the entry is called elsewhere, such as the number of an invoice.
     pub external_ref: Option<String>,
-    /// Of a transfer its other half, of an `expire` the grant that ran out.
+    /// Of a transfer: its other half; of an `expire`: the grant that expired.
     pub related_entry: Option<EntryId>,
-    /// Of a grant: when it runs out; none: never.
+    /// Of a grant: when it expires; null: never.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// Of what people post: who.
+    /// Who posted the entry; null: no person did.
     pub actor: Option<String>,
 }
 
@@ -106,16 +106,16 @@ impl Entry {
     }
 }
 
-/// What an [`Entry`] is read from: `e`, `h`, `l` of [`TABLES`].
+/// The columns that an [`Entry`] is read from; `e`, `h` and `l` are named in [`TABLES`].
 pub(in crate::store) const COLUMNS: &str = "e.entry_id, e.created_at, e.kind, e.amount, e.overrun, e.hold_id, h.upstream_task, \
      e.task_type, e.user_id, e.team_id, e.key_id, \
      e.reason, e.external_ref, e.related_entry, l.expires_at, e.actor";
 
-/// The columns of an entry `e` that [`COLUMNS`] and [`TABLES`] are made of.
+/// The columns of an entry `e` that [`COLUMNS`] and [`TABLES`] need.
 pub(in crate::store) const STORED: &str = "e.org_id, e.entry_id, e.created_at, e.kind, e.amount, e.overrun, e.hold_id, e.task_type, \
      e.user_id, e.team_id, e.key_id, e.reason, e.external_ref, e.related_entry, e.actor";
 
-/// What an entry `e` goes with, row by row.
+/// Joins the hold and the lot of an entry `e`.
 pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_task from hold h \
          where h.org_id = e.org_id and h.hold_id = e.hold_id limit 1) h on true \
      left join lateral (select l.expires_at from credit_lot l \
@@ -146,30 +146,30 @@ pub(in crate::store) fn entry(row: &PgRow) -> Result<Entry, LedgerError> {
 /// Which entries a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct EntryFilter {
-    /// Only of this kind.
+    /// Only entries of this kind.
     pub kind: Option<EntryKind>,
-    /// Only with this reference.
+    /// Only entries with this `external_ref`.
     pub external_ref: Option<String>,
-    /// Only written at or after this instant.
+    /// Only entries written at or after this instant.
     pub since: Option<OffsetDateTime>,
-    /// Only written before this instant.
+    /// Only entries written before this instant.
     pub until: Option<OffsetDateTime>,
-    /// Only older than this one: the cursor.
+    /// Only entries older than this one: the cursor.
     pub before: Option<Place>,
 }
 
 impl Database {
-    /// The newest entries of `org` that `filter` lets through.
+    /// The newest entries of `org` that match `filter`.
     pub async fn entries(
         &self,
         org: OrgId,
         filter: &EntryFilter,
         limit: u16,
     ) -> Result<Vec<Entry>, LedgerError> {
-        // References have an index of their own, which only serves who always asks for one.
+        // References have an index of their own, which only a query that always asks for a reference can use.
         let reference =
             if filter.external_ref.is_some() { "e.external_ref = $2" } else { "$2::text is null" };
-        // So have the few entries among the many that are not charges.
+        // So do the entries that are not charges, which are few.
         let rare = filter.kind.is_some_and(|kind| kind != EntryKind::Consume);
         let kinds = if rare { "e.kind <> 'consume'" } else { "true" };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(

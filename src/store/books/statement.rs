@@ -1,9 +1,9 @@
-//! What an organisation is told of a month: each entry a line, and sums that add up.
+//! Monthly statements of an organisation: one line for each entry, and sums that add up.
 //!
-//! A month is one of the organisation's time zone. Opening balance + lines = closing balance, which is the sum of all
-//! entries up to the end of the month; in the current month it is what the organisation has, available and held. The
-//! opening balance is counted back from the balance in the snapshot that counts the lines: months ago costs more than
-//! this month.
+//! A month begins and ends by the clock of the organisation's time zone. Opening balance + lines = closing balance,
+//! which is the sum of all entries up to the end of the month; in the current month it is what the organisation has
+//! now, available and held. The opening balance is calculated back from the present balance, in the snapshot that
+//! counts the lines: a month long ago costs more than this month.
 
 use std::fmt;
 use std::str::FromStr;
@@ -71,36 +71,36 @@ impl Serialize for Month {
     }
 }
 
-/// A month of an organisation, without its lines.
+/// The statement of one month, without its lines.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Statement {
     pub org_id: OrgId,
     pub org_name: String,
     pub month: Month,
-    /// In which time zone.
+    /// The organisation's time zone, by whose clock the month begins and ends.
     pub time_zone: String,
     #[serde(with = "time::serde::rfc3339")]
     pub starts_at: OffsetDateTime,
-    /// The first instant of the next one.
+    /// The first instant of the next month.
     #[serde(with = "time::serde::rfc3339")]
     pub ends_at: OffsetDateTime,
-    /// What the organisation had when it began, held or not.
+    /// What the organisation had when the month began, held credits included.
     pub opening: Credits,
-    /// What it had in the end, or has now.
+    /// What the organisation had when the month ended; in the current month: what it has now.
     pub closing: Credits,
     pub lines: i64,
-    /// Sums by kind; kinds that did not occur are left out.
+    /// Sums by kind of entry; a kind without entries is omitted.
     pub totals: Vec<Total>,
-    /// While the month goes on: of the closing balance this is available, …
+    /// In the current month: the part of the closing balance that is available; null: the month is over.
     pub available: Option<Credits>,
-    /// … and this is held by open tasks.
+    /// In the current month: the part of the closing balance that open tasks hold; null: the month is over.
     pub held: Option<Credits>,
-    /// The last line: what is added while the lines are read is none of it.
+    /// The last line. Entries that are added while the lines are read come after it and are not part of the statement.
     #[serde(skip)]
     pub last: Option<Place>,
 }
 
-/// All lines of one kind.
+/// All lines of one kind of entry.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Total {
     pub kind: EntryKind,
@@ -113,12 +113,12 @@ pub struct Total {
 pub struct Line {
     #[serde(flatten)]
     pub entry: Entry,
-    /// Opening balance and all lines up to this one.
+    /// The opening balance plus all lines up to this one.
     pub balance: Credits,
 }
 
 impl Database {
-    /// The month of `org`, without its lines.
+    /// The statement of `org` for a month, without its lines. `NotFound` if the month has not begun.
     pub async fn statement(&self, org: OrgId, month: Month) -> Result<Statement, LedgerError> {
         let row = sqlx::query(
             "with m as ( \
@@ -176,9 +176,9 @@ impl Database {
         })
     }
 
-    /// Lines of a statement, oldest first, behind `after`, up to those it was made of: an organisation's entries are dated
-    /// under its balance row, in the order they are committed in. `balance` is the one before the first of them; none: it is
-    /// counted back from now.
+    /// Lines of a statement, oldest first, from behind `after` up to the statement's last line. The order is final,
+    /// because an organisation's entries are dated under the lock of its balance row, in the order they are committed
+    /// in. `balance` is the balance before the first of these lines; `None`: it is calculated back from now.
     pub async fn statement_lines(
         &self,
         of: &Statement,

@@ -1,4 +1,4 @@
-//! How an organisation stands: its balance, how long that will last, what of it will run out.
+//! An organisation's credits: its balance, how long it will last, and which grants will expire.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -15,44 +15,44 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 
-/// Grants that run out, in a summary.
+/// The most expiring grants that a summary lists.
 const LOTS: i64 = 20;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CreditSummary {
     #[serde(flatten)]
     pub balance: Balance,
-    /// Below so many available credits it is low; none: nobody wants to know.
+    /// The organisation is low when fewer credits than this are available; null: it is never low.
     pub low_threshold: Option<Credits>,
     pub low: bool,
-    /// Counts changes of the threshold; 0: it was never set.
+    /// Increases with each change of the threshold; 0: no threshold was ever set.
     pub version: i32,
-    /// How long it will last.
+    /// How long the available credits will last.
     pub runway: Runway,
-    /// Grants that run out and are not spent, the next twenty to end.
+    /// Grants that expire and are not spent: the twenty that expire first.
     pub expiring: Vec<ExpiringGrant>,
 }
 
-/// At the rate of the last seven days (UTC, today included; since it was made, if that was later, but a day at least) the
-/// available credits last so long. Grants that run out before are not considered.
+/// How long the available credits last at the average rate of the last seven UTC days, today included. An organisation
+/// that is younger is averaged over its age, but at least over a day. The expiry of grants is not considered.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Runway {
-    /// Consumed a day, rounded up.
+    /// Credits consumed a day, rounded up.
     pub per_day: Credits,
-    /// Whole days left; none: nothing is consumed, or they last longer than a hundred years.
+    /// Whole days that the credits last; null: nothing is consumed, or they last longer than a hundred years.
     pub days: Option<i32>,
-    /// Until when; none as above.
+    /// The instant at which the credits are spent; null: as for `days`.
     #[serde(with = "time::serde::rfc3339::option")]
     pub until: Option<OffsetDateTime>,
 }
 
-/// What is left of a grant that runs out.
+/// The unspent rest of a grant that expires.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct ExpiringGrant {
     pub entry_id: EntryId,
-    /// What no finished task has burned, as far as is known: charges are attributed some seconds later.
+    /// Credits that no finished task has spent. Charges are attributed to grants a few seconds after they are made.
     pub left: Credits,
-    /// When it runs out; in the past: open tasks may still burn it.
+    /// When the grant expires; an instant in the past: open tasks may still spend it.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
 }
@@ -110,8 +110,8 @@ impl Database {
         })
     }
 
-    /// Logs and counts the organisations that have fallen below what somebody wants to know of. Each is told once, by
-    /// one gateway, until it is above again.
+    /// Logs and counts the organisations that have fallen below their threshold. One gateway reports each of them once,
+    /// and again only after it was above the threshold in between.
     pub async fn tell_low_balances(&self) -> Result<(), LedgerError> {
         let fallen: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(
             "with above as ( \
@@ -142,7 +142,8 @@ words! {
 }
 
 impl Acting {
-    /// Sets below how many available credits `org` is low; `seen`: only if it is at this version.
+    /// Sets the number of available credits below which `org` is low (`None`: never). `seen`: only if the threshold is
+    /// at this version.
     pub async fn set_low_threshold(
         &self,
         org: OrgId,
@@ -166,7 +167,7 @@ impl Acting {
             }
             (ThresholdOutcome::Stale, Some(current)) => Err(LedgerError::Stale { current }),
             (ThresholdOutcome::Stale, None) => {
-                Err(LedgerError::Corrupt("set_low_threshold() told no version".into()))
+                Err(LedgerError::Corrupt("set_low_threshold() returned no version".into()))
             }
         }
     }

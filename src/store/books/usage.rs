@@ -1,5 +1,6 @@
-//! What tasks cost, from the roll-up by day that a trigger (function `count_entries`) keeps in the transaction of each
-//! entry: the audit proves that it equals the entries. Days are UTC days of the charge; statements keep the organisation's own months.
+//! What tasks cost, read from a daily roll-up that a trigger (function `count_entries`) updates in the transaction of
+//! each entry; the audit proves that the roll-up equals the entries. Days are UTC days of the charge, whereas
+//! statements use the months of the organisation's time zone.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -13,12 +14,12 @@ use crate::ids::{KeyId, OrgId, TeamId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
-/// What usage can be split by.
+/// What usage can be grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UsageBy {
     Org,
     Day,
-    /// The team of the user, as it was then.
+    /// The team that the user was in at the time of the create.
     Team,
     User,
     Key,
@@ -29,7 +30,7 @@ pub enum UsageBy {
 impl UsageBy {
     pub const ALL: [Self; 6] = [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
 
-    /// Its name for callers.
+    /// The name as callers of the API write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Org => "org",
@@ -55,35 +56,35 @@ impl UsageBy {
 
 #[derive(Debug, Clone)]
 pub struct UsageFilter {
-    /// Only of this organisation.
+    /// Only usage of this organisation.
     pub org: Option<OrgId>,
-    /// From this day on.
+    /// The first UTC day.
     pub from: Date,
-    /// To this day, which counts.
+    /// The last UTC day, which is included.
     pub to: Date,
-    /// Only of users who were in this team.
+    /// Only usage of users who were in this team.
     pub team: Option<TeamId>,
-    /// Only of this user.
+    /// Only usage of this user.
     pub user: Option<UserId>,
-    /// Only with this key.
+    /// Only usage with this key.
     pub key: Option<KeyId>,
-    /// Only of this type.
+    /// Only usage of this task type.
     pub task_type: Option<String>,
 }
 
-/// Usage, of whatever it was split by.
+/// Usage of one group. Only the fields that were grouped by are present.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Usage {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org_id: Option<OrgId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<String>,
-    /// The team; null: users without one.
+    /// The team of the user; null: users without a team.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team_id: Option<Option<TeamId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// The key; null: callers without one.
+    /// The key of the creates; null: creates with a token of an identity provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<Option<KeyId>>,
     /// The vendor's task type.
@@ -91,16 +92,16 @@ pub struct Usage {
     pub task_type: Option<String>,
     /// Tasks that succeeded and were charged.
     pub tasks: i64,
-    /// What they were charged.
+    /// Credits charged for these tasks.
     pub charged: Credits,
-    /// What was charged by corrections, for tasks that came to light after their end.
+    /// Credits charged by corrections, for tasks that were reopened after their end.
     pub corrected: Credits,
-    /// Both together: what the balance says was consumed.
+    /// `charged` plus `corrected`: what the balance counts as consumed.
     pub consumed: Credits,
 }
 
 impl Database {
-    /// Usage split by `by` (nothing: one sum), in that order; `limit` rows from `offset` on.
+    /// Usage grouped and ordered by `by` (empty: one sum); at most `limit` rows, from `offset` on.
     pub async fn usage(
         &self,
         filter: &UsageFilter,
@@ -115,7 +116,8 @@ impl Database {
         } else {
             (format!("{group}, "), format!("group by {group} order by {group}"))
         };
-        // Only names of columns are put together. The organisation is no option among others: it leads the index.
+        // Only column names are formatted into the statement. The condition on the organisation is not optional like
+        // the others, because it leads the index.
         let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
@@ -143,7 +145,7 @@ fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, LedgerError> {
     let id = |by_what: UsageBy| -> Result<Option<Uuid>, sqlx::Error> {
         if by.contains(&by_what) { row.try_get(by_what.column()).map(Some) } else { Ok(None) }
     };
-    // The nil id stands for none.
+    // The nil id stands for no team, or no key.
     let some = |id: Option<Uuid>| id.map(|id| Some(id).filter(|id| !id.is_nil()));
     let day: Option<Date> = if by.contains(&UsageBy::Day) { Some(row.try_get("day")?) } else { None };
     let task_type = if by.contains(&UsageBy::TaskType) { Some(row.try_get("task_type")?) } else { None };

@@ -1,33 +1,33 @@
-//! Making, changing, raising and deleting budgets. Triggers lock the balance rows of those a budget counts for, and count
-//! what they have spent (`migrations/functions/budgets/`).
+//! Creating, changing, raising and deleting budgets. Triggers lock the balance rows of the organisations that a budget
+//! applies to, and count what they have spent (`migrations/functions/budgets/`).
 
 use time::OffsetDateTime;
 
 use super::*;
 use crate::store::db::change::Acting;
 
-/// A budget to be made.
+/// A budget that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewBudget {
-    /// Whose; none: the platform's default.
+    /// The organisation of the budget; `None`: the platform's default.
     pub org: Option<OrgId>,
-    /// Whose spending it bounds.
+    /// The level of the budget: whose spending it limits.
     pub level: BudgetLevel,
-    /// The key, user or team, as its text form says; none: each of that level.
+    /// The id of the key, user or team in its text form; `None`: every subject of the level.
     pub subject: Option<String>,
     pub period: Period,
-    /// How much; none: no limit, although a wider default may set one.
+    /// The limit in credits; `None`: no limit, even if a wider default has one.
     pub credits: Option<Credits>,
-    /// Percent of the limit at which events are raised; none: 50, 80, 100.
+    /// Percentages of the limit at which events are recorded; `None`: 50, 80, 100.
     pub thresholds: Option<Vec<i32>>,
 }
 
-/// What is to change of a budget; what is none stays.
+/// Changes of a budget; a field that is `None` keeps its value.
 #[derive(Debug, Clone, Default)]
 pub struct BudgetChange {
-    /// How much; `Some(None)`: no limit.
+    /// The limit in credits; `Some(None)`: no limit.
     pub credits: Option<Option<Credits>>,
-    /// Percent of the limit at which events are raised.
+    /// Percentages of the limit at which events are recorded.
     pub thresholds: Option<Vec<i32>>,
 }
 
@@ -51,7 +51,7 @@ fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
 }
 
 impl Acting {
-    /// Makes a budget. What was spent in its present window counts at once.
+    /// Creates a budget. What was spent in its present window counts from the start.
     pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, LedgerError> {
         sound(new.credits)?;
         let thresholds = sound_thresholds(new.thresholds.clone())?;
@@ -86,7 +86,8 @@ impl Acting {
         Ok(budget)
     }
 
-    /// Changes a budget, if its version is still `version`. Below what is spent, it refuses what is new.
+    /// Changes a budget, if its version is still `version`. A new limit below what was already spent refuses new
+    /// creates only.
     pub async fn change_budget(
         &self,
         budget: BudgetId,
@@ -109,7 +110,8 @@ impl Acting {
         self.changed(done.rows_affected(), budget).await
     }
 
-    /// Raises a budget to `credits` until then; it falls back by itself. None ends the raise now.
+    /// Raises a budget to `credits` until an instant, after which the former limit is in force again. `None` ends the
+    /// raise now.
     pub async fn raise_budget(
         &self,
         budget: BudgetId,
@@ -132,7 +134,7 @@ impl Acting {
         self.changed(done.rows_affected(), budget).await
     }
 
-    /// Deletes a budget; what was counted stays, and counts again if one is made in its place.
+    /// Deletes a budget. What was spent stays counted, and counts again for a budget that is created in its place.
     pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), LedgerError> {
         let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
             .bind(budget.as_uuid())
@@ -154,7 +156,7 @@ impl Acting {
 }
 
 impl Database {
-    /// A budget can be raised: it is there, has a limit, and the raise is above it and ends in the future.
+    /// Checks that a budget exists, has a limit, and that the raise is above the limit and ends in the future.
     async fn raisable(
         &self,
         budget: BudgetId,
@@ -178,7 +180,7 @@ impl Database {
         Err(LedgerError::Invalid(what.into()))
     }
 
-    /// The organisation is there, and so is the subject in it.
+    /// Checks that the organisation exists and that the subject belongs to it.
     async fn known(
         &self,
         org: OrgId,

@@ -1,4 +1,4 @@
-//! An organisation's balance, as it is read.
+//! An organisation's balance, as callers and operators see it.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -10,27 +10,27 @@ use crate::ids::OrgId;
 use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
-/// A balance: `available + held + consumed = granted`.
+/// A balance in credits: `available + held + consumed = granted`.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Balance {
-    /// What can be held for new tasks.
+    /// Credits that can be held for new tasks.
     pub available: Credits,
-    /// What unfinished tasks hold.
+    /// Credits that unfinished tasks hold.
     pub held: Credits,
-    /// What finished tasks cost.
+    /// Credits that finished tasks were charged.
     pub consumed: Credits,
-    /// Everything ever credited, less what was taken back.
+    /// All credits ever given, less what was taken back.
     pub granted: Credits,
-    /// How far below zero new tasks may go.
+    /// How many credits below zero new tasks may take `available`.
     pub overdraft: Credits,
-    /// Tasks HELD or RUNNING.
+    /// Tasks that are HELD or RUNNING.
     pub open_tasks: i32,
-    /// Tasks whose outcome is unknown.
+    /// Tasks that are IN_DOUBT: their outcome is unknown.
     pub in_doubt: i32,
 }
 
-/// What a [`Balance`] is read from: `b`. Named, here and wherever a table may get more columns: a connection that has
-/// prepared `select *` fails once when a migration adds one.
+/// The columns that a [`Balance`] is read from, of `b`. They are named, as for every table: a connection that has
+/// prepared `select *` fails once when a migration adds a column.
 pub(in crate::store) const COLUMNS: &str =
     "b.available, b.held, b.consumed, b.granted, b.overdraft, b.open_tasks, b.in_doubt";
 

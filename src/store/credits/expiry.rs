@@ -1,25 +1,27 @@
-//! Grants that run out: what burns them, and when what is left of them is taken back.
+//! Grants that expire: which charges spend them, and when their unspent rest is taken back.
 //!
-//! The paid path sees one number, `org_balance.available`. Which grant a charge burned is found out later, from the
-//! journal, by [`Database::expire_credits`]; any number of gateways may run it, each organisation under its balance row.
+//! The paid path sees one number, `org_balance.available`. Which grant a charge has spent is found out later, from the
+//! journal, by [`Database::expire_credits`]. Any number of gateways may run it: it works on one organisation at a time,
+//! under the lock of the organisation's balance row.
 //!
-//! Entries are attributed in the order they were written. One that takes credits burns the grants that had been given
-//! before it and whose end lies after it was *spent*, the earliest end first; the rest burns the pool of credits that do
-//! not run out. Spent was a charge when its hold was made, everything else when it was written: so a task that began in
-//! time may burn a grant that ended while it ran, and one that began later may not. A pool below zero is a debt (an
-//! overdraft, or credits held between a grant's end and the next run of this job): the next credits pay it first. What
-//! is given back, corrected upwards or transferred goes to the pool: it does not run out.
+//! Entries are attributed in the order they were written. An entry that takes credits spends the grants that were given
+//! before it and that end after the instant at which it was *spent*, the earliest end first; the rest is taken from the
+//! pool of credits that do not expire. A charge is spent when its hold is made, every other entry when it is written:
+//! so a task that began in time may spend a grant that ended while it ran, and a task that began later may not. A pool
+//! below zero is a debt (an overdraft, or credits held between a grant's end and the next run of this job): the next
+//! credits pay it first. What is given back, corrected upwards or transferred goes to the pool: it does not expire.
 //!
-//! When everything is attributed, each grant past its end is taken back, the earliest first, by `expire` entries of all
-//! that is left of it, except
+//! When everything is attributed, the rest of each grant past its end is taken back by an `expire` entry, the earliest
+//! end first, except
 //!
-//! - what open holds from before its end may still burn: of all grants that ended, the earliest first, each is kept for
-//!   as much as those holds are worth and no earlier grant is kept for. When they release it, it is taken then;
-//! - what would bring `available` below zero. It stays owed and is taken when there is something.
+//! - what open holds from before the grant's end may still spend. Of the grants that have ended, the earliest first,
+//!   each keeps as much as those holds are worth and as no earlier grant has kept. When a hold releases its credits,
+//!   they are taken then;
+//! - what would bring `available` below zero. It stays owed and is taken when credits are available.
 //!
-//! Proved by the audit at every instant, for each such organisation: granted − consumed = pool + what is left of its
-//! grants + entries not attributed yet; a grant is burned and taken back at most once over; what was taken back of it is
-//! the sum of its `expire` entries.
+//! The audit proves at every instant, for each organisation with such grants: granted − consumed = pool + unspent rests
+//! of its grants + entries not attributed yet; a grant is spent and taken back at most once over; what was taken back
+//! of it is the sum of its `expire` entries.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -31,13 +33,14 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::metered;
 
-/// Entries attributed under one lock of the balance row.
+/// Entries attributed in one statement, under one lock of the balance row.
 const SOME: i32 = 500;
 
 impl Database {
-    /// Attributes what was spent to the grants that run out, and takes back those that have. Tells how many credits.
+    /// Attributes charges to the grants that expire, and takes back the rest of those that have expired. Returns the
+    /// credits taken back.
     pub async fn expire_credits(&self) -> Result<Credits, LedgerError> {
-        // In any order, so that gateways that begin together do not queue for the same rows.
+        // In random order, so that gateways that begin together do not queue for the same rows.
         let orgs: Vec<Uuid> = sqlx::query_scalar(
             "select p.org_id from credit_pool p where exists (select from credit_event q where q.org_id = p.org_id) \
              or exists (select from credit_lot l join org_balance b on b.org_id = l.org_id \
@@ -54,7 +57,7 @@ impl Database {
         Ok(total)
     }
 
-    /// The same for one organisation, as of `now`; none: by the database's clock.
+    /// Does the same for one organisation, as of `now`; `None`: by the database's clock.
     pub async fn expire_credits_of(
         &self,
         org: OrgId,

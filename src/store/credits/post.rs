@@ -1,8 +1,8 @@
-//! Credits that operators move: grants, corrections, transfers, each a ledger entry with a reason; and overdrafts.
+//! Credits that operators move (grants, corrections, transfers), each an entry with a reason; and overdrafts.
 //!
-//! A call may say an idempotency key. It is claimed before anything is locked and its answer stored, all in the one
-//! statement that moves the credits (functions `…_once`): of calls with one key, through any gateways, one moves them and
-//! the others read its answer. A refused call leaves its key free.
+//! A call may carry an idempotency key. One statement claims the key, moves the credits and stores the answer
+//! (functions `…_once`); the claim comes before any lock. Of several calls with one key, through any gateways, one
+//! moves the credits and the others return its answer. A refused call leaves its key free.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,30 +20,30 @@ use crate::store::db::words::words;
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Fingerprint;
 
-/// A call that must count once, however often it is sent.
+/// The idempotency key of a call: it counts once, however often it is sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Once<'a> {
     /// The caller's idempotency key.
     pub key: &'a str,
-    /// The raw body: the same key with another one is refused.
+    /// The raw body of the request: the same key with another body is refused.
     pub body: &'a [u8],
 }
 
-/// What a call came to.
+/// The answer of a call that may be a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Done<T> {
-    /// The answer; of a replay the one that was stored.
+    /// The answer; for a replay, the stored one.
     pub answer: T,
-    /// Whether an earlier call with the same idempotency key had done it.
+    /// Whether an earlier call with the same idempotency key has moved the credits.
     pub replayed: bool,
 }
 
 /// Why credits are moved.
 #[derive(Debug, Clone, Copy)]
 pub struct Why<'a> {
-    /// For people; 1 to 500 characters.
+    /// The reason that people read; 1 to 500 characters.
     pub reason: &'a str,
-    /// What it is called elsewhere, an invoice say; at most 200 characters.
+    /// What the entry is called elsewhere, such as the number of an invoice; at most 200 characters.
     pub external_ref: Option<&'a str>,
 }
 
@@ -51,30 +51,30 @@ pub struct Why<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PostedEntry {
     pub entry_id: EntryId,
-    /// What was available after it.
+    /// Credits available after the entry.
     pub available: Credits,
 }
 
-/// A transfer: two entries that go together.
+/// The two entries of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Transferred {
-    /// Of the organisation that gave.
+    /// The entry of the organisation that gave the credits.
     pub from_entry: EntryId,
-    /// What was available to it afterwards.
+    /// Credits available to the giving organisation afterwards.
     pub from_available: Credits,
-    /// Of the organisation that got.
+    /// The entry of the organisation that got the credits.
     pub to_entry: EntryId,
-    /// What was available to it afterwards.
+    /// Credits available to the receiving organisation afterwards.
     pub to_available: Credits,
 }
 
-/// How far an organisation may go below zero.
+/// How far below zero an organisation may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Overdraft {
     pub org_id: OrgId,
-    /// By how many credits.
+    /// How many credits below zero `available` may go.
     pub overdraft: Credits,
-    /// What was available then.
+    /// Credits available when the overdraft was set.
     pub available: Credits,
 }
 
@@ -86,7 +86,7 @@ const OVERDRAFT: &str = "credits.overdraft";
 const REASON: usize = 500;
 const REFERENCE: usize = 200;
 
-/// An idempotency key as the database's functions take it: no key, no claim.
+/// An idempotency key as the database's functions take it; without a key nothing is claimed.
 pub(in crate::store) struct Claim<'a> {
     pub(in crate::store) endpoint: &'static str,
     pub(in crate::store) key: Option<&'a str>,
@@ -94,7 +94,7 @@ pub(in crate::store) struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// What was asked is the body and what it was asked of.
+    /// The fingerprint covers the body and the id of what the request is about.
     pub(in crate::store) fn of(endpoint: &'static str, about: Uuid, once: Option<Once<'a>>) -> Self {
         let body = once.map_or(&b""[..], |once| once.body);
         Self {
@@ -110,7 +110,7 @@ impl<'a> Claim<'a> {
 }
 
 words! {
-    /// What became of an entry, or of both halves of a transfer.
+    /// The outcome of posting an entry, or both halves of a transfer.
     enum PostOutcome in "post_entry_once()", "transfer_once()" {
         Posted = "posted",
         Insufficient = "insufficient",
@@ -134,7 +134,7 @@ words! {
     }
 }
 
-/// The answer of an earlier call with the same idempotency key.
+/// The stored answer of an earlier call with the same idempotency key.
 pub(in crate::store) fn replayed<T: DeserializeOwned>(
     stored: Option<String>,
 ) -> Result<Done<T>, LedgerError> {
@@ -155,7 +155,7 @@ fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerEr
     }
 }
 
-/// Why nothing was posted.
+/// The error that says why nothing was posted.
 fn refused(outcome: PostOutcome, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
     match (outcome, available) {
         (PostOutcome::Insufficient, Some(available)) => LedgerError::Conflict(format!(
@@ -168,7 +168,7 @@ fn refused(outcome: PostOutcome, org: OrgId, amount: Credits, available: Option<
         (PostOutcome::KeyReused, _) => LedgerError::KeyReused,
         (PostOutcome::InProgress, _) => LedgerError::InProgress,
         (PostOutcome::Posted | PostOutcome::Replayed | PostOutcome::Insufficient, _) => {
-            LedgerError::Corrupt("post_entry_once() told no balance".into())
+            LedgerError::Corrupt("post_entry_once() returned no balance".into())
         }
     }
 }
@@ -182,7 +182,7 @@ fn deleted(org: OrgId) -> LedgerError {
 }
 
 impl Acting {
-    /// Gives `org` credits, for good or until `expires_at`.
+    /// Gives `org` credits, which stay for good or expire at `expires_at`.
     pub async fn grant(
         &self,
         org: OrgId,
@@ -192,12 +192,12 @@ impl Acting {
         once: Option<Once<'_>>,
     ) -> Result<Done<PostedEntry>, LedgerError> {
         if amount <= Credits::ZERO {
-            return Err(LedgerError::Invalid("a grant is at least one credit".into()));
+            return Err(LedgerError::Invalid("a grant must be at least one credit".into()));
         }
         self.post(org, (GRANT, EntryKind::Grant), amount, expires_at, why, once).await
     }
 
-    /// Corrects the balance of `org` by `amount`, up or down; down to its overdraft at most.
+    /// Corrects the balance of `org` by `amount`, up or down; not further down than its overdraft.
     pub async fn adjust(
         &self,
         org: OrgId,
@@ -206,7 +206,7 @@ impl Acting {
         once: Option<Once<'_>>,
     ) -> Result<Done<PostedEntry>, LedgerError> {
         if amount == Credits::ZERO {
-            return Err(LedgerError::Invalid("a correction is not of nothing".into()));
+            return Err(LedgerError::Invalid("a correction must not be zero".into()));
         }
         self.post(org, (ADJUST, EntryKind::Adjust), amount, None, why, once).await
     }
@@ -252,7 +252,8 @@ impl Acting {
         }
     }
 
-    /// Moves credits that `from` has available (its overdraft is not for giving away) to `to`. They do not expire there.
+    /// Moves credits that `from` has available to `to`. The overdraft of `from` cannot be given away. The credits do
+    /// not expire at `to`.
     pub async fn transfer(
         &self,
         from: OrgId,
@@ -263,13 +264,13 @@ impl Acting {
     ) -> Result<Done<Transferred>, LedgerError> {
         check(why)?;
         if amount <= Credits::ZERO {
-            return Err(LedgerError::Invalid("a transfer is of at least one credit".into()));
+            return Err(LedgerError::Invalid("a transfer must be at least one credit".into()));
         }
         if from == to {
-            return Err(LedgerError::Invalid("a transfer goes to another organisation".into()));
+            return Err(LedgerError::Invalid("a transfer must go to another organisation".into()));
         }
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
-        // The body names both organisations.
+        // The claim is about no single organisation, because the body names both.
         let claim = Claim::of(TRANSFER, Uuid::nil(), once);
         let (outcome, about, available, answer): (PostOutcome, Option<Uuid>, Option<i64>, Option<String>) =
             sqlx::query_as(
@@ -298,7 +299,7 @@ impl Acting {
         }
     }
 
-    /// Sets how far below zero new tasks and corrections of `org` may go.
+    /// Sets how far below zero new tasks and corrections may take `org`.
     pub async fn set_overdraft(
         &self,
         org: OrgId,

@@ -1,7 +1,8 @@
-//! Changes: one statement each, and it knows on whose behalf, so that the audit log (written by triggers) can tell.
+//! Changes: each is one statement and carries an actor, whom the triggers write into the audit log.
 //!
 //! There is no other way to write, and no transaction that stays open between two statements: a gateway that is frozen
-//! between them would keep its rows locked for as long as it is. What takes several steps is a function of the database.
+//! between two statements would keep its rows locked until it runs again. A change of several steps is a function of
+//! the database.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -16,39 +17,40 @@ use crate::store::db::session::Deadline;
 /// On whose behalf something is changed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Actor {
-    /// Who: a kind and an id, such as `key:key_…`; never a credential.
+    /// A kind and an id, such as `key:key_…`; never a credential.
     #[serde(rename = "actor")]
     pub name: String,
-    /// From where; none: not over the network.
+    /// The network address of the caller; `None`: the change did not come over the network.
     pub address: Option<IpAddr>,
-    /// The operation; none: the log says what happened to the row.
+    /// The operation of the management API; `None`: the audit log names what happened to the row.
     pub action: Option<String>,
     pub request_id: Option<String>,
 }
 
 impl Actor {
-    /// A part of this program that acts by itself.
+    /// The actor for a part of this program that acts by itself, such as a background job.
     pub fn program(part: &str) -> Self {
         Self { name: format!("tollgate:{part}"), address: None, action: None, request_id: None }
     }
 }
 
-/// A handle that may change things, because it says on whose behalf it does.
+/// A handle that may change things, because it has an actor.
 #[derive(Debug, Clone)]
 pub struct Acting {
     database: Database,
-    /// The actor as the audit log's triggers read it.
+    /// The actor as JSON, which the audit log's triggers read.
     audit: Arc<str>,
     name: Arc<str>,
 }
 
 impl Acting {
-    /// A change: one statement, whose rows are locked for as long as the server works on it and no longer.
+    /// A change: one statement, whose rows stay locked only while the server works on it.
     pub(in crate::store) fn change(&self) -> Statement {
         self.change_within(Deadline::QUERY)
     }
 
-    /// A change that may count what was spent in windows, under locks that reservations wait for.
+    /// A change that may count what was spent in budget windows, under locks that reservations wait for; its deadline
+    /// is longer.
     pub(in crate::store) fn counting_change(&self) -> Statement {
         self.change_within(Deadline::COUNTING)
     }
@@ -57,7 +59,7 @@ impl Acting {
         self.database.pool().statement(deadline, Some(self.audit.clone()))
     }
 
-    /// Who acts: a kind and an id.
+    /// The name of the actor: a kind and an id.
     pub(in crate::store) fn actor(&self) -> &str {
         &self.name
     }
@@ -72,7 +74,7 @@ impl Deref for Acting {
 }
 
 impl Database {
-    /// The same database, for changes on behalf of `actor`.
+    /// A handle on the same database for changes on behalf of `actor`.
     pub fn acting(&self, actor: Actor) -> Acting {
         Acting {
             database: self.clone(),

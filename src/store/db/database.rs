@@ -1,4 +1,4 @@
-//! The handle that everything in the store works through: a pool that follows the primary.
+//! The handle that the whole store works through: a pool of connections that follows the primary.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,18 @@ use super::servers::Servers;
 use super::session::{Deadline, RESET};
 use crate::secret::Secret;
 
-/// A pool of connections to the primary of the ledger's database servers.
+/// A pool of connections to the primary among the ledger's database servers.
 #[derive(Debug, Clone)]
 pub struct Database {
     queries: Queries,
     pub(in crate::store) servers: Arc<Servers>,
-    /// Ends the look-out for another primary with the last handle.
+    /// Ends the watch for another primary when the last handle is dropped.
     _watch: Option<Arc<DropGuard>>,
 }
 
 impl Database {
-    /// A pool on `url`. Connects when first used; waits at most `acquire_timeout` for a connection.
+    /// A pool on `url`. It connects when it is first used, and a caller waits at most `acquire_timeout` for a
+    /// connection.
     pub fn connect(
         url: &Secret,
         max_connections: u32,
@@ -34,7 +35,7 @@ impl Database {
         Self::connect_to_primary(std::slice::from_ref(url), max_connections, acquire_timeout)
     }
 
-    /// A pool on whichever of the servers at `urls` is the primary, now and after every fail-over. Needs a runtime.
+    /// A pool on the server among `urls` that is the primary, now and after every fail-over. Needs a Tokio runtime.
     pub fn connect_to_primary(
         urls: &[Secret],
         max_connections: u32,
@@ -48,11 +49,11 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Queries::pool_timeout(acquire_timeout))
-            // A ping before each use would double the round trips of every read. One that was in use a moment ago is
-            // alive; one that was idle may have died with its server, and a status call must not fail for that.
+            // A ping before each use would double the round trips of every read. A connection that was in use a moment
+            // ago is alive; one that was idle may have died with its server, and must not fail a status call.
             .test_before_acquire(false)
             .before_acquire(move |connection, state| {
-                // One that leads to a former primary must not be used, alive or not.
+                // A connection to a former primary must not be used, even if it is alive.
                 let outdated = before.outdates(state.age);
                 let doubtful = state.idle_for > Duration::from_secs(1) || suspected.is_on(state.idle_for);
                 Box::pin(async move {
@@ -71,7 +72,7 @@ impl Database {
                 Box::pin(async move {
                     tokio::select! {
                         rested = connection.execute(RESET) => rested.map(|_| true),
-                        // One that leads to a former primary may never come to rest.
+                        // A connection to a former primary may never finish what it is doing.
                         () = servers.changed_from(turn) => Ok(false),
                     }
                 })
@@ -85,13 +86,13 @@ impl Database {
         Ok(Self { queries: Queries::new(pool, acquire_timeout, suspicion), servers, _watch: watch })
     }
 
-    /// Makes sure that there is a primary, and says what is wrong with each server if there is none.
+    /// Fails if there is no primary, with the reason for each server.
     pub async fn find_primary(&self) -> Result<(), LedgerError> {
         self.servers.first_look().await.map_err(sqlx::Error::from)?;
         self.ping().await
     }
 
-    /// Makes the database `name` on the server of `url`, unless it is there.
+    /// Creates the database `name` on the server of `url`, unless it exists.
     pub async fn create_database(url: &Secret, name: &str) -> Result<(), LedgerError> {
         let server = Self::connect(url, 2, Duration::from_secs(10))?;
         let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
@@ -121,15 +122,15 @@ impl Database {
         let asked = tokio::time::timeout(Deadline::QUERY.patience(), asked).await;
         asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
             match (error, self.servers.complaint()) {
-                // The pool does not tell why it found no connection worth having.
+                // The pool does not say why it found no usable connection; the watch of the servers knows.
                 (sqlx::Error::PoolTimedOut, Some(why)) => sqlx::Error::from(why).into(),
                 (error, _) => error.into(),
             }
         })
     }
 
-    /// A connection outside of the pool, for work that takes long: it keeps no place that others need. Each of its
-    /// statements ends by the deadline.
+    /// A connection outside of the pool for work that takes long, so that it takes no connection that others need. Each
+    /// of its statements ends by the deadline.
     pub(in crate::store) async fn connection_for_long_work(
         &self,
         name: &str,
@@ -138,7 +139,7 @@ impl Database {
         let (server, _) = self.servers.options();
         let server = server
             .application_name(name)
-            // Who works for minutes may wait one of them for a lock.
+            // Work that takes minutes may also wait a minute for a lock.
             .options([("statement_timeout", deadline.setting()), ("lock_timeout", "60s".into())])
             .disable_statement_logging();
         let connect = async {
@@ -150,17 +151,17 @@ impl Database {
         Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
-    /// Shows the connections of this pool, called `pool`.
+    /// Sets the connection gauges of this pool, which the metrics call `pool`.
     pub fn show_pool(&self, pool: &'static str) {
         metered::pool(pool, self.queries.pool());
     }
 
-    /// The database's name and its servers, for people: without user and password.
+    /// The name of the database and its servers, for people; without user and password.
     pub fn place(&self) -> String {
         self.servers.place()
     }
 
-    /// How often another server has become the primary.
+    /// How often another server has become the primary since the start.
     pub fn primary_changes(&self) -> u64 {
         self.servers.changes()
     }

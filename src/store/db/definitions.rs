@@ -11,16 +11,16 @@ use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 #[cfg(test)]
 mod tests;
 
-/// Of all definitions together: raised by one in every landing that changes one of them. A gateway serves on the revision
-/// it was built with or a newer one, and an older program does not put its own texts in place of newer ones.
+/// The revision of all definitions together: a landing that changes a definition increments it. A gateway serves on the
+/// revision that it was built with and on newer ones; an older program does not replace newer texts by its own.
 pub(super) const REVISION: i32 = 1;
 
-/// Of all texts: so that a change without a new [`REVISION`] fails a test.
+/// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
 const DIGEST: &str = "c1c02815d4a3e387";
 
 struct Definition {
-    /// Path below `migrations/`, without its ending.
+    /// The path below `migrations/`, without the ending.
     name: &'static str,
     text: &'static str,
 }
@@ -34,7 +34,8 @@ macro_rules! definitions {
     };
 }
 
-/// In an order in which each finds what it is made of: Postgres checks the text of a view or of a function in plain SQL.
+/// Ordered so that each definition comes after those it uses: Postgres checks the text of a view, and of a function in
+/// plain SQL, when it is created.
 const DEFINITIONS: &[Definition] = definitions![
     "functions/changes/audit_change",
     "functions/changes/audit_signing_key",
@@ -136,8 +137,8 @@ const DEFINITIONS: &[Definition] = definitions![
     "views/tables",
 ];
 
-/// Functions that gateways call. Another function may change its arguments, for those who call it change with it; but an
-/// older gateway goes on calling what it knows.
+/// Functions that gateways call. Their arguments must not change, because an older gateway still calls them in the old
+/// way. Other functions may change: their callers are replaced together with them.
 const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/budgets/cap_of",
     "functions/budgets/draw_budgets",
@@ -177,13 +178,13 @@ impl Definition {
         Sha256::digest(self.text).into()
     }
 
-    /// Schema and name, of a function only.
+    /// The schema and name of a function; `None` for a trigger or view.
     fn function(&self) -> Option<(&'static str, &'static str)> {
         let (group, function) = self.name.strip_prefix("functions/")?.split_once('/')?;
         Some((if group == "reporting" { "reporting" } else { "public" }, function))
     }
 
-    /// What stands between the dollars of a function.
+    /// The body of a function: the text between the dollar quotes.
     fn body(&self) -> &'static str {
         self.text.split("$$").nth(1).unwrap_or_default()
     }
@@ -197,7 +198,7 @@ impl Definition {
         let applied = sqlx::raw_sql(self.text).execute(&mut *attempt).await;
         match applied {
             Ok(_) => attempt.commit().await?,
-            // Its result is another one, which `create or replace` refuses.
+            // The function has another result type now, which `create or replace` refuses.
             Err(sqlx::Error::Database(error))
                 if error.code().as_deref() == Some("42P13") && !self.is_called_by_gateways() =>
             {
@@ -213,7 +214,7 @@ impl Definition {
         Ok(())
     }
 
-    /// Drops every function of this name that has another body: one with other arguments, or another result.
+    /// Drops the functions of this name with another body: those with other arguments, or another result type.
     async fn drop_former(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Some((schema, function)) = self.function() else { return Ok(()) };
         let former: Vec<String> = sqlx::query_scalar(
@@ -246,13 +247,13 @@ impl From<sqlx::Error> for NotApplied {
     }
 }
 
-/// The newest revision that was applied; none if none was.
+/// The newest revision that was applied; `None` if there is none.
 pub(super) async fn revision(executor: impl PgExecutor<'_>) -> Result<Option<i32>, sqlx::Error> {
     sqlx::query_scalar("select max(revision) from schema_definition").fetch_one(executor).await
 }
 
-/// Applies what differs, all in one transaction. The caller holds the migration lock and has made sure that the database
-/// has no newer revision.
+/// Applies the definitions that differ, in one transaction. The caller must hold the migration lock and must have
+/// checked that the database has no newer revision.
 pub(super) async fn apply(connection: &mut PgConnection) -> Result<(), NotApplied> {
     let mut change = connection.begin().await?;
     let rows: Vec<(String, Vec<u8>, i32)> =

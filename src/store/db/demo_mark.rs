@@ -1,16 +1,17 @@
 //! The mark of a demo's database: the table `tollgate_demo`.
 //!
-//! Demos work in databases with this mark only, and leave it in empty ones only, in one statement with the look at what is
-//! there. `serve` refuses a database that has it. So nothing with the mark has ever been anybody's ledger, and a ledger
-//! never gets one; a database that stops being a demo's, by a deliberate `drop table tollgate_demo`, is safe from demos.
+//! A demo works only in a database that has this mark. It puts the mark only on an empty database, in the same
+//! statement that checks that it is empty. `serve` refuses a marked database. So a marked database has never been a
+//! ledger, and a ledger never gets the mark. Dropping the table on purpose (`drop table tollgate_demo`) makes the
+//! database unusable for demos.
 
 use super::database::Database;
 use super::error::LedgerError;
 
-/// What the statement below raises when the database is somebody's.
+/// The SQLSTATE that the statement below raises if the database is neither empty nor a demo's.
 const SOMEBODYS: &str = "TG001";
 
-/// Marks an empty database. What an extension brought along does not count.
+/// Marks an empty database. Objects of extensions do not count.
 const CLAIM: &str = r"do $$
 declare
   found text;
@@ -38,8 +39,8 @@ end
 $$";
 
 impl Database {
-    /// Takes this database for a demo if it is empty, or a demo's already. If it is neither, nothing in it is changed, and
-    /// the answer is something that stands in it.
+    /// Marks this database for a demo if it is empty; `None` if it is a demo's now. Otherwise the database is
+    /// unchanged, and the result names an object in it.
     pub async fn claim_for_demo(&self) -> Result<Option<String>, LedgerError> {
         match sqlx::query(CLAIM).execute(self.pool()).await {
             Ok(_) => Ok(None),
@@ -50,7 +51,7 @@ impl Database {
         }
     }
 
-    /// Whether this is a demo's database.
+    /// Whether this database has the mark of a demo.
     pub async fn is_a_demos(&self) -> Result<bool, LedgerError> {
         let marked = sqlx::query_scalar("select to_regclass('tollgate_demo') is not null");
         Ok(marked.fetch_one(self.pool()).await?)

@@ -1,5 +1,5 @@
-//! Telling gateways that what they have cached is out of date: counters, moved by triggers on the tables themselves,
-//! announced by NOTIFY and polled behind it.
+//! Epochs tell gateways that what they have cached is out of date. An epoch is a counter that triggers increase; NOTIFY
+//! announces the change, and gateways also look at the counters regularly.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::store::db::session::Deadline;
 
 const CHANNEL: &str = "tollgate_epoch";
 
-/// The counters. Whoever sees one move reads again what hangs on it.
+/// The epochs. A gateway that sees one increase reads again what depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epochs {
-    /// Keys, users, organisations: everything authentication caches.
+    /// Epoch of keys, users and organisations: everything that authentication caches.
     pub auth: i64,
     pub prices: i64,
 }
 
-/// Wakes when some gateway or operator changed something. Notifications can be lost: poll as well.
+/// Wakes when something was changed by a gateway or an operator. Notifications can be lost, so callers must poll too.
 #[derive(Debug)]
 pub struct EpochListener {
     listener: PgListener,
@@ -29,10 +29,10 @@ pub struct EpochListener {
 }
 
 impl EpochListener {
-    /// Waits for a change, or for a broken connection or another primary (an error; listen anew).
+    /// Waits for a change. An error means a lost connection or another primary: the caller must listen anew.
     pub async fn changed(&mut self) -> Result<(), LedgerError> {
         tokio::select! {
-            // `None` means the connection was lost and notifications with it: as good as a change.
+            // `None` means that the connection was lost, and perhaps notifications with it: treated as a change.
             notification = self.listener.try_recv() => notification.map(drop)?,
             () = self.servers.changed_from(self.turn) => return Err(LedgerError::Unreachable),
         }
@@ -47,15 +47,15 @@ impl Database {
         )
         .fetch_one(self.pool())
         .await?;
-        // A counter that is not there never moves: what is cached would never be read again.
+        // A missing counter would never increase, so that caches would never be read again.
         let there =
             |counter: Option<i64>| counter.ok_or(LedgerError::Corrupt("a row of epoch is missing".into()));
         Ok(Epochs { auth: there(auth)?, prices: there(prices)? })
     }
 
-    /// Listens for changes on a connection of its own.
+    /// Listens for changes, on a connection of its own.
     pub async fn listen(&self) -> Result<EpochListener, LedgerError> {
-        // Outside the pool: one that hangs with a silent server must not keep a place there.
+        // Not from the pool: a connection that hangs with a silent server must not take a place there.
         let (options, turn) = self.servers.options();
         let patience = Deadline::QUERY.patience();
         let pool =

@@ -1,23 +1,23 @@
-//! What can go wrong below, in the ledger's own words.
+//! The errors of the store, without HTTP: the layers above turn them into answers.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::store::db::servers::NoPrimary;
 
-/// A failure of the ledger. None of them moves a credit.
+/// An error of the store. An error by itself never moves credits.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
-    /// The reservation was not answered in time; if it is granted later it is released at once.
+    /// The reservation was not answered in time. If it is granted later, it is released at once.
     #[error("the ledger did not answer in time")]
     Timeout,
-    /// More requests wait than the ledger queues.
+    /// More requests wait than the ledger's queue may hold.
     #[error("the ledger's queue is full")]
     QueueFull,
-    /// The gateway is stopping.
+    /// The gateway is stopping and takes nothing new.
     #[error("the ledger is shutting down")]
     ShuttingDown,
-    /// The database refused this very item; a defect or a broken row, logged where it happened.
+    /// The database refused this very item: a defect or a broken row, logged where it happened.
     #[error("the database refused: {0}")]
     Refused(Arc<str>),
     /// The database gave no connection, or no answer, in time.
@@ -25,45 +25,45 @@ pub enum LedgerError {
         "the database cannot be reached: is it running, is its URL right, does it take more connections?"
     )]
     Unreachable,
-    /// No server takes writes: standbys, read-only servers, old primaries.
+    /// No server takes writes: all are standbys, read-only, or former primaries.
     #[error("no database server can be used: {0}")]
     NoPrimary(Arc<str>),
-    /// The database could not be asked.
+    /// The database answered with an error that has no kind of its own here.
     #[error("database: {0}")]
     Database(#[from] Arc<sqlx::Error>),
-    /// The database refused a value that it cannot store: a number out of range, a character that no text may have, what
-    /// breaks a rule.
+    /// The database refused a value that it cannot store: a number out of range, a character that no text may have, a
+    /// value that breaks a constraint.
     #[error("the database cannot store this: {0}")]
     Unstorable(Arc<sqlx::Error>),
-    /// A row holds what no code of ours would have written: an unknown word, a figure that cannot be, nothing where there
-    /// must be something.
+    /// A row holds what none of our code writes: an unknown word, an impossible figure, or nothing where there must be
+    /// something.
     #[error("unreadable row: {0}")]
     Corrupt(Cow<'static, str>),
-    /// The schema cannot serve this version.
+    /// The schema of the database does not fit this version.
     #[error("{0}")]
     Schema(Arc<str>),
-    /// The caller of an administrative operation asked for something that cannot be.
+    /// The caller of a management operation asked for something that is not allowed.
     #[error("{0}")]
     Invalid(String),
-    /// What the caller of an administrative operation named is not there.
+    /// What the caller of a management operation named does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// What the caller of an administrative operation asked for does not go with what is there.
+    /// What the caller of a management operation asked for contradicts the present state.
     #[error("{0}")]
     Conflict(String),
-    /// The idempotency key of an administrative operation was used for another one.
+    /// The idempotency key of a management operation was used for another request.
     #[error("this idempotency key was used for another request")]
     KeyReused,
-    /// The same operation, by its idempotency key, is under way.
+    /// Another request with this idempotency key is being processed.
     #[error("a request with this idempotency key is being worked on")]
     InProgress,
-    /// It was changed since the caller saw it.
-    #[error("it was changed meanwhile: its version is {current} now")]
+    /// The thing to be changed was changed since the caller read it.
+    #[error("the item was changed meanwhile: its version is {current} now")]
     Stale { current: i32 },
 }
 
 impl LedgerError {
-    /// Whether the database gave no answer in time, be it because others hold a lock.
+    /// Whether the database gave no answer in time, for example because somebody else holds a lock.
     pub fn is_time_out(&self) -> bool {
         matches!(self, Self::Timeout | Self::Unreachable)
     }
@@ -78,14 +78,14 @@ impl From<sqlx::Error> for LedgerError {
         }
         match &error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
-            // The statement took longer than it may, or waited longer for a lock.
+            // The statement took longer than its deadline, or waited too long for a lock.
             sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("57014" | "55P03")) => {
                 Self::Timeout
             }
             sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
                 Self::Unstorable(Arc::new(error))
             }
-            // What was read is not what the statement asked for, or not what its column may hold.
+            // The columns that were read are not those that the statement asked for, or hold an impossible value.
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
             | sqlx::Error::ColumnNotFound(_)
@@ -97,19 +97,20 @@ impl From<sqlx::Error> for LedgerError {
     }
 }
 
-/// Data exceptions, broken constraints, exceeded limits (a text too long for its index): the value is at fault.
+/// Whether the value is at fault: data exceptions, broken constraints, exceeded limits such as a text too long for its
+/// index.
 fn is_of_a_value(sqlstate: &str) -> bool {
     ["22", "23", "54"].iter().any(|class| sqlstate.starts_with(class))
 }
 
-/// What a failed batch allows next.
+/// How to go on after a batch has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Failure {
-    /// Rolled back, and nobody's fault: send it again on the same connection.
+    /// The batch was rolled back and no item is at fault: send it again on the same connection.
     Retry,
-    /// One of the items is at fault: send them one by one.
+    /// One of the items is at fault: send the items one by one.
     Item,
-    /// The outcome is unknown or the server cannot be used: reconnect, then send the same ids again.
+    /// The outcome is unknown, or the server cannot be used: reconnect, then send the same ids again.
     Connection,
 }
 
@@ -130,14 +131,14 @@ pub(in crate::store) fn is_unique_violation(error: &sqlx::Error, index: &str) ->
     matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("23505") && e.constraint() == Some(index))
 }
 
-/// One error of each kind, for the tests of those who turn them into something else.
+/// One error of each kind, for tests of code that translates errors.
 #[cfg(test)]
 pub(crate) mod samples {
     use super::*;
 
     macro_rules! samples {
         ($($variant:ident => $sample:expr;)+) => {
-            /// A new kind of error does not compile before it has a sample here.
+            /// A new kind of error does not compile until it has a sample here.
             pub(crate) fn name(error: &LedgerError) -> &'static str {
                 match error { $(LedgerError::$variant { .. } => stringify!($variant),)+ }
             }

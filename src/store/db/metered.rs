@@ -1,4 +1,4 @@
-//! Metrics of queries and connections.
+//! Metrics of queries and of the pools' connections.
 
 use std::time::Instant;
 
@@ -8,11 +8,12 @@ use super::servers::NoPrimary;
 use crate::clock::Clock;
 use crate::metrics as m;
 
-/// What is wrong with queries that fail.
+/// The kinds of failed queries: label values of one counter.
 const ERRORS: [&str; 8] =
     ["timeout", "connection", "no primary", "statement timeout", "locked", "conflict", "input", "other"];
 
-/// Counters of queries begin at 0: an alarm must see the first error.
+/// Sets the counters of queries to 0, because an alarm on an increase misses the first error of a counter that did not
+/// exist.
 pub(in crate::store) fn register_queries() {
     for kind in ERRORS {
         metrics::counter!(m::DATABASE_ERRORS, "kind" => kind).increment(0);
@@ -20,7 +21,7 @@ pub(in crate::store) fn register_queries() {
     drop(metrics::histogram!(m::QUERY_SECONDS));
 }
 
-/// A query has ended.
+/// Counts a query that has ended.
 pub(in crate::store) fn query(begun: Instant, error: Option<&sqlx::Error>) {
     metrics::histogram!(m::QUERY_SECONDS).record(Clock.since(begun));
     if let Some(error) = error {
@@ -40,7 +41,7 @@ fn kind(error: &sqlx::Error) -> &'static str {
             "55P03" | "40001" | "40P01" => "locked",
             code if code.starts_with("23") => "conflict",
             code if code.starts_with("22") || code.starts_with("54") => "input",
-            // shut down, starting up, too many connections, not let in
+            // SQLSTATE classes: shut down, starting up, too many connections, not authorised
             code if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") => {
                 "connection"
             }
@@ -50,7 +51,7 @@ fn kind(error: &sqlx::Error) -> &'static str {
     }
 }
 
-/// Shows a pool's connections.
+/// Sets the gauges of a pool's connections.
 pub(in crate::store) fn pool(name: &'static str, pool: &PgPool) {
     let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
     metrics::gauge!(m::POOL_CONNECTIONS, "pool" => name, "state" => "used")

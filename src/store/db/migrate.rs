@@ -1,4 +1,4 @@
-//! Brings the schema up to date, and says whether it can serve this version.
+//! Brings the schema up to date, and checks whether it fits this version.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use super::error::LedgerError;
 use super::migrations::MIGRATIONS;
 use super::session::Deadline;
 
-/// While a migration waits for a lock on a table, every other statement on that table waits behind it: it gives up soon,
-/// and tries again after the others had their turn.
+/// While a migration waits for a lock on a table, all other statements on that table wait behind it. So a migration
+/// gives up after this time, and is tried again after the other statements had their turn.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '5s'";
 const PAUSE: Duration = Duration::from_secs(2);
 const TRIES: u32 = 20;
 
 impl Database {
-    /// Brings the schema up to date: migrations first, then functions, triggers and views. Safe while other gateways run,
-    /// and when several start at once.
+    /// Brings the schema up to date: migrations first, then functions, triggers and views. Safe while other gateways
+    /// run, and when several start at once.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
         let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
         let migrated = with_the_lock(&mut connection).await;
@@ -28,8 +28,8 @@ impl Database {
         migrated
     }
 
-    /// Whether the schema has everything this version needs. Newer migrations are fine, they only add, unless one says
-    /// that it does not.
+    /// Checks that the schema has everything that this version needs. Newer migrations are accepted, because they only
+    /// add, unless one of them says that older versions must not run.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
         let history = History::read(self.pool()).await?;
         history.check_origin()?;
@@ -63,10 +63,10 @@ fn schema<T>(complaint: String) -> Result<T, LedgerError> {
     Err(LedgerError::Schema(complaint.into()))
 }
 
-/// Several gateways that start at once come one after the other.
+/// Takes the migration lock first, so that gateways that start at once migrate one after the other.
 async fn with_the_lock(connection: &mut PgConnection) -> Result<(), LedgerError> {
     connection.execute("set lock_timeout = 0").await?;
-    // Without a time-out: another process may migrate for as long as it takes.
+    // Without a time-out: another process may migrate for as long as it needs.
     connection
         .lock()
         .await
@@ -78,7 +78,7 @@ async fn with_the_lock(connection: &mut PgConnection) -> Result<(), LedgerError>
         match bring_up_to_date(connection).await {
             Ok(()) => return Ok(()),
             Err(Failure::Locked(why)) if tries > 0 => {
-                tracing::warn!(%why, "a migration waits for a table that others use, and is tried again");
+                tracing::warn!(%why, "a migration could not lock a table that others use; it is tried again");
                 tokio::time::sleep(PAUSE).await;
             }
             Err(Failure::Locked(why)) => return schema(format!("migrating failed: {why}")),
@@ -95,7 +95,7 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
             "the database has migration {newer}, which this version of tollgate does not know: run a newer one"
         ))?);
     }
-    // The lock is held already.
+    // The migration lock is held by the caller.
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
     migrator.set_locking(false);
     migrator.run_direct(None, connection, false).await?;
@@ -109,9 +109,9 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
     Ok(definitions::apply(connection).await?)
 }
 
-/// Why an attempt failed. It was rolled back as far as it had not been committed, so it can be repeated.
+/// Why an attempt failed. What had not been committed was rolled back, so the attempt can be repeated.
 enum Failure {
-    /// Only because others used what it needs.
+    /// Another statement held a lock that the migration needs.
     Locked(String),
     Other(LedgerError),
 }
@@ -148,13 +148,13 @@ impl From<NotApplied> for Failure {
     }
 }
 
-/// A lock that was not to be had in time, or a deadlock.
+/// Whether a lock was not granted in time, or a deadlock was found.
 fn is_locked(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("55P03" | "40P01"))
 }
 
-/// Migrations the database has had: version and checksum.
+/// The migrations that the database has had: version and checksum.
 struct History(BTreeMap<i64, Vec<u8>>);
 
 impl History {
@@ -170,8 +170,8 @@ impl History {
         }
     }
 
-    /// A migration never changes. One that differs was another build's, or is of the time before the migrations were
-    /// rewritten, when nothing had been released.
+    /// Fails if a migration differs from the one of the same version here. A migration never changes, so the database
+    /// was made by another build, or before the migrations were rewritten, which was before the first release.
     fn check_origin(&self) -> Result<(), LedgerError> {
         let differs = MIGRATIONS.iter().find(|migration| {
             self.0.get(&migration.version).is_some_and(|checksum| **checksum != *migration.checksum)

@@ -1,5 +1,6 @@
-//! The migrations, embedded. By hand and not by `sqlx::migrate!`: that macro brings a second build of the database
-//! driver and of TLS, for the compiler itself, which doubles the most expensive part of a cold build.
+//! The migrations, embedded in the program. A macro of our own embeds them, because `sqlx::migrate!` builds the
+//! database driver and TLS a second time, for the compiler itself, which doubles the most expensive part of a cold
+//! build.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,7 @@ macro_rules! migrations {
     };
 }
 
-/// Name, without its ending, and text of each file in `migrations/`.
+/// The name, without ending, and the text of each file in `migrations/`.
 const FILES: &[(&str, &str)] = migrations![
     "0001_schema",
     "0002_organisations",
@@ -25,12 +26,12 @@ const FILES: &[(&str, &str)] = migrations![
     "0009_reporting",
 ];
 
-/// All migrations, by version.
+/// All migrations, ordered by version.
 pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     Migrator::with_migrations(FILES.iter().filter_map(|(name, text)| migration(name, text)).collect())
 });
 
-/// `0001_schema`: version 1, "schema".
+/// The migration of a file: `0001_schema` is version 1, "schema".
 fn migration(name: &str, text: &'static str) -> Option<Migration> {
     let (version, description) = name.split_once('_')?;
     let description = description.replace('_', " ");

@@ -1,4 +1,4 @@
-//! Where something about a hold stands in a list by time.
+//! Cursors of lists that are about holds and ordered by time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,18 +8,18 @@ use time::OffsetDateTime;
 use crate::ids::HoldId;
 use crate::store::db::error::LedgerError;
 
-/// A place in such a list.
+/// The position of an item in such a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldPlace {
-    /// The time it is listed by.
+    /// The instant that orders the list.
     pub at: OffsetDateTime,
-    /// Of those of one instant.
+    /// Orders items of the same instant.
     pub hold: HoldId,
-    /// Of several of one hold.
+    /// Orders items of the same hold.
     pub seq: i32,
 }
 
-/// The form of a cursor.
+/// The text form, which cursors use.
 impl fmt::Display for HoldPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The database keeps microseconds.
@@ -37,6 +37,6 @@ impl FromStr for HoldPlace {
             let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
             Some(Self { at, hold: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
         };
-        parse().ok_or_else(|| LedgerError::Invalid("this is no place in a list of holds".into()))
+        parse().ok_or_else(|| LedgerError::Invalid("this is not a cursor of a list of holds".into()))
     }
 }

@@ -1,9 +1,10 @@
-//! Queries on the pool, by many callers who wait for so long and no longer.
+//! Queries on the pool, by many callers each of which waits for a limited time.
 //!
-//! A caller's patience must not cut a connection off that is being made: after a fail-over or a restart every place of
-//! the pool connects anew, and those who had waited long had too little time left for that, gave up half way, and so did
-//! whoever came next, for as long as the load lasted. So the connection is asked for by a task of its own; what comes too
-//! late for the one who asked is there for the next. Whoever gives up while it waits for a place leaves the queue.
+//! A caller's time-out must not cancel a connection that is being opened. After a fail-over or a restart all
+//! connections of the pool are opened anew; callers that had already waited long gave up half way, and so did those
+//! after them, for as long as the load lasted. So a task of its own asks the pool for the connection: if the connection
+//! comes too late for the caller that asked, the next caller gets it. A caller that gives up while it waits for a place
+//! leaves the queue.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -24,14 +25,14 @@ use super::metered;
 use super::session::{Deadline, PREPARE};
 use crate::clock::Clock;
 
-/// For each connection so many callers may wait; more are refused at once.
+/// For each connection of the pool this many callers may wait; more are refused at once.
 const WAITERS: usize = 100;
 
-/// A connection may take so much longer than its caller's patience.
+/// Opening a connection may take this much longer than the caller's patience.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A connection that does not come to rest within this after its use is closed. Its server-side deadline has passed by
-/// then; until it has, its place in the pool is not given to another one, so that there are never more backends than
+/// A connection that is not idle within this time after its use is closed. Its statement has passed its server-side
+/// deadline by then. Until then its place in the pool is given to nobody, so that there are never more backends than
 /// places.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -40,18 +41,18 @@ pub(crate) struct Queries {
     pool: PgPool,
     patience: Duration,
     queue: Arc<Semaphore>,
-    /// As many as the pool has connections.
+    /// As many places as the pool has connections.
     places: Arc<Semaphore>,
     tasks: TaskTracker,
     suspicion: Arc<Suspicion>,
 }
 
-/// When a connection was last found broken: those that were idle then may be as well.
+/// When a connection was last found broken: connections that were idle at that time may be broken too.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Suspicion(Mutex<Option<Instant>>);
 
 impl Suspicion {
-    /// Whether a connection that has been idle for so long must be asked whether it lives.
+    /// Whether a connection that was idle for this long must be pinged before it is used.
     pub(in crate::store) fn is_on(&self, idle_for: Duration) -> bool {
         let broken = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         broken.is_some_and(|broken| Clock.since(broken) <= idle_for)
@@ -60,7 +61,7 @@ impl Suspicion {
     fn note(&self, error: &sqlx::Error) {
         let broken = match error {
             sqlx::Error::Io(_) => true,
-            // The server's last words to one it shuts.
+            // The server's last message on a connection that it closes.
             sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
             _ => false,
         };
@@ -77,7 +78,7 @@ impl fmt::Debug for Queries {
 }
 
 impl Queries {
-    /// The pool's own time-out for callers of this patience.
+    /// The time-out of the pool itself for callers with this patience.
     pub(in crate::store) fn pool_timeout(patience: Duration) -> Duration {
         patience + GRACE
     }
@@ -89,17 +90,17 @@ impl Queries {
         Self { pool, patience, queue, places, tasks: TaskTracker::new(), suspicion }
     }
 
-    /// The pool itself, for what is not a caller's query.
+    /// The pool itself, for work that is not a caller's query.
     pub(in crate::store) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// One statement that may take longer than others, or changes something on somebody's behalf.
+    /// One statement that may take longer than others, or that changes something on behalf of an actor.
     pub(in crate::store) fn statement(&self, deadline: Deadline, actor: Option<Arc<str>>) -> Statement {
         Statement { queries: self.clone(), deadline, actor }
     }
 
-    /// A connection, within the caller's patience.
+    /// A connection, if there is one within the caller's patience.
     pub(in crate::store) async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let _waiting = self.queue.try_acquire().map_err(|_| sqlx::Error::PoolTimedOut)?;
         let asked = async {
@@ -112,16 +113,16 @@ impl Queries {
     }
 }
 
-/// A connection of the pool, which goes back when it is dropped.
+/// A connection of the pool, which is returned when it is dropped.
 #[derive(Debug)]
 pub(in crate::store) struct Connection {
     pooled: PoolConnection<Postgres>,
-    /// Until it is back in the pool, or closed.
+    /// The connection's place, until the connection is returned to the pool or closed.
     place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    /// Closes it when it is dropped: it is of no use to the next caller.
+    /// Makes dropping close the connection, because it is of no use to the next caller.
     fn is_spent(&mut self) {
         self.pooled.close_on_drop();
         self.place = None;
@@ -144,10 +145,10 @@ impl DerefMut for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // One that is spent closes itself.
+        // A spent connection closes itself.
         let Some(place) = self.place.take() else { return };
-        // The pool asks a connection that comes back whether it lives, and waits for the answer for ever: in a network
-        // that swallows it, the place would be lost for as long as this process runs.
+        // The pool pings a returned connection and waits for the answer without limit: in a network that loses the
+        // answer, the place would be lost for as long as this process runs.
         let back = tokio::time::timeout(RELEASE_TIMEOUT, self.pooled.return_to_pool());
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
@@ -158,18 +159,18 @@ impl Drop for Connection {
     }
 }
 
-/// One statement on a connection of the pool. It is given away when it runs: what must hold together is one statement,
-/// because no lock may be held while a message travels.
+/// One statement on a connection of the pool. Running the statement consumes it, because no lock may be held between
+/// two statements: what must be done together is one statement.
 #[derive(Debug)]
 pub(in crate::store) struct Statement {
     queries: Queries,
     deadline: Deadline,
-    /// On whose behalf, as the audit log's triggers read it.
+    /// The actor as JSON, which the audit log's triggers read.
     actor: Option<Arc<str>>,
 }
 
 impl Statement {
-    /// A connection that has been told what the statement is for.
+    /// A connection that has been told the actor and the deadline of the statement.
     async fn ready(self) -> Result<Running, sqlx::Error> {
         let begun = Clock.now();
         let connection = match self.queries.acquire().await {
@@ -198,7 +199,7 @@ impl Statement {
     }
 }
 
-/// The server should have given up by itself: it is silent, and so is its connection.
+/// The server did not end the statement by its own deadline: it is silent, so the connection is given up.
 const SILENT: sqlx::Error = sqlx::Error::PoolTimedOut;
 
 struct Running {
@@ -221,7 +222,7 @@ impl Running {
 
     fn failed(mut self, error: sqlx::Error) -> sqlx::Error {
         metered::query(self.begun, Some(&error));
-        // After a migration that changes what a prepared statement answers, a new connection prepares it anew.
+        // A migration has changed the result of a prepared statement; a new connection prepares the statement anew.
         if matches!(error, sqlx::Error::PoolTimedOut) || is_outdated_plan(&error) {
             self.connection.is_spent();
         }
@@ -230,7 +231,7 @@ impl Running {
     }
 }
 
-/// "cached plan must not change result type"
+/// Whether the error is "cached plan must not change result type".
 fn is_outdated_plan(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("0A000"))
 }
@@ -246,7 +247,7 @@ impl<'c> Executor<'c> for Statement {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // All at once: nobody here reads rows one by one.
+        // Fetches all rows at once, because no caller reads rows one by one.
         let all = async move {
             let mut running = self.ready().await?;
             let rows = running.connection.fetch_many(query).try_collect::<Vec<_>>();

@@ -1,11 +1,12 @@
-//! The database's servers: which of them is the primary, and how everybody follows when that changes.
+//! The database's servers: which of them is the primary, and how the pools follow when that changes.
 //!
-//! sqlx knows one host. So the list lives here, and one task looks at all of it, every second and whenever somebody has
-//! met an error. The primary is the server that takes writes on the highest timeline: a promotion starts a new one, so
-//! an old primary that comes back is told apart from the new. The highest timeline that was ever seen is remembered;
-//! what is below it is refused even while nothing better can be reached, because holds would be lost there.
+//! sqlx knows only one host, so the list of servers is kept here. One task looks at all servers, every second and
+//! whenever a caller met an error. The primary is the server that takes writes on the highest timeline: a promotion
+//! starts a new timeline, which distinguishes the new primary from a former one that comes back. The highest timeline
+//! ever seen is remembered. A server on a lower one is refused even while no other can be reached, because the holds
+//! made since the promotion are missing there.
 //!
-//! With one server there is nothing to look for; it is only asked, on each new connection, whether it takes writes.
+//! With only one server there is no choice: each new connection is only asked whether the server takes writes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,16 +24,16 @@ use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::store::db::error::LedgerError;
 
-/// A server that has not answered by then is taken for gone; connecting included.
+/// A server that has not answered within this time, connecting included, counts as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often all servers are looked at, at least.
+/// The longest time between two looks at all servers.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Errors may ask for looks in quick succession; they get them no faster than this.
+/// The shortest time between two looks, however many errors ask for one.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// There is no server that takes writes; each with its reason.
+/// No server takes writes; the text says why for each.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(in crate::store) struct NoPrimary(pub(in crate::store) Arc<str>);
@@ -43,28 +44,28 @@ impl From<NoPrimary> for sqlx::Error {
     }
 }
 
-/// Counts the changes of primary. What was made in an earlier turn belongs to another server.
+/// The number of changes of the primary. A connection made in an earlier turn belongs to another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Turn(u64);
 
 struct Server {
     options: PgConnectOptions,
     name: String,
-    /// Its database and where it is, for people: without user and password.
+    /// The database's name and address, for people; without user and password.
     place: String,
 }
 
 #[derive(Clone)]
 struct ServersState {
-    /// Its place in the list.
+    /// The index of the primary in the list.
     primary: Option<usize>,
     turn: Turn,
     /// When the present turn began.
     since: Instant,
-    /// The highest that was seen.
+    /// The highest timeline that was seen.
     timeline: u32,
     looked: bool,
-    /// Why there is no primary, as far as is known.
+    /// Why there is no primary, if that is known.
     complaint: Option<Arc<str>>,
 }
 
@@ -76,7 +77,7 @@ pub(in crate::store) struct Servers {
 
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The options hold passwords.
+        // Only the names are shown, because the options contain passwords.
         f.debug_list().entries(self.list.iter().map(|server| &server.name)).finish()
     }
 }
@@ -98,18 +99,18 @@ impl Servers {
         Ok(Self { list, state: watch::Sender::new(state), wanted: Notify::new() })
     }
 
-    /// The database and where it is, for people: without user and password.
+    /// The name of the database and its addresses, for people; without user and password.
     pub(super) fn place(&self) -> String {
         let places: Vec<&str> = self.list.iter().map(|server| server.place.as_str()).collect();
         places.join(" or ")
     }
 
-    /// Whether there is more than one.
+    /// Whether there is more than one server.
     pub(in crate::store) fn several(&self) -> bool {
         self.list.len() > 1
     }
 
-    /// How to connect to the primary, or, while none is known, to the first of the list.
+    /// The options for connecting to the primary, or, while none is known, to the first server of the list.
     pub(in crate::store) fn options(&self) -> (PgConnectOptions, Turn) {
         let state = self.state.borrow();
         (self.list[state.primary.unwrap_or(0)].options.clone(), state.turn)
@@ -119,24 +120,24 @@ impl Servers {
         self.state.borrow().turn
     }
 
-    /// How often the primary has changed; the first one is no change.
+    /// How often the primary has changed; finding the first one does not count.
     pub(in crate::store) fn changes(&self) -> u64 {
         self.state.borrow().turn.0.saturating_sub(1)
     }
 
-    /// Whether what is `age` old was made for another primary than the present one.
+    /// Whether a connection of this age was made for a former primary.
     pub(in crate::store) fn outdates(&self, age: Duration) -> bool {
         let state = self.state.borrow();
         state.turn != Turn(0) && age >= Clock.since(state.since)
     }
 
-    /// Returns once another server is the primary than in `turn`.
+    /// Returns when another server is the primary than in `turn`.
     pub(in crate::store) async fn changed_from(&self, turn: Turn) {
-        // An error would mean that the sender is gone, which is ourselves.
+        // An error means that the sender is gone, but the sender is a field of `self`.
         let _ = self.state.subscribe().wait_for(|state| state.turn != turn).await;
     }
 
-    /// Somebody met an error: the primary may be another one by now.
+    /// Asks for a look at once, because a caller met an error and another server may be the primary now.
     pub(in crate::store) fn look_again(&self) {
         self.wanted.notify_one();
     }
@@ -146,12 +147,12 @@ impl Servers {
         self.state.borrow().complaint.clone().map(NoPrimary)
     }
 
-    /// Waits for the first look at the servers, if there is a choice of them.
+    /// Waits for the first look at the servers, if there are several.
     pub(in crate::store) async fn first_look(&self) -> Result<(), NoPrimary> {
         if self.several() {
             let mut state = self.state.subscribe();
             let looked = state.wait_for(|state| state.looked);
-            // It has time-outs of its own: this one is for a runtime that is stuck.
+            // The look has time-outs of its own; this one is for a runtime that is stuck.
             drop(tokio::time::timeout(PROBE_TIMEOUT * 2, looked).await);
             if self.state.borrow().primary.is_none() {
                 return Err(self.complaint().unwrap_or_else(|| NoPrimary("no server was looked at".into())));
@@ -160,7 +161,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Refuses a new connection to a server that takes no writes, or that another one has replaced.
+    /// Refuses a new connection to a server that takes no writes, or that was replaced by another primary.
     pub(in crate::store) async fn admit(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let known = self.state.borrow().timeline;
         let refused = match examine(connection, self.several()).await? {
@@ -182,9 +183,9 @@ impl Servers {
         complaint.map_or(Ok(()), |why| Err(NoPrimary(why).into()))
     }
 
-    /// Looks at all servers until `stop`, and leads the pool to the primary.
+    /// Looks at all servers until `stop`, and points the pool at the primary.
     pub(in crate::store) async fn watch(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
-        // A connection to each stays open between looks.
+        // The connection to each server stays open between two looks.
         let mut connections: Vec<Option<PgConnection>> = self.list.iter().map(|_| None).collect();
         loop {
             let looks = self.list.iter().zip(&mut connections).map(|(server, kept)| probe(server, kept));
@@ -207,7 +208,7 @@ impl Servers {
         }
     }
 
-    /// Takes note of what a look has found; the place of the primary if it is another one than before.
+    /// Stores what a look has found; returns the index of the primary if it has changed.
     fn decide(&self, found: &[Examined]) -> Option<usize> {
         let before = self.state.borrow().clone();
         let chosen = choose(found, before.primary, before.timeline);
@@ -262,12 +263,12 @@ fn server(url: &Secret) -> Result<Server, LedgerError> {
     Ok(Server { options, name, place })
 }
 
-/// What a server turned out to be.
+/// What a look has found about one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Examined {
-    /// It takes writes on this timeline (0 where nobody asked).
+    /// The server takes writes on this timeline (0 if the timeline was not asked for).
     Primary(u32),
-    /// It cannot be used, because it "…".
+    /// The server cannot be used; the text goes on after its name.
     Unfit(String),
 }
 
@@ -275,7 +276,8 @@ fn outdated(timeline: u32, known: u32) -> String {
     format!("is an old primary (timeline {timeline}; another server has been promoted to {known}): fence it")
 }
 
-/// The place and timeline of the server to use: the highest timeline; among equals the present one, else the first.
+/// The index and timeline of the server to use: the highest timeline; among equal ones the present primary, else the
+/// first server.
 fn choose(found: &[Examined], present: Option<usize>, known: u32) -> Option<(usize, u32)> {
     let usable = found.iter().enumerate().filter_map(|(place, found)| match found {
         Examined::Primary(timeline) if *timeline >= known => Some((place, *timeline)),
@@ -285,7 +287,7 @@ fn choose(found: &[Examined], present: Option<usize>, known: u32) -> Option<(usi
 }
 
 async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Examined {
-    // Taken out, so that a connection whose answer did not come in time is not used again.
+    // The connection is taken out of its slot, so that it is not used again if its answer does not come in time.
     let connection = kept.take();
     let look = async {
         let mut connection = match connection {
@@ -305,8 +307,8 @@ async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Examined {
     }
 }
 
-/// Asks the server whether it takes writes. Only where there is a choice also on which timeline: not every database
-/// that speaks Postgres's protocol can tell.
+/// Asks the server whether it takes writes, and, only if there are several servers, on which timeline: not every
+/// database that speaks PostgreSQL's protocol has timelines.
 async fn examine(connection: &mut PgConnection, ask_timeline: bool) -> Result<Examined, sqlx::Error> {
     let timeline = if ask_timeline { "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)" } else { "''" };
     let question = format!(

@@ -1,14 +1,14 @@
-//! Words of the database: enums that it stores, or that its functions answer, as text.
+//! Words of the database: enums that it stores, or that its functions return, as text.
 //!
-//! One macro gives such an enum its words, so that there is one way to read them. A word that this version does not know
-//! never becomes some other word: decoding it fails, and the caller gets [`LedgerError::Corrupt`], which names the word
-//! and the columns it may stand in. Integration test `house::words` compares the words with the check constraints.
+//! One macro gives such an enum its words, so that there is one way to read them. A word that this version does not
+//! know never becomes another word: decoding fails, and the caller gets [`LedgerError::Corrupt`], which names the word
+//! and the columns it may be in. The integration test `house::words` compares the words with the check constraints.
 //!
 //! [`LedgerError::Corrupt`]: super::error::LedgerError::Corrupt
 
 use std::fmt;
 
-/// The database holds a word that this version does not know.
+/// A word in the database that this version does not know.
 #[derive(Debug)]
 pub(in crate::store) struct UnknownWord {
     word: String,
@@ -16,7 +16,7 @@ pub(in crate::store) struct UnknownWord {
 }
 
 impl UnknownWord {
-    /// Longer words are cut off: what stands there may be anything.
+    /// Longer words are cut off in the error's text, because the column may contain anything.
     const SHOWN: usize = 64;
 
     pub(in crate::store) fn new(word: &str, places: &'static [&'static str]) -> Self {
@@ -32,16 +32,17 @@ impl fmt::Display for UnknownWord {
 
 impl std::error::Error for UnknownWord {}
 
-/// Declares an enum of words: `Variant = "word"`, and `stored "other"` where the database has another word for what the
-/// API shows. `in` names the columns (`table.column`) that hold the words, or else what answers them.
+/// Declares an enum of words: `Variant = "word"`, and `stored "other"` where the database has another word than the
+/// API. `in` names the columns (`table.column`) that hold the words, or the function that returns them.
 ///
-/// The enum has `ALL`, `PLACES` and `as_str`, is displayed, serialised and documented by its words, and can be bound to a
-/// statement and read from a row, alone or in an array.
+/// The enum has `ALL`, `PLACES` and `as_str`; it is displayed, serialised and documented by its words, and can be bound
+/// to a statement and read from a row, alone or in an array.
 macro_rules! words {
     (
         $(#[$attribute:meta])*
         $visibility:vis enum $name:ident in $($place:literal),+ {
-            // A token, not a literal: the derive of the API document does not see what a literal's invisible group holds.
+            // A token and not a literal, because the derive of the API document cannot look into the invisible group
+            // around a literal.
             $($(#[$note:meta])* $variant:ident = $word:tt $(stored $stored:literal)?,)+
         }
     ) => {
@@ -55,18 +56,18 @@ macro_rules! words {
         }
 
         impl $name {
-            /// All of them, in the order of their declaration.
+            /// All variants, in the order of their declaration.
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
 
-            /// Where the database has them: columns (`table.column`), or what answers them.
+            /// Where the database has the words: columns (`table.column`), or the function that returns them.
             pub const PLACES: &'static [&'static str] = &[$($place),+];
 
-            /// Its word, as callers see it.
+            /// The word that the API shows.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            /// The one that the database calls so.
+            /// The variant whose stored word this is.
             pub(in $crate::store) fn of_stored(
                 text: &str,
             ) -> Result<Self, $crate::store::db::words::UnknownWord> {
@@ -74,7 +75,7 @@ macro_rules! words {
                 known.ok_or_else(|| $crate::store::db::words::UnknownWord::new(text, Self::PLACES))
             }
 
-            /// Its word in the database.
+            /// The word as the database stores it.
             pub const fn stored(self) -> &'static str {
                 match self { $(Self::$variant => $crate::store::db::words::words!(@stored $word $($stored)?),)+ }
             }

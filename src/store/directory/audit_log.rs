@@ -1,4 +1,5 @@
-//! Who did what to what, from where. Written by triggers with the change itself (function `audit_change`); read here.
+//! The audit log: who changed what, and from where. Triggers write it in the statement that makes the change (function
+//! `audit_change`); it is read here.
 
 use std::time::Duration;
 
@@ -20,25 +21,25 @@ use crate::store::db::words::words;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditEntry {
-    /// Its place in the log.
+    /// Entries that were written later have greater ids.
     pub audit_id: i64,
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
-    /// Who: a kind and a name or id; `database:…` is somebody with a connection of their own.
+    /// Who made the change: a kind and a name or id. `database:…` is somebody who connected to the database directly.
     pub actor: String,
-    /// From where; none: not over the network.
+    /// The network address the change came from; null: it did not come over the network.
     pub address: Option<String>,
     pub action: String,
     pub request_id: Option<String>,
-    /// What kind of thing was changed.
+    /// The kind of thing that was changed.
     pub target_kind: TargetKind,
     pub target_id: String,
-    /// Whose it is; none: the platform's.
+    /// The organisation that the changed thing belongs to; null: it is the platform's.
     pub org_id: Option<OrgId>,
-    /// How it was; of an update only what changed.
+    /// The thing before the change; of an update only the fields that changed.
     #[schema(value_type = Option<Object>)]
     pub before: Option<Value>,
-    /// How it is since; of an update only what changed.
+    /// The thing after the change; of an update only the fields that changed.
     #[schema(value_type = Option<Object>)]
     pub after: Option<Value>,
 }
@@ -46,7 +47,7 @@ pub struct AuditEntry {
 /// Which changes to list.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
-    /// Of this organisation's things.
+    /// Only changes to what belongs to this organisation.
     pub org: Option<OrgId>,
     pub actor: Option<String>,
     pub action: Option<String>,
@@ -56,7 +57,7 @@ pub struct AuditFilter {
     pub order: SortOrder,
 }
 
-/// The order of the log.
+/// The order in which entries are listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SortOrder {
@@ -65,10 +66,10 @@ pub enum SortOrder {
     Desc,
 }
 
-/// Looks at the changes under way that often, and so many times.
+/// How long to wait between two looks at the changes in progress, and how many looks to take.
 const LOOKS: (Duration, u32) = (Duration::from_millis(50), 40);
 
-/// Columns that hold ids, and how their text begins: the log shows ids as everything else does.
+/// Columns that hold ids, and the prefix of each id's text form: the log shows ids in the form that the API uses.
 const ID_COLUMNS: &[(&str, &str)] = &[
     ("org_id", OrgId::PREFIX),
     ("team_id", TeamId::PREFIX),
@@ -85,9 +86,9 @@ const ID_COLUMNS: &[(&str, &str)] = &[
 ];
 
 words! {
-    /// What kind of thing was changed: the first argument of the trigger `audit_change`.
+    /// The kind of thing that was changed: the first argument of the trigger `audit_change`.
     pub enum TargetKind in "audit_log.target_kind" {
-        /// An organisation, its balance row and its settings included.
+        /// An organisation, including its balance row and its settings.
         Org = "org",
         Team = "team",
         User = "user",
@@ -99,20 +100,20 @@ words! {
         OperatorToken = "operator_token",
         Budget = "budget",
         IdentityProvider = "identity_provider",
-        /// A subject of an identity provider that is tied to a user.
+        /// A subject of an identity provider, linked to a user.
         Identity = "identity",
         PriceFactor = "price_factor",
         /// A price book, by its version.
         PriceBook = "price_book",
         /// A price, by its book's version and its task type.
         Price = "price",
-        /// A key that signs quotes, by its generation.
+        /// A key that signs quotes, named by its generation.
         SigningKey = "signing_key",
     }
 }
 
 impl TargetKind {
-    /// How the id of such a thing begins; none: it has no id of ours, but a version or a name.
+    /// The prefix of the id's text form; `None`: the thing has a version or a name instead of an id.
     const fn prefix(self) -> Option<&'static str> {
         match self {
             Self::Org => Some(OrgId::PREFIX),
@@ -136,7 +137,7 @@ fn prefixed(prefix: &str, uuid: &str) -> Option<String> {
 }
 
 fn readable(mut row: Value) -> Value {
-    // What a budget bounds: its level says what that is, in the words of this log.
+    // The subject of a budget: the budget's level says what kind of thing it is, in the words of this log.
     let level = row.get("level").and_then(Value::as_str);
     let kind = level.and_then(|level| TargetKind::ALL.into_iter().find(|kind| kind.stored() == level));
     let subject = kind.and_then(TargetKind::prefix).map(|prefix| ("subject_id", prefix));
@@ -169,7 +170,7 @@ fn entry(row: &PgRow) -> Result<AuditEntry, sqlx::Error> {
     })
 }
 
-/// Entries that a filter lets through, read as [`entry`] wants them.
+/// The entries that match a filter, with the columns that [`entry`] reads.
 macro_rules! filtered {
     () => {
         "select audit_id, at, actor, address, action, request_id, target_kind, target_id, org_id, before, after \
@@ -180,16 +181,17 @@ macro_rules! filtered {
 }
 
 impl Database {
-    /// Changes, behind that one in the order of the filter.
+    /// Changes that match `filter`, in its order, from behind the entry `behind`.
     ///
-    /// Oldest first, none is left out that shows only later: who goes on behind the last one has seen all before it.
+    /// In ascending order the list is complete up to its last entry: a reader that continues behind the last entry
+    /// misses none that was committed late.
     pub async fn audit_log(
         &self,
         filter: &AuditFilter,
         behind: Option<i64>,
         limit: u16,
     ) -> Result<Vec<AuditEntry>, LedgerError> {
-        // Stored as the database prints it.
+        // Ids are compared as the database prints them.
         let target = filter.target.as_deref().map(|text| {
             let hex = text.rsplit('_').next().unwrap_or(text);
             Uuid::try_parse(hex).map_or_else(|_| text.to_owned(), |uuid| uuid.to_string())
@@ -225,8 +227,9 @@ impl Database {
         Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
     }
 
-    /// An entry before which none is still to come. Each has its number before it can be seen, so whoever was writing
-    /// when the last number was given must end first: such a transaction holds a lock on the table until then.
+    /// The id of an entry before which no other can appear any more. An entry gets its id before it is committed, so
+    /// every transaction that was writing when the last id was given must end first; such a transaction holds a lock on
+    /// the table until it ends.
     async fn complete_up_to(&self) -> Result<i64, LedgerError> {
         let last = sqlx::query_scalar("select last_value from audit_log_audit_id_seq")
             .fetch_one(self.pool())

@@ -1,5 +1,4 @@
-//! Identity providers: who else, beside a key of ours, may say who is calling. `sign_in` ties their subjects to
-//! users.
+//! Identity providers: besides our own keys, their tokens say who is calling. `sign_in` links their subjects to users.
 
 mod sign_in;
 mod spec;
@@ -23,7 +22,7 @@ pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serve
 pub use crate::store::directory::identity::ties::IdentityInfo;
 use crate::store::directory::tenancy::Status;
 
-/// Tries of one edit while others change the same provider; each of them loses only to a change that was made.
+/// How often an edit is tried while others change the same provider. An attempt fails only if another change succeeded.
 const EDITS: u32 = 5;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -31,13 +30,13 @@ pub struct Provider {
     pub provider_id: ProviderId,
     #[serde(flatten)]
     pub spec: ProviderSpec,
-    /// When it was made.
+    /// When the provider was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     pub version: i32,
 }
 
-/// What a [`Provider`] is read from.
+/// The columns that a [`Provider`] is read from.
 macro_rules! provider_columns {
     () => {
         "provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, leeway_seconds, user_claim, org_claim, \
@@ -78,7 +77,7 @@ fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
 }
 
 impl Database {
-    /// All identity providers that were not deleted, oldest first.
+    /// All identity providers that are not deleted, oldest first.
     pub async fn providers(&self) -> Result<Vec<Provider>, LedgerError> {
         let rows = sqlx::query(concat!(
             "select ",
@@ -88,7 +87,7 @@ impl Database {
         rows.fetch_all(self.pool()).await?.iter().map(provider).collect()
     }
 
-    /// One identity provider that was not deleted.
+    /// The identity provider with this id, unless it is deleted.
     pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, LedgerError> {
         let row = sqlx::query(concat!(
             "select ",
@@ -151,7 +150,7 @@ fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerErro
 }
 
 impl Acting {
-    /// Makes an identity provider.
+    /// Creates an identity provider and returns its id.
     pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, LedgerError> {
         spec.check()?;
         let id = ProviderId::generate();
@@ -172,8 +171,8 @@ impl Acting {
         Ok(id)
     }
 
-    /// Changes a provider, if it still is of the `version` that its editor saw (none: whatever it is; `edit` is then called
-    /// again if somebody else was faster, a few times at most). Whom it serves stays as it is.
+    /// Changes a provider, if its version is still `version` (`None`: any version; then `edit` is called again, a few
+    /// times at most, if another change came first). Whom the provider serves cannot be changed.
     pub async fn edit_provider(
         &self,
         id: ProviderId,
@@ -197,7 +196,7 @@ impl Acting {
         Err(LedgerError::Stale { current })
     }
 
-    /// Nothing if it is of another version by now.
+    /// Replaces the provider's description; `None` if its version has changed meanwhile.
     async fn replace_spec(
         &self,
         current: &Provider,
@@ -224,7 +223,7 @@ impl Acting {
         edited.map(|_| provider(&row)).transpose()
     }
 
-    /// Deletes a provider: its tokens are refused from now on. The users that came by it stay.
+    /// Deletes a provider: its tokens are refused from now on. The users that it created stay.
     pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), LedgerError> {
         let done = sqlx::query(
             "update identity_provider set deleted_at = now() \

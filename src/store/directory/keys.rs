@@ -1,4 +1,4 @@
-//! API keys: who they stand for, and that they were used. `manage` makes, changes and ends them.
+//! API keys: whom they identify, and when they were used. `manage` creates, changes and revokes them.
 
 mod info;
 mod manage;
@@ -23,39 +23,39 @@ pub use crate::store::directory::keys::manage::{KeyEdit, KeySpec, MAX_OVERLAP, R
 words! {
     /// What a caller may do within its organisation.
     pub enum Role in "app_user.role" {
-        /// Creates tasks, sees its own.
+        /// Creates tasks and sees its own.
         Member = "member",
-        /// Sees and manages all of its organisation.
+        /// Sees and manages everything of its organisation.
         Admin = "admin",
     }
 }
 
-/// Requests a minute; none: the gateway's default, 0: no limit.
+/// Requests a minute; `None`: the gateway's default; 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     pub create: Option<u32>,
     pub status: Option<u32>,
 }
 
-/// Who is calling, and what that allows.
+/// Who is calling, and what the caller may do.
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub org: OrgId,
     pub user: UserId,
-    /// The key; none: it came with a token of an identity provider.
+    /// The key; `None`: the caller signed in with a token of an identity provider.
     pub key: Option<KeyId>,
     pub role: Role,
-    /// Whether organisation, team, user or key is suspended: no creates.
+    /// Whether the organisation, team, user or key is suspended: creates are then refused.
     pub suspended: bool,
-    /// What the organisation pays of the list price.
+    /// The factor by which the organisation pays the list price.
     pub factor: PriceFactor,
-    /// Limits of the key.
+    /// Rate limits of the key.
     pub key_rates: Rates,
-    /// Limits of the organisation.
+    /// Rate limits of the organisation.
     pub org_rates: Rates,
-    /// Types the key may create; none: all.
+    /// Task types that the key may create; `None`: all.
     pub allowed_types: Option<Vec<String>>,
-    /// Networks the key may be used from; none: all.
+    /// Networks that the key may be used from; `None`: all.
     pub allowed_networks: Option<Vec<IpNet>>,
 }
 
@@ -72,7 +72,7 @@ impl Principal {
         self.allowed_types.as_ref().is_none_or(|types| types.iter().any(|allowed| allowed == task_type))
     }
 
-    /// What every way to sign in reads of organisation, team and user: the columns of [`STANDING`].
+    /// Reads what every way of signing in needs of organisation, team and user: the columns of [`STANDING`].
     pub(in crate::store) fn of(row: &PgRow) -> Result<Self, LedgerError> {
         Ok(Self {
             org: OrgId::from_uuid(row.try_get("org_id")?),
@@ -90,7 +90,7 @@ impl Principal {
     }
 }
 
-/// Columns of user `u`, organisation `o` and team `t` (left joined) that say what a caller may do.
+/// The columns of user `u`, organisation `o` and team `t` (left joined) that decide what a caller may do.
 macro_rules! standing {
     () => {
         "o.org_id, u.user_id, u.role, o.price_factor_bp, \
@@ -101,20 +101,20 @@ macro_rules! standing {
 }
 pub(in crate::store) use standing;
 
-/// A key as it was found: to be proved by its secret.
+/// A key that was found by its public id. The caller must still prove that it has the secret.
 #[derive(Debug, Clone)]
 pub struct FoundKey {
     pub key: KeyId,
     pub secret: SecretHash,
-    /// Whether it was revoked, or belongs to a user or an organisation that was deleted.
+    /// Whether the key was revoked, or its user or organisation deleted.
     pub revoked: bool,
-    /// How much longer it was to live when it was found, by the database's clock: gateways' may differ.
+    /// The time from the look-up until the key expires, by the database's clock, because gateways' clocks may differ.
     pub expires_in: Option<Duration>,
-    /// Who it stands for.
+    /// The user that the key identifies.
     pub principal: Arc<Principal>,
 }
 
-/// A rate that is none would be no limit: one below zero must not become that.
+/// A negative rate is an error: read as no rate it would mean no limit.
 fn rate(row: &PgRow, column: &'static str) -> Result<Option<u32>, LedgerError> {
     let rate: Option<i32> = row.try_get(column)?;
     rate.map(u32::try_from).transpose().map_err(|_| LedgerError::Corrupt(column.into()))
@@ -127,7 +127,8 @@ fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, LedgerError> {
 }
 
 impl Database {
-    /// The key with that public id: its present one, or the one before the last rotation while that still works.
+    /// The key with this public id: that of the present secret, or that of the secret before the last rotation while it
+    /// still works.
     pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
         let row = sqlx::query(concat!(
             "select k.key_id, k.revoked_at is not null as revoked, ",
@@ -162,16 +163,17 @@ impl Database {
             secret: SecretHash::from_bytes(row.try_get("secret")?)
                 .ok_or(LedgerError::Corrupt("api_key.secret_sha256".into()))?,
             revoked: row.try_get::<bool, _>("revoked")? || row.try_get::<bool, _>("gone")?,
-            // What does not fit is over (negative), or will not be over in our time.
+            // A number that is out of range has expired (negative), or will not expire in our lifetime.
             expires_in: expires_in
                 .map(|seconds| Duration::try_from_secs_f64(seconds.clamp(0.0, 1e10)).unwrap_or_default()),
             principal: Arc::new(principal),
         }))
     }
 
-    /// Writes down that these keys were used so long ago.
+    /// Stores for each of these keys how long ago it was used.
     pub async fn note_key_uses(&self, uses: &[(KeyId, Duration)]) -> Result<(), LedgerError> {
-        // In one order everywhere: gateways write down the same keys at the same time. And not for some seconds' sake.
+        // Ordered by key, because gateways store uses of the same keys at the same time. A difference of some seconds
+        // is not worth a write.
         sqlx::query(
             "insert into api_key_use (key_id, used_at) \
              select key_id, max(now() - make_interval(secs => ago)) from unnest($1::uuid[], $2::float8[]) as noted(key_id, ago) \

@@ -1,4 +1,4 @@
-//! Tokens of those who run the platform.
+//! Tokens of operators, who run the platform.
 
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -39,20 +39,20 @@ words! {
     }
 }
 
-/// An operator's token: never its secret.
+/// An operator's token, without its secret.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct OperatorToken {
     pub token_id: OperatorTokenId,
-    /// What people call it.
+    /// The name of the token, for people.
     pub name: String,
-    /// What it may do.
+    /// What the token's bearer may do.
     pub role: OperatorRole,
-    /// When it was made.
+    /// When the token was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
+    /// When the token was revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
@@ -71,7 +71,7 @@ impl FromRow<'_, PgRow> for OperatorToken {
 }
 
 impl Database {
-    /// Who that is, if it is an operator with a token that is still valid.
+    /// The operator that presents this token, if the token is valid.
     pub async fn find_operator(
         &self,
         presented: &PresentedKey,
@@ -93,7 +93,7 @@ impl Database {
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
-    /// Operators' tokens, oldest first.
+    /// The operator tokens, revoked ones included, oldest first.
     pub async fn list_operator_tokens(
         &self,
         slice: Slice<OperatorTokenId>,
@@ -109,11 +109,11 @@ impl Database {
     }
 }
 
-/// How long a gateway has to show the first operator's token before another one may make it anew.
+/// How long a gateway may take to show the first operator's token, before another gateway may create it anew.
 const BOOTSTRAP_PATIENCE_SECONDS: f64 = 10.0;
 
 impl Acting {
-    /// Makes an operator's token. Its text is in the answer and nowhere else.
+    /// Creates an operator token. Its text is in the answer and is stored nowhere.
     pub async fn create_operator_token(
         &self,
         name: &str,
@@ -137,8 +137,9 @@ impl Acting {
         Ok((token, new.text))
     }
 
-    /// Makes the first operator's token, if there has never been one: the given text, or a fresh one, which `show`
-    /// must have shown before it counts. Says whether it did. Safe when several gateways start at once: one shows a token.
+    /// Creates the first operator token, if there was never one, and returns whether it did. The text is `given`, or a
+    /// new one, which counts only after `show` has shown it. Safe when several gateways start at once: only one of them
+    /// shows a token.
     pub async fn bootstrap_operator<E: From<LedgerError>>(
         &self,
         given: Option<&PresentedKey>,
@@ -156,7 +157,7 @@ impl Acting {
         if given.is_none()
             && let Err(error) = show(&new.text)
         {
-            // The next start shows another one, at once.
+            // The next start can then show another token at once.
             self.end_bootstrap(token, "delete from operator_token where token_id = $1").await?;
             return Err(error);
         }
@@ -189,7 +190,8 @@ impl Acting {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Revokes an operator's token for good. The last one that can change anything stays: nobody could make another.
+    /// Revokes an operator token; this cannot be undone. The last token that may change things and never expires is not
+    /// revoked, because nobody could create another one.
     pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), LedgerError> {
         let outcome: RevokeOutcome = sqlx::query_scalar("select revoke_operator_token($1)")
             .bind(token.as_uuid())
@@ -201,7 +203,7 @@ impl Acting {
                 Err(LedgerError::NotFound(format!("there is no operator token {token}")))
             }
             RevokeOutcome::Last => Err(LedgerError::Conflict(
-                "this is the last operator token without an end: make another one first".into(),
+                "this is the last operator token that never expires: create another one first".into(),
             )),
         }
     }

@@ -1,5 +1,5 @@
-//! Organisations, teams and users: what people manage of them. None is ever removed: what is deleted keeps its money and
-//! its history, and its name is free again.
+//! Organisations, teams and users, as people manage them. No row is ever removed: what is deleted keeps its credits and
+//! its history, and its name can be used again.
 
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -26,23 +26,23 @@ pub use crate::store::directory::tenancy::teams::{Team, TeamChange};
 pub use crate::store::directory::tenancy::users::{NewUser, User, UserChange, UserFilter};
 
 words! {
-    /// Whether something may be used. What is suspended can be resumed; a create of a suspended organisation, team or
-    /// user is refused, its tasks can still be read and end as they would.
+    /// Whether something may be used. Creates of a suspended organisation, team or user are refused, but its tasks can
+    /// be read and end as usual. A suspension can be lifted.
     pub enum Status in "org.status", "team.status", "app_user.status", "identity_provider.status" {
         Active = "active",
         Suspended = "suspended",
     }
 }
 
-/// How much of a list to read, and from where.
+/// The part of a list that is to be read.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<Id> {
     pub after: Option<Id>,
-    /// At most so many.
+    /// The most items to read.
     pub limit: u16,
 }
 
-/// Something that belongs to an organisation, by its id.
+/// The id of something that belongs to an organisation.
 #[derive(Debug, Clone, Copy)]
 pub enum Owned {
     Team(TeamId),
@@ -53,7 +53,7 @@ pub enum Owned {
 }
 
 impl Database {
-    /// The organisation it belongs to; none if it is not there.
+    /// The organisation that `owned` belongs to; `None` if there is no such thing.
     pub async fn owner(&self, owned: Owned) -> Result<Option<OrgId>, LedgerError> {
         let (sql, id) = match owned {
             Owned::Team(id) => ("select org_id from team where team_id = $1", id.as_uuid()),
@@ -65,7 +65,7 @@ impl Database {
                 id.as_uuid(),
             ),
             Owned::Budget(id) => (
-                // the platform's belong to nobody
+                // the platform's budgets belong to no organisation
                 "select org_id from budget where budget_id = $1 and org_id is not null",
                 id.as_uuid(),
             ),
@@ -75,7 +75,7 @@ impl Database {
     }
 }
 
-/// A name that is taken is the caller's to change.
+/// A name that is in use already is a conflict, which the caller can mend.
 fn taken(error: sqlx::Error, what: impl FnOnce() -> String) -> LedgerError {
     match &error {
         sqlx::Error::Database(database) if database.is_unique_violation() => LedgerError::Conflict(what()),
@@ -83,7 +83,7 @@ fn taken(error: sqlx::Error, what: impl FnOnce() -> String) -> LedgerError {
     }
 }
 
-/// What an update that changed nothing means: it is gone, or it is another version.
+/// The error of an update that changed no row: the row does not exist, or has another version.
 fn unchanged(current: Option<i32>, what: impl FnOnce() -> String) -> LedgerError {
     match current {
         Some(current) => LedgerError::Stale { current },

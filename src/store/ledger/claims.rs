@@ -1,4 +1,4 @@
-//! Idempotency keys of creates: what an earlier request with the same key came to.
+//! Idempotency keys of creates: the earlier request with the same key, and its outcome.
 
 use std::sync::Arc;
 
@@ -11,24 +11,24 @@ use crate::store::db::error::LedgerError;
 use crate::store::ledger::step::Fingerprint;
 use crate::store::ledger::tasks::State;
 
-/// Keys forgotten in one statement.
+/// The most keys that one statement deletes.
 const SOME: i64 = 5000;
 
-/// An idempotency key that has been used.
+/// An idempotency key that a create has used.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// The body it was used with.
+    /// The fingerprint of the body that the key was used with.
     pub fingerprint: Fingerprint,
     pub hold: HoldId,
     pub state: State,
-    /// Whether it came to light after its end.
+    /// Whether the task was reopened after its end.
     pub late: bool,
-    /// The stored answer, once there is one.
+    /// The stored answer, if the create was answered.
     pub answer: Option<Arc<str>>,
 }
 
 impl Database {
-    /// Who used `key` on create, if anybody.
+    /// The create of `org` that used `key`, if there is one.
     pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, LedgerError> {
         let row = sqlx::query(
             "select c.fingerprint, c.hold_id, c.answer, h.state, h.late is not null as late from idempotency c \
@@ -50,7 +50,8 @@ impl Database {
         }))
     }
 
-    /// A create of `key` (none: of `user`, without a key) with this body and without an idempotency key that is in doubt.
+    /// The hold of a create without an idempotency key that is in doubt and has this body and this key (`None`: this
+    /// user, without a key).
     pub async fn in_doubt(
         &self,
         org: OrgId,
@@ -74,8 +75,8 @@ impl Database {
         Ok(hold.map(HoldId::from_uuid))
     }
 
-    /// Forgets keys older than the retention whose task has ended, some thousands at a time: a long delete would hold up
-    /// the creates that use its keys.
+    /// Deletes idempotency keys older than `hours` whose task has ended, some thousands at a time, because a long
+    /// delete would block the creates that use these keys. Returns how many were deleted.
     pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, LedgerError> {
         let mut forgotten = 0;
         loop {

@@ -1,4 +1,4 @@
-//! Tasks whose outcome is unknown, as operators see and resolve them; and what the platform lost.
+//! Tasks in doubt, as operators see and resolve them, and the platform's losses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +29,12 @@ use crate::wire::success;
 const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
 
-/// A task whose outcome is unknown.
+/// A task in doubt: its outcome is unknown.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Doubt {
-    /// Its hold: the reference the caller has.
+    /// The hold of the task: the reference that the caller has.
     pub hold_id: HoldId,
-    /// Whose credits it holds.
+    /// The organisation whose credits are held.
     pub org_id: OrgId,
     pub org: String,
     pub user_id: UserId,
@@ -42,14 +42,14 @@ pub struct Doubt {
     /// The vendor's task type.
     pub task_type: String,
     pub credits: Credits,
-    /// The backend it may have gone to.
+    /// The backend that the create was meant for.
     pub backend: String,
-    /// The account that may have paid.
+    /// The account with the vendor that the create was meant for.
     pub account: String,
-    /// The vendor's id of it, if that is known.
+    /// The vendor's id of the task; null: it is unknown.
     pub upstream_task: Option<String>,
     pub reason: Option<String>,
-    /// When it was created.
+    /// When the task was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When the doubt began.
@@ -60,36 +60,36 @@ pub struct Doubt {
 /// What an operator found out about a task in doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// The vendor runs or ran it under this id: it is polled to its end.
+    /// The vendor has the task under this id: it is polled to its end.
     Taken {
-        /// The vendor's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
     },
     Succeeded {
-        /// The vendor's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// What the vendor consumed for it.
+        /// Credits that the vendor consumed for the task.
         consumed: Credits,
     },
-    /// Nothing is owed for it.
+    /// Nothing is owed for the task.
     NotOwed,
 }
 
-/// What became of a task that was in doubt.
+/// The result of resolving a task in doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resolved {
     pub hold_id: HoldId,
-    /// What it is now.
+    /// The state of the task after the resolution.
     pub state: ResolvedState,
 }
 
 words! {
-    /// What an operator's word made of a task in doubt.
+    /// The state of a task after an operator resolved its doubt.
     pub enum ResolvedState in "idempotency.answer" {
-        /// It is polled to its end.
+        /// The task is polled to its end.
         Polled = "POLLED",
         Settled = "SETTLED",
-        /// Nothing is owed for it.
+        /// Nothing is owed for the task.
         Released = "RELEASED",
     }
 }
@@ -104,25 +104,25 @@ words! {
     }
 }
 
-/// What the platform lost, or may have lost, by one task.
+/// A loss, or possible loss, of the platform by one task.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Loss {
     pub hold_id: HoldId,
-    /// Whose task it was.
+    /// The organisation of the task.
     pub org_id: OrgId,
-    /// The account that paid.
+    /// The account with the vendor that paid for the task.
     pub account: String,
     /// The vendor's task type.
     pub task_type: String,
-    /// Credits of the vendor; negative takes an earlier loss back.
+    /// Credits of the vendor; a negative number takes an earlier loss back.
     pub credits: Credits,
-    /// Whether nobody knows that it was lost.
+    /// Whether it is unknown that the vendor took the credits.
     pub possible: bool,
     pub reason: String,
-    /// When it was booked.
+    /// When the loss was booked.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// Of several losses of one hold.
+    /// Orders the losses of one hold.
     pub seq: i32,
 }
 
@@ -159,20 +159,20 @@ fn loss(row: &PgRow) -> Result<Loss, sqlx::Error> {
 }
 
 impl Doubt {
-    /// Where it is in the list.
+    /// The position in the list, for the cursor.
     pub fn place(&self) -> HoldPlace {
         HoldPlace { at: self.since, hold: self.hold_id, seq: 0 }
     }
 }
 
 impl Loss {
-    /// Where it is in the list.
+    /// The position in the list, for the cursor.
     pub fn place(&self) -> HoldPlace {
         HoldPlace { at: self.created_at, hold: self.hold_id, seq: self.seq }
     }
 }
 
-/// What a replay of the create is answered once an operator has told its id.
+/// The answer that a replay of the create gets after an operator gave the task's id.
 fn answer(task: &Task, id: &str) -> Arc<str> {
     let data = serde_json::json!({
         "task_id": id, "status": "IN_PROGRESS", "consumed_credits": task.amount, "type": &*task.task_type,
@@ -181,7 +181,7 @@ fn answer(task: &Task, id: &str) -> Arc<str> {
 }
 
 impl Database {
-    /// Tasks in doubt, oldest doubt first; of one organisation, or of all.
+    /// Tasks in doubt of one organisation or of all, oldest doubt first.
     pub async fn doubts(
         &self,
         org: Option<OrgId>,
@@ -203,7 +203,7 @@ impl Database {
         Ok(rows.iter().map(doubt).collect::<Result<_, _>>()?)
     }
 
-    /// Age of the oldest doubt, in seconds.
+    /// The age of the oldest doubt in seconds; 0 without doubts.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
         let age: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
@@ -213,7 +213,7 @@ impl Database {
         Ok(age.unwrap_or(0.0))
     }
 
-    /// What the platform lost or may have lost in the last `days`, newest first.
+    /// Losses and possible losses of the last `days`, newest first.
     pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
         let rows = sqlx::query(
             "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
@@ -234,8 +234,8 @@ impl Database {
 }
 
 impl Acting {
-    /// Ends a doubt by what an operator found out; `why` is kept with the task. One that was released or written off can
-    /// still be told apart by its id. The same idempotency key does it once.
+    /// Ends a doubt by what an operator found out; `why` is stored with the task. A task that was released or written
+    /// off is reopened if its id is given. Calls with the same idempotency key take effect once.
     pub async fn resolve(
         &self,
         hold: HoldId,
@@ -249,11 +249,12 @@ impl Acting {
             Resolution::NotOwed => (RELEASE, ResolvedState::Released),
         };
         let claim = Claim::of(endpoint, hold.as_uuid(), once);
-        // One that was carried out left nothing in doubt: its answer must be found before the hold is looked at.
+        // An earlier call with this key has ended the doubt, so its stored answer must be looked up before the hold's
+        // state is.
         if let Some(earlier) = self.answered(&claim).await? {
             return Ok(earlier);
         }
-        // By way of the organisations: a hold is found under its own, and there are few of them.
+        // The statement goes through the organisations, which are few: a hold is indexed under its organisation.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select h.* from (select org_id as owner from org) o cross join lateral \
              (select {COLUMNS} from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
@@ -264,7 +265,8 @@ impl Acting {
         .await?;
         let gone = || LedgerError::Conflict(format!("{hold} is not in doubt (any more)"));
         let found = task(row.as_ref().ok_or_else(gone)?)?;
-        // After its end only evidence counts: the vendor's own word, by which it is corrected.
+        // After the end of a task only the vendor's own word counts, which the poll gets: an operator gives the id and
+        // no figure.
         let ended = found.state.is_terminal();
         if ended && !matches!(resolution, Resolution::Taken { .. }) {
             return Err(LedgerError::Conflict(format!(
@@ -298,7 +300,7 @@ impl Acting {
             }
             Resolution::Succeeded { task, consumed } => {
                 same(&task)?;
-                // As for the vendor's own figures: what cannot be is a slip.
+                // The rule for the vendor's own figures holds here too: an implausible figure is a mistake.
                 let sane = found.list_price.checked_mul(100).is_none_or(|ceiling| consumed <= ceiling);
                 let charge = found.factor.apply(consumed).filter(|_| sane).ok_or_else(|| {
                     LedgerError::Invalid(format!(
@@ -344,7 +346,7 @@ impl Acting {
                 LedgerError::Invalid("the vendor's task of that id belongs to another hold already".into())
             }
             sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                LedgerError::Invalid("so many credits do not fit into a balance".into())
+                LedgerError::Invalid("the credits are more than a balance can hold".into())
             }
             _ => error.into(),
         })?;
@@ -360,7 +362,7 @@ impl Acting {
         }
     }
 
-    /// What an earlier call with this idempotency key was answered.
+    /// The stored answer of an earlier call with this idempotency key.
     async fn answered(&self, claim: &Claim<'_>) -> Result<Option<Done<Resolved>>, LedgerError> {
         let Some(key) = claim.key else { return Ok(None) };
         let stored: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(

@@ -1,9 +1,10 @@
-//! What is to be done: tasks whose poll is due, holds nobody works on, doubts past their age. Any number of gateways
-//! share it without a leader.
+//! What is due: tasks to be polled, holds that no gateway works on, doubts past their age. Any number of gateways share
+//! this work without a leader.
 //!
-//! A claim is a lease: it moves the task's next poll into the future, so that a claimer that dies is followed by
-//! another; it skips what somebody else is claiming; and it counts up `polls`, the token by which a slow claimer's note
-//! is told from a newer one's. What a poll finds out is never fenced: evidence ends a task whoever brings it, once.
+//! A claim is a lease on a task. It moves the task's next poll into the future, so that another gateway claims the task
+//! if the claimer dies; it skips tasks that another gateway is claiming at the moment; and it increments `polls`, the
+//! token that tells the progress note of a slow claimer from that of a later one. Evidence needs no token: it ends the
+//! task whoever brings it, and only once.
 
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use crate::store::db::error::LedgerError;
 use crate::store::ledger::step::Terms;
 use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
 
-/// Holds in one look, at most: what is left is found by the next.
+/// The most holds that one look returns; the next look finds the rest.
 const SOME: i64 = 1000;
 
 impl Database {
-    /// Claims tasks of `backend` whose poll is due and moves their next one `again_in` (growing, jittered) away; those in doubt
-    /// far away.
+    /// Claims tasks of `backend` that are due and moves the next poll of each `again_in` away (longer with each poll,
+    /// and jittered); the next poll of a task in doubt is moved far away.
     ///
     /// Organisations take turns: the first due task of each, then the second of each, so that nobody waits for the
     /// backlog of another.
@@ -68,7 +69,7 @@ impl Database {
         rows.iter().map(task).collect()
     }
 
-    /// Seconds by which the oldest due poll is late.
+    /// How late the oldest due poll is, in seconds.
     pub async fn poll_lag_seconds(&self) -> Result<f64, LedgerError> {
         let lag: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
@@ -78,8 +79,8 @@ impl Database {
         Ok(lag.unwrap_or(0.0))
     }
 
-    /// Remembers the `data` of a poll that ended nothing, unless the task has ended, or been claimed by another, since
-    /// `task` was read.
+    /// Stores the `data` of a poll that did not end the task, unless since `task` was read the task has ended or
+    /// another gateway has claimed it.
     pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), LedgerError> {
         sqlx::query(
             "update hold set data = $3 where org_id = $1 and hold_id = $2 and polls = $4 \
@@ -94,7 +95,7 @@ impl Database {
         Ok(())
     }
 
-    /// HELD rows of `owner` that are past their grace.
+    /// HELD holds of `owner` that are past their grace period.
     pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
@@ -109,7 +110,7 @@ impl Database {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// HELD rows of other gateways whose lease is over: they may have been sent.
+    /// HELD holds of other gateways whose lease has ended: their creates may have been sent.
     pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
@@ -122,7 +123,7 @@ impl Database {
         Ok(rows.into_iter().map(ids).collect())
     }
 
-    /// Doubts older than `age`, and what the platform may have lost by each: the upstream's last figure, else the list
+    /// Doubts older than `age`, each with the platform's possible loss: the vendor's last figure, or else the list
     /// price.
     pub async fn expired_doubts(
         &self,

@@ -1,4 +1,4 @@
-//! The answer to a reservation, and the guard that makes sure that a granted hold reaches an honest end.
+//! The verdict on a reservation, and the guard that brings every granted hold to an end.
 
 use tokio::sync::oneshot;
 
@@ -12,24 +12,24 @@ use crate::store::ledger::step_queue::StepQueue;
 #[derive(Debug)]
 pub enum Verdict {
     Granted(HoldGuard),
-    /// Not enough credits: this many were available.
+    /// The organisation has too few credits: only this many are available.
     Insufficient {
         available: Credits,
     },
-    /// A budget does not allow it.
+    /// A budget does not allow the create.
     OverBudget {
         budget: BudgetId,
-        /// What is left of it; below zero after an overrun, or when it was lowered.
+        /// What is left of the budget; negative after an overrun, or when the budget was lowered.
         left: Credits,
     },
-    /// The organisation has as many unfinished tasks as it may.
+    /// The organisation has as many unfinished tasks as its cap allows.
     TooManyTasks,
-    /// Somebody else holds this idempotency key.
+    /// Another create holds this idempotency key.
     KeyTaken,
-    /// The same body from the same key (from the same user, if without a key) is in doubt under this reference.
+    /// A create with the same body and key (without a key: of the same user) is in doubt under this reference.
     InDoubt(HoldId),
     UnknownOrg,
-    /// The id was granted by an earlier sending and has ended since.
+    /// An earlier sending of this reservation was granted, and the hold has ended since.
     Ended,
 }
 
@@ -40,10 +40,10 @@ enum Sent {
     Settled,
 }
 
-/// A granted hold, owned by whoever must bring it to its end.
+/// A granted hold, owned by the request that must bring it to its end.
 ///
-/// Dropping it is safe at any point (a caller that left, a panic): before [`HoldGuard::about_to_send`] the hold is
-/// released, after it the hold goes IN_DOUBT, because the upstream may have taken the task.
+/// Dropping the guard is safe at any point (the caller left, a panic): before [`HoldGuard::about_to_send`] the hold is
+/// released, after it the hold goes IN_DOUBT, because the vendor may have taken the task.
 #[must_use = "a hold that is dropped is released"]
 #[derive(Debug)]
 pub struct HoldGuard {
@@ -60,34 +60,34 @@ impl HoldGuard {
         Self { queue, org: new.org, hold: new.hold, terms: new.terms(), available, sent: Sent::No }
     }
 
-    /// Its id, also the reference shown to callers.
+    /// The id of the hold, which callers see as the reference.
     pub fn id(&self) -> HoldId {
         self.hold
     }
 
-    /// Whose balance it is held from.
+    /// The organisation from whose balance the credits are held.
     pub fn org(&self) -> OrgId {
         self.org
     }
 
-    /// What was available after it was granted.
+    /// Credits available after the hold was granted.
     pub fn available(&self) -> Credits {
         self.available
     }
 
-    /// Must be called before the first byte may reach the upstream.
+    /// Must be called before the first byte of the create may reach the vendor.
     pub fn about_to_send(&mut self) {
         self.sent = Sent::Maybe;
     }
 
-    /// Takes a step, and waits for it to be durable. The step is retried until the database takes it, whether or
-    /// not anybody waits.
+    /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
+    /// waits.
     pub async fn step(&mut self, step: Step) -> Result<Applied, LedgerError> {
         let answer = self.queue(step);
         answer.await.unwrap_or(Err(LedgerError::ShuttingDown))
     }
 
-    /// Hands the step to the ledger without waiting; the receiver tells when it is durable.
+    /// Queues a step without waiting; the receiver gets the result when the step is durable.
     pub fn queue(&mut self, step: Step) -> oneshot::Receiver<Result<Applied, LedgerError>> {
         self.sent = Sent::Settled;
         self.queue.step(self.org, self.hold, Some(self.terms), step)

@@ -1,8 +1,9 @@
-//! Lanes: each owns a database connection in its own task and takes whatever is waiting, in order of arrival, in one
-//! call. There is no timer: an idle lane serves a lone request at once, a busy one batches by itself.
+//! Lanes. Each lane has a task and a database connection of its own, and sends whatever is waiting, in order of
+//! arrival, in one call. There is no timer: an idle lane serves a lone request at once, and a busy lane batches what
+//! arrives during a call.
 //!
-//! An organisation always goes through one lane, so its balance row has one writer per process. Callers talk through
-//! channels: a cancelled request cannot cancel SQL, and nobody checks a connection out of a pool on the paid path.
+//! An organisation always uses the same lane, so its balance row has one writer in each process. Callers talk to lanes
+//! through channels: a cancelled request cannot cancel a statement, and the paid path waits for no pool.
 
 pub(in crate::store) mod batch;
 pub(in crate::store) mod settings;
@@ -30,7 +31,7 @@ use crate::store::ledger::metered;
 use crate::store::ledger::step::NewHold;
 use crate::store::ledger::step_queue::{Queued, StepQueue};
 
-/// The running lanes; cheap to clone.
+/// The running lanes. A clone is cheap and shares them.
 #[derive(Debug, Clone)]
 pub struct Lanes(Arc<Inner>);
 
@@ -44,7 +45,7 @@ struct Inner {
 }
 
 impl Lanes {
-    /// Starts the lanes. They connect when there is something to do, and reconnect by themselves.
+    /// Starts the lanes. A lane connects when it has something to do, and reconnects by itself.
     pub(in crate::store) fn start(
         servers: &Arc<Servers>,
         owner: GatewayId,
@@ -66,7 +67,8 @@ impl Lanes {
         let queued = metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => "reserve");
         let lanes = Self(Arc::new(Inner { reserves, steps, queued, stop, tasks }));
         for queues in workers {
-            // It keeps the queue of steps for the guards it makes, and with it its own channel: only `shut_down` ends it.
+            // The worker holds the sender of its own channel, in the queue of steps that it gives to guards. So the
+            // channel never closes by itself: only `shut_down` ends the worker.
             let worker = Worker::new(
                 servers.clone(),
                 owner,
@@ -78,8 +80,8 @@ impl Lanes {
                 queues,
             );
             lanes.0.tasks.spawn(async move {
-                // What was queued in it would wait for ever, with its holds. A crash is provided for: another gateway,
-                // or the next start, takes over what this one leaves.
+                // What is queued in the lane would wait for ever, and so would its holds. A crash is safe: another
+                // gateway, or the next start, takes over the holds of this one.
                 if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
                     tracing::error!("a lane of the ledger panicked: this process ends at once");
                     log_queue::flush(Duration::from_millis(100));
@@ -91,7 +93,7 @@ impl Lanes {
         lanes
     }
 
-    /// Reserves, or says why not. Gives up waiting at `deadline`; a grant that comes later is released.
+    /// Reserves, or says why not. Stops waiting at `deadline`; a grant that comes later is released.
     pub(in crate::store) async fn reserve(
         &self,
         new: NewHold,
@@ -112,12 +114,12 @@ impl Lanes {
         }
     }
 
-    /// Where steps are queued.
+    /// The queue of steps of these lanes.
     pub(in crate::store) fn steps(&self) -> &StepQueue {
         &self.0.steps
     }
 
-    /// Finishes what is queued, then ends the lanes.
+    /// Finishes the queued work, then ends the lanes.
     pub(in crate::store) async fn shut_down(&self) {
         self.0.stop.cancel();
         self.0.tasks.wait().await;

@@ -1,4 +1,4 @@
-//! Runs of gateways: a hold names the one that owns it, and the dead are known by their silence.
+//! Leases of gateways: each hold names the gateway that owns it, and a gateway whose lease has ended counts as dead.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 impl Database {
-    /// Says that `gateway` is alive for another `lease`, by the database's clock; tells how many are, with it.
+    /// Renews the lease of `gateway` for another `lease`, by the database's clock. Returns how many gateways live, this
+    /// one included.
     pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<u32, LedgerError> {
         let others: i64 = sqlx::query_scalar(
             "with renewed as ( \
@@ -25,7 +26,7 @@ impl Database {
         Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
     }
 
-    /// Forgets gateways that have been dead for a day. Holds that name one it does not know are a dead gateway's too.
+    /// Deletes gateways that have been dead for a day. The owner of a hold counts as dead also if its row is deleted.
     pub async fn forget_dead_gateways(&self) -> Result<(), LedgerError> {
         sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
             .execute(self.pool())
@@ -33,7 +34,7 @@ impl Database {
         Ok(())
     }
 
-    /// Ends the lease at once: what `gateway` still owns may be taken over.
+    /// Ends the lease of `gateway` at once: other gateways may take over its holds.
     pub async fn end_lease(&self, gateway: GatewayId) -> Result<(), LedgerError> {
         sqlx::query("update gateway set alive_until = now() where gateway_id = $1")
             .bind(gateway.as_uuid())
@@ -43,8 +44,8 @@ impl Database {
     }
 }
 
-/// This gateway's own lease. Without it nothing may be sent upstream: another gateway may already have taken this
-/// one for dead and put its holds in doubt.
+/// This gateway's own lease. Without it nothing may be sent to the vendor, because another gateway may already have
+/// counted this one as dead and put its holds in doubt.
 #[derive(Debug)]
 pub struct Lease {
     database: Database,
@@ -54,43 +55,44 @@ pub struct Lease {
     term: Mutex<Option<Term>>,
 }
 
-/// A time through which the lease was held without a gap.
+/// A period in which the lease was held without a gap.
 #[derive(Debug, Clone, Copy)]
 struct Term {
-    /// When its first renewal was begun.
+    /// When the first renewal of the period was begun.
     since: Instant,
-    /// When its last renewal that succeeded was begun.
+    /// When the last successful renewal was begun.
     renewed: Instant,
 }
 
 impl Lease {
-    /// A lease that has yet to be taken.
+    /// A lease that has not been taken yet.
     pub fn new(database: Database, gateway: GatewayId, length: Duration, clock: Clock) -> Self {
         Self { database, gateway, length, clock, term: Mutex::new(None) }
     }
 
-    /// Takes or renews it; tells how many gateways there are.
+    /// Takes or renews the lease; returns how many gateways live.
     pub async fn renew(&self) -> Result<u32, LedgerError> {
         let begun = self.clock.now();
         let gateways = self.database.renew_lease(self.gateway, self.length).await?;
         let mut term = self.term.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that comes late takes the lease anew: in between another gateway may have taken our holds over.
+        // A late renewal begins a new period, because another gateway may have taken over our holds in between.
         let since = term.filter(|term| self.is_fresh(*term)).map_or(begun, |term| term.since);
         *term = Some(Term { since, renewed: begun });
         Ok(gateways)
     }
 
-    /// How often to renew it.
+    /// How often the lease should be renewed.
     pub fn interval(&self) -> Duration {
         self.length / 5
     }
 
-    /// Whether it surely still holds, with a margin for what is about to be sent.
+    /// Whether the lease certainly still holds, with a margin for a request that is about to be sent.
     pub fn holds(&self) -> bool {
         self.term().is_some_and(|term| self.is_fresh(term))
     }
 
-    /// Whether it surely has held from `begun` to now: nobody can have taken over what was reserved in between.
+    /// Whether the lease certainly has held from `begun` to now, so that no gateway can have taken over a hold of that
+    /// time.
     pub fn has_held_since(&self, begun: Instant) -> bool {
         self.term().is_some_and(|term| self.is_fresh(term) && term.since <= begun)
     }

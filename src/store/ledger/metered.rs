@@ -1,5 +1,6 @@
-//! What the ledger counts, each where it has become durable, in the gateway that made it so. A step whose answer was
-//! lost is sent again and then moves nothing: it is not counted. The books are exact, counters are not.
+//! Metrics of the ledger. Each event is counted where it becomes durable, by the gateway that made it so. A step whose
+//! answer was lost is sent again, moves nothing the second time and is not counted. The books are exact, counters are
+//! not.
 
 use crate::clock::Clock;
 use crate::credits::Credits;
@@ -11,7 +12,7 @@ use crate::store::ledger::guard::Verdict;
 use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
 
-/// Why reservations are refused: label values of one counter.
+/// The reasons for which reservations are refused: label values of one counter.
 const REFUSALS: [&str; 12] = [
     "credits",
     "budget",
@@ -30,7 +31,8 @@ const REFUSALS: [&str; 12] = [
 const LOSS_OF_FAILED: &str = "failed task";
 const POSSIBLE_LOSS: &str = "possible";
 
-/// Everything of the lanes and of credits begins at 0: an alarm must see the first.
+/// Sets all counters of lanes and credits to 0, because an alarm on an increase misses the first event of a counter
+/// that did not exist.
 pub(in crate::store) fn register() {
     for call in ["reserve", "transition"] {
         drop(metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => call));
@@ -77,7 +79,7 @@ pub(in crate::store) fn register() {
     }
 }
 
-/// Counters take no negative numbers, and what is counted is none.
+/// Adds credits to a counter. Counters take no negative numbers; none is ever passed.
 fn count(counter: &'static str, credits: Credits) {
     metrics::counter!(counter).increment(whole(credits));
 }
@@ -86,18 +88,18 @@ fn whole(credits: Credits) -> u64 {
     u64::try_from(credits.get()).unwrap_or_default()
 }
 
-/// By how much `of` is above `than`.
+/// By how much `of` exceeds `than`; 0 if it does not.
 fn excess(of: Credits, than: Credits) -> Credits {
     of.checked_sub(than).filter(|more| *more > Credits::ZERO).unwrap_or(Credits::ZERO)
 }
 
-/// A hold was granted, whether or not somebody still waits for it.
+/// Counts a hold that was granted, whether or not its caller still waits.
 pub(in crate::store) fn granted(amount: Credits) {
     metrics::counter!(m::HOLDS_GRANTED).increment(1);
     count(m::CREDITS_HELD, amount);
 }
 
-/// What a caller was told of its reservation.
+/// Counts the verdict that a caller was told.
 pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
     let reason = match told {
         Ok(Verdict::Granted(_)) => return,
@@ -113,7 +115,7 @@ pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
     metrics::counter!(m::HOLDS_REFUSED, "reason" => reason).increment(1);
 }
 
-/// Why a reservation has no verdict.
+/// The label value for a reservation that got no verdict.
 fn unanswered(error: &LedgerError) -> &'static str {
     match error {
         LedgerError::QueueFull => "queue full",
@@ -123,7 +125,7 @@ fn unanswered(error: &LedgerError) -> &'static str {
         | LedgerError::NoPrimary(_)
         | LedgerError::Database(_)
         | LedgerError::Schema(_) => "database",
-        // A row, a value or an answer that no reservation of ours should have met.
+        // A row, a value or an answer that none of our reservations should cause.
         LedgerError::Refused(_)
         | LedgerError::Unstorable(_)
         | LedgerError::Corrupt(_)
@@ -136,7 +138,7 @@ fn unanswered(error: &LedgerError) -> &'static str {
     }
 }
 
-/// A step was taken. Without its hold's terms the credits it released cannot be told.
+/// Counts a step that was taken. Without the terms of its hold, released credits cannot be counted.
 pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, applied: Applied) {
     let moved = applied == Applied::Yes;
     metrics::counter!(m::STEPS, "kind" => step.kind().as_str(), "applied" => if moved { "yes" } else { "no" })
@@ -156,7 +158,7 @@ pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, ap
             charged(terms, *raw, *charge);
             ended(hold, State::Settled, terms.map(|terms| excess(terms.amount, *charge)));
         }
-        // Its hold was released long ago.
+        // The hold of this task was released long before.
         Step::LateSettle { raw, charge, .. } => charged(terms, *raw, *charge),
         Step::Fail { loss, .. } => {
             lost(LOSS_OF_FAILED, *loss);
@@ -186,7 +188,7 @@ pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, ap
 fn charged(terms: Option<Terms>, raw: Credits, charge: Credits) {
     count(m::CREDITS_CONSUMED, charge);
     let Some(terms) = terms else { return };
-    // Raw with raw: a factor is no overrun.
+    // Compares the vendor's figures, without the factor: a factor is not an overrun.
     if raw > terms.list_price {
         metrics::counter!(m::OVERRUNS).increment(1);
     }
@@ -197,7 +199,7 @@ fn ended(hold: HoldId, end: State, released: Option<Credits>) {
     if let Some(released) = released {
         count(m::CREDITS_RELEASED, released);
     }
-    // Its id tells when some gateway made it, by its own clock.
+    // The id of a hold contains the time at which a gateway made it, by that gateway's clock.
     if let Some(made) = hold.as_uuid().get_timestamp() {
         let (seconds, nanoseconds) = made.to_unix();
         let made = std::time::Duration::new(seconds, nanoseconds);
@@ -211,7 +213,7 @@ fn lost(kind: &'static str, loss: Credits) {
     metrics::counter!(m::PLATFORM_LOSS, "kind" => kind).increment(whole(loss));
 }
 
-/// An entry that is no task's was written.
+/// Counts an entry that is not a task's.
 pub(in crate::store) fn posted(kind: EntryKind, amount: Credits) {
     let size = amount.get().unsigned_abs();
     if kind == EntryKind::Grant {
@@ -222,12 +224,13 @@ pub(in crate::store) fn posted(kind: EntryKind, amount: Credits) {
     }
 }
 
-/// What ran out was taken back.
+/// Counts credits that were taken back because their grant expired.
 pub(in crate::store) fn expired(credits: Credits) {
     count(m::CREDITS_EXPIRED, credits);
 }
 
-/// A budget reached a threshold. Tenants choose them: as they are they would be no closed set.
+/// Counts a threshold that a budget reached. Organisations choose thresholds freely, so the label has them rounded down
+/// to tens: its values must be a closed set.
 pub(in crate::store) fn threshold_reached(percent: i32) {
     let tens = percent.clamp(0, 100) / 10 * 10;
     metrics::counter!(m::BUDGET_EVENTS, "threshold" => tens.to_string()).increment(1);

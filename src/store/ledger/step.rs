@@ -1,4 +1,5 @@
-//! The values a lane takes: reservations to be made, and the steps of a hold's life. No connection, no channel.
+//! The values that a lane takes: reservations to make, and the steps in the life of a hold. No connection and no
+//! channel is here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
 use crate::store::db::words::words;
 
-/// SHA-256 of a create's raw body: what makes two requests "the same" (contract, "Idempotency").
+/// The SHA-256 of a create's raw body: what makes two requests "the same" (contract, "Idempotency").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -25,41 +26,41 @@ impl Fingerprint {
         &self.0
     }
 
-    /// A stored digest; nothing if it has another length.
+    /// Reads a stored digest; `None` if it is not 32 bytes long.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 }
 
-/// A reservation to be made.
+/// A hold that is to be made.
 #[derive(Debug, Clone)]
 pub struct NewHold {
-    /// Minted by the caller, so that a reserve whose answer was lost can simply be sent again.
+    /// The gateway makes the id before it sends, so that a reservation whose answer was lost can be sent again.
     pub hold: HoldId,
     pub org: OrgId,
     pub user: UserId,
-    /// With which key; none for callers without one.
+    /// The key of the caller; `None`: the caller has a token of an identity provider.
     pub key: Option<KeyId>,
     /// Credits to hold: list price × factor.
     pub amount: Credits,
     /// The list price, before the factor.
     pub list_price: Credits,
-    /// The organisation's factor, used to the end of this task.
+    /// The organisation's price factor. The task keeps it to its end.
     pub factor: PriceFactor,
-    /// The book the price is from.
+    /// The price book that the price is from.
     pub book: BookVersion,
     /// The vendor's task type.
     pub task_type: Arc<str>,
-    /// Name of the backend it goes to.
+    /// The name of the backend that the create is for.
     pub backend: Arc<str>,
-    /// Name of the upstream account it is charged to.
+    /// The name of the account with the vendor that pays.
     pub account: Arc<str>,
-    /// Of the raw body.
+    /// The fingerprint of the raw body.
     pub fingerprint: Fingerprint,
-    /// The caller's idempotency key; claimed in the same transaction as the hold.
+    /// The caller's idempotency key, which is claimed in the same transaction as the hold.
     pub idempotency_key: Option<Arc<str>>,
-    /// Refuse if a create with the same body and key (without a key: of the same user), and no idempotency key, is in
-    /// doubt.
+    /// Refuses the hold if a create without an idempotency key, with the same body and key (without a key: of the same
+    /// user), is in doubt.
     pub refuse_if_in_doubt: bool,
 }
 
@@ -69,7 +70,7 @@ impl NewHold {
     }
 }
 
-/// What a hold was made for. What a step of it moves is counted by them.
+/// The terms of a hold: metrics of its steps need them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     pub amount: Credits,
@@ -79,150 +80,150 @@ pub struct Terms {
 /// A step in the life of a hold (table `transition`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The upstream accepted the task.
+    /// The vendor accepted the task.
     Run {
-        /// The upstream's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// What the upstream says it will consume; only a valid figure.
+        /// What the vendor says it will consume, if that is a valid figure.
         raw: Option<Credits>,
-        /// The upstream's `data`, verbatim.
+        /// The vendor's `data`, verbatim.
         data: Arc<str>,
-        /// The answer to the caller, for replays.
+        /// The answer to the caller, stored for replays.
         answer: Arc<str>,
-        /// When the reconciler should first look at it.
+        /// How long to wait before the first poll.
         poll_in: Duration,
     },
     /// The task succeeded and is charged.
     Settle {
-        /// What the upstream consumed.
+        /// The figure that the charge is calculated from.
         raw: Credits,
-        /// The upstream's own final figure, if it was a valid number.
+        /// The vendor's own final figure, if it was a valid number.
         reported: Option<Credits>,
-        /// What the tenant pays: raw × factor.
+        /// What the organisation pays: raw × factor.
         charge: Credits,
-        /// Why the figure is not simply the upstream's last word, if so.
+        /// Why the figure is not the vendor's last one; `None`: it is.
         flag: Option<&'static str>,
-        /// The upstream's final `data`, verbatim.
+        /// The vendor's final `data`, verbatim.
         data: Arc<str>,
     },
-    /// The upstream took the task and failed it: nothing is charged.
+    /// The vendor accepted the task and failed it: nothing is charged.
     Fail {
-        /// What the upstream consumed all the same: the platform's loss.
+        /// What the vendor consumed nevertheless: the platform's loss.
         loss: Credits,
-        /// The upstream's final `data`, verbatim.
+        /// The vendor's final `data`, verbatim.
         data: Arc<str>,
     },
-    /// The upstream never took it: everything is released and the idempotency key is free again.
+    /// The vendor never accepted the task: the hold is released and the idempotency key can be used again.
     Refuse {
         reason: &'static str,
-        /// List price, if the upstream may have charged for it (an enveloped 500).
+        /// The list price, if the vendor may have charged for the create (an enveloped 500).
         possible_loss: Credits,
     },
-    /// Granted to somebody who no longer waits, and never sent: only the gateway that owns the hold can know.
+    /// Granted to a caller that no longer waits, and never sent. Only the gateway that owns the hold can know this.
     Abandon,
-    /// HELD past its time, and its own gateway does not work on it: it was never sent. What has moved on since it was
-    /// seen HELD is left alone.
+    /// The hold is HELD past its grace period and its own gateway does not work on it: it was never sent. A hold that
+    /// has left HELD in the meantime is not changed.
     Sweep,
-    /// Whether the upstream took it is unknown.
+    /// It is unknown whether the vendor accepted the task.
     Doubt { reason: &'static str },
-    /// HELD, and its gateway is dead: it may have been sent. What has been recorded since it was seen is left alone.
+    /// The hold is HELD and its gateway is dead: the create may have been sent. A hold that has left HELD in the
+    /// meantime is not changed.
     Orphan,
-    /// The age limit of a doubt: the tenant is refunded, the platform may have lost.
+    /// The doubt has reached its age limit: the organisation is refunded, and the platform books a possible loss.
     WriteOff {
-        /// What the upstream reported, or the list price.
+        /// What the vendor reported, or else the list price.
         possible_loss: Credits,
     },
-    /// After its end (RELEASED or WRITTEN_OFF) the task's id comes to light: the task can be read, and is polled until
-    /// the upstream tells its end. No state changes and no credit moves yet.
+    /// The task's id became known after the hold was RELEASED or WRITTEN_OFF, and the task is reopened: it can be read,
+    /// and is polled to its end. The state stays, and no credit moves yet.
     LateRun {
-        /// The upstream's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// The answer to the caller, for replays.
+        /// The answer to the caller, stored for replays.
         answer: Option<Arc<str>>,
-        /// Who brought it to light, and how they know; none: the gateway itself.
+        /// Who gave the id, and how they know it; `None`: the gateway found it.
         reason: Option<Arc<str>>,
-        /// When the reconciler should first look at it.
+        /// How long to wait before the first poll.
         poll_in: Duration,
     },
-    /// A task that came to light after its end has succeeded: its tenant gets it and is charged by a correcting entry,
-    /// and what was booked as the platform's loss is taken back.
+    /// A reopened task has succeeded: its owner can read the result, a correction charges it, and what was booked as
+    /// the platform's loss is taken back.
     LateSettle {
-        /// What the upstream consumed.
+        /// The figure that the charge is calculated from.
         raw: Credits,
-        /// The upstream's own final figure, if it was a valid number.
+        /// The vendor's own final figure, if it was a valid number.
         reported: Option<Credits>,
-        /// What the tenant pays: raw × factor.
+        /// What the organisation pays: raw × factor.
         charge: Credits,
-        /// The upstream's final `data`, verbatim.
+        /// The vendor's final `data`, verbatim.
         data: Arc<str>,
     },
-    /// A task that came to light after its end has failed: what it consumed is the platform's loss, in place of what
-    /// was booked as one.
+    /// A reopened task has failed: what it consumed is the platform's loss, which replaces what was booked as one.
     LateFail {
-        /// What the upstream consumed.
+        /// What the vendor consumed.
         loss: Credits,
-        /// The upstream's final `data`, verbatim.
+        /// The vendor's final `data`, verbatim.
         data: Arc<str>,
     },
-    /// A task that came to light after its end never ends: what was booked stays.
+    /// A reopened task does not end in time: what was booked stays.
     LateDrop,
-    /// An operator knows the id of a task in doubt: it is polled on.
+    /// An operator gave the id of a task in doubt: the task is polled to its end.
     ResolveRun {
-        /// The upstream's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
         reason: Arc<str>,
-        /// The answer to the caller, for replays.
+        /// The answer to the caller, stored for replays.
         answer: Arc<str>,
     },
-    /// An operator knows that a task in doubt succeeded, and what it consumed.
+    /// An operator found out that a task in doubt succeeded, and what it consumed.
     ResolveSettle {
-        /// The upstream's id of it.
+        /// The vendor's id of the task.
         task: Arc<str>,
-        /// What the upstream consumed.
+        /// What the vendor consumed.
         raw: Credits,
-        /// The same, where the upstream itself never reported a figure: then the operator's word is all there is.
+        /// The same figure if the vendor never reported one itself: then the operator's figure is the only one.
         reported: Option<Credits>,
-        /// What the tenant pays: raw × factor.
+        /// What the organisation pays: raw × factor.
         charge: Credits,
         reason: Arc<str>,
-        /// The answer to the caller, for replays.
+        /// The answer to the caller, stored for replays.
         answer: Arc<str>,
     },
-    /// An operator knows that nothing is owed for a task in doubt.
+    /// An operator found out that nothing is owed for a task in doubt.
     ResolveRelease {
-        /// Whether the upstream took it: then its idempotency key stays bound, else it is free again.
+        /// Whether the vendor accepted the task: if so, its idempotency key stays bound, else it can be used again.
         taken: bool,
         reason: Arc<str>,
     },
 }
 
 words! {
-    /// What a step is for the table `transition`, which says what may follow what.
+    /// The kind of a step in the table `transition`, which says what may follow what.
     pub enum StepKind in "transition.kind" {
-        /// The upstream accepted the task.
+        /// The vendor accepted the task.
         Run = "run",
         Settle = "settle",
-        /// The upstream took it, and nothing is owed for it.
+        /// The vendor accepted the task, and nothing is owed for it.
         Fail = "fail",
-        /// The upstream never took it.
+        /// The vendor never accepted the task.
         Refuse = "refuse",
-        /// It was never sent: nobody waited for it any more.
+        /// The create was never sent, because nobody waited for it any more.
         Abandon = "abandon",
-        /// It was never sent: nobody worked on it.
+        /// The create was never sent, and nobody worked on it.
         Sweep = "sweep",
-        /// Whether the upstream took it is unknown.
+        /// It is unknown whether the vendor accepted the task.
         Doubt = "doubt",
-        /// The same, because its gateway is dead.
+        /// The same as a doubt, because the hold's gateway is dead.
         Orphan = "orphan",
-        /// It was in doubt for too long.
+        /// The doubt reached its age limit.
         WriteOff = "write_off",
-        /// Its id came to light after its end.
+        /// The task was reopened: its id became known after its end.
         LateRun = "late_run",
-        /// It came to light after its end, and succeeded.
+        /// A reopened task succeeded.
         LateSettle = "late_settle",
-        /// It came to light after its end, and failed.
+        /// A reopened task failed.
         LateFail = "late_fail",
-        /// It came to light after its end, and never ended.
+        /// A reopened task did not end in time.
         LateDrop = "late_drop",
     }
 }
@@ -249,7 +250,7 @@ impl Step {
         }
     }
 
-    /// What it is for the table `transition`.
+    /// The kind of the step in the table `transition`.
     pub fn kind(&self) -> StepKind {
         match self {
             Self::Run { .. } | Self::ResolveRun { .. } => StepKind::Run,
@@ -269,13 +270,13 @@ impl Step {
     }
 }
 
-/// Whether a step changed anything. A second attempt at the same end is a no-op that says so.
+/// Whether a step changed anything. A second attempt at the same end changes nothing and says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// The hold moved, with its money and its entry.
+    /// The hold moved to its new state, with its credits and its entry.
     Yes,
-    /// The hold is in no state this step starts from (or does not exist): nothing moved.
+    /// The step cannot start from the hold's state, or the hold does not exist: nothing moved.
     No,
-    /// The upstream's task id already belongs to another hold: this one went IN_DOUBT instead, or stayed as it was.
+    /// The vendor's task id already belongs to another hold: this hold went IN_DOUBT instead, or stayed as it was.
     DuplicateTask,
 }

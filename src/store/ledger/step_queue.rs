@@ -1,4 +1,4 @@
-//! The queue of steps: what brings a hold to its end goes through it, whoever still waits.
+//! The queue of steps. Every step that ends a hold goes through it, whether or not anybody waits for the result.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use crate::metrics as m;
 use crate::store::db::error::LedgerError;
 use crate::store::ledger::step::{Applied, Step, Terms};
 
-/// Steps on their way to the lanes; cheap to clone. An organisation always goes through one lane.
+/// The queue of steps on their way to the lanes. A clone is cheap; an organisation always uses the same lane.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct StepQueue(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    // Unbounded on purpose: an end must never be refused. There is at most one in flight for each open hold.
+    // Unbounded on purpose: a step that ends a hold must never be refused. At most one step for each open hold is
+    // queued.
     lanes: Vec<mpsc::UnboundedSender<Work>>,
     hasher: RandomState,
     queued: metrics::Gauge,
@@ -28,14 +29,14 @@ impl StepQueue {
         Self(Arc::new(Inner { lanes, hasher: RandomState::new(), queued }))
     }
 
-    /// The lane of an organisation, also for its reservations.
+    /// The lane of an organisation, for its reservations and its steps.
     pub(in crate::store) fn lane(&self, org: OrgId) -> usize {
         let mut hasher = self.0.hasher.build_hasher();
         org.hash(&mut hasher);
         std::hash::Hasher::finish(&hasher) as usize % self.0.lanes.len()
     }
 
-    /// Queues a step; it is tried until the database takes it.
+    /// Queues a step, which the lane repeats until the database takes it.
     pub(in crate::store) fn step(
         &self,
         org: OrgId,
@@ -46,7 +47,7 @@ impl StepQueue {
         let (reply, answer) = oneshot::channel();
         let item = self.item(org, hold, terms, step, reply);
         if self.0.lanes[self.lane(org)].send(Work::Step(item)).is_err() {
-            tracing::error!(%org, %hold, "a step came after the ledger had shut down; its hold stays as it is");
+            tracing::error!(%org, %hold, "a step came after the ledger had shut down: its hold is unchanged");
         }
         answer
     }
@@ -62,7 +63,7 @@ impl StepQueue {
         StepItem { org, hold, terms, step, reply, _queued: Queued::in_queue(&self.0.queued) }
     }
 
-    /// Asks each lane to release those of these HELD rows that it does not work on.
+    /// Asks each lane to release those of these HELD holds that it does not work on.
     pub(in crate::store) fn sweep(&self, candidates: &[(OrgId, HoldId, Terms)]) {
         for (index, lane) in self.0.lanes.iter().enumerate() {
             let mine: Vec<_> =
@@ -77,14 +78,14 @@ impl StepQueue {
 pub(in crate::store) struct StepItem {
     pub(in crate::store) org: OrgId,
     pub(in crate::store) hold: HoldId,
-    /// None: nobody here knows them.
+    /// The terms of the hold; `None` if this gateway does not know them.
     pub(in crate::store) terms: Option<Terms>,
     pub(in crate::store) step: Step,
     pub(in crate::store) reply: oneshot::Sender<Result<Applied, LedgerError>>,
     _queued: Queued,
 }
 
-/// Shows that an item waits or is under way, until it is dropped.
+/// Counts an item in a gauge, from when it is queued until it is dropped.
 pub(in crate::store) struct Queued(metrics::Gauge);
 
 impl Queued {
@@ -102,6 +103,6 @@ impl Drop for Queued {
 
 pub(in crate::store) enum Work {
     Step(StepItem),
-    /// HELD rows of ours that are past their time: those this lane does not work on were never sent.
+    /// HELD holds of this gateway past their grace period. Those that this lane does not work on were never sent.
     Sweep(Vec<(OrgId, HoldId, Terms)>),
 }

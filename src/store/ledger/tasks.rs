@@ -1,4 +1,4 @@
-//! Reading tasks: one for a status, a page for a list.
+//! Reading tasks: one for a status call, a page for a list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::store::ledger::step::Terms;
 words! {
     /// The state of a hold (contract, "The life of a task").
     pub enum State in "hold.state" {
-        /// Reserved; the upstream may have been asked, nothing is recorded yet.
+        /// Reserved. The create may have been sent, but no answer is recorded.
         Held = "HELD",
         Running = "RUNNING",
-        /// Whether the upstream took it is unknown.
+        /// It is unknown whether the vendor accepted the task.
         InDoubt = "IN_DOUBT",
         Settled = "SETTLED",
         Released = "RELEASED",
-        /// In doubt for too long: the tenant refunded, the platform's loss.
+        /// In doubt for too long: the organisation was refunded, and the platform books a possible loss.
         WrittenOff = "WRITTEN_OFF",
     }
 }
@@ -38,57 +38,57 @@ impl State {
 }
 
 words! {
-    /// What became of evidence that came after the end (contract, "How much").
+    /// What became of a reopened task (contract, "How much").
     pub enum Late in "hold.late" {
-        /// The task's id is known now, and it is polled until the upstream tells its end.
+        /// The task's id is known now, and the task is polled until the vendor reports its end.
         Open = "open",
-        /// It succeeded: its tenant has it and was charged by a correcting entry.
+        /// The task succeeded: its owner can read the result and was charged by a correction.
         Charged = "charged",
-        /// It failed: what it consumed is the platform's loss.
+        /// The task failed: what it consumed is the platform's loss.
         Lost = "lost",
         GivenUp = "given_up",
     }
 }
 
-/// A task as the ledger knows it.
+/// A task as the ledger has stored it.
 #[derive(Debug, Clone)]
 pub struct Task {
     pub hold: HoldId,
     pub org: OrgId,
     pub user: UserId,
     pub key: Option<KeyId>,
-    /// Where it is in its life.
+    /// The state of the task's hold.
     pub state: State,
-    /// What came to light after its end.
+    /// What became of the task if it was reopened; `None`: it was not.
     pub late: Option<Late>,
-    /// Credits held, or that were.
+    /// Credits that are held for the task, or were.
     pub amount: Credits,
     pub list_price: Credits,
-    /// The factor it was priced with.
+    /// The price factor of the task.
     pub factor: PriceFactor,
     /// The vendor's task type.
     pub task_type: Arc<str>,
-    /// The backend it went to.
+    /// The name of the backend that the create was sent to.
     pub backend: Arc<str>,
-    /// The account it went to.
+    /// The name of the account with the vendor that pays.
     pub account: Arc<str>,
-    /// The upstream's id of it, once known.
+    /// The vendor's id of the task, once it is known.
     pub upstream_task: Option<Arc<str>>,
-    /// The upstream's last valid figure.
+    /// The vendor's last valid figure.
     pub raw_consumed: Option<Credits>,
-    /// What the tenant paid.
+    /// What the organisation paid.
     pub charged: Option<Credits>,
-    /// Why it ended or is in doubt.
+    /// Why the task ended or is in doubt.
     pub reason: Option<String>,
-    /// The upstream's last `data`, verbatim.
+    /// The vendor's last `data`, verbatim.
     pub data: Option<Arc<str>>,
-    /// When it was reserved.
+    /// When the hold was reserved.
     pub created_at: OffsetDateTime,
     pub ended_at: Option<OffsetDateTime>,
-    /// How long ago that was when this was read, or when its id became known, if that was after its end; by the
-    /// database's clock.
+    /// The age of the task when it was read, by the database's clock. The age of a reopened task counts from when its
+    /// id became known.
     pub age: Duration,
-    /// How often the reconciler has claimed it: the token of the last claim.
+    /// How often gateways have claimed the task for polling: the token of the last claim.
     pub polls: u32,
 }
 
@@ -97,18 +97,18 @@ impl Task {
         Terms { amount: self.amount, list_price: self.list_price }
     }
 
-    /// Whether there is nothing more to learn about it.
+    /// Whether nothing more can be learned about the task.
     pub fn is_over(&self) -> bool {
         self.state.is_terminal() && self.late != Some(Late::Open)
     }
 }
 
-/// What a [`Task`] is read from, but for its data.
+/// The columns that a [`Task`] is read from, without its `data`.
 pub(in crate::store) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
                        account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
                        extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
 
-/// The columns of a hold `h` that [`COLUMNS`] are made of.
+/// The columns of a hold `h` that [`COLUMNS`] need.
 pub(in crate::store) const STORED: &str = "h.hold_id, h.org_id, h.user_id, h.key_id, h.state, h.amount, h.list_price, h.factor_bp, \
      h.task_type, h.backend, h.account, h.upstream_task, h.raw_consumed, h.charged, h.reason, h.created_at, h.recorded_at, \
      h.ended_at, h.polls, h.late";
@@ -136,50 +136,50 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
         reason: row.try_get("reason")?,
         data: match row.try_get::<Option<&str>, _>("data") {
             Ok(data) => data.map(Into::into),
-            // Lists leave it out: it may be long.
+            // Lists do not select the column, because it may be long.
             Err(sqlx::Error::ColumnNotFound(_)) => None,
             Err(error) => return Err(error.into()),
         },
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
-        // Below zero for a task that was made while the database's clock was ahead.
+        // Negative for a task that was created while the database's clock was ahead.
         age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
         polls: polls.try_into().map_err(|_| LedgerError::Corrupt("hold.polls".into()))?,
     })
 }
 
-/// Which tasks a list shows.
+/// Which tasks a list contains.
 #[derive(Debug, Clone, Default)]
 pub struct TaskFilter {
-    /// Only of these states.
+    /// Only tasks in one of these states.
     pub states: Option<Vec<State>>,
-    /// Look at what is shown rather than at the state itself: a task that came to light after its end runs, or
-    /// succeeded.
+    /// Compare `states` with the state that callers see instead of the stored one: a reopened task is shown as running
+    /// or as succeeded.
     pub as_shown: bool,
-    /// Only of this user.
+    /// Only tasks of this user.
     pub user: Option<UserId>,
-    /// Only of this key.
+    /// Only tasks of this key.
     pub key: Option<KeyId>,
-    /// Only created at or after this instant.
+    /// Only tasks created at or after this instant.
     pub since: Option<OffsetDateTime>,
-    /// Only created before this instant.
+    /// Only tasks created before this instant.
     pub until: Option<OffsetDateTime>,
-    /// Only older than this one: the cursor.
+    /// Only tasks older than this one: the cursor.
     pub before: Option<HoldId>,
 }
 
-/// How many tasks are open, and what they hold, by state.
+/// How many holds in one state are open, and how many credits they hold.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenHolds {
     pub state: State,
     pub count: i64,
     pub credits: Credits,
-    /// Age of the oldest.
+    /// The age of the oldest hold in this state.
     pub oldest: Duration,
 }
 
 impl Database {
-    /// The task of `org` with this hold id, with its data.
+    /// The task of `org` with this hold id, with its `data`.
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, LedgerError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, data from hold where org_id = $1 and hold_id = $2"
@@ -191,7 +191,7 @@ impl Database {
         row.as_ref().map(task).transpose()
     }
 
-    /// The task of `org` that the upstream calls `upstream_task`, with its data.
+    /// The task of `org` with this id of the vendor, with its `data`.
     pub async fn task_by_upstream_id(
         &self,
         org: OrgId,
@@ -207,7 +207,7 @@ impl Database {
         row.as_ref().map(task).transpose()
     }
 
-    /// The newest tasks of `org` that `filter` lets through, without their data.
+    /// The newest tasks of `org` that match `filter`, without their `data`.
     pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, LedgerError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from hold where org_id = $1 and ($2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
@@ -230,10 +230,10 @@ impl Database {
         rows.iter().map(task).collect()
     }
 
-    /// Unfinished tasks by state, over all organisations.
+    /// Unfinished tasks of all organisations, by state.
     pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
         let rows: Vec<(State, i64, i64, f64)> = sqlx::query_as(
-            // One by one: each has an index of its own, all three together have none.
+            // Each state is counted separately: each has an index of its own, and no index covers all three.
             "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \
              select 'HELD' as state, count(*) as holds, coalesce(sum(amount), 0)::bigint as credits, min(created_at) as oldest \
              from hold where state = 'HELD' union all \

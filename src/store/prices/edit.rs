@@ -1,4 +1,4 @@
-//! Making and editing drafts.
+//! Creating and editing drafts of price books.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::prices::{PriceUnit, no_book};
 
-/// Prices as the columns of the table.
+/// Prices as arrays, one for each column of the table.
 #[derive(Debug, Default)]
 struct Columns<'a> {
     types: Vec<&'a str>,
@@ -20,12 +20,12 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// Prices must be positive, and what edits a video must have a fixed one.
+    /// Fails unless all prices are positive and every type that edits a video has a fixed price.
     fn of(prices: impl IntoIterator<Item = (&'a str, Tariff)>) -> Result<Self, LedgerError> {
         let mut columns = Self::default();
         for (task_type, tariff) in prices {
             let refuse = |why: &str| Err(LedgerError::Invalid(format!("{task_type}: {why}")));
-            // It ends up in a path, in a log line, in a table of the console.
+            // A task type is written in paths, log lines and tables of the command line.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if !(1..=100).contains(&task_type.len()) || !task_type.bytes().all(plain) {
                 return Err(LedgerError::Invalid(
@@ -66,14 +66,14 @@ fn named(name: &str) -> Result<&str, LedgerError> {
 words! {
     /// What `lock_book` says of a book that is to be edited.
     enum LockedBook in "lock_book()", "delete_book()" {
-        /// It can be edited.
+        /// The book can be edited.
         Draft = "draft",
-        /// It will come into force.
+        /// The book comes into force at a future instant.
         Scheduled = "scheduled",
-        /// It is in force, or was.
+        /// The book is in force, or was.
         Effective = "effective",
         Unknown = "unknown",
-        /// It was changed since its editor saw it.
+        /// The book was changed since its editor saw it.
         Stale = "stale",
     }
 }
@@ -83,7 +83,7 @@ fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> R
         (LockedBook::Draft, _) => Ok(()),
         (LockedBook::Unknown, _) => Err(no_book(version)),
         (LockedBook::Stale, Some(current)) => Err(LedgerError::Stale { current }),
-        (LockedBook::Stale, None) => Err(LedgerError::Corrupt("lock_book() told no revision".into())),
+        (LockedBook::Stale, None) => Err(LedgerError::Corrupt("lock_book() returned no revision".into())),
         (LockedBook::Scheduled, _) => Err(LedgerError::Conflict(format!(
             "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
         ))),
@@ -93,8 +93,9 @@ fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> R
     }
 }
 
-/// An edit of the draft `$1` that its editor saw at revision `$2`: the statement between the parts changes rows `from book`,
-/// which has a row if the book is a draft. What is answered: the book's state, its revision, the new one, the rows changed.
+/// An edit of the draft `$1` that its editor saw at revision `$2`. The statement between the parts changes rows `from
+/// book`, which has a row only if the book is a draft. The answer is the book's state, the revision before, the
+/// revision after, and the number of rows changed.
 macro_rules! edit {
     ($edit:literal) => {
         concat!(
@@ -119,7 +120,7 @@ fn edited(
 }
 
 impl Acting {
-    /// Adds a draft: what `copy_of` has, with `prices` put over it. It may still be empty.
+    /// Creates a draft: the prices of `copy_of`, replaced and extended by `prices`. It may be empty.
     pub async fn create_book(
         &self,
         name: &str,
@@ -144,7 +145,7 @@ impl Acting {
         }
     }
 
-    /// Sets a price of a draft. `revision`: what the editor has seen; none: whatever it is. The answer is the new one.
+    /// Sets a price of a draft and returns the new revision. `revision`: the one that the editor saw; `None`: any.
     pub async fn set_price(
         &self,
         version: BookVersion,
@@ -171,7 +172,7 @@ impl Acting {
         edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set".into()))
     }
 
-    /// Takes a type out of a draft: creates of that type will be refused.
+    /// Removes a task type from a draft: while the book is in force, creates of that type are refused.
     pub async fn remove_price(
         &self,
         version: BookVersion,
@@ -212,7 +213,7 @@ impl Acting {
         revision.ok_or(LedgerError::Corrupt("a price book that was not renamed".into()))
     }
 
-    /// Removes a draft. Its number is not used again.
+    /// Deletes a draft. Its version is never used again.
     pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), LedgerError> {
         let (state, current): (LockedBook, Option<i32>) =
             sqlx::query_as("select state, revision from delete_book($1, $2)")

@@ -1,4 +1,5 @@
-//! What an organisation pays of the list price for a time. What has begun only ends; what is over stays.
+//! Price factors: what an organisation pays of the list price for a time. A factor that has begun can only be ended;
+//! one that is over stays as it is.
 
 use std::collections::HashMap;
 
@@ -17,20 +18,20 @@ use crate::store::db::error::LedgerError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
-/// A factor with its validity.
+/// A price factor and the time in which it is valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PriceFactorInfo {
     pub factor_id: FactorId,
     pub org_id: OrgId,
-    /// What is paid of the list price.
+    /// The part of the list price that the organisation pays, in basis points.
     pub factor_bp: PriceFactor,
     #[serde(with = "time::serde::rfc3339")]
     pub valid_from: OffsetDateTime,
-    /// Until just before; none: until somebody ends it.
+    /// The instant before which the factor ends; null: it is valid until somebody ends it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub valid_until: Option<OffsetDateTime>,
     pub reason: String,
-    /// Whether it is in force now.
+    /// Whether the factor is in force now.
     pub active: bool,
     pub version: i32,
 }
@@ -73,7 +74,7 @@ impl FromRow<'_, PgRow> for PriceFactorInfo {
 }
 
 impl Database {
-    /// The factors of `org`, newest first.
+    /// The price factors of `org`, newest first.
     pub async fn price_factors(
         &self,
         org: OrgId,
@@ -92,7 +93,7 @@ impl Database {
         Ok(factors)
     }
 
-    /// What those of `orgs` pay of the list price that have a factor in force now.
+    /// The factor in force for each of `orgs` that has one now.
     pub async fn price_factors_in_force(
         &self,
         orgs: &[OrgId],
@@ -115,7 +116,7 @@ impl Database {
         rows.into_iter().map(factor).collect()
     }
 
-    /// One factor of `org`.
+    /// One price factor of `org`.
     pub async fn price_factor(
         &self,
         org: OrgId,
@@ -134,8 +135,8 @@ impl Database {
 }
 
 impl Acting {
-    /// Gives `org` a factor from `from` on (none: now) until just before `until` (none: until it is ended). Before and
-    /// after, and between two, the organisation's own factor counts.
+    /// Gives `org` a factor from `from` on (`None`: now) until just before `until` (`None`: until it is ended). At all
+    /// other times the factor stored with the organisation counts.
     pub async fn create_price_factor(
         &self,
         org: OrgId,
@@ -165,7 +166,7 @@ impl Acting {
                 LedgerError::NotFound(format!("there is no organisation {org}"))
             }
             (CreateOutcome::BeginsInThePast, _) => {
-                LedgerError::Invalid("a factor cannot begin in the past: leave valid_from out for now".into())
+                LedgerError::Invalid("a factor cannot begin in the past: omit valid_from to begin now".into())
             }
             (CreateOutcome::EndsBeforeItBegins, _) => {
                 LedgerError::Invalid("valid_until must be after valid_from".into())
@@ -175,13 +176,13 @@ impl Acting {
                 LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
             }
             (CreateOutcome::Overlaps, None) => {
-                LedgerError::Corrupt("create_price_factor() told no factor".into())
+                LedgerError::Corrupt("create_price_factor() returned no factor".into())
             }
         })
     }
 
-    /// Ends a factor at `at`, or now. One that would end before it begins is taken back: nothing is left of it but its
-    /// lines in the audit log.
+    /// Ends a factor at `at`, or now. A factor that would end before it begins is removed: only the audit log still
+    /// shows it.
     pub async fn end_price_factor(
         &self,
         org: OrgId,
@@ -201,9 +202,11 @@ impl Acting {
             (EndOutcome::Ended, _) => return Ok(()),
             (EndOutcome::Unknown, _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
             (EndOutcome::Stale, Some(current)) => LedgerError::Stale { current },
-            (EndOutcome::Stale, None) => LedgerError::Corrupt("end_price_factor() told no version".into()),
+            (EndOutcome::Stale, None) => {
+                LedgerError::Corrupt("end_price_factor() returned no version".into())
+            }
             (EndOutcome::InThePast, _) => {
-                LedgerError::Invalid("a factor cannot end in the past: leave the instant out for now".into())
+                LedgerError::Invalid("a factor cannot end in the past: omit the instant to end it now".into())
             }
             (EndOutcome::EndsEarlier, _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
         })

@@ -1,4 +1,4 @@
-//! Putting books in force: now, later, or again.
+//! Putting price books in force: now, at a future instant, or again.
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -15,10 +15,10 @@ use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::prices::no_book;
 
-/// One line of the history: a book came into force, or will, or was to.
+/// One activation of a price book: it came into force, will come into force, or was withdrawn before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Activation {
-    /// Later lines have higher ones.
+    /// Activations that were made later have greater ids.
     pub activation_id: i64,
     #[schema(value_type = i32)]
     pub version: BookVersion,
@@ -27,7 +27,7 @@ pub struct Activation {
     pub actor: String,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it was taken back, before it began.
+    /// When the activation was withdrawn, before it came into force; null: it was not.
     #[serde(with = "time::serde::rfc3339::option")]
     pub withdrawn_at: Option<OffsetDateTime>,
 }
@@ -76,7 +76,7 @@ impl FromRow<'_, PgRow> for Activation {
 }
 
 impl Database {
-    /// What came into force and when, newest line first.
+    /// All activations of price books, newest first.
     pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
         let lines = sqlx::query_as(
             "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation where activation_id < coalesce($1, 9223372036854775807) \
@@ -89,14 +89,15 @@ impl Database {
         Ok(lines)
     }
 
-    /// Fails if there is no such book.
+    /// Returns a price book with its prices; `NotFound` if there is none of this version.
     pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
         self.book(version).await?.ok_or_else(|| no_book(version))
     }
 }
 
 impl Acting {
-    /// Puts a book in force from `at` on, or from now. Every gateway follows: at that instant, or within a second.
+    /// Puts a book in force from `at` on, or from now. Every gateway follows: at that instant, or, if it is now, within
+    /// a second.
     ///
     /// Only a book that was never in force can be scheduled.
     pub async fn put_in_force(
@@ -117,22 +118,22 @@ impl Acting {
             (ForceOutcome::Unknown, _) => no_book(version),
             (ForceOutcome::Stale, Some(current)) => LedgerError::Stale { current },
             (ForceOutcome::InThePast, _) => LedgerError::Invalid(
-                "that instant has passed: name one that is to come, or none for now".into(),
+                "this instant has passed: give a future instant, or none to put the book in force now".into(),
             ),
             (ForceOutcome::Empty, _) => LedgerError::Conflict(format!("price book {version} has no prices")),
             (ForceOutcome::Taken, Some(other)) => {
                 LedgerError::Conflict(format!("price book {other} comes into force at that very instant"))
             }
             (ForceOutcome::WasInForce, _) => LedgerError::Conflict(format!(
-                "price book {version} was in force: put it in force at once, or schedule a copy"
+                "price book {version} was in force: put it in force now, or schedule a copy"
             )),
             (ForceOutcome::Stale | ForceOutcome::Taken, None) => {
-                LedgerError::Corrupt("put_book_in_force() told no figure".into())
+                LedgerError::Corrupt("put_book_in_force() returned no figure".into())
             }
         })
     }
 
-    /// Takes a schedule back while its instant is to come: the book is a draft again.
+    /// Withdraws a scheduled activation that is still in the future: the book is a draft again.
     pub async fn unschedule_book(
         &self,
         version: BookVersion,
@@ -149,7 +150,7 @@ impl Acting {
             (UnscheduleOutcome::Unknown, _) => no_book(version),
             (UnscheduleOutcome::Stale, Some(current)) => LedgerError::Stale { current },
             (UnscheduleOutcome::Stale, None) => {
-                LedgerError::Corrupt("unschedule_book() told no revision".into())
+                LedgerError::Corrupt("unschedule_book() returned no revision".into())
             }
             (UnscheduleOutcome::NotScheduled, _) => {
                 LedgerError::Conflict(format!("price book {version} is not scheduled"))
@@ -160,8 +161,8 @@ impl Acting {
         })
     }
 
-    /// Puts the book in force again that was in force before the present one. `from`: the one that is to go; none:
-    /// whichever it is. The answer is the one that came back.
+    /// Puts the book in force that was in force before the present one, and returns its version. `from`: the book that
+    /// must be in force now; `None`: any.
     pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, LedgerError> {
         let (outcome, version): (RollBackOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from roll_back_book($1)")
@@ -171,7 +172,7 @@ impl Acting {
         match (outcome, version) {
             (RollBackOutcome::Done, Some(version)) => Ok(BookVersion::new(version)),
             (RollBackOutcome::Done, None) => {
-                Err(LedgerError::Corrupt("roll_back_book() told no version".into()))
+                Err(LedgerError::Corrupt("roll_back_book() returned no version".into()))
             }
             (RollBackOutcome::Other, now) => {
                 let now = now.map_or("none".to_owned(), |version| version.to_string());

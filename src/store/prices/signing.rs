@@ -1,4 +1,4 @@
-//! The keys that sign quotes: one for all gateways, replaced by a newer one when an operator says so.
+//! The keys that sign quotes. All gateways share them; an operator replaces the newest by a newer one.
 
 use time::OffsetDateTime;
 
@@ -8,14 +8,14 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 
 impl Database {
-    /// The keys whose quotes may still bind, oldest first. The first gateway that asks makes one.
+    /// The keys whose quotes may still be valid, oldest first. The first call ever creates the first key.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, LedgerError> {
         let keys = self.usable_signing_keys().await?;
         if !keys.is_empty() {
             return Ok(keys);
         }
         let gateway = self.acting(Actor::program("gateway"));
-        // Of several at once one wins; all read what it has made.
+        // If several gateways create the key at the same time, one insert wins and all gateways read that key.
         sqlx::query("insert into signing_key (generation, key) values (1, $1) on conflict do nothing")
             .bind(SigningKey::fresh_secret().as_slice())
             .execute(gateway.change())
@@ -40,7 +40,7 @@ impl Database {
 }
 
 impl Acting {
-    /// Makes a newer key. What the former ones signed binds until it expires.
+    /// Creates a newer key. Quotes that former keys have signed stay valid until they expire.
     pub async fn rotate_signing_key(&self) -> Result<i32, LedgerError> {
         Ok(sqlx::query_scalar("select rotate_signing_key($1)")
             .bind(SigningKey::fresh_secret().as_slice())

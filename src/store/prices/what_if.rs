@@ -1,4 +1,4 @@
-//! What the tasks of some days would have cost by another book.
+//! What the tasks of the last days would have cost by another price book.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::store::db::session::Deadline;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrgOutcome {
     pub org_id: OrgId,
-    /// What it is called.
+    /// The name of the organisation.
     pub name: String,
     #[serde(flatten)]
     pub outcome: ReplayTotals,
 }
 
-/// One task type's part.
+/// The totals of one task type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TypeOutcome {
     #[schema(value_type = String)]
@@ -34,18 +34,18 @@ pub struct TypeOutcome {
     pub outcome: ReplayTotals,
 }
 
-/// The tasks of the last days that were charged, priced by another book.
+/// The charged tasks of the last days, priced by another book.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WhatIf {
-    /// The book they are priced by.
+    /// The book that the tasks are priced by.
     pub version: BookVersion,
-    /// Of how many days.
+    /// The number of days that are looked back.
     pub days: u32,
     pub total: ReplayTotals,
-    /// By organisation; where it makes the greatest difference first.
+    /// Totals by organisation; the greatest difference first.
     pub orgs: Vec<OrgOutcome>,
     pub task_types: Vec<TypeOutcome>,
-    /// Types that the book does not have, though there were such tasks.
+    /// Task types that tasks of these days had and the book lacks: their creates would be refused.
     #[schema(value_type = Vec<String>)]
     pub refused_types: Vec<Arc<str>>,
 }
@@ -72,8 +72,7 @@ impl FromRow<'_, PgRow> for Group {
 }
 
 impl Database {
-    /// Prices what was created in the last `days` and charged since by the book `version`, each task with the factor it
-    /// had.
+    /// Prices the charged tasks of the last `days` by the book `version`, each with the factor it had.
     pub async fn what_if(&self, version: BookVersion, days: u32) -> Result<WhatIf, LedgerError> {
         if !(1..=90).contains(&days) {
             return Err(LedgerError::Invalid("'days' must be from 1 to 90".into()));
@@ -118,10 +117,10 @@ impl Database {
         })
     }
 
-    /// The charged tasks of the last `days`; those of one price together.
+    /// The charged tasks of the last `days`; tasks of the same price form one group.
     async fn priced_tasks(&self, days: u32) -> Result<Vec<Group>, LedgerError> {
-        // Ids begin with the time of their making, by a gateway's clock: a day more finds all, and only those rows are
-        // read that may count.
+        // A hold's id begins with the time at which a gateway made it, by that gateway's clock. The condition on the
+        // id, with a day to spare for wrong clocks, keeps the database from reading older rows.
         let query = sqlx::query_as(
             "select h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, \
              sum(h.charged)::bigint as charged \

@@ -1,4 +1,4 @@
-//! The audit that gateways run by themselves: one of them at a time, on a connection of its own, and seldom enough.
+//! The periodic audit: one gateway at a time runs it, on a connection of its own, for at most a tenth of the time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,41 +16,41 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::db::session::Deadline;
 
-/// An audit that takes longer is given up: its snapshot keeps the database from cleaning up.
+/// An audit that takes longer is cancelled: its open snapshot keeps the database from cleaning up dead rows.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// For each second it ran, it rests so many: it never takes more than a tenth of the time.
+/// After an audit, none begins for this many times as long as it took, so that audits take a tenth of the time at most.
 const REST: f64 = 9.0;
 
-/// One that failed is not tried again before.
+/// The least time between an audit that failed and the next attempt.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Organisations that are named for a check, at most.
+/// The most organisations that a breach names.
 const NAMED: i32 = 5;
 
-/// A check that found rows it must not find.
+/// An invariant that the audit found broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breach {
     pub check: &'static str,
     pub rows: u64,
-    /// Whose they are: some of them.
+    /// Some of the organisations that the rows belong to.
     pub orgs: Vec<OrgId>,
 }
 
-/// The newest result there is.
+/// The result of the newest audit that finished.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditResult {
-    /// When it came to its end.
+    /// When the audit finished.
     pub ended_at: OffsetDateTime,
-    /// How long it took.
+    /// How long the audit took.
     pub took: Duration,
-    /// Rows that broke each check, by its name; those that hold are left out.
+    /// Rows that break each invariant, by its name; an invariant that holds has no entry.
     pub breaches: BTreeMap<String, u64>,
 }
 
 impl Database {
-    /// Runs the audit if none has begun within `every` and it is nobody else's turn; tells what it found. Nothing: it is
-    /// not due.
+    /// Runs the audit if none has begun within `every` and no other gateway is running one; returns the breaches, or
+    /// `None` if no audit was due.
     pub async fn audit_if_due(
         &self,
         gateway: GatewayId,
@@ -72,11 +72,11 @@ impl Database {
         let started = Clock.now();
         let looking = tokio::time::timeout(LIMIT, self.look_for_breaches());
         let found = stop.run_until_cancelled(looking).await;
-        // It only reads: a stop does not wait for it, and leaves it to whoever comes next.
+        // The audit only reads, so a stop cancels it; another gateway, or the next start, runs it again.
         let stopped = found.is_none();
         let found = found.and_then(Result::ok).unwrap_or(Err(LedgerError::Timeout));
         let took = Clock.since(started);
-        // One that failed is tried again, but has to rest as well: it may have failed because it takes so long.
+        // A failed audit is tried again, but only after a rest: it may have failed because it takes so long.
         let rest = match (&found, stopped) {
             (_, true) => Duration::ZERO,
             (Ok(_), _) => took.mul_f64(REST),
@@ -103,7 +103,7 @@ impl Database {
         if stopped { Ok(None) } else { found.map(Some) }
     }
 
-    /// The newest result, of whichever gateway; nothing if there was none.
+    /// The result of the newest audit of any gateway; `None` if none has ever finished.
     pub async fn audit_result(&self) -> Result<Option<AuditResult>, LedgerError> {
         let row = sqlx::query(
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
@@ -118,14 +118,14 @@ impl Database {
         }))
     }
 
-    /// Every invariant in one snapshot, on a connection that nobody else needs.
+    /// Checks every invariant in one snapshot, on a connection outside the pools.
     async fn look_for_breaches(&self) -> Result<Vec<Breach>, LedgerError> {
         let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;
         let mut breaches = Vec::new();
         for &(check, sql) in INVARIANTS {
-            // A broken ledger may have millions of rows to tell of: they are counted there. Of their text no more is
-            // taken than whose they are: that comes first.
+            // A broken ledger may have millions of rows to report, so the database counts them. Of the rows' texts only
+            // the organisations' ids are fetched: the first id in a text is the organisation's.
             let (rows, orgs): (i64, Vec<Uuid>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
                 "with found (detail) as materialized ({sql}) select (select count(*) from found), array( \
                    select distinct substring(detail from '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}')::uuid \

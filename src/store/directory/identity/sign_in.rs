@@ -1,4 +1,5 @@
-//! Subjects of identity providers as users: found, made at first sight, kept in step with what their tokens claim.
+//! Subjects of identity providers as users: finding them, creating them at first sight, and updating them by what their
+//! tokens claim.
 
 use std::sync::Arc;
 
@@ -14,35 +15,35 @@ use crate::store::directory::identity::Provider;
 use crate::store::directory::keys::standing;
 use crate::store::directory::keys::{Principal, Role};
 
-/// What a verified token says of its bearer.
+/// The claims of a verified token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presented {
-    /// Which user, in the provider's words.
+    /// The subject, as the provider names the user.
     pub subject: String,
-    /// Which organisation, by id or name; none: it does not say.
+    /// The id or name of the organisation; `None`: the token claims none.
     pub organisation: Option<String>,
-    /// Which team, by name; none: it does not say.
+    /// The name of the team; `None`: the token claims none.
     pub team: Option<String>,
-    /// Which role; none: the provider has no say in that.
+    /// The role that the claims give; `None`: the provider does not give roles.
     pub role: Option<Role>,
-    /// When it was issued, in seconds since 1970; 0: it does not say.
+    /// When the token was issued, in seconds since 1970; 0: the token does not say.
     pub issued_at: i64,
 }
 
-/// The user that a subject is.
+/// The user that a subject is linked to.
 #[derive(Debug, Clone)]
 pub struct FoundIdentity {
-    /// Who it stands for.
+    /// The user, and what it may do.
     pub principal: Arc<Principal>,
-    /// Whether user or organisation were deleted.
+    /// Whether the user or its organisation was deleted.
     pub gone: bool,
     team: Option<String>,
     claims_as_of: i64,
 }
 
 impl FoundIdentity {
-    /// Whether the token says otherwise about team or role, and later than what is known. An older token never takes
-    /// back what a newer one said.
+    /// Whether the token claims another team or role and is newer than the claims that are stored. An older token never
+    /// undoes what a newer one claimed.
     pub fn is_outdated_by(&self, presented: &Presented) -> bool {
         let other_role = presented.role.is_some_and(|role| role != self.principal.role);
         let other_team = presented.team.is_some() && presented.team != self.team;
@@ -50,7 +51,7 @@ impl FoundIdentity {
     }
 }
 
-/// The organisation a token may be for: the provider's own, and the one that is claimed. Both, if both are given.
+/// The organisation that a token must be for: the provider's own, the claimed one, or one that is both.
 struct Wanted<'a> {
     own: Option<Uuid>,
     id: Option<Uuid>,
@@ -75,7 +76,8 @@ macro_rules! wanted {
 }
 
 impl Database {
-    /// The user that the bearer of a token is; nothing if it was never seen, or may not be of that organisation.
+    /// The user that a token's bearer is; `None` if the subject was never seen, or its user is not of the wanted
+    /// organisation.
     pub async fn find_identity(
         &self,
         provider: &Provider,
@@ -111,8 +113,8 @@ fn found(row: &PgRow) -> Result<FoundIdentity, LedgerError> {
 }
 
 impl Acting {
-    /// Makes a user of a subject that was never seen, if its provider may; takes over what a newer token says about team
-    /// and role. Any number of gateways may do so at once.
+    /// Creates a user for a subject that was never seen, if the provider may create users, and stores the team and role
+    /// that a newer token claims. Any number of gateways may call this at the same time.
     pub async fn sign_in(
         &self,
         provider: &Provider,
@@ -121,7 +123,7 @@ impl Acting {
         let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
         let user = UserId::generate();
         let subject = &presented.subject;
-        // Called as its subject, or so that nobody takes it for another user of that name.
+        // The user is named like the subject, or so that it is not mistaken for another user of that name.
         let names =
             [subject.clone(), format!("{subject} ({})", provider.spec.name), format!("{subject} ({user})")];
         let known: bool =

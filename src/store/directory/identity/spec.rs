@@ -1,4 +1,4 @@
-//! What an identity provider is, and what it must not be.
+//! The description of an identity provider, and the rules for it.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::store::directory::keys::Role;
 use crate::store::directory::operators::OperatorRole;
 
 words! {
-    /// How a provider may sign. No HMAC: whoever verifies could sign as well.
+    /// Signature algorithms of tokens. HMAC is not allowed, because whoever can verify an HMAC can also sign.
     pub enum SigningAlgorithm in "identity_provider.algorithms" {
         /// RSA, PKCS#1 v1.5, SHA-256.
         Rs256 = "RS256",
@@ -25,30 +25,30 @@ words! {
 }
 
 words! {
-    /// Whom a provider may speak for.
+    /// Whom a provider's tokens may identify.
     pub enum Serves in "identity_provider.serves" {
         Organisations = "organisations",
-        /// Those who run the platform.
+        /// Operators of the platform.
         Operators = "operators",
     }
 }
 
 words! {
-    /// A role that a provider may give: one within an organisation, or an operator's.
+    /// A role that a provider may give: a role within an organisation, or an operator's role.
     pub enum GivenRole in "identity_provider.role_map" {
-        /// That of a member of an organisation.
+        /// Member of an organisation.
         Member = "member",
-        /// That of an organisation's admin.
+        /// Admin of an organisation.
         Admin = "admin",
-        /// That of an operator.
+        /// Operator who may change things.
         Operator = "operator",
-        /// That of an operator who only looks.
+        /// Operator who may only read.
         OperatorRead = "operator_read",
     }
 }
 
 impl GivenRole {
-    /// The role within an organisation; none: it is an operator's.
+    /// The role within an organisation; `None`: it is an operator's role.
     pub const fn in_organisation(self) -> Option<Role> {
         match self {
             Self::Member => Some(Role::Member),
@@ -57,7 +57,7 @@ impl GivenRole {
         }
     }
 
-    /// The operator's role; none: it is one within an organisation.
+    /// The operator's role; `None`: it is a role within an organisation.
     pub const fn of_operator(self) -> Option<OperatorRole> {
         match self {
             Self::Member | Self::Admin => None,
@@ -73,50 +73,51 @@ impl GivenRole {
         }
     }
 
-    /// Whether it may change things, not only look at them.
+    /// Whether the role may change things and not only read.
     const fn is_mighty(self) -> bool {
         matches!(self, Self::Admin | Self::Operator)
     }
 }
 
-/// What an identity provider is to be.
+/// The description of an identity provider.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ProviderSpec {
-    /// What people call it, unique.
+    /// The name of the provider, unique on the platform.
     pub name: String,
-    /// Whom it may speak for.
+    /// Whom the provider's tokens may identify.
     pub serves: Serves,
-    /// The one organisation it may speak for; none: the organisation claim says which.
+    /// The only organisation whose users the tokens may identify; null: the claim `org_claim` names the organisation.
     pub org_id: Option<OrgId>,
-    /// The `iss` of its tokens.
+    /// The `iss` that tokens must have.
     pub issuer: String,
-    /// Tokens must be for one of these.
+    /// A token must have one of these in its `aud`.
     pub audiences: Vec<String>,
-    /// Where it publishes its keys: https, or http on this machine.
+    /// Where the provider publishes its keys: an https URL, or an http URL on this machine.
     #[schema(value_type = String)]
     pub jwks_url: Url,
-    /// How it may sign.
+    /// The signature algorithms that tokens may use.
     pub algorithms: Vec<SigningAlgorithm>,
-    /// By how much its clock may differ.
+    /// How many seconds the provider's clock may differ from ours.
     pub leeway_seconds: u32,
-    /// The claim that says which user: stable, and never given to another.
+    /// The claim that identifies the user; its value must be stable and never given to another user.
     pub user_claim: String,
-    /// The claim that says which organisation, by id or name.
+    /// The claim that names the organisation, by id or name.
     pub org_claim: Option<String>,
-    /// The claim that says which team, by name.
+    /// The claim that names the team.
     pub team_claim: Option<String>,
-    /// The claim that says which role: a text or a list of texts.
+    /// The claim that gives the role: a text or a list of texts.
     pub role_claim: Option<String>,
-    /// What its values mean: `member` or `admin`; for operators `operator` or `operator_read`.
+    /// The role for each value of the role claim: `member` or `admin`; for operators `operator` or `operator_read`.
     pub role_map: BTreeMap<String, GivenRole>,
-    /// Whether a subject that was never seen becomes a user.
+    /// Whether a user is created for a subject that was never seen.
     pub create_users: bool,
-    /// Whether its tokens are refused for now.
+    /// Whether the provider's tokens are refused for now.
     pub suspended: bool,
 }
 
 impl ProviderSpec {
-    /// One for the callers of `org`, or of whatever organisation the claim `organisation` names; everything else as is usual.
+    /// A provider for callers of `org`, or, if `org` is `None`, of the organisation that the claim `organisation`
+    /// names. Everything else has the default.
     pub fn new(name: &str, org_id: Option<OrgId>, issuer: &str, audience: &str, jwks_url: Url) -> Self {
         Self {
             name: name.into(),
@@ -137,7 +138,7 @@ impl ProviderSpec {
         }
     }
 
-    /// The role that these values of the role claim give; the mightier one if several do.
+    /// The role that these values of the role claim give; if several values give a role, the one that may do more.
     pub fn role_of(&self, values: &[&str]) -> Option<GivenRole> {
         let given = || values.iter().filter_map(|value| self.role_map.get(*value)).copied();
         given().find(|role| role.is_mighty()).or_else(|| given().next())

@@ -1,4 +1,4 @@
-//! Subjects that people tie to users, and those that are tied.
+//! The links between subjects of identity providers and users, as people make, list and remove them.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -12,26 +12,26 @@ use crate::store::db::database::Database;
 use crate::store::db::error::LedgerError;
 use crate::store::directory::tenancy::Slice;
 
-/// Longer subjects are nobody's.
+/// A longer subject cannot be linked: it is refused without a look-up.
 const MAX_SUBJECT: usize = 200;
 
-/// A subject that is tied to a user.
+/// A link between a subject of an identity provider and a user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct IdentityInfo {
     pub identity_id: IdentityId,
-    /// Who vouches for it.
+    /// The provider whose tokens have the subject.
     pub provider_id: ProviderId,
-    /// Which user it is.
+    /// The user that the subject is linked to.
     pub user_id: UserId,
-    /// The provider's word for it.
+    /// The subject, as the provider names the user.
     pub subject: String,
-    /// When it was tied.
+    /// When the subject was linked to the user.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
 impl Database {
-    /// The subjects that are tied to users of `org`, or to one of them, oldest first.
+    /// The subjects that are linked to users of `org`, or to one of its users, oldest first.
     pub async fn list_identities(
         &self,
         org: OrgId,
@@ -63,7 +63,7 @@ impl Database {
 }
 
 impl Acting {
-    /// Ties a subject of a provider to a user of `org` that is there already.
+    /// Links a subject of a provider to an existing user of `org`.
     pub async fn link_identity(
         &self,
         id: ProviderId,
@@ -74,7 +74,7 @@ impl Acting {
         let length = subject.chars().count();
         if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
             return Err(LedgerError::Invalid(
-                "a subject is 1 to 200 characters, none a control character".into(),
+                "a subject must be 1 to 200 characters without control characters".into(),
             ));
         }
         let identity = IdentityId::generate();
@@ -93,7 +93,7 @@ impl Acting {
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(e) if e.is_unique_violation() => {
-                LedgerError::Conflict("this subject is tied to a user already".into())
+                LedgerError::Conflict("this subject is already linked to a user".into())
             }
             _ => error.into(),
         })?;
@@ -103,7 +103,8 @@ impl Acting {
         Ok(identity)
     }
 
-    /// Unties a subject of `org`: its tokens are refused, or make a new user.
+    /// Unlinks a subject of a user of `org`. Tokens with this subject are refused afterwards, or, if the provider
+    /// creates users, create a new user.
     pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), LedgerError> {
         let done = sqlx::query("delete from user_identity where org_id = $1 and identity_id = $2")
             .bind(org.as_uuid())

@@ -1,4 +1,4 @@
-//! Keys as people see them: never their secrets.
+//! Keys as the API shows them, without their secrets.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -14,14 +14,14 @@ use crate::store::directory::keys::rate;
 use crate::store::directory::tenancy::Slice;
 
 words! {
-    /// Whether a key works.
+    /// Whether a key can be used.
     pub enum KeyStatus in "the status of a key" {
         Active = "active",
-        /// Its creates are refused.
+        /// Creates with the key are refused.
         Suspended = "suspended",
-        /// Its time is over.
+        /// The key has passed its `expires_at`.
         Expired = "expired",
-        /// Somebody ended it, or deleted the user or the organisation it belongs to.
+        /// Somebody revoked the key, or deleted its user or organisation.
         Revoked = "revoked",
     }
 }
@@ -29,55 +29,55 @@ words! {
 /// Which keys of an organisation to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KeyFilter {
-    /// Of this user only.
+    /// Only keys of this user.
     pub user: Option<UserId>,
-    /// In this state only.
+    /// Only keys with this status.
     pub status: Option<KeyStatus>,
 }
 
-/// A key as people see it: never its secret.
+/// A key without its secret.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct KeyInfo {
-    /// Its id, stable over rotations.
+    /// The id of the key; rotations do not change it.
     pub key_id: KeyId,
-    /// The part of its text that finds it.
+    /// The part of the key's text that identifies the key and is not secret.
     pub public_id: String,
-    /// The organisation it belongs to.
+    /// The organisation that the key belongs to.
     pub org_id: OrgId,
-    /// The user it stands for.
+    /// The user that the key identifies.
     pub user_id: UserId,
-    /// What people call it.
+    /// The name of the key, for people.
     pub name: String,
     pub status: KeyStatus,
-    /// When it was made.
+    /// When the key was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked, or its user or organisation deleted.
+    /// When the key was revoked, or its user or organisation deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
-    /// When it last got another secret.
+    /// When the key last got a new secret.
     #[serde(with = "time::serde::rfc3339::option")]
     pub rotated_at: Option<OffsetDateTime>,
-    /// Until when the secret before that works; none: it does not.
+    /// Until when the former secret works; null: it does not work.
     #[serde(with = "time::serde::rfc3339::option")]
     pub previous_until: Option<OffsetDateTime>,
-    /// When it was last used, to within a minute.
+    /// When the key was last used, to within a minute.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_used_at: Option<OffsetDateTime>,
-    /// Types it may create; none: all.
+    /// Task types that the key may create; null: all.
     pub allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from; none: all.
+    /// Networks that the key may be used from; null: all.
     pub allowed_networks: Option<Vec<String>>,
-    /// Creates a minute; none: the gateway's default, 0: no limit.
+    /// Creates a minute; null: the gateway's default; 0: no limit.
     pub create_per_minute: Option<u32>,
-    /// Other calls a minute; none: the gateway's default, 0: no limit.
+    /// Other calls a minute; null: the gateway's default; 0: no limit.
     pub status_per_minute: Option<u32>,
     pub version: i32,
 }
 
-/// The status of key `k` of user `u` and organisation `o`. What belongs to somebody deleted never works again.
+/// The status of key `k` of user `u` and organisation `o`. The key of a deleted user or organisation never works again.
 macro_rules! key_status {
     () => {
         "case when coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null then 'revoked' \
@@ -85,7 +85,7 @@ macro_rules! key_status {
     };
 }
 
-/// What a [`KeyInfo`] is read from: a key `k`, its user `u` and their organisation `o`.
+/// The columns that a [`KeyInfo`] is read from: of key `k`, its user `u` and their organisation `o`.
 macro_rules! key_columns {
     () => {
         concat!(
@@ -142,7 +142,7 @@ impl Database {
         self.list_keys(org, KeyFilter::default(), Slice { after: None, limit: u16::MAX }).await
     }
 
-    /// The keys of `org` that `filter` lets through, oldest first.
+    /// The keys of `org` that match `filter`, oldest first.
     pub async fn list_keys(
         &self,
         org: OrgId,

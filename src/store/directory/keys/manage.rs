@@ -1,4 +1,4 @@
-//! Making, changing, rotating and revoking keys.
+//! Creating, changing, rotating and revoking keys.
 
 use std::time::Duration;
 
@@ -16,36 +16,36 @@ use crate::store::directory::keys::Rates;
 use crate::store::directory::keys::info::{KeyInfo, info, key_columns};
 use crate::store::directory::tenancy::Status;
 
-/// The secret before a rotation works for at most this much longer.
+/// The longest time that the former secret of a key may work after a rotation.
 pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
-/// A key to be made.
+/// A key that is to be created.
 #[derive(Debug, Clone, Default)]
 pub struct KeySpec {
-    /// What people call it.
+    /// The name of the key, for people.
     pub name: String,
-    /// The `<env>` part of its text.
+    /// The environment label in the key's text.
     pub env: String,
     pub expires_at: Option<OffsetDateTime>,
-    /// Types it may create.
+    /// Task types that the key may create; `None`: all.
     pub allowed_types: Option<Vec<String>>,
-    /// Networks it may be used from.
+    /// Networks that the key may be used from; `None`: all.
     pub allowed_networks: Option<Vec<IpNet>>,
     pub rates: Rates,
 }
 
-/// What is to change of a key; what is none stays.
+/// Changes of a key; a field that is `None` keeps its value.
 #[derive(Debug, Clone, Default)]
 pub struct KeyEdit {
-    /// What people call it.
+    /// The name of the key, for people.
     pub name: Option<String>,
-    /// Whether its creates are refused.
+    /// Whether creates with the key are refused.
     pub status: Option<Status>,
-    /// When it ends; `Some(None)`: never.
+    /// When the key expires; `Some(None)`: never.
     pub expires_at: Option<Option<OffsetDateTime>>,
-    /// Types it may create; `Some(None)`: all.
+    /// Task types that the key may create; `Some(None)`: all.
     pub allowed_types: Option<Option<Vec<String>>>,
-    /// Networks it may be used from; `Some(None)`: all.
+    /// Networks that the key may be used from; `Some(None)`: all.
     pub allowed_networks: Option<Option<Vec<IpNet>>>,
     /// Creates a minute; `Some(None)`: the gateway's default.
     pub create_per_minute: Option<Option<u32>>,
@@ -56,9 +56,9 @@ pub struct KeyEdit {
 /// A key with its new secret.
 #[derive(Debug)]
 pub struct Rotated {
-    /// The whole text, to be shown once.
+    /// The whole text of the key, which is shown only once.
     pub text: Secret,
-    /// The key as it is now; it tells until when the former secret works.
+    /// The key after the rotation, with the instant until which the former secret works.
     pub key: KeyInfo,
 }
 
@@ -83,7 +83,7 @@ fn stored(rate: Option<u32>) -> Option<i32> {
     rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX))
 }
 
-/// What a change of a key depends on.
+/// The facts of a key that a change depends on.
 struct Standing {
     version: i32,
     expired: bool,
@@ -91,7 +91,8 @@ struct Standing {
 }
 
 impl Database {
-    /// What would make a key for nothing: an end in the past, no network, no type or one that no price book knows.
+    /// Refuses what would make a key useless: an expiry in the past, an empty list of networks or types, a type that no
+    /// price book has.
     async fn check_bounds(
         &self,
         expires_at: Option<OffsetDateTime>,
@@ -117,8 +118,8 @@ impl Database {
         unknown.map_or(Ok(()), |unknown| invalid(format!("'{unknown}' is a task type of no price book")))
     }
 
-    /// Fails if a key cannot be changed: it must be there and of the version that its editor saw, not be revoked, nor belong
-    /// to somebody who was deleted.
+    /// Fails if a key cannot be changed: it does not exist, is not of the version that its editor saw, is revoked, or
+    /// its user or organisation was deleted.
     async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, LedgerError> {
         let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
             "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
@@ -138,7 +139,8 @@ impl Database {
         Ok(Standing { version: current, expired, env })
     }
 
-    /// What a change came to that found no row: whatever stood in its way came after it had been looked at.
+    /// The result of a change. If the change found no row, the key was changed after the checks, and the error says
+    /// how.
     async fn changed_key(
         &self,
         row: Option<PgRow>,
@@ -154,7 +156,7 @@ impl Database {
 }
 
 impl Acting {
-    /// Makes a key for a user of `org`. Its text is in the answer and nowhere else.
+    /// Creates a key for a user of `org`. The text of the key is in the answer and is stored nowhere.
     pub async fn create_key(
         &self,
         org: OrgId,
@@ -197,7 +199,7 @@ impl Acting {
         Ok((key, new.text))
     }
 
-    /// Changes a key, if it still is of the `version` that its editor saw (none: whatever it is).
+    /// Changes a key, if its version is still `version` (`None`: any version).
     pub async fn edit_key(
         &self,
         key: KeyId,
@@ -242,14 +244,15 @@ impl Acting {
         self.changed_key(row, key, version).await
     }
 
-    /// Gives a key another secret. The present one works for `overlap` more; one from an earlier rotation ends now.
+    /// Gives a key a new secret. The present secret works for `overlap` more; the secret from an earlier rotation ends
+    /// now.
     pub async fn rotate_key(&self, key: KeyId, overlap: Duration) -> Result<Rotated, LedgerError> {
         if overlap > MAX_OVERLAP {
             return invalid("the overlap must be at most 30 days");
         }
         let standing = self.changeable_key(key, None).await?;
         if standing.expired {
-            return Err(LedgerError::Conflict(format!("{key} has expired: give it another end first")));
+            return Err(LedgerError::Conflict(format!("{key} has expired: set a later expires_at first")));
         }
         let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
         let row = sqlx::query(concat!(
@@ -272,7 +275,7 @@ impl Acting {
         Ok(Rotated { text: new.text, key: rotated })
     }
 
-    /// Revokes a key for good, with all its secrets. Says whether it was this call that did it.
+    /// Revokes a key with all its secrets; this cannot be undone. False if the key was revoked before.
     pub async fn revoke_key(&self, key: KeyId) -> Result<bool, LedgerError> {
         let done =
             sqlx::query("update api_key set revoked_at = now() where key_id = $1 and revoked_at is null")

@@ -1,4 +1,4 @@
-//! Organisations: made, listed, changed, deleted.
+//! Organisations: created, listed, changed, deleted.
 
 use sqlx::AssertSqlSafe;
 
@@ -10,25 +10,26 @@ use crate::store::credits::balance::COLUMNS as BALANCE;
 pub struct Org {
     pub org_id: OrgId,
     pub name: String,
-    /// Whether it may create tasks.
+    /// Whether the organisation may create tasks.
     pub status: Status,
-    /// Its days, weeks and months begin by that clock.
+    /// The time zone by whose clock the organisation's days, weeks and months begin.
     pub time_zone: String,
-    /// What it pays of the list price, in basis points, while none of its price factors with a validity is in force.
+    /// The part of the list price that the organisation pays, in basis points, unless a price factor with a validity is
+    /// in force.
     pub price_factor_bp: PriceFactor,
-    /// Creates a minute; none: the gateway's default, 0: no limit.
+    /// Creates a minute; null: the gateway's default; 0: no limit.
     pub create_per_minute: Option<i32>,
-    /// Status calls and the like a minute; none: the gateway's default, 0: no limit.
+    /// Other calls a minute; null: the gateway's default; 0: no limit.
     pub status_per_minute: Option<i32>,
-    /// Unfinished tasks; none: the gateway's default, 0: no limit.
+    /// The most unfinished tasks; null: the gateway's default; 0: no limit.
     pub max_open_tasks: Option<i32>,
     #[serde(flatten)]
     pub balance: Balance,
     pub version: i32,
-    /// When it was made.
+    /// When the organisation was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it was deleted.
+    /// When the organisation was deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub deleted_at: Option<OffsetDateTime>,
 }
@@ -54,31 +55,31 @@ impl FromRow<'_, PgRow> for Org {
     }
 }
 
-/// An organisation to be made.
+/// An organisation that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewOrg {
     pub name: String,
-    /// A name of the IANA time zone database.
+    /// The time zone, by its name in the IANA database.
     pub time_zone: String,
 }
 
-/// What is to change of an organisation; what is none stays.
+/// Changes of an organisation; a field that is `None` keeps its value.
 #[derive(Debug, Clone, Default)]
 pub struct OrgChange {
     pub name: Option<String>,
-    /// Whether it may create tasks.
+    /// Whether the organisation may create tasks.
     pub status: Option<Status>,
-    /// A name of the IANA time zone database.
+    /// The time zone, by its name in the IANA database.
     pub time_zone: Option<String>,
     /// Creates a minute; `Some(None)`: the gateway's default.
     pub create_per_minute: Option<Option<i32>>,
-    /// Status calls a minute; `Some(None)`: the gateway's default.
+    /// Other calls a minute; `Some(None)`: the gateway's default.
     pub status_per_minute: Option<Option<i32>>,
-    /// Unfinished tasks; `Some(None)`: the gateway's default.
+    /// The most unfinished tasks; `Some(None)`: the gateway's default.
     pub max_open_tasks: Option<Option<i32>>,
-    /// How far below zero new tasks may go.
+    /// How many credits below zero new tasks may go.
     pub overdraft: Option<Credits>,
-    /// What it pays of the list price.
+    /// The part of the list price that the organisation pays.
     pub price_factor: Option<PriceFactor>,
 }
 
@@ -86,10 +87,10 @@ pub struct OrgChange {
 #[derive(Debug, Clone, Default)]
 pub struct OrgFilter {
     pub org: Option<OrgId>,
-    /// Only that of this name.
+    /// Only the organisation with this name.
     pub name: Option<String>,
     pub status: Option<Status>,
-    /// Those that were deleted, in place of those that were not.
+    /// Deleted organisations instead of the others.
     pub deleted: bool,
 }
 
@@ -101,7 +102,7 @@ words! {
     }
 }
 
-/// What an [`Org`] is read from.
+/// The columns that an [`Org`] is read from.
 const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
      o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
 const TABLES: &str = "org o join org_balance b using (org_id)";
@@ -111,7 +112,7 @@ fn no_org(org: OrgId) -> String {
 }
 
 impl Database {
-    /// All organisations, oldest first.
+    /// All organisations, also deleted ones, oldest first.
     pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
@@ -120,7 +121,7 @@ impl Database {
         .await?)
     }
 
-    /// Some organisations, oldest first.
+    /// The organisations that match `filter`, oldest first.
     pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, LedgerError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} \
@@ -145,7 +146,7 @@ impl Database {
         Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
-    /// The organisation of that name.
+    /// The organisation with this name, unless it is deleted.
     pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, LedgerError> {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
@@ -167,11 +168,11 @@ fn unknown_zone(zone: &str) -> LedgerError {
 }
 
 impl Acting {
-    /// Makes an organisation with an empty balance.
+    /// Creates an organisation with an empty balance.
     pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, LedgerError> {
         let org = OrgId::generate();
         let made = sqlx::query(
-            // Most are in UTC, and a look at the list reads hundreds of files.
+            // Most organisations are in UTC, and a look at the list of time zones reads hundreds of files.
             "with zone as (select where $3 = 'UTC' union all select from pg_timezone_names where name = $3 limit 1), \
              made as (insert into org (org_id, name, time_zone) select $1, $2, $3 from zone returning org_id) \
              insert into org_balance (org_id) select org_id from made",
@@ -188,14 +189,14 @@ impl Acting {
         Ok(org)
     }
 
-    /// Changes an organisation, if its version is still `version`; every gateway follows within a second.
+    /// Changes an organisation, if its version is still `version`. Every gateway follows within a second.
     pub async fn update_org(
         &self,
         org: OrgId,
         new: OrgChange,
         version: Option<i32>,
     ) -> Result<(), LedgerError> {
-        // In another time zone what was spent in other windows is counted.
+        // A change of the time zone moves the budgets' windows, so that spending must be counted again.
         let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
         let outcome: ChangeOutcome =
             sqlx::query_scalar("select change_org($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
@@ -222,7 +223,7 @@ impl Acting {
         }
     }
 
-    /// Deletes an organisation: its keys are refused, its balance, its tasks and its entries stay.
+    /// Deletes an organisation: its keys are refused; its balance, tasks and entries stay.
     pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), LedgerError> {
         let done = sqlx::query(
             "update org set deleted_at = now(), status = 'suspended' \

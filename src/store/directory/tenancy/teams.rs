@@ -1,4 +1,4 @@
-//! Teams of an organisation: made, listed, changed, deleted.
+//! Teams of an organisation: created, listed, changed, deleted.
 
 use super::*;
 
@@ -7,21 +7,21 @@ use super::*;
 pub struct Team {
     pub team_id: TeamId,
     pub org_id: OrgId,
-    /// Its name, unique within the organisation.
+    /// The name of the team, unique within the organisation.
     pub name: String,
-    /// Whether its members may create tasks.
+    /// Whether the team's members may create tasks.
     pub status: Status,
     pub version: i32,
-    /// When it was made.
+    /// When the team was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
-/// What is to change of a team; what is none stays.
+/// Changes of a team; a field that is `None` keeps its value.
 #[derive(Debug, Clone, Default)]
 pub struct TeamChange {
     pub name: Option<String>,
-    /// Whether its members may create tasks.
+    /// Whether the team's members may create tasks.
     pub status: Option<Status>,
 }
 
@@ -39,7 +39,7 @@ impl FromRow<'_, PgRow> for Team {
 }
 
 impl Database {
-    /// Teams of `org`, oldest first; all or that of a name.
+    /// The teams of `org`, or the one with a given name, oldest first.
     pub async fn list_teams(
         &self,
         org: OrgId,
@@ -72,7 +72,7 @@ impl Database {
 }
 
 impl Acting {
-    /// Makes a team of `org`.
+    /// Creates a team of `org`.
     pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, LedgerError> {
         let team = TeamId::generate();
         let done = sqlx::query(
@@ -115,7 +115,7 @@ impl Acting {
         Ok(())
     }
 
-    /// Deletes a team; its members stay, without a team.
+    /// Deletes a team; its members stay in the organisation, without a team.
     pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), LedgerError> {
         let deleted: bool = sqlx::query_scalar("select delete_team($1, $2)")
             .bind(team.as_uuid())

@@ -1,4 +1,4 @@
-//! Users of an organisation: made, listed, changed, deleted.
+//! Users of an organisation: created, listed, changed, deleted.
 
 use super::*;
 use crate::store::directory::keys::Role;
@@ -9,46 +9,46 @@ pub struct User {
     pub user_id: UserId,
     pub org_id: OrgId,
     pub team_id: Option<TeamId>,
-    /// Its name, unique within the organisation.
+    /// The name of the user, unique within the organisation.
     pub name: String,
-    /// What it may do within the organisation.
+    /// What the user may do within the organisation.
     pub role: Role,
-    /// Whether it may create tasks.
+    /// Whether the user may create tasks.
     pub status: Status,
     pub version: i32,
-    /// When it was made.
+    /// When the user was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
-/// A user to be made.
+/// A user that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewUser {
-    /// Its name, unique within the organisation.
+    /// The name of the user, unique within the organisation.
     pub name: String,
-    /// What it may do.
+    /// What the user may do.
     pub role: Role,
     pub team: Option<TeamId>,
 }
 
-/// What is to change of a user; what is none stays.
+/// Changes of a user; a field that is `None` keeps its value.
 #[derive(Debug, Clone, Default)]
 pub struct UserChange {
     pub name: Option<String>,
-    /// What it may do.
+    /// What the user may do.
     pub role: Option<Role>,
-    /// Whether it may create tasks.
+    /// Whether the user may create tasks.
     pub status: Option<Status>,
-    /// Its team; `Some(None)`: none.
+    /// The team of the user; `Some(None)`: no team.
     pub team: Option<Option<TeamId>>,
 }
 
 /// Which users to list.
 #[derive(Debug, Clone, Default)]
 pub struct UserFilter {
-    /// Only that of this name.
+    /// Only the user with this name.
     pub name: Option<String>,
-    /// Only those of this team.
+    /// Only users of this team.
     pub team: Option<TeamId>,
     pub role: Option<Role>,
     pub status: Option<Status>,
@@ -70,7 +70,7 @@ impl FromRow<'_, PgRow> for User {
 }
 
 impl Database {
-    /// The user of `org` with that name.
+    /// The user of `org` with this name.
     pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, LedgerError> {
         let filter = UserFilter { name: Some(name.into()), ..UserFilter::default() };
         let found = self.list_users(org, &filter, Slice { after: None, limit: 1 }).await?;
@@ -109,7 +109,7 @@ impl Database {
         Ok(row.bind(user.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
-    /// Why a user of `org` was not made or changed although `org` is there: its team is not one of `org`.
+    /// Explains why a user of an existing `org` was not created or changed: fails if the team is not one of `org`.
     async fn own_team(&self, org: OrgId, team: Option<TeamId>) -> Result<(), LedgerError> {
         let Some(team) = team else { return Ok(()) };
         let own: bool = sqlx::query_scalar(
@@ -133,10 +133,10 @@ fn no_user(user: UserId) -> String {
 }
 
 impl Acting {
-    /// Makes a user of `org`.
+    /// Creates a user of `org`.
     pub async fn add_user(&self, org: OrgId, new: &NewUser) -> Result<UserId, LedgerError> {
         let user = UserId::generate();
-        // The team is locked before any user: whoever deletes a team locks it first, then its members.
+        // The team is locked before the user, as a statement that deletes a team locks the team before its members.
         let done = sqlx::query(
             "with own as (select from team where team_id = $5 and org_id = $2 and deleted_at is null for share) \
              insert into app_user (user_id, org_id, name, role, team_id) \
@@ -199,7 +199,7 @@ impl Acting {
         Ok(())
     }
 
-    /// Deletes a user: its keys are refused, its tasks and entries stay.
+    /// Deletes a user: its keys are refused; its tasks and entries stay.
     pub async fn delete_user(&self, user: UserId, version: Option<i32>) -> Result<(), LedgerError> {
         let done = sqlx::query(
             "update app_user set deleted_at = now(), status = 'suspended' \

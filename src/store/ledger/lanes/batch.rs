@@ -1,5 +1,5 @@
-//! The two database calls of a lane: arrays out, verdicts back, one round trip each. The functions, and their form with two
-//! commits, are in `migrations/functions/ledger/`.
+//! The two database calls of a lane: arrays go out and verdicts come back, in one round trip each. The functions, and
+//! their variants with two commits, are in `migrations/functions/ledger/`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::store::db::words::words;
 use crate::store::ledger::lanes::settings::LaneSettings;
 use crate::store::ledger::step::{Applied, NewHold, Step};
 
-/// How often a task is asked for that is in doubt although its id is known.
+/// How often a task in doubt is polled if its id is known.
 const RARELY: Duration = Duration::from_secs(600);
 
-/// What `reserve_batch` answers: verdict, available and reference of each item.
+/// The answer of `reserve_batch`: verdict, available credits and reference of each item.
 type Verdicts = (Vec<Option<String>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
 
-/// The verdict of one item, without its guard.
+/// The verdict on one item, without a guard.
 pub(in crate::store) enum RowVerdict {
     Granted { available: Credits },
     Insufficient { available: Credits },
@@ -34,9 +34,10 @@ pub(in crate::store) enum RowVerdict {
     Corrupt,
 }
 
-/// The organisations of a batch in the order their rows are locked, and each item's place among them (from 1).
+/// The organisations of a batch in the order in which their rows are locked, and for each item the place of its
+/// organisation in that order (from 1).
 ///
-/// The order must be the same for every writer, or two mixed batches deadlock.
+/// The order must be the same for every writer, or two batches that share organisations deadlock.
 fn lock_order(orgs: impl Iterator<Item = OrgId> + Clone) -> (Vec<Uuid>, Vec<i32>) {
     let mut places: BTreeMap<OrgId, i32> = orgs.clone().map(|org| (org, 0)).collect();
     for (place, slot) in (1..).zip(places.values_mut()) {
@@ -55,8 +56,8 @@ pub(in crate::store) async fn reserve(
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
     let news = || items.iter().copied();
     let (orgs, positions) = lock_order(news().map(|new| new.org));
-    // Either is answered only when all of it is durable: sqlx reads up to the server's word that it is ready, which
-    // comes after the last commit.
+    // Both forms are answered only when all of the batch is durable: sqlx reads until the server says that it is ready,
+    // which comes after the last commit.
     let row: Verdicts = sqlx::query_as(match settings.profile {
         Profile::Plain => {
             "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
@@ -101,7 +102,7 @@ pub(in crate::store) async fn reserve(
 }
 
 words! {
-    /// The verdicts of `reserve_batch`, which tells what they mean.
+    /// The verdicts of `reserve_batch`, whose file explains them.
     enum VerdictWord in "reserve_batch()" {
         Granted = "granted",
         GrantedBefore = "granted_before",
@@ -135,7 +136,7 @@ fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<
     }
 }
 
-/// The columns of one step; what a step does not carry is null.
+/// The columns of one step; a value that the step does not have is null.
 #[derive(Default)]
 pub(in crate::store) struct Columns<'a> {
     pub(in crate::store) task: Option<&'a str>,
@@ -183,7 +184,7 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
         }
         Step::Sweep => Columns { reason: Some("nobody worked on it"), ..Columns::default() },
         Step::Abandon => Columns { reason: Some("abandoned before it was sent"), ..Columns::default() },
-        // If its id is known it is still polled, rarely.
+        // If the task's id is known, it is still polled, but rarely.
         Step::Doubt { reason } => Columns { reason: Some(reason), due_ms: ms(&RARELY), ..Columns::default() },
         Step::Orphan => {
             Columns { reason: Some("its gateway died before it recorded an answer"), ..Columns::default() }
@@ -236,14 +237,14 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
 }
 
 words! {
-    /// The outcomes of `transition_batch`, which tells what they mean.
+    /// The outcomes of `transition_batch`, whose file explains them.
     enum StepOutcome in "transition_batch()" {
         Applied = "applied",
         Unchanged = "unchanged",
     }
 }
 
-/// One that cannot be read is that item's affair, and none of the others in its batch.
+/// An outcome that cannot be read is an error of its own item and not of the others in the batch.
 fn outcome(word: Option<&str>) -> Result<Applied, LedgerError> {
     match StepOutcome::of_stored(word.unwrap_or_default()) {
         Ok(StepOutcome::Applied) => Ok(Applied::Yes),
@@ -252,7 +253,7 @@ fn outcome(word: Option<&str>) -> Result<Applied, LedgerError> {
     }
 }
 
-/// Takes one step each for different holds; tells which changed anything.
+/// Takes one step for each of several holds, and returns for each whether it changed anything.
 pub(in crate::store) async fn transition(
     connection: &mut PgConnection,
     profile: Profile,
@@ -305,7 +306,7 @@ mod tests {
         "/migrations/functions/ledger/transition_batch.sql"
     ));
 
-    /// The words that a function assigns to the elements of `array`; the state a hold is in is none of them.
+    /// The words that a function assigns to the elements of `array`; the state of the hold is none of them.
     fn words(function: &'static str, array: &str) -> BTreeSet<&'static str> {
         let assignment = |line: &'static str| {
             let line = line.trim_start();

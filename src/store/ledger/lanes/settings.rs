@@ -1,4 +1,4 @@
-//! How lanes work, and what their connections are like.
+//! The settings of lanes and of their connections.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::store::db::session::Deadline;
 
 #[derive(Debug, Clone)]
 pub struct LaneSettings {
-    /// Number of lanes, each with its own connection.
+    /// The number of lanes; each has its own connection.
     pub lanes: usize,
-    /// Items in one call, at most.
+    /// The most items in one call.
     pub max_batch: usize,
-    /// Reservations that may wait in one lane.
+    /// The most reservations that may wait in one lane.
     pub queue: usize,
-    /// A database call that takes longer is given up; its connection is dropped and the same ids are sent again.
+    /// The time-out of a database call: the connection is then dropped and the same ids are sent again.
     pub call_timeout: Duration,
-    /// A hold that is still HELD after this, and that its gateway does not work on, is swept.
+    /// A hold that is HELD for longer than this, and that its gateway does not work on, is swept.
     pub hold_grace: Duration,
-    /// Unfinished tasks of an organisation that has no cap of its own; 0 is no cap.
+    /// The most unfinished tasks of an organisation that has no cap of its own; 0: no cap.
     pub max_open_tasks: i32,
     /// How a batch is made durable.
     pub profile: Profile,
@@ -40,11 +40,12 @@ impl Default for LaneSettings {
     }
 }
 
-/// What a lane's connection is like, whichever server it leads to.
+/// The options of a lane's connection, for whichever server is the primary.
 pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
     server
         .application_name("tollgate-lane")
-        // The two functions are planned once. Statistics of an empty table must not lead to a plan that scans.
+        // The two functions are planned once. The statistics of an empty table must not lead to a plan that scans the
+        // table when it is full.
         .options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
@@ -52,8 +53,8 @@ pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) ->
             ("enable_mergejoin", "off"),
             ("jit", "off"),
         ])
-        // Before the call's own deadline: a call that waits for a row somebody else has locked is rolled back for
-        // sure, and leaves no backend behind that waits on.
+        // The server's time-out is shorter than the time-out of the call: a call that waits for a locked row is then
+        // rolled back for certain, and no backend is left waiting.
         .options([
             ("lock_timeout", format!("{}ms", settings.call_timeout.as_millis() / 2)),
             ("statement_timeout", Deadline::of_lane(settings.call_timeout).setting()),

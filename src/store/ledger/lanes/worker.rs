@@ -1,4 +1,4 @@
-//! One lane at work: its connection, its batches, its patience.
+//! The worker of one lane: its connection, its batches, and how it repeats failed calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::store::ledger::metered;
 use crate::store::ledger::step::{Applied, NewHold, Step};
 use crate::store::ledger::step_queue::{Queued, StepItem, StepQueue, Work};
 
-/// So many callers are woken at once; for more, somebody else does it.
+/// Wakes up to 16 callers itself; more are woken by a spawned task, so that the next batch can start.
 const FEW: usize = 16;
 
-/// Text in one batch of steps, at most (one item alone may exceed it): Postgres refuses messages of 1 GiB.
+/// The most text in one batch of steps (a single item may exceed it): Postgres refuses messages of 1 GiB.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
 type Reply = oneshot::Sender<Result<Verdict, LedgerError>>;
 
-/// A reservation that waits for its lane.
+/// A reservation that waits in its lane.
 pub(super) struct ReserveItem {
     pub(super) new: NewHold,
     pub(super) deadline: Instant,
@@ -48,9 +48,9 @@ pub(super) struct Worker {
     queue: StepQueue,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// With the turn it was made in.
+    /// The connection, and the turn of the primary that it was made in.
     connection: Option<(PgConnection, Turn)>,
-    /// Holds this process works on and that may be HELD in the database.
+    /// Holds that this process works on and that may be HELD in the database.
     active: HashSet<HoldId>,
     reserves: mpsc::Receiver<ReserveItem>,
     work: mpsc::UnboundedReceiver<Work>,
@@ -111,7 +111,7 @@ impl Worker {
             {
                 batch.push(item);
             }
-            // Refused before it enters a batch, never after.
+            // A reservation past its deadline is refused before it enters a batch, never afterwards.
             let now = self.clock.now();
             batch.retain(|item| item.deadline > now && !item.reply.is_closed());
             let idle = batch.is_empty() && self.steps.is_empty();
@@ -137,7 +137,7 @@ impl Worker {
         }
     }
 
-    /// `resend`: whether an earlier sending of these ids may have been committed.
+    /// Reserves a batch. `resend`: an earlier sending of these ids may have been committed.
     async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>, mut resend: bool) {
         self.active.extend(items.iter().map(|item| item.new.hold));
         let mut attempt = 0;
@@ -165,7 +165,7 @@ impl Worker {
                         .zip(verdicts)
                         .map(|(item, verdict)| self.answer(item, verdict))
                         .collect();
-                    // Waking hundreds of callers takes as long as the next batch needs to be under way.
+                    // Waking hundreds of callers takes as long as sending the next batch.
                     if answers.len() > FEW {
                         self.tasks.spawn(async move { wake(answers) });
                     } else {
@@ -195,7 +195,7 @@ impl Worker {
                 }
             };
             match failure {
-                // Rolled back as far as it came: with two commits the first may have been made.
+                // The call was rolled back as far as it had come; with two commits, the first may have been made.
                 Failure::Retry => resend |= self.settings.profile == Profile::TwoCommit,
                 Failure::Item => {
                     for item in items.drain(..) {
@@ -204,7 +204,7 @@ impl Worker {
                     return;
                 }
                 Failure::Connection => {
-                    // A failed connect sent nothing; a failed call may have been committed.
+                    // A connection that failed to open sent nothing; a call that failed may have been committed.
                     resend |= self.connection.take().is_some();
                     self.servers.look_again();
                 }
@@ -242,8 +242,8 @@ impl Worker {
             Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
             Row::UnknownOrg => Ok(Verdict::UnknownOrg),
             Row::Ended => {
-                // Granted by a sending whose answer was lost, and taken over since by a gateway that took us for dead:
-                // nobody has sent it, and nobody else can know that.
+                // An earlier sending whose answer was lost was granted, and a gateway that counted this one as dead
+                // took the hold over. Nothing was sent to the vendor, and only this gateway can know that.
                 let (reply, _) = oneshot::channel();
                 let new = &item.new;
                 let abandon = self.queue.item(new.org, new.hold, Some(new.terms()), Step::Abandon, reply);
@@ -256,7 +256,8 @@ impl Worker {
         (item.reply, answer)
     }
 
-    /// One batch of the queued steps. A second step for the same hold waits for the next batch: order is kept.
+    /// Takes one batch of the queued steps. A second step for the same hold waits for the next batch, so that the order
+    /// is kept.
     async fn step_batch(&mut self) {
         let mut seen = HashSet::new();
         let mut items = Vec::new();
@@ -298,8 +299,8 @@ impl Worker {
                         .record(items.len() as f64);
                     for (item, outcome) in items.drain(..).zip(outcomes) {
                         self.active.remove(&item.hold);
-                        // A step that was sent twice says No the second time although it was the first that moved
-                        // the hold; callers treat No as "it has happened already".
+                        // A step that was sent twice answers No the second time, although the first sending moved the
+                        // hold; callers read No as "it has happened already".
                         if let Ok(applied) = outcome {
                             metered::step(item.hold, item.terms, &item.step, applied);
                         }
@@ -341,7 +342,7 @@ impl Worker {
         }
     }
 
-    /// The database refuses this one step for good.
+    /// Handles a step that the database refuses for good.
     async fn refused(&mut self, items: Vec<StepItem>, error: &sqlx::Error) {
         for item in items {
             if is_unique_violation(error, "hold_by_upstream_task") {
@@ -353,7 +354,8 @@ impl Worker {
             }
             tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind().as_str(), %error, "a step was refused");
             if let Step::Run { .. } = item.step {
-                // Accepted, but on no record that anybody could poll. It must not stay HELD: nobody works on it.
+                // The vendor accepted the task, but the ledger has no id to poll. The hold must not stay HELD, because
+                // nobody works on it.
                 self.doubt(&item, "the upstream's answer could not be stored").await;
             }
             self.active.remove(&item.hold);
@@ -392,8 +394,8 @@ impl Worker {
     }
 }
 
-/// The answer; none if it does not come within `limit`, or if another server has become the primary meanwhile: a former
-/// one may never answer, and what it answers does not count.
+/// Waits for the answer; `None` if it does not come within `limit`, or if another server became the primary meanwhile:
+/// a former primary may never answer, and its answer does not count.
 async fn in_time<T>(
     servers: &Servers,
     turn: Turn,
@@ -406,7 +408,7 @@ async fn in_time<T>(
     }
 }
 
-/// The steps of a task's life that have just become durable.
+/// Reaches the fail points of the steps that have just become durable.
 fn reached(items: &[StepItem]) {
     for item in items {
         match &item.step {
@@ -421,7 +423,7 @@ fn reached(items: &[StepItem]) {
 
 fn wake(answers: Vec<(Reply, Result<Verdict, LedgerError>)>) {
     for (reply, answer) in answers {
-        // If nobody waits any more, a grant's guard comes back, is dropped, and releases the hold.
+        // If nobody waits any more, the guard of a granted hold comes back, is dropped, and releases the hold.
         drop(reply.send(answer));
     }
 }
