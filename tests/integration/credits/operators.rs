@@ -260,7 +260,7 @@ async fn bad_words_and_amounts_move_nothing() {
     }
     is_invalid(database.grant(org, Credits::ZERO, None, WHY, None).await, "at least one");
     is_invalid(database.grant(org, credits(-1), None, WHY, None).await, "at least one");
-    is_invalid(database.adjust(org, Credits::ZERO, WHY, None).await, "nothing");
+    is_invalid(database.adjust(org, Credits::ZERO, WHY, None).await, "must not be zero");
     is_invalid(database.transfer(org, other, Credits::ZERO, WHY, None).await, "at least one");
     is_invalid(database.transfer(org, other, credits(-1), WHY, None).await, "at least one");
     is_invalid(database.transfer(org, other, credits(i64::MIN), WHY, None).await, "at least one");
