@@ -374,6 +374,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "an answer of ours has each header once")]
     fn every_error_of_the_store_is_decided_for_callers_of_the_data_plane() {
         for error in samples::all() {
             let (name, source) = (samples::name(&error), error.to_string());

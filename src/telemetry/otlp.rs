@@ -199,6 +199,7 @@ fn framed(message: &[u8]) -> Option<Bytes> {
     Some(frame.freeze())
 }
 
+#[expect(clippy::disallowed_methods, reason = "an answer of the collector's is taken as it comes")]
 fn http_outcome(answer: &Answer) -> Outcome {
     match answer.status {
         status if status.is_success() => taken(&answer.body),
@@ -213,6 +214,7 @@ fn http_outcome(answer: &Answer) -> Outcome {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "an answer of the collector's is taken as it comes")]
 fn grpc_outcome(answer: &Answer) -> Outcome {
     // One that failed at once has its status in the headers, and no trailers.
     let status = answer.trailers.get("grpc-status").or_else(|| answer.headers.get("grpc-status"));

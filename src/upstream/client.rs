@@ -256,6 +256,7 @@ impl VendorClient {
             .map_err(|_| CallFailure::Unknown("the upstream did not answer in time"))?
             .map_err(|_| CallFailure::Unknown("the upstream's answer broke off"))?
             .to_bytes();
+        #[expect(clippy::disallowed_methods, reason = "an answer of the vendor's is taken as it comes")]
         let retry_after: Option<u64> =
             head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));

@@ -34,6 +34,10 @@ impl Input for Accept {
     fn describe(_: &mut Vec<RefOr<Parameter>>) {}
 
     fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "several lines are one list, and its beginning decides"
+        )]
         let accepted = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let csv = accepted.trim().starts_with("text/csv");
         Ok(Self(if csv { Format::Csv } else { Format::Json }))
