@@ -126,7 +126,7 @@ impl Database {
         slice: Slice<i32>,
     ) -> Result<Vec<BookInfo>, LedgerError> {
         let books = sqlx::query_as(
-            "select * from ( \
+            "select version, name, effective_from, revision, created_at, state from ( \
                select b.version, b.name, b.effective_from, b.revision, b.created_at, \
                case when b.effective_from is null then 'draft' when b.effective_from > clock_timestamp() then 'scheduled' \
                  when b.version = f.version then 'in_force' else 'former' end as state \
