@@ -288,8 +288,8 @@ async fn a_grant_unheard_and_taken_over_is_released() {
     let behind = Database::connect(&Secret::new(network.url()), 1, HOUR).unwrap();
     let gateway = GatewayId::generate();
     db.database().renew_lease(gateway, HOUR).await.unwrap();
-    let settings = LaneSettings { call_timeout: Duration::from_millis(300), ..one_lane() };
-    let deaf = Ledger::start(behind, gateway, &settings, Duration::from_millis(500), Clock);
+    let settings = LaneSettings { call_timeout: Duration::from_secs(2), ..one_lane() };
+    let deaf = Ledger::start(behind, gateway, &settings, Duration::from_secs(3), Clock);
     let other = ledger(&db).await;
     let org = funded(&db, 100).await;
     // Makes the connection.

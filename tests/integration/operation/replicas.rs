@@ -10,11 +10,8 @@ use crate::support::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body, ju
 use crate::support::process::{Process, Scratch};
 use crate::support::replica::another_with;
 
-/// One more gateway on the same database, in front of the same vendor; and where it listens. Its lease is short: when
-/// it dies the others soon see it.
-async fn another(gateway: &TestGateway, scratch: &Scratch) -> (Process, String) {
-    another_with(gateway, scratch, 1000).await
-}
+/// Short, so that the others soon see that it died; longer than a busy machine keeps a process from renewing it.
+const LEASE_MS: u32 = 5000;
 
 async fn create(gateway: &TestGateway, base: &str, prompt: &str) -> reqwest::Result<reqwest::Response> {
     let call = gateway.client.post(format!("{base}/api/generate")).bearer_auth(&gateway.caller.text);
@@ -50,7 +47,7 @@ async fn two_gateways_grant_together_what_the_balance_allows() {
 async fn another_gateway_brings_the_holds_of_a_killed_one_to_an_honest_end() {
     let gateway = TestGateway::start().await;
     let scratch = Scratch::new();
-    let (process, there) = another(&gateway, &scratch).await;
+    let (process, there) = another_with(&gateway, &scratch, LEASE_MS).await;
     gateway.script(json!({"rules": [{"on": "create", "match": {"prompt_contains": "recorded"}, "fault": {"kind": "task_ms", "ms": 1000}}]})).await;
     for number in 0..3 {
         let answer = create(&gateway, &there, &format!("recorded {number}")).await.unwrap();

@@ -287,12 +287,14 @@ impl Fleet {
         }
     }
 
+    /// The organisation that `conclude` drains; nobody else may move its credits then.
+    pub const DRAINED: usize = 3;
+
     /// One organisation's last credits can all be spent, and not one more.
     async fn drain(&self) {
-        const TENANT: usize = 3;
         const PRICE: i64 = 400;
         const CREATES: i64 = 5;
-        let org = self.customers.tenants[TENANT].org;
+        let org = self.customers.tenants[Self::DRAINED].org;
         let database = acting(&Database::connect(&Secret::new(&self.spec.direct_url), 1, PATIENCE).unwrap());
         let available = async || database.balance(org).await.unwrap().unwrap().available.get();
         let surplus = Credits::new(CREATES * PRICE - available().await);
@@ -302,11 +304,11 @@ impl Fleet {
         let alive = self.alive();
         for gateway in alive.iter().cycle().take(usize::try_from(CREATES).unwrap()) {
             assert!(
-                matches!(self.customers.judged(TENANT, *gateway).await, Reply::Accepted(_)),
+                matches!(self.customers.judged(Self::DRAINED, *gateway).await, Reply::Accepted(_)),
                 "falsely refused"
             );
         }
-        let over = self.customers.judged(TENANT, alive[0]).await;
+        let over = self.customers.judged(Self::DRAINED, alive[0]).await;
         assert_eq!(over, Reply::Refused { status: 402, code: "INSUFFICIENT_CREDITS".into() });
         assert_eq!(available().await, 0);
     }
