@@ -68,14 +68,14 @@ async fn another_gateway_brings_the_holds_of_a_killed_one_to_an_honest_end() {
     };
     let (answers, ()) = tokio::join!(lost, killed);
     assert!(answers.iter().all(Result::is_err), "nobody got an answer");
-    until("each hold has an end or is in doubt", async || gateway.balance().await == [997_200, 1600, 1200])
-        .await;
+    const ENDS: [&str; 7] = ["SETTLED", "SETTLED", "SETTLED", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT"];
+    let states = async || gateway.holds().await.into_iter().map(|hold| hold.state).collect::<Vec<_>>();
+    until("each hold has an end or is in doubt", async || states().await == ENDS).await;
+    assert_eq!(gateway.balance().await, [997_200, 1600, 1200]);
     let doubtful = gateway.holds().await.into_iter().filter(|hold| hold.state == "IN_DOUBT");
     for hold in doubtful {
         assert_eq!(gateway.status(&hold.reference()).await.data()["status"], "IN_PROGRESS");
     }
-    let states: Vec<String> = gateway.holds().await.into_iter().map(|hold| hold.state).collect();
-    assert_eq!(states, ["SETTLED", "SETTLED", "SETTLED", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT", "IN_DOUBT"]);
 }
 
 #[tokio::test]
