@@ -20,7 +20,7 @@ use crate::https::BadTrust;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate};
 use crate::stack::Parts;
-use crate::store::{Actor, Database, LedgerError};
+use crate::store::{Actor, Database, StoreError};
 use crate::telemetry::BadTelemetry;
 use crate::upstream::BadUpstream;
 
@@ -32,7 +32,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// The ledger's database cannot be used.
     #[error("the ledger cannot be used: {0}")]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] StoreError),
     /// The configuration of an upstream cannot be used.
     #[error(transparent)]
     Upstream(#[from] BadUpstream),
@@ -75,7 +75,7 @@ struct Listener {
 }
 
 /// The pool that `config` describes.
-pub fn database(config: &DatabaseConfig) -> Result<Database, LedgerError> {
+pub fn database(config: &DatabaseConfig) -> Result<Database, StoreError> {
     Database::connect_to_primary(&config.servers(), config.max_connections, ms(config.acquire_timeout_ms))
 }
 
@@ -92,7 +92,7 @@ impl App {
 
     /// Creates the first operator token, unless there was one already: the token of the configuration, or a new one,
     /// which `show` shows this one time. If `show` fails, the token does not count, and the next start shows another.
-    pub async fn bootstrap_operator<E: From<LedgerError>>(
+    pub async fn bootstrap_operator<E: From<StoreError>>(
         &self,
         show: impl FnOnce(&Secret) -> Result<(), E> + Send,
     ) -> Result<(), E> {

@@ -22,7 +22,7 @@ use self::finish::Finisher;
 use crate::access::callers::Authenticator;
 use crate::metrics as m;
 use crate::poll::Poller;
-use crate::store::{Database, Lease, Ledger, LedgerError};
+use crate::store::{Database, Lease, Ledger, StoreError};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
@@ -151,72 +151,72 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 /// Renews the lease, and learns how many gateways share the poll budget.
-async fn renew_lease(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn renew_lease(work: Arc<Work>) -> Result<(), StoreError> {
     let gateways = work.lease.renew().await?;
     metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
     work.poller.budget().share_with(gateways);
     Ok(())
 }
 
-async fn follow_changes(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn follow_changes(work: Arc<Work>) -> Result<(), StoreError> {
     work.watcher.look().await
 }
 
-async fn sweep_holds(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn sweep_holds(work: Arc<Work>) -> Result<(), StoreError> {
     work.ledger.sweep(&work.database, work.pace.in_doubt_ttl).await
 }
 
-async fn expire_credits(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn expire_credits(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.expire_credits().await.map(drop)
 }
 
-async fn tell_budget_events(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn tell_budget_events(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.tell_budget_events().await
 }
 
-async fn tell_low_balances(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn tell_low_balances(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.tell_low_balances().await
 }
 
-async fn audit(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn audit(work: Arc<Work>) -> Result<(), StoreError> {
     match work.pace.audit {
         Some(every) => audit::run(&work.database, work.ledger.gateway(), every, &work.stop).await,
         None => Ok(()),
     }
 }
 
-async fn count_holds(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn count_holds(work: Arc<Work>) -> Result<(), StoreError> {
     counts::holds(&work.database).await
 }
 
-async fn measure_drift(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn measure_drift(work: Arc<Work>) -> Result<(), StoreError> {
     counts::drift(&work.database, &work.accounts).await
 }
 
-async fn show_audit(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn show_audit(work: Arc<Work>) -> Result<(), StoreError> {
     audit::show_result(&work.database).await
 }
 
-async fn note_key_uses(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn note_key_uses(work: Arc<Work>) -> Result<(), StoreError> {
     work.authenticator.write_down_uses(&work.database).await
 }
 
-async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), StoreError> {
     let hours = i32::try_from(work.pace.idempotency_hours).unwrap_or(i32::MAX);
     work.database.forget_old_claims(hours).await.map(drop)
 }
 
-async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.forget_dead_gateways().await
 }
 
-async fn forget_idle_limits(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn forget_idle_limits(work: Arc<Work>) -> Result<(), StoreError> {
     work.authenticator.tidy();
     Ok(())
 }
 
 /// Folds the samples of histograms into buckets; otherwise they pile up in memory until the metrics are scraped.
-async fn fold_metrics(work: Arc<Work>) -> Result<(), LedgerError> {
+async fn fold_metrics(work: Arc<Work>) -> Result<(), StoreError> {
     work.metrics.run_upkeep();
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::simulator::SimulatorError;
-use crate::store::{Actor, LedgerError, OperatorRole};
+use crate::store::{Actor, OperatorRole, StoreError};
 use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
@@ -109,7 +109,7 @@ enum CliError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] StoreError),
     #[error(transparent)]
     Postgres(#[from] PostgresError),
     #[error(transparent)]
@@ -136,24 +136,24 @@ impl CliError {
 
 /// 3 where the database cannot be used, and the same command may work another time; 1 where it answered.
 #[deny(clippy::wildcard_enum_match_arm)]
-fn exit_code_of(error: &LedgerError) -> u8 {
+fn exit_code_of(error: &StoreError) -> u8 {
     match error {
-        LedgerError::Timeout
-        | LedgerError::QueueFull
-        | LedgerError::ShuttingDown
-        | LedgerError::Unreachable
-        | LedgerError::NoPrimary(_)
-        | LedgerError::Database(_)
-        | LedgerError::Schema(_) => 3,
-        LedgerError::Refused(_)
-        | LedgerError::Unstorable(_)
-        | LedgerError::Corrupt(_)
-        | LedgerError::Invalid(_)
-        | LedgerError::NotFound(_)
-        | LedgerError::Conflict(_)
-        | LedgerError::KeyReused
-        | LedgerError::InProgress
-        | LedgerError::Stale { .. } => 1,
+        StoreError::Timeout
+        | StoreError::QueueFull
+        | StoreError::ShuttingDown
+        | StoreError::Unreachable
+        | StoreError::NoPrimary(_)
+        | StoreError::Database(_)
+        | StoreError::Schema(_) => 3,
+        StoreError::Refused(_)
+        | StoreError::Unstorable(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Invalid(_)
+        | StoreError::NotFound(_)
+        | StoreError::Conflict(_)
+        | StoreError::KeyReused
+        | StoreError::InProgress
+        | StoreError::Stale { .. } => 1,
     }
 }
 

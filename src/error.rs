@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::order::Invalid;
-use crate::store::{BudgetInForce, LedgerError};
+use crate::store::{BudgetInForce, StoreError};
 use crate::strict::GivenTwice;
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
@@ -156,7 +156,7 @@ pub enum GatewayError {
     WrittenOff { reference: HoldId },
     /// The gateway cannot serve the request right now; nothing is charged.
     #[error("the gateway cannot serve this request right now: try again")]
-    Unavailable(#[source] LedgerError),
+    Unavailable(#[source] StoreError),
     /// Whether a token is valid cannot be verified right now.
     #[error("the keys of your identity provider cannot be fetched right now: try again")]
     IdentityUnavailable,
@@ -178,30 +178,30 @@ impl From<GivenTwice> for GatewayError {
 }
 
 /// What a caller of the data plane is told. Nothing was sent and nothing is charged in any of these.
-impl From<LedgerError> for GatewayError {
-    fn from(error: LedgerError) -> Self {
+impl From<StoreError> for GatewayError {
+    fn from(error: StoreError) -> Self {
         match error {
             // It will pass, or another gateway may serve it: the same call may be sent again.
-            LedgerError::Timeout
-            | LedgerError::QueueFull
-            | LedgerError::ShuttingDown
-            | LedgerError::Unreachable
-            | LedgerError::NoPrimary(_)
-            | LedgerError::Database(_)
-            | LedgerError::Schema(_) => Self::Unavailable(error),
+            StoreError::Timeout
+            | StoreError::QueueFull
+            | StoreError::ShuttingDown
+            | StoreError::Unreachable
+            | StoreError::NoPrimary(_)
+            | StoreError::Database(_)
+            | StoreError::Schema(_) => Self::Unavailable(error),
             // The same call would be refused again.
-            LedgerError::Unstorable(_) => Self::invalid_request(
+            StoreError::Unstorable(_) => Self::invalid_request(
                 "a value of this request is out of range, or has a character that no text may have",
             ),
-            LedgerError::Corrupt(what) => Self::Internal(what),
-            LedgerError::Refused(_) => Self::Internal("the database refused an item".into()),
+            StoreError::Corrupt(what) => Self::Internal(what),
+            StoreError::Refused(_) => Self::Internal("the database refused an item".into()),
             // Answers to those who manage: no call of the data plane should have asked for them.
-            LedgerError::Invalid(_)
-            | LedgerError::NotFound(_)
-            | LedgerError::Conflict(_)
-            | LedgerError::KeyReused
-            | LedgerError::InProgress
-            | LedgerError::Stale { .. } => Self::Internal(error.to_string().into()),
+            StoreError::Invalid(_)
+            | StoreError::NotFound(_)
+            | StoreError::Conflict(_)
+            | StoreError::KeyReused
+            | StoreError::InProgress
+            | StoreError::Stale { .. } => Self::Internal(error.to_string().into()),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
 use crate::pricing::consumption;
-use crate::store::{Applied, Database, Late, Ledger, LedgerError, State, Step, Task};
+use crate::store::{Applied, Database, Late, Ledger, State, Step, StoreError, Task};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
 
@@ -136,7 +136,7 @@ impl Poller {
         self: &Arc<Self>,
         org: OrgId,
         id: &str,
-    ) -> Result<Option<(Arc<View>, Duration)>, LedgerError> {
+    ) -> Result<Option<(Arc<View>, Duration)>, StoreError> {
         let cached = self.views.get(&(org, Arc::from(id)));
         count_lookup(cached.is_some());
         let known = match cached {
@@ -167,7 +167,7 @@ impl Poller {
         self.views.get(&(task.org, task.hold.to_string().into()))
     }
 
-    async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, LedgerError> {
+    async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, StoreError> {
         let task = match id.parse::<HoldId>() {
             Ok(hold) => self.database().task_by_hold(org, hold).await?,
             Err(_) => self.database().task_by_upstream_id(org, id).await?,
@@ -289,7 +289,7 @@ impl Poller {
     }
 
     /// Writes what a report, which came at `told`, means for the ledger. Returns the task as it is afterwards.
-    async fn apply(&self, task: &Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
+    async fn apply(&self, task: &Task, report: &Report, told: Instant) -> Result<Task, StoreError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD).await;
             if task.data.as_ref() != Some(report.data()) {
@@ -309,7 +309,7 @@ impl Poller {
         Ok(now)
     }
 
-    async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+    async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, StoreError> {
         let span = settling(&step);
         written(span, self.ledger.step_of(task, step)).await
     }
@@ -319,13 +319,13 @@ impl Poller {
         metrics::histogram!(m::SETTLE_LAG_SECONDS).record(self.clock.since(told));
     }
 
-    async fn reload(&self, task: &Task) -> Result<Task, LedgerError> {
+    async fn reload(&self, task: &Task) -> Result<Task, StoreError> {
         let found = self.database().task_by_hold(task.org, task.hold).await?;
-        found.ok_or(LedgerError::Corrupt("a task that vanished".into()))
+        found.ok_or(StoreError::Corrupt("a task that vanished".into()))
     }
 
     /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").
-    async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, LedgerError> {
+    async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, StoreError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
         let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
         self.came_to_light(task.org, task.hold, known).await?;
@@ -342,7 +342,7 @@ impl Poller {
     }
 
     /// Reopens a task that had ended here although the vendor has it. Returns whether this was unknown before.
-    pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, LedgerError> {
+    pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, StoreError> {
         let span = settling(&step);
         let news = written(span, self.ledger.step(org, hold, step)).await? == Applied::Yes;
         if news {
@@ -405,8 +405,8 @@ fn settling(step: &Step) -> Span {
 
 async fn written(
     mut span: Span,
-    step: impl Future<Output = Result<Applied, LedgerError>>,
-) -> Result<Applied, LedgerError> {
+    step: impl Future<Output = Result<Applied, StoreError>>,
+) -> Result<Applied, StoreError> {
     let result = span.around(step).await;
     if result.is_err() {
         span.fail("not recorded yet");
@@ -415,14 +415,14 @@ async fn written(
 }
 
 /// The step by which `report` ends `task`; nothing if the task goes on.
-fn end(task: &Task, report: &Report) -> Result<Option<Step>, LedgerError> {
+fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
     let late = task.late == Some(Late::Open);
     let data = report.data().clone();
     Ok(Some(match report.progress {
         Progress::Running => return Ok(None),
         Progress::Succeeded => {
             let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
-                .ok_or(LedgerError::Corrupt("a charge that does not fit".into()))?;
+                .ok_or(StoreError::Corrupt("a charge that does not fit".into()))?;
             if let Some(flag) = judged.flag {
                 tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge is unusual");
             }

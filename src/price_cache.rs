@@ -11,7 +11,7 @@ use crate::error::GatewayError;
 use crate::order::Order;
 use crate::pricing::{PriceBook, PriceList};
 use crate::quote::{Quote, SigningKey};
-use crate::store::{Fingerprint, LedgerError, Principal};
+use crate::store::{Fingerprint, Principal, StoreError};
 
 /// Age from which a new key signs quotes: by then every gateway has read it.
 const KEY_SPREADS: Duration = Duration::from_secs(15);
@@ -58,17 +58,17 @@ impl Prices {
         self.time.store(Some(Arc::new(time)));
     }
 
-    fn now(&self) -> Result<OffsetDateTime, LedgerError> {
+    fn now(&self) -> Result<OffsetDateTime, StoreError> {
         let time = self.time.load_full().ok_or_else(nothing_in_force)?;
         Ok(time.shown + self.clock.since(time.seen))
     }
 
-    fn read(&self) -> Result<Arc<Read>, LedgerError> {
+    fn read(&self) -> Result<Arc<Read>, StoreError> {
         self.read.load_full().ok_or_else(nothing_in_force)
     }
 
     /// The price book in force; an error until a book was read.
-    pub fn current(&self) -> Result<Arc<PriceBook>, LedgerError> {
+    pub fn current(&self) -> Result<Arc<PriceBook>, StoreError> {
         self.read()?.list.book_at(self.now()?).cloned().ok_or_else(nothing_in_force)
     }
 
@@ -133,6 +133,6 @@ impl Prices {
     }
 }
 
-fn nothing_in_force() -> LedgerError {
-    LedgerError::Schema("no price book is in force".into())
+fn nothing_in_force() -> StoreError {
+    StoreError::Schema("no price book is in force".into())
 }

@@ -32,7 +32,7 @@ pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, W
 pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
-pub use self::db::error::LedgerError;
+pub use self::db::error::StoreError;
 #[cfg(test)]
 pub(crate) use self::db::error::samples as error_samples;
 pub use self::db::page::HoldPlace;

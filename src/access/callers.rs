@@ -20,8 +20,8 @@ use crate::error::{GatewayError, Level};
 use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
-    Actor, Database, FoundIdentity, FoundKey, GivenRole, LedgerError, OperatorRole, Presented, Principal,
-    Provider, Serves,
+    Actor, Database, FoundIdentity, FoundKey, GivenRole, OperatorRole, Presented, Principal, Provider,
+    Serves, StoreError,
 };
 
 #[derive(Debug, Clone)]
@@ -146,7 +146,7 @@ impl Authenticator {
     }
 
     /// Stores when keys were last used.
-    pub async fn write_down_uses(&self, database: &Database) -> Result<(), LedgerError> {
+    pub async fn write_down_uses(&self, database: &Database) -> Result<(), StoreError> {
         self.uses.write_down(database).await
     }
 
@@ -285,7 +285,7 @@ impl Authenticator {
         provider: &Provider,
         presented: &Presented,
         peer: IpAddr,
-    ) -> Result<Option<FoundIdentity>, LedgerError> {
+    ) -> Result<Option<FoundIdentity>, StoreError> {
         let actor = Actor {
             name: format!("jwt:{}", provider.provider_id),
             address: Some(peer),

@@ -9,7 +9,7 @@ use moka::sync::Cache;
 
 use crate::clock::Clock;
 use crate::metrics as m;
-use crate::store::LedgerError;
+use crate::store::StoreError;
 
 /// Cached entries are used for this long after the last confirmation that none of them is stale.
 const TRUST: Duration = Duration::from_secs(5);
@@ -63,9 +63,9 @@ impl Freshness {
         key: K,
         stale_will_do: bool,
         read: impl FnOnce() -> R,
-    ) -> Result<Option<Arc<V>>, LedgerError>
+    ) -> Result<Option<Arc<V>>, StoreError>
     where
-        R: Future<Output = Result<Option<V>, LedgerError>>,
+        R: Future<Output = Result<Option<V>, StoreError>>,
         K: Hash + Eq + Send + Sync + fmt::Debug + 'static,
         V: Send + Sync + 'static,
     {
@@ -155,7 +155,7 @@ mod tests {
         trust.confirm(ago(6));
         assert_eq!(get(&trust, &cache, "new").await, "new");
         let away = async |stale| {
-            let read = || async { Err(LedgerError::Unreachable) };
+            let read = || async { Err(StoreError::Unreachable) };
             trust.get(("test", &cache), 1, stale, read).await.map(|found| *found.unwrap())
         };
         assert!(away(false).await.is_err());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::ids::KeyId;
-use crate::store::{Database, LedgerError};
+use crate::store::{Database, StoreError};
 
 /// Seconds between two notes of one key.
 const APART: u64 = 60;
@@ -40,7 +40,7 @@ impl Uses {
     }
 
     /// Stores what was noted since the last call.
-    pub(super) async fn write_down(&self, database: &Database) -> Result<(), LedgerError> {
+    pub(super) async fn write_down(&self, database: &Database) -> Result<(), StoreError> {
         let noted = std::mem::take(&mut *self.pending());
         if noted.is_empty() {
             return Ok(());

@@ -29,7 +29,7 @@ use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::server::{Certificate, bind};
 use crate::stack::Parts;
-use crate::store::{Database, LaneSettings, Lease, Ledger, LedgerError};
+use crate::store::{Database, LaneSettings, Lease, Ledger, StoreError};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
@@ -94,7 +94,7 @@ struct Pools {
 }
 
 impl Pools {
-    async fn connect(config: &DatabaseConfig) -> Result<Self, LedgerError> {
+    async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let of = |max_connections| database(&DatabaseConfig { max_connections, ..config.clone() });
         let pools = Self { callers: database(config)?, upkeep: of(background::CONNECTIONS)?, lease: of(1)? };
         for pool in [&pools.lease, &pools.upkeep, &pools.callers] {

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ids::GatewayId;
 use crate::metrics as m;
-use crate::store::{AUDIT_CHECKS, Database, LedgerError};
+use crate::store::{AUDIT_CHECKS, Database, StoreError};
 
 /// The deadline of the job. The audit has a shorter limit of its own.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3600);
@@ -20,7 +20,7 @@ pub(super) async fn run(
     gateway: GatewayId,
     every: Duration,
     stop: &CancellationToken,
-) -> Result<(), LedgerError> {
+) -> Result<(), StoreError> {
     let breaches = database
         .audit_if_due(gateway, every, stop)
         .await
@@ -44,7 +44,7 @@ pub(super) async fn run(
 }
 
 /// Sets the gauges to the newest result, which stays until the next audit has finished.
-pub(super) async fn show_result(database: &Database) -> Result<(), LedgerError> {
+pub(super) async fn show_result(database: &Database) -> Result<(), StoreError> {
     match database.audit_result().await? {
         Some(result) => {
             let rows = result.breaches.iter().map(|(check, rows)| (check.as_str(), *rows));

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::credits::Credits;
 use crate::metrics as m;
-use crate::store::{Database, LedgerError, State};
+use crate::store::{Database, State, StoreError};
 
 /// The label value for accounts that are not configured any more: the database has any number of their names, and a
 /// label must have a closed set of values.
 const OTHER: &str = "other";
 
 /// Counts the open holds, and measures how late polls are and how old doubts are.
-pub(super) async fn holds(database: &Database) -> Result<(), LedgerError> {
+pub(super) async fn holds(database: &Database) -> Result<(), StoreError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
         let holds = open.iter().find(|holds| holds.state == state);
@@ -28,7 +28,7 @@ pub(super) async fn holds(database: &Database) -> Result<(), LedgerError> {
 }
 
 /// Measures the drift of these accounts with the vendor.
-pub(super) async fn drift(database: &Database, accounts: &[String]) -> Result<(), LedgerError> {
+pub(super) async fn drift(database: &Database, accounts: &[String]) -> Result<(), StoreError> {
     // The gauge of an account without drift must go back to 0.
     let names = accounts.iter().map(String::as_str).chain([OTHER]);
     let mut drift: BTreeMap<&str, [Credits; 2]> = names.map(|name| (name, [Credits::ZERO; 2])).collect();

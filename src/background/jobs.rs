@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::metrics as m;
-use crate::store::LedgerError;
+use crate::store::StoreError;
 
 /// A job counts as stuck when it has not succeeded for this many of its intervals, but not before [`LEAST_SILENCE`].
 const STUCK_AFTER_INTERVALS: u32 = 10;
@@ -31,7 +31,7 @@ const SPREAD: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] StoreError),
     #[error("{0}")]
     Other(String),
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::metrics as m;
 use crate::price_cache::{DatabaseTime, Prices};
 use crate::pricing::BookVersion;
-use crate::store::{Database, Epochs, LedgerError};
+use crate::store::{Database, Epochs, StoreError};
 
 /// A look that takes longer has failed. A revocation must take effect within ten seconds, so the next look must not
 /// come late.
@@ -55,13 +55,13 @@ impl Watcher {
     }
 
     /// Looks once, and reads again what has changed. Concurrent calls look one after the other.
-    pub async fn look(&self) -> Result<(), LedgerError> {
-        let seen = tokio::time::timeout(LOOK_TIMEOUT, self.see()).await.unwrap_or(Err(LedgerError::Timeout));
+    pub async fn look(&self) -> Result<(), StoreError> {
+        let seen = tokio::time::timeout(LOOK_TIMEOUT, self.see()).await.unwrap_or(Err(StoreError::Timeout));
         metrics::gauge!(m::DATABASE_UP).set(u8::from(seen.is_ok()));
         seen
     }
 
-    async fn see(&self) -> Result<(), LedgerError> {
+    async fn see(&self) -> Result<(), StoreError> {
         let before = *self.seen();
         let begun = self.clock.now();
         let epochs = self.database.epochs().await?;
@@ -85,7 +85,7 @@ impl Watcher {
     }
 
     /// Reads the database's clock, by which prices begin and end.
-    async fn look_at_the_clock(&self, last: Option<(Instant, Duration)>) -> Result<(), LedgerError> {
+    async fn look_at_the_clock(&self, last: Option<(Instant, Duration)>) -> Result<(), StoreError> {
         let asked = self.clock.now();
         let shown = self.database.clock().await?;
         let took = self.clock.since(asked);

@@ -10,7 +10,7 @@ use clap::Args;
 use super::CliError;
 use crate::config::{Config, DatabaseConfig};
 use crate::secret::Secret;
-use crate::store::{Database, LedgerError};
+use crate::store::{Database, StoreError};
 
 /// The flags that name a database.
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ fn no_database() -> CliError {
 /// The pool that `config` describes. An invalid URL is a usage error.
 pub(super) fn pool(config: &DatabaseConfig) -> Result<Database, CliError> {
     crate::app::database(config).map_err(|error| match error {
-        LedgerError::Invalid(what) => CliError::Usage(what),
+        StoreError::Invalid(what) => CliError::Usage(what),
         other => other.into(),
     })
 }

@@ -18,7 +18,7 @@ use crate::error::{Answer, GatewayError, json_answer};
 use crate::fail_point;
 use crate::order::Order;
 use crate::poll::Poller;
-use crate::store::{Applied, HoldGuard, Lease, LedgerError, Step};
+use crate::store::{Applied, HoldGuard, Lease, Step, StoreError};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{CreateOutcome, MaySend, Permit, Progress, Report};
 
@@ -317,18 +317,18 @@ impl Forward {
     }
 
     /// Logs a failed step. The lane goes on retrying it, and the client need not wait for that.
-    fn settle_in_time(&self, result: Result<Applied, LedgerError>, hold: &HoldGuard) {
+    fn settle_in_time(&self, result: Result<Applied, StoreError>, hold: &HoldGuard) {
         if let Err(error) = result {
             tracing::warn!(hold = %hold.id(), %error, "the end of a create is not recorded yet; the lane retries");
         }
     }
 }
 
-async fn write(hold: &mut HoldGuard, step: Step) -> Result<Applied, LedgerError> {
+async fn write(hold: &mut HoldGuard, step: Step) -> Result<Applied, StoreError> {
     let mut span = Span::of_part("record");
     span.set_word("tollgate.step", step.kind().as_str());
     let written = span.around(tokio::time::timeout(RECORD_TIMEOUT, hold.step(step))).await;
-    let result = written.unwrap_or(Err(LedgerError::Timeout));
+    let result = written.unwrap_or(Err(StoreError::Timeout));
     if result.is_err() {
         span.fail("not recorded yet");
     }

@@ -23,7 +23,7 @@ use crate::credits::Credits;
 use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 pub use crate::store::budgets::edit::{BudgetChange, NewBudget};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::metered;
@@ -45,16 +45,16 @@ words! {
 
 impl BudgetLevel {
     /// The subject of this level that `text` names; an error says which kind of id was expected.
-    pub fn subject(self, text: &str) -> Result<BudgetSubject, LedgerError> {
+    pub fn subject(self, text: &str) -> Result<BudgetSubject, StoreError> {
         let id = match self {
             Self::Key => text.parse().map(KeyId::as_uuid),
             Self::User => text.parse().map(UserId::as_uuid),
             Self::Team => text.parse().map(TeamId::as_uuid),
             Self::Organisation => {
-                return Err(LedgerError::Invalid("an organisation's budget names no subject".into()));
+                return Err(StoreError::Invalid("an organisation's budget names no subject".into()));
             }
         };
-        id.map(BudgetSubject).map_err(|error| LedgerError::Invalid(error.to_string()))
+        id.map(BudgetSubject).map_err(|error| StoreError::Invalid(error.to_string()))
     }
 
     fn id(self, id: Uuid) -> String {
@@ -249,7 +249,7 @@ impl Database {
         org: Option<OrgId>,
         filter: BudgetFilter,
         slice: Slice<BudgetId>,
-    ) -> Result<Vec<Budget>, LedgerError> {
+    ) -> Result<Vec<Budget>, StoreError> {
         Ok(sqlx::query_as(budgets!(
             "b.org_id is not distinct from $1 and ($2::text is null or b.level = $2) \
              and ($3::uuid is null or b.subject_id = $3) and ($4::text is null or b.period = $4) \
@@ -265,7 +265,7 @@ impl Database {
         .await?)
     }
 
-    pub async fn budget(&self, budget: BudgetId) -> Result<Option<Budget>, LedgerError> {
+    pub async fn budget(&self, budget: BudgetId) -> Result<Option<Budget>, StoreError> {
         let row = sqlx::query_as(budgets!("b.budget_id = $1")).bind(budget.as_uuid());
         Ok(row.fetch_optional(self.pool()).await?)
     }
@@ -276,7 +276,7 @@ impl Database {
         org: OrgId,
         user: UserId,
         key: Option<KeyId>,
-    ) -> Result<Vec<CallerBudget>, LedgerError> {
+    ) -> Result<Vec<CallerBudget>, StoreError> {
         let rows = sqlx::query(
             "select d.level, d.period, d.cap, coalesce(w.held, 0) as held, coalesce(w.used, 0) as used, \
                nullif(window_end(d.period, o.time_zone, now()), 'infinity') as resets_at \
@@ -311,7 +311,7 @@ impl Database {
         &self,
         org: OrgId,
         budget: BudgetId,
-    ) -> Result<Option<BudgetInForce>, LedgerError> {
+    ) -> Result<Option<BudgetInForce>, StoreError> {
         let row = sqlx::query(
             "select b.level, b.period, cap_of(b, now()) as cap, e.resets_at, \
                extract(epoch from e.resets_at - now())::float8 as resets_in \
@@ -340,7 +340,7 @@ impl Database {
         org: OrgId,
         budget: Option<BudgetId>,
         slice: Slice<i64>,
-    ) -> Result<Vec<BudgetEvent>, LedgerError> {
+    ) -> Result<Vec<BudgetEvent>, StoreError> {
         let rows = sqlx::query(
             "select e.event_id, e.org_id, e.budget_id, e.threshold, e.credits, e.spent, e.created_at, \
                w.level, w.subject_id, w.period \
@@ -358,7 +358,7 @@ impl Database {
     }
 
     /// Logs and counts the events that no gateway has reported yet.
-    pub async fn tell_budget_events(&self) -> Result<(), LedgerError> {
+    pub async fn tell_budget_events(&self) -> Result<(), StoreError> {
         let rows = sqlx::query(
             "with told as ( \
                update budget_event e set told = true where e.event_id in ( \

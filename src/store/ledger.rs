@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// The ledger of a running gateway.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl Ledger {
 
     /// Reserves credits durably, or says why not. After an error nothing is granted: a grant that comes too late is
     /// released.
-    pub async fn reserve(&self, new: NewHold) -> Result<Verdict, LedgerError> {
+    pub async fn reserve(&self, new: NewHold) -> Result<Verdict, StoreError> {
         let deadline = self.clock.now() + self.reserve_timeout;
         let verdict = self.lanes.reserve(new, deadline).await;
         metered::verdict(&verdict);
@@ -68,21 +68,21 @@ impl Ledger {
 
     /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
     /// waits.
-    pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, LedgerError> {
-        self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(LedgerError::ShuttingDown))
+    pub async fn step(&self, org: OrgId, hold: HoldId, step: Step) -> Result<Applied, StoreError> {
+        self.lanes.steps().step(org, hold, None, step).await.unwrap_or(Err(StoreError::ShuttingDown))
     }
 
     /// Does the same for a task that was read, so that the metrics can count the credits that the step moves.
-    pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, LedgerError> {
+    pub async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, StoreError> {
         let taken = self.lanes.steps().step(task.org, task.hold, Some(task.terms()), step);
-        taken.await.unwrap_or(Err(LedgerError::ShuttingDown))
+        taken.await.unwrap_or(Err(StoreError::ShuttingDown))
     }
 
     /// Releases HELD holds of this gateway that no request works on, puts the HELD holds of dead gateways in doubt, and
     /// writes off doubts older than `in_doubt_ttl`.
     ///
     /// The holds are looked up through `database`, because the callers' pool may be full.
-    pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), LedgerError> {
+    pub async fn sweep(&self, database: &Database, in_doubt_ttl: Duration) -> Result<(), StoreError> {
         self.lanes.steps().sweep(&database.overdue_holds(self.gateway).await?);
         let orphans = database.orphaned_holds(self.gateway).await?;
         if !orphans.is_empty() {
@@ -100,7 +100,7 @@ impl Ledger {
     async fn take_over_all(
         &self,
         holds: impl Iterator<Item = (OrgId, HoldId, Option<Terms>, Step)>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let steps = holds.map(|(org, hold, terms, step)| self.take_over(org, hold, terms, step));
         futures_util::future::try_join_all(steps).await?;
         Ok(())
@@ -112,10 +112,10 @@ impl Ledger {
         hold: HoldId,
         terms: Option<Terms>,
         step: Step,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let kind = step.kind().as_str();
         let taken = self.lanes.steps().step(org, hold, terms, step);
-        if taken.await.unwrap_or(Err(LedgerError::ShuttingDown))? == Applied::Yes {
+        if taken.await.unwrap_or(Err(StoreError::ShuttingDown))? == Applied::Yes {
             tracing::error!(%org, %hold, kind, "a task has no known outcome: its hold is in doubt or written off");
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 use crate::pricing::{BookVersion, FactorSpan, PriceBook, PriceList, Tariff};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 pub use crate::store::prices::factors::PriceFactorInfo;
@@ -95,13 +95,13 @@ fn tariff(unit: PriceUnit, credits: i64, with_audio: Option<i64>) -> Tariff {
     }
 }
 
-fn no_book(version: BookVersion) -> LedgerError {
-    LedgerError::NotFound(format!("there is no price book {version}"))
+fn no_book(version: BookVersion) -> StoreError {
+    StoreError::NotFound(format!("there is no price book {version}"))
 }
 
 impl Database {
     /// All price books, newest first.
-    pub async fn books(&self) -> Result<Vec<BookInfo>, LedgerError> {
+    pub async fn books(&self) -> Result<Vec<BookInfo>, StoreError> {
         self.list_books(None, Slice { after: None, limit: u16::MAX }).await
     }
 
@@ -110,12 +110,12 @@ impl Database {
         &self,
         state: Option<BookState>,
         slice: Slice<i32>,
-    ) -> Result<Vec<BookInfo>, LedgerError> {
+    ) -> Result<Vec<BookInfo>, StoreError> {
         self.book_infos(None, state, slice).await
     }
 
     /// A price book without its prices.
-    pub async fn book_info(&self, version: BookVersion) -> Result<Option<BookInfo>, LedgerError> {
+    pub async fn book_info(&self, version: BookVersion) -> Result<Option<BookInfo>, StoreError> {
         Ok(self.book_infos(Some(version), None, Slice { after: None, limit: 1 }).await?.pop())
     }
 
@@ -124,7 +124,7 @@ impl Database {
         version: Option<BookVersion>,
         state: Option<BookState>,
         slice: Slice<i32>,
-    ) -> Result<Vec<BookInfo>, LedgerError> {
+    ) -> Result<Vec<BookInfo>, StoreError> {
         let books = sqlx::query_as(
             "select version, name, effective_from, revision, created_at, state from ( \
                select b.version, b.name, b.effective_from, b.revision, b.created_at, \
@@ -147,7 +147,7 @@ impl Database {
     }
 
     /// The version of the book that is in force now, by the database's clock.
-    pub async fn active_book_version(&self) -> Result<Option<BookVersion>, LedgerError> {
+    pub async fn active_book_version(&self) -> Result<Option<BookVersion>, StoreError> {
         let version: Option<i32> = sqlx::query_scalar(
             "select version from price_activation where withdrawn_at is null and effective_from <= clock_timestamp() \
              order by effective_from desc, activation_id desc limit 1",
@@ -158,14 +158,14 @@ impl Database {
     }
 
     /// A price book with its prices.
-    pub async fn book(&self, version: BookVersion) -> Result<Option<PriceBook>, LedgerError> {
+    pub async fn book(&self, version: BookVersion) -> Result<Option<PriceBook>, StoreError> {
         Ok(self.books_with_prices(&[version.get()]).await?.remove(&version))
     }
 
     async fn books_with_prices(
         &self,
         versions: &[i32],
-    ) -> Result<BTreeMap<BookVersion, PriceBook>, LedgerError> {
+    ) -> Result<BTreeMap<BookVersion, PriceBook>, StoreError> {
         type Priced = (i32, String, Option<String>, Option<PriceUnit>, Option<i64>, Option<i64>);
         let rows: Vec<Priced> = sqlx::query_as(
             "select b.version, b.name, p.task_type, p.unit, p.credits, p.credits_with_audio \
@@ -188,7 +188,7 @@ impl Database {
 
     /// The books and factors in force now, those of the last hour (a quote may still name them), and those that are
     /// scheduled.
-    pub async fn price_list(&self) -> Result<PriceList, LedgerError> {
+    pub async fn price_list(&self) -> Result<PriceList, StoreError> {
         let starts: Vec<(OffsetDateTime, i32)> = sqlx::query_as(
             "select effective_from, version from price_activation where withdrawn_at is null and effective_from >= coalesce( \
                (select max(effective_from) from price_activation \
@@ -208,7 +208,7 @@ impl Database {
         let mut factors: HashMap<OrgId, Vec<FactorSpan>> = HashMap::new();
         for (org, factor, from, until) in rows {
             let factor =
-                PriceFactor::new(factor).ok_or(LedgerError::Corrupt("price_factor.factor_bp".into()))?;
+                PriceFactor::new(factor).ok_or(StoreError::Corrupt("price_factor.factor_bp".into()))?;
             factors.entry(OrgId::from_uuid(org)).or_default().push(FactorSpan { factor, from, until });
         }
         Ok(PriceList {
@@ -219,7 +219,7 @@ impl Database {
     }
 
     /// The present instant by the database's clock.
-    pub async fn clock(&self) -> Result<OffsetDateTime, LedgerError> {
+    pub async fn clock(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
     }
 }

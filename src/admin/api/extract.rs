@@ -20,7 +20,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
-use crate::store::LedgerError;
+use crate::store::StoreError;
 use crate::strict;
 
 /// The most bytes a body may have.
@@ -231,5 +231,5 @@ where
 
 /// What the database found, or a 404 that names `id`.
 pub(super) fn existing<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
-    found.ok_or_else(|| LedgerError::NotFound(format!("there is no {id}")).into())
+    found.ok_or_else(|| StoreError::NotFound(format!("there is no {id}")).into())
 }

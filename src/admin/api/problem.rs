@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::GatewayError;
-use crate::store::LedgerError;
+use crate::store::StoreError;
 use crate::strict::GivenTwice;
 
 /// A problem document (RFC 9457).
@@ -152,30 +152,30 @@ impl Problem {
     }
 }
 
-impl From<LedgerError> for Problem {
-    fn from(error: LedgerError) -> Self {
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
         match error {
-            LedgerError::Unstorable(_) => Self::Invalid(
+            StoreError::Unstorable(_) => Self::Invalid(
                 "a value cannot be stored: a number is out of range, or a text has a character that is not allowed"
                     .into(),
             ),
-            LedgerError::Invalid(what) => Self::Invalid(what),
-            LedgerError::NotFound(what) => Self::NotFound(what),
-            LedgerError::Conflict(what) => Self::Conflict(what),
-            LedgerError::KeyReused => Self::KeyReused,
-            LedgerError::InProgress => Self::InProgress,
-            LedgerError::Stale { current } => Self::Stale { current },
-            LedgerError::Corrupt(_) | LedgerError::Refused(_) => {
+            StoreError::Invalid(what) => Self::Invalid(what),
+            StoreError::NotFound(what) => Self::NotFound(what),
+            StoreError::Conflict(what) => Self::Conflict(what),
+            StoreError::KeyReused => Self::KeyReused,
+            StoreError::InProgress => Self::InProgress,
+            StoreError::Stale { current } => Self::Stale { current },
+            StoreError::Corrupt(_) | StoreError::Refused(_) => {
                 tracing::error!(%error, "a management call met a defect");
                 Self::Internal
             }
-            LedgerError::Timeout
-            | LedgerError::QueueFull
-            | LedgerError::ShuttingDown
-            | LedgerError::Unreachable
-            | LedgerError::NoPrimary(_)
-            | LedgerError::Database(_)
-            | LedgerError::Schema(_) => {
+            StoreError::Timeout
+            | StoreError::QueueFull
+            | StoreError::ShuttingDown
+            | StoreError::Unreachable
+            | StoreError::NoPrimary(_)
+            | StoreError::Database(_)
+            | StoreError::Schema(_) => {
                 tracing::warn!(%error, "a management call failed because the database cannot be reached");
                 Self::Unavailable
             }

@@ -16,7 +16,7 @@ use super::page::PageLimit;
 use super::problem::Problem;
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::store::{Database, LedgerError, Line, Month, Place, Statement};
+use crate::store::{Database, Line, Month, Place, Statement, StoreError};
 
 /// Lines that are read from the database at a time for a CSV table.
 const LINES_AT_A_TIME: u32 = 2000;
@@ -120,7 +120,7 @@ fn table(database: Database, statement: Statement) -> Body {
             let Some(last) = lines.last() else {
                 // Possible only if the database's clock was set back in the meantime.
                 if balance != statement.closing {
-                    return Err(LedgerError::Conflict(
+                    return Err(StoreError::Conflict(
                         "the statement changed while it was read: ask for it again".into(),
                     ));
                 }
@@ -131,7 +131,7 @@ fn table(database: Database, statement: Statement) -> Body {
             for line in lines {
                 csv::line(&mut table, cells(&line));
             }
-            Ok::<_, LedgerError>(Some((table, next)))
+            Ok::<_, StoreError>(Some((table, next)))
         }
     });
     Body::from_stream(rows)

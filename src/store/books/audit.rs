@@ -7,7 +7,7 @@ pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 use sqlx::{Connection, Executor, PgConnection, Postgres, Row, Transaction};
 
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
 
 /// A row that breaks an invariant, or old work that deserves a warning.
@@ -233,14 +233,14 @@ async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postg
 impl Database {
     /// A connection for the audit. The server uses no parallel workers for it, so that the audit does not slow others
     /// down.
-    async fn audit_connection(&self) -> Result<PgConnection, LedgerError> {
+    async fn audit_connection(&self) -> Result<PgConnection, StoreError> {
         let mut connection = self.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
         connection.execute("set max_parallel_workers_per_gather = 0").await?;
         Ok(connection)
     }
 
     /// Checks every invariant in one snapshot. Safe on a running system; reads the whole ledger.
-    pub async fn audit(&self) -> Result<AuditReport, LedgerError> {
+    pub async fn audit(&self) -> Result<AuditReport, StoreError> {
         let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;
         let mut report = AuditReport::default();

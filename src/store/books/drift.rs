@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::tasks::State;
 
 /// The most rows of one list.
@@ -129,7 +129,7 @@ impl FromRow<'_, PgRow> for PriceDrift {
 
 impl Database {
     /// Compares the tasks that ended in the last `days`. Reads every one of them.
-    pub async fn drift(&self, days: u32) -> Result<Drift, LedgerError> {
+    pub async fn drift(&self, days: u32) -> Result<Drift, StoreError> {
         let days = f64::from(days);
         let accounts = sqlx::query_as(
             "select h.account, count(*) as tasks, \
@@ -167,7 +167,7 @@ impl Database {
 
     /// For each account: how much we booked above and how much below what the vendor reported, over the tasks that
     /// ended in the last day.
-    pub async fn drift_of_the_day(&self) -> Result<Vec<(String, Credits, Credits)>, LedgerError> {
+    pub async fn drift_of_the_day(&self) -> Result<Vec<(String, Credits, Credits)>, StoreError> {
         let rows = sqlx::query(
             "select account, saturated(sum(drift) filter (where drift > 0)) as above, \
                saturated(-sum(drift) filter (where drift < 0)) as below \

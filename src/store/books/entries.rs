@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
 words! {
@@ -51,16 +51,16 @@ impl fmt::Display for Place {
 }
 
 impl FromStr for Place {
-    type Err = LedgerError;
+    type Err = StoreError;
 
-    fn from_str(text: &str) -> Result<Self, LedgerError> {
+    fn from_str(text: &str) -> Result<Self, StoreError> {
         let parse = || {
             let (at, entry) = text.split_once('.')?;
             let nanoseconds = at.parse::<i128>().ok()?.checked_mul(1000)?;
             let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
             Some(Self { at, entry: entry.parse().ok()? })
         };
-        parse().ok_or_else(|| LedgerError::Invalid("this is not a cursor of a list of entries".into()))
+        parse().ok_or_else(|| StoreError::Invalid("this is not a cursor of a list of entries".into()))
     }
 }
 
@@ -121,7 +121,7 @@ pub(in crate::store) const TABLES: &str = "left join lateral (select h.upstream_
      left join lateral (select l.expires_at from credit_lot l \
          where e.kind = 'grant' and l.org_id = e.org_id and l.entry_id = e.entry_id limit 1) l on true";
 
-pub(in crate::store) fn entry(row: &PgRow) -> Result<Entry, LedgerError> {
+pub(in crate::store) fn entry(row: &PgRow) -> Result<Entry, StoreError> {
     let id = |column| row.try_get::<Option<Uuid>, _>(column);
     Ok(Entry {
         entry_id: EntryId::from_uuid(row.try_get("entry_id")?),
@@ -165,7 +165,7 @@ impl Database {
         org: OrgId,
         filter: &EntryFilter,
         limit: u16,
-    ) -> Result<Vec<Entry>, LedgerError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         // References have an index of their own, which only a query that always asks for a reference can use.
         let reference =
             if filter.external_ref.is_some() { "e.external_ref = $2" } else { "$2::text is null" };

@@ -18,7 +18,7 @@ use crate::ids::{EntryId, OrgId};
 use crate::store::books::entries::EntryKind;
 use crate::store::books::entries::{COLUMNS, Entry, Place, STORED, TABLES, entry};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// A month of a year.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ impl Month {
 }
 
 impl FromStr for Month {
-    type Err = LedgerError;
+    type Err = StoreError;
 
-    fn from_str(text: &str) -> Result<Self, LedgerError> {
+    fn from_str(text: &str) -> Result<Self, StoreError> {
         let parse = || {
             let (year, month) =
                 text.split_once('-').filter(|(year, month)| year.len() == 4 && month.len() == 2)?;
@@ -44,7 +44,7 @@ impl FromStr for Month {
         };
         parse()
             .map(Self)
-            .ok_or_else(|| LedgerError::Invalid(format!("'{text}' is not a month, such as 2026-11")))
+            .ok_or_else(|| StoreError::Invalid(format!("'{text}' is not a month, such as 2026-11")))
     }
 }
 
@@ -119,7 +119,7 @@ pub struct Line {
 
 impl Database {
     /// The statement of `org` for a month, without its lines. `NotFound` if the month has not begun.
-    pub async fn statement(&self, org: OrgId, month: Month) -> Result<Statement, LedgerError> {
+    pub async fn statement(&self, org: OrgId, month: Month) -> Result<Statement, StoreError> {
         let row = sqlx::query(
             "with m as ( \
                  select o.org_id, o.name, o.time_zone, $2::timestamp at time zone o.time_zone as starts_at, \
@@ -144,9 +144,9 @@ impl Database {
         .bind(month.first_day())
         .fetch_optional(self.pool())
         .await?
-        .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
+        .ok_or_else(|| StoreError::NotFound(format!("there is no organisation {org}")))?;
         if row.try_get("unborn")? {
-            return Err(LedgerError::NotFound(format!("{month} has not begun")));
+            return Err(StoreError::NotFound(format!("{month} has not begun")));
         }
         let kinds: Vec<EntryKind> = row.try_get("kinds")?;
         let (lines, sums): (Vec<i64>, Vec<i64>) = (row.try_get("lines")?, row.try_get("credits")?);
@@ -164,7 +164,7 @@ impl Database {
             starts_at: row.try_get("starts_at")?,
             ends_at: row.try_get("ends_at")?,
             opening,
-            closing: closing.ok_or(LedgerError::Corrupt("the sum of a statement".into()))?,
+            closing: closing.ok_or(StoreError::Corrupt("the sum of a statement".into()))?,
             lines: lines.iter().sum(),
             totals,
             available: now("available")?,
@@ -185,7 +185,7 @@ impl Database {
         after: Option<Place>,
         balance: Option<Credits>,
         limit: u32,
-    ) -> Result<Vec<Line>, LedgerError> {
+    ) -> Result<Vec<Line>, StoreError> {
         let Some(last) = of.last else { return Ok(Vec::new()) };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from entry r \

@@ -12,7 +12,7 @@ use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::{COLUMNS, balance};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
 /// The most expiring grants that a summary lists.
@@ -58,7 +58,7 @@ pub struct ExpiringGrant {
 }
 
 impl Database {
-    pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, LedgerError> {
+    pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with spent as ( \
                  select coalesce(sum(u.charged + u.corrected), 0) as credits, \
@@ -82,7 +82,7 @@ impl Database {
         .bind(org.as_uuid())
         .fetch_optional(self.pool())
         .await?
-        .ok_or_else(|| LedgerError::NotFound(format!("there is no organisation {org}")))?;
+        .ok_or_else(|| StoreError::NotFound(format!("there is no organisation {org}")))?;
         let lots: Vec<(uuid::Uuid, i64, OffsetDateTime)> = sqlx::query_as(
             "select entry_id, amount - burned - expired, expires_at from credit_lot \
              where org_id = $1 and burned + expired < amount order by expires_at, entry_id limit $2",
@@ -112,7 +112,7 @@ impl Database {
 
     /// Logs and counts the organisations that have fallen below their threshold. One gateway reports each of them once,
     /// and again only after it was above the threshold in between.
-    pub async fn tell_low_balances(&self) -> Result<(), LedgerError> {
+    pub async fn tell_low_balances(&self) -> Result<(), StoreError> {
         let fallen: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(
             "with above as ( \
                delete from low_balance l using org_balance b where b.org_id = l.org_id and not exists ( \
@@ -149,9 +149,9 @@ impl Acting {
         org: OrgId,
         threshold: Option<Credits>,
         seen: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         if threshold.is_some_and(|threshold| threshold < Credits::ZERO) {
-            return Err(LedgerError::Invalid("low_threshold must not be negative".into()));
+            return Err(StoreError::Invalid("low_threshold must not be negative".into()));
         }
         let (outcome, current): (ThresholdOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from set_low_threshold($1, $2, $3)")
@@ -163,11 +163,11 @@ impl Acting {
         match (outcome, current) {
             (ThresholdOutcome::Set, _) => Ok(()),
             (ThresholdOutcome::UnknownOrg, _) => {
-                Err(LedgerError::NotFound(format!("there is no organisation {org}")))
+                Err(StoreError::NotFound(format!("there is no organisation {org}")))
             }
-            (ThresholdOutcome::Stale, Some(current)) => Err(LedgerError::Stale { current }),
+            (ThresholdOutcome::Stale, Some(current)) => Err(StoreError::Stale { current }),
             (ThresholdOutcome::Stale, None) => {
-                Err(LedgerError::Corrupt("set_low_threshold() returned no version".into()))
+                Err(StoreError::Corrupt("set_low_threshold() returned no version".into()))
             }
         }
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// What usage can be grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,7 +108,7 @@ impl Database {
         by: &[UsageBy],
         limit: u32,
         offset: u32,
-    ) -> Result<Vec<Usage>, LedgerError> {
+    ) -> Result<Vec<Usage>, StoreError> {
         let columns: Vec<&str> = by.iter().map(|by| by.column()).collect();
         let group = columns.join(", ");
         let (select, grouped) = if group.is_empty() {
@@ -141,7 +141,7 @@ impl Database {
     }
 }
 
-fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, LedgerError> {
+fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
     let id = |by_what: UsageBy| -> Result<Option<Uuid>, sqlx::Error> {
         if by.contains(&by_what) { row.try_get(by_what.column()).map(Some) } else { Ok(None) }
     };

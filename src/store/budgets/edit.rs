@@ -31,20 +31,20 @@ pub struct BudgetChange {
     pub thresholds: Option<Vec<i32>>,
 }
 
-fn sound_thresholds(thresholds: Option<Vec<i32>>) -> Result<Option<Vec<i32>>, LedgerError> {
+fn sound_thresholds(thresholds: Option<Vec<i32>>) -> Result<Option<Vec<i32>>, StoreError> {
     let Some(mut thresholds) = thresholds else { return Ok(None) };
     if thresholds.len() > 10 || thresholds.iter().any(|percent| !(1..=100).contains(percent)) {
-        return Err(LedgerError::Invalid("thresholds are at most ten percentages from 1 to 100".into()));
+        return Err(StoreError::Invalid("thresholds are at most ten percentages from 1 to 100".into()));
     }
     thresholds.sort_unstable();
     thresholds.dedup();
     Ok(Some(thresholds))
 }
 
-fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
+fn sound(credits: Option<Credits>) -> Result<(), StoreError> {
     match credits {
         Some(credits) if credits < Credits::ZERO => {
-            Err(LedgerError::Invalid("a budget cannot be negative".into()))
+            Err(StoreError::Invalid("a budget cannot be negative".into()))
         }
         _ => Ok(()),
     }
@@ -52,14 +52,14 @@ fn sound(credits: Option<Credits>) -> Result<(), LedgerError> {
 
 impl Acting {
     /// Creates a budget. What was spent in its present window counts from the start.
-    pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, LedgerError> {
+    pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, StoreError> {
         sound(new.credits)?;
         let thresholds = sound_thresholds(new.thresholds.clone())?;
         let subject_id = new.subject.as_deref().map(|text| new.level.subject(text)).transpose()?;
         match (new.org, subject_id) {
             (Some(org), subject_id) => self.known(org, new, subject_id).await?,
             (None, Some(_)) => {
-                return Err(LedgerError::Invalid("the platform's defaults name no subject".into()));
+                return Err(StoreError::Invalid("the platform's defaults name no subject".into()));
             }
             (None, None) => {}
         }
@@ -78,7 +78,7 @@ impl Acting {
         .execute(self.counting_change())
         .await
         .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.is_unique_violation() => LedgerError::Conflict(
+            sqlx::Error::Database(e) if e.is_unique_violation() => StoreError::Conflict(
                 "there is a budget of this level, subject and period already: change it".into(),
             ),
             _ => error.into(),
@@ -93,7 +93,7 @@ impl Acting {
         budget: BudgetId,
         new: BudgetChange,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         sound(new.credits.flatten())?;
         let thresholds = sound_thresholds(new.thresholds)?;
         let done = sqlx::query(
@@ -117,7 +117,7 @@ impl Acting {
         budget: BudgetId,
         raise: Option<(Credits, OffsetDateTime)>,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         if let Some((credits, until)) = raise {
             self.raisable(budget, credits, until).await?;
         }
@@ -135,7 +135,7 @@ impl Acting {
     }
 
     /// Deletes a budget. What was spent stays counted, and counts again for a budget that is created in its place.
-    pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_budget(&self, budget: BudgetId, version: Option<i32>) -> Result<(), StoreError> {
         let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
             .bind(budget.as_uuid())
             .bind(version)
@@ -144,13 +144,13 @@ impl Acting {
         self.changed(done.rows_affected(), budget).await
     }
 
-    async fn changed(&self, changed: u64, budget: BudgetId) -> Result<(), LedgerError> {
+    async fn changed(&self, changed: u64, budget: BudgetId) -> Result<(), StoreError> {
         if changed > 0 {
             return Ok(());
         }
         Err(match self.budget(budget).await? {
-            Some(Budget { version: current, .. }) => LedgerError::Stale { current },
-            None => LedgerError::NotFound(format!("there is no {budget}")),
+            Some(Budget { version: current, .. }) => StoreError::Stale { current },
+            None => StoreError::NotFound(format!("there is no {budget}")),
         })
     }
 }
@@ -162,7 +162,7 @@ impl Database {
         budget: BudgetId,
         credits: Credits,
         until: OffsetDateTime,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let (higher, later): (Option<bool>, bool) =
             sqlx::query_as("select credits < $2, $3 > now() from budget where budget_id = $1")
                 .bind(budget.as_uuid())
@@ -170,14 +170,14 @@ impl Database {
                 .bind(until)
                 .fetch_optional(self.pool())
                 .await?
-                .ok_or_else(|| LedgerError::NotFound(format!("there is no {budget}")))?;
+                .ok_or_else(|| StoreError::NotFound(format!("there is no {budget}")))?;
         let what = match (higher, later) {
             (None, _) => "this budget has no limit that could be raised",
             (Some(false), _) => "a raise must be above the budget: to lower it, change it",
             (_, false) => "a raise must end in the future",
             (Some(true), true) => return Ok(()),
         };
-        Err(LedgerError::Invalid(what.into()))
+        Err(StoreError::Invalid(what.into()))
     }
 
     /// Checks that the organisation exists and that the subject belongs to it.
@@ -186,7 +186,7 @@ impl Database {
         org: OrgId,
         new: &NewBudget,
         subject: Option<BudgetSubject>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let (org_known, subject_known): (bool, bool) = sqlx::query_as(
             "select exists (select from org where org_id = $1 and deleted_at is null), $3::uuid is null or case $2 \
                when 'key' then exists (select from api_key where org_id = $1 and key_id = $3) \
@@ -200,10 +200,10 @@ impl Database {
         .fetch_one(self.pool())
         .await?;
         if !org_known {
-            return Err(LedgerError::NotFound(format!("there is no {org}")));
+            return Err(StoreError::NotFound(format!("there is no {org}")));
         }
         if !subject_known {
-            return Err(LedgerError::NotFound(format!(
+            return Err(StoreError::NotFound(format!(
                 "{org} has no {}",
                 new.subject.as_deref().unwrap_or_default()
             )));

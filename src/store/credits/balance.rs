@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// A balance in credits: `available + held + consumed = granted`.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, ToSchema)]
@@ -48,7 +48,7 @@ pub(in crate::store) fn balance(row: &PgRow) -> Result<Balance, sqlx::Error> {
 }
 
 impl Database {
-    pub async fn balance(&self, org: OrgId) -> Result<Option<Balance>, LedgerError> {
+    pub async fn balance(&self, org: OrgId) -> Result<Option<Balance>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from org_balance b where org_id = $1"
         )));

@@ -30,7 +30,7 @@ use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::db::change::Actor;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::metered;
 
 /// Entries attributed in one statement, under one lock of the balance row.
@@ -39,7 +39,7 @@ const SOME: i32 = 500;
 impl Database {
     /// Attributes charges to the grants that expire, and takes back the rest of those that have expired. Returns the
     /// credits taken back.
-    pub async fn expire_credits(&self) -> Result<Credits, LedgerError> {
+    pub async fn expire_credits(&self) -> Result<Credits, StoreError> {
         // In random order, so that gateways that begin together do not queue for the same rows.
         let orgs: Vec<Uuid> = sqlx::query_scalar(
             "select p.org_id from credit_pool p where exists (select from credit_event q where q.org_id = p.org_id) \
@@ -62,7 +62,7 @@ impl Database {
         &self,
         org: OrgId,
         now: Option<OffsetDateTime>,
-    ) -> Result<Credits, LedgerError> {
+    ) -> Result<Credits, StoreError> {
         const PART: &str = "expiry";
         let job = self.acting(Actor::program(PART));
         loop {

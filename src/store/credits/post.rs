@@ -15,7 +15,7 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::store::books::entries::EntryKind;
 use crate::store::db::change::Acting;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Fingerprint;
@@ -135,50 +135,48 @@ words! {
 }
 
 /// The stored answer of an earlier call with the same idempotency key.
-pub(in crate::store) fn replayed<T: DeserializeOwned>(
-    stored: Option<String>,
-) -> Result<Done<T>, LedgerError> {
+pub(in crate::store) fn replayed<T: DeserializeOwned>(stored: Option<String>) -> Result<Done<T>, StoreError> {
     Ok(Done { answer: told(stored)?, replayed: true })
 }
 
-fn told<T: DeserializeOwned>(answer: Option<String>) -> Result<T, LedgerError> {
+fn told<T: DeserializeOwned>(answer: Option<String>) -> Result<T, StoreError> {
     let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
-    answer.ok_or(LedgerError::Corrupt("idempotency.answer".into()))
+    answer.ok_or(StoreError::Corrupt("idempotency.answer".into()))
 }
 
-fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> LedgerError {
+fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |error| match &error {
         sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-            LedgerError::Conflict(format!("{amount} credits more do not fit into the balance of {org}"))
+            StoreError::Conflict(format!("{amount} credits more do not fit into the balance of {org}"))
         }
         _ => error.into(),
     }
 }
 
 /// The error that says why nothing was posted.
-fn refused(outcome: PostOutcome, org: OrgId, amount: Credits, available: Option<i64>) -> LedgerError {
+fn refused(outcome: PostOutcome, org: OrgId, amount: Credits, available: Option<i64>) -> StoreError {
     match (outcome, available) {
-        (PostOutcome::Insufficient, Some(available)) => LedgerError::Conflict(format!(
+        (PostOutcome::Insufficient, Some(available)) => StoreError::Conflict(format!(
             "{org} has {available} credits available: {} cannot be taken",
             amount.get().unsigned_abs()
         )),
-        (PostOutcome::InThePast, _) => LedgerError::Invalid("expires_at has passed".into()),
+        (PostOutcome::InThePast, _) => StoreError::Invalid("expires_at has passed".into()),
         (PostOutcome::UnknownOrg, _) => unknown(org),
         (PostOutcome::DeletedOrg, _) => deleted(org),
-        (PostOutcome::KeyReused, _) => LedgerError::KeyReused,
-        (PostOutcome::InProgress, _) => LedgerError::InProgress,
+        (PostOutcome::KeyReused, _) => StoreError::KeyReused,
+        (PostOutcome::InProgress, _) => StoreError::InProgress,
         (PostOutcome::Posted | PostOutcome::Replayed | PostOutcome::Insufficient, _) => {
-            LedgerError::Corrupt("post_entry_once() returned no balance".into())
+            StoreError::Corrupt("post_entry_once() returned no balance".into())
         }
     }
 }
 
-fn unknown(org: OrgId) -> LedgerError {
-    LedgerError::NotFound(format!("there is no organisation {org}"))
+fn unknown(org: OrgId) -> StoreError {
+    StoreError::NotFound(format!("there is no organisation {org}"))
 }
 
-fn deleted(org: OrgId) -> LedgerError {
-    LedgerError::Conflict(format!("{org} has been deleted"))
+fn deleted(org: OrgId) -> StoreError {
+    StoreError::Conflict(format!("{org} has been deleted"))
 }
 
 impl Acting {
@@ -190,9 +188,9 @@ impl Acting {
         expires_at: Option<OffsetDateTime>,
         why: Why<'_>,
         once: Option<Once<'_>>,
-    ) -> Result<Done<PostedEntry>, LedgerError> {
+    ) -> Result<Done<PostedEntry>, StoreError> {
         if amount <= Credits::ZERO {
-            return Err(LedgerError::Invalid("a grant must be at least one credit".into()));
+            return Err(StoreError::Invalid("a grant must be at least one credit".into()));
         }
         self.post(org, (GRANT, EntryKind::Grant), amount, expires_at, why, once).await
     }
@@ -204,9 +202,9 @@ impl Acting {
         amount: Credits,
         why: Why<'_>,
         once: Option<Once<'_>>,
-    ) -> Result<Done<PostedEntry>, LedgerError> {
+    ) -> Result<Done<PostedEntry>, StoreError> {
         if amount == Credits::ZERO {
-            return Err(LedgerError::Invalid("a correction must not be zero".into()));
+            return Err(StoreError::Invalid("a correction must not be zero".into()));
         }
         self.post(org, (ADJUST, EntryKind::Adjust), amount, None, why, once).await
     }
@@ -219,7 +217,7 @@ impl Acting {
         expires_at: Option<OffsetDateTime>,
         why: Why<'_>,
         once: Option<Once<'_>>,
-    ) -> Result<Done<PostedEntry>, LedgerError> {
+    ) -> Result<Done<PostedEntry>, StoreError> {
         check(why)?;
         let entry = EntryId::generate();
         let claim = Claim::of(endpoint, org.as_uuid(), once);
@@ -261,13 +259,13 @@ impl Acting {
         amount: Credits,
         why: Why<'_>,
         once: Option<Once<'_>>,
-    ) -> Result<Done<Transferred>, LedgerError> {
+    ) -> Result<Done<Transferred>, StoreError> {
         check(why)?;
         if amount <= Credits::ZERO {
-            return Err(LedgerError::Invalid("a transfer must be at least one credit".into()));
+            return Err(StoreError::Invalid("a transfer must be at least one credit".into()));
         }
         if from == to {
-            return Err(LedgerError::Invalid("a transfer must go to another organisation".into()));
+            return Err(StoreError::Invalid("a transfer must go to another organisation".into()));
         }
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
         // The claim is about no single organisation, because the body names both.
@@ -305,9 +303,9 @@ impl Acting {
         org: OrgId,
         overdraft: Credits,
         once: Option<Once<'_>>,
-    ) -> Result<Done<Overdraft>, LedgerError> {
+    ) -> Result<Done<Overdraft>, StoreError> {
         if overdraft < Credits::ZERO {
-            return Err(LedgerError::Invalid("an overdraft cannot be negative".into()));
+            return Err(StoreError::Invalid("an overdraft cannot be negative".into()));
         }
         let claim = Claim::of(OVERDRAFT, org.as_uuid(), once);
         let (outcome, answer): (OverdraftOutcome, Option<String>) =
@@ -325,20 +323,20 @@ impl Acting {
             OverdraftOutcome::Replayed => replayed(answer),
             OverdraftOutcome::UnknownOrg => Err(unknown(org)),
             OverdraftOutcome::DeletedOrg => Err(deleted(org)),
-            OverdraftOutcome::KeyReused => Err(LedgerError::KeyReused),
-            OverdraftOutcome::InProgress => Err(LedgerError::InProgress),
+            OverdraftOutcome::KeyReused => Err(StoreError::KeyReused),
+            OverdraftOutcome::InProgress => Err(StoreError::InProgress),
         }
     }
 }
 
-fn check(why: Why<'_>) -> Result<(), LedgerError> {
+fn check(why: Why<'_>) -> Result<(), StoreError> {
     let fits =
         |text: &str, most| !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0');
     if !fits(why.reason, REASON) {
-        return Err(LedgerError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")));
+        return Err(StoreError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")));
     }
     if why.external_ref.is_some_and(|reference| !fits(reference, REFERENCE)) {
-        return Err(LedgerError::Invalid(format!(
+        return Err(StoreError::Invalid(format!(
             "external_ref must be 1 to {REFERENCE} characters, not blank"
         )));
     }

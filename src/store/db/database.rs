@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::error::LedgerError;
+use super::error::StoreError;
 use super::metered;
 use super::queries::{Queries, Suspicion};
 use super::servers::Servers;
@@ -31,7 +31,7 @@ impl Database {
         url: &Secret,
         max_connections: u32,
         acquire_timeout: Duration,
-    ) -> Result<Self, LedgerError> {
+    ) -> Result<Self, StoreError> {
         Self::connect_to_primary(std::slice::from_ref(url), max_connections, acquire_timeout)
     }
 
@@ -40,7 +40,7 @@ impl Database {
         urls: &[Secret],
         max_connections: u32,
         acquire_timeout: Duration,
-    ) -> Result<Self, LedgerError> {
+    ) -> Result<Self, StoreError> {
         metered::register_queries();
         let servers = Arc::new(Servers::new(urls)?);
         let (before, after, released) = (servers.clone(), servers.clone(), servers.clone());
@@ -87,13 +87,13 @@ impl Database {
     }
 
     /// Fails if there is no primary, with the reason for each server.
-    pub async fn find_primary(&self) -> Result<(), LedgerError> {
+    pub async fn find_primary(&self) -> Result<(), StoreError> {
         self.servers.first_look().await.map_err(sqlx::Error::from)?;
         self.ping().await
     }
 
     /// Creates the database `name` on the server of `url`, unless it exists.
-    pub async fn create_database(url: &Secret, name: &str) -> Result<(), LedgerError> {
+    pub async fn create_database(url: &Secret, name: &str) -> Result<(), StoreError> {
         let server = Self::connect(url, 2, Duration::from_secs(10))?;
         let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(name)
@@ -114,7 +114,7 @@ impl Database {
     }
 
     /// Asks the primary whether it takes writes.
-    pub async fn ping(&self) -> Result<(), LedgerError> {
+    pub async fn ping(&self) -> Result<(), StoreError> {
         let asked = async {
             let mut connection = self.queries.acquire().await?;
             self.servers.admit(&mut connection).await
@@ -135,7 +135,7 @@ impl Database {
         &self,
         name: &str,
         deadline: Deadline,
-    ) -> Result<PgConnection, LedgerError> {
+    ) -> Result<PgConnection, StoreError> {
         let (server, _) = self.servers.options();
         let server = server
             .application_name(name)

@@ -6,7 +6,7 @@
 //! database unusable for demos.
 
 use super::database::Database;
-use super::error::LedgerError;
+use super::error::StoreError;
 
 /// The SQLSTATE that the statement below raises if the database is neither empty nor a demo's.
 const SOMEBODYS: &str = "TG001";
@@ -41,7 +41,7 @@ $$";
 impl Database {
     /// Marks this database for a demo if it is empty; `None` if it is a demo's now. Otherwise the database is
     /// unchanged, and the result names an object in it.
-    pub async fn claim_for_demo(&self) -> Result<Option<String>, LedgerError> {
+    pub async fn claim_for_demo(&self) -> Result<Option<String>, StoreError> {
         match sqlx::query(CLAIM).execute(self.pool()).await {
             Ok(_) => Ok(None),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(SOMEBODYS) => {
@@ -52,7 +52,7 @@ impl Database {
     }
 
     /// Whether this database has the mark of a demo.
-    pub async fn is_a_demos(&self) -> Result<bool, LedgerError> {
+    pub async fn is_a_demos(&self) -> Result<bool, StoreError> {
         let marked = sqlx::query_scalar("select to_regclass('tollgate_demo') is not null");
         Ok(marked.fetch_one(self.pool()).await?)
     }

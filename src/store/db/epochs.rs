@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::servers::{Servers, Turn};
 use crate::store::db::session::Deadline;
 
@@ -30,18 +30,18 @@ pub struct EpochListener {
 
 impl EpochListener {
     /// Waits for a change. An error means a lost connection or another primary: the caller must listen anew.
-    pub async fn changed(&mut self) -> Result<(), LedgerError> {
+    pub async fn changed(&mut self) -> Result<(), StoreError> {
         tokio::select! {
             // `None` means that the connection was lost, and perhaps notifications with it: treated as a change.
             notification = self.listener.try_recv() => notification.map(drop)?,
-            () = self.servers.changed_from(self.turn) => return Err(LedgerError::Unreachable),
+            () = self.servers.changed_from(self.turn) => return Err(StoreError::Unreachable),
         }
         Ok(())
     }
 }
 
 impl Database {
-    pub async fn epochs(&self) -> Result<Epochs, LedgerError> {
+    pub async fn epochs(&self) -> Result<Epochs, StoreError> {
         let (auth, prices): (Option<i64>, Option<i64>) = sqlx::query_as(
             "select (select value from epoch where name = 'auth'), (select value from epoch where name = 'prices')",
         )
@@ -49,12 +49,12 @@ impl Database {
         .await?;
         // A missing counter would never increase, so that caches would never be read again.
         let there =
-            |counter: Option<i64>| counter.ok_or(LedgerError::Corrupt("a row of epoch is missing".into()));
+            |counter: Option<i64>| counter.ok_or(StoreError::Corrupt("a row of epoch is missing".into()));
         Ok(Epochs { auth: there(auth)?, prices: there(prices)? })
     }
 
     /// Listens for changes, on a connection of its own.
-    pub async fn listen(&self) -> Result<EpochListener, LedgerError> {
+    pub async fn listen(&self) -> Result<EpochListener, StoreError> {
         // Not from the pool: a connection that hangs with a silent server must not take a place there.
         let (options, turn) = self.servers.options();
         let patience = Deadline::QUERY.patience();

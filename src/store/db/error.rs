@@ -7,7 +7,7 @@ use crate::store::db::servers::NoPrimary;
 
 /// An error of the store. An error by itself never moves credits.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum LedgerError {
+pub enum StoreError {
     /// The reservation was not answered in time. If it is granted later, it is released at once.
     #[error("the ledger did not answer in time")]
     Timeout,
@@ -62,14 +62,14 @@ pub enum LedgerError {
     Stale { current: i32 },
 }
 
-impl LedgerError {
+impl StoreError {
     /// Whether the database gave no answer in time, for example because somebody else holds a lock.
     pub fn is_time_out(&self) -> bool {
         matches!(self, Self::Timeout | Self::Unreachable)
     }
 }
 
-impl From<sqlx::Error> for LedgerError {
+impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Configuration(why) = &error
             && let Some(NoPrimary(why)) = why.downcast_ref()
@@ -139,33 +139,33 @@ pub(crate) mod samples {
     macro_rules! samples {
         ($($variant:ident => $sample:expr;)+) => {
             /// A new kind of error does not compile until it has a sample here.
-            pub(crate) fn name(error: &LedgerError) -> &'static str {
-                match error { $(LedgerError::$variant { .. } => stringify!($variant),)+ }
+            pub(crate) fn name(error: &StoreError) -> &'static str {
+                match error { $(StoreError::$variant { .. } => stringify!($variant),)+ }
             }
 
-            pub(crate) fn all() -> Vec<LedgerError> {
+            pub(crate) fn all() -> Vec<StoreError> {
                 vec![$($sample),+]
             }
         };
     }
 
     samples! {
-        Timeout => LedgerError::Timeout;
-        QueueFull => LedgerError::QueueFull;
-        ShuttingDown => LedgerError::ShuttingDown;
-        Refused => LedgerError::Refused("a value".into());
-        Unreachable => LedgerError::Unreachable;
-        NoPrimary => LedgerError::NoPrimary("all are standbys".into());
-        Database => LedgerError::Database(Arc::new(sqlx::Error::WorkerCrashed));
-        Unstorable => LedgerError::Unstorable(Arc::new(sqlx::Error::WorkerCrashed));
-        Corrupt => LedgerError::Corrupt("hold.state".into());
-        Schema => LedgerError::Schema("it lacks a migration".into());
-        Invalid => LedgerError::Invalid("not that".into());
-        NotFound => LedgerError::NotFound("not there".into());
-        Conflict => LedgerError::Conflict("not now".into());
-        KeyReused => LedgerError::KeyReused;
-        InProgress => LedgerError::InProgress;
-        Stale => LedgerError::Stale { current: 7 };
+        Timeout => StoreError::Timeout;
+        QueueFull => StoreError::QueueFull;
+        ShuttingDown => StoreError::ShuttingDown;
+        Refused => StoreError::Refused("a value".into());
+        Unreachable => StoreError::Unreachable;
+        NoPrimary => StoreError::NoPrimary("all are standbys".into());
+        Database => StoreError::Database(Arc::new(sqlx::Error::WorkerCrashed));
+        Unstorable => StoreError::Unstorable(Arc::new(sqlx::Error::WorkerCrashed));
+        Corrupt => StoreError::Corrupt("hold.state".into());
+        Schema => StoreError::Schema("it lacks a migration".into());
+        Invalid => StoreError::Invalid("not that".into());
+        NotFound => StoreError::NotFound("not there".into());
+        Conflict => StoreError::Conflict("not now".into());
+        KeyReused => StoreError::KeyReused;
+        InProgress => StoreError::InProgress;
+        Stale => StoreError::Stale { current: 7 };
     }
 }
 
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_corrupt_and_names_the_column() {
         let source = Box::new(UnknownWord::new("PAUSED", &["hold.state"]));
-        let error = LedgerError::from(sqlx::Error::ColumnDecode { index: "\"state\"".into(), source });
-        assert!(matches!(error, LedgerError::Corrupt(_)), "{error:?}");
+        let error = StoreError::from(sqlx::Error::ColumnDecode { index: "\"state\"".into(), source });
+        assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("PAUSED") && text.contains("hold.state"), "{text}");
         for error in [
@@ -186,9 +186,9 @@ mod tests {
             sqlx::Error::ColumnNotFound("state".into()),
             sqlx::Error::Decode("nothing".into()),
         ] {
-            assert!(matches!(LedgerError::from(error), LedgerError::Corrupt(_)));
+            assert!(matches!(StoreError::from(error), StoreError::Corrupt(_)));
         }
-        assert!(matches!(LedgerError::from(sqlx::Error::PoolTimedOut), LedgerError::Unreachable));
-        assert!(matches!(LedgerError::from(sqlx::Error::PoolClosed), LedgerError::Database(_)));
+        assert!(matches!(StoreError::from(sqlx::Error::PoolTimedOut), StoreError::Unreachable));
+        assert!(matches!(StoreError::from(sqlx::Error::PoolClosed), StoreError::Database(_)));
     }
 }

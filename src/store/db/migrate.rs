@@ -8,7 +8,7 @@ use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 
 use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
-use super::error::LedgerError;
+use super::error::StoreError;
 use super::migrations::MIGRATIONS;
 use super::session::Deadline;
 
@@ -21,7 +21,7 @@ const TRIES: u32 = 20;
 impl Database {
     /// Brings the schema up to date: migrations first, then functions, triggers and views. Safe while other gateways
     /// run, and when several start at once.
-    pub async fn migrate(&self) -> Result<(), LedgerError> {
+    pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
         let migrated = with_the_lock(&mut connection).await;
         drop(connection.close().await);
@@ -30,7 +30,7 @@ impl Database {
 
     /// Checks that the schema has everything that this version needs. Newer migrations are accepted, because they only
     /// add, unless one of them says that older versions must not run.
-    pub async fn check_schema(&self) -> Result<(), LedgerError> {
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
         let history = History::read(self.pool()).await?;
         history.check_origin()?;
         if let Some(missing) = history.first_missing() {
@@ -59,18 +59,18 @@ impl Database {
     }
 }
 
-fn schema<T>(complaint: String) -> Result<T, LedgerError> {
-    Err(LedgerError::Schema(complaint.into()))
+fn schema<T>(complaint: String) -> Result<T, StoreError> {
+    Err(StoreError::Schema(complaint.into()))
 }
 
 /// Takes the migration lock first, so that gateways that start at once migrate one after the other.
-async fn with_the_lock(connection: &mut PgConnection) -> Result<(), LedgerError> {
+async fn with_the_lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     connection.execute("set lock_timeout = 0").await?;
     // Without a time-out: another process may migrate for as long as it needs.
     connection
         .lock()
         .await
-        .map_err(|error| LedgerError::Schema(format!("migrating failed: {error}").into()))?;
+        .map_err(|error| StoreError::Schema(format!("migrating failed: {error}").into()))?;
     connection.execute(LOCK_TIMEOUT).await?;
     let mut tries = TRIES;
     loop {
@@ -113,11 +113,11 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
 enum Failure {
     /// Another statement held a lock that the migration needs.
     Locked(String),
-    Other(LedgerError),
+    Other(StoreError),
 }
 
-impl From<LedgerError> for Failure {
-    fn from(error: LedgerError) -> Self {
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
         Self::Other(error)
     }
 }
@@ -133,7 +133,7 @@ impl From<MigrateError> for Failure {
         match error {
             MigrateError::Execute(error) => error.into(),
             MigrateError::ExecuteMigration(ref why, _) if is_locked(why) => Self::Locked(error.to_string()),
-            other => Self::Other(LedgerError::Schema(format!("migrating failed: {other}").into())),
+            other => Self::Other(StoreError::Schema(format!("migrating failed: {other}").into())),
         }
     }
 }
@@ -143,7 +143,7 @@ impl From<NotApplied> for Failure {
         if is_locked(&error.error) {
             Self::Locked(error.to_string())
         } else {
-            Self::Other(LedgerError::Schema(format!("migrating failed: {error}").into()))
+            Self::Other(StoreError::Schema(format!("migrating failed: {error}").into()))
         }
     }
 }
@@ -172,7 +172,7 @@ impl History {
 
     /// Fails if a migration differs from the one of the same version here. A migration never changes, so the database
     /// was made by another build, or before the migrations were rewritten, which was before the first release.
-    fn check_origin(&self) -> Result<(), LedgerError> {
+    fn check_origin(&self) -> Result<(), StoreError> {
         let differs = MIGRATIONS.iter().find(|migration| {
             self.0.get(&migration.version).is_some_and(|checksum| **checksum != *migration.checksum)
         });

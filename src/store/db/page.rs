@@ -6,7 +6,7 @@ use std::str::FromStr;
 use time::OffsetDateTime;
 
 use crate::ids::HoldId;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// The position of an item in such a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +28,15 @@ impl fmt::Display for HoldPlace {
 }
 
 impl FromStr for HoldPlace {
-    type Err = LedgerError;
+    type Err = StoreError;
 
-    fn from_str(text: &str) -> Result<Self, LedgerError> {
+    fn from_str(text: &str) -> Result<Self, StoreError> {
         let parse = || {
             let mut parts = text.splitn(3, '.');
             let nanoseconds = parts.next()?.parse::<i128>().ok()?.checked_mul(1000)?;
             let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
             Some(Self { at, hold: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
         };
-        parse().ok_or_else(|| LedgerError::Invalid("this is not a cursor of a list of holds".into()))
+        parse().ok_or_else(|| StoreError::Invalid("this is not a cursor of a list of holds".into()))
     }
 }

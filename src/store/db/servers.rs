@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::session;
 use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 /// A server that has not answered within this time, connecting included, counts as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -83,10 +83,10 @@ impl fmt::Debug for Servers {
 }
 
 impl Servers {
-    pub(in crate::store) fn new(urls: &[Secret]) -> Result<Self, LedgerError> {
+    pub(in crate::store) fn new(urls: &[Secret]) -> Result<Self, StoreError> {
         let list: Vec<Server> = urls.iter().map(server).collect::<Result<_, _>>()?;
         if list.is_empty() {
-            return Err(LedgerError::Invalid("no database URL is given".into()));
+            return Err(StoreError::Invalid("no database URL is given".into()));
         }
         let state = ServersState {
             primary: (list.len() == 1).then_some(0),
@@ -244,9 +244,9 @@ impl Servers {
     }
 }
 
-fn server(url: &Secret) -> Result<Server, LedgerError> {
+fn server(url: &Secret) -> Result<Server, StoreError> {
     let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
-        LedgerError::Invalid("the database URL is not of the form postgres://user@host/database".into())
+        StoreError::Invalid("the database URL is not of the form postgres://user@host/database".into())
     })?;
     let options = session::settings(options.application_name("tollgate"));
     let name = match options.get_socket() {

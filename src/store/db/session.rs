@@ -60,6 +60,8 @@ pub(in crate::store) fn settings(options: PgConnectOptions) -> PgConnectOptions 
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
         ("tcp_user_timeout", "30s"),
+        // Compiling a statement takes longer than running one of ours.
+        ("jit", "off"),
         // No actor, until a change sets one.
         ("tollgate.audit", ""),
     ])

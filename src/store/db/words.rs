@@ -1,10 +1,10 @@
 //! Words of the database: enums that it stores, or that its functions return, as text.
 //!
 //! One macro gives such an enum its words, so that there is one way to read them. A word that this version does not
-//! know never becomes another word: decoding fails, and the caller gets [`LedgerError::Corrupt`], which names the word
+//! know never becomes another word: decoding fails, and the caller gets [`StoreError::Corrupt`], which names the word
 //! and the columns it may be in. The integration test `house::words` compares the words with the check constraints.
 //!
-//! [`LedgerError::Corrupt`]: super::error::LedgerError::Corrupt
+//! [`StoreError::Corrupt`]: super::error::StoreError::Corrupt
 
 use std::fmt;
 

@@ -16,7 +16,7 @@ use crate::ids::{
     UserId,
 };
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -190,7 +190,7 @@ impl Database {
         filter: &AuditFilter,
         behind: Option<i64>,
         limit: u16,
-    ) -> Result<Vec<AuditEntry>, LedgerError> {
+    ) -> Result<Vec<AuditEntry>, StoreError> {
         // Ids are compared as the database prints them.
         let target = filter.target.as_deref().map(|text| {
             let hex = text.rsplit('_').next().unwrap_or(text);
@@ -230,7 +230,7 @@ impl Database {
     /// The id of an entry before which no other can appear any more. An entry gets its id before it is committed, so
     /// every transaction that was writing when the last id was given must end first; such a transaction holds a lock on
     /// the table until it ends.
-    async fn complete_up_to(&self) -> Result<i64, LedgerError> {
+    async fn complete_up_to(&self) -> Result<i64, StoreError> {
         let last = sqlx::query_scalar("select last_value from audit_log_audit_id_seq")
             .fetch_one(self.pool())
             .await?;
@@ -251,6 +251,6 @@ impl Database {
             writing = Some(still);
             tokio::time::sleep(LOOKS.0).await;
         }
-        Err(LedgerError::Timeout)
+        Err(StoreError::Timeout)
     }
 }

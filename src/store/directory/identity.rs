@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::ids::{OrgId, ProviderId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
 pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
@@ -44,12 +44,12 @@ macro_rules! provider_columns {
     };
 }
 
-fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
+fn provider(row: &PgRow) -> Result<Provider, StoreError> {
     let url: &str = row.try_get("jwks_url")?;
     let serves: Serves = row.try_get("serves")?;
     let Json(role_map): Json<BTreeMap<String, GivenRole>> = row.try_get("role_map")?;
     if !role_map.values().all(|role| role.is_of(serves)) {
-        return Err(LedgerError::Corrupt("identity_provider.role_map".into()));
+        return Err(StoreError::Corrupt("identity_provider.role_map".into()));
     }
     Ok(Provider {
         provider_id: ProviderId::from_uuid(row.try_get("provider_id")?),
@@ -59,10 +59,10 @@ fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
             org_id: row.try_get::<Option<_>, _>("org_id")?.map(OrgId::from_uuid),
             issuer: row.try_get("issuer")?,
             audiences: row.try_get("audiences")?,
-            jwks_url: url.parse().map_err(|_| LedgerError::Corrupt("identity_provider.jwks_url".into()))?,
+            jwks_url: url.parse().map_err(|_| StoreError::Corrupt("identity_provider.jwks_url".into()))?,
             algorithms: row.try_get("algorithms")?,
             leeway_seconds: u32::try_from(row.try_get::<i32, _>("leeway_seconds")?)
-                .map_err(|_| LedgerError::Corrupt("identity_provider.leeway_seconds".into()))?,
+                .map_err(|_| StoreError::Corrupt("identity_provider.leeway_seconds".into()))?,
             user_claim: row.try_get("user_claim")?,
             org_claim: row.try_get("org_claim")?,
             team_claim: row.try_get("team_claim")?,
@@ -78,7 +78,7 @@ fn provider(row: &PgRow) -> Result<Provider, LedgerError> {
 
 impl Database {
     /// All identity providers that are not deleted, oldest first.
-    pub async fn providers(&self) -> Result<Vec<Provider>, LedgerError> {
+    pub async fn providers(&self) -> Result<Vec<Provider>, StoreError> {
         let rows = sqlx::query(concat!(
             "select ",
             provider_columns!(),
@@ -88,7 +88,7 @@ impl Database {
     }
 
     /// The identity provider with this id, unless it is deleted.
-    pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, LedgerError> {
+    pub async fn provider(&self, id: ProviderId) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query(concat!(
             "select ",
             provider_columns!(),
@@ -124,8 +124,8 @@ impl<'q> BindSpec<'q> for Query<'q> {
     }
 }
 
-fn none(id: ProviderId) -> LedgerError {
-    LedgerError::NotFound(format!("there is no identity provider {id}"))
+fn none(id: ProviderId) -> StoreError {
+    StoreError::NotFound(format!("there is no identity provider {id}"))
 }
 
 words! {
@@ -136,14 +136,14 @@ words! {
     }
 }
 
-fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerError> {
+fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), StoreError> {
     match found {
         None => Ok(()),
-        Some(Shared::UnknownOrg) => Err(LedgerError::NotFound("there is no such organisation".into())),
+        Some(Shared::UnknownOrg) => Err(StoreError::NotFound("there is no such organisation".into())),
         Some(Shared::Name) => {
-            Err(LedgerError::Conflict(format!("an identity provider named '{}' exists already", spec.name)))
+            Err(StoreError::Conflict(format!("an identity provider named '{}' exists already", spec.name)))
         }
-        Some(Shared::Audience) => Err(LedgerError::Conflict(
+        Some(Shared::Audience) => Err(StoreError::Conflict(
             "another identity provider has this issuer and one of these audiences".into(),
         )),
     }
@@ -151,7 +151,7 @@ fn conflict(found: Option<Shared>, spec: &ProviderSpec) -> Result<(), LedgerErro
 
 impl Acting {
     /// Creates an identity provider and returns its id.
-    pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, LedgerError> {
+    pub async fn create_provider(&self, spec: &ProviderSpec) -> Result<ProviderId, StoreError> {
         spec.check()?;
         let id = ProviderId::generate();
         let row = sqlx::query(
@@ -178,11 +178,11 @@ impl Acting {
         id: ProviderId,
         version: Option<i32>,
         edit: impl Fn(&mut ProviderSpec) + Send,
-    ) -> Result<Provider, LedgerError> {
+    ) -> Result<Provider, StoreError> {
         for _ in 0..EDITS {
             let current = self.provider(id).await?.ok_or_else(|| none(id))?;
             if version.is_some_and(|version| version != current.version) {
-                return Err(LedgerError::Stale { current: current.version });
+                return Err(StoreError::Stale { current: current.version });
             }
             let mut spec = current.spec.clone();
             edit(&mut spec);
@@ -193,7 +193,7 @@ impl Acting {
             }
         }
         let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
-        Err(LedgerError::Stale { current })
+        Err(StoreError::Stale { current })
     }
 
     /// Replaces the provider's description; `None` if its version has changed meanwhile.
@@ -201,7 +201,7 @@ impl Acting {
         &self,
         current: &Provider,
         spec: &ProviderSpec,
-    ) -> Result<Option<Provider>, LedgerError> {
+    ) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query(concat!(
             "with checked as materialized (select provider_conflict($1, $2, $3, $4, $15) as conflict), \
              edited as (update identity_provider p set name = $2, issuer = $3, audiences = $4, jwks_url = $5, \
@@ -224,7 +224,7 @@ impl Acting {
     }
 
     /// Deletes a provider: its tokens are refused from now on. The users that it created stay.
-    pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), StoreError> {
         let done = sqlx::query(
             "update identity_provider set deleted_at = now() \
              where provider_id = $1 and deleted_at is null and version = coalesce($2, version)",
@@ -235,7 +235,7 @@ impl Acting {
         .await?;
         if done.rows_affected() == 0 {
             let current = self.provider(id).await?.ok_or_else(|| none(id))?.version;
-            return Err(LedgerError::Stale { current });
+            return Err(StoreError::Stale { current });
         }
         Ok(())
     }

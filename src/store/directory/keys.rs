@@ -15,7 +15,7 @@ use crate::api_key::SecretHash;
 use crate::credits::PriceFactor;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 pub use crate::store::directory::keys::info::{KeyFilter, KeyInfo, KeyStatus};
 pub use crate::store::directory::keys::manage::{KeyEdit, KeySpec, MAX_OVERLAP, Rotated};
@@ -73,7 +73,7 @@ impl Principal {
     }
 
     /// Reads what every way of signing in needs of organisation, team and user: the columns of [`STANDING`].
-    pub(in crate::store) fn of(row: &PgRow) -> Result<Self, LedgerError> {
+    pub(in crate::store) fn of(row: &PgRow) -> Result<Self, StoreError> {
         Ok(Self {
             org: OrgId::from_uuid(row.try_get("org_id")?),
             user: UserId::from_uuid(row.try_get("user_id")?),
@@ -81,7 +81,7 @@ impl Principal {
             role: row.try_get("role")?,
             suspended: row.try_get("suspended")?,
             factor: PriceFactor::new(row.try_get("price_factor_bp")?)
-                .ok_or(LedgerError::Corrupt("org.price_factor_bp".into()))?,
+                .ok_or(StoreError::Corrupt("org.price_factor_bp".into()))?,
             key_rates: Rates::default(),
             org_rates: Rates { create: rate(row, "org_create")?, status: rate(row, "org_status")? },
             allowed_types: None,
@@ -115,21 +115,21 @@ pub struct FoundKey {
 }
 
 /// A negative rate is an error: read as no rate it would mean no limit.
-fn rate(row: &PgRow, column: &'static str) -> Result<Option<u32>, LedgerError> {
+fn rate(row: &PgRow, column: &'static str) -> Result<Option<u32>, StoreError> {
     let rate: Option<i32> = row.try_get(column)?;
-    rate.map(u32::try_from).transpose().map_err(|_| LedgerError::Corrupt(column.into()))
+    rate.map(u32::try_from).transpose().map_err(|_| StoreError::Corrupt(column.into()))
 }
 
-fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, LedgerError> {
+fn networks(row: &PgRow) -> Result<Option<Vec<IpNet>>, StoreError> {
     let texts: Option<Vec<String>> = row.try_get("allowed_networks")?;
     let parsed = texts.map(|list| list.iter().map(|text| text.parse()).collect::<Result<_, _>>());
-    parsed.transpose().map_err(|_| LedgerError::Corrupt("api_key.allowed_networks".into()))
+    parsed.transpose().map_err(|_| StoreError::Corrupt("api_key.allowed_networks".into()))
 }
 
 impl Database {
     /// The key with this public id: that of the present secret, or that of the secret before the last rotation while it
     /// still works.
-    pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, LedgerError> {
+    pub async fn find_key(&self, public_id: &str) -> Result<Option<FoundKey>, StoreError> {
         let row = sqlx::query(concat!(
             "select k.key_id, k.revoked_at is not null as revoked, ",
             standing!(),
@@ -161,7 +161,7 @@ impl Database {
         Ok(Some(FoundKey {
             key,
             secret: SecretHash::from_bytes(row.try_get("secret")?)
-                .ok_or(LedgerError::Corrupt("api_key.secret_sha256".into()))?,
+                .ok_or(StoreError::Corrupt("api_key.secret_sha256".into()))?,
             revoked: row.try_get::<bool, _>("revoked")? || row.try_get::<bool, _>("gone")?,
             // A number that is out of range has expired (negative), or will not expire in our lifetime.
             expires_in: expires_in
@@ -171,7 +171,7 @@ impl Database {
     }
 
     /// Stores for each of these keys how long ago it was used.
-    pub async fn note_key_uses(&self, uses: &[(KeyId, Duration)]) -> Result<(), LedgerError> {
+    pub async fn note_key_uses(&self, uses: &[(KeyId, Duration)]) -> Result<(), StoreError> {
         // Ordered by key, because gateways store uses of the same keys at the same time. A difference of some seconds
         // is not worth a write.
         sqlx::query(

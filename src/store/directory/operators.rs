@@ -11,7 +11,7 @@ use crate::ids::OperatorTokenId;
 use crate::secret::Secret;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
@@ -72,10 +72,7 @@ impl FromRow<'_, PgRow> for OperatorToken {
 
 impl Database {
     /// The operator that presents this token, if the token is valid.
-    pub async fn find_operator(
-        &self,
-        presented: &PresentedKey,
-    ) -> Result<Option<OperatorToken>, LedgerError> {
+    pub async fn find_operator(&self, presented: &PresentedKey) -> Result<Option<OperatorToken>, StoreError> {
         if presented.env != OPERATOR_ENV {
             return Ok(None);
         }
@@ -89,7 +86,7 @@ impl Database {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let secret = SecretHash::from_bytes(row.try_get("secret_sha256")?)
-            .ok_or(LedgerError::Corrupt("operator_token.secret_sha256".into()))?;
+            .ok_or(StoreError::Corrupt("operator_token.secret_sha256".into()))?;
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
@@ -97,7 +94,7 @@ impl Database {
     pub async fn list_operator_tokens(
         &self,
         slice: Slice<OperatorTokenId>,
-    ) -> Result<Vec<OperatorToken>, LedgerError> {
+    ) -> Result<Vec<OperatorToken>, StoreError> {
         Ok(sqlx::query_as(
             "select token_id, name, role, created_at, expires_at, revoked_at from operator_token \
              where unconfirmed_since is null and ($1::uuid is null or token_id > $1) order by token_id limit $2",
@@ -119,7 +116,7 @@ impl Acting {
         name: &str,
         role: OperatorRole,
         expires_at: Option<OffsetDateTime>,
-    ) -> Result<(OperatorTokenId, Secret), LedgerError> {
+    ) -> Result<(OperatorTokenId, Secret), StoreError> {
         let new = NewKey::generate_operator();
         let token = OperatorTokenId::generate();
         sqlx::query(
@@ -140,7 +137,7 @@ impl Acting {
     /// Creates the first operator token, if there was never one, and returns whether it did. The text is `given`, or a
     /// new one, which counts only after `show` has shown it. Safe when several gateways start at once: only one of them
     /// shows a token.
-    pub async fn bootstrap_operator<E: From<LedgerError>>(
+    pub async fn bootstrap_operator<E: From<StoreError>>(
         &self,
         given: Option<&PresentedKey>,
         show: impl FnOnce(&Secret) -> Result<(), E> + Send,
@@ -170,7 +167,7 @@ impl Acting {
         token: OperatorTokenId,
         public_id: &str,
         secret: &SecretHash,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<bool, StoreError> {
         let outcome: BootstrapOutcome =
             sqlx::query_scalar("select begin_bootstrap($1, $2, $3, $4 * interval '1 second')")
                 .bind(token.as_uuid())
@@ -185,14 +182,14 @@ impl Acting {
         }
     }
 
-    async fn end_bootstrap(&self, token: OperatorTokenId, how: &'static str) -> Result<bool, LedgerError> {
+    async fn end_bootstrap(&self, token: OperatorTokenId, how: &'static str) -> Result<bool, StoreError> {
         let done = sqlx::query(how).bind(token.as_uuid()).execute(self.change()).await?;
         Ok(done.rows_affected() > 0)
     }
 
     /// Revokes an operator token; this cannot be undone. The last token that may change things and never expires is not
     /// revoked, because nobody could create another one.
-    pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), LedgerError> {
+    pub async fn revoke_operator_token(&self, token: OperatorTokenId) -> Result<(), StoreError> {
         let outcome: RevokeOutcome = sqlx::query_scalar("select revoke_operator_token($1)")
             .bind(token.as_uuid())
             .fetch_one(self.change())
@@ -200,9 +197,9 @@ impl Acting {
         match outcome {
             RevokeOutcome::Revoked => Ok(()),
             RevokeOutcome::Unknown => {
-                Err(LedgerError::NotFound(format!("there is no operator token {token}")))
+                Err(StoreError::NotFound(format!("there is no operator token {token}")))
             }
-            RevokeOutcome::Last => Err(LedgerError::Conflict(
+            RevokeOutcome::Last => Err(StoreError::Conflict(
                 "this is the last operator token that never expires: create another one first".into(),
             )),
         }

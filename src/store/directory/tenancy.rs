@@ -14,7 +14,7 @@ use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::balance;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
 mod orgs;
@@ -54,7 +54,7 @@ pub enum Owned {
 
 impl Database {
     /// The organisation that `owned` belongs to; `None` if there is no such thing.
-    pub async fn owner(&self, owned: Owned) -> Result<Option<OrgId>, LedgerError> {
+    pub async fn owner(&self, owned: Owned) -> Result<Option<OrgId>, StoreError> {
         let (sql, id) = match owned {
             Owned::Team(id) => ("select org_id from team where team_id = $1", id.as_uuid()),
             Owned::User(id) => ("select org_id from app_user where user_id = $1", id.as_uuid()),
@@ -76,17 +76,17 @@ impl Database {
 }
 
 /// A name that is in use already is a conflict, which the caller can mend.
-fn taken(error: sqlx::Error, what: impl FnOnce() -> String) -> LedgerError {
+fn taken(error: sqlx::Error, what: impl FnOnce() -> String) -> StoreError {
     match &error {
-        sqlx::Error::Database(database) if database.is_unique_violation() => LedgerError::Conflict(what()),
+        sqlx::Error::Database(database) if database.is_unique_violation() => StoreError::Conflict(what()),
         _ => error.into(),
     }
 }
 
 /// The error of an update that changed no row: the row does not exist, or has another version.
-fn unchanged(current: Option<i32>, what: impl FnOnce() -> String) -> LedgerError {
+fn unchanged(current: Option<i32>, what: impl FnOnce() -> String) -> StoreError {
     match current {
-        Some(current) => LedgerError::Stale { current },
-        None => LedgerError::NotFound(what()),
+        Some(current) => StoreError::Stale { current },
+        None => StoreError::NotFound(what()),
     }
 }

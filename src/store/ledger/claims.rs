@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::step::Fingerprint;
 use crate::store::ledger::tasks::State;
 
@@ -29,7 +29,7 @@ pub struct Claim {
 
 impl Database {
     /// The create of `org` that used `key`, if there is one.
-    pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, LedgerError> {
+    pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, StoreError> {
         let row = sqlx::query(
             "select c.fingerprint, c.hold_id, c.answer, h.state, h.late is not null as late from idempotency c \
              join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
@@ -42,7 +42,7 @@ impl Database {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
             fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?)
-                .ok_or(LedgerError::Corrupt("idempotency.fingerprint".into()))?,
+                .ok_or(StoreError::Corrupt("idempotency.fingerprint".into()))?,
             hold: HoldId::from_uuid(row.try_get("hold_id")?),
             state: row.try_get("state")?,
             late: row.try_get("late")?,
@@ -58,7 +58,7 @@ impl Database {
         user: UserId,
         key: Option<KeyId>,
         body: Fingerprint,
-    ) -> Result<Option<HoldId>, LedgerError> {
+    ) -> Result<Option<HoldId>, StoreError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
             "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
              and state = 'IN_DOUBT' and idem_key is null \
@@ -77,7 +77,7 @@ impl Database {
 
     /// Deletes idempotency keys older than `hours` whose task has ended, some thousands at a time, because a long
     /// delete would block the creates that use these keys. Returns how many were deleted.
-    pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, LedgerError> {
+    pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         loop {
             let done = sqlx::query(

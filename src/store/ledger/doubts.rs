@@ -13,7 +13,7 @@ use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::credits::post::{Claim, Done, Once, replayed};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::error::is_unique_violation;
 use crate::store::db::page::HoldPlace;
 use crate::store::db::words::words;
@@ -186,7 +186,7 @@ impl Database {
         &self,
         org: Option<OrgId>,
         slice: Slice<HoldPlace>,
-    ) -> Result<Vec<Doubt>, LedgerError> {
+    ) -> Result<Vec<Doubt>, StoreError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
                h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
@@ -204,7 +204,7 @@ impl Database {
     }
 
     /// The age of the oldest doubt in seconds; 0 without doubts.
-    pub async fn oldest_doubt_seconds(&self) -> Result<f64, LedgerError> {
+    pub async fn oldest_doubt_seconds(&self) -> Result<f64, StoreError> {
         let age: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
         )
@@ -214,7 +214,7 @@ impl Database {
     }
 
     /// Losses and possible losses of the last `days`, newest first.
-    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, LedgerError> {
+    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, StoreError> {
         let rows = sqlx::query(
             "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
              from platform_loss l join hold h using (org_id, hold_id) \
@@ -242,7 +242,7 @@ impl Acting {
         resolution: Resolution,
         why: &str,
         once: Option<Once<'_>>,
-    ) -> Result<Done<Resolved>, LedgerError> {
+    ) -> Result<Done<Resolved>, StoreError> {
         let (endpoint, state) = match &resolution {
             Resolution::Taken { .. } => (SETTLE, ResolvedState::Polled),
             Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
@@ -263,13 +263,13 @@ impl Acting {
         .bind(hold.as_uuid())
         .fetch_optional(self.pool())
         .await?;
-        let gone = || LedgerError::Conflict(format!("{hold} is not in doubt (any more)"));
+        let gone = || StoreError::Conflict(format!("{hold} is not in doubt (any more)"));
         let found = task(row.as_ref().ok_or_else(gone)?)?;
         // After the end of a task only the vendor's own word counts, which the poll gets: an operator gives the id and
         // no figure.
         let ended = found.state.is_terminal();
         if ended && !matches!(resolution, Resolution::Taken { .. }) {
-            return Err(LedgerError::Conflict(format!(
+            return Err(StoreError::Conflict(format!(
                 "{hold} is not in doubt any more: it was {}. If the vendor ran it, give its task id and no credits: it is \
                  polled, and charged by a correction if it succeeded",
                 if found.state == State::WrittenOff { "written off" } else { "released" }
@@ -278,7 +278,7 @@ impl Acting {
         let known = found.upstream_task.clone();
         let same = |task: &Arc<str>| match &known {
             Some(known) if known != task => {
-                Err(LedgerError::Invalid(format!("{hold} is the vendor's task '{known}', not '{task}'")))
+                Err(StoreError::Invalid(format!("{hold} is the vendor's task '{known}', not '{task}'")))
             }
             _ => Ok(()),
         };
@@ -303,7 +303,7 @@ impl Acting {
                 // The rule for the vendor's own figures holds here too: an implausible figure is a mistake.
                 let sane = found.list_price.checked_mul(100).is_none_or(|ceiling| consumed <= ceiling);
                 let charge = found.factor.apply(consumed).filter(|_| sane).ok_or_else(|| {
-                    LedgerError::Invalid(format!(
+                    StoreError::Invalid(format!(
                         "{consumed} credits cannot be: the list price of this task is {}",
                         found.list_price
                     ))
@@ -343,10 +343,10 @@ impl Acting {
         .await;
         let (outcome, answer) = resolved.map_err(|error| match &error {
             error if is_unique_violation(error, "hold_by_upstream_task") => {
-                LedgerError::Invalid("the vendor's task of that id belongs to another hold already".into())
+                StoreError::Invalid("the vendor's task of that id belongs to another hold already".into())
             }
             sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                LedgerError::Invalid("the credits are more than a balance can hold".into())
+                StoreError::Invalid("the credits are more than a balance can hold".into())
             }
             _ => error.into(),
         })?;
@@ -357,13 +357,13 @@ impl Acting {
             }
             ResolveOutcome::Unchanged => Err(gone()),
             ResolveOutcome::Replayed => replayed(answer),
-            ResolveOutcome::KeyReused => Err(LedgerError::KeyReused),
-            ResolveOutcome::InProgress => Err(LedgerError::InProgress),
+            ResolveOutcome::KeyReused => Err(StoreError::KeyReused),
+            ResolveOutcome::InProgress => Err(StoreError::InProgress),
         }
     }
 
     /// The stored answer of an earlier call with this idempotency key.
-    async fn answered(&self, claim: &Claim<'_>) -> Result<Option<Done<Resolved>>, LedgerError> {
+    async fn answered(&self, claim: &Claim<'_>) -> Result<Option<Done<Resolved>>, StoreError> {
         let Some(key) = claim.key else { return Ok(None) };
         let stored: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
             "select fingerprint, answer from idempotency where org_id = $1 and endpoint = $2 and key = $3",
@@ -377,7 +377,7 @@ impl Acting {
         if fingerprint == claim.fingerprint() {
             replayed(answer).map(Some)
         } else {
-            Err(LedgerError::KeyReused)
+            Err(StoreError::KeyReused)
         }
     }
 }

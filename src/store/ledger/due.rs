@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::step::Terms;
 use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
 
@@ -31,7 +31,7 @@ impl Database {
         backend: &str,
         limit: u32,
         again_in: Duration,
-    ) -> Result<Vec<Task>, LedgerError> {
+    ) -> Result<Vec<Task>, StoreError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with waiting as ( \
                  select b.org_id from org_balance b cross join lateral ( \
@@ -70,7 +70,7 @@ impl Database {
     }
 
     /// How late the oldest due poll is, in seconds.
-    pub async fn poll_lag_seconds(&self) -> Result<f64, LedgerError> {
+    pub async fn poll_lag_seconds(&self) -> Result<f64, StoreError> {
         let lag: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
         )
@@ -81,7 +81,7 @@ impl Database {
 
     /// Stores the `data` of a poll that did not end the task, unless since `task` was read the task has ended or
     /// another gateway has claimed it.
-    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), LedgerError> {
+    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), StoreError> {
         sqlx::query(
             "update hold set data = $3 where org_id = $1 and hold_id = $2 and polls = $4 \
              and (state in ('RUNNING', 'IN_DOUBT') or late = 'open')",
@@ -96,7 +96,7 @@ impl Database {
     }
 
     /// HELD holds of `owner` that are past their grace period.
-    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, LedgerError> {
+    pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, StoreError> {
         let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
         )
@@ -111,7 +111,7 @@ impl Database {
     }
 
     /// HELD holds of other gateways whose lease has ended: their creates may have been sent.
-    pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, LedgerError> {
+    pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, StoreError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
              where h.state = 'HELD' and h.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit $2",
@@ -128,7 +128,7 @@ impl Database {
     pub async fn expired_doubts(
         &self,
         age: Duration,
-    ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, LedgerError> {
+    ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, StoreError> {
         let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
             "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
              and doubt_at < now() - $1 * interval '1 second' limit $2",

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::credits::Credits;
 use crate::ids::{BudgetId, HoldId, OrgId};
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::step::{Applied, NewHold, Step, Terms};
 use crate::store::ledger::step_queue::StepQueue;
 
@@ -82,13 +82,13 @@ impl HoldGuard {
 
     /// Takes a step and waits until it is durable. The lane repeats it until the database takes it, even if no caller
     /// waits.
-    pub async fn step(&mut self, step: Step) -> Result<Applied, LedgerError> {
+    pub async fn step(&mut self, step: Step) -> Result<Applied, StoreError> {
         let answer = self.queue(step);
-        answer.await.unwrap_or(Err(LedgerError::ShuttingDown))
+        answer.await.unwrap_or(Err(StoreError::ShuttingDown))
     }
 
     /// Queues a step without waiting; the receiver gets the result when the step is durable.
-    pub fn queue(&mut self, step: Step) -> oneshot::Receiver<Result<Applied, LedgerError>> {
+    pub fn queue(&mut self, step: Step) -> oneshot::Receiver<Result<Applied, StoreError>> {
         self.sent = Sent::Settled;
         self.queue.step(self.org, self.hold, Some(self.terms), step)
     }

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::ids::GatewayId;
 use crate::log_queue;
 use crate::metrics as m;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::servers::Servers;
 use crate::store::ledger::guard::Verdict;
 use crate::store::ledger::metered;
@@ -98,19 +98,19 @@ impl Lanes {
         &self,
         new: NewHold,
         deadline: Instant,
-    ) -> Result<Verdict, LedgerError> {
+    ) -> Result<Verdict, StoreError> {
         let (reply, answer) = oneshot::channel();
         let queued = Queued::in_queue(&self.0.queued);
         let item = ReserveItem { new, deadline, reply, _queued: queued };
         let lane = &self.0.reserves[self.0.steps.lane(item.new.org)];
         lane.try_send(item).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => LedgerError::ShuttingDown,
+            mpsc::error::TrySendError::Full(_) => StoreError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => StoreError::ShuttingDown,
         })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => Err(LedgerError::Timeout),
-            Err(_) => Err(LedgerError::Timeout),
+            Ok(Err(_)) => Err(StoreError::Timeout),
+            Err(_) => Err(StoreError::Timeout),
         }
     }
 

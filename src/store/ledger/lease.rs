@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::ids::GatewayId;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 
 impl Database {
     /// Renews the lease of `gateway` for another `lease`, by the database's clock. Returns how many gateways live, this
     /// one included.
-    pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<u32, LedgerError> {
+    pub async fn renew_lease(&self, gateway: GatewayId, lease: Duration) -> Result<u32, StoreError> {
         let others: i64 = sqlx::query_scalar(
             "with renewed as ( \
                  insert into gateway (gateway_id, started_at, alive_until) \
@@ -27,7 +27,7 @@ impl Database {
     }
 
     /// Deletes gateways that have been dead for a day. The owner of a hold counts as dead also if its row is deleted.
-    pub async fn forget_dead_gateways(&self) -> Result<(), LedgerError> {
+    pub async fn forget_dead_gateways(&self) -> Result<(), StoreError> {
         sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
             .execute(self.pool())
             .await?;
@@ -35,7 +35,7 @@ impl Database {
     }
 
     /// Ends the lease of `gateway` at once: other gateways may take over its holds.
-    pub async fn end_lease(&self, gateway: GatewayId) -> Result<(), LedgerError> {
+    pub async fn end_lease(&self, gateway: GatewayId) -> Result<(), StoreError> {
         sqlx::query("update gateway set alive_until = now() where gateway_id = $1")
             .bind(gateway.as_uuid())
             .execute(self.pool())
@@ -71,7 +71,7 @@ impl Lease {
     }
 
     /// Takes or renews the lease; returns how many gateways live.
-    pub async fn renew(&self) -> Result<u32, LedgerError> {
+    pub async fn renew(&self) -> Result<u32, StoreError> {
         let begun = self.clock.now();
         let gateways = self.database.renew_lease(self.gateway, self.length).await?;
         let mut term = self.term.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ impl Lease {
         self.clock.since(term.renewed) < self.length.mul_f64(0.8)
     }
 
-    pub async fn end(&self) -> Result<(), LedgerError> {
+    pub async fn end(&self) -> Result<(), StoreError> {
         self.database.end_lease(self.gateway).await
     }
 }

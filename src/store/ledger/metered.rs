@@ -7,7 +7,7 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::metrics as m;
 use crate::store::books::entries::EntryKind;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::guard::Verdict;
 use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
@@ -100,7 +100,7 @@ pub(in crate::store) fn granted(amount: Credits) {
 }
 
 /// Counts the verdict that a caller was told.
-pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
+pub(in crate::store) fn verdict(told: &Result<Verdict, StoreError>) {
     let reason = match told {
         Ok(Verdict::Granted(_)) => return,
         Ok(Verdict::Insufficient { .. }) => "credits",
@@ -116,25 +116,25 @@ pub(in crate::store) fn verdict(told: &Result<Verdict, LedgerError>) {
 }
 
 /// The label value for a reservation that got no verdict.
-fn unanswered(error: &LedgerError) -> &'static str {
+fn unanswered(error: &StoreError) -> &'static str {
     match error {
-        LedgerError::QueueFull => "queue full",
-        LedgerError::Timeout => "timeout",
-        LedgerError::ShuttingDown => "shutting down",
-        LedgerError::Unreachable
-        | LedgerError::NoPrimary(_)
-        | LedgerError::Database(_)
-        | LedgerError::Schema(_) => "database",
+        StoreError::QueueFull => "queue full",
+        StoreError::Timeout => "timeout",
+        StoreError::ShuttingDown => "shutting down",
+        StoreError::Unreachable
+        | StoreError::NoPrimary(_)
+        | StoreError::Database(_)
+        | StoreError::Schema(_) => "database",
         // A row, a value or an answer that none of our reservations should cause.
-        LedgerError::Refused(_)
-        | LedgerError::Unstorable(_)
-        | LedgerError::Corrupt(_)
-        | LedgerError::Invalid(_)
-        | LedgerError::NotFound(_)
-        | LedgerError::Conflict(_)
-        | LedgerError::KeyReused
-        | LedgerError::InProgress
-        | LedgerError::Stale { .. } => "defect",
+        StoreError::Refused(_)
+        | StoreError::Unstorable(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Invalid(_)
+        | StoreError::NotFound(_)
+        | StoreError::Conflict(_)
+        | StoreError::KeyReused
+        | StoreError::InProgress
+        | StoreError::Stale { .. } => "defect",
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::ledger::step::{Applied, Step, Terms};
 
 /// The queue of steps on their way to the lanes. A clone is cheap; an organisation always uses the same lane.
@@ -43,7 +43,7 @@ impl StepQueue {
         hold: HoldId,
         terms: Option<Terms>,
         step: Step,
-    ) -> oneshot::Receiver<Result<Applied, LedgerError>> {
+    ) -> oneshot::Receiver<Result<Applied, StoreError>> {
         let (reply, answer) = oneshot::channel();
         let item = self.item(org, hold, terms, step, reply);
         if self.0.lanes[self.lane(org)].send(Work::Step(item)).is_err() {
@@ -58,7 +58,7 @@ impl StepQueue {
         hold: HoldId,
         terms: Option<Terms>,
         step: Step,
-        reply: oneshot::Sender<Result<Applied, LedgerError>>,
+        reply: oneshot::Sender<Result<Applied, StoreError>>,
     ) -> StepItem {
         StepItem { org, hold, terms, step, reply, _queued: Queued::in_queue(&self.0.queued) }
     }
@@ -81,7 +81,7 @@ pub(in crate::store) struct StepItem {
     /// The terms of the hold; `None` if this gateway does not know them.
     pub(in crate::store) terms: Option<Terms>,
     pub(in crate::store) step: Step,
-    pub(in crate::store) reply: oneshot::Sender<Result<Applied, LedgerError>>,
+    pub(in crate::store) reply: oneshot::Sender<Result<Applied, StoreError>>,
     _queued: Queued,
 }
 

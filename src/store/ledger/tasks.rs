@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::ledger::step::Terms;
 
@@ -113,9 +113,9 @@ pub(in crate::store) const STORED: &str = "h.hold_id, h.org_id, h.user_id, h.key
      h.task_type, h.backend, h.account, h.upstream_task, h.raw_consumed, h.charged, h.reason, h.created_at, h.recorded_at, \
      h.ended_at, h.polls, h.late";
 
-pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
+pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
     let factor =
-        PriceFactor::new(row.try_get("factor_bp")?).ok_or(LedgerError::Corrupt("factor_bp".into()))?;
+        PriceFactor::new(row.try_get("factor_bp")?).ok_or(StoreError::Corrupt("factor_bp".into()))?;
     let polls: i32 = row.try_get("polls")?;
     Ok(Task {
         hold: HoldId::from_uuid(row.try_get("hold_id")?),
@@ -144,7 +144,7 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, LedgerError> {
         ended_at: row.try_get("ended_at")?,
         // Negative for a task that was created while the database's clock was ahead.
         age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
-        polls: polls.try_into().map_err(|_| LedgerError::Corrupt("hold.polls".into()))?,
+        polls: polls.try_into().map_err(|_| StoreError::Corrupt("hold.polls".into()))?,
     })
 }
 
@@ -180,7 +180,7 @@ pub struct OpenHolds {
 
 impl Database {
     /// The task of `org` with this hold id, with its `data`.
-    pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, LedgerError> {
+    pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, data from hold where org_id = $1 and hold_id = $2"
         )))
@@ -196,7 +196,7 @@ impl Database {
         &self,
         org: OrgId,
         upstream_task: &str,
-    ) -> Result<Option<Task>, LedgerError> {
+    ) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, data from hold where upstream_task = $2 and org_id = $1 order by created_at limit 1"
         )))
@@ -208,7 +208,7 @@ impl Database {
     }
 
     /// The newest tasks of `org` that match `filter`, without their `data`.
-    pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, LedgerError> {
+    pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, StoreError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from hold where org_id = $1 and ($2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
              when $9 and late = 'charged' then 'SETTLED' else state end = any($2)) \
@@ -231,7 +231,7 @@ impl Database {
     }
 
     /// Unfinished tasks of all organisations, by state.
-    pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, LedgerError> {
+    pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, StoreError> {
         let rows: Vec<(State, i64, i64, f64)> = sqlx::query_as(
             // Each state is counted separately: each has an index of its own, and no index covers all three.
             "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \

@@ -6,7 +6,7 @@ use crate::credits::Credits;
 use crate::order::is_video_edit;
 use crate::pricing::{BookVersion, Tariff};
 use crate::store::db::change::Acting;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::prices::{PriceUnit, no_book};
 
@@ -21,14 +21,14 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     /// Fails unless all prices are positive and every type that edits a video has a fixed price.
-    fn of(prices: impl IntoIterator<Item = (&'a str, Tariff)>) -> Result<Self, LedgerError> {
+    fn of(prices: impl IntoIterator<Item = (&'a str, Tariff)>) -> Result<Self, StoreError> {
         let mut columns = Self::default();
         for (task_type, tariff) in prices {
-            let refuse = |why: &str| Err(LedgerError::Invalid(format!("{task_type}: {why}")));
+            let refuse = |why: &str| Err(StoreError::Invalid(format!("{task_type}: {why}")));
             // A task type is written in paths, log lines and tables of the command line.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if !(1..=100).contains(&task_type.len()) || !task_type.bytes().all(plain) {
-                return Err(LedgerError::Invalid(
+                return Err(StoreError::Invalid(
                     "a task type is 1 to 100 letters, digits, '-', '_' or '.'".into(),
                 ));
             }
@@ -54,12 +54,12 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn named(name: &str) -> Result<&str, LedgerError> {
+fn named(name: &str) -> Result<&str, StoreError> {
     let name = name.trim();
     if (1..=200).contains(&name.chars().count()) {
         Ok(name)
     } else {
-        Err(LedgerError::Invalid("a price book's name has 1 to 200 characters".into()))
+        Err(StoreError::Invalid("a price book's name has 1 to 200 characters".into()))
     }
 }
 
@@ -78,16 +78,16 @@ words! {
     }
 }
 
-fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> Result<(), LedgerError> {
+fn editable(version: BookVersion, state: LockedBook, revision: Option<i32>) -> Result<(), StoreError> {
     match (state, revision) {
         (LockedBook::Draft, _) => Ok(()),
         (LockedBook::Unknown, _) => Err(no_book(version)),
-        (LockedBook::Stale, Some(current)) => Err(LedgerError::Stale { current }),
-        (LockedBook::Stale, None) => Err(LedgerError::Corrupt("lock_book() returned no revision".into())),
-        (LockedBook::Scheduled, _) => Err(LedgerError::Conflict(format!(
+        (LockedBook::Stale, Some(current)) => Err(StoreError::Stale { current }),
+        (LockedBook::Stale, None) => Err(StoreError::Corrupt("lock_book() returned no revision".into())),
+        (LockedBook::Scheduled, _) => Err(StoreError::Conflict(format!(
             "price book {version} is scheduled: unschedule it before you edit it, or edit a copy"
         ))),
-        (LockedBook::Effective, _) => Err(LedgerError::Conflict(format!(
+        (LockedBook::Effective, _) => Err(StoreError::Conflict(format!(
             "price book {version} was in force, and stays as it is: edit a copy"
         ))),
     }
@@ -111,10 +111,7 @@ macro_rules! edit {
 
 type Edited = (LockedBook, Option<i32>, Option<i32>, i64);
 
-fn edited(
-    version: BookVersion,
-    (state, current, revision, rows): Edited,
-) -> Result<Option<i32>, LedgerError> {
+fn edited(version: BookVersion, (state, current, revision, rows): Edited) -> Result<Option<i32>, StoreError> {
     editable(version, state, current)?;
     Ok(revision.filter(|_| rows > 0))
 }
@@ -126,7 +123,7 @@ impl Acting {
         name: &str,
         copy_of: Option<BookVersion>,
         prices: &BTreeMap<String, Tariff>,
-    ) -> Result<BookVersion, LedgerError> {
+    ) -> Result<BookVersion, StoreError> {
         let name = named(name)?;
         let columns = Columns::of(prices.iter().map(|(name, tariff)| (name.as_str(), *tariff)))?;
         let version: Option<i32> = sqlx::query_scalar("select create_book($1, $2, $3, $4, $5, $6)")
@@ -141,7 +138,7 @@ impl Acting {
         match (version, copy_of) {
             (Some(version), _) => Ok(BookVersion::new(version)),
             (None, Some(original)) => Err(no_book(original)),
-            (None, None) => Err(LedgerError::Corrupt("answer of create_book".into())),
+            (None, None) => Err(StoreError::Corrupt("answer of create_book".into())),
         }
     }
 
@@ -152,7 +149,7 @@ impl Acting {
         task_type: &str,
         tariff: Tariff,
         revision: Option<i32>,
-    ) -> Result<i32, LedgerError> {
+    ) -> Result<i32, StoreError> {
         let columns = Columns::of([(task_type, tariff)])?;
         let done: Edited = sqlx::query_as(edit!(
             "insert into price (version, task_type, unit, credits, credits_with_audio) \
@@ -169,7 +166,7 @@ impl Acting {
         .bind(columns.with_audio)
         .fetch_one(self.change())
         .await?;
-        edited(version, done)?.ok_or(LedgerError::Corrupt("a price that was not set".into()))
+        edited(version, done)?.ok_or(StoreError::Corrupt("a price that was not set".into()))
     }
 
     /// Removes a task type from a draft: while the book is in force, creates of that type are refused.
@@ -178,7 +175,7 @@ impl Acting {
         version: BookVersion,
         task_type: &str,
         revision: Option<i32>,
-    ) -> Result<i32, LedgerError> {
+    ) -> Result<i32, StoreError> {
         let done: Edited =
             sqlx::query_as(edit!("delete from price using book where version = $1 and task_type = $3"))
                 .bind(version.get())
@@ -187,7 +184,7 @@ impl Acting {
                 .fetch_one(self.change())
                 .await?;
         edited(version, done)?.ok_or_else(|| {
-            LedgerError::NotFound(format!("price book {version} has no price of '{task_type}'"))
+            StoreError::NotFound(format!("price book {version} has no price of '{task_type}'"))
         })
     }
 
@@ -196,7 +193,7 @@ impl Acting {
         version: BookVersion,
         name: &str,
         revision: Option<i32>,
-    ) -> Result<i32, LedgerError> {
+    ) -> Result<i32, StoreError> {
         let name = named(name)?;
         let (state, current, revision): (LockedBook, Option<i32>, Option<i32>) = sqlx::query_as(
             "with locked as materialized (select state, revision from lock_book($1, $2)), \
@@ -210,11 +207,11 @@ impl Acting {
         .fetch_one(self.change())
         .await?;
         editable(version, state, current)?;
-        revision.ok_or(LedgerError::Corrupt("a price book that was not renamed".into()))
+        revision.ok_or(StoreError::Corrupt("a price book that was not renamed".into()))
     }
 
     /// Deletes a draft. Its version is never used again.
-    pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_book(&self, version: BookVersion, revision: Option<i32>) -> Result<(), StoreError> {
         let (state, current): (LockedBook, Option<i32>) =
             sqlx::query_as("select state, revision from delete_book($1, $2)")
                 .bind(version.get())

@@ -14,7 +14,7 @@ use crate::credits::PriceFactor;
 use crate::ids::{FactorId, OrgId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 
@@ -79,7 +79,7 @@ impl Database {
         &self,
         org: OrgId,
         slice: Slice<FactorId>,
-    ) -> Result<Vec<PriceFactorInfo>, LedgerError> {
+    ) -> Result<Vec<PriceFactorInfo>, StoreError> {
         let factors = sqlx::query_as(
             "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
              from price_factor f where org_id = $1 and ($2::uuid is null or factor_id < $2) \
@@ -97,7 +97,7 @@ impl Database {
     pub async fn price_factors_in_force(
         &self,
         orgs: &[OrgId],
-    ) -> Result<HashMap<OrgId, PriceFactor>, LedgerError> {
+    ) -> Result<HashMap<OrgId, PriceFactor>, StoreError> {
         let orgs: Vec<uuid::Uuid> = orgs.iter().map(|org| org.as_uuid()).collect();
         let rows: Vec<(uuid::Uuid, i32)> = sqlx::query_as(
             "select distinct on (org_id) org_id, factor_bp from price_factor \
@@ -110,7 +110,7 @@ impl Database {
         .await?;
         let factor = |(org, factor)| {
             let factor =
-                PriceFactor::new(factor).ok_or(LedgerError::Corrupt("price_factor.factor_bp".into()))?;
+                PriceFactor::new(factor).ok_or(StoreError::Corrupt("price_factor.factor_bp".into()))?;
             Ok((OrgId::from_uuid(org), factor))
         };
         rows.into_iter().map(factor).collect()
@@ -121,7 +121,7 @@ impl Database {
         &self,
         org: OrgId,
         factor: FactorId,
-    ) -> Result<Option<PriceFactorInfo>, LedgerError> {
+    ) -> Result<Option<PriceFactorInfo>, StoreError> {
         let found = sqlx::query_as(
             "select f.factor_id, f.org_id, f.factor_bp, f.valid_from, f.valid_until, f.reason, f.version, valid_from <= clock_timestamp() and coalesce(valid_until > clock_timestamp(), true) as active \
              from price_factor f where org_id = $1 and factor_id = $2",
@@ -144,10 +144,10 @@ impl Acting {
         from: Option<OffsetDateTime>,
         until: Option<OffsetDateTime>,
         reason: &str,
-    ) -> Result<FactorId, LedgerError> {
+    ) -> Result<FactorId, StoreError> {
         let reason = reason.trim();
         if !(1..=500).contains(&reason.chars().count()) {
-            return Err(LedgerError::Invalid("a reason has 1 to 500 characters".into()));
+            return Err(StoreError::Invalid("a reason has 1 to 500 characters".into()));
         }
         let id = FactorId::generate();
         let (outcome, other): (CreateOutcome, Option<uuid::Uuid>) =
@@ -162,21 +162,19 @@ impl Acting {
                 .await?;
         Err(match (outcome, other) {
             (CreateOutcome::Created, _) => return Ok(id),
-            (CreateOutcome::UnknownOrg, _) => {
-                LedgerError::NotFound(format!("there is no organisation {org}"))
-            }
+            (CreateOutcome::UnknownOrg, _) => StoreError::NotFound(format!("there is no organisation {org}")),
             (CreateOutcome::BeginsInThePast, _) => {
-                LedgerError::Invalid("a factor cannot begin in the past: omit valid_from to begin now".into())
+                StoreError::Invalid("a factor cannot begin in the past: omit valid_from to begin now".into())
             }
             (CreateOutcome::EndsBeforeItBegins, _) => {
-                LedgerError::Invalid("valid_until must be after valid_from".into())
+                StoreError::Invalid("valid_until must be after valid_from".into())
             }
             (CreateOutcome::Overlaps, Some(other)) => {
                 let other = FactorId::from_uuid(other);
-                LedgerError::Conflict(format!("{other} is valid at that time: end it first"))
+                StoreError::Conflict(format!("{other} is valid at that time: end it first"))
             }
             (CreateOutcome::Overlaps, None) => {
-                LedgerError::Corrupt("create_price_factor() returned no factor".into())
+                StoreError::Corrupt("create_price_factor() returned no factor".into())
             }
         })
     }
@@ -189,7 +187,7 @@ impl Acting {
         factor: FactorId,
         at: Option<OffsetDateTime>,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let (outcome, current): (EndOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from end_price_factor($1, $2, $3, $4)")
                 .bind(org.as_uuid())
@@ -200,15 +198,13 @@ impl Acting {
                 .await?;
         Err(match (outcome, current) {
             (EndOutcome::Ended, _) => return Ok(()),
-            (EndOutcome::Unknown, _) => LedgerError::NotFound(format!("{org} has no price factor {factor}")),
-            (EndOutcome::Stale, Some(current)) => LedgerError::Stale { current },
-            (EndOutcome::Stale, None) => {
-                LedgerError::Corrupt("end_price_factor() returned no version".into())
-            }
+            (EndOutcome::Unknown, _) => StoreError::NotFound(format!("{org} has no price factor {factor}")),
+            (EndOutcome::Stale, Some(current)) => StoreError::Stale { current },
+            (EndOutcome::Stale, None) => StoreError::Corrupt("end_price_factor() returned no version".into()),
             (EndOutcome::InThePast, _) => {
-                LedgerError::Invalid("a factor cannot end in the past: omit the instant to end it now".into())
+                StoreError::Invalid("a factor cannot end in the past: omit the instant to end it now".into())
             }
-            (EndOutcome::EndsEarlier, _) => LedgerError::Conflict(format!("{factor} ends earlier than that")),
+            (EndOutcome::EndsEarlier, _) => StoreError::Conflict(format!("{factor} ends earlier than that")),
         })
     }
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::pricing::{BookVersion, PriceBook};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::tenancy::Slice;
 use crate::store::prices::no_book;
@@ -77,7 +77,7 @@ impl FromRow<'_, PgRow> for Activation {
 
 impl Database {
     /// All activations of price books, newest first.
-    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, LedgerError> {
+    pub async fn activations(&self, slice: Slice<i64>) -> Result<Vec<Activation>, StoreError> {
         let lines = sqlx::query_as(
             "select activation_id, version, effective_from, actor, created_at, withdrawn_at from price_activation where activation_id < coalesce($1, 9223372036854775807) \
              order by activation_id desc limit $2",
@@ -90,7 +90,7 @@ impl Database {
     }
 
     /// Returns a price book with its prices; `NotFound` if there is none of this version.
-    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, LedgerError> {
+    pub async fn expect_book(&self, version: BookVersion) -> Result<PriceBook, StoreError> {
         self.book(version).await?.ok_or_else(|| no_book(version))
     }
 }
@@ -105,7 +105,7 @@ impl Acting {
         version: BookVersion,
         at: Option<OffsetDateTime>,
         revision: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let (outcome, figure): (ForceOutcome, Option<i32>) =
             sqlx::query_as("select outcome, figure from put_book_in_force($1, $2, $3)")
                 .bind(version.get())
@@ -116,19 +116,19 @@ impl Acting {
         Err(match (outcome, figure) {
             (ForceOutcome::Done, _) => return Ok(()),
             (ForceOutcome::Unknown, _) => no_book(version),
-            (ForceOutcome::Stale, Some(current)) => LedgerError::Stale { current },
-            (ForceOutcome::InThePast, _) => LedgerError::Invalid(
+            (ForceOutcome::Stale, Some(current)) => StoreError::Stale { current },
+            (ForceOutcome::InThePast, _) => StoreError::Invalid(
                 "this instant has passed: give a future instant, or none to put the book in force now".into(),
             ),
-            (ForceOutcome::Empty, _) => LedgerError::Conflict(format!("price book {version} has no prices")),
+            (ForceOutcome::Empty, _) => StoreError::Conflict(format!("price book {version} has no prices")),
             (ForceOutcome::Taken, Some(other)) => {
-                LedgerError::Conflict(format!("price book {other} comes into force at that very instant"))
+                StoreError::Conflict(format!("price book {other} comes into force at that very instant"))
             }
-            (ForceOutcome::WasInForce, _) => LedgerError::Conflict(format!(
+            (ForceOutcome::WasInForce, _) => StoreError::Conflict(format!(
                 "price book {version} was in force: put it in force now, or schedule a copy"
             )),
             (ForceOutcome::Stale | ForceOutcome::Taken, None) => {
-                LedgerError::Corrupt("put_book_in_force() returned no figure".into())
+                StoreError::Corrupt("put_book_in_force() returned no figure".into())
             }
         })
     }
@@ -138,7 +138,7 @@ impl Acting {
         &self,
         version: BookVersion,
         revision: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let (outcome, current): (UnscheduleOutcome, Option<i32>) =
             sqlx::query_as("select outcome, revision from unschedule_book($1, $2)")
                 .bind(version.get())
@@ -148,22 +148,22 @@ impl Acting {
         Err(match (outcome, current) {
             (UnscheduleOutcome::Done, _) => return Ok(()),
             (UnscheduleOutcome::Unknown, _) => no_book(version),
-            (UnscheduleOutcome::Stale, Some(current)) => LedgerError::Stale { current },
+            (UnscheduleOutcome::Stale, Some(current)) => StoreError::Stale { current },
             (UnscheduleOutcome::Stale, None) => {
-                LedgerError::Corrupt("unschedule_book() returned no revision".into())
+                StoreError::Corrupt("unschedule_book() returned no revision".into())
             }
             (UnscheduleOutcome::NotScheduled, _) => {
-                LedgerError::Conflict(format!("price book {version} is not scheduled"))
+                StoreError::Conflict(format!("price book {version} is not scheduled"))
             }
             (UnscheduleOutcome::InForce, _) => {
-                LedgerError::Conflict(format!("price book {version} has just come into force"))
+                StoreError::Conflict(format!("price book {version} has just come into force"))
             }
         })
     }
 
     /// Puts the book in force that was in force before the present one, and returns its version. `from`: the book that
     /// must be in force now; `None`: any.
-    pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, LedgerError> {
+    pub async fn roll_back_book(&self, from: Option<BookVersion>) -> Result<BookVersion, StoreError> {
         let (outcome, version): (RollBackOutcome, Option<i32>) =
             sqlx::query_as("select outcome, version from roll_back_book($1)")
                 .bind(from.map(BookVersion::get))
@@ -172,14 +172,14 @@ impl Acting {
         match (outcome, version) {
             (RollBackOutcome::Done, Some(version)) => Ok(BookVersion::new(version)),
             (RollBackOutcome::Done, None) => {
-                Err(LedgerError::Corrupt("roll_back_book() returned no version".into()))
+                Err(StoreError::Corrupt("roll_back_book() returned no version".into()))
             }
             (RollBackOutcome::Other, now) => {
                 let now = now.map_or("none".to_owned(), |version| version.to_string());
-                Err(LedgerError::Conflict(format!("the price book in force is {now} now")))
+                Err(StoreError::Conflict(format!("the price book in force is {now} now")))
             }
             (RollBackOutcome::NoneBefore, _) => {
-                Err(LedgerError::Conflict("no other price book was in force before the present one".into()))
+                Err(StoreError::Conflict("no other price book was in force before the present one".into()))
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
 use crate::pricing::{BookVersion, PricedTasks, ReplayTotals, replay};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -73,9 +73,9 @@ impl FromRow<'_, PgRow> for Group {
 
 impl Database {
     /// Prices the charged tasks of the last `days` by the book `version`, each with the factor it had.
-    pub async fn what_if(&self, version: BookVersion, days: u32) -> Result<WhatIf, LedgerError> {
+    pub async fn what_if(&self, version: BookVersion, days: u32) -> Result<WhatIf, StoreError> {
         if !(1..=90).contains(&days) {
-            return Err(LedgerError::Invalid("'days' must be from 1 to 90".into()));
+            return Err(StoreError::Invalid("'days' must be from 1 to 90".into()));
         }
         let other = self.expect_book(version).await?;
         let groups = self.priced_tasks(days).await?;
@@ -90,8 +90,7 @@ impl Database {
             names.insert(group.tasks.org, group.name);
             tasks.push(group.tasks);
         }
-        let replayed =
-            replay(&tasks, &books, &other).ok_or(LedgerError::Corrupt("a sum of prices".into()))?;
+        let replayed = replay(&tasks, &books, &other).ok_or(StoreError::Corrupt("a sum of prices".into()))?;
         let mut orgs: Vec<OrgOutcome> = replayed
             .orgs
             .into_iter()
@@ -118,7 +117,7 @@ impl Database {
     }
 
     /// The charged tasks of the last `days`; tasks of the same price form one group.
-    async fn priced_tasks(&self, days: u32) -> Result<Vec<Group>, LedgerError> {
+    async fn priced_tasks(&self, days: u32) -> Result<Vec<Group>, StoreError> {
         // A hold's id begins with the time at which a gateway made it, by that gateway's clock. The condition on the
         // id, with a day to spare for wrong clocks, keeps the database from reading older rows.
         let query = sqlx::query_as(

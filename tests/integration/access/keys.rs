@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::KeyId;
-use tollgate::store::{KeyEdit, KeySpec, LedgerError, OperatorRole};
+use tollgate::store::{KeyEdit, KeySpec, OperatorRole, StoreError};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::{ahead, until};
@@ -319,7 +319,7 @@ async fn two_who_rotate_or_edit_at_once_do_so_one_after_the_other() {
     let outcomes = futures_util::future::join_all(edits).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     for outcome in outcomes.into_iter().filter_map(Result::err) {
-        assert!(matches!(outcome, LedgerError::Stale { .. }), "{outcome:?}");
+        assert!(matches!(outcome, StoreError::Stale { .. }), "{outcome:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::ids::{OrgId, UserId};
 use tollgate::store::{
-    GivenRole, LedgerError, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, UserChange,
+    GivenRole, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, StoreError, UserChange,
 };
 
 use crate::support::admin_client::AdminClient;
@@ -277,7 +277,7 @@ async fn a_provider_of_one_organisation_speaks_for_no_other() {
     // Nor can another provider take its tokens over.
     let again = ProviderSpec { org_id: Some(victim), ..provider.spec("double", Some(victim)) };
     let refused = gateway.db.database().create_provider(&again).await.unwrap_err();
-    assert!(matches!(refused, LedgerError::Conflict(_)), "{refused:?}");
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused:?}");
 }
 
 #[tokio::test]

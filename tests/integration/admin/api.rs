@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::secret::Secret;
-use tollgate::store::{LedgerError, OperatorRole};
+use tollgate::store::{OperatorRole, StoreError};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::gateway::TestGateway;
@@ -160,11 +160,11 @@ async fn the_last_operator_token_stays_and_a_revoked_one_is_refused_at_once() {
     let gateway = TestGateway::start().await;
     let db = gateway.db.database();
     let mut first = None;
-    let lost = async || db.bootstrap_operator(None, |_| Err(LedgerError::Unreachable)).await;
+    let lost = async || db.bootstrap_operator(None, |_| Err(StoreError::Unreachable)).await;
     assert!(lost().await.is_err(), "nobody saw it: there is none");
     let shown = |token: &Secret| {
         first = Some(token.clone());
-        Ok::<(), LedgerError>(())
+        Ok::<(), StoreError>(())
     };
     assert!(db.bootstrap_operator(None, shown).await.unwrap());
     assert!(!lost().await.unwrap(), "only once");

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
-use tollgate::store::{LedgerError, ProviderSpec};
+use tollgate::store::{ProviderSpec, StoreError};
 
 use crate::support::database::TestDatabase;
 use crate::support::identity_provider::{AUDIENCE, ISSUER};
 
 /// An edit that loses to somebody else's change in each of its first `lost` tries, and how many tries it made.
-async fn edit_behind(lost: u32) -> (Result<u32, LedgerError>, u32) {
+async fn edit_behind(lost: u32) -> (Result<u32, StoreError>, u32) {
     let db = TestDatabase::new().await;
     let url = "https://id.example.test/keys".parse().unwrap();
     let spec = ProviderSpec::new("contended", None, ISSUER, AUDIENCE, url);
@@ -35,7 +35,7 @@ async fn edit_behind(lost: u32) -> (Result<u32, LedgerError>, u32) {
             assert_eq!((claim, now.spec.leeway_seconds), both, "neither change is lost");
             assert_eq!(edited.version, now.version);
         }
-        Err(LedgerError::Stale { current }) => {
+        Err(StoreError::Stale { current }) => {
             assert_eq!((*current, now.spec.leeway_seconds), (now.version, spec.leeway_seconds));
         }
         Err(other) => panic!("{other:?}"),
@@ -53,5 +53,5 @@ async fn an_edit_of_a_provider_is_tried_again_after_somebody_elses() {
 async fn an_edit_of_a_provider_that_always_loses_ends() {
     // Without an end it would be tried a hundred times before it gets through.
     let (edited, tries) = edit_behind(100).await;
-    assert!(matches!(edited, Err(LedgerError::Stale { .. })) && tries < 10, "{edited:?} after {tries} tries");
+    assert!(matches!(edited, Err(StoreError::Stale { .. })) && tries < 10, "{edited:?} after {tries} tries");
 }

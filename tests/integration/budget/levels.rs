@@ -7,8 +7,8 @@ use tollgate::ids::{BudgetId, HoldId};
 use tollgate::store::BudgetLevel::{Key, Organisation, Team, User};
 use tollgate::store::Period::{Daily, Monthly, Total, Weekly};
 use tollgate::store::{
-    BudgetChange, CallerBudget, Fingerprint, HoldGuard, LaneSettings, Ledger, LedgerError, NewHold, Slice,
-    Step, UserChange, Verdict,
+    BudgetChange, CallerBudget, Fingerprint, HoldGuard, LaneSettings, Ledger, NewHold, Slice, Step,
+    StoreError, UserChange, Verdict,
 };
 
 use crate::support::database::{TestDatabase, until};
@@ -227,11 +227,11 @@ async fn a_raise_ends_by_itself_and_a_lowered_budget_keeps_what_it_counted() {
     let past = OffsetDateTime::now_utc() - Duration::from_secs(1);
     for (amount, until) in [(100, soon), (150, past)] {
         let answer = database.raise_budget(budget, Some((credits(amount), until)), None).await;
-        assert!(matches!(answer, Err(LedgerError::Invalid(_))), "{answer:?}");
+        assert!(matches!(answer, Err(StoreError::Invalid(_))), "{answer:?}");
     }
     database.raise_budget(budget, Some((credits(150), soon)), Some(1)).await.unwrap();
     let stale = database.raise_budget(budget, None, Some(1)).await;
-    assert!(matches!(stale, Err(LedgerError::Stale { current: 2 })), "{stale:?}");
+    assert!(matches!(stale, Err(StoreError::Stale { current: 2 })), "{stale:?}");
     keep(grant(&ledger, tenant.hold(150)).await);
     assert_eq!(refused(&ledger, tenant.hold(1)).await, (budget, 0));
     sqlx::query("update budget set raised_until = now()").execute(db.pool()).await.unwrap();
@@ -412,12 +412,12 @@ async fn what_cannot_be_a_budget_is_refused() {
     let (org, key) = (Some(tenant.org), Some(tenant.key.to_string()));
     make(&db, org, Key, key.clone(), Daily, Some(1)).await.unwrap();
     let again = make(&db, org, Key, key.clone(), Daily, Some(2)).await;
-    assert!(matches!(again, Err(LedgerError::Conflict(_))), "{again:?}");
+    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
     for (level, subject) in
         [(Key, other.key.to_string()), (User, other.user.to_string()), (Team, other.team.to_string())]
     {
         let foreign = make(&db, org, level, Some(subject), Daily, Some(1)).await;
-        assert!(matches!(foreign, Err(LedgerError::NotFound(_))), "{foreign:?}");
+        assert!(matches!(foreign, Err(StoreError::NotFound(_))), "{foreign:?}");
     }
     for (org, level, subject, amount) in [
         (org, Key, Some(tenant.user.to_string()), 1),
@@ -426,7 +426,7 @@ async fn what_cannot_be_a_budget_is_refused() {
         (org, Organisation, None, -1),
     ] {
         let wrong = make(&db, org, level, subject, Monthly, Some(amount)).await;
-        assert!(matches!(wrong, Err(LedgerError::Invalid(_))), "{wrong:?}");
+        assert!(matches!(wrong, Err(StoreError::Invalid(_))), "{wrong:?}");
     }
     let drawn: Vec<CallerBudget> =
         db.database().budgets_of_caller(tenant.org, tenant.user, Some(tenant.key)).await.unwrap();

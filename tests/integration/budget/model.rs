@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use tollgate::ids::{BudgetId, HoldId, KeyId, OrgId, TeamId, UserId};
 use tollgate::store::{
-    BudgetChange, BudgetLevel, Ledger, LedgerError, NewBudget, NewHold, Period, UserChange, Verdict,
+    BudgetChange, BudgetLevel, Ledger, NewBudget, NewHold, Period, StoreError, UserChange, Verdict,
 };
 
 use crate::support::database::TestDatabase;
@@ -192,7 +192,7 @@ impl World<'_> {
         let taken = self.budgets.iter().any(|budget| budget.place == place);
         match self.db.database().make_budget(&new).await {
             Ok(id) if !taken => self.budgets.push(Budget { id, place, cap }),
-            Err(LedgerError::Conflict(_)) if taken => {}
+            Err(StoreError::Conflict(_)) if taken => {}
             other => panic!("{place:?}: {other:?}"),
         }
     }

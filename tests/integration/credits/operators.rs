@@ -7,7 +7,7 @@ use tollgate::clock::Clock;
 use tollgate::credits::Credits;
 use tollgate::ids::OrgId;
 use tollgate::secret::Secret;
-use tollgate::store::{Actor, Database, EntryFilter, EntryKind, LedgerError, Once, OrgChange, Why};
+use tollgate::store::{Actor, Database, EntryFilter, EntryKind, Once, OrgChange, StoreError, Why};
 
 use crate::support::database::{PATIENCE, TestDatabase, ahead, until};
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
@@ -19,16 +19,16 @@ fn once(key: &'static str, body: &'static str) -> Option<Once<'static>> {
     Some(Once { key, body: body.as_bytes() })
 }
 
-fn is_conflict<T: std::fmt::Debug>(answer: Result<T, LedgerError>, words: &str) {
+fn is_conflict<T: std::fmt::Debug>(answer: Result<T, StoreError>, words: &str) {
     match answer {
-        Err(LedgerError::Conflict(why)) if why.contains(words) => {}
+        Err(StoreError::Conflict(why)) if why.contains(words) => {}
         other => panic!("not a conflict with '{words}': {other:?}"),
     }
 }
 
-fn is_invalid<T: std::fmt::Debug>(answer: Result<T, LedgerError>, words: &str) {
+fn is_invalid<T: std::fmt::Debug>(answer: Result<T, StoreError>, words: &str) {
     match answer {
-        Err(LedgerError::Invalid(why)) if why.contains(words) => {}
+        Err(StoreError::Invalid(why)) if why.contains(words) => {}
         other => panic!("not invalid with '{words}': {other:?}"),
     }
 }
@@ -141,7 +141,7 @@ async fn a_key_with_another_body_or_organisation_is_refused_and_a_refused_call_l
         database.grant(org, credits(6), None, WHY, once("k", "six")).await,
         database.grant(other, credits(5), None, WHY, once("k", "five")).await,
     ] {
-        assert!(matches!(answer, Err(LedgerError::KeyReused)), "{answer:?}");
+        assert!(matches!(answer, Err(StoreError::KeyReused)), "{answer:?}");
     }
     assert!(
         !database.adjust(org, credits(5), WHY, once("k", "five")).await.unwrap().replayed,
@@ -222,7 +222,7 @@ async fn a_transfer_gives_what_is_there_and_moves_nothing_otherwise() {
         database.transfer(nobody, to, credits(1), WHY, None).await,
         database.transfer(to, nobody, credits(1), WHY, None).await,
     ] {
-        assert!(matches!(answer, Err(LedgerError::NotFound(_))), "{answer:?}");
+        assert!(matches!(answer, Err(StoreError::NotFound(_))), "{answer:?}");
     }
     let full = funded(&db, i64::MAX).await;
     is_conflict(database.transfer(to, full, credits(1), WHY, None).await, "do not fit");
@@ -309,12 +309,12 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     let summary = database.credit_summary(org).await.unwrap();
     assert_eq!((summary.low, summary.low_threshold, summary.version), (true, Some(credits(701)), 1));
     let stale = database.set_low_threshold(org, None, Some(0)).await;
-    assert!(matches!(stale, Err(LedgerError::Stale { current: 1 })), "{stale:?}");
+    assert!(matches!(stale, Err(StoreError::Stale { current: 1 })), "{stale:?}");
     database.set_low_threshold(org, Some(credits(700)), Some(1)).await.unwrap();
     assert!(!database.credit_summary(org).await.unwrap().low);
     is_invalid(database.set_low_threshold(org, Some(credits(-1)), None).await, "negative");
     let unknown = database.set_low_threshold(OrgId::generate(), None, None).await;
-    assert!(matches!(unknown, Err(LedgerError::NotFound(_))));
+    assert!(matches!(unknown, Err(StoreError::NotFound(_))));
 
     let end = Clock.wall() + Duration::from_secs(3600);
     let granted = database.grant(org, credits(80), Some(end), WHY, None).await.unwrap().answer;

@@ -1,7 +1,7 @@
 //! Grants and adjustments: posted once, never below what is allowed, never edited.
 
 use tollgate::ids::OrgId;
-use tollgate::store::{Done, LedgerError, Once, OrgChange, PostedEntry, Why};
+use tollgate::store::{Done, Once, OrgChange, PostedEntry, StoreError, Why};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
@@ -13,7 +13,7 @@ async fn post(
     amount: i64,
     reason: &str,
     key: Option<&str>,
-) -> Result<Done<PostedEntry>, LedgerError> {
+) -> Result<Done<PostedEntry>, StoreError> {
     let body = format!("{amount} {reason}");
     let once = key.map(|key| Once { key, body: body.as_bytes() });
     let why = Why { reason, external_ref: None };
@@ -24,7 +24,7 @@ async fn post(
     }
 }
 
-fn refusal<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
+fn refusal<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(error) => error.to_string(),
         other => panic!("not refused: {other:?}"),

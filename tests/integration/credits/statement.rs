@@ -4,7 +4,7 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use tollgate::clock::Clock;
 use tollgate::ids::OrgId;
-use tollgate::store::{Entry, LedgerError, Line, Month, Statement, Why};
+use tollgate::store::{Entry, Line, Month, Statement, StoreError, Why};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, funded, grant, ledger, money, new_hold, run, settle};
@@ -143,12 +143,12 @@ async fn a_month_that_is_none_or_has_not_begun_is_refused() {
         "2026-01-01",
         "２０２６-01",
     ] {
-        assert!(matches!(text.parse::<Month>(), Err(LedgerError::Invalid(_))), "{text}");
+        assert!(matches!(text.parse::<Month>(), Err(StoreError::Invalid(_))), "{text}");
     }
     assert_eq!("2026-01".parse::<Month>().unwrap().to_string(), "2026-01");
     for (org, month) in [(org, "9999-12"), (OrgId::generate(), "2026-01")] {
         let refused = db.database().statement(org, month.parse().unwrap()).await;
-        assert!(matches!(refused, Err(LedgerError::NotFound(_))), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::NotFound(_))), "{refused:?}");
     }
 }
 

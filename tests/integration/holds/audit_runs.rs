@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tollgate::ids::GatewayId;
-use tollgate::store::{AUDIT_CHECKS, LedgerError};
+use tollgate::store::{AUDIT_CHECKS, StoreError};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, funded};
@@ -61,7 +61,7 @@ async fn an_audit_that_fails_changes_no_result_and_is_tried_again() {
     let before = db.database().audit_result().await.unwrap();
     execute(&db, "update audit_run set started_at = now() - interval '1 hour', not_before = now()").await;
     execute(&db, "alter table platform_loss rename to mislaid").await;
-    assert!(matches!(audit().await, Err(LedgerError::Database(_))));
+    assert!(matches!(audit().await, Err(StoreError::Database(_))));
     execute(&db, "alter table mislaid rename to platform_loss").await;
     assert_eq!(db.database().audit_result().await.unwrap(), before);
     assert_eq!(audit().await.unwrap(), None, "not at once");

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId};
 use tollgate::secret::Secret;
-use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, NewHold, State, Step, Verdict};
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, NewHold, State, Step, StoreError, Verdict};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{
@@ -298,7 +298,7 @@ async fn a_grant_unheard_and_taken_over_is_released() {
     let new = new_hold(org, 10);
     let hold = new.hold;
     let refused = deaf.reserve(new).await;
-    assert!(matches!(refused, Err(LedgerError::Timeout)), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Timeout)), "{refused:?}");
     until("the grant is there", async || db.database().task_by_hold(org, hold).await.unwrap().is_some())
         .await;
     assert_eq!(other.step(org, hold, doubt()).await.unwrap(), Applied::Yes);

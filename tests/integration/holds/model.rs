@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::store::{
-    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, LedgerError, NewHold, OrgChange, State, Step,
+    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, NewHold, OrgChange, State, Step, StoreError,
     TaskFilter, Verdict,
 };
 
@@ -409,7 +409,7 @@ impl History<'_> {
             Ok(posted) if expected && i128::from(posted.answer.available.get()) == self.model.available => {
                 Ok(())
             }
-            Err(LedgerError::Invalid(_) | LedgerError::Conflict(_)) if !expected => Ok(()),
+            Err(StoreError::Invalid(_) | StoreError::Conflict(_)) if !expected => Ok(()),
             found => differ("credit", (expected, self.model.available), found),
         }
     }
@@ -445,7 +445,7 @@ impl History<'_> {
                     if (self.model.available..=before).contains(&i128::from(available.get())) => {}
                 (Expected::TooManyTasks, Ok(Verdict::TooManyTasks))
                 | (Expected::KeyTaken, Ok(Verdict::KeyTaken))
-                | (Expected::Refused, Err(LedgerError::Refused(_))) => {}
+                | (Expected::Refused, Err(StoreError::Refused(_))) => {}
                 (Expected::InDoubt, Ok(Verdict::InDoubt(reference))) if self.is_doubt(wish, reference) => {}
                 (_, found) => return differ(&format!("wish {n}"), expected, found),
             }
@@ -483,7 +483,7 @@ impl History<'_> {
                 let expected = self.model.step(*index, kind);
                 match (expected, answer) {
                     (Some(expected), Ok(applied)) if applied == expected => {}
-                    (None, Err(LedgerError::Refused(_))) => {}
+                    (None, Err(StoreError::Refused(_))) => {}
                     (expected, found) => {
                         return differ(&format!("{kind:?} of hold {index}"), expected, found);
                     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::store::{
-    Applied, Fingerprint, LaneSettings, Ledger, LedgerError, NewHold, OrgChange, State, Step, Verdict,
+    Applied, Fingerprint, LaneSettings, Ledger, NewHold, OrgChange, State, Step, StoreError, Verdict,
 };
 
 use crate::support::database::{TestDatabase, until};
@@ -89,7 +89,7 @@ async fn an_impossible_amount_is_refused_alone() {
     let calls = [5, -1, 7].map(|amount| ledger.reserve(new_hold(org, amount)));
     let [first, bad, last] = futures_util::future::join_all(calls).await.try_into().unwrap();
     assert_eq!((word(first.unwrap()), word(last.unwrap())), ("granted", "granted"));
-    assert!(matches!(bad, Err(LedgerError::Refused(_))));
+    assert!(matches!(bad, Err(StoreError::Refused(_))));
     assert_eq!(ask(&ledger, new_hold(org, i64::MAX)).await, "insufficient");
     assert_eq!(money(db.database(), org).await, [88, 12, 0]);
 }
@@ -311,7 +311,7 @@ async fn more_than_the_queue_holds_is_refused_and_nothing_of_it_stays_behind() {
     let (ledger, org) = (Arc::new(ledger_with(&db, settings).await), funded(&db, 1000).await);
     let calls = (0..50).map(|_| ledger.reserve(new_hold(org, 10)));
     let answers = futures_util::future::join_all(calls).await;
-    let full = answers.iter().filter(|answer| matches!(answer, Err(LedgerError::QueueFull))).count();
+    let full = answers.iter().filter(|answer| matches!(answer, Err(StoreError::QueueFull))).count();
     let granted = answers.into_iter().flatten().map(word).filter(|word| *word == "granted").count();
     assert_eq!(full + granted, 50);
     assert!(full > 0 && granted >= 4, "{full} {granted}");
@@ -340,7 +340,7 @@ async fn a_grant_that_comes_too_late_is_released() {
         .unwrap();
     let late = new_hold(org, 100);
     let answer = hasty.reserve(late.clone()).await;
-    assert!(matches!(answer, Err(LedgerError::Timeout)), "{answer:?}");
+    assert!(matches!(answer, Err(StoreError::Timeout)), "{answer:?}");
     assert!(db.database().task_by_hold(org, late.hold).await.unwrap().is_none());
     blocker.commit().await.unwrap();
     until("it was granted and released", async || {

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
-use tollgate::store::{Applied, Ledger, LedgerError, NewHold, OrgChange, State, Step, StepKind, Verdict};
+use tollgate::store::{Applied, Ledger, NewHold, OrgChange, State, Step, StepKind, StoreError, Verdict};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{
@@ -325,7 +325,7 @@ async fn an_answer_the_database_cannot_store_leaves_its_hold_in_doubt_and_stops_
         let bad_run = bad.queue(run_as(task));
         let good_run = good.queue(run(good.id()));
         assert_eq!(good_run.await.unwrap().unwrap(), Applied::Yes);
-        assert!(matches!(bad_run.await.unwrap(), Err(LedgerError::Refused(_))));
+        assert!(matches!(bad_run.await.unwrap(), Err(StoreError::Refused(_))));
         assert_eq!(state(db.database(), org, bad.id()).await, State::InDoubt);
         assert_eq!(state(db.database(), org, good.id()).await, State::Running);
     }
@@ -346,6 +346,6 @@ async fn what_is_queued_is_finished_before_the_lanes_end() {
         assert_eq!(settle.await.unwrap().unwrap(), Applied::Yes);
     }
     assert_eq!(money(db.database(), org).await, [9500, 0, 500]);
-    assert!(matches!(ledger.reserve(new_hold(org, 1)).await, Err(LedgerError::ShuttingDown)));
-    assert!(matches!(ledger.step(org, HoldId::generate(), settle(1)).await, Err(LedgerError::ShuttingDown)));
+    assert!(matches!(ledger.reserve(new_hold(org, 1)).await, Err(StoreError::ShuttingDown)));
+    assert!(matches!(ledger.step(org, HoldId::generate(), settle(1)).await, Err(StoreError::ShuttingDown)));
 }

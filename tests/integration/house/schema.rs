@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
 use tollgate::secret::Secret;
-use tollgate::store::{Database, EntryFilter, LedgerError, OrgFilter, Slice, UserFilter};
+use tollgate::store::{Database, EntryFilter, OrgFilter, Slice, StoreError, UserFilter};
 
 use crate::support::database::TestDatabase;
 use crate::support::gateway::TestGateway;
@@ -21,9 +21,9 @@ pub async fn run(db: &TestDatabase, statement: &str) {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(db.pool()).await.unwrap();
 }
 
-pub fn complaint(answer: Result<(), LedgerError>) -> String {
+pub fn complaint(answer: Result<(), StoreError>) -> String {
     match answer {
-        Err(LedgerError::Schema(why)) => why.to_string(),
+        Err(StoreError::Schema(why)) => why.to_string(),
         other => panic!("no complaint about the schema: {other:?}"),
     }
 }
@@ -46,7 +46,7 @@ async fn what_was_prepared_before_a_migration_serves_after_it() {
     let team = db.database().create_team(org, "a team").await.unwrap();
     let user = db.database().add_user(org, &user_named("a user")).await.unwrap();
     let one = another(&db);
-    let ask_all = async || -> Result<(), LedgerError> {
+    let ask_all = async || -> Result<(), StoreError> {
         one.balance(org).await?;
         one.credit_summary(org).await?;
         one.org(org).await?;

@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::ids::{BudgetId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
-    AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, LedgerError, OperatorRole, Period,
-    PriceUnit, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, TargetKind,
+    AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit, Role,
+    Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError, TargetKind,
 };
 use uuid::Uuid;
 
@@ -267,8 +267,8 @@ impl Lawless {
         &mut self,
         column: &str,
         value: &str,
-        read: impl AsyncFn(&TestDatabase, Uuid) -> Result<T, LedgerError>,
-    ) -> Result<T, LedgerError> {
+        read: impl AsyncFn(&TestDatabase, Uuid) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let (table, field) = column.split_once('.').unwrap();
         let former = format!("create temporary table former as select {field} as value from {table} limit 1");
         self.connection.execute(AssertSqlSafe(former)).await.unwrap();
@@ -288,10 +288,10 @@ impl Lawless {
         &mut self,
         column: &str,
         value: &str,
-        read: impl AsyncFn(&TestDatabase, Uuid) -> Result<T, LedgerError>,
+        read: impl AsyncFn(&TestDatabase, Uuid) -> Result<T, StoreError>,
     ) {
         let answer = self.read_with(column, value, &read).await.map(drop);
-        let Err(LedgerError::Corrupt(why)) = &answer else { panic!("{column} = {value}: {answer:?}") };
+        let Err(StoreError::Corrupt(why)) = &answer else { panic!("{column} = {value}: {answer:?}") };
         let named = why.contains(column) && why.contains("retired");
         assert!(named || column == "identity_provider.role_map", "{column} = {value}: {why}");
         read(&self.db, self.id).await.map(drop).unwrap_or_else(|error| panic!("{column}: {error}"));
@@ -346,8 +346,8 @@ async fn an_unknown_word_is_corrupt_and_never_taken_for_another() {
 #[tokio::test]
 async fn a_figure_that_cannot_be_and_a_counter_that_is_gone_are_corrupt() {
     let mut lawless = Lawless::new().await;
-    let corrupt = |answer: Result<(), LedgerError>| {
-        assert!(matches!(answer, Err(LedgerError::Corrupt(_))), "{answer:?}");
+    let corrupt = |answer: Result<(), StoreError>| {
+        assert!(matches!(answer, Err(StoreError::Corrupt(_))), "{answer:?}");
     };
     let factor = "insert into price_factor (org_id, factor_id, factor_bp, valid_from, reason) \
                   select org_id, org_id, -1, now() - interval '1 hour', 'a test' from org";

@@ -13,7 +13,7 @@ use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
 use tollgate::secret::Secret;
 use tollgate::simulator::{Simulator, SimulatorConfig};
-use tollgate::store::{Acting, Applied, Database, KeySpec, LaneSettings, Ledger, LedgerError, Verdict};
+use tollgate::store::{Acting, Applied, Database, KeySpec, LaneSettings, Ledger, StoreError, Verdict};
 
 use crate::support::cluster::TestCluster;
 use crate::support::database::{PATIENCE, until};
@@ -100,12 +100,12 @@ async fn a_promotion_is_followed_without_a_lost_hold_and_the_old_primary_is_not_
     old.kill();
     assert!(matches!(
         database.ping().await,
-        Err(LedgerError::Database(_) | LedgerError::Unreachable | LedgerError::NoPrimary(_))
+        Err(StoreError::Database(_) | StoreError::Unreachable | StoreError::NoPrimary(_))
     ));
     new.promote().await;
     grows(&new).await;
     until("the pool follows", async || database.ping().await.is_ok()).await;
-    assert!(matches!(listener.changed().await, Ok(()) | Err(LedgerError::Unreachable)));
+    assert!(matches!(listener.changed().await, Ok(()) | Err(StoreError::Unreachable)));
     until("changes can be listened for", async || database.listen().await.is_ok()).await;
 
     // It comes back as if nothing had happened, and takes writes.

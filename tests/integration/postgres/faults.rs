@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, OrgId};
 use tollgate::secret::Secret;
-use tollgate::store::{Applied, Database, LaneSettings, Ledger, LedgerError, Verdict};
+use tollgate::store::{Applied, Database, LaneSettings, Ledger, StoreError, Verdict};
 
 use crate::support::cluster::TestCluster;
 use crate::support::database::{TestDatabase, until};
@@ -29,7 +29,7 @@ fn impatient(database: &Database) -> Ledger {
 
 /// The refusal of a reservation that the database does not take now. It comes in time: that of the ledger is over long
 /// before the one that a busy machine gets here.
-async fn refused(ledger: &Ledger, org: OrgId) -> LedgerError {
+async fn refused(ledger: &Ledger, org: OrgId) -> StoreError {
     let answer = tokio::time::timeout(GENEROUS, ledger.reserve(new_hold(org, 10))).await;
     answer.unwrap().unwrap_err()
 }
@@ -89,7 +89,7 @@ async fn a_full_disk_refuses_in_time_and_leaves_nothing_behind() {
     let ledger = impatient(db.database());
     fail_holds(&db, "53100", u32::MAX).await;
     for _ in 0..3 {
-        assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+        assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     }
     sqlx::raw_sql("drop trigger fail on hold").execute(db.pool()).await.unwrap();
     until_it_grants(&ledger, org).await;
@@ -105,7 +105,7 @@ async fn a_row_that_somebody_has_locked_is_waited_for_within_bounds() {
     let lock = "begin; select from org_balance for update";
     sqlx::raw_sql(lock).execute(&mut somebody).await.unwrap();
     for org in [org, other] {
-        assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+        assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     }
     sqlx::raw_sql("rollback").execute(&mut somebody).await.unwrap();
     until_it_grants(&ledger, org).await;
@@ -188,9 +188,9 @@ async fn a_server_in_read_only_mode_is_named_and_left_alone_until_it_takes_write
     drop(grant(&ledger, new_hold(org, 10)).await);
     // Connections that are open stay so, and begin to fail.
     server.set("default_transaction_read_only", "on").await;
-    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     match database.ping().await {
-        Err(LedgerError::NoPrimary(why)) => assert!(why.contains("is in read-only mode"), "{why}"),
+        Err(StoreError::NoPrimary(why)) => assert!(why.contains("is in read-only mode"), "{why}"),
         other => panic!("{other:?}"),
     }
     server.run("alter system reset default_transaction_read_only").await;
@@ -216,10 +216,10 @@ async fn a_server_without_a_free_connection_is_asked_until_it_has_one() {
     };
     assert_eq!(full, "53300");
     let ledger = impatient(&database);
-    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     let newcomer =
         acting(&Database::connect(&Secret::new(server.url()), 1, Duration::from_millis(300)).unwrap());
-    assert!(matches!(newcomer.ping().await, Err(LedgerError::Unreachable)));
+    assert!(matches!(newcomer.ping().await, Err(StoreError::Unreachable)));
     drop(taken);
     until_it_grants(&ledger, org).await;
     until("others get in too", async || newcomer.ping().await.is_ok()).await;
@@ -236,9 +236,9 @@ async fn a_restart_of_the_server_is_got_over() {
     let mut guard = grant(&ledger, new_hold(org, 10)).await;
     server.kill();
     // Orphaned backends serve on for a moment.
-    until("it is away", async || matches!(ledger.reserve(new_hold(org, 1)).await, Err(LedgerError::Timeout)))
+    until("it is away", async || matches!(ledger.reserve(new_hold(org, 1)).await, Err(StoreError::Timeout)))
         .await;
-    assert!(matches!(refused(&ledger, org).await, LedgerError::Timeout));
+    assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     // An end that comes while it is away is kept.
     let ended = guard.queue(run(guard.id()));
     server.restart();

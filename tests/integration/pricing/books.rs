@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::pricing::{BookVersion, Tariff};
-use tollgate::store::LedgerError;
+use tollgate::store::StoreError;
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::credits;
@@ -22,9 +22,9 @@ fn book<const N: usize>(prices: [(&str, Tariff); N]) -> BTreeMap<String, Tariff>
     prices.map(|(name, tariff)| (name.into(), tariff)).into()
 }
 
-fn refusal<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
+fn refusal<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(LedgerError::Invalid(why) | LedgerError::NotFound(why)) => why,
+        Err(StoreError::Invalid(why) | StoreError::NotFound(why)) => why,
         other => panic!("not refused: {other:?}"),
     }
 }

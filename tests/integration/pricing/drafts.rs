@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::pricing::{BookVersion, Tariff, changes};
-use tollgate::store::{Acting, Actor, BookState, Database, LedgerError, Slice};
+use tollgate::store::{Acting, Actor, BookState, Database, Slice, StoreError};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{HOUR, credits};
@@ -28,9 +28,9 @@ async fn price(db: &Database, version: BookVersion, task_type: &str) -> Option<T
 }
 
 #[track_caller]
-fn conflict<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
+fn conflict<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(LedgerError::Conflict(why)) => why,
+        Err(StoreError::Conflict(why)) => why,
         other => panic!("no conflict: {other:?}"),
     }
 }
@@ -59,7 +59,7 @@ async fn a_draft_is_a_copy_that_is_edited_type_by_type() {
     db.delete_book(version, Some(5)).await.unwrap();
     assert!(db.book(version).await.unwrap().is_none());
     let gone = db.set_price(version, "x", fixed(1), None).await;
-    assert!(matches!(gone, Err(LedgerError::NotFound(_))), "{gone:?}");
+    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
 }
 
 #[tokio::test]
@@ -73,9 +73,9 @@ async fn who_edits_what_he_has_not_seen_is_told() {
     let results = edits.await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     for result in results.iter().filter(|result| result.is_err()) {
-        assert!(matches!(result, Err(LedgerError::Stale { current: 2 })), "{result:?}");
+        assert!(matches!(result, Err(StoreError::Stale { current: 2 })), "{result:?}");
     }
-    let stale = |answer: Result<(), LedgerError>| matches!(answer, Err(LedgerError::Stale { current: 2 }));
+    let stale = |answer: Result<(), StoreError>| matches!(answer, Err(StoreError::Stale { current: 2 }));
     assert!(stale(db.put_in_force(version, None, Some(1)).await), "nor is put in force what was not seen");
     assert!(stale(db.delete_book(version, Some(1)).await));
     assert!(stale(db.unschedule_book(version, Some(3)).await));
@@ -97,16 +97,16 @@ async fn prices_that_cannot_be_are_refused_and_change_nothing() {
         ("a/b", fixed(1)),
     ] {
         let refused = db.set_price(version, task_type, tariff, None).await;
-        assert!(matches!(refused, Err(LedgerError::Invalid(_))), "{task_type} {refused:?}");
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{task_type} {refused:?}");
     }
     assert_eq!(price(db, version, "x").await, Some(fixed(1)));
     assert_eq!(db.book_info(version).await.unwrap().unwrap().revision, 1);
     let none = db.remove_price(version, "y", None).await;
-    assert!(matches!(none, Err(LedgerError::NotFound(_))), "{none:?}");
+    assert!(matches!(none, Err(StoreError::NotFound(_))), "{none:?}");
     let nameless = db.create_book("  ", None, &BTreeMap::new()).await;
-    assert!(matches!(nameless, Err(LedgerError::Invalid(_))), "{nameless:?}");
+    assert!(matches!(nameless, Err(StoreError::Invalid(_))), "{nameless:?}");
     let copy = db.create_book("x", Some(BookVersion::new(99)), &BTreeMap::new()).await;
-    assert!(matches!(copy, Err(LedgerError::NotFound(_))), "{copy:?}");
+    assert!(matches!(copy, Err(StoreError::NotFound(_))), "{copy:?}");
     let empty = db.create_book("empty", None, &BTreeMap::new()).await.unwrap();
     assert!(conflict(db.put_in_force(empty, None, None).await).contains("has no prices"));
 }

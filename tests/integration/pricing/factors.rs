@@ -7,7 +7,7 @@ use reqwest::Method;
 use tollgate::clock::Clock;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{FactorId, OrgId};
-use tollgate::store::{LedgerError, OrgChange, Slice};
+use tollgate::store::{OrgChange, Slice, StoreError};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{HOUR, funded};
@@ -18,9 +18,9 @@ fn factor(basis_points: i32) -> PriceFactor {
 }
 
 #[track_caller]
-fn conflict<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
+fn conflict<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(LedgerError::Conflict(why)) => why,
+        Err(StoreError::Conflict(why)) => why,
         other => panic!("no conflict: {other:?}"),
     }
 }
@@ -95,7 +95,7 @@ async fn a_factor_from_now_on_ends_when_it_is_ended() {
     let shown = db.price_factor(org, id).await.unwrap().unwrap();
     assert_eq!((shown.active, shown.version, shown.reason.as_str()), (true, 1, "a contract"));
     let stale = db.end_price_factor(org, id, None, Some(2)).await;
-    assert!(matches!(stale, Err(LedgerError::Stale { current: 1 })), "{stale:?}");
+    assert!(matches!(stale, Err(StoreError::Stale { current: 1 })), "{stale:?}");
     db.end_price_factor(org, id, None, Some(1)).await.unwrap();
     until("it has ended", async || quoted(&gateway).await == 400).await;
     assert!(conflict(db.end_price_factor(org, id, None, None).await).contains("ends earlier"));
@@ -146,13 +146,13 @@ async fn what_a_factor_cannot_be_is_refused() {
         (None, None, "  "),
     ] {
         let refused = db.create_price_factor(org, factor(1), from, until, reason).await;
-        assert!(matches!(refused, Err(LedgerError::Invalid(_))), "{reason}: {refused:?}");
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{reason}: {refused:?}");
     }
     let nobody = db.create_price_factor(OrgId::generate(), factor(1), None, None, "x").await;
-    assert!(matches!(nobody, Err(LedgerError::NotFound(_))), "{nobody:?}");
+    assert!(matches!(nobody, Err(StoreError::NotFound(_))), "{nobody:?}");
     let id = db.create_price_factor(org, factor(1), None, None, "x").await.unwrap();
     let past = db.end_price_factor(org, id, Some(now - HOUR), None).await;
-    assert!(matches!(past, Err(LedgerError::Invalid(_))), "{past:?}");
+    assert!(matches!(past, Err(StoreError::Invalid(_))), "{past:?}");
     let foreign = db.end_price_factor(funded(&test, 0).await, id, None, None).await;
-    assert!(matches!(foreign, Err(LedgerError::NotFound(_))), "{foreign:?}");
+    assert!(matches!(foreign, Err(StoreError::NotFound(_))), "{foreign:?}");
 }

@@ -9,7 +9,7 @@ use reqwest::Method;
 use time::OffsetDateTime;
 use tollgate::clock::Clock;
 use tollgate::pricing::{BookVersion, Tariff};
-use tollgate::store::{Acting, BookState, LedgerError, Slice};
+use tollgate::store::{Acting, BookState, Slice, StoreError};
 
 use crate::support::database::{TestDatabase, soon, until};
 use crate::support::fixture::{HOUR, credits};
@@ -41,9 +41,9 @@ async fn in_force(test: &TestDatabase) -> BookVersion {
 }
 
 #[track_caller]
-fn conflict<T: std::fmt::Debug>(answer: Result<T, LedgerError>) -> String {
+fn conflict<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(LedgerError::Conflict(why)) => why,
+        Err(StoreError::Conflict(why)) => why,
         other => panic!("no conflict: {other:?}"),
     }
 }
@@ -91,7 +91,7 @@ async fn a_schedule_can_be_moved_and_taken_back_until_its_instant() {
     assert_eq!(withdrawn, [true, true, false], "what was planned is on record");
 
     let past = db.put_in_force(later, Some(Clock.wall() - HOUR), None).await;
-    assert!(matches!(past, Err(LedgerError::Invalid(_))), "{past:?}");
+    assert!(matches!(past, Err(StoreError::Invalid(_))), "{past:?}");
     let at = (Clock.wall() + HOUR).replace_nanosecond(0).unwrap();
     db.put_in_force(later, Some(at), None).await.unwrap();
     let other = book(db, 3).await;
@@ -152,7 +152,7 @@ async fn whatever_is_done_older_gateways_price_by_the_same_book() {
             4 => db.put_in_force(any, None, None).await,
             _ => db.roll_back_book(None).await.map(drop),
         };
-        assert!(matches!(done, Ok(()) | Err(LedgerError::Conflict(_) | LedgerError::Invalid(_))), "{done:?}");
+        assert!(matches!(done, Ok(()) | Err(StoreError::Conflict(_) | StoreError::Invalid(_))), "{done:?}");
         let both: (i32, i32) = sqlx::query_as(
             "select (select version from price_book where effective_from <= now() \
                      order by effective_from desc, version desc limit 1), \

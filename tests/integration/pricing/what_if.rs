@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, OrgId};
 use tollgate::pricing::{BookVersion, Tariff};
-use tollgate::store::{Ledger, LedgerError, NewHold, Step};
+use tollgate::store::{Ledger, NewHold, Step, StoreError};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, fail, funded, grant, ledger, new_hold, run, settle};
@@ -100,10 +100,10 @@ async fn only_the_days_that_were_asked_for_count() {
     assert_eq!(db.what_if(VENDOR, 2).await.unwrap().total.tasks, 3);
     for days in [0, 91] {
         let refused = db.what_if(VENDOR, days).await;
-        assert!(matches!(refused, Err(LedgerError::Invalid(_))), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
     }
     let nowhere = db.what_if(BookVersion::new(99), 1).await;
-    assert!(matches!(nowhere, Err(LedgerError::NotFound(_))), "{nowhere:?}");
+    assert!(matches!(nowhere, Err(StoreError::NotFound(_))), "{nowhere:?}");
     let test = TestDatabase::new().await;
     let nothing = test.database().what_if(VENDOR, 90).await.unwrap();
     assert_eq!((nothing.total.tasks, nothing.orgs.len()), (0, 0));

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use time::OffsetDateTime;
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
-use tollgate::store::{Acting, AuditReport, Database, Fingerprint, LedgerError};
+use tollgate::store::{Acting, AuditReport, Database, Fingerprint, StoreError};
 use url::Url;
 use uuid::Uuid;
 
@@ -251,7 +251,7 @@ impl Drop for TestDatabase {
     }
 }
 
-async fn audit_and_remove(name: &str, url: &str) -> Result<AuditReport, LedgerError> {
+async fn audit_and_remove(name: &str, url: &str) -> Result<AuditReport, StoreError> {
     let report = Database::connect(&Secret::new(url), 1, PATIENCE)?.audit().await;
     let mut admin = PgConnection::connect(SERVER.url.as_str()).await?;
     admin.execute(AssertSqlSafe(format!("drop database {name} with (force)"))).await?;

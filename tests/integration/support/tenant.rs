@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 use tollgate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 use tollgate::store::BudgetLevel::{self, Key, Organisation, Team, User};
-use tollgate::store::{KeySpec, LedgerError, NewBudget, NewHold, NewUser, OrgChange, Period, Role};
+use tollgate::store::{KeySpec, NewBudget, NewHold, NewUser, OrgChange, Period, Role, StoreError};
 
 use super::database::TestDatabase;
 use super::fixture::{credits, funded, new_hold};
@@ -71,7 +71,7 @@ pub async fn make(
     subject: Option<String>,
     period: Period,
     amount: Option<i64>,
-) -> Result<BudgetId, LedgerError> {
+) -> Result<BudgetId, StoreError> {
     let new = NewBudget { org, level, subject, period, credits: amount.map(credits), thresholds: None };
     db.database().make_budget(&new).await
 }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::ids::{GatewayId, OrgId};
 use crate::store::books::audit::{INVARIANTS, snapshot};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
 
 /// An audit that takes longer is cancelled: its open snapshot keeps the database from cleaning up dead rows.
@@ -56,7 +56,7 @@ impl Database {
         gateway: GatewayId,
         every: Duration,
         stop: &CancellationToken,
-    ) -> Result<Option<Vec<Breach>>, LedgerError> {
+    ) -> Result<Option<Vec<Breach>>, StoreError> {
         let begun: Option<(i64, OffsetDateTime)> = sqlx::query_as(
             "update audit_run set runs = runs + 1, gateway = $1, \
                not_before = now() + $3 * interval '1 second' \
@@ -74,7 +74,7 @@ impl Database {
         let found = stop.run_until_cancelled(looking).await;
         // The audit only reads, so a stop cancels it; another gateway, or the next start, runs it again.
         let stopped = found.is_none();
-        let found = found.and_then(Result::ok).unwrap_or(Err(LedgerError::Timeout));
+        let found = found.and_then(Result::ok).unwrap_or(Err(StoreError::Timeout));
         let took = Clock.since(started);
         // A failed audit is tried again, but only after a rest: it may have failed because it takes so long.
         let rest = match (&found, stopped) {
@@ -104,7 +104,7 @@ impl Database {
     }
 
     /// The result of the newest audit of any gateway; `None` if none has ever finished.
-    pub async fn audit_result(&self) -> Result<Option<AuditResult>, LedgerError> {
+    pub async fn audit_result(&self) -> Result<Option<AuditResult>, StoreError> {
         let row = sqlx::query(
             "select ended_at, seconds, breaches from audit_run where ended_at is not null and seconds is not null",
         )
@@ -119,7 +119,7 @@ impl Database {
     }
 
     /// Checks every invariant in one snapshot, on a connection outside the pools.
-    async fn look_for_breaches(&self) -> Result<Vec<Breach>, LedgerError> {
+    async fn look_for_breaches(&self) -> Result<Vec<Breach>, StoreError> {
         let mut connection = self.audit_connection().await?;
         let mut snapshot = snapshot(&mut connection).await?;
         let mut breaches = Vec::new();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::ids::{IdentityId, OrgId, UserId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::directory::identity::Provider;
 use crate::store::directory::keys::standing;
 use crate::store::directory::keys::{Principal, Role};
@@ -82,7 +82,7 @@ impl Database {
         &self,
         provider: &Provider,
         presented: &Presented,
-    ) -> Result<Option<FoundIdentity>, LedgerError> {
+    ) -> Result<Option<FoundIdentity>, StoreError> {
         let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
         let row = sqlx::query(concat!(
             "select ",
@@ -103,7 +103,7 @@ impl Database {
     }
 }
 
-fn found(row: &PgRow) -> Result<FoundIdentity, LedgerError> {
+fn found(row: &PgRow) -> Result<FoundIdentity, StoreError> {
     Ok(FoundIdentity {
         principal: Arc::new(Principal::of(row)?),
         gone: row.try_get("gone")?,
@@ -119,7 +119,7 @@ impl Acting {
         &self,
         provider: &Provider,
         presented: &Presented,
-    ) -> Result<Option<FoundIdentity>, LedgerError> {
+    ) -> Result<Option<FoundIdentity>, StoreError> {
         let Some(wanted) = Wanted::of(provider, presented) else { return Ok(None) };
         let user = UserId::generate();
         let subject = &presented.subject;

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::ids::OrgId;
 use crate::safe_url::is_safe;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::keys::Role;
 use crate::store::directory::operators::OperatorRole;
@@ -144,7 +144,7 @@ impl ProviderSpec {
         given().find(|role| role.is_mighty()).or_else(|| given().next())
     }
 
-    pub(super) fn check(&self) -> Result<(), LedgerError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         let claims = [
             Some(&self.user_claim),
             self.org_claim.as_ref(),
@@ -179,6 +179,6 @@ impl ProviderSpec {
         } else {
             return Ok(());
         };
-        Err(LedgerError::Invalid(problem.into()))
+        Err(StoreError::Invalid(problem.into()))
     }
 }

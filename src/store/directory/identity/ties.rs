@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::directory::tenancy::Slice;
 
 /// A longer subject cannot be linked: it is refused without a look-up.
@@ -37,7 +37,7 @@ impl Database {
         org: OrgId,
         user: Option<UserId>,
         slice: Slice<IdentityId>,
-    ) -> Result<Vec<IdentityInfo>, LedgerError> {
+    ) -> Result<Vec<IdentityInfo>, StoreError> {
         let rows = sqlx::query(
             "select identity_id, provider_id, user_id, subject, created_at from user_identity \
              where org_id = $1 and ($2::uuid is null or user_id = $2) \
@@ -70,10 +70,10 @@ impl Acting {
         org: OrgId,
         user: UserId,
         subject: &str,
-    ) -> Result<IdentityId, LedgerError> {
+    ) -> Result<IdentityId, StoreError> {
         let length = subject.chars().count();
         if subject.trim().is_empty() || length > MAX_SUBJECT || subject.chars().any(char::is_control) {
-            return Err(LedgerError::Invalid(
+            return Err(StoreError::Invalid(
                 "a subject must be 1 to 200 characters without control characters".into(),
             ));
         }
@@ -93,26 +93,26 @@ impl Acting {
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(e) if e.is_unique_violation() => {
-                LedgerError::Conflict("this subject is already linked to a user".into())
+                StoreError::Conflict("this subject is already linked to a user".into())
             }
             _ => error.into(),
         })?;
         if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no user {user}, or no provider {id}")));
+            return Err(StoreError::NotFound(format!("{org} has no user {user}, or no provider {id}")));
         }
         Ok(identity)
     }
 
     /// Unlinks a subject of a user of `org`. Tokens with this subject are refused afterwards, or, if the provider
     /// creates users, create a new user.
-    pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), LedgerError> {
+    pub async fn unlink_identity(&self, org: OrgId, identity: IdentityId) -> Result<(), StoreError> {
         let done = sqlx::query("delete from user_identity where org_id = $1 and identity_id = $2")
             .bind(org.as_uuid())
             .bind(identity.as_uuid())
             .execute(self.change())
             .await?;
         if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no identity {identity}")));
+            return Err(StoreError::NotFound(format!("{org} has no identity {identity}")));
         }
         Ok(())
     }

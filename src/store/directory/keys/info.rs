@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::keys::rate;
 use crate::store::directory::tenancy::Slice;
@@ -114,7 +114,7 @@ macro_rules! select_key {
 
 pub(super) use {key_columns, key_status};
 
-pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
+pub(super) fn info(row: &PgRow) -> Result<KeyInfo, StoreError> {
     Ok(KeyInfo {
         key_id: KeyId::from_uuid(row.try_get("key_id")?),
         public_id: row.try_get("public_id")?,
@@ -138,7 +138,7 @@ pub(super) fn info(row: &PgRow) -> Result<KeyInfo, LedgerError> {
 
 impl Database {
     /// The keys of `org`, oldest first.
-    pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, LedgerError> {
+    pub async fn keys(&self, org: OrgId) -> Result<Vec<KeyInfo>, StoreError> {
         self.list_keys(org, KeyFilter::default(), Slice { after: None, limit: u16::MAX }).await
     }
 
@@ -148,7 +148,7 @@ impl Database {
         org: OrgId,
         filter: KeyFilter,
         slice: Slice<KeyId>,
-    ) -> Result<Vec<KeyInfo>, LedgerError> {
+    ) -> Result<Vec<KeyInfo>, StoreError> {
         let rows = sqlx::query(select_key!(
             "where k.org_id = $1 and ($2::uuid is null or k.user_id = $2) and ($3::uuid is null or k.key_id > $3) \
              and ($4::text is null or $4 = ",
@@ -165,7 +165,7 @@ impl Database {
         rows.iter().map(info).collect()
     }
 
-    pub async fn key(&self, key: KeyId) -> Result<Option<KeyInfo>, LedgerError> {
+    pub async fn key(&self, key: KeyId) -> Result<Option<KeyInfo>, StoreError> {
         let row = sqlx::query(select_key!("where k.key_id = $1")).bind(key.as_uuid());
         row.fetch_optional(self.pool()).await?.as_ref().map(info).transpose()
     }

@@ -11,7 +11,7 @@ use crate::ids::{KeyId, OrgId, UserId};
 use crate::secret::Secret;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::directory::keys::Rates;
 use crate::store::directory::keys::info::{KeyInfo, info, key_columns};
 use crate::store::directory::tenancy::Status;
@@ -62,15 +62,15 @@ pub struct Rotated {
     pub key: KeyInfo,
 }
 
-fn invalid<T>(why: impl Into<String>) -> Result<T, LedgerError> {
-    Err(LedgerError::Invalid(why.into()))
+fn invalid<T>(why: impl Into<String>) -> Result<T, StoreError> {
+    Err(StoreError::Invalid(why.into()))
 }
 
-fn no_such(key: KeyId) -> LedgerError {
-    LedgerError::NotFound(format!("there is no key {key}"))
+fn no_such(key: KeyId) -> StoreError {
+    StoreError::NotFound(format!("there is no key {key}"))
 }
 
-fn check_name(name: &str) -> Result<(), LedgerError> {
+fn check_name(name: &str) -> Result<(), StoreError> {
     let fits = (1..=200).contains(&name.chars().count()) && !name.trim().is_empty();
     if fits { Ok(()) } else { invalid("the name of a key must be 1 to 200 characters") }
 }
@@ -98,7 +98,7 @@ impl Database {
         expires_at: Option<OffsetDateTime>,
         types: Option<&Vec<String>>,
         networks: Option<&Vec<IpNet>>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         if types.is_some_and(Vec::is_empty) || networks.is_some_and(Vec::is_empty) {
             return invalid(
                 "allowed types and networks must not be empty lists: leave them out to allow all",
@@ -120,7 +120,7 @@ impl Database {
 
     /// Fails if a key cannot be changed: it does not exist, is not of the version that its editor saw, is revoked, or
     /// its user or organisation was deleted.
-    async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, LedgerError> {
+    async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, StoreError> {
         let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
             "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
              coalesce(k.expires_at <= now(), false), k.env \
@@ -131,10 +131,10 @@ impl Database {
         .await?;
         let (current, revoked, expired, env) = row.ok_or_else(|| no_such(key))?;
         if version.is_some_and(|version| version != current) {
-            return Err(LedgerError::Stale { current });
+            return Err(StoreError::Stale { current });
         }
         if revoked {
-            return Err(LedgerError::Conflict(format!("{key} is revoked: make another one")));
+            return Err(StoreError::Conflict(format!("{key} is revoked: make another one")));
         }
         Ok(Standing { version: current, expired, env })
     }
@@ -146,10 +146,10 @@ impl Database {
         row: Option<PgRow>,
         key: KeyId,
         version: Option<i32>,
-    ) -> Result<KeyInfo, LedgerError> {
+    ) -> Result<KeyInfo, StoreError> {
         let Some(row) = row else {
             let current = self.changeable_key(key, version).await?.version;
-            return Err(LedgerError::Stale { current });
+            return Err(StoreError::Stale { current });
         };
         info(&row)
     }
@@ -162,10 +162,10 @@ impl Acting {
         org: OrgId,
         user: UserId,
         spec: &KeySpec,
-    ) -> Result<(KeyId, Secret), LedgerError> {
+    ) -> Result<(KeyId, Secret), StoreError> {
         check_name(&spec.name)?;
         let new = NewKey::generate(&spec.env).ok_or_else(|| {
-            LedgerError::Invalid(format!(
+            StoreError::Invalid(format!(
                 "'{}' is not 1 to 12 lower-case letters or digits that operators do not have",
                 spec.env
             ))
@@ -194,7 +194,7 @@ impl Acting {
         .execute(self.change())
         .await?;
         if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("{org} has no user {user}")));
+            return Err(StoreError::NotFound(format!("{org} has no user {user}")));
         }
         Ok((key, new.text))
     }
@@ -205,7 +205,7 @@ impl Acting {
         key: KeyId,
         version: Option<i32>,
         edit: &KeyEdit,
-    ) -> Result<KeyInfo, LedgerError> {
+    ) -> Result<KeyInfo, StoreError> {
         if let Some(name) = &edit.name {
             check_name(name)?;
         }
@@ -246,15 +246,15 @@ impl Acting {
 
     /// Gives a key a new secret. The present secret works for `overlap` more; the secret from an earlier rotation ends
     /// now.
-    pub async fn rotate_key(&self, key: KeyId, overlap: Duration) -> Result<Rotated, LedgerError> {
+    pub async fn rotate_key(&self, key: KeyId, overlap: Duration) -> Result<Rotated, StoreError> {
         if overlap > MAX_OVERLAP {
             return invalid("the overlap must be at most 30 days");
         }
         let standing = self.changeable_key(key, None).await?;
         if standing.expired {
-            return Err(LedgerError::Conflict(format!("{key} has expired: set a later expires_at first")));
+            return Err(StoreError::Conflict(format!("{key} has expired: set a later expires_at first")));
         }
-        let new = NewKey::generate(&standing.env).ok_or(LedgerError::Corrupt("api_key.env".into()))?;
+        let new = NewKey::generate(&standing.env).ok_or(StoreError::Corrupt("api_key.env".into()))?;
         let row = sqlx::query(concat!(
             "update api_key k set public_id = $2, secret_sha256 = $3, rotated_at = now(), \
              previous_public_id = case when $4 > 0 then k.public_id end, \
@@ -276,7 +276,7 @@ impl Acting {
     }
 
     /// Revokes a key with all its secrets; this cannot be undone. False if the key was revoked before.
-    pub async fn revoke_key(&self, key: KeyId) -> Result<bool, LedgerError> {
+    pub async fn revoke_key(&self, key: KeyId) -> Result<bool, StoreError> {
         let done =
             sqlx::query("update api_key set revoked_at = now() where key_id = $1 and revoked_at is null")
                 .bind(key.as_uuid())

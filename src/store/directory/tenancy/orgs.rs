@@ -113,7 +113,7 @@ fn no_org(org: OrgId) -> String {
 
 impl Database {
     /// All organisations, also deleted ones, oldest first.
-    pub async fn orgs(&self) -> Result<Vec<Org>, LedgerError> {
+    pub async fn orgs(&self) -> Result<Vec<Org>, StoreError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
         )))
@@ -122,7 +122,7 @@ impl Database {
     }
 
     /// The organisations that match `filter`, oldest first.
-    pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, LedgerError> {
+    pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, StoreError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} \
              where ($1::uuid is null or org_id = $1) and ($2::text is null or name = $2) \
@@ -139,7 +139,7 @@ impl Database {
         .await?)
     }
 
-    pub async fn org(&self, org: OrgId) -> Result<Option<Org>, LedgerError> {
+    pub async fn org(&self, org: OrgId) -> Result<Option<Org>, StoreError> {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"
         )));
@@ -147,14 +147,14 @@ impl Database {
     }
 
     /// The organisation with this name, unless it is deleted.
-    pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, LedgerError> {
+    pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, StoreError> {
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
         )));
         Ok(row.bind(name).fetch_optional(self.pool()).await?)
     }
 
-    async fn missing_org(&self, org: OrgId) -> Result<LedgerError, LedgerError> {
+    async fn missing_org(&self, org: OrgId) -> Result<StoreError, StoreError> {
         let current = sqlx::query_scalar("select version from org where org_id = $1 and deleted_at is null")
             .bind(org.as_uuid())
             .fetch_optional(self.pool())
@@ -163,13 +163,13 @@ impl Database {
     }
 }
 
-fn unknown_zone(zone: &str) -> LedgerError {
-    LedgerError::Invalid(format!("there is no time zone '{zone}': give one such as Europe/Berlin"))
+fn unknown_zone(zone: &str) -> StoreError {
+    StoreError::Invalid(format!("there is no time zone '{zone}': give one such as Europe/Berlin"))
 }
 
 impl Acting {
     /// Creates an organisation with an empty balance.
-    pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, LedgerError> {
+    pub async fn add_org(&self, new: &NewOrg) -> Result<OrgId, StoreError> {
         let org = OrgId::generate();
         let made = sqlx::query(
             // Most organisations are in UTC, and a look at the list of time zones reads hundreds of files.
@@ -195,7 +195,7 @@ impl Acting {
         org: OrgId,
         new: OrgChange,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         // A change of the time zone moves the budgets' windows, so that spending must be counted again.
         let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
         let outcome: ChangeOutcome =
@@ -224,7 +224,7 @@ impl Acting {
     }
 
     /// Deletes an organisation: its keys are refused; its balance, tasks and entries stay.
-    pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), StoreError> {
         let done = sqlx::query(
             "update org set deleted_at = now(), status = 'suspended' \
              where org_id = $1 and deleted_at is null and version = coalesce($2, version)",

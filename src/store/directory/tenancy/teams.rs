@@ -45,7 +45,7 @@ impl Database {
         org: OrgId,
         name: Option<&str>,
         slice: Slice<TeamId>,
-    ) -> Result<Vec<Team>, LedgerError> {
+    ) -> Result<Vec<Team>, StoreError> {
         Ok(sqlx::query_as(
             "select team_id, org_id, name, status, version, created_at from team where org_id = $1 and deleted_at is null and ($2::text is null or name = $2) \
              and ($3::uuid is null or team_id > $3) order by team_id limit $4",
@@ -58,14 +58,14 @@ impl Database {
         .await?)
     }
 
-    pub async fn team(&self, team: TeamId) -> Result<Option<Team>, LedgerError> {
+    pub async fn team(&self, team: TeamId) -> Result<Option<Team>, StoreError> {
         let row = sqlx::query_as(
             "select team_id, org_id, name, status, version, created_at from team where team_id = $1 and deleted_at is null",
         );
         Ok(row.bind(team.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
-    async fn missing_team(&self, team: TeamId) -> Result<LedgerError, LedgerError> {
+    async fn missing_team(&self, team: TeamId) -> Result<StoreError, StoreError> {
         let current = self.team(team).await?.map(|team| team.version);
         Ok(unchanged(current, || format!("there is no team {team}")))
     }
@@ -73,7 +73,7 @@ impl Database {
 
 impl Acting {
     /// Creates a team of `org`.
-    pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, LedgerError> {
+    pub async fn create_team(&self, org: OrgId, name: &str) -> Result<TeamId, StoreError> {
         let team = TeamId::generate();
         let done = sqlx::query(
             "insert into team (team_id, org_id, name) \
@@ -86,7 +86,7 @@ impl Acting {
         .await
         .map_err(|error| taken(error, || format!("{org} has a team named '{name}' already")))?;
         if done.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+            return Err(StoreError::NotFound(format!("there is no organisation {org}")));
         }
         Ok(team)
     }
@@ -97,7 +97,7 @@ impl Acting {
         team: TeamId,
         new: TeamChange,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "update team set name = coalesce($2, name), status = coalesce($3, status) \
              where team_id = $1 and deleted_at is null and version = coalesce($4, version)",
@@ -116,7 +116,7 @@ impl Acting {
     }
 
     /// Deletes a team; its members stay in the organisation, without a team.
-    pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_team(&self, team: TeamId, version: Option<i32>) -> Result<(), StoreError> {
         let deleted: bool = sqlx::query_scalar("select delete_team($1, $2)")
             .bind(team.as_uuid())
             .bind(version)

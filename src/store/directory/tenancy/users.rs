@@ -71,11 +71,11 @@ impl FromRow<'_, PgRow> for User {
 
 impl Database {
     /// The user of `org` with this name.
-    pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, LedgerError> {
+    pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, StoreError> {
         let filter = UserFilter { name: Some(name.into()), ..UserFilter::default() };
         let found = self.list_users(org, &filter, Slice { after: None, limit: 1 }).await?;
         let user = found.first().map(|user| user.user_id);
-        user.ok_or_else(|| LedgerError::NotFound(format!("{org} has no user named '{name}'")))
+        user.ok_or_else(|| StoreError::NotFound(format!("{org} has no user named '{name}'")))
     }
 
     /// Users of `org`, oldest first.
@@ -84,7 +84,7 @@ impl Database {
         org: OrgId,
         filter: &UserFilter,
         slice: Slice<UserId>,
-    ) -> Result<Vec<User>, LedgerError> {
+    ) -> Result<Vec<User>, StoreError> {
         Ok(sqlx::query_as(
             "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where org_id = $1 and deleted_at is null \
              and ($2::text is null or name = $2) and ($3::uuid is null or team_id = $3) \
@@ -102,7 +102,7 @@ impl Database {
         .await?)
     }
 
-    pub async fn user(&self, user: UserId) -> Result<Option<User>, LedgerError> {
+    pub async fn user(&self, user: UserId) -> Result<Option<User>, StoreError> {
         let row = sqlx::query_as(
             "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where user_id = $1 and deleted_at is null",
         );
@@ -110,7 +110,7 @@ impl Database {
     }
 
     /// Explains why a user of an existing `org` was not created or changed: fails if the team is not one of `org`.
-    async fn own_team(&self, org: OrgId, team: Option<TeamId>) -> Result<(), LedgerError> {
+    async fn own_team(&self, org: OrgId, team: Option<TeamId>) -> Result<(), StoreError> {
         let Some(team) = team else { return Ok(()) };
         let own: bool = sqlx::query_scalar(
             "select exists (select from team where team_id = $1 and org_id = $2 and deleted_at is null)",
@@ -119,10 +119,10 @@ impl Database {
         .bind(org.as_uuid())
         .fetch_one(self.pool())
         .await?;
-        own.then_some(()).ok_or_else(|| LedgerError::NotFound(format!("{org} has no team {team}")))
+        own.then_some(()).ok_or_else(|| StoreError::NotFound(format!("{org} has no team {team}")))
     }
 
-    async fn missing_user(&self, user: UserId) -> Result<LedgerError, LedgerError> {
+    async fn missing_user(&self, user: UserId) -> Result<StoreError, StoreError> {
         let current = self.user(user).await?.map(|user| user.version);
         Ok(unchanged(current, || no_user(user)))
     }
@@ -134,7 +134,7 @@ fn no_user(user: UserId) -> String {
 
 impl Acting {
     /// Creates a user of `org`.
-    pub async fn add_user(&self, org: OrgId, new: &NewUser) -> Result<UserId, LedgerError> {
+    pub async fn add_user(&self, org: OrgId, new: &NewUser) -> Result<UserId, StoreError> {
         let user = UserId::generate();
         // The team is locked before the user, as a statement that deletes a team locks the team before its members.
         let done = sqlx::query(
@@ -153,7 +153,7 @@ impl Acting {
         .map_err(|error| taken(error, || format!("{org} has a user named '{}' already", new.name)))?;
         if done.rows_affected() == 0 {
             self.own_team(org, new.team).await?;
-            return Err(LedgerError::NotFound(format!("there is no organisation {org}")));
+            return Err(StoreError::NotFound(format!("there is no organisation {org}")));
         }
         Ok(user)
     }
@@ -164,7 +164,7 @@ impl Acting {
         user: UserId,
         new: UserChange,
         version: Option<i32>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "with own as (select from team t join app_user m using (org_id) \
                where t.team_id = $6 and m.user_id = $1 and t.deleted_at is null for share of t) \
@@ -192,7 +192,7 @@ impl Acting {
             .bind(user.as_uuid())
             .fetch_optional(self.pool())
             .await?;
-            let org = org.ok_or_else(|| LedgerError::NotFound(no_user(user)))?;
+            let org = org.ok_or_else(|| StoreError::NotFound(no_user(user)))?;
             self.own_team(OrgId::from_uuid(org), new.team.flatten()).await?;
             return Err(self.missing_user(user).await?);
         }
@@ -200,7 +200,7 @@ impl Acting {
     }
 
     /// Deletes a user: its keys are refused; its tasks and entries stay.
-    pub async fn delete_user(&self, user: UserId, version: Option<i32>) -> Result<(), LedgerError> {
+    pub async fn delete_user(&self, user: UserId, version: Option<i32>) -> Result<(), StoreError> {
         let done = sqlx::query(
             "update app_user set deleted_at = now(), status = 'suspended' \
              where user_id = $1 and deleted_at is null and version = coalesce($2, version)",

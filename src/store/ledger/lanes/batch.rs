@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::config::Profile;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, GatewayId, HoldId, OrgId};
-use crate::store::db::error::LedgerError;
+use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::ledger::lanes::settings::LaneSettings;
 use crate::store::ledger::step::{Applied, NewHold, Step};
@@ -245,11 +245,11 @@ words! {
 }
 
 /// An outcome that cannot be read is an error of its own item and not of the others in the batch.
-fn outcome(word: Option<&str>) -> Result<Applied, LedgerError> {
+fn outcome(word: Option<&str>) -> Result<Applied, StoreError> {
     match StepOutcome::of_stored(word.unwrap_or_default()) {
         Ok(StepOutcome::Applied) => Ok(Applied::Yes),
         Ok(StepOutcome::Unchanged) => Ok(Applied::No),
-        Err(unknown) => Err(LedgerError::Corrupt(unknown.to_string().into())),
+        Err(unknown) => Err(StoreError::Corrupt(unknown.to_string().into())),
     }
 }
 
@@ -258,7 +258,7 @@ pub(in crate::store) async fn transition(
     connection: &mut PgConnection,
     profile: Profile,
     items: &[(OrgId, HoldId, &Step)],
-) -> Result<Vec<Result<Applied, LedgerError>>, sqlx::Error> {
+) -> Result<Vec<Result<Applied, StoreError>>, sqlx::Error> {
     let (orgs, positions) = lock_order(items.iter().map(|(org, ..)| *org));
     let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
     let outcomes: Vec<Option<String>> = sqlx::query_scalar(match profile {
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(outcome(Some("applied")).unwrap(), Applied::Yes);
         assert_eq!(outcome(Some("unchanged")).unwrap(), Applied::No);
         for word in [None, Some("true"), Some("")] {
-            assert!(matches!(outcome(word), Err(LedgerError::Corrupt(_))), "{word:?}");
+            assert!(matches!(outcome(word), Err(StoreError::Corrupt(_))), "{word:?}");
         }
     }
 }

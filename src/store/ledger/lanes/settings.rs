@@ -51,7 +51,6 @@ pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) ->
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
-            ("jit", "off"),
         ])
         // The server's time-out is shorter than the time-out of the call: a call that waits for a locked row is then
         // rolled back for certain, and no backend is left waiting.

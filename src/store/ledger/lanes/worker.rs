@@ -15,7 +15,7 @@ use crate::config::Profile;
 use crate::fail_point;
 use crate::ids::{GatewayId, HoldId};
 use crate::metrics as m;
-use crate::store::db::error::{Failure, LedgerError, classify, is_unique_violation};
+use crate::store::db::error::{Failure, StoreError, classify, is_unique_violation};
 use crate::store::db::servers::{Servers, Turn};
 use crate::store::ledger::guard::{HoldGuard, Verdict};
 use crate::store::ledger::lanes::batch;
@@ -30,13 +30,13 @@ const FEW: usize = 16;
 /// The most text in one batch of steps (a single item may exceed it): Postgres refuses messages of 1 GiB.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
-type Reply = oneshot::Sender<Result<Verdict, LedgerError>>;
+type Reply = oneshot::Sender<Result<Verdict, StoreError>>;
 
 /// A reservation that waits in its lane.
 pub(super) struct ReserveItem {
     pub(super) new: NewHold,
     pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Result<Verdict, LedgerError>>,
+    pub(super) reply: oneshot::Sender<Result<Verdict, StoreError>>,
     pub(super) _queued: Queued,
 }
 
@@ -179,7 +179,7 @@ impl Worker {
                     if failure == Failure::Item && items.len() == 1 {
                         for item in items.drain(..) {
                             self.active.remove(&item.new.hold);
-                            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+                            drop(item.reply.send(Err(StoreError::Refused(error.to_string().into()))));
                         }
                         return;
                     }
@@ -227,7 +227,7 @@ impl Worker {
         &mut self,
         item: ReserveItem,
         verdict: batch::RowVerdict,
-    ) -> (Reply, Result<Verdict, LedgerError>) {
+    ) -> (Reply, Result<Verdict, StoreError>) {
         use batch::RowVerdict as Row;
         let answer = match verdict {
             Row::Granted { available } => {
@@ -250,7 +250,7 @@ impl Worker {
                 self.steps.push_back(abandon);
                 Ok(Verdict::Ended)
             }
-            Row::Corrupt => Err(LedgerError::Corrupt("a verdict of reserve_batch".into())),
+            Row::Corrupt => Err(StoreError::Corrupt("a verdict of reserve_batch".into())),
         };
         self.active.remove(&item.new.hold);
         (item.reply, answer)
@@ -359,7 +359,7 @@ impl Worker {
                 self.doubt(&item, "the upstream's answer could not be stored").await;
             }
             self.active.remove(&item.hold);
-            drop(item.reply.send(Err(LedgerError::Refused(error.to_string().into()))));
+            drop(item.reply.send(Err(StoreError::Refused(error.to_string().into()))));
         }
     }
 
@@ -421,7 +421,7 @@ fn reached(items: &[StepItem]) {
     }
 }
 
-fn wake(answers: Vec<(Reply, Result<Verdict, LedgerError>)>) {
+fn wake(answers: Vec<(Reply, Result<Verdict, StoreError>)>) {
     for (reply, answer) in answers {
         // If nobody waits any more, the guard of a granted hold comes back, is dropped, and releases the hold.
         drop(reply.send(answer));
