@@ -31,14 +31,14 @@ const SPREAD: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error(transparent)]
-    Ledger(#[from] StoreError),
+    Store(#[from] StoreError),
     #[error("{0}")]
     Other(String),
 }
 
 impl JobError {
     fn is_time_out(&self) -> bool {
-        matches!(self, Self::Ledger(error) if error.is_time_out())
+        matches!(self, Self::Store(error) if error.is_time_out())
     }
 }
 

@@ -8,8 +8,8 @@ create or replace function change_org(
     p_set_open boolean, p_max_open_tasks integer, p_overdraft bigint, p_factor integer
 ) returns text language plpgsql as $$
 begin
-    -- Most are in UTC, and a look at the list reads hundreds of files.
-    if p_time_zone <> 'UTC' and not exists (select from pg_timezone_names zone where zone.name = p_time_zone) then
+    -- Most are in UTC, and a look at the list reads hundreds of files. Null must not reach the list: `null and …` looks.
+    if coalesce(p_time_zone, 'UTC') <> 'UTC' and not exists (select from pg_timezone_names zone where zone.name = p_time_zone) then
         return 'unknown_time_zone';
     end if;
     -- The balance row first, as everything does that locks both.

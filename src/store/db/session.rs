@@ -23,7 +23,7 @@ impl Deadline {
     /// Checking one invariant reads the whole ledger.
     pub(in crate::store) const INVARIANT: Self = Self(Duration::from_secs(600));
     /// Migrations, and what waits for them, have no deadline.
-    pub(in crate::store) const UNBOUNDED: Self = Self(Duration::ZERO);
+    pub(in crate::store) const UNBOUNDED: Self = Self(Duration::MAX);
 
     /// A call of a lane ends by the lane's own deadline, which drops the connection and sends the same ids again. This
     /// deadline only limits what the server does for a lane that is gone.
@@ -34,12 +34,14 @@ impl Deadline {
     /// How long the caller waits: a little longer than the server works, which by then has answered, if only with a
     /// time-out.
     pub(in crate::store) fn patience(self) -> Duration {
-        self.0 + Duration::from_millis(500)
+        self.0.saturating_add(Duration::from_millis(500))
     }
 
     /// The value of the setting `statement_timeout`.
     pub(in crate::store) fn setting(self) -> String {
-        format!("{}ms", self.0.as_millis())
+        // PostgreSQL's word for no deadline is 0.
+        let ms = if self == Self::UNBOUNDED { 0 } else { self.0.as_millis() };
+        format!("{ms}ms")
     }
 }
 

@@ -92,12 +92,14 @@ async fn windows_follow_the_clock_of_the_organisation() {
 async fn no_instant_is_between_two_windows_or_in_both() {
     let db = TestDatabase::new().await;
     let gaps: Vec<(String, String, OffsetDateTime)> = sqlx::query_as(
-        "with w as (select z, p, t, window_start(p, z, t) as s, window_end(p, z, t) as e \
+        "with w as materialized (select z, p, t, window_start(p, z, t) as s, window_end(p, z, t) as e \
            from unnest(array['Europe/Berlin', 'Africa/Cairo', 'America/Havana', 'Atlantic/Azores', 'Australia/Lord_Howe']) z, \
              unnest(array['daily']) p, \
-             generate_series(timestamptz '2026-01-01 00:00Z', '2026-12-31 23:45Z', '30 min') t) \
+             generate_series(timestamptz '2026-01-01 00:00Z', '2026-12-31 23:45Z', '30 min') t), \
+           found as materialized (select z, p, s, e, min(t) as t from w group by z, p, s, e) \
          select z, p, t from w where not (s <= t and t < e) \
-           or window_start(p, z, s) <> s or window_start(p, z, e) <> e or window_end(p, z, e - interval '1 second') <> e limit 10",
+         union all select z, p, t from found where window_start(p, z, s) <> s or window_start(p, z, e) <> e \
+           or window_end(p, z, e - interval '1 second') <> e limit 10",
     )
     .fetch_all(db.pool())
     .await

@@ -194,9 +194,10 @@ async fn a_database_lost_between_acceptance_and_record_gets_the_record_later() {
     let fleet = Fleet::start(spec.patient()).await;
     let rounds = scaled(1, 10);
     let mut last = Instant::now();
-    for _ in 0..rounds {
+    let mut unrecorded = 0;
+    while unrecorded < rounds {
         fleet.until_serving().await;
-        let slow = json!([{"on": "create", "fault": {"kind": "delay", "ms": 1000, "accept": true}}]);
+        let slow = json!([{"on": "create", "fault": {"kind": "delay", "ms": 2000, "accept": true}}]);
         fleet.vendor.script(slow).await;
         let creates: Vec<Create> = (0..4).map(|tenant| fleet.customers.draft(tenant)).collect();
         // A connection that the last cut has broken refuses one create more.
@@ -228,8 +229,10 @@ async fn a_database_lost_between_acceptance_and_record_gets_the_record_later() {
         assert!(refused.len() < sent.len(), "the vendor has at least one");
         for create in sent {
             let reply = &create.attempts[0].reply;
-            if !refused.contains(&create.prompt) {
+            // On a busy machine the vendor has answered one before it has got the last.
+            if !matches!(reply, Reply::Accepted(_)) && !refused.contains(&create.prompt) {
                 let Reply::Unknown(hold) = reply else { panic!("{reply:?}") };
+                unrecorded += 1;
                 let task = fleet.vendor.task_of(&create.prompt).await.unwrap();
                 until("task and hold are logged", async || {
                     let logs = [0, 1].map(|gateway| fleet.log(gateway));
@@ -247,7 +250,7 @@ async fn a_database_lost_between_acceptance_and_record_gets_the_record_later() {
     let served = fleet.until_serving().await;
     let verdict = fleet.conclude(last).await;
     let fault = "database lost between acceptance and record".into();
-    report(&Row { fault, tried: rounds, verdict: verdict.clone(), served: Some(served) });
+    report(&Row { fault, tried: unrecorded, verdict: verdict.clone(), served: Some(served) });
     verdict.must_be_clean();
 }
 
