@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
+use figment::value::Dict;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -451,8 +452,13 @@ impl Config {
         if !file.is_file() {
             return Err(ConfigError::Missing(file.to_owned()));
         }
-        let settings = environment::settings()?;
-        Self::read(Figment::from(Toml::file_exact(file)).merge(settings), &file.display().to_string())
+        let source = file.display().to_string();
+        let settings = Figment::from(environment::settings()?);
+        let mut given: Dict = Figment::from(Toml::file_exact(file))
+            .extract()
+            .map_err(|error| ConfigError::unreadable(&source, &error))?;
+        environment::replace_alternatives(&mut given, &settings);
+        Self::read(Figment::from(Serialized::defaults(given)).merge(settings), &source)
     }
 
     /// Reads a TOML text, and nothing else, and checks every value.

@@ -128,10 +128,11 @@ fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), Con
     let wrong =
         |value: &str, right: &'static str| Err(ConfigError::value(origin, "database.urls", value, right));
     if !database.urls.is_empty() {
-        // As with one URL, a value beside a file wins over the file.
-        database.url_file = None;
         if database.url.is_some() {
             return wrong("given beside database.url", "the only one of the two");
+        }
+        if database.url_file.is_some() {
+            return wrong("given beside database.url_file", "the only one of the two");
         }
         if database.urls.iter().any(Secret::is_empty) {
             return wrong("partly empty", "a list of URLs");
@@ -145,7 +146,7 @@ fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), Con
     Ok(())
 }
 
-/// The secret itself, or the contents of its file; an error if neither is given.
+/// The secret itself, or the contents of its file; an error if neither or both are given.
 pub(super) fn secret(
     origin: &str,
     field: &'static str,
@@ -154,8 +155,11 @@ pub(super) fn secret(
     file: &mut Option<PathBuf>,
 ) -> Result<Option<Secret>, ConfigError> {
     let secret = match (value, file.take()) {
-        // The value wins, because the environment may set it to replace the file that the configuration names.
-        (Some(secret), _) => secret,
+        (Some(_), Some(_)) => {
+            let value = format!("given beside {file_field}");
+            return Err(ConfigError::value(origin, field, value, "the only one of the two"));
+        }
+        (Some(secret), None) => secret,
         (None, Some(path)) => match std::fs::read_to_string(&path) {
             Ok(text) => Secret::new(text.trim()),
             Err(error) => {
@@ -275,6 +279,8 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         for (database, expected) in [
             ("url = \"postgres://a/x\"\nurls = [\"postgres://b/x\"]", "given beside database.url"),
+            ("url_file = \"a\"\nurls = [\"postgres://b/x\"]", "given beside database.url_file"),
+            ("url_file = \"a\"\nurl = \"postgres://b/x\"", "given beside database.url_file"),
             ("urls = [\"postgres://a/x\", \"\"]", "partly empty"),
             ("urls = []", "database.url is missing"),
         ] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
-use figment::value::Value;
+use figment::value::{Dict, Value};
 
 use super::ConfigError;
 
@@ -15,6 +15,31 @@ const ORIGIN: &str = "the environment";
 pub fn is_setting(name: &str) -> bool {
     let prefixed = name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
     prefixed && name[PREFIX.len()..].contains("__")
+}
+
+/// Fields of which only one may be given, by their table: a secret itself, or the file that holds it.
+const ALTERNATIVES: &[(&str, &[&str])] = &[
+    ("admin", &["bootstrap_token", "bootstrap_token_file"]),
+    ("database", &["url", "urls", "url_file"]),
+    ("upstream.kling_3", &["master_key", "master_key_file"]),
+    ("upstream.kling_o3", &["master_key", "master_key_file"]),
+];
+
+/// Removes from the file's settings what the environment sets in another form: a file's `database.url` must not win over
+/// `TOLLGATE_DATABASE__URL_FILE`.
+pub(super) fn replace_alternatives(file: &mut Dict, environment: &Figment) {
+    for (table, fields) in ALTERNATIVES {
+        if !fields.iter().any(|field| environment.contains(&format!("{table}.{field}"))) {
+            continue;
+        }
+        let found = table.split('.').try_fold(&mut *file, |within, key| match within.get_mut(key) {
+            Some(Value::Dict(_, inner)) => Some(inner),
+            _ => None,
+        });
+        if let Some(found) = found {
+            found.retain(|key, _| !fields.contains(&key.as_str()));
+        }
+    }
 }
 
 /// The settings of the environment, for merging over those of a file.
@@ -87,6 +112,29 @@ mod tests {
         ] {
             assert!(problem(&both).unwrap().contains("which sets the same"));
         }
+    }
+
+    #[test]
+    fn a_variable_replaces_what_the_file_says_in_another_form() {
+        let file = "database = { url = 'a', max_connections = 3 }\nadmin = { bootstrap_token_file = 'b' }\n\
+                    upstream = { kling_3 = { master_key = 'c' } }";
+        let left = |environment: &str| {
+            let mut given: Dict = Figment::from(Toml::string(file)).extract().unwrap();
+            replace_alternatives(&mut given, &Figment::from(Toml::string(environment)));
+            let given = Figment::from(figment::providers::Serialized::defaults(given));
+            [
+                "database.url",
+                "admin.bootstrap_token_file",
+                "upstream.kling_3.master_key",
+                "database.max_connections",
+            ]
+            .map(|field| given.contains(field))
+        };
+        assert_eq!(left("database = { url_file = 'x' }"), [false, true, true, true]);
+        assert_eq!(left("database = { urls = ['x'] }"), [false, true, true, true]);
+        assert_eq!(left("admin = { bootstrap_token = 'x' }"), [true, false, true, true]);
+        assert_eq!(left("upstream = { kling_3 = { master_key_file = 'x' } }"), [true, true, false, true]);
+        assert_eq!(left("database = { max_connections = 4 }"), [true; 4]);
     }
 
     #[test]
