@@ -113,7 +113,7 @@ ids! {
     FactorId = "fac";
     /// An identity provider, whose JWTs authenticate callers.
     ProviderId = "idp";
-    /// The tie of an identity provider's subject to a user.
+    /// The link of an identity provider's subject to a user.
     IdentityId = "idn";
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::super::CliError;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{instant, named, text};
 use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 
@@ -164,7 +164,7 @@ pub(super) async fn run(session: &Session, command: BudgetCommand) -> Result<(),
         }
         BudgetCommand::List { whose } => {
             let (level, subject) = whose.of();
-            let query = Query::default().add("level", level).add("subject_id", subject);
+            let query = QueryString::default().add("level", level).add("subject_id", subject);
             session.list(&query.of(&whose.path()), BUDGET).await?;
         }
         BudgetCommand::Show { budget } => session.show(&session.get(&path(budget)).await?, BUDGET),

@@ -1,6 +1,7 @@
 //! A client of the management API, for the command line.
 
 use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,18 +31,20 @@ pub(super) struct Session {
     token: Secret,
     json: bool,
     http: Client,
+    /// Says once what is about to be changed.
+    announced: Once,
 }
 
 /// The query string of a path.
-pub(super) struct Query(url::form_urlencoded::Serializer<'static, String>);
+pub(super) struct QueryString(url::form_urlencoded::Serializer<'static, String>);
 
-impl Default for Query {
+impl Default for QueryString {
     fn default() -> Self {
         Self(url::form_urlencoded::Serializer::new(String::new()))
     }
 }
 
-impl Query {
+impl QueryString {
     /// Adds the parameter `name` if it has a value.
     pub(super) fn add(mut self, name: &str, value: Option<impl ToString>) -> Self {
         if let Some(value) = value {
@@ -72,7 +75,7 @@ impl Session {
             )));
         }
         let http = client(ca_file)?;
-        Ok(Self { base, token, json, http })
+        Ok(Self { base, token, json, http, announced: Once::new() })
     }
 
     /// Whether answers are printed as JSON.
@@ -80,7 +83,8 @@ impl Session {
         self.json
     }
 
-    /// Sends a request. Returns the body of a successful answer; the error of another one is the API's `detail`.
+    /// Sends a request. Returns the body of a successful answer; the error of another one is the API's `detail`. Before
+    /// the first request that may change something, it prints on standard error at which management API.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -88,6 +92,9 @@ impl Session {
         headers: &[(&'static str, String)],
         body: Option<&Value>,
     ) -> Result<Bytes, CliError> {
+        if method != Method::GET {
+            self.announced.call_once(|| eprintln!("tollgate: a change at the management API {}", self.base));
+        }
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
             .map_err(|_| CliError::Usage("the token has characters that cannot be in a token".into()))?;
         bearer.set_sensitive(true);

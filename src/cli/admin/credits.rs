@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::super::CliError;
 use super::super::output;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{instant, named, text};
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
 
@@ -198,7 +198,7 @@ pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<
             show(session, &session.patch(&path(org, "credits"), patch).await?);
         }
         CreditCommand::Entries { org, kind, reference, since, until } => {
-            let query = Query::default().add("kind", kind).add("external_ref", reference);
+            let query = QueryString::default().add("kind", kind).add("external_ref", reference);
             let query = query.add("since", since.map(text)).add("until", until.map(text));
             session.list(&query.of(&path(org, "entries")), ENTRY).await?;
         }
@@ -254,7 +254,7 @@ pub(super) struct UsageArgs {
 pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliError> {
     let base = args.org.map_or_else(|| "/admin/v1/usage".to_owned(), |org| path(org, "usage"));
     let by = (!args.by.is_empty()).then(|| args.by.join(","));
-    let query = Query::default().add("from", args.from).add("to", args.to).add("group_by", by);
+    let query = QueryString::default().add("from", args.from).add("to", args.to).add("group_by", by);
     let query = query.add("team_id", args.team).add("user_id", args.user).add("key_id", args.key);
     let query = query.add("task_type", args.task_type).add("format", args.csv.then_some("csv"));
     let asked = query.of(&base);

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::super::{CliError, output};
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use crate::ids::{HoldId, OrgId};
 
 #[derive(Debug, Subcommand)]
@@ -112,7 +112,7 @@ fn array(value: &Value) -> &[Value] {
 pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), CliError> {
     let (hold, step, key, body) = match command {
         HoldsCommand::InDoubt { org } => {
-            let path = Query::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
+            let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
             return session.list(&path, DOUBT).await;
         }
         HoldsCommand::Settle { hold, task_id, credits, reason, idempotency_key } => (

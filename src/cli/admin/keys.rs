@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::super::CliError;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{Limit, instant, limit, text};
 use crate::ids::{KeyId, OrgId, UserId};
 
@@ -172,7 +172,7 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<(), Cl
             session.say_once(&made, "key_id", "api_key")?;
         }
         KeyCommand::List { org, user, status } => {
-            let query = Query::default().add("user_id", user).add("status", status);
+            let query = QueryString::default().add("user_id", user).add("status", status);
             session.list(&query.of(&format!("/admin/v1/orgs/{org}/keys")), KEY).await?;
         }
         KeyCommand::Show { key } => session.show(&session.get(&path(key)).await?, KEY),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::CliError;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{instant, text};
 use crate::ids::{OperatorTokenId, OrgId};
 
@@ -97,7 +97,7 @@ pub(super) async fn log(session: &Session, args: LogArgs) -> Result<(), CliError
         Some(org) => format!("/admin/v1/orgs/{org}/audit-log"),
         None => "/admin/v1/audit-log".into(),
     };
-    let query = Query::default()
+    let query = QueryString::default()
         .add("actor", args.actor)
         .add("action", args.action)
         .add("target_id", args.target)

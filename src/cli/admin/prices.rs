@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::{CliError, output};
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{instant, named, text};
 use crate::ids::{FactorId, OrgId};
 use crate::pricing::Tariff;
@@ -242,7 +242,7 @@ pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<()
             );
         }
         PriceCommand::Diff { version, against } => {
-            let path = Query::default().add("against", against).of(&format!("{}/diff", of(version)));
+            let path = QueryString::default().add("against", against).of(&format!("{}/diff", of(version)));
             let compared = session.get(&path).await?;
             if session.prints_json() {
                 session.show(&compared, CHANGE);
@@ -251,7 +251,7 @@ pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<()
             }
         }
         PriceCommand::WhatIf { version, days } => {
-            let path = Query::default().add("days", Some(days)).of(&format!("{}/what-if", of(version)));
+            let path = QueryString::default().add("days", Some(days)).of(&format!("{}/what-if", of(version)));
             let told = session.get(&path).await?;
             if session.prints_json() { session.show(&told, OUTCOME) } else { show_outcomes(session, &told) }
         }

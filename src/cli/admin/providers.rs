@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::super::CliError;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::named;
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 
@@ -220,8 +220,8 @@ pub(super) enum IdentityCommand {
         #[arg(long)]
         user: Option<UserId>,
     },
-    /// Tie a subject of an identity provider to a user.
-    Tie {
+    /// Link a subject of an identity provider to a user.
+    Link {
         /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
@@ -235,8 +235,8 @@ pub(super) enum IdentityCommand {
         #[arg(long)]
         user: UserId,
     },
-    /// Untie a subject of an identity provider from its user.
-    Untie {
+    /// Unlink a subject of an identity provider from its user.
+    Unlink {
         /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
@@ -249,17 +249,17 @@ pub(super) async fn identity(session: &Session, command: IdentityCommand) -> Res
     let path = |org: OrgId| format!("/admin/v1/orgs/{org}/identities");
     match command {
         IdentityCommand::List { org, user } => {
-            session.list(&Query::default().add("user_id", user).of(&path(org)), IDENTITY).await?;
+            session.list(&QueryString::default().add("user_id", user).of(&path(org)), IDENTITY).await?;
         }
-        IdentityCommand::Tie { org, provider, subject, user } => {
+        IdentityCommand::Link { org, provider, subject, user } => {
             let body = json!({"provider_id": provider, "subject": subject, "user_id": user});
-            let tied = session.post(&path(org), body).await?;
-            session.say(&tied, named(&tied, "identity_id"));
+            let linked = session.post(&path(org), body).await?;
+            session.say(&linked, named(&linked, "identity_id"));
         }
-        IdentityCommand::Untie { org, identity } => {
+        IdentityCommand::Unlink { org, identity } => {
             session.call(Method::DELETE, &format!("{}/{identity}", path(org)), None).await?;
-            let untied = json!({"identity_id": identity, "untied": true});
-            session.say(&untied, format_args!("{identity} is untied"));
+            let unlinked = json!({"identity_id": identity, "unlinked": true});
+            session.say(&unlinked, format_args!("{identity} is unlinked"));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::super::CliError;
-use super::client::{Column, Query, Session};
+use super::client::{Column, QueryString, Session};
 use super::{Limit, limit, named};
 use crate::ids::{OrgId, TeamId, UserId};
 
@@ -114,7 +114,7 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
             session.say(&made, named(&made, "org_id"));
         }
         OrgCommand::List { status, deleted } => {
-            let query = Query::default().add("status", status).add("deleted", deleted.then_some(true));
+            let query = QueryString::default().add("status", status).add("deleted", deleted.then_some(true));
             session.list(&query.of("/admin/v1/orgs"), ORG).await?;
         }
         OrgCommand::Show { org } => session.show(&session.get(&path(org)).await?, ORG),
@@ -295,7 +295,7 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
             session.say(&made, named(&made, "user_id"));
         }
         UserCommand::List { org, team } => {
-            let query = Query::default().add("team_id", team);
+            let query = QueryString::default().add("team_id", team);
             session.list(&query.of(&format!("/admin/v1/orgs/{org}/users")), USER).await?;
         }
         UserCommand::Show { user } => session.show(&session.get(&path(user)).await?, USER),

@@ -1,8 +1,8 @@
 //! Identity providers: besides our own keys, their tokens say who is calling. `sign_in` links their subjects to users.
 
+mod links;
 mod sign_in;
 mod spec;
-mod ties;
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
+pub use crate::store::directory::identity::links::IdentityInfo;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
 pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
-pub use crate::store::directory::identity::ties::IdentityInfo;
 use crate::store::directory::tenancy::Status;
 
 /// How often an edit is tried while others change the same provider. An attempt fails only if another change succeeded.
@@ -99,13 +99,13 @@ impl Database {
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+type Prepared<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 trait BindSpec<'q> {
     fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self;
 }
 
-impl<'q> BindSpec<'q> for Query<'q> {
+impl<'q> BindSpec<'q> for Prepared<'q> {
     fn bind_spec(self, id: ProviderId, spec: &'q ProviderSpec) -> Self {
         self.bind(id.as_uuid())
             .bind(&spec.name)

@@ -383,11 +383,11 @@ async fn the_command_line_rotates_keys_and_manages_identity_providers() {
     assert_eq!(admin(&http).await.code, 1);
     assert_eq!(admin(&["identity-provider", "suspend", id]).await.json()["suspended"], true);
     assert_eq!(admin(&["identity-provider", "resume", id]).await.json()["suspended"], false);
-    let tie = ["identity", "tie", "--org", &org, "--provider", id, "--subject", "ada", "--user", &user];
-    let tied = admin(&tie).await.json();
+    let link = ["identity", "link", "--org", &org, "--provider", id, "--subject", "ada", "--user", &user];
+    let linked = admin(&link).await.json();
     assert_eq!(admin(&["identity", "list", "--org", &org]).await.json()[0]["subject"], "ada");
     assert_eq!(
-        admin(&["identity", "untie", "--org", &org, tied["identity_id"].as_str().unwrap()]).await.code,
+        admin(&["identity", "unlink", "--org", &org, linked["identity_id"].as_str().unwrap()]).await.code,
         0
     );
     assert_eq!(admin(&["identity-provider", "delete", id]).await.code, 0);

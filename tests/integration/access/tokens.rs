@@ -333,17 +333,17 @@ async fn who_may_not_be_made_is_refused_until_somebody_ties_it_to_a_user() {
     assert_eq!(users(&gateway).await, []);
     let id = gateway.db.database().providers().await.unwrap()[0].provider_id;
     let path = format!("/admin/v1/orgs/{}/identities", gateway.caller.org);
-    let tie = json!({"provider_id": id, "subject": "ada", "user_id": gateway.caller.user});
-    let tied = admin.post(&path, tie.clone()).await.expect(201);
-    admin.post(&path, tie).await.expect(409);
+    let link = json!({"provider_id": id, "subject": "ada", "user_id": gateway.caller.user});
+    let linked = admin.post(&path, link.clone()).await.expect(201);
+    admin.post(&path, link).await.expect(409);
     let stranger = gateway.another_org("another customer", 0).await;
     let foreign = json!({"provider_id": id, "subject": "eve", "user_id": stranger.user});
     admin.post(&path, foreign).await.expect(404);
     credits(&gateway, &token).await.expect(200);
     let listed = admin.get(&format!("{path}?user_id={}", gateway.caller.user)).await.expect(200);
     assert_eq!(listed["items"][0]["subject"], "ada");
-    admin.delete(&format!("{path}/{}", tied["identity_id"].as_str().unwrap())).await.expect(204);
-    until("it is untied", async || credits(&gateway, &token).await.status == 403).await;
+    admin.delete(&format!("{path}/{}", linked["identity_id"].as_str().unwrap())).await.expect(204);
+    until("it is unlinked", async || credits(&gateway, &token).await.status == 403).await;
 }
 
 #[tokio::test]

@@ -243,9 +243,9 @@ async fn every_id_in_the_log_is_as_the_api_says_it() {
                           "jwks_url": "https://x.example/keys", "org_id": gateway.caller.org});
     let provider = operator.post("/admin/v1/identity-providers", provider).await.expect(201);
     made.push(provider["provider_id"].clone());
-    let tie =
+    let link =
         json!({"provider_id": provider["provider_id"], "subject": "ada", "user_id": gateway.caller.user});
-    made.push(operator.post(&format!("{org}/identities"), tie).await.expect(201)["identity_id"].clone());
+    made.push(operator.post(&format!("{org}/identities"), link).await.expect(201)["identity_id"].clone());
     let other = gateway.another_org("another customer", 0).await;
     let transfer = json!({"from_org": gateway.caller.org, "to_org": other.org, "credits": 5, "reason": "x"});
     operator.post("/admin/v1/transfers", transfer).await.expect(201);

@@ -112,15 +112,6 @@ fn no_org(org: OrgId) -> String {
 }
 
 impl Database {
-    /// All organisations, also deleted ones, oldest first.
-    pub async fn orgs(&self) -> Result<Vec<Org>, StoreError> {
-        Ok(sqlx::query_as(AssertSqlSafe(format!(
-            "select {COLUMNS}, {BALANCE} from {TABLES} order by o.org_id"
-        )))
-        .fetch_all(self.pool())
-        .await?)
-    }
-
     /// The organisations that match `filter`, oldest first.
     pub async fn list_orgs(&self, filter: &OrgFilter, slice: Slice<OrgId>) -> Result<Vec<Org>, StoreError> {
         Ok(sqlx::query_as(AssertSqlSafe(format!(
@@ -144,14 +135,6 @@ impl Database {
             "select {COLUMNS}, {BALANCE} from {TABLES} where org_id = $1"
         )));
         Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
-    }
-
-    /// The organisation with this name, unless it is deleted.
-    pub async fn org_by_name(&self, name: &str) -> Result<Option<Org>, StoreError> {
-        let row = sqlx::query_as(AssertSqlSafe(format!(
-            "select {COLUMNS}, {BALANCE} from {TABLES} where name = $1 and deleted_at is null"
-        )));
-        Ok(row.bind(name).fetch_optional(self.pool()).await?)
     }
 
     async fn missing_org(&self, org: OrgId) -> Result<StoreError, StoreError> {

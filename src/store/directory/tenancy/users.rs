@@ -70,14 +70,6 @@ impl FromRow<'_, PgRow> for User {
 }
 
 impl Database {
-    /// The user of `org` with this name.
-    pub async fn user_by_name(&self, org: OrgId, name: &str) -> Result<UserId, StoreError> {
-        let filter = UserFilter { name: Some(name.into()), ..UserFilter::default() };
-        let found = self.list_users(org, &filter, Slice { after: None, limit: 1 }).await?;
-        let user = found.first().map(|user| user.user_id);
-        user.ok_or_else(|| StoreError::NotFound(format!("{org} has no user named '{name}'")))
-    }
-
     /// Users of `org`, oldest first.
     pub async fn list_users(
         &self,
