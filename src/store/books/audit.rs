@@ -4,7 +4,9 @@ mod periodic;
 
 pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 
-use sqlx::{Connection, Executor, PgConnection, Postgres, Row, Transaction};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, FromRow, PgConnection, Postgres, Row};
 
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
@@ -225,38 +227,52 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Begins a read-only transaction that sees only what is committed now.
-async fn snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-    connection.begin_with("begin isolation level repeatable read read only").await
+/// The connection of an audit. Not only the server ends a statement that takes too long: the server, or the network, may
+/// fall silent.
+struct Auditor(PgConnection);
+
+impl Auditor {
+    /// Begins a read-only transaction that sees only what is committed now. The server uses no parallel workers for it,
+    /// so that the audit does not slow others down.
+    async fn begin(database: &Database) -> Result<Self, StoreError> {
+        let connection = database.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
+        let mut auditor = Self(connection);
+        auditor.rows(sqlx::query("set max_parallel_workers_per_gather = 0")).await?;
+        auditor.rows(sqlx::query("begin isolation level repeatable read read only")).await?;
+        Ok(auditor)
+    }
+
+    async fn rows(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
+        let rows = query.fetch_all(&mut self.0);
+        let rows = tokio::time::timeout(Deadline::INVARIANT.patience(), rows).await;
+        rows.map_err(|_| StoreError::Timeout)?.map_err(Into::into)
+    }
+
+    async fn end(mut self) -> Result<(), StoreError> {
+        self.rows(sqlx::query("rollback")).await?;
+        drop(tokio::time::timeout(Deadline::QUERY.patience(), self.0.close()).await);
+        Ok(())
+    }
 }
 
 impl Database {
-    /// A connection for the audit. The server uses no parallel workers for it, so that the audit does not slow others
-    /// down.
-    async fn audit_connection(&self) -> Result<PgConnection, StoreError> {
-        let mut connection = self.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
-        connection.execute("set max_parallel_workers_per_gather = 0").await?;
-        Ok(connection)
-    }
-
     /// Checks every invariant in one snapshot. Safe on a running system; reads the whole ledger.
     pub async fn audit(&self) -> Result<AuditReport, StoreError> {
-        let mut connection = self.audit_connection().await?;
-        let mut snapshot = snapshot(&mut connection).await?;
+        let mut auditor = Auditor::begin(self).await?;
         let mut report = AuditReport::default();
         for (checks, findings) in [(INVARIANTS, &mut report.breaches), (WARNINGS, &mut report.warnings)] {
             for &(check, sql) in checks {
-                for row in sqlx::query(sql).fetch_all(&mut *snapshot).await? {
+                for row in auditor.rows(sqlx::query(sql)).await? {
                     findings.push(Finding { check, detail: row.try_get(0)? });
                 }
             }
         }
-        (report.orgs, report.holds, report.entries) = sqlx::query_as(
-            "select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)",
-        )
-        .fetch_one(&mut *snapshot)
-        .await?;
-        snapshot.rollback().await?;
+        let counts =
+            "select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)";
+        for row in auditor.rows(sqlx::query(counts)).await? {
+            (report.orgs, report.holds, report.entries) = <(i64, i64, i64)>::from_row(&row)?;
+        }
+        auditor.end().await?;
         Ok(report)
     }
 }

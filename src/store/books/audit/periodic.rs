@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::types::Json;
-use sqlx::{Connection, Row};
+use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::ids::{GatewayId, OrgId};
-use crate::store::books::audit::{INVARIANTS, snapshot};
+use crate::store::books::audit::{Auditor, INVARIANTS};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::db::session::Deadline;
 
 /// An audit that takes longer is cancelled: its open snapshot keeps the database from cleaning up dead rows.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -120,27 +119,25 @@ impl Database {
 
     /// Checks every invariant in one snapshot, on a connection outside the pools.
     async fn look_for_breaches(&self) -> Result<Vec<Breach>, StoreError> {
-        let mut connection = self.audit_connection().await?;
-        let mut snapshot = snapshot(&mut connection).await?;
+        let mut auditor = Auditor::begin(self).await?;
         let mut breaches = Vec::new();
         for &(check, sql) in INVARIANTS {
             // A broken ledger may have millions of rows to report, so the database counts them. Of the rows' texts only
             // the organisations' ids are fetched: the first id in a text is the organisation's.
-            let (rows, orgs): (i64, Vec<Uuid>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            let counted = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "with found (detail) as materialized ({sql}) select (select count(*) from found), array( \
                    select distinct substring(detail from '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}')::uuid \
                    from (select detail from found where detail ~ '[0-9a-f]{{8}}-' limit 1000) as few order by 1 limit $1)"
-            )))
-            .bind(NAMED)
-            .fetch_one(&mut *snapshot)
-            .await?;
-            if rows > 0 {
-                let orgs = orgs.into_iter().map(OrgId::from_uuid).collect();
-                breaches.push(Breach { check, rows: rows.unsigned_abs(), orgs });
+            )));
+            for row in auditor.rows(counted.bind(NAMED)).await? {
+                let (rows, orgs) = <(i64, Vec<Uuid>)>::from_row(&row)?;
+                if rows > 0 {
+                    let orgs = orgs.into_iter().map(OrgId::from_uuid).collect();
+                    breaches.push(Breach { check, rows: rows.unsigned_abs(), orgs });
+                }
             }
         }
-        snapshot.rollback().await?;
-        drop(tokio::time::timeout(Deadline::QUERY.patience(), connection.close()).await);
+        auditor.end().await?;
         Ok(breaches)
     }
 }
