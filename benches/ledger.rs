@@ -1,6 +1,6 @@
 //! The ledger through its public API, against a pool with one statement per request, in the same run.
 //!
-//! `cargo bench --bench ledger` starts a private Postgres, or uses `DATABASE_URL`. `-- --max-batch N` for other batches,
+//! `cargo bench --bench ledger` starts a private Postgres, or uses `TOLLGATE_TEST_DATABASE_URL`. `-- --max-batch N` for other batches,
 //! `-- --profile two-commit` for the other profile, `-- --gateways N` for so many writers of one organisation.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
@@ -31,7 +31,7 @@ const RUN: Duration = Duration::from_secs(4);
 
 fn main() {
     let scratch = support::Scratch::new("ledger");
-    let (_cluster, url) = match std::env::var("DATABASE_URL") {
+    let (_cluster, url) = match std::env::var("TOLLGATE_TEST_DATABASE_URL") {
         Ok(url) => (None, url),
         Err(_) => {
             let (cluster, url) = support::postgres(&scratch);

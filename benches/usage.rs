@@ -1,6 +1,6 @@
 //! Usage, statements and lists over ten million charged tasks.
 //!
-//! `cargo bench --bench usage` starts a private Postgres, or uses `DATABASE_URL` (an empty, migrated database, or one that
+//! `cargo bench --bench usage` starts a private Postgres, or uses `TOLLGATE_TEST_DATABASE_URL` (an empty, migrated database, or one that
 //! this benchmark has filled). `-- --tasks N` for another number.
 //!
 //! The tasks are entries, made by SQL, a year of them in 200 organisations, one with three in ten of all; the rollup is
@@ -40,7 +40,7 @@ type Asked = (&'static str, Option<OrgId>, (Date, Date), &'static [UsageBy]);
 
 fn main() {
     let scratch = support::Scratch::new("usage");
-    let (_cluster, url) = match std::env::var("DATABASE_URL") {
+    let (_cluster, url) = match std::env::var("TOLLGATE_TEST_DATABASE_URL") {
         Ok(url) => (None, url),
         Err(_) => {
             let (cluster, url) = support::postgres(&scratch);

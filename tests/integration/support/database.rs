@@ -1,6 +1,6 @@
 //! A database of its own for every test, and an audit of its books at the end of every test.
 //!
-//! The tests of one process share a server: a private cluster, or the one that `DATABASE_URL` names (its user must be
+//! The tests of one process share a server: a private cluster, or the one that `TOLLGATE_TEST_DATABASE_URL` names (its user must be
 //! allowed to create databases). Databases are copies of a template that is migrated once.
 
 use std::fs::{self, DirBuilder, File};
@@ -41,7 +41,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let (url, cluster) = match std::env::var("DATABASE_URL") {
+        let (url, cluster) = match std::env::var("TOLLGATE_TEST_DATABASE_URL") {
             Ok(url) => (url, None),
             Err(_) => {
                 let cluster = private_cluster();
