@@ -1,5 +1,5 @@
 //! The text form of API keys: `tg_<env>_<public id>_<secret>`. The secret ends with a checksum of everything before it, so
-//! that a malformed key is refused without a look-up (contract, section 4).
+//! that a malformed key is refused without a look-up.
 
 use std::fmt;
 

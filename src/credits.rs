@@ -1,4 +1,4 @@
-//! Credits and price factors: whole numbers, checked arithmetic, no float (contract, section 2).
+//! Credits and price factors: whole numbers, checked arithmetic, no float.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,

@@ -114,11 +114,6 @@ impl Cluster {
         self.server.as_ref().map_or(0, |server| server.pid().unsigned_abs())
     }
 
-    /// Whether the server runs; if not, [`Cluster::restart`] starts it again.
-    pub fn is_running(&self) -> bool {
-        self.server.as_ref().is_some_and(|server| server.wait(std::time::Duration::ZERO).is_none())
-    }
-
     /// The directory of the server's programs.
     pub fn bin_dir(&self) -> &Path {
         &self.binaries.dir

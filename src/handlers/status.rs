@@ -1,4 +1,4 @@
-//! `GET /api/status?task_id=`: the state of a task (contract, section 3).
+//! `GET /api/status?task_id=`: the state of a task.
 
 use http::{HeaderName, StatusCode};
 

@@ -1,4 +1,4 @@
-//! A task as its owner sees it (contract, section 3): the vendor's `data` verbatim, but with the credits charged *here*.
+//! A task as its owner sees it: the vendor's `data` verbatim, but with the credits charged *here*.
 
 use std::time::{Duration, Instant};
 

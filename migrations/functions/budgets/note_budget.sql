@@ -2,7 +2,7 @@
 create or replace function note_budget() returns trigger language plpgsql as $$
 declare
     v_now    constant timestamptz := clock_timestamp();
-    v_budget constant budget := case when tg_op = 'DELETE' then old else new end;
+    v_budget constant record := case when tg_op = 'DELETE' then old else new end;
     v_org    record;
 begin
     for v_org in

@@ -1,4 +1,4 @@
--- Prepares the first operator's token: it counts once its text has been shown and confirm_bootstrap has been called. A token
+-- Prepares the first operator's token: it counts once its text has been shown and it has been confirmed. A token
 -- that was prepared and never confirmed gives way after p_patience, so that a gateway that died before it showed its text
 -- locks nobody out.
 --

@@ -16,7 +16,7 @@ const CLAIM: &str = r"do $$
 declare
   found text;
 begin
-  perform pg_advisory_xact_lock(7116012);
+  perform pg_advisory_xact_lock(7116013);
   if to_regclass('tollgate_demo') is not null then
     return;
   end if;

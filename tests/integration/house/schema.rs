@@ -50,8 +50,6 @@ async fn what_was_prepared_before_a_migration_serves_after_it() {
         one.balance(org).await?;
         one.credit_summary(org).await?;
         one.org(org).await?;
-        one.orgs().await?;
-        one.org_by_name("an organisation").await?;
         one.list_orgs(&OrgFilter::default(), Slice { after: None, limit: 1 }).await?;
         one.team(team).await?;
         one.list_teams(org, None, Slice { after: None, limit: 1 }).await?;

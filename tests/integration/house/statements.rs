@@ -397,6 +397,15 @@ fn no_function_and_no_view_answers_whole_rows_of_a_table() {
         }
         let rows = tokens.windows(2).filter(|pair| pair[0] == Token::Symbol('%') && pair[1].is("rowtype"));
         wrong.extend(rows.map(|_| format!("{at}: a variable of a table's row type")));
+        // A table's name is the name of its row type too.
+        let declared = tokens.iter().filter(|token| !token.is("constant")).collect::<Vec<_>>();
+        for three in declared.windows(3) {
+            let is_variable = word(three[0]).is_some_and(|name| name.starts_with("v_"));
+            let of_table = word(three[1]).is_some_and(|name| tables.contains(&name));
+            if is_variable && of_table && matches!(three[2], Token::Symbol(';' | ':')) {
+                wrong.push(format!("{at}: a variable of a table's row type"));
+            }
+        }
     }
     assert!(wrong.is_empty(), "name the columns: {wrong:#?}");
 }

@@ -139,12 +139,10 @@ fn a_killed_server_is_started_again_and_keeps_what_was_committed() {
     ask(&cluster.url("postgres"), "create table kept as select 7 as n; select ''");
     let killed = cluster.pid();
     cluster.kill();
-    assert!(!cluster.is_running());
     assert!(!is_alive(killed));
     let mut lines = String::new();
     cluster.restart(&mut |line| lines.push_str(line)).unwrap();
     assert!(lines.contains("recovers first"), "{lines}");
-    assert!(cluster.is_running());
     assert_eq!(ask(&cluster.url("postgres"), "select n::text from kept"), "7");
 }
 
