@@ -19,7 +19,7 @@ mod prices;
 
 pub use self::books::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Finding};
 pub use self::books::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
-pub use self::books::entries::{Entry, EntryFilter, EntryKind, Place};
+pub use self::books::entries::{Entry, EntryFilter, EntryPosition};
 pub use self::books::statement::{Line, Month, Statement, Total};
 pub use self::books::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::books::usage::{Usage, UsageBy, UsageFilter};
@@ -28,14 +28,15 @@ pub use self::budgets::{
     NewBudget, Period,
 };
 pub use self::credits::balance::Balance;
-pub use self::credits::post::{Done, Once, Overdraft, PostedEntry, Transferred, Why};
+pub use self::credits::post::{Overdraft, PostedEntry, Transferred, Why};
 pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};
 pub use self::db::error::StoreError;
 #[cfg(test)]
 pub(crate) use self::db::error::samples as error_samples;
-pub use self::db::page::HoldPlace;
+pub use self::db::once::{Done, Fingerprint, Once};
+pub use self::db::page::{HoldPosition, Slice};
 pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder, TargetKind};
 pub use self::directory::identity::{
     FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
@@ -45,16 +46,16 @@ pub use self::directory::keys::{
 };
 pub use self::directory::operators::{OperatorRole, OperatorToken};
 pub use self::directory::tenancy::{
-    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Slice, Status, Team, TeamChange, User, UserChange,
-    UserFilter,
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Status, Team, TeamChange, User, UserChange, UserFilter,
 };
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;
 pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved, ResolvedState};
+pub use self::ledger::entry_kind::EntryKind;
 pub use self::ledger::guard::{HoldGuard, Verdict};
 pub use self::ledger::lanes::settings::LaneSettings;
 pub use self::ledger::lease::Lease;
-pub use self::ledger::step::{Applied, Fingerprint, NewHold, Step, StepKind, Terms};
+pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::prices::{
     Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,

@@ -24,8 +24,8 @@ use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 pub use crate::store::budgets::edit::{BudgetChange, NewBudget};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::metered;
 
 /// The most events reported at one time: the next run finds the rest.

@@ -9,6 +9,7 @@ pub(in crate::store) mod error;
 pub(in crate::store) mod metered;
 pub(in crate::store) mod migrate;
 mod migrations;
+pub(in crate::store) mod once;
 pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
 pub(in crate::store) mod servers;

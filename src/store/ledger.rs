@@ -3,6 +3,7 @@
 pub(in crate::store) mod claims;
 pub(in crate::store) mod doubts;
 pub(in crate::store) mod due;
+pub(in crate::store) mod entry_kind;
 pub(in crate::store) mod guard;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod lease;

@@ -13,7 +13,7 @@ use super::problem::Problem;
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::store::{
-    CreditSummary, Entry, EntryFilter, EntryKind, Overdraft, Place, PostedEntry, Transferred, Why,
+    CreditSummary, Entry, EntryFilter, EntryKind, EntryPosition, Overdraft, PostedEntry, Transferred, Why,
 };
 
 /// Show an organisation's credits
@@ -232,7 +232,7 @@ pub(super) async fn list_entries(
     call: ReadCall<OrgId, Query<EntryQuery>>,
 ) -> Result<Json<Page<Entry>>, Problem> {
     let ApiCall { database, path: org, input: Query(query), .. } = call;
-    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
+    let slice = query.limit.after::<EntryPosition>(query.cursor.as_deref())?;
     let filter = EntryFilter {
         kind: query.kind,
         external_ref: query.external_ref,

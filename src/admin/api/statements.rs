@@ -16,7 +16,7 @@ use super::page::PageLimit;
 use super::problem::Problem;
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::store::{Database, Line, Month, Place, Statement, StoreError};
+use crate::store::{Database, EntryPosition, Line, Month, Statement, StoreError};
 
 /// Lines that are read from the database at a time for a CSV table.
 const LINES_AT_A_TIME: u32 = 2000;
@@ -68,7 +68,7 @@ pub(super) async fn show_statement(
         let name = format!("statement-{org}-{}", statement.month);
         return Ok(csv::answer(&name, table(database, statement)));
     }
-    let slice = query.limit.after::<Place>(query.cursor.as_deref())?;
+    let slice = query.limit.after::<EntryPosition>(query.cursor.as_deref())?;
     let items = database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
     let (items, next_cursor) = query.limit.cut(items, |line| line.entry.place());
     Ok(Json(StatementPage { statement, items, next_cursor }).into_response())
@@ -96,7 +96,7 @@ const COLUMNS: [&str; 16] = [
 /// What comes next in a table that is being sent.
 enum Next {
     Begin,
-    After(Option<Place>, Credits),
+    After(Option<EntryPosition>, Credits),
     Over,
 }
 

@@ -14,28 +14,11 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, HoldId, KeyId, OrgId, TeamId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::db::words::words;
-
-words! {
-    /// What an entry stands for (contract, "Ledger").
-    pub enum EntryKind in "entry.kind" {
-        Grant = "grant",
-        /// A correction by an operator.
-        Adjust = "adjust",
-        /// Credits from or to another organisation.
-        Transfer = "transfer",
-        /// The unspent rest of a grant that expired.
-        Expire = "expire",
-        /// The charge of a task.
-        Consume = "consume",
-        /// The charge of a task that was reopened after its end.
-        Correct = "correct",
-    }
-}
+use crate::store::ledger::entry_kind::EntryKind;
 
 /// The position of an entry in its organisation's journal: first by time, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct EntryPosition {
     /// When the entry was written.
     pub at: OffsetDateTime,
     /// Orders entries that were written at the same instant.
@@ -43,14 +26,14 @@ pub struct Place {
 }
 
 /// The text form, which cursors use.
-impl fmt::Display for Place {
+impl fmt::Display for EntryPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The database keeps microseconds.
         write!(f, "{}.{}", self.at.unix_timestamp_nanos() / 1000, self.entry)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for EntryPosition {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Self, StoreError> {
@@ -101,8 +84,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn place(&self) -> Place {
-        Place { at: self.created_at, entry: self.entry_id }
+    pub fn place(&self) -> EntryPosition {
+        EntryPosition { at: self.created_at, entry: self.entry_id }
     }
 }
 
@@ -155,7 +138,7 @@ pub struct EntryFilter {
     /// Only entries written before this instant.
     pub until: Option<OffsetDateTime>,
     /// Only entries older than this one: the cursor.
-    pub before: Option<Place>,
+    pub before: Option<EntryPosition>,
 }
 
 impl Database {

@@ -15,10 +15,10 @@ use utoipa::ToSchema;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
-use crate::store::books::entries::EntryKind;
-use crate::store::books::entries::{COLUMNS, Entry, Place, STORED, TABLES, entry};
+use crate::store::books::entries::{COLUMNS, Entry, EntryPosition, STORED, TABLES, entry};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::ledger::entry_kind::EntryKind;
 
 /// A month of a year.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct Statement {
     pub held: Option<Credits>,
     /// The last line. Entries that are added while the lines are read come after it and are not part of the statement.
     #[serde(skip)]
-    pub last: Option<Place>,
+    pub last: Option<EntryPosition>,
 }
 
 /// All lines of one kind of entry.
@@ -170,7 +170,7 @@ impl Database {
             available: now("available")?,
             held: now("held")?,
             last: match (row.try_get("last_at")?, row.try_get("last_entry")?) {
-                (Some(at), Some(entry)) => Some(Place { at, entry: EntryId::from_uuid(entry) }),
+                (Some(at), Some(entry)) => Some(EntryPosition { at, entry: EntryId::from_uuid(entry) }),
                 _ => None,
             },
         })
@@ -182,7 +182,7 @@ impl Database {
     pub async fn statement_lines(
         &self,
         of: &Statement,
-        after: Option<Place>,
+        after: Option<EntryPosition>,
         balance: Option<Credits>,
         limit: u32,
     ) -> Result<Vec<Line>, StoreError> {

@@ -4,7 +4,6 @@
 //! (functions `…_once`); the claim comes before any lock. Of several calls with one key, through any gateways, one
 //! moves the credits and the others return its answer. A refused call leaves its key free.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -13,30 +12,12 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
-use crate::store::books::entries::EntryKind;
 use crate::store::db::change::Acting;
 use crate::store::db::error::StoreError;
+use crate::store::db::once::{Done, KeyClaim, Once, replayed, told};
 use crate::store::db::words::words;
+use crate::store::ledger::entry_kind::EntryKind;
 use crate::store::ledger::metered;
-use crate::store::ledger::step::Fingerprint;
-
-/// The idempotency key of a call: it counts once, however often it is sent.
-#[derive(Debug, Clone, Copy)]
-pub struct Once<'a> {
-    /// The caller's idempotency key.
-    pub key: &'a str,
-    /// The raw body of the request: the same key with another body is refused.
-    pub body: &'a [u8],
-}
-
-/// The answer of a call that may be a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done<T> {
-    /// The answer; for a replay, the stored one.
-    pub answer: T,
-    /// Whether an earlier call with the same idempotency key has moved the credits.
-    pub replayed: bool,
-}
 
 /// Why credits are moved.
 #[derive(Debug, Clone, Copy)]
@@ -86,29 +67,6 @@ const OVERDRAFT: &str = "credits.overdraft";
 const REASON: usize = 500;
 const REFERENCE: usize = 200;
 
-/// An idempotency key as the database's functions take it; without a key nothing is claimed.
-pub(in crate::store) struct Claim<'a> {
-    pub(in crate::store) endpoint: &'static str,
-    pub(in crate::store) key: Option<&'a str>,
-    fingerprint: Fingerprint,
-}
-
-impl<'a> Claim<'a> {
-    /// The fingerprint covers the body and the id of what the request is about.
-    pub(in crate::store) fn of(endpoint: &'static str, about: Uuid, once: Option<Once<'a>>) -> Self {
-        let body = once.map_or(&b""[..], |once| once.body);
-        Self {
-            endpoint,
-            key: once.map(|once| once.key),
-            fingerprint: Fingerprint::of(&[about.as_bytes(), body].concat()),
-        }
-    }
-
-    pub(in crate::store) fn fingerprint(&self) -> &[u8] {
-        self.fingerprint.as_bytes()
-    }
-}
-
 words! {
     /// The outcome of posting an entry, or both halves of a transfer.
     enum PostOutcome in "post_entry_once()", "transfer_once()" {
@@ -132,16 +90,6 @@ words! {
         KeyReused = "key_reused",
         InProgress = "in_progress",
     }
-}
-
-/// The stored answer of an earlier call with the same idempotency key.
-pub(in crate::store) fn replayed<T: DeserializeOwned>(stored: Option<String>) -> Result<Done<T>, StoreError> {
-    Ok(Done { answer: told(stored)?, replayed: true })
-}
-
-fn told<T: DeserializeOwned>(answer: Option<String>) -> Result<T, StoreError> {
-    let answer = answer.and_then(|answer| serde_json::from_str(&answer).ok());
-    answer.ok_or(StoreError::Corrupt("idempotency.answer".into()))
 }
 
 fn too_much(amount: Credits, org: OrgId) -> impl FnOnce(sqlx::Error) -> StoreError {
@@ -220,7 +168,7 @@ impl Acting {
     ) -> Result<Done<PostedEntry>, StoreError> {
         check(why)?;
         let entry = EntryId::generate();
-        let claim = Claim::of(endpoint, org.as_uuid(), once);
+        let claim = KeyClaim::of(endpoint, org.as_uuid(), once);
         let (outcome, available, answer): (PostOutcome, Option<i64>, Option<String>) = sqlx::query_as(
             "select outcome, available, answer from post_entry_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
@@ -269,7 +217,7 @@ impl Acting {
         }
         let (from_entry, to_entry) = (EntryId::generate(), EntryId::generate());
         // The claim is about no single organisation, because the body names both.
-        let claim = Claim::of(TRANSFER, Uuid::nil(), once);
+        let claim = KeyClaim::of(TRANSFER, Uuid::nil(), once);
         let (outcome, about, available, answer): (PostOutcome, Option<Uuid>, Option<i64>, Option<String>) =
             sqlx::query_as(
                 "select outcome, org_id, available, answer \
@@ -307,7 +255,7 @@ impl Acting {
         if overdraft < Credits::ZERO {
             return Err(StoreError::Invalid("an overdraft cannot be negative".into()));
         }
-        let claim = Claim::of(OVERDRAFT, org.as_uuid(), once);
+        let claim = KeyClaim::of(OVERDRAFT, org.as_uuid(), once);
         let (outcome, answer): (OverdraftOutcome, Option<String>) =
             sqlx::query_as("select outcome, answer from set_overdraft_once($1, $2, $3, $4, $5, $6)")
                 .bind(claim.endpoint)

@@ -1,8 +1,10 @@
 //! Changes: each is one statement and carries an actor, whom the triggers write into the audit log.
 //!
-//! There is no other way to write, and no transaction that stays open between two statements: a gateway that is frozen
-//! between two statements would keep its rows locked until it runs again. A change of several steps is a function of
-//! the database.
+//! There is no other way to write what the audit log watches. What a gateway notes for itself (its lease, when it polls
+//! next, when a key was last used, figures it shows) has no actor.
+//!
+//! No transaction stays open between two statements: a gateway that is frozen between two statements would keep its
+//! rows locked until it runs again. A change of several steps is a function of the database.
 
 use std::net::IpAddr;
 use std::ops::Deref;

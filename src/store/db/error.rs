@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::store::db::servers::NoPrimary;
-
 /// An error of the store. An error by itself never moves credits.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -94,6 +92,17 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::RowNotFound => Self::Corrupt(error.to_string().into()),
             _ => Self::Database(Arc::new(error)),
         }
+    }
+}
+
+/// No server takes writes; the text says why for each.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::store) struct NoPrimary(pub(in crate::store) Arc<str>);
+
+impl From<NoPrimary> for sqlx::Error {
+    fn from(error: NoPrimary) -> Self {
+        Self::Configuration(Box::new(error))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use sqlx::postgres::PgPool;
 
-use super::servers::NoPrimary;
+use super::error::NoPrimary;
 use crate::clock::Clock;
 use crate::metrics as m;
 

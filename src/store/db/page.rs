@@ -1,4 +1,4 @@
-//! Cursors of lists that are about holds and ordered by time.
+//! Parts of lists, and the cursors of lists that are about holds and ordered by time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,9 +8,17 @@ use time::OffsetDateTime;
 use crate::ids::HoldId;
 use crate::store::db::error::StoreError;
 
-/// The position of an item in such a list.
+/// The part of a list that is to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<Id> {
+    pub after: Option<Id>,
+    /// The most items to read.
+    pub limit: u16,
+}
+
+/// The position of an item in a list of holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HoldPlace {
+pub struct HoldPosition {
     /// The instant that orders the list.
     pub at: OffsetDateTime,
     /// Orders items of the same instant.
@@ -20,14 +28,14 @@ pub struct HoldPlace {
 }
 
 /// The text form, which cursors use.
-impl fmt::Display for HoldPlace {
+impl fmt::Display for HoldPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The database keeps microseconds.
         write!(f, "{}.{}.{}", self.at.unix_timestamp_nanos() / 1000, self.hold, self.seq)
     }
 }
 
-impl FromStr for HoldPlace {
+impl FromStr for HoldPosition {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Self, StoreError> {

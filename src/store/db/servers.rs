@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::session;
 use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::store::db::error::StoreError;
+use crate::store::db::error::{NoPrimary, StoreError};
 
 /// A server that has not answered within this time, connecting included, counts as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,17 +32,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest time between two looks, however many errors ask for one.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
-
-/// No server takes writes; the text says why for each.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub(in crate::store) struct NoPrimary(pub(in crate::store) Arc<str>);
-
-impl From<NoPrimary> for sqlx::Error {
-    fn from(error: NoPrimary) -> Self {
-        Self::Configuration(Box::new(error))
-    }
-}
 
 /// The number of changes of the primary. A connection made in an earlier turn belongs to another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

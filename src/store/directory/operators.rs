@@ -12,8 +12,8 @@ use crate::secret::Secret;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::directory::tenancy::Slice;
 
 words! {
     /// What an operator may do.

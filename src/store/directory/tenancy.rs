@@ -34,14 +34,6 @@ words! {
     }
 }
 
-/// The part of a list that is to be read.
-#[derive(Debug, Clone, Copy)]
-pub struct Slice<Id> {
-    pub after: Option<Id>,
-    /// The most items to read.
-    pub limit: u16,
-}
-
 /// The id of something that belongs to an organisation.
 #[derive(Debug, Clone, Copy)]
 pub enum Owned {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::ledger::step::Fingerprint;
+use crate::store::db::once::Fingerprint;
 use crate::store::ledger::tasks::State;
 
 /// The most keys that one statement deletes.

@@ -10,14 +10,14 @@ use time::OffsetDateTime;
 
 use crate::credits::Credits;
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
-use crate::store::credits::post::{Claim, Done, Once, replayed};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::error::is_unique_violation;
-use crate::store::db::page::HoldPlace;
+use crate::store::db::once::{Done, KeyClaim, Once, replayed};
+use crate::store::db::page::HoldPosition;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::directory::tenancy::Slice;
 use crate::store::ledger::lanes::batch;
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Applied;
@@ -160,15 +160,15 @@ fn loss(row: &PgRow) -> Result<Loss, sqlx::Error> {
 
 impl Doubt {
     /// The position in the list, for the cursor.
-    pub fn place(&self) -> HoldPlace {
-        HoldPlace { at: self.since, hold: self.hold_id, seq: 0 }
+    pub fn place(&self) -> HoldPosition {
+        HoldPosition { at: self.since, hold: self.hold_id, seq: 0 }
     }
 }
 
 impl Loss {
     /// The position in the list, for the cursor.
-    pub fn place(&self) -> HoldPlace {
-        HoldPlace { at: self.created_at, hold: self.hold_id, seq: self.seq }
+    pub fn place(&self) -> HoldPosition {
+        HoldPosition { at: self.created_at, hold: self.hold_id, seq: self.seq }
     }
 }
 
@@ -185,7 +185,7 @@ impl Database {
     pub async fn doubts(
         &self,
         org: Option<OrgId>,
-        slice: Slice<HoldPlace>,
+        slice: Slice<HoldPosition>,
     ) -> Result<Vec<Doubt>, StoreError> {
         let rows = sqlx::query(
             "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
@@ -214,7 +214,7 @@ impl Database {
     }
 
     /// Losses and possible losses of the last `days`, newest first.
-    pub async fn losses(&self, days: u32, slice: Slice<HoldPlace>) -> Result<Vec<Loss>, StoreError> {
+    pub async fn losses(&self, days: u32, slice: Slice<HoldPosition>) -> Result<Vec<Loss>, StoreError> {
         let rows = sqlx::query(
             "select hold_id, org_id, l.seq, h.account, h.task_type, l.amount, l.possible, l.reason, l.created_at \
              from platform_loss l join hold h using (org_id, hold_id) \
@@ -248,7 +248,7 @@ impl Acting {
             Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
             Resolution::NotOwed => (RELEASE, ResolvedState::Released),
         };
-        let claim = Claim::of(endpoint, hold.as_uuid(), once);
+        let claim = KeyClaim::of(endpoint, hold.as_uuid(), once);
         // An earlier call with this key has ended the doubt, so its stored answer must be looked up before the hold's
         // state is.
         if let Some(earlier) = self.answered(&claim).await? {
@@ -363,7 +363,7 @@ impl Acting {
     }
 
     /// The stored answer of an earlier call with this idempotency key.
-    async fn answered(&self, claim: &Claim<'_>) -> Result<Option<Done<Resolved>>, StoreError> {
+    async fn answered(&self, claim: &KeyClaim<'_>) -> Result<Option<Done<Resolved>>, StoreError> {
         let Some(key) = claim.key else { return Ok(None) };
         let stored: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
             "select fingerprint, answer from idempotency where org_id = $1 and endpoint = $2 and key = $3",

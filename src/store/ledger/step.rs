@@ -4,33 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
+use crate::store::db::once::Fingerprint;
 use crate::store::db::words::words;
-
-/// The SHA-256 of a create's raw body: what makes two requests "the same" (contract, "Idempotency").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The fingerprint of `body`.
-    pub fn of(body: &[u8]) -> Self {
-        Self(Sha256::digest(body).into())
-    }
-
-    /// The digest, as the database stores it.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Reads a stored digest; `None` if it is not 32 bytes long.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-}
 
 /// A hold that is to be made.
 #[derive(Debug, Clone)]

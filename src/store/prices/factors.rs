@@ -15,8 +15,8 @@ use crate::ids::{FactorId, OrgId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::directory::tenancy::Slice;
 
 /// A price factor and the time in which it is valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

@@ -11,8 +11,8 @@ use crate::pricing::{BookVersion, PriceBook};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::directory::tenancy::Slice;
 use crate::store::prices::no_book;
 
 /// One activation of a price book: it came into force, will come into force, or was withdrawn before.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tollgate::config::Config;
 use tollgate::ids::HoldId;
-use tollgate::store::{HoldPlace, NewHold, Resolution, Slice, Step};
+use tollgate::store::{HoldPosition, NewHold, Resolution, Slice, Step};
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as, write_off};
@@ -165,7 +165,7 @@ async fn doubts_and_losses_come_in_pages_and_all_of_them() {
     // All of one instant: only their ids tell them apart.
     let at_once = "update hold set doubt_at = '2026-01-01' where state = 'IN_DOUBT'";
     sqlx::query(at_once).execute(db.pool()).await.unwrap();
-    let cursor = |place: HoldPlace| place.to_string().parse::<HoldPlace>().unwrap();
+    let cursor = |place: HoldPosition| place.to_string().parse::<HoldPosition>().unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let page = db.database().doubts(Some(org), Slice { after, limit: 2 }).await.unwrap();

@@ -44,6 +44,9 @@ const BESIDE: &[(&str, &str)] = &[
     ("handlers", "layers"),
 ];
 
+/// The floors of the store, lowest first.
+const STORE: &[&[&str]] = &[&["db"], &["ledger"], &["credits", "budgets", "prices"], &["books", "directory"]];
+
 /// Rooms with statements for the database.
 const SQL: &[&str] = &["store"];
 
@@ -101,6 +104,25 @@ fn every_module_has_a_floor_and_no_import_goes_up() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     let idle: Vec<_> = BESIDE.iter().filter(|pair| !beside.contains(*pair)).collect();
     assert!(idle.is_empty(), "no longer needed: {idle:?}");
+}
+
+#[test]
+fn the_rooms_of_the_store_stand_on_floors_too() {
+    let floor = |room: &str| STORE.iter().position(|rooms| rooms.contains(&room));
+    let sources = Source::all("src");
+    let mut wrong = Vec::new();
+    for source in sources.iter().filter(|source| source.path.starts_with("store/")) {
+        let within = source.path.strip_prefix("store").unwrap();
+        let room = within.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let own = floor(room).unwrap_or_else(|| panic!("the room {room} stands on no floor"));
+        for path in source.seen.paths.iter().filter(|path| path.ours) {
+            let [store, other, ..] = &path.segments[..] else { continue };
+            if store == "store" && other != room && floor(other).is_some_and(|other| other >= own) {
+                wrong.push(format!("{}: {room} imports {other}", within.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Somebody else has locked tables: callers are refused in time, on both sides of the connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -11,7 +12,7 @@ use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::{PATIENCE, until};
-use crate::support::gateway::TestGateway;
+use crate::support::gateway::{Answer, TestGateway, body};
 
 /// Without these nobody is let in, and the lock is not what a call meets.
 const LEFT_OPEN: &[&str] = &["operator_token", "epoch", "gateway"];
@@ -101,24 +102,34 @@ async fn a_lock_makes_no_more_backends_than_the_pools_have() {
     const LANES: usize = 2;
     // the pool of this test, upkeep, the listener, an audit, the lease
     const OTHERS: i64 = 8 + 14 + 1 + 1 + 1;
+    // Each waits for a connection, or for the ledger, for as long as it may: 45 seconds under the lock.
+    const ROUNDS: usize = 9;
     let gateway = TestGateway::builder()
         .config(|config| {
             config.database.max_connections = POOL;
+            config.database.acquire_timeout_ms = 5000;
             config.ledger.lanes = LANES;
+            config.ledger.reserve_timeout_ms = 5000;
         })
         .start()
         .await;
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let create = async |caller: usize| {
+        let call = gateway
+            .client
+            .post(format!("http://{}/api/generate", gateway.address()))
+            .bearer_auth(&gateway.caller.text);
+        Answer::to(call.body(body(&format!("locked {caller}")).to_string())).await.status
+    };
     let mut holder = lock_tables(&gateway).await;
     let done = AtomicBool::new(false);
     let calls = join_all((0..CALLERS).map(async |caller| {
-        // Three rounds are longer than any deadline. One in three does not wait for its answer.
-        for _ in 0..3 {
-            let call = operator.call(Method::GET, "/admin/v1/orgs", None);
-            if caller % 3 == 0 {
-                drop(tokio::time::timeout(std::time::Duration::from_millis(800), call).await);
-            } else {
-                assert_eq!(call.await.status, 503);
+        for _ in 0..ROUNDS {
+            match caller % 3 {
+                0 => assert_eq!(operator.call(Method::GET, "/admin/v1/orgs", None).await.status, 503),
+                1 => assert_eq!(create(caller).await, 503),
+                // These do not wait for their answers.
+                _ => drop(tokio::time::timeout(Duration::from_millis(800), create(caller)).await),
             }
         }
     }));
@@ -126,21 +137,20 @@ async fn a_lock_makes_no_more_backends_than_the_pools_have() {
         calls.await;
         done.store(true, Ordering::Relaxed);
     };
-    let watch = async {
-        let mut most = 0;
-        while !done.load(Ordering::Relaxed) {
-            most = most.max(backends(gateway.db.pool()).await);
-            tokio::task::yield_now().await;
-        }
-        most
-    };
-    let ((), most) = tokio::join!(calls, watch);
+    let mut most = 0;
+    let watch = until("all are answered", async || {
+        most = most.max(backends(gateway.db.pool()).await);
+        done.load(Ordering::Relaxed)
+    });
+    tokio::join!(calls, watch);
     let allowed = i64::from(POOL) + i64::try_from(LANES).unwrap() + OTHERS;
     assert!(most <= allowed, "{most} backends; the pools have {allowed} places");
+    assert_eq!(gateway.upstream_creates().await, (0, 0));
     holder.execute("rollback").await.unwrap();
     until("all is well again", async || {
         let answer: Value = operator.get("/admin/v1/orgs").await.body;
         answer["items"].is_array() || answer["data"].is_array()
     })
     .await;
+    until("creates are taken again", async || create(CALLERS).await == 200).await;
 }

@@ -10,7 +10,7 @@ use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::directory::tenancy::Slice;
+use crate::store::db::page::Slice;
 
 /// A longer subject cannot be linked: it is refused without a look-up.
 const MAX_SUBJECT: usize = 200;

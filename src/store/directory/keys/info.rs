@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::page::Slice;
 use crate::store::db::words::words;
 use crate::store::directory::keys::rate;
-use crate::store::directory::tenancy::Slice;
 
 words! {
     /// Whether a key can be used.

@@ -4,6 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use super::*;
 use crate::store::credits::balance::COLUMNS as BALANCE;
+use crate::store::db::page::Slice;
 
 /// An organisation with its balance.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -1,6 +1,7 @@
 //! Teams of an organisation: created, listed, changed, deleted.
 
 use super::*;
+use crate::store::db::page::Slice;
 
 /// A team of an organisation.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -1,6 +1,7 @@
 //! Users of an organisation: created, listed, changed, deleted.
 
 use super::*;
+use crate::store::db::page::Slice;
 use crate::store::directory::keys::Role;
 
 /// A user of an organisation.
