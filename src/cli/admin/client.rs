@@ -69,10 +69,16 @@ impl Session {
     ) -> Result<Self, CliError> {
         let base = base.trim_end_matches('/').to_owned();
         let uri: Option<Uri> = base.parse().ok();
-        if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
-            return Err(CliError::Usage(format!(
-                "--url is '{base}'; it must be an http or https URL, such as http://127.0.0.1:8081"
-            )));
+        let is_right = |uri: &Uri| {
+            // A password in it would be shown in messages.
+            let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+            matches!(uri.scheme_str(), Some("http" | "https")) && !has_user
+        };
+        if !uri.as_ref().is_some_and(is_right) {
+            return Err(CliError::Usage(
+                "--url must be an http or https URL without user and password, such as http://127.0.0.1:8081"
+                    .into(),
+            ));
         }
         let http = client(ca_file)?;
         Ok(Self { base, token, json, http, announced: Once::new() })

@@ -65,7 +65,7 @@ async fn a_reservation_that_comes_too_late_is_given_back_unsent() {
         gateway.create(&body("late")).await.refused(503, "UNAVAILABLE");
     }
     hot_row.rollback().await.unwrap();
-    let task = gateway.task("in time").await;
+    let task = gateway.judged(&body("in time")).await.task_id();
     gateway.finished(&task).await;
     until("late grants are given back", async || gateway.balance().await == [999_600, 0, 400]).await;
     assert_eq!(gateway.upstream_creates().await, (1, 1));
