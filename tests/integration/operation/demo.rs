@@ -290,6 +290,12 @@ async fn every_command_says_which_database_and_a_flag_wins() {
     let env = [("TOLLGATE_ADMIN_URL", "http://127.0.0.1:2"), ("TOLLGATE_ADMIN_TOKEN", "no\ntoken")];
     let said = run_with_env(&[&["admin"], &url[..], &["me"]].concat(), &env).await;
     assert!(said.code == 3 && said.err.contains("http://127.0.0.1:1 "), "{said:?}");
+    let change = ["org", "create", "studio"];
+    let said = run_with_env(&[&["admin"], &url[..], &change].concat(), &env).await;
+    assert!(said.err.contains("a change at the management API http://127.0.0.1:1\n"), "{said:?}");
+    let with_password = format!("http://u:{SECRET}@127.0.0.1:1");
+    let said = run_with_env(&["admin", "--url", &with_password, "--token", "x", "me"], &env).await;
+    assert!(said.code == 2 && !said.err.contains(SECRET) && !said.out.contains(SECRET), "{said:?}");
     for database in [by_flag, by_file] {
         database.on_server("drop database").await;
     }
