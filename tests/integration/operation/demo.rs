@@ -285,6 +285,11 @@ async fn every_command_says_which_database_and_a_flag_wins() {
     // The environment wins over the file.
     let said = run_with_env(&["audit", "--config", &config], &[("TOLLGATE_DATABASE__URL", &flag)]).await;
     assert!(said.code == 0 && said.err.contains(&by_flag.name), "{said:?}");
+    // In another form, too.
+    let url_file = scratch.file("database_url", &flag);
+    let env = [("TOLLGATE_DATABASE__URL_FILE", url_file.as_str())];
+    let said = run_with_env(&["audit", "--config", &config], &env).await;
+    assert!(said.code == 0 && said.err.contains(&by_flag.name), "{said:?}");
 
     let url = ["--url", "http://127.0.0.1:1", "--token", "x"];
     let env = [("TOLLGATE_ADMIN_URL", "http://127.0.0.1:2"), ("TOLLGATE_ADMIN_TOKEN", "no\ntoken")];
