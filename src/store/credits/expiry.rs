@@ -38,7 +38,8 @@ const SOME: i32 = 500;
 
 impl Database {
     /// Attributes charges to the grants that expire, and takes back the rest of those that have expired. Returns the
-    /// credits taken back.
+    /// credits taken back, or the first error: an organisation that fails, for example because somebody has locked its
+    /// row, keeps no other from its turn.
     pub async fn expire_credits(&self) -> Result<Credits, StoreError> {
         // In random order, so that gateways that begin together do not queue for the same rows.
         let orgs: Vec<Uuid> = sqlx::query_scalar(
@@ -49,12 +50,14 @@ impl Database {
         )
         .fetch_all(self.pool())
         .await?;
-        let mut total = Credits::ZERO;
+        let (mut total, mut failed) = (Credits::ZERO, None);
         for org in orgs.into_iter().map(OrgId::from_uuid) {
-            let expired = self.expire_credits_of(org, None).await?;
-            total = total.checked_add(expired).unwrap_or(total);
+            match self.expire_credits_of(org, None).await {
+                Ok(expired) => total = total.checked_add(expired).unwrap_or(total),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
         }
-        Ok(total)
+        failed.map_or(Ok(total), Err)
     }
 
     /// Does the same for one organisation, as of `now`; `None`: by the database's clock.

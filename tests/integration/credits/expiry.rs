@@ -7,10 +7,11 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use time::macros::datetime;
 use tollgate::ids::{EntryId, HoldId, OrgId};
+use tollgate::store::StoreError;
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::fixture::funded;
+use crate::support::fixture::{credits, funded};
 
 const START: OffsetDateTime = datetime!(2026-03-01 00:00 UTC);
 
@@ -172,6 +173,27 @@ async fn nothing_is_taken_back_that_is_not_there_until_it_is() {
     post(pool, org, "grant", 50, None, 17).await.unwrap();
     assert_eq!((expire(&db, org, 18).await, available(&db, org).await), (30, 20));
     assert_eq!((expire(&db, org, 19).await, available(&db, org).await), (0, 20));
+}
+
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_grant_from_its_end() {
+    let db = TestDatabase::new().await;
+    let mut orgs = Vec::new();
+    for _ in 0..12 {
+        let org = funded(&db, 100).await;
+        post(db.pool(), org, "grant", 10, Some(1), 0).await.unwrap();
+        orgs.push(org);
+    }
+    let mut somebody = db.pool().begin().await.unwrap();
+    let lock = sqlx::query("select from org_balance where org_id = $1 for update").bind(orgs[0].as_uuid());
+    lock.execute(&mut *somebody).await.unwrap();
+    let locked = db.database().expire_credits().await;
+    assert!(locked.as_ref().is_err_and(StoreError::is_time_out), "{locked:?}");
+    for org in &orgs[1..] {
+        assert_eq!(available(&db, *org).await, 100);
+    }
+    somebody.rollback().await.unwrap();
+    assert_eq!(db.database().expire_credits().await.unwrap(), credits(10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
