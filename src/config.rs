@@ -224,13 +224,14 @@ pub enum Profile {
 pub struct LedgerConfig {
     /// How a batch is made durable. Gateways that share a ledger may differ.
     pub profile: Profile,
-    /// Number of lanes, each with a database connection of its own.
+    /// Number of lanes, each with a database connection of its own. Four side lanes, for organisations whose rows are locked
+    /// by somebody else, have one each too.
     #[schemars(range(min = 1, max = 64))]
     pub lanes: usize,
     /// Maximum number of items in one batch of a lane.
     #[schemars(range(min = 1, max = 1_024))]
     pub max_batch: usize,
-    /// Maximum number of reservations that wait in one lane.
+    /// Maximum number of reservations that wait in one lane. An organisation gets at most half of the places that are free.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub queue: usize,
     /// Time-out for a create to get its hold.

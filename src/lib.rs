@@ -7,7 +7,7 @@
 //!
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
-//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`strict`] [`https`] | ids, checked integers, time, secrets, metric names, the page that shows an API, the queue of log lines to standard error, URLs whose answers nobody on the network can change, the refusal of input that says a thing twice, the one HTTP client |
+//! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`shares`] [`strict`] [`https`] | ids, checked integers, time, secrets, metric names, the page that shows an API, the queue of log lines to standard error, URLs whose answers nobody on the network can change, places that organisations share, the refusal of input that says a thing twice, the one HTTP client |
 //! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] | the meaning of requests, prices, keys and the vendor's envelope |
 //! | 2 settings | [`config`] | defaults, then the file, then the environment: the later value wins |
 //! | 3 outside world | [`store`] (all SQL) · [`upstream`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
@@ -105,6 +105,7 @@ pub mod rate_limits;
 pub mod safe_url;
 pub mod secret;
 pub mod server;
+pub mod shares;
 pub mod simulator;
 pub mod stack;
 pub mod store;

@@ -98,6 +98,9 @@ metrics! {
     Histogram LEDGER_CALL_SECONDS = "tollgate_ledger_call_seconds" ["call"] "Duration of a successful call of a ledger lane, which writes one batch";
     Histogram LEDGER_BATCH_ITEMS = "tollgate_ledger_batch_items" ["call"] "Items in the batch of a call of a ledger lane";
     Counter LEDGER_CALL_FAILURES = "tollgate_ledger_call_failures_total" ["call"] "Calls of a ledger lane that failed or timed out, and were repeated or split";
+    Gauge LEDGER_SIDE_ORGS = "tollgate_ledger_side_lane_organisations" [] "Organisations whose reservations and steps wait in the side lanes, because their rows are locked or the database refuses them";
+    Counter LEDGER_SETTINGS_ASIDE = "tollgate_ledger_set_aside_total" ["call"] "Items that the database refused again and again for a reason that nobody foresaw; reserve: the create was refused, transition: the step is tried again each minute";
+    Gauge LEDGER_SET_ASIDE = "tollgate_ledger_set_aside" [] "Steps that are set aside now; the credits of their holds stay held";
     Gauge LEDGER_QUEUE_ITEMS = "tollgate_ledger_queue_items" ["call"] "Items that wait in the ledger's lanes or are being written";
 
     // This gateway among the others, its certificates, traces and log.

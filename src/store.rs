@@ -53,7 +53,7 @@ pub use self::ledger::claims::Claim;
 pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved, ResolvedState};
 pub use self::ledger::entry_kind::EntryKind;
 pub use self::ledger::guard::{HoldGuard, Verdict};
-pub use self::ledger::lanes::settings::LaneSettings;
+pub use self::ledger::lanes::settings::{LaneSettings, RETRY_ASIDE, SIDE_LANES};
 pub use self::ledger::lease::Lease;
 pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};

@@ -29,7 +29,7 @@ use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::server::{Certificate, bind};
 use crate::stack::Parts;
-use crate::store::{Database, LaneSettings, Lease, Ledger, StoreError};
+use crate::store::{Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES, StoreError};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
@@ -269,6 +269,8 @@ fn ledger(config: &Config, database: &Database, gateway: GatewayId) -> Ledger {
         lanes: config.ledger.lanes,
         max_batch: config.ledger.max_batch,
         queue: config.ledger.queue,
+        side_lanes: SIDE_LANES,
+        retry_aside: RETRY_ASIDE,
         call_timeout: ms(config.ledger.call_timeout_ms),
         hold_grace: HOLD_GRACE,
         max_open_tasks: i32::try_from(config.limits.max_open_tasks).unwrap_or(i32::MAX),

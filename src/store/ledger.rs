@@ -89,22 +89,22 @@ impl Ledger {
         if !orphans.is_empty() {
             fail_point::reach("sweep.before");
         }
-        self.take_over_all(orphans.into_iter().map(|(org, hold)| (org, hold, None, Step::Orphan))).await?;
+        let orphans = orphans.into_iter().map(|(org, hold)| (org, hold, None, Step::Orphan));
         let expired = database.expired_doubts(in_doubt_ttl).await?.into_iter();
-        self.take_over_all(expired.map(|(org, hold, terms, possible_loss)| {
+        let expired = expired.map(|(org, hold, terms, possible_loss)| {
             (org, hold, Some(terms), Step::WriteOff { possible_loss })
-        }))
-        .await
+        });
+        self.take_over_all(orphans.chain(expired)).await
     }
 
-    /// Takes all steps concurrently, so that they share few batches.
+    /// Takes all steps concurrently, so that they share few batches, and so that one that waits or fails keeps no other
+    /// from being taken. The first error is returned.
     async fn take_over_all(
         &self,
         holds: impl Iterator<Item = (OrgId, HoldId, Option<Terms>, Step)>,
     ) -> Result<(), StoreError> {
         let steps = holds.map(|(org, hold, terms, step)| self.take_over(org, hold, terms, step));
-        futures_util::future::try_join_all(steps).await?;
-        Ok(())
+        futures_util::future::join_all(steps).await.into_iter().collect()
     }
 
     async fn take_over(
@@ -115,11 +115,21 @@ impl Ledger {
         step: Step,
     ) -> Result<(), StoreError> {
         let kind = step.kind().as_str();
-        let taken = self.lanes.steps().step(org, hold, terms, step);
+        if self.is_set_aside(hold) {
+            return Ok(());
+        }
+        // What an earlier sweep has queued still waits, and will be taken.
+        let Some(taken) = self.lanes.steps().step_once(org, hold, terms, step) else { return Ok(()) };
         if taken.await.unwrap_or(Err(StoreError::ShuttingDown))? == Applied::Yes {
             tracing::error!(%org, %hold, kind, "a task has no known outcome: its hold is in doubt or written off");
         }
         Ok(())
+    }
+
+    /// Whether the database refuses a step for this hold, which is tried again now and then. Another step for it would
+    /// be refused as well.
+    pub fn is_set_aside(&self, hold: HoldId) -> bool {
+        self.lanes.has_set_aside(hold)
     }
 
     /// Finishes the queued work, then ends the lanes.

@@ -21,6 +21,7 @@ const MONEY: &[&str] = &[
     "holds::consumption::",
     "holds::faults::",
     "holds::finishing::",
+    "holds::lanes::",
     "holds::model::",
     "holds::reserve::",
     "holds::steps::",

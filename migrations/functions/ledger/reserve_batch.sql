@@ -5,6 +5,8 @@
 -- balance rows (or two mixed batches deadlock). p_pos: of each item, the place of its organisation among them.
 -- p_keyed: whether the item has an idempotency key; p_guard: whether to refuse it while the same body is in doubt.
 -- p_resend: an earlier sending of these ids may have been committed. p_now: for tests; null: the database's clock.
+-- p_wait: whether to wait for a balance row that somebody else has locked. A batch of many organisations must not, or all
+-- of them wait for one.
 --
 -- verdict                     available                  reference
 -- 'granted'                   after this grant
@@ -16,6 +18,7 @@
 -- 'key_taken'                                            its hold          null if another item of this batch has the key
 -- 'in_doubt'                                             the hold          the same body is in doubt
 -- 'unknown_org'
+-- 'busy'                                                                   its balance row is locked: nothing was decided
 --
 -- Locks: first the balance rows, then anything else. All that changes an organisation's money does so under its balance
 -- row, so later statements of the same call read a snapshot taken after the lock and cannot be overtaken. For the same
@@ -34,6 +37,7 @@ create or replace function reserve_batch(
     p_type text[], p_backend text[], p_account text[],
     p_fingerprint bytea[], p_idem text[], p_keyed boolean[], p_guard boolean[],
     p_owner uuid, p_max_open integer, p_lease_ms bigint, p_resend boolean, p_now timestamptz,
+    p_wait boolean default true,
     out verdict text[], out available bigint[], out reference uuid[]
 ) language plpgsql as $$
 declare
@@ -53,6 +57,8 @@ declare
     v_budgets   bigint[] := array_fill(0::bigint, array[v_orgs]);
     -- whether its balance row must be locked
     v_wanted    boolean[] := array_fill(false, array[v_orgs]);
+    -- whether it could be locked
+    v_locked    boolean[] := v_wanted;
 
     v_any_wanted     boolean := false;
     v_any_in_doubt   boolean := false;
@@ -143,6 +149,25 @@ begin
     end loop;
     if not v_any_wanted then return; end if;
 
+    if not p_wait then
+        for v_row in
+            select org.place
+            from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
+            join org_balance balance on balance.org_id = org.org_id
+            where org.wanted order by org.place for no key update of balance skip locked
+        loop
+            v_locked[v_row.place] := true;
+        end loop;
+        for v_item in 1..v_items loop
+            v_org := p_pos[v_item];
+            if v_wanted[v_org] and not v_locked[v_org] and verdict[v_item] is null then
+                verdict[v_item] := 'busy';
+            end if;
+        end loop;
+        if not true = any(v_locked) then return; end if;
+        v_wanted := v_locked;
+    end if;
+
     for v_row in
         select org.place, balance.available, balance.overdraft, balance.open_tasks,
                coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt, balance.budgets
@@ -172,6 +197,7 @@ begin
             select item.ord, hold.state, hold.balance_after
             from unnest(p_pos, p_hold) with ordinality item(pos, hold_id, ord)
             join hold on hold.org_id = p_orgs[item.pos] and hold.hold_id = item.hold_id
+            where v_wanted[item.pos]
         loop
             verdict[v_row.ord] := case when v_row.state = 'HELD' then 'granted_before' else 'ended' end;
             available[v_row.ord] := v_row.balance_after;

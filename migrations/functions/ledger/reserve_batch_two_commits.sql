@@ -12,7 +12,7 @@ create or replace procedure reserve_batch_two_commits(
     p_amount bigint[], p_list bigint[], p_factor integer[], p_book integer[],
     p_type text[], p_backend text[], p_account text[],
     p_fingerprint bytea[], p_idem text[], p_keyed boolean[], p_guard boolean[],
-    p_owner uuid, p_max_open integer, p_lease_ms bigint, p_resend boolean, p_now timestamptz,
+    p_owner uuid, p_max_open integer, p_lease_ms bigint, p_resend boolean, p_now timestamptz, p_wait boolean,
     inout verdict text[], inout available bigint[], inout reference uuid[]
 ) language plpgsql as $$
 begin
@@ -20,10 +20,10 @@ begin
     select reserved.verdict, reserved.available, reserved.reference into verdict, available, reference
     from reserve_batch(p_orgs, p_pos, p_hold, p_user, p_key, p_amount, p_list, p_factor, p_book, p_type, p_backend,
                        p_account, p_fingerprint, p_idem, p_keyed, p_guard, p_owner, p_max_open, p_lease_ms, p_resend,
-                       p_now) reserved;
+                       p_now, p_wait) reserved;
     commit;
-    -- Refusals for want of an organisation, credits, room or a budget rest on nothing that could be lost.
-    if not verdict <@ array['unknown_org', 'insufficient', 'too_many_tasks', 'over_budget'] then
+    -- Refusals for want of an organisation, credits, room, a budget or a free row rest on nothing that could be lost.
+    if not verdict <@ array['unknown_org', 'insufficient', 'too_many_tasks', 'over_budget', 'busy'] then
         perform pg_logical_emit_message(true, 'tollgate', '');
     end if;
 end $$;

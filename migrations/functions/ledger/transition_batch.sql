@@ -2,7 +2,13 @@
 -- this one call. No hold may stand twice in one batch. p_orgs, p_pos, p_now as in reserve_batch.
 --
 -- outcome of each item: 'applied', or 'unchanged' where the hold is unknown or in no state that the kind starts from; it is
--- left alone then. So a second attempt at the same end changes nothing.
+-- left alone then. So a second attempt at the same end changes nothing. 'busy': a row that it needs is locked by somebody
+-- else, and nothing was done for this item.
+--
+-- p_wait: whether to wait for a row that somebody else has locked. A batch of many organisations must not, or all of them
+-- wait for one. Such a batch records an accepted create (HELD to RUNNING) without the balance row, because that moves no
+-- credit and no counter: the lock on the hold, and the state it must be in, are enough. These rows are locked last and never
+-- waited for, so that they cannot be part of a deadlock.
 --
 -- p_raw: what the task consumed, before the factor; p_reported: the upstream's own figure, as it stood in its answer;
 -- p_charge: what the tenant pays; p_loss: what the platform loses, for sure or possibly (p_possible). Evidence that comes
@@ -14,148 +20,211 @@
 create or replace function transition_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_kind text[], p_task text[],
     p_raw bigint[], p_reported bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
-    p_reason text[], p_data text[], p_answer text[], p_due_ms bigint[], p_now timestamptz,
+    p_reason text[], p_data text[], p_answer text[], p_due_ms bigint[], p_now timestamptz, p_wait boolean default true,
     out outcome text[]
 ) language plpgsql as $$
 declare
-    v_now   timestamptz;
-    v_done  bigint[];
+    v_now    timestamptz;
+    -- as a variable: by a constant the index of all such holds could be scanned
+    v_held   constant text := 'HELD';
+    -- of each organisation, whether we need its balance row, and whether we have it
+    v_wanted boolean[] := array_fill(false, array[cardinality(p_orgs)]);
+    v_locked boolean[] := v_wanted;
+    -- of each item, whether it can go without the balance row
+    v_light  boolean[] := array_fill(false, array[cardinality(p_hold)]);
+    -- of each item, whether the present pass takes it
+    v_take   boolean[];
+    v_done   bigint[];
     -- windows in which more was spent than had been held, by organisation
-    v_grown jsonb;
+    v_grown  jsonb;
+    v_row    record;
 begin
-    perform 1 from unnest(p_orgs) with ordinality org(org_id, place)
-    join org_balance balance on balance.org_id = org.org_id order by org.place for no key update of balance;
+    outcome := array_fill('unchanged'::text, array[cardinality(p_hold)]);
+    if p_wait then
+        perform 1 from unnest(p_orgs) with ordinality org(org_id, place)
+        join org_balance balance on balance.org_id = org.org_id order by org.place for no key update of balance;
+        v_locked := array_fill(true, array[cardinality(p_orgs)]);
+    else
+        for v_item in 1..cardinality(p_hold) loop
+            v_light[v_item] := p_kind[v_item] = 'run';
+            if not v_light[v_item] then v_wanted[p_pos[v_item]] := true; end if;
+        end loop;
+        if true = any(v_wanted) then
+            for v_row in
+                select org.place
+                from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
+                join org_balance balance on balance.org_id = org.org_id
+                where org.wanted order by org.place for no key update of balance skip locked
+            loop
+                v_locked[v_row.place] := true;
+            end loop;
+        end if;
+    end if;
     v_now := coalesce(p_now, clock_timestamp());
 
-    with item as materialized (
-        select p_orgs[given.pos] as org_id, given.*
-        from unnest(p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible, p_reason, p_data,
-                    p_answer, p_due_ms)
-             with ordinality given(pos, hold_id, kind, task, raw, reported, charge, loss, possible, reason, data, answer,
-                                   due_ms, ord)
-    ), moved as (
-        update hold set
-            state = step.to_state,
-            late = step.to_late,
-            upstream_task = coalesce(hold.upstream_task, item.task),
-            raw_consumed = coalesce(item.raw, hold.raw_consumed),
-            reported = coalesce(item.reported, hold.reported),
-            drift = case
-                when step.kind in ('settle', 'late_settle') then item.raw - coalesce(item.reported, hold.reported, 0)
-                when step.kind in ('fail', 'late_fail')
-                    then coalesce(item.loss, 0) - coalesce(item.reported, hold.reported, 0)
-                -- what may have been taken is no drift where nothing was reported
-                when step.kind = 'write_off' and hold.reported is not null then item.loss - hold.reported
-                when step.to_state in ('RELEASED', 'WRITTEN_OFF') then coalesce(hold.drift, 0) end,
-            charged = case when step.to_state = 'SETTLED' then item.charge end,
-            reason = coalesce(item.reason, hold.reason),
-            data = coalesce(item.data, hold.data),
-            recorded_at = case when step.kind in ('run', 'late_run') then v_now else hold.recorded_at end,
-            doubt_at = case when step.to_state = 'IN_DOUBT' then v_now else hold.doubt_at end,
-            ended_at = case when step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF')
-                            then coalesce(hold.ended_at, v_now) end,
-            -- a task without an id cannot be asked about: it is never due
-            due_at = case when step.to_state = 'IN_DOUBT' and hold.upstream_task is null then 'infinity'
-                          else v_now + coalesce(item.due_ms, 0) * interval '1 millisecond' end,
-            polls = case when step.kind in ('run', 'late_run') then 0 else hold.polls end
-        from item join transition step on step.kind = item.kind
-        where hold.org_id = item.org_id and hold.hold_id = item.hold_id and hold.state = step.from_state
-          and hold.late is not distinct from step.from_late
-          and (item.task is null or hold.upstream_task is null or hold.upstream_task = item.task)
-        returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows,
-                  hold.team_id, hold.task_type, step.kind, step.from_state, step.to_state, step.from_late,
-                  'generate'::text as endpoint, item.charge, item.loss, item.possible, item.reason, item.answer, item.ord,
-                  -- an end, and not evidence that came after it
-                  step.from_state in ('HELD', 'RUNNING', 'IN_DOUBT')
-                      and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
-    ), consumed as (
-        insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, team_id, task_type, reason,
-                           created_at)
-        select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, team_id,
-               task_type, null, v_now
-        from moved where to_state = 'SETTLED'
-    ), corrected as (
-        insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
-                           reason, created_at)
-        select moved.org_id, gen_random_uuid(), 'correct', -moved.charge, moved.hold_id, correction.next,
-               greatest(moved.charge - moved.amount, 0), moved.user_id, moved.key_id, moved.team_id, moved.task_type,
-               moved.reason, v_now
-        from moved cross join lateral (
-            select coalesce(max(entry.seq), 0) + 1 as next from entry
-            where entry.org_id = moved.org_id and entry.hold_id = moved.hold_id and entry.kind = 'correct') correction
-        where moved.kind = 'late_settle'
-    ), lost as (
-        insert into platform_loss (org_id, hold_id, seq, amount, possible, reason, created_at)
-        select org_id, hold_id, 0, loss, coalesce(possible, false), coalesce(reason, kind), v_now
-        from moved where ends and loss <> 0
-        union all
-        -- what the end booked is taken back
-        select moved.org_id, moved.hold_id, earlier.place, -earlier.booked, earlier.possible,
-               'it came to light after its end', v_now
-        from moved cross join lateral (
-            select loss.possible, sum(loss.amount)::bigint as booked,
-                   (max(max(loss.seq)) over () + row_number() over ())::integer as place
-            from platform_loss loss where loss.org_id = moved.org_id and loss.hold_id = moved.hold_id
-            group by loss.possible) earlier
-        where moved.from_late = 'open' and moved.kind in ('late_settle', 'late_fail') and earlier.booked <> 0
-        union all
-        -- behind the two rows above
-        select moved.org_id, moved.hold_id, earlier.last + 3, moved.loss, false, coalesce(moved.reason, moved.kind), v_now
-        from moved cross join lateral (
-            select coalesce(max(loss.seq), 0) as last from platform_loss loss
-            where loss.org_id = moved.org_id and loss.hold_id = moved.hold_id) earlier
-        where moved.kind = 'late_fail' and moved.loss <> 0
-    ), answered as (
-        update idempotency claim set status = 200, answer = moved.answer
-        from moved
-        where moved.answer is not null and moved.idem_key is not null
-          and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
-          and claim.hold_id = moved.hold_id
-    ), freed as (
-        delete from idempotency claim using moved
-        where moved.kind in ('refuse', 'abandon', 'sweep') and moved.idem_key is not null
-          and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
-          and claim.hold_id = moved.hold_id
-    ), drawn as (
-        update budget_window spent set held = spent.held - total.freed, used = spent.used + total.charged
-        from (select moved.org_id, listed.window_id,
-                     coalesce(sum(moved.amount) filter (where moved.ends), 0)::bigint as freed,
-                     coalesce(sum(moved.charge) filter (where moved.to_state = 'SETTLED' or moved.kind = 'late_settle'),
-                              0)::bigint as charged
-              from moved cross join lateral unnest(moved.windows) listed(window_id)
-              group by moved.org_id, listed.window_id) total
-        where spent.org_id = total.org_id and spent.window_id = total.window_id
-          and (total.freed <> 0 or total.charged <> 0)
-        returning spent.org_id, spent.window_id, total.charged > total.freed as grown
-    ), balanced as (
-        update org_balance balance
-        set available = balance.available + total.freed - total.charged,
-            held = balance.held - total.freed,
-            consumed = balance.consumed + total.charged,
-            open_tasks = balance.open_tasks + total.open,
-            in_doubt = balance.in_doubt + total.doubt
-        from (select org_id,
-                     coalesce(sum(amount) filter (where ends), 0)::bigint as freed,
-                     coalesce(sum(charge) filter (where to_state = 'SETTLED' or kind = 'late_settle'), 0)::bigint as charged,
-                     (count(*) filter (where to_state = 'RUNNING' and from_state = 'IN_DOUBT')
-                      - count(*) filter (where from_state in ('HELD', 'RUNNING') and to_state <> 'RUNNING'))::integer as open,
-                     (count(*) filter (where to_state = 'IN_DOUBT')
-                      - count(*) filter (where from_state = 'IN_DOUBT'))::integer as doubt
-              from moved group by org_id) total
-        where balance.org_id = total.org_id
-    )
-    select coalesce((select array_agg(ord) from moved), '{}'),
-           (select jsonb_object_agg(grown.org_id, grown.windows)
-            from (select org_id, jsonb_agg(window_id) as windows from drawn where grown group by org_id) grown)
-    into v_done, v_grown;
-    -- only an overrun or a correction takes more than what was held
-    if v_grown is not null then
-        perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
-        from jsonb_each(v_grown) grown;
-    end if;
+    -- first what needs the balance row, then what does not
+    for v_pass in 1..2 loop
+        if v_pass = 1 then
+            v_take := array(select not item.light and v_locked[item.pos]
+                            from unnest(p_pos, v_light) with ordinality item(pos, light, ord) order by item.ord);
+        else
+            v_take := array_fill(false, array[cardinality(p_hold)]);
+            if true = any(v_light) then
+                for v_row in
+                    select item.ord
+                    from unnest(p_pos, p_hold, v_light) with ordinality item(pos, hold_id, light, ord)
+                    join hold on hold.org_id = p_orgs[item.pos] and hold.hold_id = item.hold_id
+                    where item.light and hold.state = v_held for no key update of hold skip locked
+                loop
+                    v_take[v_row.ord] := true;
+                end loop;
+            end if;
+        end if;
+        if not true = any(v_take) then continue; end if;
 
-    outcome := array_fill('unchanged'::text, array[cardinality(p_hold)]);
-    for v_place in 1..cardinality(v_done) loop
-        outcome[v_done[v_place]] := 'applied';
+        with item as materialized (
+            select p_orgs[given.pos] as org_id, given.*
+            from unnest(p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible, p_reason, p_data,
+                        p_answer, p_due_ms)
+                 with ordinality given(pos, hold_id, kind, task, raw, reported, charge, loss, possible, reason, data, answer,
+                                       due_ms, ord)
+            where v_take[given.ord]
+        ), moved as (
+            update hold set
+                state = step.to_state,
+                late = step.to_late,
+                upstream_task = coalesce(hold.upstream_task, item.task),
+                raw_consumed = coalesce(item.raw, hold.raw_consumed),
+                reported = coalesce(item.reported, hold.reported),
+                drift = case
+                    when step.kind in ('settle', 'late_settle') then item.raw - coalesce(item.reported, hold.reported, 0)
+                    when step.kind in ('fail', 'late_fail')
+                        then coalesce(item.loss, 0) - coalesce(item.reported, hold.reported, 0)
+                    -- what may have been taken is no drift where nothing was reported
+                    when step.kind = 'write_off' and hold.reported is not null then item.loss - hold.reported
+                    when step.to_state in ('RELEASED', 'WRITTEN_OFF') then coalesce(hold.drift, 0) end,
+                charged = case when step.to_state = 'SETTLED' then item.charge end,
+                reason = coalesce(item.reason, hold.reason),
+                data = coalesce(item.data, hold.data),
+                recorded_at = case when step.kind in ('run', 'late_run') then v_now else hold.recorded_at end,
+                doubt_at = case when step.to_state = 'IN_DOUBT' then v_now else hold.doubt_at end,
+                ended_at = case when step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF')
+                                then coalesce(hold.ended_at, v_now) end,
+                -- a task without an id cannot be asked about: it is never due
+                due_at = case when step.to_state = 'IN_DOUBT' and hold.upstream_task is null then 'infinity'
+                              else v_now + coalesce(item.due_ms, 0) * interval '1 millisecond' end,
+                polls = case when step.kind in ('run', 'late_run') then 0 else hold.polls end
+            from item join transition step on step.kind = item.kind
+            where hold.org_id = item.org_id and hold.hold_id = item.hold_id and hold.state = step.from_state
+              and hold.late is not distinct from step.from_late
+              and (item.task is null or hold.upstream_task is null or hold.upstream_task = item.task)
+            returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows,
+                      hold.team_id, hold.task_type, step.kind, step.from_state, step.to_state, step.from_late,
+                      'generate'::text as endpoint, item.charge, item.loss, item.possible, item.reason, item.answer, item.ord,
+                      -- an end, and not evidence that came after it
+                      step.from_state in ('HELD', 'RUNNING', 'IN_DOUBT')
+                          and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
+        ), consumed as (
+            insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, team_id, task_type, reason,
+                               created_at)
+            select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, team_id,
+                   task_type, null, v_now
+            from moved where to_state = 'SETTLED'
+        ), corrected as (
+            insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
+                               reason, created_at)
+            select moved.org_id, gen_random_uuid(), 'correct', -moved.charge, moved.hold_id, correction.next,
+                   greatest(moved.charge - moved.amount, 0), moved.user_id, moved.key_id, moved.team_id, moved.task_type,
+                   moved.reason, v_now
+            from moved cross join lateral (
+                select coalesce(max(entry.seq), 0) + 1 as next from entry
+                where entry.org_id = moved.org_id and entry.hold_id = moved.hold_id and entry.kind = 'correct') correction
+            where moved.kind = 'late_settle'
+        ), lost as (
+            insert into platform_loss (org_id, hold_id, seq, amount, possible, reason, created_at)
+            select org_id, hold_id, 0, loss, coalesce(possible, false), coalesce(reason, kind), v_now
+            from moved where ends and loss <> 0
+            union all
+            -- what the end booked is taken back
+            select moved.org_id, moved.hold_id, earlier.place, -earlier.booked, earlier.possible,
+                   'it came to light after its end', v_now
+            from moved cross join lateral (
+                select loss.possible, sum(loss.amount)::bigint as booked,
+                       (max(max(loss.seq)) over () + row_number() over ())::integer as place
+                from platform_loss loss where loss.org_id = moved.org_id and loss.hold_id = moved.hold_id
+                group by loss.possible) earlier
+            where moved.from_late = 'open' and moved.kind in ('late_settle', 'late_fail') and earlier.booked <> 0
+            union all
+            -- behind the two rows above
+            select moved.org_id, moved.hold_id, earlier.last + 3, moved.loss, false, coalesce(moved.reason, moved.kind), v_now
+            from moved cross join lateral (
+                select coalesce(max(loss.seq), 0) as last from platform_loss loss
+                where loss.org_id = moved.org_id and loss.hold_id = moved.hold_id) earlier
+            where moved.kind = 'late_fail' and moved.loss <> 0
+        ), answered as (
+            update idempotency claim set status = 200, answer = moved.answer
+            from moved
+            where moved.answer is not null and moved.idem_key is not null
+              and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
+              and claim.hold_id = moved.hold_id
+        ), freed as (
+            delete from idempotency claim using moved
+            where moved.kind in ('refuse', 'abandon', 'sweep') and moved.idem_key is not null
+              and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
+              and claim.hold_id = moved.hold_id
+        ), drawn as (
+            update budget_window spent set held = spent.held - total.freed, used = spent.used + total.charged
+            from (select moved.org_id, listed.window_id,
+                         coalesce(sum(moved.amount) filter (where moved.ends), 0)::bigint as freed,
+                         coalesce(sum(moved.charge) filter (where moved.to_state = 'SETTLED' or moved.kind = 'late_settle'),
+                                  0)::bigint as charged
+                  from moved cross join lateral unnest(moved.windows) listed(window_id)
+                  group by moved.org_id, listed.window_id) total
+            where spent.org_id = total.org_id and spent.window_id = total.window_id
+              and (total.freed <> 0 or total.charged <> 0)
+            returning spent.org_id, spent.window_id, total.charged > total.freed as grown
+        ), balanced as (
+            update org_balance balance
+            set available = balance.available + total.freed - total.charged,
+                held = balance.held - total.freed,
+                consumed = balance.consumed + total.charged,
+                open_tasks = balance.open_tasks + total.open,
+                in_doubt = balance.in_doubt + total.doubt
+            from (select org_id,
+                         coalesce(sum(amount) filter (where ends), 0)::bigint as freed,
+                         coalesce(sum(charge) filter (where to_state = 'SETTLED' or kind = 'late_settle'), 0)::bigint as charged,
+                         (count(*) filter (where to_state = 'RUNNING' and from_state = 'IN_DOUBT')
+                          - count(*) filter (where from_state in ('HELD', 'RUNNING') and to_state <> 'RUNNING'))::integer as open,
+                         (count(*) filter (where to_state = 'IN_DOUBT')
+                          - count(*) filter (where from_state = 'IN_DOUBT'))::integer as doubt
+                  from moved group by org_id) total
+            where balance.org_id = total.org_id
+              and (total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0)
+        )
+        select coalesce((select array_agg(ord) from moved), '{}'),
+               (select jsonb_object_agg(grown.org_id, grown.windows)
+                from (select org_id, jsonb_agg(window_id) as windows from drawn where grown group by org_id) grown)
+        into v_done, v_grown;
+        -- only an overrun or a correction takes more than what was held
+        if v_grown is not null then
+            perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
+            from jsonb_each(v_grown) grown;
+        end if;
+
+        for v_place in 1..cardinality(v_done) loop
+            outcome[v_done[v_place]] := 'applied';
+        end loop;
     end loop;
+
+    if not p_wait then
+        for v_row in
+            select item.ord
+            from unnest(p_pos, v_light, v_take) with ordinality item(pos, light, took, ord)
+            where case when item.light then not item.took
+                       else not v_locked[item.pos]
+                            and exists (select from org_balance balance where balance.org_id = p_orgs[item.pos]) end
+        loop
+            outcome[v_row.ord] := 'busy';
+        end loop;
+    end if;
 end $$;

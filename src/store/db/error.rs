@@ -117,22 +117,49 @@ fn is_of_a_value(sqlstate: &str) -> bool {
 pub(in crate::store) enum Failure {
     /// The batch was rolled back and no item is at fault: send it again on the same connection.
     Retry,
-    /// One of the items is at fault: send the items one by one.
+    /// The batch was rolled back because a row stayed locked by somebody else: let others go on meanwhile.
+    Locked,
+    /// One of the items is at fault, and will always be: send the items one by one.
     Item,
     /// The outcome is unknown, or the server cannot be used: reconnect, then send the same ids again.
     Connection,
+    /// The server refuses for a reason of its own, which may concern one item only: send the batch once more, then the
+    /// items one by one.
+    Server,
 }
 
 pub(in crate::store) fn classify(error: &sqlx::Error) -> Failure {
-    let sqlx::Error::Database(database) = error else {
-        return Failure::Connection;
+    let database = match error {
+        sqlx::Error::Database(database) => database,
+        // The server answered with something that cannot be read: another connection would get the same answer.
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::RowNotFound => return Failure::Server,
+        // Nothing could be sent, or the answer did not come.
+        _ => return Failure::Connection,
     };
-    match database.code().as_deref().unwrap_or_default() {
-        // serialization failure, deadlock, lock not available; disk full, out of memory, configured limit: the server
-        // itself goes on
-        "40001" | "40P01" | "55P03" | "53100" | "53200" | "53400" => Failure::Retry,
+    let code = database.code().unwrap_or_default();
+    match &*code {
+        // serialization failure, deadlock, and the whole class of rollbacks without a cause in the data
+        "40000" | "40001" | "40P01" => Failure::Retry,
+        // an integrity constraint, checked at the commit
+        "40002" => Failure::Item,
+        // disk full, out of memory, configured limit: the server itself goes on
+        "53000" | "53100" | "53200" | "53400" => Failure::Retry,
+        "55P03" => Failure::Locked,
+        // unknown whether it was committed; no free connection; the transaction was ended from outside
+        "40003" | "53300" | "25P03" | "25P04" => Failure::Connection,
+        // a standby, or a primary in read-only mode
+        "25006" => Failure::Connection,
+        // a statement that took too long: perhaps one of its items alone does
+        "57014" => Failure::Server,
         code if is_of_a_value(code) => Failure::Item,
-        _ => Failure::Connection,
+        // the connection broke, the server stops or starts, it does not let us in, the database is gone
+        code if ["08", "57P", "28", "3D"].iter().any(|class| code.starts_with(class)) => Failure::Connection,
+        _ => Failure::Server,
     }
 }
 
@@ -182,6 +209,63 @@ pub(crate) mod samples {
 mod tests {
     use super::*;
     use crate::store::db::words::UnknownWord;
+
+    /// An error of the server with this code.
+    #[derive(Debug)]
+    struct Raised(&'static str);
+
+    impl std::fmt::Display for Raised {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Raised {}
+
+    impl sqlx::error::DatabaseError for Raised {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    /// A batch is sent again for ever only where the same batch may succeed later.
+    #[test]
+    fn what_nobody_foresaw_is_a_reason_of_the_server() {
+        for (codes, expected) in [
+            (&["40001", "40P01", "53100", "53200", "53400"][..], Failure::Retry),
+            (&["55P03"], Failure::Locked),
+            (&["23505", "22003", "54000", "40002"], Failure::Item),
+            (
+                &["08006", "57P01", "57P02", "57P03", "53300", "25006", "40003", "28P01", "3D000"],
+                Failure::Connection,
+            ),
+            (
+                &["XX000", "XX001", "XX002", "P0001", "58030", "42501", "42P01", "0A000", "57014", "", "?"],
+                Failure::Server,
+            ),
+        ] {
+            for code in codes {
+                assert_eq!(classify(&sqlx::Error::Database(Box::new(Raised(code)))), expected, "{code}");
+            }
+        }
+        assert_eq!(classify(&sqlx::Error::PoolTimedOut), Failure::Connection);
+        assert_eq!(classify(&sqlx::Error::RowNotFound), Failure::Server);
+    }
 
     #[test]
     fn what_cannot_be_read_is_corrupt_and_names_the_column() {

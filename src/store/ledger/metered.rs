@@ -38,6 +38,7 @@ pub(in crate::store) fn register() {
         drop(metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => call));
         drop(metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => call));
         metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(0);
+        metrics::counter!(m::LEDGER_SETTINGS_ASIDE, "call" => call).increment(0);
         metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => call).increment(0);
     }
     for kind in StepKind::ALL {

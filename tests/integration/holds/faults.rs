@@ -374,7 +374,8 @@ async fn the_lanes_update_the_hot_row_in_place_and_read_no_row_they_do_not_want(
     .fetch_one(db.pool())
     .await
     .unwrap();
-    assert!(updates >= 900 && hot * 100 >= updates * 95, "{hot} of {updates} in place");
+    // The record of an accepted create does not touch it.
+    assert!((780..=820).contains(&updates) && hot * 100 >= updates * 95, "{hot} of {updates} in place");
     // `gateway` has a row for each gateway: once the planner knows that it is one page, it reads that.
     let read: Vec<(String, i64, i64)> = sqlx::query_as(
         "select relname::text, seq_scan, idx_tup_fetch from pg_stat_user_tables \

@@ -307,7 +307,8 @@ async fn a_doubt_is_told_even_when_the_repetition_could_not_be_granted() {
 #[tokio::test]
 async fn more_than_the_queue_holds_is_refused_and_nothing_of_it_stays_behind() {
     let db = TestDatabase::new().await;
-    let settings = LaneSettings { lanes: 1, queue: 4, max_batch: 2, ..lanes() };
+    // One organisation gets half of the places that are free.
+    let settings = LaneSettings { lanes: 1, queue: 8, max_batch: 2, ..lanes() };
     let (ledger, org) = (Arc::new(ledger_with(&db, settings).await), funded(&db, 1000).await);
     let calls = (0..50).map(|_| ledger.reserve(new_hold(org, 10)));
     let answers = futures_util::future::join_all(calls).await;

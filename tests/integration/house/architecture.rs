@@ -18,6 +18,7 @@ const FLOORS: &[&[&str]] = &[
         "docs_page",
         "log_queue",
         "safe_url",
+        "shares",
         "strict",
         "https",
     ],
@@ -35,6 +36,7 @@ const FLOORS: &[&[&str]] = &[
 /// Imports within a floor that are meant: what a module builds on beside itself.
 const BESIDE: &[(&str, &str)] = &[
     ("fail_point", "log_queue"),
+    ("shares", "ids"),
     ("quote", "pricing"),
     ("order", "wire"),
     ("order", "pricing"),

@@ -112,13 +112,13 @@ async fn a_row_that_somebody_has_locked_is_waited_for_within_bounds() {
     all_is_there(&ledger, db.database(), org, 100).await;
 }
 
-/// A lane that waits for the second row of its batch, while the one who has it wants the first.
+/// Somebody has the second row of a batch, and wants the first: a lane that waited for the second would be in a deadlock.
 #[tokio::test]
-async fn a_deadlock_with_somebody_else_is_got_over() {
+async fn a_lane_waits_for_no_row_while_it_has_another() {
     let db = TestDatabase::new().await;
-    let mut orgs = [funded(&db, 100).await, funded(&db, 100).await, funded(&db, 100).await];
+    let mut orgs = [funded(&db, 100).await, funded(&db, 100).await];
     orgs.sort();
-    let [first, second, third] = orgs;
+    let [first, second] = orgs;
     let settings = LaneSettings { lanes: 1, ..lanes() };
     let ledger = Ledger::start(
         (**db.database()).clone(),
@@ -131,48 +131,26 @@ async fn a_deadlock_with_somebody_else_is_got_over() {
         let lock = sqlx::query("select from org_balance where org_id = $1 for update").bind(org.as_uuid());
         lock.execute(connection).await
     };
-    let waiting = async |lanes: i64| {
-        until("the lane waits", async || {
-            let count = "select count(*) from pg_stat_activity where datname = current_database() \
-                         and application_name = 'tollgate-lane' and wait_event_type = 'Lock'";
-            sqlx::query_scalar::<_, i64>(count).fetch_one(db.pool()).await.unwrap() == lanes
-        })
-        .await;
-    };
-    // So that the next two come in one batch.
-    let mut keeper = PgConnection::connect(db.url()).await.unwrap();
-    keeper.execute("begin").await.unwrap();
-    lock(&mut keeper, third).await.unwrap();
     let mut rival = PgConnection::connect(db.url()).await.unwrap();
     rival.execute("begin").await.unwrap();
-    // The victim shall be the lane.
+    // The victim would be the lane.
     rival.execute("set deadlock_timeout = '1min'").await.unwrap();
     lock(&mut rival, second).await.unwrap();
     let reserve = |org| {
         let ledger = ledger.clone();
         tokio::spawn(async move { grant(&ledger, new_hold(org, 10)).await })
     };
-    let mut granted = vec![reserve(third)];
-    waiting(1).await;
-    granted.extend([reserve(first), reserve(second)]);
-    // They are in the queue once each had its turn.
-    tokio::task::yield_now().await;
-    keeper.execute("rollback").await.unwrap();
-    drop(granted.remove(0).await.unwrap());
-    waiting(1).await;
+    let (granted, waiting) = (reserve(first), reserve(second));
+    drop(tokio::time::timeout(GENEROUS, granted).await.unwrap().unwrap());
     lock(&mut rival, first).await.unwrap();
+    assert!(!waiting.is_finished());
     rival.execute("rollback").await.unwrap();
-    for guard in granted {
-        drop(guard.await.unwrap());
-    }
+    drop(waiting.await.unwrap());
     ledger.shut_down().await;
     let deadlocks =
         "select pg_stat_clear_snapshot(), deadlocks from pg_stat_database where datname = current_database()";
-    until("the deadlock is on record", async || {
-        let row = sqlx::query(deadlocks).fetch_one(db.pool()).await.unwrap();
-        sqlx::Row::get::<i64, _>(&row, 1) == 1
-    })
-    .await;
+    let row = sqlx::query(deadlocks).fetch_one(db.pool()).await.unwrap();
+    assert_eq!(sqlx::Row::get::<i64, _>(&row, 1), 0);
     for org in orgs {
         assert_eq!(money(db.database(), org).await, [100, 0, 0]);
     }

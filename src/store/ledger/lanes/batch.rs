@@ -23,14 +23,23 @@ type Verdicts = (Vec<Option<String>>, Vec<Option<i64>>, Vec<Option<Uuid>>);
 
 /// The verdict on one item, without a guard.
 pub(in crate::store) enum RowVerdict {
-    Granted { available: Credits },
-    Insufficient { available: Credits },
-    OverBudget { budget: BudgetId, left: Credits },
+    Granted {
+        available: Credits,
+    },
+    Insufficient {
+        available: Credits,
+    },
+    OverBudget {
+        budget: BudgetId,
+        left: Credits,
+    },
     TooManyTasks,
     KeyTaken,
     InDoubt(HoldId),
     UnknownOrg,
     Ended,
+    /// The organisation's balance row is locked by somebody else, and the batch does not wait.
+    Busy,
     Corrupt,
 }
 
@@ -53,6 +62,7 @@ pub(in crate::store) async fn reserve(
     settings: &LaneSettings,
     items: &[&NewHold],
     resend: bool,
+    wait: bool,
 ) -> Result<Vec<RowVerdict>, sqlx::Error> {
     let news = || items.iter().copied();
     let (orgs, positions) = lock_order(news().map(|new| new.org));
@@ -61,11 +71,11 @@ pub(in crate::store) async fn reserve(
     let row: Verdicts = sqlx::query_as(match settings.profile {
         Profile::Plain => {
             "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-             $13, $14, $15, $16, $17, $18, $19, $20, null)"
+             $13, $14, $15, $16, $17, $18, $19, $20, null, $21)"
         }
         Profile::TwoCommit => {
             "call reserve_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-             $13, $14, $15, $16, $17, $18, $19, $20, null, null, null, null)"
+             $13, $14, $15, $16, $17, $18, $19, $20, null, $21, null, null, null)"
         }
     })
     .bind(orgs)
@@ -88,6 +98,7 @@ pub(in crate::store) async fn reserve(
     .bind(settings.max_open_tasks)
     .bind(i64::try_from(settings.hold_grace.as_millis()).unwrap_or(i64::MAX))
     .bind(resend)
+    .bind(wait)
     .fetch_one(connection)
     .await?;
 
@@ -113,6 +124,7 @@ words! {
         KeyTaken = "key_taken",
         InDoubt = "in_doubt",
         UnknownOrg = "unknown_org",
+        Busy = "busy",
     }
 }
 
@@ -130,6 +142,7 @@ fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<
         (Word::KeyTaken, ..) => RowVerdict::KeyTaken,
         (Word::InDoubt, _, Some(hold)) => RowVerdict::InDoubt(HoldId::from_uuid(hold)),
         (Word::UnknownOrg, ..) => RowVerdict::UnknownOrg,
+        (Word::Busy, ..) => RowVerdict::Busy,
         (Word::Granted | Word::GrantedBefore | Word::Insufficient | Word::OverBudget | Word::InDoubt, ..) => {
             RowVerdict::Corrupt
         }
@@ -241,34 +254,46 @@ words! {
     enum StepOutcome in "transition_batch()" {
         Applied = "applied",
         Unchanged = "unchanged",
+        Busy = "busy",
     }
 }
 
-/// An outcome that cannot be read is an error of its own item and not of the others in the batch.
-fn outcome(word: Option<&str>) -> Result<Applied, StoreError> {
+/// What became of one step of a batch.
+#[derive(Debug)]
+pub(in crate::store) enum RowOutcome {
+    Taken(Applied),
+    /// A row that it needs is locked by somebody else, and the batch does not wait.
+    Busy,
+    /// The outcome cannot be read: an error of this item and not of the others in the batch.
+    Corrupt(StoreError),
+}
+
+fn outcome(word: Option<&str>) -> RowOutcome {
     match StepOutcome::of_stored(word.unwrap_or_default()) {
-        Ok(StepOutcome::Applied) => Ok(Applied::Yes),
-        Ok(StepOutcome::Unchanged) => Ok(Applied::No),
-        Err(unknown) => Err(StoreError::Corrupt(unknown.to_string().into())),
+        Ok(StepOutcome::Applied) => RowOutcome::Taken(Applied::Yes),
+        Ok(StepOutcome::Unchanged) => RowOutcome::Taken(Applied::No),
+        Ok(StepOutcome::Busy) => RowOutcome::Busy,
+        Err(unknown) => RowOutcome::Corrupt(StoreError::Corrupt(unknown.to_string().into())),
     }
 }
 
-/// Takes one step for each of several holds, and returns for each whether it changed anything.
+/// Takes one step for each of several holds. Without `wait`, what needs a row that somebody else has locked is busy.
 pub(in crate::store) async fn transition(
     connection: &mut PgConnection,
     profile: Profile,
     items: &[(OrgId, HoldId, &Step)],
-) -> Result<Vec<Result<Applied, StoreError>>, sqlx::Error> {
+    wait: bool,
+) -> Result<Vec<RowOutcome>, sqlx::Error> {
     let (orgs, positions) = lock_order(items.iter().map(|(org, ..)| *org));
     let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
     let outcomes: Vec<Option<String>> = sqlx::query_scalar(match profile {
         Profile::Plain => {
             "select outcome from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-             $14, null)"
+             $14, null, $15)"
         }
         Profile::TwoCommit => {
             "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-             $14, null, null)"
+             $14, null, $15, null)"
         }
     })
     .bind(orgs)
@@ -285,6 +310,7 @@ pub(in crate::store) async fn transition(
     .bind(columns.iter().map(|c| c.data).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.answer).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.due_ms).collect::<Vec<_>>())
+    .bind(wait)
     .fetch_one(connection)
     .await?;
     if outcomes.len() != items.len() {
@@ -347,12 +373,13 @@ mod tests {
     #[test]
     fn the_words_of_a_step_are_those_of_the_function() {
         let assigned = words(TRANSITION, "outcome");
-        assert_eq!(assigned, BTreeSet::from(["applied"]));
+        assert_eq!(assigned, BTreeSet::from(["applied", "busy"]));
         assert!(TRANSITION.contains("outcome := array_fill('unchanged'::text"));
-        assert_eq!(outcome(Some("applied")).unwrap(), Applied::Yes);
-        assert_eq!(outcome(Some("unchanged")).unwrap(), Applied::No);
+        assert!(matches!(outcome(Some("applied")), RowOutcome::Taken(Applied::Yes)));
+        assert!(matches!(outcome(Some("unchanged")), RowOutcome::Taken(Applied::No)));
+        assert!(matches!(outcome(Some("busy")), RowOutcome::Busy));
         for word in [None, Some("true"), Some("")] {
-            assert!(matches!(outcome(word), Err(StoreError::Corrupt(_))), "{word:?}");
+            assert!(matches!(outcome(word), RowOutcome::Corrupt(StoreError::Corrupt(_))), "{word:?}");
         }
     }
 }

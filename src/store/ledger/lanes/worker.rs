@@ -1,434 +1,306 @@
-//! The worker of one lane: its connection, its batches, and how it repeats failed calls.
+//! The worker of one lane: its queues, its batches, and how it repeats failed calls.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::Profile;
-use crate::fail_point;
-use crate::ids::{GatewayId, HoldId};
-use crate::metrics as m;
-use crate::store::db::error::{Failure, StoreError, classify, is_unique_violation};
-use crate::store::db::servers::{Servers, Turn};
-use crate::store::ledger::guard::{HoldGuard, Verdict};
-use crate::store::ledger::lanes::batch;
-use crate::store::ledger::lanes::settings::{LaneSettings, lane_options};
-use crate::store::ledger::metered;
-use crate::store::ledger::step::{Applied, NewHold, Step};
-use crate::store::ledger::step_queue::{Queued, StepItem, StepQueue, Work};
+use crate::ids::OrgId;
+use crate::store::db::error::{Failure, StoreError};
+use crate::store::ledger::lanes::ReserveItem;
+use crate::store::ledger::lanes::answers::{Answer, Answers, wake};
+use crate::store::ledger::lanes::caller::{Caller, Failed, pause};
+use crate::store::ledger::lanes::line::{Line, May};
+use crate::store::ledger::lanes::side::{SPLIT_AFTER, Side};
+use crate::store::ledger::step::Step;
+use crate::store::ledger::step_queue::{StepItem, Work};
 
 /// Wakes up to 16 callers itself; more are woken by a spawned task, so that the next batch can start.
 const FEW: usize = 16;
 
 /// The most text in one batch of steps (a single item may exceed it): Postgres refuses messages of 1 GiB.
-const MAX_BATCH_BYTES: usize = 64 << 20;
-
-type Reply = oneshot::Sender<Result<Verdict, StoreError>>;
-
-/// A reservation that waits in its lane.
-pub(super) struct ReserveItem {
-    pub(super) new: NewHold,
-    pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Result<Verdict, StoreError>>,
-    pub(super) _queued: Queued,
-}
+pub(super) const MAX_BATCH_BYTES: usize = 64 << 20;
 
 pub(super) struct Worker {
-    servers: Arc<Servers>,
-    owner: GatewayId,
-    settings: LaneSettings,
-    clock: Clock,
-    queue: StepQueue,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    /// The connection, and the turn of the primary that it was made in.
-    connection: Option<(PgConnection, Turn)>,
-    /// Holds that this process works on and that may be HELD in the database.
-    active: HashSet<HoldId>,
-    reserves: mpsc::Receiver<ReserveItem>,
-    work: mpsc::UnboundedReceiver<Work>,
-    steps: VecDeque<StepItem>,
+    pub(super) caller: Caller,
+    pub(super) answers: Answers,
+    /// Takes over the organisations that would keep this lane waiting.
+    pub(super) side: Side,
+    pub(super) max_batch: usize,
+    pub(super) clock: Clock,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) reserves: mpsc::Receiver<ReserveItem>,
+    pub(super) work: mpsc::UnboundedReceiver<Work>,
+    /// What was received and waits for its batch.
+    pub(super) waiting: Line<ReserveItem>,
+    pub(super) steps: Line<StepItem>,
 }
 
-impl Worker {
-    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, given once")]
-    pub(super) fn new(
-        servers: Arc<Servers>,
-        owner: GatewayId,
-        settings: LaneSettings,
-        clock: Clock,
-        queue: StepQueue,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-        (reserves, work): (mpsc::Receiver<ReserveItem>, mpsc::UnboundedReceiver<Work>),
-    ) -> Self {
-        let (active, steps) = (HashSet::new(), VecDeque::new());
-        Self {
-            servers,
-            owner,
-            settings,
-            clock,
-            queue,
-            tasks,
-            stop,
-            connection: None,
-            active,
-            reserves,
-            work,
-            steps,
-        }
-    }
+/// A batch, and how often the server has refused it.
+type Attempt<T> = (Vec<T>, u32);
 
+impl Worker {
     pub(super) async fn run(mut self) {
-        let stop = self.stop.clone();
         loop {
-            let mut first = None;
-            if self.steps.is_empty() {
+            if self.steps.is_empty() && self.waiting.is_empty() {
+                let (stop, side) = (self.stop.clone(), self.side.clone());
+                let ended = async {
+                    stop.cancelled().await;
+                    // A hold that a side lane grants to nobody comes back here.
+                    side.empty().await;
+                };
                 tokio::select! {
                     biased;
                     Some(work) = self.work.recv() => self.take(work),
-                    Some(item) = self.reserves.recv() => first = Some(item),
-                    () = stop.cancelled() => {}
+                    Some(item) = self.reserves.recv() => self.enter(item),
+                    () = ended => {}
                 }
             }
-            while self.steps.len() < self.settings.max_batch
-                && let Ok(work) = self.work.try_recv()
-            {
-                self.take(work);
-            }
-            self.step_batch().await;
+            self.receive();
+            let steps = self.next_steps();
+            self.take_steps(steps).await;
 
-            let mut batch: Vec<ReserveItem> = first.into_iter().collect();
-            while batch.len() < self.settings.max_batch
-                && let Ok(item) = self.reserves.try_recv()
+            self.receive();
+            let batch = self.next_reserves();
+            let idle = batch.is_empty() && self.steps.is_empty() && self.waiting.is_empty();
+            self.reserve_batch(batch).await;
+            if idle
+                && self.stop.is_cancelled()
+                && self.side.is_empty()
+                && self.work.is_empty()
+                && self.reserves.is_empty()
             {
-                batch.push(item);
-            }
-            // A reservation past its deadline is refused before it enters a batch, never afterwards.
-            let now = self.clock.now();
-            batch.retain(|item| item.deadline > now && !item.reply.is_closed());
-            let idle = batch.is_empty() && self.steps.is_empty();
-            self.reserve_batch(batch, false).await;
-            if idle && stop.is_cancelled() && self.work.is_empty() && self.reserves.is_empty() {
                 return;
             }
         }
     }
 
+    /// Takes everything out of the channels, so that organisations take turns and not calls.
+    fn receive(&mut self) {
+        while let Ok(work) = self.work.try_recv() {
+            self.take(work);
+        }
+        while let Ok(item) = self.reserves.try_recv() {
+            self.enter(item);
+        }
+    }
+
     fn take(&mut self, work: Work) {
         match work {
-            Work::Step(item) => self.steps.push_back(item),
+            Work::Step(item) => self.queue(item),
             Work::Sweep(candidates) => {
                 for (org, hold, terms) in candidates {
-                    if !self.active.contains(&hold) {
-                        let (reply, _) = oneshot::channel();
-                        let item = self.queue.item(org, hold, Some(terms), Step::Sweep, reply);
-                        self.steps.push_back(item);
+                    if self.answers.active().contains(&hold) {
+                        continue;
+                    }
+                    let (reply, _) = oneshot::channel();
+                    let queue = &self.answers.queue;
+                    if let Some(item) = queue.item_once(org, hold, Some(terms), Step::Sweep, reply) {
+                        self.queue(item);
                     }
                 }
             }
         }
     }
 
-    /// Reserves a batch. `resend`: an earlier sending of these ids may have been committed.
-    async fn reserve_batch(&mut self, mut items: Vec<ReserveItem>, mut resend: bool) {
-        self.active.extend(items.iter().map(|item| item.new.hold));
-        let mut attempt = 0;
-        while !items.is_empty() {
-            let started = self.clock.now();
-            let (servers, owner, settings) = (self.servers.clone(), self.owner, self.settings.clone());
-            let result = match self.connect().await {
-                Ok((connection, turn)) => {
-                    fail_point::reach("reserve.before");
-                    let news: Vec<&NewHold> = items.iter().map(|item| &item.new).collect();
-                    let call = batch::reserve(connection, owner, &settings, &news, resend);
-                    in_time(&servers, turn, settings.call_timeout, call).await
+    fn queue(&mut self, item: StepItem) {
+        if self.side.wants_step(&item) {
+            self.side.push_step(item);
+        } else {
+            self.steps.push(item.org, item);
+        }
+    }
+
+    fn enter(&mut self, item: ReserveItem) {
+        if self.side.wants_reserve(item.new.org) {
+            self.side.push_reserve(item);
+        } else {
+            self.waiting.push(item.new.org, item);
+        }
+    }
+
+    /// Hands an organisation over to the side lanes: `steps` and `reserves` of a batch, and what waits behind them.
+    fn hand_over(&mut self, org: OrgId, steps: Vec<StepItem>, reserves: Vec<ReserveItem>) {
+        steps.into_iter().for_each(|item| self.side.push_step(item));
+        reserves.into_iter().for_each(|item| self.side.push_reserve(item));
+        for item in self.steps.remove(org, |item| self.side.wants_step(item)) {
+            self.side.push_step(item);
+        }
+        for item in self.waiting.remove(org, |_| true) {
+            self.side.push_reserve(item);
+        }
+    }
+
+    fn hand_over_steps(&mut self, items: Vec<StepItem>) {
+        for (org, items) in by_org(items, |item| item.org) {
+            self.hand_over(org, items, Vec::new());
+        }
+    }
+
+    fn hand_over_reserves(&mut self, items: Vec<ReserveItem>) {
+        for (org, items) in by_org(items, |item| item.new.org) {
+            self.hand_over(org, Vec::new(), items);
+        }
+    }
+
+    fn next_reserves(&mut self) -> Vec<ReserveItem> {
+        let mut batch = self.waiting.take(self.max_batch, |_| May::Join);
+        // A reservation past its deadline is refused before it enters a batch, never afterwards.
+        let now = self.clock.now();
+        batch.retain(|item| item.is_wanted(now));
+        batch
+    }
+
+    async fn reserve_batch(&mut self, items: Vec<ReserveItem>) {
+        self.answers.active().extend(items.iter().map(|item| item.new.hold));
+        let mut batches: VecDeque<Attempt<ReserveItem>> = VecDeque::from([(items, 0)]);
+        let mut failures = 0;
+        while let Some((mut items, refusals)) = batches.pop_front() {
+            if items.is_empty() {
+                continue;
+            }
+            let Failed { failure, error, maybe_done } = match self.caller.reserve(&items).await {
+                Ok(verdicts) => {
+                    let (answers, busy) = self.answers.verdicts(items, verdicts);
+                    self.wake(answers);
+                    self.hand_over_reserves(busy);
+                    continue;
                 }
-                Err(error) => Some(Err(error)),
+                Err(failed) => failed,
             };
-            let failure = match result {
-                Some(Ok(verdicts)) => {
-                    fail_point::reach("reserve.committed");
-                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "reserve")
-                        .record(self.clock.since(started));
-                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "reserve")
-                        .record(items.len() as f64);
-                    let answers: Vec<_> = items
-                        .drain(..)
-                        .zip(verdicts)
-                        .map(|(item, verdict)| self.answer(item, verdict))
-                        .collect();
-                    // Waking hundreds of callers takes as long as sending the next batch.
-                    if answers.len() > FEW {
-                        self.tasks.spawn(async move { wake(answers) });
-                    } else {
-                        wake(answers);
-                    }
-                    return;
-                }
-                Some(Err(error)) => {
-                    let failure = classify(&error);
-                    log_failure("reserve", items.len(), &error);
-                    if failure == Failure::Item && items.len() == 1 {
-                        for item in items.drain(..) {
-                            self.active.remove(&item.new.hold);
-                            drop(item.reply.send(Err(StoreError::Refused(error.to_string().into()))));
-                        }
-                        return;
-                    }
-                    failure
-                }
-                None => {
-                    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => "reserve").increment(1);
-                    tracing::warn!(
-                        items = items.len(),
-                        "a reserve call was not answered in time; sending it again"
-                    );
-                    Failure::Connection
-                }
-            };
+            items.iter_mut().for_each(|item| item.resend |= maybe_done);
             match failure {
-                // The call was rolled back as far as it had come; with two commits, the first may have been made.
-                Failure::Retry => resend |= self.settings.profile == Profile::TwoCommit,
                 Failure::Item => {
-                    for item in items.drain(..) {
-                        Box::pin(self.reserve_batch(vec![item], resend)).await;
+                    if let ([_], Some(error)) = (&*items, &error) {
+                        let refused = StoreError::Refused(error.to_string().into());
+                        items
+                            .into_iter()
+                            .for_each(|item| self.answers.without_verdict(item, refused.clone()));
+                    } else {
+                        items.into_iter().rev().for_each(|item| batches.push_front((vec![item], 0)));
                     }
-                    return;
+                    continue;
                 }
-                Failure::Connection => {
-                    // A connection that failed to open sent nothing; a call that failed may have been committed.
-                    resend |= self.connection.take().is_some();
-                    self.servers.look_again();
+                Failure::Locked | Failure::Server if refusals + 1 >= SPLIT_AFTER => {
+                    self.hand_over_reserves(items);
+                    continue;
                 }
+                Failure::Locked | Failure::Server => batches.push_front((items, refusals + 1)),
+                Failure::Retry | Failure::Connection => batches.push_front((items, refusals)),
             }
-            if !resend {
-                let now = self.clock.now();
-                items.retain(|item| {
-                    let wanted = item.deadline > now && !item.reply.is_closed();
-                    if !wanted {
-                        self.active.remove(&item.new.hold);
-                    }
-                    wanted
-                });
-            }
-            self.back_off(&mut attempt).await;
+            self.give_up_late(&mut batches);
+            failures += 1;
+            tokio::time::sleep(pause(failures)).await;
         }
     }
 
-    fn answer(
-        &mut self,
-        item: ReserveItem,
-        verdict: batch::RowVerdict,
-    ) -> (Reply, Result<Verdict, StoreError>) {
-        use batch::RowVerdict as Row;
-        let answer = match verdict {
-            Row::Granted { available } => {
-                metered::granted(item.new.amount);
-                let guard = HoldGuard::new(self.queue.clone(), &item.new, available);
-                return (item.reply, Ok(Verdict::Granted(guard)));
-            }
-            Row::Insufficient { available } => Ok(Verdict::Insufficient { available }),
-            Row::OverBudget { budget, left } => Ok(Verdict::OverBudget { budget, left }),
-            Row::TooManyTasks => Ok(Verdict::TooManyTasks),
-            Row::KeyTaken => Ok(Verdict::KeyTaken),
-            Row::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
-            Row::UnknownOrg => Ok(Verdict::UnknownOrg),
-            Row::Ended => {
-                // An earlier sending whose answer was lost was granted, and a gateway that counted this one as dead
-                // took the hold over. Nothing was sent to the vendor, and only this gateway can know that.
-                let (reply, _) = oneshot::channel();
-                let new = &item.new;
-                let abandon = self.queue.item(new.org, new.hold, Some(new.terms()), Step::Abandon, reply);
-                self.steps.push_back(abandon);
-                Ok(Verdict::Ended)
-            }
-            Row::Corrupt => Err(StoreError::Corrupt("a verdict of reserve_batch".into())),
-        };
-        self.active.remove(&item.new.hold);
-        (item.reply, answer)
+    /// Drops reservations that were certainly not granted and that nobody waits for any more.
+    fn give_up_late(&self, batches: &mut VecDeque<Attempt<ReserveItem>>) {
+        let now = self.clock.now();
+        for (items, _) in batches {
+            items.retain(|item| {
+                let wanted = item.is_wanted(now);
+                if !wanted {
+                    self.answers.active().remove(&item.new.hold);
+                }
+                wanted
+            });
+        }
+    }
+
+    /// Waking hundreds of callers takes as long as sending the next batch.
+    fn wake(&self, answers: Vec<Answer>) {
+        if answers.len() > FEW {
+            self.tasks.spawn(async move { wake(answers) });
+        } else {
+            wake(answers);
+        }
     }
 
     /// Takes one batch of the queued steps. A second step for the same hold waits for the next batch, so that the order
     /// is kept.
-    async fn step_batch(&mut self) {
+    fn next_steps(&mut self) -> Vec<StepItem> {
         let mut seen = HashSet::new();
-        let mut items = Vec::new();
-        let mut later = VecDeque::new();
         let mut bytes = 0;
-        while let Some(item) = self.steps.pop_front() {
+        self.steps.take(self.max_batch, |item| {
+            if seen.contains(&item.hold) {
+                return May::Wait;
+            }
             bytes += item.step.text_bytes();
-            let fits =
-                items.is_empty() || (items.len() < self.settings.max_batch && bytes <= MAX_BATCH_BYTES);
-            if seen.insert(item.hold) && fits {
-                items.push(item);
-            } else {
-                later.push_back(item);
+            if !seen.is_empty() && bytes > MAX_BATCH_BYTES {
+                return May::Full;
             }
-        }
-        self.steps = later;
-        self.take_steps(items).await;
+            seen.insert(item.hold);
+            May::Join
+        })
     }
 
-    async fn take_steps(&mut self, mut items: Vec<StepItem>) {
-        let mut attempt = 0;
-        while !items.is_empty() {
-            let started = self.clock.now();
-            let (servers, settings) = (self.servers.clone(), self.settings.clone());
-            let result = match self.connect().await {
-                Ok((connection, turn)) => {
-                    let steps: Vec<_> = items.iter().map(|item| (item.org, item.hold, &item.step)).collect();
-                    let call = batch::transition(connection, settings.profile, &steps);
-                    in_time(&servers, turn, settings.call_timeout, call).await
-                }
-                Err(error) => Some(Err(error)),
-            };
-            let failure = match result {
-                Some(Ok(outcomes)) => {
-                    reached(&items);
-                    metrics::histogram!(m::LEDGER_CALL_SECONDS, "call" => "transition")
-                        .record(self.clock.since(started));
-                    metrics::histogram!(m::LEDGER_BATCH_ITEMS, "call" => "transition")
-                        .record(items.len() as f64);
-                    for (item, outcome) in items.drain(..).zip(outcomes) {
-                        self.active.remove(&item.hold);
-                        // A step that was sent twice answers No the second time, although the first sending moved the
-                        // hold; callers read No as "it has happened already".
-                        if let Ok(applied) = outcome {
-                            metered::step(item.hold, item.terms, &item.step, applied);
-                        }
-                        drop(item.reply.send(outcome));
-                    }
-                    return;
-                }
-                Some(Err(error)) => {
-                    log_failure("transition", items.len(), &error);
-                    if items.len() == 1 && classify(&error) == Failure::Item {
-                        self.refused(items, &error).await;
-                        return;
-                    }
-                    classify(&error)
-                }
-                None => {
-                    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => "transition").increment(1);
-                    tracing::warn!(
-                        items = items.len(),
-                        "a transition call was not answered in time; sending it again"
-                    );
-                    Failure::Connection
-                }
-            };
-            match failure {
-                Failure::Retry => {}
-                Failure::Item => {
-                    for item in items.drain(..) {
-                        Box::pin(self.take_steps(vec![item])).await;
-                    }
-                    return;
-                }
-                Failure::Connection => {
-                    self.connection = None;
-                    self.servers.look_again();
-                }
-            }
-            self.back_off(&mut attempt).await;
-        }
-    }
-
-    /// Handles a step that the database refuses for good.
-    async fn refused(&mut self, items: Vec<StepItem>, error: &sqlx::Error) {
-        for item in items {
-            if is_unique_violation(error, "hold_by_upstream_task") {
-                tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
-                metrics::counter!(m::DUPLICATE_TASKS).increment(1);
-                self.doubt(&item, "the upstream gave this task id to another create").await;
-                drop(item.reply.send(Ok(Applied::DuplicateTask)));
+    async fn take_steps(&mut self, items: Vec<StepItem>) {
+        let mut batches: VecDeque<Attempt<StepItem>> = VecDeque::from([(items, 0)]);
+        let mut failures = 0;
+        while let Some((items, refusals)) = batches.pop_front() {
+            if items.is_empty() {
                 continue;
             }
-            tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind().as_str(), %error, "a step was refused");
-            if let Step::Run { .. } = item.step {
-                // The vendor accepted the task, but the ledger has no id to poll. The hold must not stay HELD, because
-                // nobody works on it.
-                self.doubt(&item, "the upstream's answer could not be stored").await;
-            }
-            self.active.remove(&item.hold);
-            drop(item.reply.send(Err(StoreError::Refused(error.to_string().into()))));
-        }
-    }
-
-    async fn doubt(&mut self, item: &StepItem, reason: &'static str) {
-        let (reply, _) = oneshot::channel();
-        let doubt = self.queue.item(item.org, item.hold, item.terms, Step::Doubt { reason }, reply);
-        Box::pin(self.take_steps(vec![doubt])).await;
-    }
-
-    async fn connect(&mut self) -> Result<(&mut PgConnection, Turn), sqlx::Error> {
-        let present = self.servers.turn();
-        if self.connection.as_ref().is_none_or(|(_, turn)| *turn != present) {
-            self.connection = None;
-            let (server, turn) = self.servers.options();
-            let connect = async {
-                let mut connection = lane_options(server, &self.settings).connect().await?;
-                self.servers.admit(&mut connection).await?;
-                Ok::<_, sqlx::Error>(connection)
+            let Failed { failure, error, .. } = match self.caller.transition(&items).await {
+                Ok(outcomes) => {
+                    let busy = self.answers.outcomes(items, outcomes);
+                    self.hand_over_steps(busy);
+                    continue;
+                }
+                Err(failed) => failed,
             };
-            let connection = in_time(&self.servers, turn, self.settings.call_timeout, connect)
-                .await
-                .ok_or(sqlx::Error::PoolTimedOut)??;
-            self.connection = Some((connection, turn));
-        }
-        self.connection.as_mut().map(|(connection, turn)| (connection, *turn)).ok_or(sqlx::Error::PoolClosed)
-    }
-
-    async fn back_off(&self, attempt: &mut u32) {
-        let ceiling = Duration::from_millis(10 << (*attempt).min(7));
-        *attempt += 1;
-        tokio::time::sleep(ceiling.mul_f64(rand::random_range(0.5..1.0))).await;
-    }
-}
-
-/// Waits for the answer; `None` if it does not come within `limit`, or if another server became the primary meanwhile:
-/// a former primary may never answer, and its answer does not count.
-async fn in_time<T>(
-    servers: &Servers,
-    turn: Turn,
-    limit: Duration,
-    call: impl Future<Output = T>,
-) -> Option<T> {
-    tokio::select! {
-        answer = tokio::time::timeout(limit, call) => answer.ok(),
-        () = servers.changed_from(turn) => None,
-    }
-}
-
-/// Reaches the fail points of the steps that have just become durable.
-fn reached(items: &[StepItem]) {
-    for item in items {
-        match &item.step {
-            Step::Run { .. } => fail_point::reach("record.committed"),
-            Step::Settle { .. } | Step::Fail { .. } | Step::LateSettle { .. } => {
-                fail_point::reach("settle.committed")
+            match failure {
+                Failure::Item => {
+                    if let ([_], Some(error)) = (&*items, &error) {
+                        let follow: Vec<StepItem> =
+                            items.into_iter().filter_map(|item| self.answers.refused(item, error)).collect();
+                        batches.push_front((follow, 0));
+                    } else {
+                        items.into_iter().rev().for_each(|item| batches.push_front((vec![item], 0)));
+                    }
+                    continue;
+                }
+                Failure::Locked | Failure::Server if refusals + 1 >= SPLIT_AFTER => {
+                    self.hand_over_steps(items);
+                    continue;
+                }
+                Failure::Locked | Failure::Server => batches.push_front((items, refusals + 1)),
+                Failure::Retry | Failure::Connection => batches.push_front((items, refusals)),
             }
-            _ => {}
+            failures += 1;
+            tokio::time::sleep(pause(failures)).await;
         }
     }
 }
 
-fn wake(answers: Vec<(Reply, Result<Verdict, StoreError>)>) {
-    for (reply, answer) in answers {
-        // If nobody waits any more, the guard of a granted hold comes back, is dropped, and releases the hold.
-        drop(reply.send(answer));
+/// The items of each organisation, in their order.
+fn by_org<T>(items: Vec<T>, org: impl Fn(&T) -> OrgId) -> Vec<(OrgId, Vec<T>)> {
+    let mut found: Vec<(OrgId, Vec<T>)> = Vec::new();
+    for item in items {
+        let own = org(&item);
+        match found.iter_mut().find(|(other, _)| *other == own) {
+            Some((_, items)) => items.push(item),
+            None => found.push((own, vec![item])),
+        }
     }
+    found
 }
 
-fn log_failure(call: &'static str, items: usize, error: &sqlx::Error) {
-    metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(1);
-    tracing::warn!(call, items, %error, "a ledger call failed");
+/// Tries the steps that are set aside again, each `interval`, until `stop`.
+pub(super) async fn try_again(answers: Answers, side: Side, interval: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stop.cancelled() => break,
+        }
+        answers.set_aside.take().into_iter().for_each(|item| side.push_step(item));
+    }
+    for item in answers.set_aside.take() {
+        tracing::error!(hold = %item.hold, org = %item.org, step = item.step.kind().as_str(), "a step that is set aside is left to the next gateway");
+    }
 }

@@ -1,0 +1,109 @@
+//! Steps that the database refuses for a reason that nobody foresaw: each is set aside and tried again now and then, so
+//! that it is taken once the reason is gone, and delays nothing else until then.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::ids::HoldId;
+use crate::metrics as m;
+use crate::store::db::error::StoreError;
+use crate::store::ledger::step_queue::StepItem;
+
+/// The most steps that are set aside at a time, and the most text in them. What finds no room is lost with an error in
+/// the log: the next poll of the task brings its end again, and a hold that stays HELD is put in doubt once this gateway
+/// has ended.
+const MOST: usize = 10_000;
+const MOST_BYTES: usize = 64 << 20;
+
+/// A clone is cheap and shares the list.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct SetAside(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    list: Mutex<List>,
+    shown: metrics::Gauge,
+}
+
+#[derive(Default)]
+struct List {
+    /// Those that wait for their next attempt.
+    waiting: Vec<StepItem>,
+    /// The holds of all of them, also of those that are being tried.
+    holds: HashSet<HoldId>,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for List {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(&self.holds).finish()
+    }
+}
+
+/// The mark of a step that is set aside, until it is done.
+pub(in crate::store) struct AsideToken {
+    list: SetAside,
+    hold: HoldId,
+    bytes: usize,
+}
+
+impl SetAside {
+    pub(super) fn new() -> Self {
+        let shown = metrics::gauge!(m::LEDGER_SET_ASIDE);
+        shown.increment(0);
+        Self(Arc::new(Inner { list: Mutex::default(), shown }))
+    }
+
+    /// Whether a step for this hold is set aside.
+    pub(in crate::store) fn has(&self, hold: HoldId) -> bool {
+        self.list().holds.contains(&hold)
+    }
+
+    /// Sets a step aside, and answers its caller with the error.
+    pub(super) fn keep(&self, mut item: StepItem, error: &Arc<sqlx::Error>) {
+        let again = item.aside.is_some();
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let (kind, sqlstate) = (item.step.kind().as_str(), code.as_deref().unwrap_or("none"));
+        item.answer(Err(StoreError::Database(error.clone())));
+        if again {
+            tracing::warn!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step stays set aside");
+            self.list().waiting.push(item);
+            return;
+        }
+        metrics::counter!(m::LEDGER_SETTINGS_ASIDE, "call" => "transition").increment(1);
+        let mut list = self.list();
+        if list.holds.contains(&item.hold) {
+            // It is the end of the same task, reported once more.
+            return;
+        }
+        let bytes = item.step.text_bytes();
+        if list.holds.len() >= MOST || list.bytes.saturating_add(bytes) > MOST_BYTES {
+            tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step that the database refuses is lost: too many are set aside");
+            return;
+        }
+        tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "the database refuses a step for a reason that nobody foresaw: it is set aside and tried again");
+        list.holds.insert(item.hold);
+        list.bytes += bytes;
+        self.0.shown.increment(1);
+        item.aside = Some(Box::new(AsideToken { list: self.clone(), hold: item.hold, bytes }));
+        list.waiting.push(item);
+    }
+
+    /// Takes all of them out for another attempt.
+    pub(super) fn take(&self) -> Vec<StepItem> {
+        std::mem::take(&mut self.list().waiting)
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AsideToken {
+    fn drop(&mut self) {
+        let mut list = self.list.list();
+        list.holds.remove(&self.hold);
+        list.bytes = list.bytes.saturating_sub(self.bytes);
+        self.list.0.shown.decrement(1);
+    }
+}
