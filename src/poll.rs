@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use moka::sync::Cache;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::budget::PollBudget;
@@ -24,6 +25,7 @@ use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
 use crate::pricing::consumption;
+use crate::shares::Shares;
 use crate::store::{Applied, Database, Late, Ledger, State, Step, StoreError, Task};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
@@ -46,6 +48,8 @@ type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
 struct Asking {
     begun: OnceLock<Instant>,
     ended: OnceLock<Instant>,
+    /// Cancelled when the vendor has answered and a step waits in the ledger.
+    recording: CancellationToken,
 }
 
 impl Asking {
@@ -70,7 +74,13 @@ pub struct Poller {
     /// The last known states, by the ids that callers use: the vendor's id, and our reference.
     views: Cache<(OrgId, Arc<str>), Arc<View>>,
     flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
+    /// The reconciler's polls that are not recorded yet. They keep the vendor's answers in memory, and need no slot of the
+    /// reconciler while they wait for the ledger: an organisation whose rows are locked must not take all the room.
+    unrecorded: Arc<Shares>,
 }
+
+/// So many polls for each slot of the reconciler may be under way or wait for the ledger.
+const UNRECORDED_PER_SLOT: usize = 8;
 
 /// Removes a poll from `flights` when it ends, even by a panic.
 struct Landing<'a> {
@@ -113,6 +123,7 @@ impl Poller {
                 .time_to_live(TERMINAL_TTL)
                 .build(),
             flights: Mutex::new(HashMap::new()),
+            unrecorded: Shares::new(reconciler.concurrency.saturating_mul(UNRECORDED_PER_SLOT)),
         }
     }
 
@@ -207,6 +218,9 @@ impl Poller {
         if let Some(flight) = flights.get(&hold) {
             return Some(flight.clone());
         }
+        if self.ledger.is_set_aside(hold) {
+            return None;
+        }
         let asking = Arc::<Asking>::default();
         // A poll that has just ended may have refreshed the cache already. But ignore a cached terminal state if the task
         // was reopened since.
@@ -235,18 +249,28 @@ impl Poller {
         task.upstream_task.is_some() && self.upstream.may_be_polled(task.org, &task.backend)
     }
 
-    /// Polls a task that the reconciler has claimed, unless a poll of it is in flight.
-    pub async fn poll(self: &Arc<Self>, task: Task) {
+    /// Polls a task that the reconciler has claimed, unless a poll of it is in flight or its end is set aside. Returns when
+    /// the poll is recorded; `slot` is given back as soon as only the ledger is waited for.
+    pub async fn poll<S>(self: &Arc<Self>, task: Task, slot: S) {
         // Waiting for a poll that hangs would take the slot of another task's poll.
-        if self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&task.hold) {
+        if self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&task.hold)
+            || self.ledger.is_set_aside(task.hold)
+        {
             return;
         }
+        // Without a share too many tasks of this organisation wait for the ledger. This one is due again later.
+        let Some(_share) = self.unrecorded.take(task.org) else { return };
         // The reconciler waits for the budget instead of giving up, so that tasks of callers who never ask end too.
         if self.costs_a_poll(&task) {
             self.budget.wait().await;
         }
         let known = Arc::new(View::new(task, None, None, self.clock.now()));
-        if let Some((flight, _)) = self.refresh(&known, true) {
+        if let Some((mut flight, asking)) = self.refresh(&known, true) {
+            tokio::select! {
+                _ = &mut flight => return,
+                () = asking.recording.cancelled() => {}
+            }
+            drop(slot);
             flight.await;
         }
     }
@@ -268,7 +292,7 @@ impl Poller {
         let told = self.upstream.status(task.org, &task.backend, &task.account, &id).await;
         let ended = *asking.ended.get_or_init(|| self.clock.now());
         match told {
-            Ok(report) => match self.apply(&task, &report, ended).await {
+            Ok(report) => match self.apply(&task, &report, ended, asking).await {
                 Ok(task) => Some(self.remember(task, Some(report), Some(begun))),
                 Err(error) => {
                     tracing::warn!(hold = %task.hold, %error, "the end of a task is not recorded yet");
@@ -282,22 +306,29 @@ impl Poller {
                     tracing::debug!(hold = %task.hold, %error, "a poll failed");
                 }
                 let forgotten = error == StatusError::NotFound;
-                self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }).await;
+                self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }, asking).await;
                 Some(self.remember_unanswered(task, &known))
             }
         }
     }
 
     /// Writes what a report, which came at `told`, means for the ledger. Returns the task as it is afterwards.
-    async fn apply(&self, task: &Task, report: &Report, told: Instant) -> Result<Task, StoreError> {
+    async fn apply(
+        &self,
+        task: &Task,
+        report: &Report,
+        told: Instant,
+        asking: &Asking,
+    ) -> Result<Task, StoreError> {
         let Some(step) = end(task, report)? else {
-            self.check_age(task, TOO_OLD).await;
+            self.check_age(task, TOO_OLD, asking).await;
             if task.data.as_ref() != Some(report.data()) {
                 self.database().note_progress(task, report.data()).await?;
             }
             return Ok(Task { data: Some(report.data().clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
+        asking.recording.cancel();
         let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
             self.settled(told);
@@ -353,7 +384,7 @@ impl Poller {
         Ok(news)
     }
 
-    async fn check_age(&self, task: &Task, reason: &'static str) {
+    async fn check_age(&self, task: &Task, reason: &'static str, asking: &Asking) {
         if task.age <= self.max_age {
             return;
         }
@@ -363,6 +394,7 @@ impl Poller {
             _ => return,
         };
         tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind().as_str(), "a task is beyond its maximum age");
+        asking.recording.cancel();
         if let Err(error) = self.step_of(task, step).await {
             tracing::warn!(hold = %task.hold, %error, "an old task could not be put in doubt");
         }
@@ -378,7 +410,7 @@ impl Poller {
     pub async fn conclude_create(&self, org: OrgId, hold: HoldId, report: &Report) {
         let told = self.clock.now();
         let result = match self.database().task_by_hold(org, hold).await {
-            Ok(Some(task)) => self.apply(&task, report, told).await.map(drop),
+            Ok(Some(task)) => self.apply(&task, report, told, &Asking::default()).await.map(drop),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };

@@ -32,7 +32,7 @@ pub(super) struct Finisher {
     tasks: TaskTracker,
     tracing: Tracing,
     pace: FinishPace,
-    /// As many slots as polls may run concurrently.
+    /// As many slots as polls may run concurrently. A poll that only waits for the ledger has given its slot back.
     slots: Arc<Semaphore>,
     /// The database is asked for due tasks only when at least this many slots are free.
     some: u32,
@@ -75,8 +75,7 @@ impl Finisher {
             self.tasks.spawn(self.tracing.own_work().around(async move {
                 let mut span = Span::of_own_work("reconcile");
                 span.set("tollgate.hold", task.hold);
-                span.around(poller.poll(task)).await;
-                drop(slot);
+                span.around(poller.poll(task, slot)).await;
             }));
         }
         Ok(if more { self.when_there_is_room() } else { Next::Interval })

@@ -21,6 +21,7 @@ const MONEY: &[&str] = &[
     "holds::consumption::",
     "holds::faults::",
     "holds::finishing::",
+    "holds::lane_mates::",
     "holds::lanes::",
     "holds::model::",
     "holds::reserve::",

@@ -6,6 +6,7 @@ mod consumption;
 mod doubt;
 mod faults;
 mod finishing;
+mod lane_mates;
 mod lanes;
 mod model;
 mod profiles;
