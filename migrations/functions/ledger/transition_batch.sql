@@ -153,6 +153,9 @@ begin
         perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
         from jsonb_each(v_grown) grown;
     end if;
+    if 'late_run' = any (p_kind) then
+        perform follow_reopened(p_orgs, p_pos, p_hold, v_now);
+    end if;
 
     outcome := array_fill('unchanged'::text, array[cardinality(p_hold)]);
     for v_place in 1..cardinality(v_done) loop
