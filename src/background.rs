@@ -28,7 +28,7 @@ use crate::upstream::Upstream;
 
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 14;
+pub const CONNECTIONS: u32 = 15;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -89,6 +89,7 @@ impl Work {
             // Jobs that bring holds, credits and budgets forward.
             work.job("sweep holds", sweep, LONG, sweep_holds),
             work.job("expire credits", sweep, LONG, expire_credits),
+            work.job("count budgets", sweep, LONG, count_budgets).at_once(),
             work.job("tell budget events", sweep, QUICK, tell_budget_events),
             work.job("tell low balances", sweep, QUICK, tell_low_balances),
             work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
@@ -168,6 +169,11 @@ async fn sweep_holds(work: Arc<Work>) -> Result<(), StoreError> {
 
 async fn expire_credits(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.expire_credits().await.map(drop)
+}
+
+/// What is left over is for the next run.
+async fn count_budgets(work: Arc<Work>) -> Result<(), StoreError> {
+    work.database.count_budgets(LONG / 2).await
 }
 
 async fn tell_budget_events(work: Arc<Work>) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@
 //! | `poll.before` | before the vendor is asked for a task |
 //! | `poll.answered` | the vendor has reported the end; nothing is settled |
 //! | `settle.committed` | the end is durable; its caller has no answer yet |
+//! | `budget.counting` | a step of a budget's count is committed |
 //! | `sweep.before` | the holds of dead gateways are known; none is taken over |
 
 /// Marks that the step `name` is reached.

@@ -52,6 +52,8 @@
 //! - balance = sum of entries − sum of open holds, after every test (`support::database`: its `Drop` audits);
 //! - a charge spends the grants that end first, and the rest of a grant is taken back once (`credits::expiry`);
 //! - no budget is exceeded by an admission, on any number of gateways (`budget::gateways`, `budget::model`);
+//! - a budget counts what was spent before it was made, and no work that grows with history is done under a balance row
+//!   (`budget::counting`);
 //! - a management route lets in the roles that its description names, and nobody else (`admin::authorisation`);
 //! - the audit log has every change with its actor, and no secret (`admin::api`);
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,

@@ -1,4 +1,4 @@
-create or replace trigger budget_lock before insert or update or delete on budget
+create or replace trigger budget_lock before update or delete on budget
     for each row execute function lock_for_budget();
 create or replace trigger budget_version before update on budget
     for each row execute function next_version();

@@ -6,8 +6,9 @@
 //!
 //! Spending (open holds and charges) is counted in windows, under the lock of the organisation's balance row. It
 //! belongs to the window in which the hold was granted, whenever the hold ends. A budget that is made in the middle of
-//! a window counts what was spent in it before (`migrations/functions/budgets/`).
+//! a window counts what was spent in it before, and is in force when that is counted ([`counting`]).
 
+pub(in crate::store) mod counting;
 mod edit;
 
 use std::time::Duration;
@@ -112,6 +113,9 @@ pub struct Budget {
     /// When the present window ends; null: never, or at another instant for each organisation.
     #[serde(with = "time::serde::rfc3339::option")]
     pub resets_at: Option<OffsetDateTime>,
+    /// Whether earlier spending is still being counted. Until that is done the budget refuses nothing; a default of the
+    /// platform: in the organisations whose turn is still to come.
+    pub counting: bool,
     pub version: i32,
     /// When the budget was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -139,6 +143,7 @@ impl FromRow<'_, PgRow> for Budget {
             used: credits(row, "used")?,
             held: credits(row, "held")?,
             resets_at: row.try_get("resets_at")?,
+            counting: row.try_get("counting")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
         })
@@ -232,7 +237,8 @@ macro_rules! budgets {
                b.thresholds, b.version, b.created_at, cap_of(b, now()) as cap, \
                case when w.subject_id is not null then coalesce(n.held, 0) end as held, \
                case when w.subject_id is not null then coalesce(n.used, 0) end as used, \
-               nullif(window_end(b.period, o.time_zone, now()), 'infinity') as resets_at \
+               nullif(window_end(b.period, o.time_zone, now()), 'infinity') as resets_at, \
+               exists (select from budget_count c where c.budget_id = b.budget_id and c.coming) as counting \
              from budget b left join org o on o.org_id = b.org_id \
              cross join lateral (select case when b.level = 'org' then b.org_id else b.subject_id end) w(subject_id) \
              left join budget_window n on n.org_id = b.org_id and n.level = b.level and n.subject_id = w.subject_id \
@@ -282,8 +288,10 @@ impl Database {
                nullif(window_end(d.period, o.time_zone, now()), 'infinity') as resets_at \
              from org o, draw_budgets(array[$1], array[1], array[1], array[$2], array[$3], \
                array[(select u.team_id from app_user u where u.user_id = $2)], now()) a, \
-             lateral unnest(a.level, a.subject_id, a.period, a.starts_at, a.cap) with ordinality \
-               d(level, subject_id, period, starts_at, cap, place) \
+             lateral (select distinct on (u.level, u.subject_id, u.period) u.* from \
+               unnest(a.level, a.subject_id, a.period, a.starts_at, a.cap) with ordinality \
+               u(level, subject_id, period, starts_at, cap, place) \
+               order by u.level, u.subject_id, u.period, u.place) d \
              left join budget_window w on w.org_id = $1 and w.level = d.level and w.subject_id = d.subject_id \
                and w.period = d.period and w.starts_at = d.starts_at \
              where o.org_id = $1 order by d.place",

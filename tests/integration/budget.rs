@@ -1,5 +1,6 @@
 //! Budgets.
 
+mod counting;
 mod gateways;
 mod levels;
 mod model;

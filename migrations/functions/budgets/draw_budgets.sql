@@ -5,6 +5,10 @@
 -- draw[first[c]..last[c]], narrowest level first. The rest describes these windows; cap is null where there is no limit.
 -- All that is true before valid_until, when the first window or raise ends.
 --
+-- A budget whose window is still being counted (table budget_count) has no limit yet, and gives way to a wider one that is
+-- in force; its window is drawn on in any case, so that nothing is missed. After a change of the time zone two windows are
+-- drawn on until the new one is counted: that of the clock before, with the limit, and the new one.
+--
 -- In plpgsql, which keeps its plans: language sql would plan it anew for every call.
 create or replace function draw_budgets(
     p_orgs uuid[], p_budgets bigint[], p_pos integer[], p_user uuid[], p_key uuid[], p_team uuid[], p_now timestamptz,
@@ -27,6 +31,14 @@ begin
         where kind.subject_id is not null
     ), place as materialized (
         select distinct subject.pos, subject.org_id, subject.rank, subject.level, subject.subject_id from subject
+    ), coming as materialized (
+        select organisation.pos, waiting.budget_id, waiting.zone_before
+        from (select distinct item.pos, item.org_id from item) organisation
+        cross join lateral (
+            select budget_count.budget_id, budget_count.zone_before from budget_count
+            where budget_count.org_id = organisation.org_id and budget_count.coming
+              and coalesce(budget_count.ends_at, 'infinity') > p_now
+            limit 100000) waiting
     ), found as (
         -- budgets of their own
         select place.*, own.period, own.budget_id, cap_of(own, p_now) as cap, own.thresholds,
@@ -50,16 +62,34 @@ begin
                   select * from budget
                   where budget.org_id is null and budget.level = kind.level and budget.subject_id is null) every) wide
         join place on place.pos = wide.pos and place.level = wide.level
-    ), nearest as materialized (
-        select chosen.*, row_number() over () as place
-        from (select distinct on (found.pos, found.rank, found.subject_id, found.period) found.*
-              from found
-              order by found.pos, found.rank, found.subject_id, found.period, found.distance) chosen
+    ), chosen as materialized (
+        select distinct on (found.pos, found.rank, found.subject_id, found.period)
+               found.*, coming.budget_id is not null as coming, coming.zone_before
+        from found
+        left join coming on coming.pos = found.pos and coming.budget_id = found.budget_id
+        order by found.pos, found.rank, found.subject_id, found.period,
+                 coming.budget_id is not null and coming.zone_before is null, found.distance
     ), opening as materialized (
         select kind.pos, kind.period, window_start(kind.period, clock.time_zone, p_now) as starts_at,
                window_end(kind.period, clock.time_zone, p_now) as ends_at
-        from (select distinct nearest.pos, nearest.org_id, nearest.period from nearest) kind
+        from (select distinct chosen.pos, chosen.org_id, chosen.period from chosen) kind
         cross join lateral (select org.time_zone from org where org.org_id = kind.org_id limit 1) clock
+    ), nearest as materialized (
+        select chosen.pos, chosen.rank, chosen.level, chosen.subject_id, chosen.period, chosen.budget_id, chosen.thresholds,
+               chosen.raised_until, opened.starts_at, opened.ends_at, opened.cap,
+               row_number() over (order by chosen.pos, chosen.rank, chosen.subject_id, chosen.period, opened.coming) as place
+        from chosen
+        join opening on opening.pos = chosen.pos and opening.period = chosen.period
+        cross join lateral (
+            select window_start(chosen.period, chosen.zone_before, p_now) as starts_at,
+                   window_end(chosen.period, chosen.zone_before, p_now) as ends_at, chosen.cap,
+                   false as coming
+            where chosen.zone_before is not null
+            union all
+            select opening.starts_at, opening.ends_at, case when not chosen.coming then chosen.cap end,
+                   chosen.coming
+            where chosen.zone_before is null
+               or opening.starts_at <> window_start(chosen.period, chosen.zone_before, p_now)) opened
     ), drawn as materialized (
         select subject.who, nearest.place, row_number() over (order by subject.who, nearest.place) as ord
         from subject
@@ -85,12 +115,12 @@ begin
                array_agg(nearest.level order by nearest.place) as level,
                array_agg(nearest.subject_id order by nearest.place) as subject_id,
                array_agg(nearest.period order by nearest.place) as period,
-               array_agg(opening.starts_at order by nearest.place) as starts_at,
+               array_agg(nearest.starts_at order by nearest.place) as starts_at,
                array_agg(nearest.budget_id order by nearest.place) as budget_id,
                array_agg(nearest.cap order by nearest.place) as cap,
                array_agg(nearest.thresholds::text order by nearest.place) as thresholds,
-               min(least(opening.ends_at, nearest.raised_until)) as valid_until
-        from nearest join opening on opening.pos = nearest.pos and opening.period = nearest.period
+               min(least(nearest.ends_at, nearest.raised_until)) as valid_until
+        from nearest
     )
     select whose.*, ranges.*, draws.*, windows.*
     into caller, first, last, draw, pos, level, subject_id, period, starts_at, budget_id, cap, thresholds, valid_until

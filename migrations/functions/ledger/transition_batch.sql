@@ -210,6 +210,10 @@ begin
             perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
             from jsonb_each(v_grown) grown;
         end if;
+        if v_pass = 1 and 'late_run' = any(p_kind) then
+            perform follow_reopened(p_orgs, array(select p_pos[done.ord] from unnest(v_done) done(ord) order by done.ord),
+                                    array(select p_hold[done.ord] from unnest(v_done) done(ord) order by done.ord), v_now);
+        end if;
 
         for v_place in 1..cardinality(v_done) loop
             outcome[v_done[v_place]] := 'applied';

@@ -136,7 +136,8 @@ async fn may_change(database: &Database, caller: &Caller, id: BudgetId) -> Resul
 
 /// Create a budget
 ///
-/// What was spent earlier in the current window counts at once. An organisation's admins may create budgets of teams, users
+/// What was spent earlier in the current window counts. The budget is in force when that is counted: with the answer, unless
+/// that takes more than ten seconds; `counting` is true until then. An organisation's admins may create budgets of teams, users
 /// and keys; only operators may create the budget of the whole organisation.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/budgets", tag = "budgets",
@@ -155,7 +156,8 @@ pub(super) async fn create_org_budget(
 
 /// Create a default budget of the platform
 ///
-/// It applies in every organisation that has no budget of its own of the same level and period.
+/// It applies in every organisation that has no budget of its own of the same level and period. It comes into force in one
+/// organisation after the other; `counting` is true until it is in force in all of them.
 #[utoipa::path(
     post, path = "/admin/v1/budgets", tag = "budgets",
     request_body = BudgetBody,

@@ -20,6 +20,7 @@ const BUDGET: &[Column] = &[
     ("HELD", "held"),
     ("RESETS", "resets_at"),
     ("RAISED UNTIL", "raised_until"),
+    ("COUNTING", "counting"),
 ];
 const EVENT: &[Column] = &[
     ("TIME", "created_at"),

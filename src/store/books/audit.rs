@@ -145,6 +145,32 @@ const INVARIANTS: &[(&str, &str)] = &[
       where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
     ),
     (
+        "an open window of a budget in force misses no task",
+        // Holds that do not list the window have ended, and their charges were counted when the budget came into force.
+        "with kind as (select b.org_id, u.level, u.period, window_start(u.period, o.time_zone, now()) as starts_at, \
+      window_end(u.period, o.time_zone, now()) as ends_at, bool_or(u.subject_id is null) as each, array_agg(u.subject_id) as own \
+      from org_balance b join org o using (org_id) join budget u on u.org_id = b.org_id or u.org_id is null \
+      where not exists (select from budget_count c where c.org_id = b.org_id and c.budget_id = u.budget_id and c.coming \
+      and coalesce(c.ends_at, 'infinity') > now()) group by b.org_id, o.time_zone, u.level, u.period), \
+      missed as (select k.org_id, k.level, k.period, k.starts_at, s.subject_id, \
+      count(*) filter (where h.state in ('HELD','RUNNING','IN_DOUBT') or h.late = 'open') as open, \
+      sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as charged \
+      from kind k join hold h on h.org_id = k.org_id and h.created_at >= k.starts_at and h.created_at < k.ends_at \
+      cross join lateral subject_of(k.level, h.org_id, h.team_id, h.user_id, h.key_id) s(subject_id) \
+      left join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) c \
+      on c.org_id = h.org_id and c.hold_id = h.hold_id \
+      left join budget_window w on w.org_id = k.org_id and w.level = k.level and w.period = k.period \
+      and w.starts_at = k.starts_at and w.subject_id = s.subject_id \
+      where s.subject_id is not null and (k.each or s.subject_id = any (k.own)) \
+      and not coalesce(w.window_id = any (h.windows), false) group by 1, 2, 3, 4, 5), \
+      opened as (select w.org_id, w.level, w.period, w.starts_at, w.subject_id, w.opening from kind k \
+      join budget_window w using (org_id, level, period, starts_at) where k.each or w.subject_id = any (k.own)) \
+      select format('org %s, %s %s, %s since %s: %s open holds and charges of %s not listed, %s counted', org_id, level, subject_id, \
+      period, starts_at, coalesce(m.open, 0), coalesce(m.charged, 0), coalesce(w.opening, 0)) \
+      from missed m full join opened w using (org_id, level, period, starts_at, subject_id) \
+      where coalesce(m.open, 0) <> 0 or coalesce(m.charged, 0) <> coalesce(w.opening, 0)",
+    ),
+    (
         "a task is counted in windows of its own organisation, team, user and key, and of its time",
         "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
       from hold h cross join lateral unnest(h.windows) n(window_id) \
@@ -159,7 +185,8 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "an organisation knows whether there are budgets and teams to look for",
         "select format('org %s: budgets %s, teams %s', org_id, b.budgets, b.teams) from org_balance b \
-      where (b.budgets > 0) <> exists (select from budget u where u.org_id = b.org_id or u.org_id is null) \
+      where ((b.budgets > 0) <> exists (select from budget u where u.org_id = b.org_id or u.org_id is null) \
+      and not exists (select from budget_count c where c.org_id = b.org_id)) \
       or (not b.teams and exists (select from team t where t.org_id = b.org_id))",
     ),
     (

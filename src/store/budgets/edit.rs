@@ -1,8 +1,9 @@
-//! Creating, changing, raising and deleting budgets. Triggers lock the balance rows of the organisations that a budget
-//! applies to, and count what they have spent (`migrations/functions/budgets/`).
+//! Creating, changing, raising and deleting budgets. Triggers note what is to be done then in the organisations that a
+//! budget applies to ([`super::counting`]).
 
 use time::OffsetDateTime;
 
+use super::counting::Counting;
 use super::*;
 use crate::store::db::change::Acting;
 
@@ -51,7 +52,8 @@ fn sound(credits: Option<Credits>) -> Result<(), StoreError> {
 }
 
 impl Acting {
-    /// Creates a budget. What was spent in its present window counts from the start.
+    /// Creates a budget. It is in force when what was spent in its present window is counted: at the return from here,
+    /// unless that takes long.
     pub async fn make_budget(&self, new: &NewBudget) -> Result<BudgetId, StoreError> {
         sound(new.credits)?;
         let thresholds = sound_thresholds(new.thresholds.clone())?;
@@ -75,7 +77,7 @@ impl Acting {
         .bind(new.period)
         .bind(new.credits.map(Credits::get))
         .bind(thresholds)
-        .execute(self.counting_change())
+        .execute(self.change())
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(e) if e.is_unique_violation() => StoreError::Conflict(
@@ -83,6 +85,7 @@ impl Acting {
             ),
             _ => error.into(),
         })?;
+        self.await_count(Counting::OfBudget(budget)).await;
         Ok(budget)
     }
 
@@ -105,7 +108,7 @@ impl Acting {
         .bind(new.credits.flatten().map(Credits::get))
         .bind(thresholds)
         .bind(version)
-        .execute(self.counting_change())
+        .execute(self.change())
         .await?;
         self.changed(done.rows_affected(), budget).await
     }
@@ -129,7 +132,7 @@ impl Acting {
         .bind(raise.map(|(credits, _)| credits.get()))
         .bind(raise.map(|(_, until)| until))
         .bind(version)
-        .execute(self.counting_change())
+        .execute(self.change())
         .await?;
         self.changed(done.rows_affected(), budget).await
     }
@@ -139,13 +142,15 @@ impl Acting {
         let done = sqlx::query("delete from budget where budget_id = $1 and version = coalesce($2, version)")
             .bind(budget.as_uuid())
             .bind(version)
-            .execute(self.counting_change())
+            .execute(self.change())
             .await?;
         self.changed(done.rows_affected(), budget).await
     }
 
     async fn changed(&self, changed: u64, budget: BudgetId) -> Result<(), StoreError> {
         if changed > 0 {
+            // The events of a default are raised in one organisation after the other.
+            self.await_count(Counting::OfBudget(budget)).await;
             return Ok(());
         }
         Err(match self.budget(budget).await? {

@@ -48,17 +48,7 @@ pub struct Acting {
 impl Acting {
     /// A change: one statement, whose rows stay locked only while the server works on it.
     pub(in crate::store) fn change(&self) -> Statement {
-        self.change_within(Deadline::QUERY)
-    }
-
-    /// A change that may count what was spent in budget windows, under locks that reservations wait for; its deadline
-    /// is longer.
-    pub(in crate::store) fn counting_change(&self) -> Statement {
-        self.change_within(Deadline::COUNTING)
-    }
-
-    fn change_within(&self, deadline: Deadline) -> Statement {
-        self.database.pool().statement(deadline, Some(self.audit.clone()))
+        self.database.pool().statement(Deadline::QUERY, Some(self.audit.clone()))
     }
 
     /// The name of the actor: a kind and an id.

@@ -16,8 +16,6 @@ pub(in crate::store) struct Deadline(Duration);
 impl Deadline {
     /// The deadline of statements that a caller waits for.
     pub(in crate::store) const QUERY: Self = Self(Duration::from_millis(4_500));
-    /// Counting what was spent in a budget's window reads each task of the window.
-    pub(in crate::store) const COUNTING: Self = Self(Duration::from_secs(55));
     /// Pricing a month of tasks by another book reads each of the tasks.
     pub(in crate::store) const REPRICING: Self = Self(Duration::from_secs(59));
     /// Checking one invariant reads the whole ledger.

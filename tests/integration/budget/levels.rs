@@ -202,10 +202,12 @@ async fn overruns_and_corrections_are_counted_where_their_hold_was() {
     failed.step(run(failed.id())).await.unwrap();
     assert_eq!(tenant.drawn(&db).await, [(130, 70, Some(200))]);
     // The window of both is over by now, and another one is open.
-    sqlx::query("update budget_window set starts_at = starts_at - interval '1 day'")
-        .execute(db.pool())
-        .await
-        .unwrap();
+    for sql in [
+        "update budget_window set starts_at = starts_at - interval '1 day'",
+        "update hold set created_at = created_at - interval '1 day'",
+    ] {
+        sqlx::query(sql).execute(db.pool()).await.unwrap();
+    }
     keep(grant(&ledger, tenant.hold(5)).await);
     failed.step(fail(0)).await.unwrap();
     late.step(late_settle(65)).await.unwrap();
@@ -445,7 +447,15 @@ async fn a_budget_made_while_a_reservation_waits_counts_for_it() {
         } else {
             "update budget set credits = 20 where org_id = $1"
         };
+        sqlx::query("select from org_balance where org_id = $1 for no key update")
+            .bind(tenant.org.as_uuid())
+            .execute(&mut *change)
+            .await
+            .unwrap();
         sqlx::query(sql).bind(tenant.org.as_uuid()).execute(&mut *change).await.unwrap();
+        // It is in force when it is counted.
+        let advance = "select advance_count(org_id, budget_id, 10, 10) from budget_count";
+        while sqlx::query(advance).fetch_optional(&mut *change).await.unwrap().is_some() {}
         let waiting = ledger.reserve(tenant.hold(60 - 30 * round));
         let committing = async {
             until("it waits for the row", async || {

@@ -98,10 +98,7 @@ async fn the_database_has_what_the_files_define() {
 
     // Would it be noticed?
     for (change, noticed) in [
-        (
-            "drop function day_start cascade",
-            "the database lacks function day_start(timestamp without time zone,text)",
-        ),
+        ("drop function next_version cascade", "the database lacks function next_version()"),
         (
             "create function forgotten() returns void language sql as ''",
             "no file defines function forgotten()",

@@ -3,6 +3,7 @@
 use sqlx::AssertSqlSafe;
 
 use super::*;
+use crate::store::budgets::counting::Counting;
 use crate::store::credits::balance::COLUMNS as BALANCE;
 use crate::store::db::page::Slice;
 
@@ -180,8 +181,6 @@ impl Acting {
         new: OrgChange,
         version: Option<i32>,
     ) -> Result<(), StoreError> {
-        // A change of the time zone moves the budgets' windows, so that spending must be counted again.
-        let change = if new.time_zone.is_some() { self.counting_change() } else { self.change() };
         let outcome: ChangeOutcome =
             sqlx::query_scalar("select change_org($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
                 .bind(org.as_uuid())
@@ -197,11 +196,17 @@ impl Acting {
                 .bind(new.max_open_tasks.flatten())
                 .bind(new.overdraft.map(Credits::get))
                 .bind(new.price_factor.map(PriceFactor::basis_points))
-                .fetch_one(change)
+                .fetch_one(self.change())
                 .await
                 .map_err(|error| taken(error, || "an organisation of that name exists already".into()))?;
         match outcome {
-            ChangeOutcome::Changed => Ok(()),
+            ChangeOutcome::Changed => {
+                if new.time_zone.is_some() {
+                    // Other windows are open now: what was spent in them is counted.
+                    self.await_count(Counting::OfOrg(org)).await;
+                }
+                Ok(())
+            }
             ChangeOutcome::Unchanged => Err(self.missing_org(org).await?),
             ChangeOutcome::UnknownTimeZone => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
         }
