@@ -38,14 +38,13 @@ create table budget_window (
     held       bigint not null default 0 check (held >= 0),
     -- charges
     used       bigint not null default 0,
-    -- the part of the charges whose holds do not list this window: they had ended before it was counted
+    -- the part of the charges whose holds were made before there was a budget, and so do not list this window
     opening    bigint not null default 0,
     -- the highest threshold that was reached, under the present limit
     alerted    integer not null default 0,
     primary key (org_id, window_id)
 ) with (fillfactor = 50);
--- The subject comes last: the windows that are open now are found without those of the past.
-create unique index budget_window_place on budget_window (org_id, level, period, starts_at, subject_id);
+create unique index budget_window_place on budget_window (org_id, level, subject_id, period, starts_at);
 
 create table budget_event (
     event_id   bigint generated always as identity primary key,
@@ -63,51 +62,6 @@ create table budget_event (
     unique (org_id, window_id, threshold, credits)
 );
 create index budget_event_untold on budget_event (event_id) where not told;
-
--- What is yet to be done in an organisation after a change of a budget. src/store/budgets/counting.rs says how.
-create table budget_count (
-    org_id     uuid not null,
-    budget_id  uuid not null,
-    -- as in the budget, which may have been deleted
-    level      text not null,
-    subject_id uuid,
-    period     text not null,
-    -- true: what was spent in the present window is to be counted, and until then the budget is not in force in the
-    -- organisation. False: only its events are to be raised anew.
-    coming     boolean not null,
-    -- another time zone opens another window: until that is counted, the windows of the former zone are in force
-    zone_before text,
-    -- a count that is begun anew has another number
-    count_id   bigint not null generated always as identity,
-    -- the window that is counted; null: not begun. The next window is in force from its first instant.
-    starts_at  timestamptz,
-    ends_at    timestamptz,
-    primary key (org_id, budget_id)
-);
-create index budget_count_of on budget_count (budget_id);
-
--- How far a count has come through the entries of the organisation: all open holds list the window by now. No balance row
--- is locked by those who write here.
-create table budget_count_place (
-    org_id     uuid not null,
-    count_id   bigint not null,
-    -- the last entry there was when the count began
-    until_at   timestamptz not null,
-    -- the last entry that was looked at
-    last_at    timestamptz not null,
-    last_entry uuid not null,
-    done       boolean not null default false,
-    primary key (org_id, count_id)
-);
-
--- What was found so far, of each subject: charges whose holds do not list the window.
-create table budget_count_sum (
-    org_id     uuid not null,
-    count_id   bigint not null,
-    subject_id uuid not null,
-    charged    bigint not null,
-    primary key (org_id, count_id, subject_id)
-);
 
 -- Numbers for org_balance.budgets.
 create sequence budget_state;
