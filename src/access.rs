@@ -2,7 +2,6 @@
 
 pub mod callers;
 pub mod jwks;
-pub mod peer;
 pub mod proxies;
 mod token;
 mod trusted;

@@ -1,8 +1,12 @@
 //! Builds every part of a gateway once and runs them; no other module does.
 
 mod build;
+mod descriptors;
+mod memory;
 mod metrics;
 mod run;
+
+pub use self::memory::memory;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,6 +57,8 @@ pub enum StartError {
 /// A gateway whose listeners are bound, but which does not serve yet.
 pub struct App {
     config: Config,
+    /// The most connections of the data listener.
+    max_connections: usize,
     data: Listener,
     admin: Listener,
     parts: Parts,

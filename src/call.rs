@@ -2,14 +2,15 @@
 //! missing or swapped stage does not compile.
 
 mod body;
+mod peer;
 
-pub use self::body::RequestBody;
+pub use self::body::{ReadBody, RequestBody};
+pub use self::peer::Peer;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::ids::HoldId;
@@ -90,6 +91,8 @@ pub struct Context {
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
+    /// The connection that the request arrived on.
+    pub connection: Peer,
     /// The caller's address; behind a trusted proxy, the one that the proxy names.
     pub peer: IpAddr,
     pub arrived: Instant,
@@ -165,8 +168,15 @@ pub struct Admitted {
 /// A create that is not a replay of an earlier one.
 #[derive(Debug)]
 pub struct Fresh {
+    pub create: NewCreate,
+    /// The body as it came.
+    pub body: ReadBody,
+}
+
+/// What is known of a create besides its body.
+#[derive(Debug)]
+pub struct NewCreate {
     pub principal: Arc<Principal>,
-    pub raw: Bytes,
     /// The SHA-256 of the raw body.
     pub fingerprint: Fingerprint,
     /// The caller's idempotency key.
@@ -178,8 +188,7 @@ pub struct Fresh {
 /// A valid create with its price.
 #[derive(Debug)]
 pub struct Priced {
-    /// The create before it was priced.
-    pub fresh: Fresh,
+    pub create: NewCreate,
     /// The body to be sent, and its price.
     pub order: Order,
 }

@@ -204,9 +204,15 @@ impl Command {
             Self::Healthcheck(args) => healthcheck::run(args),
             Self::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
-                Config::load(&file).map_err(CliError::from).map(|_| {
-                    output::note(format_args!("{} is a valid configuration", file.display()));
-                })
+                let config = Config::load(&file)?;
+                output::note(format_args!("{} is a valid configuration", file.display()));
+                let memory = crate::app::memory(&config);
+                let all: u64 = memory.iter().map(|(_, bytes)| bytes).sum();
+                output::note(format_args!("the gateway may need up to {} MiB of memory:", all >> 20));
+                for (what, bytes) in memory {
+                    output::note(format_args!("{:>7} MiB  {what}", bytes >> 20));
+                }
+                Ok(())
             }
             Self::Config(ConfigCommand::Reference) => {
                 output::raw(crate::config::reference());

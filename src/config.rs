@@ -99,6 +99,17 @@ pub struct Server {
     /// The header in which trusted proxies name the client's address. The other header is ignored, because a client can
     /// forge a header that the proxies do not set.
     pub proxy_header: ProxyHeader,
+    /// The most connections at a time. One network (an IPv4 address, or the /64 of an IPv6 address) gets half of those that are
+    /// free; connections without valid credentials get a quarter of all. Trusted proxies get what is free.
+    #[schemars(range(min = 16, max = 100_000))]
+    pub max_connections: usize,
+    /// How long a client may take to read a piece (64 KiB) of an answer; then its connection is closed.
+    #[schemars(range(min = 1_000, max = 600_000))]
+    pub write_timeout_ms: u64,
+    /// The most bytes of bodies and answers in memory at a time, with the copies that are made of them. One organisation gets half
+    /// of what is free; what finds no room is answered 503.
+    #[schemars(range(min = 100_663_296, max = 1_099_511_627_776_u64))]
+    pub max_bytes_under_way: usize,
     /// Serve HTTPS instead of HTTP.
     pub tls: Option<Tls>,
 }
@@ -125,6 +136,9 @@ impl Default for Server {
             drain_ms: 0,
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
+            max_connections: 3_000,
+            write_timeout_ms: 30_000,
+            max_bytes_under_way: 192 << 20,
             tls: None,
         }
     }

@@ -1,6 +1,7 @@
 //! The page that shows an OpenAPI document, with all of its scripts and styles: nothing is loaded from other hosts.
 
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
@@ -31,11 +32,23 @@ pub fn page(path: &str) -> Option<Response<Bytes>> {
         answer.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs/"));
         return Some(answer);
     };
-    let found = utoipa_swagger_ui::serve(file, CONFIG.clone()).ok().flatten()?;
+    // Made once: an answer that its client does not read must not cost another copy of the file.
+    static FILES: LazyLock<Mutex<HashMap<String, (HeaderValue, Bytes)>>> = LazyLock::new(Mutex::default);
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (content_type, bytes) = match files.get(file) {
+        Some(known) => known.clone(),
+        None => {
+            let found = utoipa_swagger_ui::serve(file, CONFIG.clone()).ok().flatten()?;
+            let content_type = HeaderValue::try_from(found.content_type).ok()?;
+            let made = (content_type, Bytes::from(found.bytes.into_owned()));
+            files.insert(file.to_owned(), made.clone());
+            made
+        }
+    };
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::try_from(found.content_type).ok()?);
+    headers.insert(CONTENT_TYPE, content_type);
     headers.insert(CONTENT_SECURITY_POLICY, ONLY_OURS);
-    *answer.body_mut() = Bytes::from(found.bytes.into_owned());
+    *answer.body_mut() = bytes;
     Some(answer)
 }
 

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
+use crate::bulk::NotWorked;
 use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::order::Invalid;
@@ -157,6 +158,9 @@ pub enum GatewayError {
     /// The gateway cannot serve the request right now; nothing is charged.
     #[error("the gateway cannot serve this request right now: try again")]
     Unavailable(#[source] StoreError),
+    /// Too many bytes of bodies and answers are in memory; this organisation has its share of them.
+    #[error("the gateway has no room for this request right now: try again")]
+    NoRoom,
     /// Whether a token is valid cannot be verified right now.
     #[error("the keys of your identity provider cannot be fetched right now: try again")]
     IdentityUnavailable,
@@ -168,6 +172,15 @@ pub enum GatewayError {
 impl From<Invalid> for GatewayError {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
+    }
+}
+
+impl From<NotWorked> for GatewayError {
+    fn from(error: NotWorked) -> Self {
+        match error {
+            NotWorked::TooManyWait(_) => Self::NoRoom,
+            NotWorked::Panicked => Self::Internal("work on a large body panicked".into()),
+        }
     }
 }
 
@@ -235,7 +248,7 @@ impl GatewayError {
             Self::UpstreamError(_) => Code::UpstreamError,
             Self::UpstreamUnavailable(_) | Self::NotAdmitted(_) => Code::UpstreamUnavailable,
             Self::OutcomeUnknown { .. } | Self::WrittenOff { .. } => Code::OutcomeUnknown,
-            Self::Unavailable(_) | Self::IdentityUnavailable => Code::Unavailable,
+            Self::Unavailable(_) | Self::NoRoom | Self::IdentityUnavailable => Code::Unavailable,
             Self::Internal(_) => Code::InternalError,
         })
     }
@@ -256,6 +269,7 @@ impl GatewayError {
             Self::RequestInProgress => Some(Duration::from_secs(2)),
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
             Self::NotAdmitted(refusal) => Some(refusal.retry_after()),
+            Self::NoRoom => Some(Duration::from_secs(1)),
             Self::Unavailable(_) | Self::IdentityUnavailable => Some(Duration::from_secs(5)),
             // Waiting alone mends none of these.
             Self::Invalid(_)
@@ -316,6 +330,7 @@ impl GatewayError {
             | Self::NotAdmitted(_)
             | Self::UpstreamBusy { .. }
             | Self::Unavailable(_)
+            | Self::NoRoom
             | Self::IdentityUnavailable
             | Self::Internal(_) => None,
         }

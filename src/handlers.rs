@@ -12,8 +12,15 @@ pub use self::document::document;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::bulk::{Bulk, Payer, SMALL, counted};
 use crate::call::{Admitted, Call, Endpoint};
 use crate::clock::Clock;
+use crate::error::{Answer, GatewayError, json_answer};
+use crate::ids::OrgId;
+use crate::layers::body::BodyReader;
 use crate::layers::{Below, Outcome};
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -29,8 +36,8 @@ pub struct Handlers {
     pub prices: Arc<Prices>,
     /// The maximum validity of a quote that promises a price.
     pub max_quote: Duration,
-    /// How long a client may take to send its body.
-    pub body_timeout: Duration,
+    pub bodies: BodyReader,
+    pub bulk: Bulk,
     /// Measures the age of a state.
     pub clock: Clock,
 }
@@ -52,5 +59,17 @@ impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
             Endpoint::Tasks => tasks::tasks(&self.handlers, call).await,
         };
         Ok(answer?)
+    }
+}
+
+impl Handlers {
+    /// A success with this body. A large one counts until its client has read it.
+    fn success(&self, org: OrgId, body: impl Into<Bytes>) -> Result<Answer, GatewayError> {
+        let mut body = body.into();
+        if body.len() > SMALL {
+            let share = self.bulk.budget.take(Payer::Org(org), body.len()).ok_or(GatewayError::NoRoom)?;
+            body = counted(body, share);
+        }
+        Ok(json_answer(StatusCode::OK, body))
     }
 }

@@ -32,6 +32,19 @@ macro_rules! metrics {
 }
 
 metrics! {
+    // Connections of the listeners.
+    Gauge CONNECTIONS = "tollgate_connections" ["listener", "of"] "Open connections of a listener; of strangers: those on which no valid credentials were seen yet";
+    Counter CONNECTIONS_REFUSED = "tollgate_connections_refused_total" ["listener"] "New connections that were closed because there was no room for them";
+    Counter CONNECTIONS_CLOSED_FOR_ROOM = "tollgate_connections_closed_for_room_total" ["listener"] "Connections of strangers that were closed to make room for new ones";
+    Gauge STRANGERS_HEADS_BYTES = "tollgate_strangers_heads_bytes" ["listener"] "Bytes in the heads of requests in progress on connections without valid credentials";
+    Counter CONNECTIONS_STALLED = "tollgate_connections_stalled_total" ["listener"] "Connections that were closed because the client did not read its answers";
+
+    // Bytes of bodies and answers.
+    Gauge BYTES_UNDER_WAY = "tollgate_bytes_under_way" [] "Bytes of bodies and answers in memory, with the copies that are made of them";
+    Gauge BYTES_UNDER_WAY_LIMIT = "tollgate_bytes_under_way_limit" [] "The most bytes of bodies and answers that may be in memory";
+    Counter BYTES_REFUSED = "tollgate_bytes_refused_total" [] "Bodies and answers for which there was no room";
+    Gauge BULK_WORKERS = "tollgate_bulk_workers_busy" [] "Threads that work on bodies and answers of more than 64 KiB";
+
     // The data plane. A status of 499 is a client that left.
     Counter REQUESTS = "tollgate_requests_total" ["route", "status", "code"] "Requests to the data plane";
     Histogram REQUEST_SECONDS = "tollgate_request_seconds" ["route"] "Time from the head of a request to its answer";
@@ -49,6 +62,7 @@ metrics! {
     Histogram UPSTREAM_SECONDS = "tollgate_upstream_seconds" ["backend", "call"] "Duration of a call to the upstream";
     Counter UPSTREAM_ALARMS = "tollgate_upstream_alarms_total" ["backend", "kind"] "Upstream answers that need an operator, by kind: the master key was rejected, or the account is exhausted";
     Gauge UPSTREAM_BREAKER = "tollgate_upstream_breaker_state" ["backend", "call"] "State of a breaker: 0 closed, 1 probing, 2 open";
+    Gauge UPSTREAM_BREAKERS_OF_ORGS = "tollgate_upstream_breakers_of_organisations" ["backend", "call"] "Organisations whose own breaker is not closed, because their calls fail and those of others do not";
     Counter UPSTREAM_REFUSED = "tollgate_upstream_refused_total" ["backend", "call", "reason"] "Calls to the upstream that were not made, by reason: the breaker was open, or too many calls were in flight";
     Gauge UPSTREAM_IN_FLIGHT = "tollgate_upstream_in_flight" ["backend", "call"] "Calls to the upstream in flight";
     Gauge UPSTREAM_ACCOUNT_USABLE = "tollgate_upstream_account_usable" ["backend", "account"] "1: the account gets new tasks; 0: it gets none, because its key was rejected or it is exhausted";

@@ -76,7 +76,7 @@ pub struct Poller {
     flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
     /// The reconciler's polls that are not recorded yet. They keep the vendor's answers in memory, and need no slot of the
     /// reconciler while they wait for the ledger: an organisation whose rows are locked must not take all the room.
-    unrecorded: Arc<Shares>,
+    unrecorded: Arc<Shares<OrgId>>,
 }
 
 /// So many polls for each slot of the reconciler may be under way or wait for the ledger.
@@ -123,7 +123,10 @@ impl Poller {
                 .time_to_live(TERMINAL_TTL)
                 .build(),
             flights: Mutex::new(HashMap::new()),
-            unrecorded: Shares::new(reconciler.concurrency.saturating_mul(UNRECORDED_PER_SLOT)),
+            unrecorded: Shares::new(
+                reconciler.concurrency.saturating_mul(UNRECORDED_PER_SLOT),
+                metrics::Gauge::noop(),
+            ),
         }
     }
 
@@ -259,7 +262,7 @@ impl Poller {
             return;
         }
         // Without a share too many tasks of this organisation wait for the ledger. This one is due again later.
-        let Some(_share) = self.unrecorded.take(task.org) else { return };
+        let Some(_share) = self.unrecorded.take(task.org, 1) else { return };
         // The reconciler waits for the budget instead of giving up, so that tasks of callers who never ask end too.
         if self.costs_a_poll(&task) {
             self.budget.wait().await;

@@ -1,5 +1,11 @@
 //! Listeners: hyper with HTTP/1 and HTTP/2, with or without TLS, one task for each connection, and an orderly shutdown.
+//!
+//! Everything that a client can make grow has a bound, for each connection and in sum: the number of connections
+//! ([`connections`]), the buffers of each, the requests of a client that has not authenticated, and the time that an
+//! answer may stay unread ([`answers`]).
 
+mod answers;
+mod connections;
 pub mod tls;
 
 use std::convert::Infallible;
@@ -16,14 +22,21 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use self::answers::{AnswerBody, Owed};
+pub use self::connections::Network;
+use self::connections::{Connections, GRACE, InProgress, Standing};
 pub use self::tls::Certificate;
-use crate::access::peer::Peer;
+use crate::access::proxies::TrustedProxies;
+use crate::call::Peer;
+use crate::metrics as m;
+use crate::shares::{Share, Shares};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -64,17 +77,81 @@ pub async fn bind(
     })
 }
 
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+
+/// How many requests a client may have in progress on one HTTP/2 connection.
+const STREAMS: u32 = 100;
+
+/// How many of them are served at a time before one of them had valid credentials; the others wait.
+const STRANGERS_STREAMS: usize = 8;
+
+/// The most bytes in the heads of all requests in progress on connections without valid credentials. One network gets half of
+/// what is free.
+const STRANGERS_HEADS: usize = 8 << 20;
+
+/// How much of the bodies of an HTTP/2 connection's requests may have arrived and not been read.
+const CONNECTION_WINDOW: u32 = 96 << 10;
+
+/// How much of an answer a connection takes over before the client has read what comes before it.
+const SEND_BUFFER: usize = 32 << 10;
+
+/// The most memory that a connection needs besides bodies and answers, in bytes.
+pub const CONNECTION_MEMORY: usize = CONNECTION_WINDOW as usize + SEND_BUFFER + MAX_HEAD;
+
 /// How a listener serves, and until when.
 #[derive(Clone)]
 pub struct ServeOptions {
+    /// The listener's name in metrics.
+    pub listener: &'static str,
+    /// The most connections at a time.
+    pub max_connections: usize,
     /// The time a client has from connecting to the head of its first request, and between two requests.
     pub header_timeout: Duration,
+    /// The time a client has to read a piece of an answer.
+    pub write_timeout: Duration,
+    /// The proxies whose connections stand for many clients.
+    pub proxies: TrustedProxies,
     /// The certificate and its settings; none: plain HTTP.
     pub tls: Option<Arc<Certificate>>,
     /// When this is cancelled, clients are asked to send their next requests elsewhere.
     pub drain: CancellationToken,
     /// When this is cancelled, no more connections are accepted.
     pub stop: CancellationToken,
+}
+
+/// What the connections of a listener share.
+#[derive(Clone)]
+struct Serving {
+    options: ServeOptions,
+    connections: Arc<Connections>,
+    /// The bytes of heads of strangers' requests in progress.
+    heads: Arc<Shares<Network>>,
+    builder: Builder<TokioExecutor>,
+}
+
+impl Serving {
+    fn new(options: ServeOptions) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_timeout)
+            .max_headers(100)
+            .max_buf_size(MAX_HEAD);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .initial_stream_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(Duration::from_secs(20));
+        let connections = Connections::new(options.listener, options.max_connections, GRACE);
+        let heads = metrics::gauge!(m::STRANGERS_HEADS_BYTES, "listener" => options.listener);
+        Self { options, connections, heads: Shares::new(STRANGERS_HEADS, heads), builder }
+    }
 }
 
 /// Serves until `options.stop` is cancelled, then lets every connection finish its current requests.
@@ -84,27 +161,20 @@ where
         + Clone
         + Send
         + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    let connections = TaskTracker::new();
-    let mut builder = Builder::new(TokioExecutor::new());
-    let http1 = &mut builder.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(options.header_timeout).max_headers(100);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(100)
-        .keep_alive_interval(Duration::from_secs(20));
+    let tasks = TaskTracker::new();
+    let serving = Serving::new(options);
     loop {
         let accepted = tokio::select! {
             biased;
-            () = options.stop.cancelled() => break,
+            () = serving.options.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (service, builder) = (service.clone(), builder.clone());
-                connections.spawn(connection(stream, peer.ip(), service, builder, options.clone()));
+                let (service, serving) = (service.clone(), serving.clone());
+                tasks.spawn(connection(stream, peer.ip(), service, serving));
             }
             Err(error) => {
                 // Most likely out of file descriptors: some connections must end first.
@@ -114,27 +184,57 @@ where
         }
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    tasks.close();
+    tasks.wait().await;
 }
 
-async fn connection<S, B>(
+async fn connection<S, B>(stream: TcpStream, address: IpAddr, service: S, serving: Serving)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let options = &serving.options;
+    let (peer, standing) = (Peer::stranger(address), Standing::default());
+    let place = if options.proxies.trusts(address) {
+        peer.is_known();
+        serving.connections.enter_as_proxy(address)
+    } else {
+        serving.connections.enter(address, &standing).await
+    };
+    let Some(mut place) = place else { return };
+    let mut serving_it = std::pin::pin!(serve_connection(stream, &peer, &standing, service, &serving));
+    tokio::select! {
+        // First, so that a request that has arrived is seen before the connection may be closed.
+        biased;
+        () = serving_it.as_mut() => return,
+        () = place.wanted(&standing) => return,
+        () = peer.known() => {}
+    }
+    place.is_known();
+    serving_it.await;
+}
+
+async fn serve_connection<S, B>(
     stream: TcpStream,
-    peer: IpAddr,
+    peer: &Peer,
+    standing: &Standing,
     service: S,
-    builder: Builder<TokioExecutor>,
-    options: ServeOptions,
+    serving: &Serving,
 ) where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
+    let options = &serving.options;
     drop(stream.set_nodelay(true));
     let late = std::pin::pin!(tokio::time::sleep(options.header_timeout));
     let Some(certificate) = &options.tls else {
-        return serve_requests(stream, peer, service, builder, &options, late).await;
+        return serve_requests(stream, (peer, standing), service, serving, late).await;
     };
     let mut late = late;
     // Port probes and idle pre-connects that close before a request are not TLS handshake failures.
@@ -150,7 +250,7 @@ async fn connection<S, B>(
     }
     tokio::select! {
         shaken = certificate.accept(stream) => match shaken {
-            Ok(stream) => serve_requests(stream, peer, service, builder, &options, late).await,
+            Ok(stream) => serve_requests(stream, (peer, standing), service, serving, late).await,
             Err(error) => certificate.failed(error),
         },
         () = late.as_mut() => certificate.failed("it took too long"),
@@ -166,7 +266,7 @@ struct Activity {
     requests: usize,
 }
 
-/// A request in flight; counted until it is dropped.
+/// A request whose answer is not completely written; counted until it is dropped.
 struct Answering(Arc<watch::Sender<Activity>>);
 
 impl Answering {
@@ -185,13 +285,55 @@ impl Drop for Answering {
     }
 }
 
+/// A stranger's request does not get the memory or the turn that it needs: the connection ends.
+#[derive(Debug, thiserror::Error)]
+#[error("too many requests without valid credentials are in progress")]
+struct TooManyStrangers;
+
+/// What a stranger's request needs, from its head to its answer.
+struct StrangersTurn {
+    _head: Share<Network>,
+    _in_progress: InProgress,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// Limits the requests in progress on a connection whose client has not authenticated.
+#[derive(Clone)]
+struct StrangersGate {
+    peer: Peer,
+    standing: Standing,
+    heads: Arc<Shares<Network>>,
+    turns: Arc<Semaphore>,
+}
+
+impl StrangersGate {
+    async fn pass(
+        &self,
+        request: &Request<hyper::body::Incoming>,
+    ) -> Result<Option<StrangersTurn>, TooManyStrangers> {
+        if !self.peer.is_stranger() {
+            return Ok(None);
+        }
+        let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+        let size = lines.sum::<usize>() + request.uri().path().len();
+        let in_progress = self.standing.request();
+        let head = self.heads.take(Network::of(self.peer.address), size).ok_or(TooManyStrangers)?;
+        tokio::select! {
+            turn = self.turns.clone().acquire_owned() => {
+                let turn = turn.map_err(|_| TooManyStrangers)?;
+                Ok(Some(StrangersTurn { _head: head, _in_progress: in_progress, _turn: turn }))
+            }
+            () = self.peer.known() => Ok(None),
+        }
+    }
+}
+
 /// Serves the requests of one connection.
 async fn serve_requests<I, S, B>(
     io: I,
-    peer: IpAddr,
+    (peer, standing): (&Peer, &Standing),
     service: S,
-    builder: Builder<TokioExecutor>,
-    options: &ServeOptions,
+    serving: &Serving,
     late: Pin<&mut Sleep>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -199,25 +341,33 @@ async fn serve_requests<I, S, B>(
         + Clone
         + Send
         + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
+    let options = &serving.options;
     let (activity, mut heard) = watch::channel(Activity::default());
     let activity = Arc::new(activity);
-    let drain = options.drain.clone();
+    let owed = Arc::new(Owed::default());
+    let (drain, owing) = (options.drain.clone(), owed.clone());
+    let gate = StrangersGate {
+        peer: peer.clone(),
+        standing: standing.clone(),
+        heads: serving.heads.clone(),
+        turns: Arc::new(Semaphore::new(STRANGERS_STREAMS)),
+    };
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let version = request.version();
         let answering = Answering::of(&activity, version);
-        let (mut service, drain) = (service.clone(), drain.clone());
+        let (mut service, drain, gate, owed) = (service.clone(), drain.clone(), gate.clone(), owing.clone());
         async move {
-            let _answering = answering;
+            let _turn = gate.pass(&request).await?;
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            let mut answer = service.call(request).await?;
+            request.extensions_mut().insert(gate.peer);
+            let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            let Ok(mut answer) = service.call(request).await;
             if version < Version::HTTP_2 && drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, TooManyStrangers>(answer.map(|body| AnswerBody::new(body, &owed, answering)))
         }
     });
     let begun = heard.clone();
@@ -259,16 +409,30 @@ async fn serve_requests<I, S, B>(
             () = idle => {}
         }
     };
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    // Ends a write that the client's side does not take.
+    let mut io = TimeoutStream::new(io);
+    io.set_write_timeout(Some(options.write_timeout));
+    let io = TokioIo::new(Box::pin(io));
+    let mut connection = std::pin::pin!(serving.builder.serve_connection(io, service));
+    let mut stalled = std::pin::pin!(owed.stalled(options.write_timeout));
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = connection.as_mut() => Some(result),
         () = mute => return,
+        () = stalled.as_mut() => None,
         () = over => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => Some(result),
+                () = stalled => None,
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended badly");
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended badly"),
+        None => {
+            metrics::counter!(m::CONNECTIONS_STALLED, "listener" => options.listener).increment(1);
+            tracing::debug!("a connection was closed: its client did not read an answer");
+        }
     }
 }

@@ -1,91 +1,365 @@
-//! A bounded number of places that organisations share, so that none can take all of them.
+//! A bounded quantity that many owners share, so that none of them can take it all: connections, places, bytes.
+//!
+//! An owner gets more only if it then has at most as much as was free before. So one owner alone gets half of the
+//! quantity, the next one half of the rest, and there is always something left for an owner that has nothing yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::ids::OrgId;
+use tokio::sync::oneshot;
 
-/// An organisation gets another place only while it has fewer than are free. One organisation alone gets half of the
-/// places, the next one half of the rest.
+/// What an owner may be.
+pub trait Owner: Copy + Eq + Hash + fmt::Debug + Send + 'static {}
+
+impl<T: Copy + Eq + Hash + fmt::Debug + Send + 'static> Owner for T {}
+
+/// A quantity, and who has how much of it.
 #[derive(Debug)]
-pub struct Shares {
-    all: usize,
-    taken: Mutex<Taken>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
+pub struct Shares<K: Owner> {
     total: usize,
-    by_org: HashMap<OrgId, usize>,
+    /// How many may wait for a share, all owners together.
+    most_waiting: usize,
+    state: Mutex<State<K>>,
+    taken: metrics::Gauge,
 }
 
-/// A place. Dropping it frees it.
 #[derive(Debug)]
-#[must_use]
-pub struct Share {
-    shares: Arc<Shares>,
-    org: OrgId,
+struct State<K: Owner> {
+    taken: usize,
+    by_owner: HashMap<K, usize>,
+    waiting: usize,
+    queues: HashMap<K, VecDeque<Waiter<K>>>,
+    /// The owners that wait, in the order of their turns.
+    turns: VecDeque<K>,
 }
 
-impl Shares {
-    /// So many places, all of them free.
-    pub fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self { all, taken: Mutex::default() })
+#[derive(Debug)]
+struct Waiter<K: Owner> {
+    amount: usize,
+    reply: oneshot::Sender<Share<K>>,
+}
+
+/// A part of the quantity, which is given back when it is dropped.
+#[derive(Debug)]
+#[must_use = "a share that is dropped is given back"]
+pub struct Share<K: Owner> {
+    /// None: it was never the owner's, because its waiter had gone.
+    of: Option<Arc<Shares<K>>>,
+    owner: K,
+    amount: usize,
+}
+
+/// More owners wait for a share than may wait, or this owner more often than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many are waiting")]
+pub struct TooManyWait;
+
+impl<K: Owner> Shares<K> {
+    /// A quantity of which nothing is taken. `taken` shows how much is.
+    pub fn new(total: usize, taken: metrics::Gauge) -> Arc<Self> {
+        Self::with_queue(total, 0, taken)
     }
 
-    /// A place for `org`; nothing if its share is used up. Never waits.
-    pub fn take(self: &Arc<Self>, org: OrgId) -> Option<Share> {
-        let mut taken = self.taken();
-        let own = taken.by_org.get(&org).copied().unwrap_or_default();
-        if own >= self.all.saturating_sub(taken.total) {
-            return None;
+    /// A quantity for which at most `most_waiting` callers wait.
+    pub fn with_queue(total: usize, most_waiting: usize, taken: metrics::Gauge) -> Arc<Self> {
+        taken.set(0.0);
+        let state = State {
+            taken: 0,
+            by_owner: HashMap::new(),
+            waiting: 0,
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+        };
+        Arc::new(Self { total, most_waiting, state: Mutex::new(state), taken })
+    }
+
+    /// Takes a share; none: it would be more than the owner may have now.
+    pub fn take(self: &Arc<Self>, owner: K, amount: usize) -> Option<Share<K>> {
+        let mut state = self.state();
+        self.add(&mut state, owner, amount).then(|| Share { of: Some(self.clone()), owner, amount })
+    }
+
+    /// Takes a share of what is free, however much the owner has: for owners that stand for many.
+    pub fn take_freely(self: &Arc<Self>, owner: K, amount: usize) -> Option<Share<K>> {
+        let mut state = self.state();
+        let free = amount <= self.total.saturating_sub(state.taken);
+        if free {
+            self.count(&mut state, owner, amount);
         }
-        taken.total += 1;
-        taken.by_org.insert(org, own + 1);
-        Some(Share { shares: self.clone(), org })
+        free.then(|| Share { of: Some(self.clone()), owner, amount })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes a share as soon as the owner may have it. Owners take turns, however often each of them waits.
+    pub async fn wait(self: &Arc<Self>, owner: K, amount: usize) -> Result<Share<K>, TooManyWait> {
+        let answer = {
+            let mut state = self.state();
+            let queue = state.queues.get(&owner).map_or(0, VecDeque::len);
+            if queue == 0 && self.add(&mut state, owner, amount) {
+                return Ok(Share { of: Some(self.clone()), owner, amount });
+            }
+            // The places in the queue are shared as the quantity itself is.
+            if queue + 1 > self.most_waiting.saturating_sub(state.waiting) {
+                return Err(TooManyWait);
+            }
+            let (reply, answer) = oneshot::channel();
+            state.waiting += 1;
+            if queue == 0 {
+                state.turns.push_back(owner);
+            }
+            state.queues.entry(owner).or_default().push_back(Waiter { amount, reply });
+            answer
+        };
+        // The sender is dropped only with this quantity itself, of which we hold a reference.
+        answer.await.map_err(|_| TooManyWait)
+    }
+
+    /// Whether the owner might take this much now.
+    pub fn has_room(&self, owner: K, amount: usize) -> bool {
+        self.fits(&self.state(), owner, amount)
+    }
+
+    /// How much is taken.
+    pub fn taken(&self) -> usize {
+        self.state().taken
+    }
+
+    /// How much is not taken.
+    pub fn free(&self) -> usize {
+        self.total.saturating_sub(self.taken())
+    }
+
+    /// How much this owner has.
+    pub fn taken_by(&self, owner: K) -> usize {
+        self.state().by_owner.get(&owner).copied().unwrap_or_default()
+    }
+
+    fn fits(&self, state: &State<K>, owner: K, amount: usize) -> bool {
+        let own = state.by_owner.get(&owner).copied().unwrap_or_default();
+        own.saturating_add(amount) <= self.total.saturating_sub(state.taken)
+    }
+
+    fn add(&self, state: &mut State<K>, owner: K, amount: usize) -> bool {
+        let fits = self.fits(state, owner, amount);
+        if fits {
+            self.count(state, owner, amount);
+        }
+        fits
+    }
+
+    fn count(&self, state: &mut State<K>, owner: K, amount: usize) {
+        if amount > 0 {
+            state.taken += amount;
+            *state.by_owner.entry(owner).or_default() += amount;
+            self.taken.set(state.taken as f64);
+        }
+    }
+
+    fn give_back(self: &Arc<Self>, owner: K, amount: usize) {
+        let mut state = self.state();
+        self.subtract(&mut state, owner, amount);
+        self.serve(&mut state);
+    }
+
+    fn subtract(&self, state: &mut State<K>, owner: K, amount: usize) {
+        state.taken = state.taken.saturating_sub(amount);
+        self.taken.set(state.taken as f64);
+        let left = state.by_owner.get(&owner).copied().unwrap_or_default().saturating_sub(amount);
+        if left == 0 {
+            state.by_owner.remove(&owner);
+        } else {
+            state.by_owner.insert(owner, left);
+        }
+    }
+
+    /// Gives what is free to those who wait, each owner in its turn.
+    fn serve(self: &Arc<Self>, state: &mut State<K>) {
+        let mut passed_over = 0;
+        while passed_over < state.turns.len()
+            && let Some(owner) = state.turns.pop_front()
+        {
+            let Some(queue) = state.queues.get_mut(&owner) else { continue };
+            // Those who gave up make no difference to the turns.
+            let before = queue.len();
+            queue.retain(|waiter| !waiter.reply.is_closed());
+            state.waiting -= before - queue.len();
+            let Some(amount) = queue.front().map(|waiter| waiter.amount) else {
+                state.queues.remove(&owner);
+                continue;
+            };
+            if !self.add(state, owner, amount) {
+                state.turns.push_back(owner);
+                passed_over += 1;
+                continue;
+            }
+            passed_over = 0;
+            let queue = state.queues.get_mut(&owner);
+            let waiter = queue.and_then(VecDeque::pop_front);
+            if state.queues.get(&owner).is_some_and(VecDeque::is_empty) {
+                state.queues.remove(&owner);
+            } else {
+                state.turns.push_back(owner);
+            }
+            state.waiting -= 1;
+            let share = Share { of: Some(self.clone()), owner, amount };
+            if let Some(Err(mut share)) = waiter.map(|waiter| waiter.reply.send(share)) {
+                // The waiter has gone this instant. Its share must not be given back by its drop: the lock is ours.
+                share.of = None;
+                self.subtract(state, owner, amount);
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Share {
+impl<K: Owner> Share<K> {
+    /// Makes the share larger, if the owner may have that much more now.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let Some(shares) = &self.of else { return false };
+        let grown = shares.add(&mut shares.state(), self.owner, more);
+        if grown {
+            self.amount += more;
+        }
+        grown
+    }
+
+    /// Gives back all but `amount`.
+    pub fn shrink(&mut self, amount: usize) {
+        let less = self.amount.saturating_sub(amount);
+        if let Some(shares) = &self.of
+            && less > 0
+        {
+            self.amount -= less;
+            shares.give_back(self.owner, less);
+        }
+    }
+
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+}
+
+impl<K: Owner> Drop for Share<K> {
     fn drop(&mut self) {
-        let mut taken = self.shares.taken();
-        taken.total = taken.total.saturating_sub(1);
-        match taken.by_org.get_mut(&self.org) {
-            Some(own @ 2..) => *own -= 1,
-            _ => drop(taken.by_org.remove(&self.org)),
+        if let Some(shares) = self.of.take() {
+            shares.give_back(self.owner, self.amount);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
-    fn fill(shares: &Arc<Shares>, org: OrgId) -> Vec<Share> {
-        std::iter::from_fn(|| shares.take(org)).collect()
+    fn shares(total: usize) -> Arc<Shares<u8>> {
+        Shares::with_queue(total, 100, metrics::Gauge::noop())
+    }
+
+    fn fill(shares: &Arc<Shares<u8>>, owner: u8) -> Vec<Share<u8>> {
+        std::iter::from_fn(|| shares.take(owner, 1)).collect()
     }
 
     #[test]
-    fn one_organisation_takes_half_and_there_is_room_for_the_next() {
-        let shares = Shares::new(64);
-        let mut taken: Vec<_> = (0..7).map(|_| fill(&shares, OrgId::generate())).collect();
+    fn an_owner_takes_half_and_there_is_something_left_for_the_next() {
+        let shares = shares(512);
+        let mut taken: Vec<Vec<Share<u8>>> = (0..10).map(|owner| fill(&shares, owner)).collect();
         let lengths: Vec<usize> = taken.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [32, 16, 8, 4, 2, 1, 1]);
-        assert!(shares.take(OrgId::generate()).is_none());
+        assert_eq!(lengths, [256, 128, 64, 32, 16, 8, 4, 2, 1, 1]);
+        assert!(shares.take(10, 1).is_none());
         taken.remove(0);
-        assert_eq!(fill(&shares, OrgId::generate()).len(), 16, "half of what became free");
+        assert_eq!(fill(&shares, 10).len(), 128, "half of what became free");
     }
 
     #[test]
     fn a_single_place_serves_one_after_the_other() {
-        let (shares, org) = (Shares::new(1), OrgId::generate());
+        let shares = shares(1);
         for _ in 0..3 {
-            assert_eq!(fill(&shares, org).len(), 1);
+            let taken = fill(&shares, 1);
+            assert_eq!(taken.len(), 1);
+            assert!(!shares.has_room(1, 1) && !shares.has_room(2, 1));
         }
-        assert!(shares.taken().by_org.is_empty(), "organisations without a place are forgotten");
+        assert!(shares.has_room(1, 1));
+        assert!(shares.state().by_owner.is_empty(), "owners of nothing are forgotten");
+    }
+
+    #[test]
+    fn a_share_grows_and_shrinks_within_what_the_owner_may_have() {
+        let shares = shares(100);
+        let mut share = shares.take(1, 30).unwrap();
+        assert!(share.grow(20) && !share.grow(1));
+        assert_eq!((share.amount(), shares.taken()), (50, 50));
+        share.shrink(10);
+        assert_eq!((share.amount(), shares.taken()), (10, 10));
+        drop(share);
+        assert_eq!(shares.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_take_turns_by_owner() {
+        let shares = shares(1);
+        let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+        let first = shares.take(9, 1).unwrap();
+        let waiting = |owner| {
+            let (shares, order) = (shares.clone(), order.clone());
+            async move {
+                let _share = shares.wait(owner, 1).await.unwrap();
+                order.send(owner).unwrap();
+            }
+        };
+        let mut tasks = Vec::new();
+        for owner in [1, 1, 1, 1, 2, 3] {
+            tasks.push(TaskTracker::new().spawn(waiting(owner)));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let order: Vec<u8> = std::iter::from_fn(|| served.try_recv().ok()).collect();
+        assert_eq!(order, [1, 2, 3, 1, 1, 1]);
+        assert_eq!(shares.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_shared_too_and_those_who_left_are_forgotten() {
+        let shares: Arc<Shares<u8>> = Shares::with_queue(1, 4, metrics::Gauge::noop());
+        let taken = shares.take(0, 1).unwrap();
+        let mut waiting: Vec<_> = Vec::new();
+        for (owner, fits) in [(1, true), (1, true), (1, false), (2, true), (3, true), (4, false)] {
+            let (there, owned) = (shares.clone(), owner);
+            let mut wait = Box::pin(async move { there.wait(owned, 1).await });
+            let refused = futures_util::poll!(&mut wait).is_ready();
+            assert_eq!(refused, !fits, "{owner}");
+            waiting.push(wait);
+        }
+        drop(waiting);
+        drop(taken);
+        assert_eq!((shares.taken(), shares.state().waiting), (0, 0));
+        drop(shares.wait(4, 1).await.unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_whole_is_taken(moves in prop::collection::vec((0u8..4, 0usize..40, any::<bool>()), 0..200)) {
+            let shares = shares(100);
+            let mut taken: Vec<Share<u8>> = Vec::new();
+            for (owner, amount, give_back) in moves {
+                if give_back && !taken.is_empty() {
+                    drop(taken.remove(amount % taken.len()));
+                } else if let Some(share) = shares.take(owner, amount) {
+                    taken.push(share);
+                }
+                let sum: usize = taken.iter().map(Share::amount).sum();
+                prop_assert!(sum <= 100);
+                prop_assert_eq!(sum, shares.taken());
+            }
+        }
     }
 }

@@ -29,7 +29,6 @@ use crate::layers::reserve::Reserve;
 use crate::layers::route::Route;
 use crate::layers::stage;
 use crate::layers::trace::TraceLayer;
-use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::telemetry::Tracing;
 
@@ -48,7 +47,8 @@ pub struct Parts {
     pub document: Bytes,
     /// Rate limits of each key, user and organisation.
     pub limits: Arc<RateLimits>,
-    pub prices: Arc<Prices>,
+    /// Validates creates and prices them.
+    pub price: Price,
     /// Replays the stored answer for a known `Idempotency-Key`.
     pub replay: Replay,
     /// Holds the credits of creates.
@@ -74,7 +74,7 @@ pub fn data_plane(
         // a replay must work with an empty balance and after a price change: before anything can refuse
         .layer(stage(parts.replay))
         // no credits are held for an invalid request
-        .layer(stage(Price { prices: parts.prices }))
+        .layer(stage(parts.price))
         // nothing is sent without a hold
         .layer(stage(parts.reserve))
         // sends the create in a task of its own, which a client that leaves does not cancel

@@ -19,6 +19,7 @@ pub use self::permit::Permit;
 pub use self::report::{Progress, Report};
 
 use self::backend::Backend;
+use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::Upstreams;
 use crate::ids::OrgId;
@@ -41,11 +42,11 @@ const KLING_O3: &str = "kling-o3";
 
 impl Upstream {
     /// Builds the clients of the configured backends; connects to none of them.
-    pub fn new(config: &Upstreams, clock: Clock) -> Result<Self, BadUpstream> {
+    pub fn new(config: &Upstreams, bulk: &Bulk, clock: Clock) -> Result<Self, BadUpstream> {
         let o3 = config.kling_o3.as_ref().unwrap_or(&config.kling_3);
         Ok(Self {
-            kling_3: Backend::new(KLING_3, &config.kling_3, clock)?.into(),
-            kling_o3: Backend::new(KLING_O3, o3, clock)?.into(),
+            kling_3: Backend::new(KLING_3, &config.kling_3, bulk, clock)?.into(),
+            kling_o3: Backend::new(KLING_O3, o3, bulk, clock)?.into(),
             clock,
         })
     }
@@ -60,7 +61,7 @@ impl Upstream {
         let backend = if is_o3(task_type) { &self.kling_o3 } else { &self.kling_3 };
         let now = self.clock.now();
         let call = backend.creates.acquire(org, now)?;
-        Ok(Permit { backend: backend.clone(), account: backend.accounts.pick(now), call })
+        Ok(Permit { backend: backend.clone(), account: backend.accounts.pick(now), org, call })
     }
 
     /// Asks for the state of a task of `org`; `backend` and `account` are their names in the ledger.

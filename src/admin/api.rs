@@ -53,6 +53,7 @@ use self::resource::resource;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::docs_page;
+use crate::layers::body::BodyReader;
 use crate::store::Database;
 use crate::telemetry::Tracing;
 
@@ -65,6 +66,7 @@ pub struct Api {
     pub proxies: TrustedProxies,
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
+    pub bodies: BodyReader,
     pub tracing: Tracing,
 }
 

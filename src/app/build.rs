@@ -9,18 +9,21 @@ use tokio_util::task::TaskTracker;
 
 use super::metrics::recorder;
 use super::run::time_in_flight;
-use super::{App, Listener, StartError, database};
+use super::{App, Listener, StartError, database, descriptors};
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
 use crate::admin::api::Api;
 use crate::admin::{Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
+use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
 use crate::ids::GatewayId;
+use crate::layers::body::{BodyReader, MAX_BODY, MAX_MANAGEMENT_BODY};
 use crate::layers::forward::Forward;
+use crate::layers::price::Price;
 use crate::layers::replay::Replay;
 use crate::layers::reserve::Reserve;
 use crate::metrics as m;
@@ -36,19 +39,25 @@ use crate::upstream::Upstream;
 /// The sweep releases a hold that is HELD for longer than this and that its gateway does not work on.
 const HOLD_GRACE: Duration = Duration::from_secs(30);
 
+/// The time a caller of the management API has to send a body.
+const MANAGEMENT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl App {
     /// Checks the database, binds the listeners and builds every part.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = recorder()?;
-        let upstream = Arc::new(Upstream::new(&config.upstream, Clock)?);
+        let bulk = Bulk::new(config.server.max_bytes_under_way);
+        let upstream = Arc::new(Upstream::new(&config.upstream, &bulk, Clock)?);
         let certificates = [
             certificate("server", "data", config.server.tls.as_ref())?,
             certificate("admin", "operations", config.admin.tls.as_ref())?,
         ];
         let pools = Pools::connect(&config.database).await?;
         let [data, admin] = listeners(&config, certificates).await?;
-        let shared = Shared::build(&config, pools, metrics, upstream).await?;
+        let shared = Shared::build(&config, pools, metrics, bulk, upstream).await?;
+        let max_connections = descriptors::for_data_connections(&config);
         Ok(Self {
+            max_connections,
             data,
             admin,
             parts: shared.parts(&config),
@@ -109,6 +118,7 @@ impl Pools {
 struct Shared {
     metrics: PrometheusHandle,
     pools: Pools,
+    bulk: Bulk,
     upstream: Arc<Upstream>,
     tracing: Tracing,
     lease: Arc<Lease>,
@@ -129,6 +139,7 @@ impl Shared {
         config: &Config,
         pools: Pools,
         metrics: PrometheusHandle,
+        bulk: Bulk,
         upstream: Arc<Upstream>,
     ) -> Result<Self, StartError> {
         let gateway = GatewayId::generate();
@@ -155,6 +166,7 @@ impl Shared {
         Ok(Self {
             metrics,
             pools,
+            bulk,
             upstream,
             tracing,
             lease,
@@ -172,7 +184,12 @@ impl Shared {
     }
 
     fn parts(&self, config: &Config) -> Parts {
-        let body_timeout = ms(config.server.body_timeout_ms);
+        let bodies = BodyReader {
+            most: MAX_BODY,
+            timeout: ms(config.server.body_timeout_ms),
+            budget: self.bulk.budget.clone(),
+        };
+        let workers = &self.bulk.workers;
         Parts {
             clock: Clock,
             tracing: self.tracing.clone(),
@@ -181,8 +198,12 @@ impl Shared {
             keys: self.authenticator.clone(),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
-            prices: self.prices.clone(),
-            replay: Replay { database: self.pools.callers.clone(), body_timeout },
+            price: Price { prices: self.prices.clone(), workers: workers.clone() },
+            replay: Replay {
+                database: self.pools.callers.clone(),
+                bodies: bodies.clone(),
+                workers: workers.clone(),
+            },
             reserve: Reserve { ledger: self.ledger.clone(), upstream: self.upstream.clone() },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
@@ -200,7 +221,8 @@ impl Shared {
                 poller: self.poller.clone(),
                 prices: self.prices.clone(),
                 max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
-                body_timeout,
+                bodies,
+                bulk: self.bulk.clone(),
                 clock: Clock,
             },
         }
@@ -212,6 +234,11 @@ impl Shared {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             tasks: self.tasks.clone(),
+            bodies: BodyReader {
+                most: MAX_MANAGEMENT_BODY,
+                timeout: MANAGEMENT_BODY_TIMEOUT,
+                budget: self.bulk.budget.clone(),
+            },
             tracing: self.tracing.clone(),
         }
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{App, Listener};
+use crate::access::proxies::TrustedProxies;
 use crate::admin::router;
 use crate::background::{Job, JobError, Next, Work};
 use crate::config::{Config, ms};
@@ -22,6 +23,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long each of the last actions may take, so that a silent database does not keep a stopped gateway waiting.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The most connections of the operations listener, at a time.
+pub(super) const OPERATIONS_CONNECTIONS: usize = 200;
 
 /// How long one look at a certificate's files may take.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,6 +82,10 @@ impl App {
 
         let Listener { socket, certificate } = self.data;
         let options = ServeOptions {
+            listener: "data",
+            max_connections: self.max_connections,
+            write_timeout: ms(self.config.server.write_timeout_ms),
+            proxies: TrustedProxies::new(&self.config.server),
             header_timeout: ms(self.config.server.header_timeout_ms),
             tls: certificate,
             drain: self.draining.clone(),
@@ -86,6 +94,8 @@ impl App {
         let Listener { socket: admin_socket, certificate } = self.admin;
         // The operations listener serves to the end, because load balancers ask it whether the gateway drains.
         let admin_options = ServeOptions {
+            listener: "operations",
+            max_connections: OPERATIONS_CONNECTIONS,
             tls: certificate,
             drain: drained.clone(),
             stop: drained.clone(),

@@ -10,9 +10,19 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk::ByteShare;
+
 /// Limits for draining a refused body.
 const DRAIN_BYTES: usize = 32 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// A body that has arrived.
+#[derive(Debug)]
+pub struct ReadBody {
+    pub bytes: Bytes,
+    /// Room for the body and one copy of it.
+    pub share: ByteShare,
+}
 
 /// The unread body of a request. When it is dropped unread, a task drains it, within limits: a client that is still sending
 /// would otherwise find its connection reset, and never see why it was refused.

@@ -8,10 +8,10 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::Handlers;
+use crate::bulk::Payer;
 use crate::call::{Admitted, Call, Context};
 use crate::credits::{Credits, PriceFactor};
 use crate::error::{Answer, GatewayError, json_answer};
-use crate::layers::body::read_body;
 use crate::order::CreateBody;
 use crate::pricing::BookVersion;
 use crate::wire::{Success, success};
@@ -53,14 +53,20 @@ pub(super) struct QuoteData {
 pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
     let principal = call.stage.principal;
     let valid_for = valid_for(&call.context, handlers.max_quote)?;
-    let raw = read_body(call.body, handlers.body_timeout, &call.context.notes).await?;
-    let order = handlers.prices.order(&principal, &raw, None)?;
+    let payer = Payer::Org(principal.org);
+    let body = handlers.bodies.read_call(call.body, payer, &call.context.notes).await?;
+    let size = body.share.amount();
+    let (prices, caller) = (handlers.prices.clone(), principal.clone());
+    let price = move || {
+        let raw = &body.bytes;
+        let order = prices.order(&caller, raw, None)?;
+        let promise =
+            valid_for.map(|valid_for| prices.promise(&caller, raw, &order, valid_for)).transpose()?;
+        Ok::<_, GatewayError>((order, promise))
+    };
+    let (order, promise) = handlers.bulk.workers.run(payer, size, price).await??;
     let balance = handlers.database.balance(principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
-    let promise = match valid_for {
-        Some(valid_for) => Some(handlers.prices.promise(&principal, &raw, &order, valid_for)?),
-        None => None,
-    };
     let data = QuoteData {
         task_type: order.task_type.to_string(),
         credits: order.price.hold,

@@ -1,10 +1,10 @@
 //! `GET /api/status?task_id=`: the state of a task.
 
-use http::{HeaderName, StatusCode};
+use http::HeaderName;
 
 use super::Handlers;
 use crate::call::{Admitted, Call};
-use crate::error::{Answer, GatewayError, json_answer};
+use crate::error::{Answer, GatewayError};
 use crate::order::TaskData;
 use crate::wire::Success;
 
@@ -35,7 +35,7 @@ pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<
         notes.hold = Some(view.task().hold);
         notes.waited += waited;
     });
-    let mut answer = json_answer(StatusCode::OK, view.body());
+    let mut answer = handlers.success(call.stage.principal.org, view.body())?;
     if !view.is_final() {
         let seconds = view.age(handlers.clock).as_secs();
         answer.headers_mut().insert(HeaderName::from_static("x-tollgate-stale-seconds"), seconds.into());

@@ -1,6 +1,5 @@
 //! `GET /api/tasks`: tasks, newest first, in pages. A member lists its own tasks, an organisation's admin all.
 
-use http::StatusCode;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -9,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Handlers;
 use crate::call::{Admitted, Call, Context};
 use crate::credits::Credits;
-use crate::error::{Answer, GatewayError, json_answer};
+use crate::error::{Answer, GatewayError};
 use crate::ids::{HoldId, KeyId, UserId};
 use crate::poll::{shown_credits, shown_status, word};
 use crate::store::{Principal, Role, State, Task, TaskFilter};
@@ -42,7 +41,7 @@ pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     page.truncate(limit as usize);
     let cursor = page.last().filter(|_| more).map(|task| task.hold);
     let data = TasksData { tasks: page.iter().map(row).collect(), next_cursor: cursor };
-    Ok(json_answer(StatusCode::OK, success(&data)))
+    handlers.success(principal.org, success(&data))
 }
 
 /// A task in a list.

@@ -37,7 +37,9 @@ impl Auth {
         let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());
         let stale_will_do = call.stage.endpoint == Endpoint::Status;
         let peer = call.context.peer;
-        match part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await? {
+        let caller = part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await?;
+        call.context.connection.is_known();
+        match caller {
             Caller::Tenant(principal) => Ok(principal),
             Caller::Operator(_) => Err(GatewayError::Forbidden(
                 "operators cannot create tasks: use an API key of an organisation",

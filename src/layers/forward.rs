@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -52,9 +53,12 @@ impl Below<Held> for Arc<Forward> {
         let (order, guard, permit) = stage.into_parts();
         let reference = guard.id();
         let (sender, answer) = oneshot::channel();
-        let client = Client { sender: Mutex::new(Some(sender)), notes: context.notes };
+        let gone = CancellationToken::new();
+        let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
         self.tasks.spawn(carry(self.clone().run(order, guard, permit, client, context.arrived)));
         async move {
+            // Dropped with this future: when the client leaves, or has its answer.
+            let _gone = gone.drop_guard();
             // The task answers, or panics. In a panic its guard has put the hold in doubt.
             let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
             answer.map_err(Failure::from)
@@ -74,6 +78,8 @@ enum Patience {
 /// The waiting client, which gets the first answer only.
 struct Client {
     sender: Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>,
+    /// Cancelled when no client waits for the vendor any more.
+    gone: CancellationToken,
     notes: Notes,
 }
 
@@ -83,14 +89,7 @@ impl Client {
             // Sending fails if the client has left, which then needs no answer.
             drop(sender.send(result));
         }
-    }
-
-    fn waits(&self) -> bool {
-        self.sender
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .is_some_and(|sender| !sender.is_closed())
+        self.gone.cancel();
     }
 }
 
@@ -126,7 +125,7 @@ impl Forward {
     async fn send(
         &self,
         permit: Permit,
-        body: String,
+        body: Bytes,
         hold: &mut HoldGuard,
         client: &Client,
         arrived: Instant,
@@ -137,7 +136,7 @@ impl Forward {
         hold.about_to_send();
         let asked = self.clock.now();
         let waited = || client.notes.add(|notes| notes.waited += self.clock.since(asked));
-        let mut create = std::pin::pin!(permit.create(body, may_send, || client.waits()));
+        let mut create = std::pin::pin!(permit.create(body, may_send, &client.gone));
         let mut last_call = std::pin::pin!(self.last_call());
         let patience = tokio::select! {
             biased;

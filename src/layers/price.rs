@@ -5,10 +5,12 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::{Below, Outcome, Stage, tell};
-use crate::call::{Call, Fresh, Priced};
+use crate::bulk::{BulkWorkers, Payer, counted};
+use crate::call::{Call, Fresh, Priced, ReadBody};
 use crate::error::GatewayError;
 use crate::order::Order;
 use crate::price_cache::Prices;
+use crate::store::Principal;
 use crate::strict;
 use crate::telemetry::Span;
 
@@ -17,6 +19,7 @@ use crate::telemetry::Span;
 pub struct Price {
     /// The price books, factors and signing keys that this gateway has read.
     pub prices: Arc<Prices>,
+    pub workers: BulkWorkers,
 }
 
 impl Stage for Price {
@@ -24,29 +27,40 @@ impl Stage for Price {
     type Out = Priced;
 
     async fn run(&self, call: Call<Fresh>, below: &impl Below<Priced>) -> Outcome {
-        let order = self.order(&call)?;
-        below.take(call.advance(|fresh| Priced { fresh, order })).await
-    }
-}
-
-impl Price {
-    /// Validates and prices a create, in a span of its own.
-    fn order(&self, call: &Call<Fresh>) -> Result<Order, GatewayError> {
+        let Call { context, body: unread, stage: Fresh { create, body } } = call;
         let mut span = Span::of_part("price");
-        let order = self.checked(&call.stage, &call.context.headers);
+        let order = self.order(&create.principal, body, &context.headers).await;
         tell(&mut span, &order);
         if let Ok(order) = &order {
             span.set("tollgate.task_type", &order.task_type);
             span.set_number("tollgate.price_book", order.price.book.get());
         }
-        order
+        drop(span);
+        let stage = Priced { create, order: order? };
+        below.take(Call { context, body: unread, stage }).await
     }
+}
 
-    fn checked(&self, fresh: &Fresh, headers: &HeaderMap) -> Result<Order, GatewayError> {
-        if fresh.principal.suspended {
+impl Price {
+    /// Validates and prices a create. Of its body only the copy is left that will be sent.
+    async fn order(
+        &self,
+        principal: &Arc<Principal>,
+        body: ReadBody,
+        headers: &HeaderMap,
+    ) -> Result<Order, GatewayError> {
+        if principal.suspended {
             return Err(GatewayError::Suspended);
         }
-        self.prices.order(&fresh.principal, &fresh.raw, quote_of(headers)?)
+        let ReadBody { bytes, mut share } = body;
+        let quote = quote_of(headers)?.map(str::to_owned);
+        let (prices, payer) = (self.prices.clone(), principal.clone());
+        let price = move || prices.order(&payer, &bytes, quote.as_deref());
+        let size = share.amount();
+        let mut order = self.workers.run(Payer::Org(principal.org), size, price).await??;
+        share.shrink(order.body.len());
+        order.body = counted(order.body, share);
+        Ok(order)
     }
 }
 

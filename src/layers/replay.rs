@@ -2,18 +2,17 @@
 //! an empty balance, at the task limit and after a price change (contract, "Idempotency").
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::body::read_body;
+use super::body::BodyReader;
 use super::{Below, Outcome, Stage, part};
-use crate::call::{Admitted, Call, Fresh, Notes, RequestBody};
+use crate::bulk::{BulkWorkers, Payer};
+use crate::call::{Admitted, Call, Fresh, NewCreate, Notes, ReadBody, RequestBody};
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
-use crate::store::{Claim, Database, Fingerprint, State};
+use crate::store::{Claim, Database, Fingerprint, Principal, State};
 use crate::strict;
 
 /// Reads a create's body, and replays the stored answer for a known idempotency key.
@@ -21,8 +20,8 @@ use crate::strict;
 pub struct Replay {
     /// Looks up the claims of idempotency keys, with their stored answers.
     pub database: Database,
-    /// How long a client may take to send its body.
-    pub body_timeout: Duration,
+    pub bodies: BodyReader,
+    pub workers: BulkWorkers,
 }
 
 impl Stage for Replay {
@@ -35,8 +34,8 @@ impl Stage for Replay {
         let resend = resend(headers)?;
         let body = std::mem::take(&mut call.body);
         let (org, notes) = (call.stage.principal.org, &call.context.notes);
-        let (raw, claim) = part("replay", || self.read(org, body, idempotency_key.as_deref(), notes)).await?;
-        let fingerprint = Fingerprint::of(&raw);
+        let key = idempotency_key.as_deref();
+        let (body, fingerprint, claim) = part("replay", || self.read(org, body, key, notes)).await?;
         if let Some(claim) = claim
             && let Some(result) = replay(&claim, fingerprint)
         {
@@ -46,9 +45,9 @@ impl Stage for Replay {
             }
             return Ok(result?);
         }
-        let fresh =
-            |stage: Admitted| Fresh { principal: stage.principal, raw, fingerprint, idempotency_key, resend };
-        below.take(call.advance(fresh)).await
+        let create =
+            |principal: Arc<Principal>| NewCreate { principal, fingerprint, idempotency_key, resend };
+        below.take(call.advance(|stage| Fresh { create: create(stage.principal), body })).await
     }
 }
 
@@ -60,13 +59,16 @@ impl Replay {
         body: RequestBody,
         key: Option<&str>,
         notes: &Notes,
-    ) -> Result<(Bytes, Option<Claim>), GatewayError> {
-        let raw = read_body(body, self.body_timeout, notes).await?;
+    ) -> Result<(ReadBody, Fingerprint, Option<Claim>), GatewayError> {
+        let payer = Payer::Org(org);
+        let body = self.bodies.read_call(body, payer, notes).await?;
+        let bytes = body.bytes.clone();
+        let fingerprint = self.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
         let claim = match key {
             Some(key) => self.database.claim(org, key).await?,
             None => None,
         };
-        Ok((raw, claim))
+        Ok((body, fingerprint, claim))
     }
 }
 

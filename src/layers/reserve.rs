@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::replay::replay;
 use super::{Below, Outcome, Stage, tell};
-use crate::call::{Call, Fresh, Held, Notes, Priced};
+use crate::call::{Call, Held, NewCreate, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
 use crate::metrics as m;
@@ -49,8 +49,8 @@ enum Reserved {
 impl Reserve {
     /// Rare paths are boxed, because the future of every create would otherwise have room for them.
     async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
-        let (fresh, task_type) = (&priced.fresh, &priced.order.task_type);
-        let org = fresh.principal.org;
+        let (create, task_type) = (&priced.create, &priced.order.task_type);
+        let org = create.principal.org;
         // Before credits are held: without a free slot the create is refused at once.
         let permit = match self.upstream.admit(org, task_type) {
             Ok(permit) => permit,
@@ -86,9 +86,9 @@ impl Reserve {
                     return Err(GatewayError::Internal("a new hold had already ended".into()));
                 }
                 Verdict::KeyTaken => {
-                    if let Some(key) = &fresh.idempotency_key
+                    if let Some(key) = &create.idempotency_key
                         && let Some(claim) = Box::pin(self.ledger.database().claim(org, key)).await?
-                        && let Some(result) = replay(&claim, fresh.fingerprint)
+                        && let Some(result) = replay(&claim, create.fingerprint)
                     {
                         notes.add(|notes| notes.hold = Some(claim.hold));
                         if result.is_ok() {
@@ -105,11 +105,11 @@ impl Reserve {
     /// The error for a create without a permit. If the create repeats one in doubt, it gets the 504 of that doubt, because
     /// "unavailable" would mean that no credits are held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
-        let fresh = &priced.fresh;
-        let (org, user, key) = (fresh.principal.org, fresh.principal.user, fresh.principal.key);
-        if refuses_if_in_doubt(fresh)
+        let create = &priced.create;
+        let (org, user, key) = (create.principal.org, create.principal.user, create.principal.key);
+        if refuses_if_in_doubt(create)
             && let Ok(Some(reference)) =
-                self.ledger.database().in_doubt(org, user, key, fresh.fingerprint).await
+                self.ledger.database().in_doubt(org, user, key, create.fingerprint).await
         {
             return GatewayError::OutcomeUnknown { reference };
         }
@@ -117,12 +117,12 @@ impl Reserve {
     }
 
     fn new_hold(&self, priced: &Priced, permit: &Permit) -> NewHold {
-        let (fresh, order) = (&priced.fresh, &priced.order);
+        let (create, order) = (&priced.create, &priced.order);
         NewHold {
             hold: HoldId::generate(),
-            org: fresh.principal.org,
-            user: fresh.principal.user,
-            key: fresh.principal.key,
+            org: create.principal.org,
+            user: create.principal.user,
+            key: create.principal.key,
             amount: order.price.hold,
             list_price: order.price.list_price,
             factor: order.price.factor,
@@ -130,13 +130,13 @@ impl Reserve {
             task_type: order.task_type.clone(),
             backend: permit.backend().into(),
             account: permit.account(),
-            fingerprint: fresh.fingerprint,
-            idempotency_key: fresh.idempotency_key.clone(),
-            refuse_if_in_doubt: refuses_if_in_doubt(fresh),
+            fingerprint: create.fingerprint,
+            idempotency_key: create.idempotency_key.clone(),
+            refuse_if_in_doubt: refuses_if_in_doubt(create),
         }
     }
 }
 
-fn refuses_if_in_doubt(fresh: &Fresh) -> bool {
-    fresh.idempotency_key.is_none() && !fresh.resend
+fn refuses_if_in_doubt(create: &NewCreate) -> bool {
+    create.idempotency_key.is_none() && !create.resend
 }

@@ -15,8 +15,8 @@ use http::{Method, Request, Version};
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
-use crate::access::peer::Peer;
 use crate::access::proxies::TrustedProxies;
+use crate::call::Peer;
 use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
 use crate::error::Answer;
@@ -87,8 +87,8 @@ impl TraceLayer {
     fn arrive(&self, request: Request<Body>) -> (Call<Arrived>, Event) {
         let clock = self.clock;
         let (head, body) = request.into_parts();
-        let peer = head.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        let peer = self.proxies.client(peer, &head.headers);
+        let connection = Peer::of(&head.extensions);
+        let peer = self.proxies.client(connection.address, &head.headers);
         // A client that waits for `100 Continue` has not begun to send its body, so there is nothing to drain.
         let draining = (!head.headers.contains_key(EXPECT)).then(|| self.draining.clone());
         let notes = Notes::default();
@@ -106,6 +106,7 @@ impl TraceLayer {
             path: collapse_slashes(head.uri.path()),
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers: head.headers,
+            connection,
             peer,
             arrived: event.arrived,
             notes,

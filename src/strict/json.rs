@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 /// Maximum depth of nested objects and lists, the same as in serde_json.
 pub const MAX_DEPTH: usize = 128;
 
+/// Maximum number of values in a text, at all levels together. Each of them costs far more time and memory than its bytes.
+pub const MAX_VALUES: usize = 20_000;
+
 /// Maximum number of characters of a key that an error shows.
 const SHOWN: usize = 100;
 
@@ -22,6 +25,9 @@ pub enum BadJson {
     /// Objects and lists are nested too deeply.
     #[error("objects and lists are nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
+    /// There are too many values.
+    #[error("it has more than {MAX_VALUES} values")]
+    TooMany,
     /// The bytes are not UTF-8, from this position on.
     #[error("it is not UTF-8 at byte {0}")]
     NotText(usize),
@@ -38,13 +44,19 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// Refuses a text in which an object has a key twice, at any depth and even if the keys are escaped differently. It does not
-/// check that the text is JSON.
+/// Refuses a text in which an object has a key twice, at any depth and even if the keys are escaped differently, and one that is
+/// nested too deeply or has too many values. It does not check that the text is JSON.
 pub fn check_json(text: &str) -> Result<(), BadJson> {
     let bytes = text.as_bytes();
     let mut within: Vec<Level<'_>> = Vec::new();
-    let mut at = 0;
+    let (mut at, mut values) = (0, 0);
     while let Some(byte) = bytes.get(at) {
+        if matches!(byte, b'{' | b'[' | b',') {
+            values += 1;
+            if values > MAX_VALUES {
+                return Err(BadJson::TooMany);
+            }
+        }
         match byte {
             b'{' | b'[' if within.len() == MAX_DEPTH => return Err(BadJson::TooDeep),
             b'{' => within.push(Level::object()),

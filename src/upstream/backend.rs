@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Accounts};
+use super::breaker::Evidence;
 use super::client::{BadUpstream, StatusError, VendorClient};
 use super::gate::Gate;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
+use crate::bulk::{Bulk, Payer};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::ids::OrgId;
@@ -34,6 +36,7 @@ impl Backend {
     pub(super) fn new(
         name: &'static str,
         config: &UpstreamConfig,
+        bulk: &Bulk,
         clock: Clock,
     ) -> Result<Self, BadUpstream> {
         // An alarm needs its series before it rings for the first time: monitoring watches for an increase.
@@ -54,7 +57,7 @@ impl Backend {
             accounts: Accounts::new(&config.accounts)?,
             creates: gate(CREATE, config.max_creates),
             polls: gate(STATUS, config.max_polls),
-            client: VendorClient::new(config, clock)?,
+            client: VendorClient::new(config, bulk.clone(), clock)?,
             retry_429: ms(config.retry_429_ms),
             clock,
         })
@@ -66,12 +69,13 @@ impl Backend {
         let begun = self.clock.now();
         let permit = self.polls.acquire(org, begun)?;
         let mut span = self.span("GET /api/status", account);
-        let result = self.client.status(&account.authorization, task, &mut span).await;
+        let result = self.client.status(&account.authorization, task, Payer::Org(org), &mut span).await;
         if let Err(error) = &result {
             span.fail(error.label());
         }
         drop(span);
-        permit.report(result.as_ref().is_err_and(StatusError::tells_failure), self.clock.now());
+        let evidence = result.as_ref().map_or_else(StatusError::evidence, |_| Evidence::Works);
+        permit.report(evidence, self.clock.now());
         self.count(STATUS, result.as_ref().map_or_else(StatusError::label, |_| StatusError::NONE), begun);
         result
     }

@@ -1,8 +1,10 @@
-//! A circuit breaker: after many failures in a short time it refuses all calls for a while (open), then admits one call at a
-//! time as a probe (half open).
+//! Circuit breakers: after many failures in a short time a circuit opens and refuses all calls for a while, then it admits one
+//! call at a time as a probe (half open).
 //!
-//! A breaker belongs to a backend, not to an organisation. As long as most calls of any one organisation succeed, the
-//! backend works and the breaker stays closed, however the calls of other organisations fail.
+//! A backend has one circuit for everybody, and one for each organisation. A failure that is an answer to a request, or none
+//! in time, may be due to that request: it counts for its organisation, and for everybody only if the calls of several
+//! organisations fail and those of no organisation mostly succeed. That a backend cannot be reached at all counts for
+//! everybody.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +16,44 @@ use crate::ids::OrgId;
 /// Calls are counted in windows of this length: the current window and the previous one.
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// So many organisations must have failing calls before these count for everybody.
+const SEVERAL: usize = 3;
+
+/// From this many organisations on, those without recent calls are forgotten.
+const REMEMBERED: usize = 1_024;
+
+/// What a call tells about its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It works, whatever it answered.
+    Works,
+    /// This request got a failure for an answer, or no answer in time.
+    FailedRequest,
+    /// It cannot be reached.
+    CannotBeReached,
+}
+
 /// The breaker of one kind of call to one backend.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// The breaker opens at this many failures, if they are at least half of the calls; 0: never.
+    everybody: Mutex<Circuit>,
+    own: Mutex<HashMap<OrgId, Circuit>>,
+    settings: Settings,
+    gauge: metrics::Gauge,
+    open_for_some: metrics::Gauge,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    /// A circuit opens at this many failures, if they are at least half of the calls; 0: never.
     failures: u32,
     open_for: Duration,
-    state: Mutex<BreakerState>,
-    gauge: metrics::Gauge,
 }
 
 #[derive(Debug)]
-struct BreakerState {
+struct Circuit {
     phase: Phase,
-    /// Counts up whenever the breaker opens or closes: reports of calls from an earlier generation are stale.
+    /// Counts up whenever the circuit opens or closes: reports of calls from an earlier generation are stale.
     generation: u64,
     begun: Option<Instant>,
     current: HashMap<OrgId, CallCounts>,
@@ -45,7 +71,7 @@ enum Phase {
     HalfOpen {
         /// When the current probe began. A probe that takes too long does not keep others from probing.
         probing: Option<Instant>,
-        /// When the breaker became half open.
+        /// When the circuit became half open.
         since: Instant,
     },
 }
@@ -53,7 +79,24 @@ enum Phase {
 #[derive(Debug, Clone, Copy, Default)]
 struct CallCounts {
     calls: u32,
-    failures: u32,
+    /// Failures that are answers.
+    failed: u32,
+    /// Times that the backend could not be reached.
+    unreached: u32,
+}
+
+impl CallCounts {
+    fn add(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_add(other.calls),
+            failed: self.failed.saturating_add(other.failed),
+            unreached: self.unreached.saturating_add(other.unreached),
+        }
+    }
+
+    fn failures(self) -> u32 {
+        self.failed.saturating_add(self.unreached)
+    }
 }
 
 impl Phase {
@@ -74,102 +117,133 @@ impl Phase {
 pub(super) struct Reporter {
     breaker: Arc<Breaker>,
     org: OrgId,
-    generation: u64,
+    /// The generations of everybody's circuit and of the organisation's own, at admission.
+    generations: [u64; 2],
     reported: AtomicBool,
 }
 
 impl Breaker {
-    /// A closed breaker that shows its state in `gauge`.
-    pub(super) fn new(failures: u32, open_for: Duration, gauge: metrics::Gauge) -> Self {
+    /// A closed breaker. `gauge` shows the state of everybody's circuit, `open_for_some` the number of organisations whose own
+    /// circuit is not closed.
+    pub(super) fn new(
+        failures: u32,
+        open_for: Duration,
+        gauge: metrics::Gauge,
+        open_for_some: metrics::Gauge,
+    ) -> Self {
         gauge.set(Phase::Closed.level());
-        let state = BreakerState {
+        open_for_some.set(0.0);
+        Self {
+            everybody: Mutex::new(Circuit::new()),
+            own: Mutex::default(),
+            settings: Settings { failures, open_for },
+            gauge,
+            open_for_some,
+        }
+    }
+
+    /// Admits a call of `org`, or tells how long it has to wait at least.
+    pub(super) fn acquire(self: &Arc<Self>, org: OrgId, now: Instant) -> Result<Reporter, Duration> {
+        let mut own = self.own();
+        let mut everybody = self.everybody();
+        if own.len() >= REMEMBERED && !own.contains_key(&org) {
+            own.retain(|_, circuit| !circuit.is_idle(now));
+        }
+        let mine = own.entry(org).or_insert_with(Circuit::new);
+        // Both are asked before either begins a probe.
+        let wait = everybody.wait(org, now, self.settings).or_else(|| mine.wait(org, now, self.settings));
+        if let Some(wait) = wait {
+            return Err(wait);
+        }
+        let changed = everybody.phase != Phase::Closed || mine.phase != Phase::Closed;
+        everybody.admit(now);
+        mine.admit(now);
+        let generations = [everybody.generation, mine.generation];
+        if changed {
+            self.show(&everybody, &own);
+        }
+        Ok(Reporter { breaker: self.clone(), org, generations, reported: AtomicBool::new(false) })
+    }
+
+    /// Whether a call of `org` would be admitted now.
+    pub(super) fn would_admit(&self, org: OrgId, now: Instant) -> bool {
+        let waits = |circuit: &Circuit| circuit.wait(org, now, self.settings).is_some();
+        let own = self.own();
+        !own.get(&org).is_some_and(waits) && !waits(&self.everybody())
+    }
+
+    fn report(&self, org: OrgId, generations: [u64; 2], evidence: Evidence, now: Instant) {
+        if self.settings.failures == 0 {
+            return;
+        }
+        let mut own = self.own();
+        let mut everybody = self.everybody();
+        let [of_all, of_own] = generations;
+        let phases = |everybody: &Circuit, own: &HashMap<OrgId, Circuit>| {
+            (everybody.phase, own.get(&org).map(|mine| mine.phase))
+        };
+        let before = phases(&everybody, &own);
+        everybody.report(org, of_all, evidence, now, self.settings, Circuit::failures_of_several);
+        if let Some(mine) = own.get_mut(&org) {
+            match evidence {
+                Evidence::Works | Evidence::FailedRequest => {
+                    mine.report(org, of_own, evidence, now, self.settings, Circuit::failures_of_one);
+                }
+                // That is nothing of its own.
+                Evidence::CannotBeReached => mine.abandon(of_own),
+            }
+        }
+        // Counting the open ones takes time, and they change rarely.
+        if phases(&everybody, &own) != before {
+            self.show(&everybody, &own);
+        }
+    }
+
+    fn abandon(&self, org: OrgId, generations: [u64; 2]) {
+        let mut own = self.own();
+        let mut everybody = self.everybody();
+        let [of_all, of_own] = generations;
+        everybody.abandon(of_all);
+        if let Some(mine) = own.get_mut(&org) {
+            mine.abandon(of_own);
+        }
+    }
+
+    fn show(&self, everybody: &Circuit, own: &HashMap<OrgId, Circuit>) {
+        self.gauge.set(everybody.phase.level());
+        let open = own.values().filter(|circuit| circuit.phase != Phase::Closed).count();
+        self.open_for_some.set(open as f64);
+    }
+
+    // Whoever needs both locks takes that of the organisations first.
+    fn own(&self) -> MutexGuard<'_, HashMap<OrgId, Circuit>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn everybody(&self) -> MutexGuard<'_, Circuit> {
+        self.everybody.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Circuit {
+    fn new() -> Self {
+        Self {
             phase: Phase::Closed,
             generation: 0,
             begun: None,
             current: HashMap::new(),
             previous: HashMap::new(),
             failed_probe: None,
-        };
-        Self { failures, open_for, state: Mutex::new(state), gauge }
-    }
-
-    /// Admits a call of `org`, or tells how long it has to wait at least.
-    pub(super) fn acquire(self: &Arc<Self>, org: OrgId, now: Instant) -> Result<Reporter, Duration> {
-        let mut state = self.state();
-        if let Some(wait) = state.wait(org, now, self.open_for) {
-            return Err(wait);
-        }
-        match state.phase {
-            Phase::Closed => {}
-            Phase::Open { until: since } | Phase::HalfOpen { since, .. } => {
-                self.show(&mut state, Phase::HalfOpen { probing: Some(now), since });
-            }
-        }
-        Ok(Reporter {
-            breaker: self.clone(),
-            org,
-            generation: state.generation,
-            reported: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether a call of `org` would be admitted now.
-    pub(super) fn would_admit(&self, org: OrgId, now: Instant) -> bool {
-        self.state().wait(org, now, self.open_for).is_none()
-    }
-
-    fn report(&self, org: OrgId, generation: u64, failed: bool, now: Instant) {
-        let mut state = self.state();
-        if self.failures == 0 || state.generation != generation {
-            return;
-        }
-        match state.phase {
-            Phase::Closed => {
-                if state.count(org, failed, now) >= self.failures {
-                    self.open(&mut state, now);
-                }
-            }
-            Phase::HalfOpen { .. } if failed => {
-                self.open(&mut state, now);
-                state.failed_probe = Some(org);
-            }
-            Phase::HalfOpen { .. } => {
-                state.start_over();
-                self.show(&mut state, Phase::Closed);
-            }
-            // While the breaker is open no calls are admitted, so no report of this generation can arrive.
-            Phase::Open { .. } => {}
         }
     }
 
-    fn open(&self, state: &mut BreakerState, now: Instant) {
-        state.start_over();
-        // Jitter, so that not all gateways probe at the same instant.
-        let until = now + self.open_for.mul_f64(rand::random_range(1.0..1.3));
-        self.show(state, Phase::Open { until });
+    /// Whether there is nothing to remember: it is closed, and there were no recent calls.
+    fn is_idle(&self, now: Instant) -> bool {
+        let recent = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) < 2 * WINDOW);
+        self.phase == Phase::Closed && !recent
     }
 
-    fn show(&self, state: &mut BreakerState, phase: Phase) {
-        state.phase = phase;
-        self.gauge.set(phase.level());
-    }
-
-    fn abandon(&self, generation: u64) {
-        let mut state = self.state();
-        if state.generation == generation
-            && let Phase::HalfOpen { since, .. } = state.phase
-        {
-            state.phase = Phase::HalfOpen { probing: None, since };
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl BreakerState {
-    fn wait(&self, org: OrgId, now: Instant, open_for: Duration) -> Option<Duration> {
+    fn wait(&self, org: OrgId, now: Instant, settings: Settings) -> Option<Duration> {
         let left = |until: Instant| Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
         let (since, probing) = match self.phase {
             Phase::Closed => return None,
@@ -177,11 +251,63 @@ impl BreakerState {
             Phase::Open { until } => (until, None),
             Phase::HalfOpen { since, probing } => (since, probing),
         };
-        if probing.is_some_and(|begun| now < begun + open_for) {
+        if probing.is_some_and(|begun| now < begun + settings.open_for) {
             // The probe may end at any moment, so come back soon.
             return Some(Duration::from_secs(1));
         }
-        left(since + open_for).filter(|_| self.failed_probe == Some(org))
+        left(since + settings.open_for).filter(|_| self.failed_probe == Some(org))
+    }
+
+    fn admit(&mut self, now: Instant) {
+        if let Phase::Open { until: since } | Phase::HalfOpen { since, .. } = self.phase {
+            self.phase = Phase::HalfOpen { probing: Some(now), since };
+        }
+    }
+
+    fn report(
+        &mut self,
+        org: OrgId,
+        generation: u64,
+        evidence: Evidence,
+        now: Instant,
+        settings: Settings,
+        failures: fn(&Self) -> u32,
+    ) {
+        if self.generation != generation {
+            return;
+        }
+        match (self.phase, evidence) {
+            (Phase::Closed, _) => {
+                self.count(org, evidence, now);
+                if evidence != Evidence::Works && failures(self) >= settings.failures {
+                    self.open(now, settings);
+                }
+            }
+            (Phase::HalfOpen { .. }, Evidence::Works) => {
+                self.start_over();
+                self.phase = Phase::Closed;
+            }
+            (Phase::HalfOpen { .. }, Evidence::FailedRequest | Evidence::CannotBeReached) => {
+                self.open(now, settings);
+                self.failed_probe = Some(org);
+            }
+            // While the circuit is open no calls are admitted, so no report of this generation can arrive.
+            (Phase::Open { .. }, _) => {}
+        }
+    }
+
+    fn open(&mut self, now: Instant, settings: Settings) {
+        self.start_over();
+        // Jitter, so that not all gateways probe at the same instant.
+        self.phase = Phase::Open { until: now + settings.open_for.mul_f64(rand::random_range(1.0..1.3)) };
+    }
+
+    fn abandon(&mut self, generation: u64) {
+        if self.generation == generation
+            && let Phase::HalfOpen { since, .. } = self.phase
+        {
+            self.phase = Phase::HalfOpen { probing: None, since };
+        }
     }
 
     /// Begins a new generation with nothing counted.
@@ -193,8 +319,7 @@ impl BreakerState {
         self.failed_probe = None;
     }
 
-    /// Counts a call. Returns the recent failures of all organisations, or 0 if most calls of any one organisation succeeded.
-    fn count(&mut self, org: OrgId, failed: bool, now: Instant) -> u32 {
+    fn count(&mut self, org: OrgId, evidence: Evidence, now: Instant) {
         let age = self.begun.map_or(Duration::MAX, |begun| now.saturating_duration_since(begun));
         if age >= WINDOW {
             let current = std::mem::take(&mut self.current);
@@ -202,35 +327,51 @@ impl BreakerState {
             self.begun = Some(now);
         }
         let counts = self.current.entry(org).or_default();
-        counts.calls = counts.calls.saturating_add(1);
-        counts.failures = counts.failures.saturating_add(failed.into());
-        if !failed {
-            return 0;
-        }
-        let mut sum = CallCounts::default();
-        for org in
-            self.current.keys().chain(self.previous.keys().filter(|org| !self.current.contains_key(org)))
-        {
-            let counts = [self.current.get(org), self.previous.get(org)];
-            let add = |sum: CallCounts, counts: &CallCounts| CallCounts {
-                calls: sum.calls.saturating_add(counts.calls),
-                failures: sum.failures.saturating_add(counts.failures),
-            };
-            let own = counts.into_iter().flatten().fold(CallCounts::default(), add);
-            if own.failures.saturating_mul(2) < own.calls {
+        *counts = counts.add(CallCounts {
+            calls: 1,
+            failed: (evidence == Evidence::FailedRequest).into(),
+            unreached: (evidence == Evidence::CannotBeReached).into(),
+        });
+    }
+
+    /// The recent calls of each organisation.
+    fn recent(&self) -> impl Iterator<Item = CallCounts> {
+        let earlier = |org: &OrgId| self.previous.get(org).copied().unwrap_or_default();
+        let now = self.current.iter().map(move |(org, counts)| counts.add(earlier(org)));
+        now.chain(
+            self.previous
+                .iter()
+                .filter(|(org, _)| !self.current.contains_key(*org))
+                .map(|(_, counts)| *counts),
+        )
+    }
+
+    /// The recent failures of the one organisation that this circuit is of, or 0 if most of its calls did not fail.
+    fn failures_of_one(&self) -> u32 {
+        let own = self.recent().fold(CallCounts::default(), CallCounts::add);
+        if own.failures().saturating_mul(2) < own.calls { 0 } else { own.failures() }
+    }
+
+    /// The recent failures that concern everybody, or 0 if most calls of any one organisation succeeded. Failed requests are among
+    /// them only if they are those of several organisations.
+    fn failures_of_several(&self) -> u32 {
+        let (mut sum, mut failing) = (CallCounts::default(), 0);
+        for own in self.recent() {
+            if own.failures().saturating_mul(2) < own.calls {
                 return 0;
             }
-            sum = add(sum, &own);
+            failing += usize::from(own.failed > 0);
+            sum = sum.add(own);
         }
-        sum.failures
+        if failing >= SEVERAL { sum.failures() } else { sum.unreached }
     }
 }
 
 impl Reporter {
-    /// Reports whether the call failed; only the first report counts.
-    pub(super) fn report(&self, failed: bool, now: Instant) {
+    /// Reports what the call tells; only the first report counts.
+    pub(super) fn report(&self, evidence: Evidence, now: Instant) {
         if !self.reported.swap(true, Ordering::Relaxed) {
-            self.breaker.report(self.org, self.generation, failed, now);
+            self.breaker.report(self.org, self.generations, evidence, now);
         }
     }
 }
@@ -238,7 +379,7 @@ impl Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         if !*self.reported.get_mut() {
-            self.breaker.abandon(self.generation);
+            self.breaker.abandon(self.org, self.generations);
         }
     }
 }
@@ -254,11 +395,15 @@ mod tests {
     const LATER: Duration = Duration::from_secs(14);
 
     fn breaker(failures: u32) -> (Arc<Breaker>, Instant) {
-        (Arc::new(Breaker::new(failures, OPEN, metrics::Gauge::noop())), Clock.now())
+        (Arc::new(Breaker::new(failures, OPEN, metrics::Gauge::noop(), metrics::Gauge::noop())), Clock.now())
+    }
+
+    fn evidence(failed: bool) -> Evidence {
+        if failed { Evidence::CannotBeReached } else { Evidence::Works }
     }
 
     fn call(breaker: &Arc<Breaker>, failed: bool, now: Instant) {
-        breaker.acquire(ORG, now).unwrap().report(failed, now);
+        breaker.acquire(ORG, now).unwrap().report(evidence(failed), now);
     }
 
     fn opened() -> (Arc<Breaker>, Instant) {
@@ -325,7 +470,7 @@ mod tests {
         let now = now + LATER;
         let probe = breaker.acquire(ORG, now).unwrap();
         assert_eq!(breaker.acquire(ORG, now).unwrap_err(), Duration::from_secs(1));
-        probe.report(true, now);
+        probe.report(Evidence::CannotBeReached, now);
         assert!(!breaker.would_admit(ORG, now), "a failed probe opens it again");
         let now = now + 2 * LATER;
         call(&breaker, false, now);
@@ -349,16 +494,16 @@ mod tests {
     fn what_was_begun_before_it_opened_tells_nothing() {
         let (breaker, now) = breaker(2);
         let early: Vec<Reporter> = (0..4).map(|_| breaker.acquire(ORG, now).unwrap()).collect();
-        early[0].report(true, now);
-        early[1].report(true, now);
-        early[2].report(false, now);
+        early[0].report(Evidence::CannotBeReached, now);
+        early[1].report(Evidence::CannotBeReached, now);
+        early[2].report(Evidence::Works, now);
         assert!(!breaker.would_admit(ORG, now));
         let now = now + LATER;
         let probe = breaker.acquire(ORG, now).unwrap();
-        early[3].report(true, now);
+        early[3].report(Evidence::CannotBeReached, now);
         drop(early);
         assert!(!breaker.would_admit(ORG, now), "the probe is still under way");
-        probe.report(false, now);
+        probe.report(Evidence::Works, now);
         assert!(breaker.would_admit(ORG, now));
     }
 
@@ -366,22 +511,61 @@ mod tests {
     fn only_the_first_report_counts() {
         let (breaker, now) = breaker(2);
         let reporter = breaker.acquire(ORG, now).unwrap();
-        reporter.report(true, now);
-        reporter.report(true, now);
+        reporter.report(Evidence::CannotBeReached, now);
+        reporter.report(Evidence::CannotBeReached, now);
         assert!(breaker.would_admit(ORG, now));
     }
 
-    #[test]
-    fn what_one_organisation_does_to_it_does_not_shut_out_another() {
-        let (breaker, now) = breaker(2);
-        let other = OrgId::generate();
-        breaker.acquire(other, now).unwrap().report(false, now);
-        for _ in 0..50 {
-            call(&breaker, true, now);
+    fn fail(breaker: &Arc<Breaker>, org: OrgId, evidence: Evidence, times: usize, now: Instant) {
+        for _ in 0..times {
+            if let Ok(reporter) = breaker.acquire(org, now) {
+                reporter.report(evidence, now);
+            }
         }
-        assert!(breaker.would_admit(ORG, now), "the backend works for another organisation");
-        breaker.acquire(other, now).unwrap().report(true, now);
-        assert!(!breaker.would_admit(other, now), "now it fails for all");
+    }
+
+    #[test]
+    fn what_one_organisation_is_answered_shuts_out_that_one_alone() {
+        let (breaker, now) = breaker(2);
+        let others = [OrgId::generate(), OrgId::generate()];
+        fail(&breaker, ORG, Evidence::FailedRequest, 50, now);
+        assert!(!breaker.would_admit(ORG, now));
+        assert!(others.iter().all(|other| breaker.would_admit(*other, now)), "no call of theirs has failed");
+        fail(&breaker, others[0], Evidence::FailedRequest, 1, now);
+        assert!(breaker.would_admit(others[1], now), "two are not several");
+        fail(&breaker, others[1], Evidence::FailedRequest, 1, now);
+        assert!(!breaker.would_admit(OrgId::generate(), now), "it fails for all who ask");
+    }
+
+    #[test]
+    fn as_long_as_it_works_for_one_it_is_open_for_none_of_the_others() {
+        let (breaker, now) = breaker(2);
+        let happy = OrgId::generate();
+        breaker.acquire(happy, now).unwrap().report(Evidence::Works, now);
+        for _ in 0..10 {
+            fail(&breaker, OrgId::generate(), Evidence::CannotBeReached, 1, now);
+        }
+        assert!(breaker.would_admit(OrgId::generate(), now));
+        fail(&breaker, happy, Evidence::CannotBeReached, 1, now);
+        assert!(!breaker.would_admit(happy, now), "now it cannot be reached by anybody");
+    }
+
+    #[test]
+    fn what_nobody_reaches_is_not_asked_for_anybody() {
+        let (breaker, now) = breaker(2);
+        fail(&breaker, ORG, Evidence::CannotBeReached, 2, now);
+        assert!(!breaker.would_admit(OrgId::generate(), now));
+    }
+
+    #[test]
+    fn organisations_without_calls_are_forgotten() {
+        let (breaker, now) = breaker(2);
+        for _ in 0..2 * REMEMBERED {
+            breaker.acquire(OrgId::generate(), now).unwrap().report(Evidence::Works, now);
+        }
+        let later = now + 3 * WINDOW;
+        breaker.acquire(OrgId::generate(), later).unwrap().report(Evidence::Works, later);
+        assert_eq!(breaker.own().len(), 1);
     }
 
     #[test]
@@ -392,7 +576,7 @@ mod tests {
         call(&breaker, true, now);
         let now = now + LATER;
         assert!(!breaker.would_admit(ORG, now - Duration::from_secs(1)));
-        breaker.acquire(other, now).unwrap().report(false, now);
+        breaker.acquire(other, now).unwrap().report(Evidence::Works, now);
         assert!(breaker.would_admit(ORG, now));
     }
 

@@ -5,17 +5,21 @@ mod tracked;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 pub use self::tracked::MaySend;
 
 use self::tracked::TrackedBody;
+use super::breaker::Evidence;
 use super::gate::Refusal;
 use super::outcome::{CreateOutcome, create_outcome, status_report};
 use super::report::Report;
+use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room, SMALL};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
@@ -24,6 +28,12 @@ use crate::telemetry::Span;
 
 /// The most bytes an answer may have: answers may echo a request with its images.
 const MAX_ANSWER: usize = 24 << 20;
+
+/// How many times its own size an answer needs: as it came, as it is kept, and as a caller is shown it.
+const COPIES: usize = 3;
+
+/// The outcome of a create whose answer there was no way to read.
+const UNREAD: CreateOutcome = CreateOutcome::Unknown { reason: "the upstream's answer could not be read" };
 
 /// The longest `Retry-After` that is believed, in seconds: a day.
 const LONGEST_PAUSE: u64 = 86_400;
@@ -42,9 +52,12 @@ pub enum StatusError {
     /// The vendor refused the master key.
     #[error("the upstream refused the master key")]
     KeyRejected,
-    /// The vendor could not be reached, or did not answer in time.
+    /// The vendor could not be reached.
     #[error("the upstream could not be reached: {0}")]
     Unreachable(&'static str),
+    /// The vendor was reached, but its answer did not come, or not in time.
+    #[error("the upstream did not answer: {0}")]
+    Unanswered(&'static str),
     /// The answer says nothing about the task.
     #[error("the upstream's answer says nothing about the task: HTTP {0}")]
     Unreadable(StatusCode),
@@ -68,19 +81,25 @@ impl StatusError {
         match self {
             Self::NotFound => "not found",
             Self::KeyRejected => "key rejected",
-            Self::Unreachable(_) => "unreachable",
+            Self::Unreachable(_) | Self::Unanswered(_) => "unreachable",
             Self::Unreadable(_) => "unreadable",
             Self::NotAsked(_) => "not asked",
             Self::UnknownAccount => "unknown account",
         }
     }
 
-    /// Whether the backend counts as failing. A backend that refuses a call works.
-    pub(super) fn tells_failure(&self) -> bool {
+    /// What the error tells about the backend. A backend that refuses a call works.
+    pub(super) fn evidence(&self) -> Evidence {
         match self {
-            Self::Unreachable(_) => true,
-            Self::Unreadable(status) => *status == StatusCode::REQUEST_TIMEOUT || !status.is_client_error(),
-            Self::NotFound | Self::KeyRejected | Self::NotAsked(_) | Self::UnknownAccount => false,
+            Self::Unreachable(_) => Evidence::CannotBeReached,
+            Self::Unanswered(_) => Evidence::FailedRequest,
+            Self::Unreadable(status)
+                if *status != StatusCode::REQUEST_TIMEOUT && status.is_client_error() =>
+            {
+                Evidence::Works
+            }
+            Self::Unreadable(_) => Evidence::FailedRequest,
+            Self::NotFound | Self::KeyRejected | Self::NotAsked(_) | Self::UnknownAccount => Evidence::Works,
         }
     }
 }
@@ -93,6 +112,7 @@ pub(super) struct VendorClient {
     connect_timeout: Duration,
     create: Deadlines,
     poll: Deadlines,
+    bulk: Bulk,
     clock: Clock,
 }
 
@@ -109,6 +129,7 @@ struct VendorAnswer {
     status: StatusCode,
     retry_after: Option<Duration>,
     body: Bytes,
+    share: Option<ByteShare>,
 }
 
 enum CallFailure {
@@ -118,7 +139,7 @@ enum CallFailure {
 }
 
 impl VendorClient {
-    pub(super) fn new(config: &UpstreamConfig, clock: Clock) -> Result<Self, BadUpstream> {
+    pub(super) fn new(config: &UpstreamConfig, bulk: Bulk, clock: Clock) -> Result<Self, BadUpstream> {
         let settings = Settings {
             trust: Trust::Public,
             version: Version::Http1,
@@ -137,6 +158,7 @@ impl VendorClient {
             connect_timeout: ms(config.connect_timeout_ms),
             create: Deadlines { first_byte: config.first_byte_timeout(), whole: create },
             poll: Deadlines { first_byte: poll, whole: poll },
+            bulk,
             clock,
         })
     }
@@ -146,13 +168,23 @@ impl VendorClient {
         authorization: &HeaderValue,
         body: Bytes,
         may_send: MaySend,
+        payer: Payer,
         span: &mut Span,
     ) -> CreateOutcome {
         let body = TrackedBody::of(body, may_send);
         let request = self.request(Method::POST, self.generate.clone(), authorization, body);
         span.set_word("url.template", "/api/generate");
-        match self.call(request, self.create, span).await {
-            Ok(answer) => create_outcome(answer.status, answer.retry_after, &answer.body),
+        match self.call(request, self.create, payer, span).await {
+            Ok(mut answer) => {
+                let room = Room::from(answer.share.take());
+                let read =
+                    |answer: &VendorAnswer| create_outcome(answer.status, answer.retry_after, &answer.body);
+                let mut outcome = self.read(payer, answer, read).await.unwrap_or(UNREAD);
+                if let CreateOutcome::Accepted { report, .. } = &mut outcome {
+                    report.keep(room);
+                }
+                outcome
+            }
             Err(CallFailure::NotSent(reason)) => CreateOutcome::NotSent { reason },
             Err(CallFailure::Withheld) => CreateOutcome::Withheld,
             Err(CallFailure::Unknown(reason)) => CreateOutcome::Unknown { reason },
@@ -163,6 +195,7 @@ impl VendorClient {
         &self,
         authorization: &HeaderValue,
         task: &str,
+        payer: Payer,
         span: &mut Span,
     ) -> Result<Report, StatusError> {
         let encoded: String = url::form_urlencoded::byte_serialize(task.as_bytes()).collect();
@@ -171,18 +204,27 @@ impl VendorClient {
             .map_err(|_| StatusError::Unreachable("bad task id"))?;
         let request = self.request(Method::GET, uri, authorization, TrackedBody::none());
         span.set_word("url.template", "/api/status");
-        match self.call(request, self.poll, span).await {
-            Ok(answer) => match status_report(task, &answer.body) {
-                Some(report) => Ok(report),
-                None => Err(match answer.status {
-                    StatusCode::NOT_FOUND => StatusError::NotFound,
-                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => StatusError::KeyRejected,
-                    other => StatusError::Unreadable(other),
-                }),
-            },
-            Err(CallFailure::NotSent(reason) | CallFailure::Unknown(reason)) => {
-                Err(StatusError::Unreachable(reason))
+        match self.call(request, self.poll, payer, span).await {
+            Ok(mut answer) => {
+                let room = Room::from(answer.share.take());
+                let (status, task) = (answer.status, task.to_owned());
+                let read = move |answer: &VendorAnswer| status_report(&task, &answer.body);
+                match self.read(payer, answer, read).await {
+                    Ok(Some(mut report)) => {
+                        report.keep(room);
+                        Ok(report)
+                    }
+                    Ok(None) => Err(match status {
+                        StatusCode::NOT_FOUND => StatusError::NotFound,
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => StatusError::KeyRejected,
+                        other => StatusError::Unreadable(other),
+                    }),
+                    Err(NotWorked::TooManyWait(_)) => Err(StatusError::NotAsked(Refusal::Full)),
+                    Err(NotWorked::Panicked) => Err(StatusError::Unreadable(status)),
+                }
             }
+            Err(CallFailure::NotSent(reason)) => Err(StatusError::Unreachable(reason)),
+            Err(CallFailure::Unknown(reason)) => Err(StatusError::Unanswered(reason)),
             Err(CallFailure::Withheld) => Err(StatusError::Unreachable("withheld")),
         }
     }
@@ -213,6 +255,7 @@ impl VendorClient {
         &self,
         mut request: Request<TrackedBody>,
         deadlines: Deadlines,
+        payer: Payer,
         span: &mut Span,
     ) -> Result<VendorAnswer, CallFailure> {
         let Deadlines { first_byte, whole } = deadlines;
@@ -250,17 +293,56 @@ impl VendorClient {
         }
         let (head, body) = answer.into_parts();
         span.set_number("http.response.status_code", head.status.as_u16());
-        let body = Limited::new(body, MAX_ANSWER).collect();
-        let body = tokio::time::timeout_at((begun + whole).into(), body)
+        let body = self.whole(body, payer);
+        let (body, share) = tokio::time::timeout_at((begun + whole).into(), body)
             .await
-            .map_err(|_| CallFailure::Unknown("the upstream did not answer in time"))?
-            .map_err(|_| CallFailure::Unknown("the upstream's answer broke off"))?
-            .to_bytes();
+            .unwrap_or(Err("the upstream did not answer in time"))
+            .map_err(CallFailure::Unknown)?;
         #[expect(clippy::disallowed_methods, reason = "an answer of the vendor's is taken as it comes")]
         let retry_after: Option<u64> =
             head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
-        Ok(VendorAnswer { status: head.status, retry_after, body })
+        Ok(VendorAnswer { status: head.status, retry_after, body, share })
+    }
+
+    /// The whole body of an answer, and room for it if it is large.
+    async fn whole(
+        &self,
+        mut body: Incoming,
+        payer: Payer,
+    ) -> Result<(Bytes, Option<ByteShare>), &'static str> {
+        const NO_ROOM: &str = "there was no room for the upstream's answer";
+        let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+        let (mut chunks, mut share) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| "the upstream's answer broke off")?.into_data() else {
+                continue;
+            };
+            let length = chunks.len() + data.len();
+            if length > MAX_ANSWER {
+                return Err("the upstream's answer is too long");
+            }
+            if share.is_none() && (length > SMALL || announced.is_some_and(|announced| announced > SMALL)) {
+                let most = announced.map_or(MAX_ANSWER, |announced| announced.min(MAX_ANSWER));
+                share = Some(self.bulk.budget.wait(payer, COPIES * most).await.map_err(|_| NO_ROOM)?);
+                chunks.reserve(most - chunks.len());
+            }
+            chunks.extend_from_slice(&data);
+        }
+        if let Some(share) = &mut share {
+            share.shrink(COPIES * chunks.len());
+        }
+        Ok((chunks.freeze(), share))
+    }
+
+    /// Reads an answer, a large one on a thread of its own.
+    async fn read<T: Send + 'static>(
+        &self,
+        payer: Payer,
+        answer: VendorAnswer,
+        read: impl FnOnce(&VendorAnswer) -> T + Send + 'static,
+    ) -> Result<T, NotWorked> {
+        self.bulk.workers.run(payer, answer.body.len(), move || read(&answer)).await
     }
 }
 
@@ -280,13 +362,13 @@ mod tests {
             "[database]\nurl = \"postgres://x\"\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"k\"\n{more}",
             listener.local_addr().unwrap()
         ));
-        (listener, VendorClient::new(&config.unwrap().upstream.kling_3, Clock).unwrap())
+        (listener, VendorClient::new(&config.unwrap().upstream.kling_3, Bulk::new(100 << 20), Clock).unwrap())
     }
 
     async fn create(client: &VendorClient, may_send: bool) -> CreateOutcome {
         let key = HeaderValue::from_static("Bearer k");
         let body = Bytes::from_static(b"{\"type\":\"x\"}");
-        client.create(&key, body, Arc::new(move || may_send), &mut Span::default()).await
+        client.create(&key, body, Arc::new(move || may_send), Payer::Operators, &mut Span::default()).await
     }
 
     async fn read(stream: &mut TcpStream) -> Vec<u8> {

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::breaker::Evidence;
 use super::report::Report;
 
 /// The outcome of a create.
@@ -78,17 +79,18 @@ impl CreateOutcome {
         }
     }
 
-    /// Whether the outcome shows that the backend fails (true) or works (false); none: it shows neither.
-    pub(super) fn tells_failure(&self) -> Option<bool> {
+    /// What the outcome tells about the backend; none: nothing.
+    pub(super) fn evidence(&self) -> Option<Evidence> {
         match self {
-            Self::NotSent { .. } | Self::Unknown { .. } | Self::Failed | Self::Redirected => Some(true),
+            Self::NotSent { .. } | Self::Redirected => Some(Evidence::CannotBeReached),
+            Self::Unknown { .. } | Self::Failed => Some(Evidence::FailedRequest),
             // A backend that refuses, even if it refuses our key, works.
             Self::Accepted { .. }
             | Self::Refused { .. }
             | Self::RefusedBare
             | Self::KeyRejected
             | Self::Exhausted
-            | Self::Busy { .. } => Some(false),
+            | Self::Busy { .. } => Some(Evidence::Works),
             Self::Withheld => None,
         }
     }

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::backend::{Backend, CREATE};
+use super::breaker::Evidence;
 use super::client::MaySend;
 use super::gate::CallPermit;
 use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
+use crate::bulk::Payer;
+use crate::ids::OrgId;
 use crate::metrics as m;
 
 /// The pause before a create that was refused by a 429 is sent again; it doubles with each attempt.
@@ -21,6 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 pub struct Permit {
     pub(super) backend: Arc<Backend>,
     pub(super) account: Arc<Account>,
+    pub(super) org: OrgId,
     pub(super) call: CallPermit,
 }
 
@@ -36,23 +41,23 @@ impl Permit {
     }
 
     /// Creates a task. Sends again only what the vendor has certainly not accepted: a request of which no byte was written
-    /// (once), and a definitive 429 while `client_waits`. `may_send` is asked before each attempt, at the last instant
-    /// before the first byte.
+    /// (once), and a definitive 429 until `client_gone`. From then on the body is not kept. `may_send` is asked before each
+    /// attempt, at the last instant before the first byte.
     pub async fn create(
         &self,
-        body: String,
+        body: Bytes,
         may_send: MaySend,
-        client_waits: impl Fn() -> bool,
+        client_gone: &CancellationToken,
     ) -> CreateOutcome {
-        let outcome = self.backend.create(&self.account, body.into(), may_send, client_waits).await;
+        let outcome = self.backend.create(self, body, may_send, client_gone).await;
         match &outcome {
             CreateOutcome::Accepted { .. } => self.account.restore(),
             CreateOutcome::KeyRejected => self.alarm(ALARM_KEY),
             CreateOutcome::Exhausted => self.alarm(ALARM_EXHAUSTED),
             _ => {}
         }
-        if let Some(failed) = outcome.tells_failure() {
-            self.call.report(failed, self.backend.clock.now());
+        if let Some(evidence) = outcome.evidence() {
+            self.call.report(evidence, self.backend.clock.now());
         }
         outcome
     }
@@ -60,7 +65,7 @@ impl Permit {
     /// Counts the call as failed, because its client has been told that the vendor did not answer in time. A later answer
     /// does not change that.
     pub fn overdue(&self) {
-        self.call.report(true, self.backend.clock.now());
+        self.call.report(Evidence::FailedRequest, self.backend.clock.now());
     }
 
     fn alarm(&self, kind: &'static str) {
@@ -73,24 +78,38 @@ impl Permit {
 impl Backend {
     async fn create(
         &self,
-        account: &Account,
+        permit: &Permit,
         body: Bytes,
         may_send: MaySend,
-        client_waits: impl Fn() -> bool,
+        client_gone: &CancellationToken,
     ) -> CreateOutcome {
+        let (account, payer) = (&*permit.account, Payer::Org(permit.org));
+        let mut body = Some(body);
         let started = self.clock.now();
         let mut unsent = 0;
         let mut attempts = 0;
         let mut busy = FIRST_PAUSE;
-        loop {
+        while let Some(sent) = body.clone() {
             let begun = self.clock.now();
             let mut span = self.span("POST /api/generate", account);
             if attempts > 0 {
                 span.set_number("http.request.resend_count", attempts);
             }
             attempts += 1;
-            let outcome =
-                self.client.create(&account.authorization, body.clone(), may_send.clone(), &mut span).await;
+            let outcome = {
+                let sending =
+                    self.client.create(&account.authorization, sent, may_send.clone(), payer, &mut span);
+                let mut sending = std::pin::pin!(sending);
+                tokio::select! {
+                    biased;
+                    outcome = &mut sending => outcome,
+                    () = client_gone.cancelled() => {
+                        // It is not sent again, and its megabytes are not kept while the vendor takes its time.
+                        body = None;
+                        sending.await
+                    }
+                }
+            };
             if !matches!(outcome, CreateOutcome::Accepted { .. }) {
                 span.fail(outcome.label());
             }
@@ -110,13 +129,15 @@ impl Backend {
                 _ => return outcome,
             };
             let pause = pause.mul_f64(rand::random_range(1.0..1.3));
-            if self.clock.since(started) + pause > self.retry_429 || !client_waits() {
+            if self.clock.since(started) + pause > self.retry_429 || client_gone.is_cancelled() {
                 return outcome;
             }
-            tokio::time::sleep(pause).await;
-            if !client_waits() {
-                return outcome;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = client_gone.cancelled() => return outcome,
             }
         }
+        // Not reached: without a body there is no further attempt, and each attempt returns its outcome.
+        CreateOutcome::NotSent { reason: "the client has gone" }
     }
 }

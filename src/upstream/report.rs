@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::bulk::Room;
 use crate::credits::Credits;
 use crate::pricing::whole_figure;
 use crate::wire::{RawObject, success_with};
@@ -23,6 +24,8 @@ pub struct Report {
     /// What it consumed, if that is a valid figure.
     pub raw: Option<Credits>,
     object: RawObject<Arc<str>>,
+    /// Room for the bytes above.
+    room: Room,
 }
 
 impl Report {
@@ -35,7 +38,12 @@ impl Report {
             _ => Progress::Running,
         };
         let raw = object.get("consumed_credits").and_then(whole_figure);
-        Some(Self { progress, raw, object })
+        Some(Self { progress, raw, object, room: Room::default() })
+    }
+
+    /// Makes the report keep the room that its bytes need.
+    pub(super) fn keep(&mut self, room: Room) {
+        self.room = room;
     }
 
     /// All of it, verbatim.

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::Api;
-use super::extract::{Input, arrived};
+use super::extract::Input;
 use super::problem::Problem;
 use super::rules::AccessRule;
 use super::trace::panicked;
 use crate::access::callers::Caller;
+use crate::bulk::Payer;
 use crate::store::{Acting, Actor, Database};
 use crate::telemetry::carry;
 
@@ -61,6 +62,11 @@ impl Handle for Acting {
     }
 }
 
+/// Whose bytes the body of a call is.
+fn payer(caller: &Caller) -> Payer {
+    caller.org().map_or(Payer::Operators, Payer::Org)
+}
+
 /// Admits a request, reads what the handler asks for, and answers with what the handler says.
 pub(super) async fn answer<H, P, I, F, R>(
     api: Api,
@@ -78,11 +84,13 @@ where
     let (mut parts, body) = request.into_parts();
     let (caller, actor) = rule.admit(&api, &mut parts, H::WRITES).await?;
     // The body is read here, before anything is changed: a caller that is still sending must not delay a shutdown.
-    let body = if I::HAS_BODY { arrived(body).await? } else { Bytes::new() };
+    let body = if I::HAS_BODY { Some(api.bodies.read(body, payer(&caller)).await?) } else { None };
+    let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
     let path = axum::extract::Path::from_request_parts(&mut parts, &())
         .await
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
-    let input = I::read(&parts, &body)?;
+    let input = I::read(&parts, &bytes)?;
+    drop(body);
     let call = ApiCall { caller, database: H::of(&api.database, actor), path: path.0, input };
     let work = handler(call);
     if !H::WRITES {

@@ -2,15 +2,13 @@
 //! wrong. Every kind of input also describes itself in the OpenAPI document, so that a handler cannot read what its description does not name.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::ETAG;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use time::{OffsetDateTime, UtcOffset};
@@ -22,12 +20,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::problem::Problem;
 use crate::store::StoreError;
 use crate::strict;
-
-/// The most bytes a body may have.
-const MAX_BODY: usize = 1 << 20;
-
-/// The time a caller has to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Something that a handler asks for beside the path. Pairs ask for both, the first one first.
 pub(super) trait Input: Sized + Send {
@@ -80,28 +72,6 @@ pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<
         return Err(Problem::Invalid("the body must be a JSON object".into()));
     }
     strict::read_json(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
-}
-
-/// The whole body, within its time-out.
-pub(super) async fn arrived(body: axum::body::Body) -> Result<Bytes, Problem> {
-    tokio::time::timeout(BODY_TIMEOUT, whole(body)).await.map_err(|_| Problem::TooSlow)?
-}
-
-/// Reads up to eight times what is allowed before it gives up: a caller that is cut off while it sends does not see the
-/// answer that says why.
-async fn whole(mut body: axum::body::Body) -> Result<Bytes, Problem> {
-    let (mut kept, mut length) = (BytesMut::new(), 0_usize);
-    while let Some(frame) = body.frame().await {
-        let cut = |_| Problem::Invalid("the connection ended before the body did".into());
-        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
-        length = length.saturating_add(data.len());
-        if length <= MAX_BODY {
-            kept.extend_from_slice(&data);
-        } else if length > 8 * MAX_BODY {
-            break;
-        }
-    }
-    if length > MAX_BODY { Err(Problem::TooLarge) } else { Ok(kept.freeze()) }
 }
 
 /// The parameters of the query.

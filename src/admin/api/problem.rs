@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::GatewayError;
+use crate::layers::body::BadBody;
 use crate::store::StoreError;
 use crate::strict::GivenTwice;
 
@@ -189,6 +190,17 @@ impl From<GivenTwice> for Problem {
     }
 }
 
+impl From<BadBody> for Problem {
+    fn from(bad: BadBody) -> Self {
+        match bad {
+            BadBody::CutOff => Self::Invalid("the connection ended before the body did".into()),
+            BadBody::TooLarge => Self::TooLarge,
+            BadBody::TooSlow => Self::TooSlow,
+            BadBody::NoRoom => Self::Unavailable,
+        }
+    }
+}
+
 /// Errors of authentication, which both planes share, in the words of the management API.
 impl From<GatewayError> for Problem {
     fn from(error: GatewayError) -> Self {
@@ -200,7 +212,7 @@ impl From<GatewayError> for Problem {
             GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),
             GatewayError::Unavailable(error) => error.into(),
-            GatewayError::IdentityUnavailable => Self::Unavailable,
+            GatewayError::IdentityUnavailable | GatewayError::NoRoom => Self::Unavailable,
             // What the data plane says of its own calls.
             GatewayError::Invalid(_)
             | GatewayError::Suspended

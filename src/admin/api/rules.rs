@@ -12,8 +12,8 @@ use super::Api;
 use super::caller::ApiRole;
 use super::problem::Problem;
 use crate::access::callers::Caller;
-use crate::access::peer::Peer;
 use crate::access::proxies::TrustedProxies;
+use crate::call::Peer;
 use crate::ids::OrgId;
 use crate::store::{Actor, Database, Owned};
 use crate::strict;
@@ -46,6 +46,7 @@ impl AccessRule {
         let header = strict::single_header(&parts.headers, "Authorization")?;
         let header = header.map(|value| value.to_str().unwrap_or_default());
         let caller = api.authenticator.authenticate(header, address, false).await?;
+        Peer::of(&parts.extensions).is_known();
         let role = ApiRole::of(&caller).as_str();
         if !self.roles.iter().any(|named| named == role) {
             let roles = self.roles.join(", ");
@@ -82,8 +83,7 @@ fn roles(requirement: &SecurityRequirement) -> Vec<String> {
 
 /// The client's address, as far as the connection and trusted proxies tell it.
 fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
-    let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-    proxies.client(peer, &parts.headers)
+    proxies.client(Peer::of(&parts.extensions).address, &parts.headers)
 }
 
 /// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0007_credits_and_usage",
     "0008_changes",
     "0009_reporting",
+    "0010_budget_counting",
 ];
 
 /// All migrations, ordered by version.

@@ -35,7 +35,7 @@ use self::settings::LaneSettings;
 use self::side::{Side, SideWorker};
 use self::worker::{Worker, try_again};
 use crate::clock::Clock;
-use crate::ids::{GatewayId, HoldId};
+use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::log_queue;
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
@@ -53,7 +53,7 @@ struct ReserveItem {
     reply: oneshot::Sender<Result<Verdict, StoreError>>,
     /// Whether an earlier sending may have been committed. It must then be asked for again whoever waits for it.
     resend: bool,
-    _share: Share,
+    _share: Share<OrgId>,
     _queued: Queued,
 }
 
@@ -69,7 +69,7 @@ pub struct Lanes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    reserves: Vec<(mpsc::Sender<ReserveItem>, Arc<Shares>)>,
+    reserves: Vec<(mpsc::Sender<ReserveItem>, Arc<Shares<OrgId>>)>,
     steps: StepQueue,
     set_aside: SetAside,
     queued: metrics::Gauge,
@@ -92,7 +92,7 @@ impl Lanes {
             // The shares keep the channel from being full.
             let (reserve, waiting) = mpsc::channel(settings.queue.max(1));
             let (step, work) = mpsc::unbounded_channel();
-            reserves.push((reserve, Shares::new(settings.queue.max(1))));
+            reserves.push((reserve, Shares::new(settings.queue.max(1), metrics::Gauge::noop())));
             steps.push(step);
             workers.push((waiting, work));
         }
@@ -152,7 +152,7 @@ impl Lanes {
         deadline: Instant,
     ) -> Result<Verdict, StoreError> {
         let (lane, shares) = &self.0.reserves[self.0.steps.lane(new.org)];
-        let share = shares.take(new.org).ok_or(StoreError::QueueFull)?;
+        let share = shares.take(new.org, 1).ok_or(StoreError::QueueFull)?;
         let (reply, answer) = oneshot::channel();
         let queued = Queued::in_queue(&self.0.queued);
         let item = ReserveItem { new, deadline, reply, resend: false, _share: share, _queued: queued };

@@ -57,6 +57,20 @@ fn what_is_not_ambiguous_is_left_to_the_parser() {
 }
 
 #[test]
+fn a_text_has_a_bounded_number_of_values() {
+    let keys = |count: usize| {
+        let keys: Vec<String> = (0..count).map(|n| format!("\"{n}\":1")).collect();
+        format!("{{{}}}", keys.join(","))
+    };
+    assert!(check_json(&keys(MAX_VALUES)).is_ok());
+    assert!(matches!(check_json(&keys(MAX_VALUES + 1)), Err(BadJson::TooMany)));
+    let lists = |count: usize| format!("[{}]", vec!["[]"; count].join(","));
+    assert!(check_json(&lists(MAX_VALUES / 2)).is_ok());
+    assert!(matches!(check_json(&lists(MAX_VALUES / 2 + 1)), Err(BadJson::TooMany)));
+    assert!(check_json(&format!("\"{}\"", ",".repeat(2 * MAX_VALUES))).is_ok(), "in a string they are none");
+}
+
+#[test]
 fn a_refusal_says_what_and_where() {
     let said = |bytes: &[u8]| read_json::<BTreeMap<String, i64>>(bytes).unwrap_err().to_string();
     assert_eq!(said(br#"{"a":1,"a":1}"#), "the key 'a' is given twice");

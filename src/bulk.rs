@@ -1,0 +1,146 @@
+//! Bodies and answers of megabytes: how many bytes of them may be in memory at a time, and where they are worked on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::OrgId;
+use crate::metrics as m;
+use crate::shares::{Share, Shares, TooManyWait};
+
+/// Work on more bytes than this is not done on the threads that serve requests.
+pub const SMALL: usize = 64 << 10;
+
+/// How many of the threads for blocking work may work on large bodies and answers at a time.
+const WORKERS: usize = 2;
+
+/// How many answers of the vendor may wait until there is room for them.
+const ANSWERS_WAITING: usize = 4_096;
+
+/// How many pieces of work may wait for them. What waits has its bytes already, so there are few.
+const WAITING: usize = 16_384;
+
+/// Whose bytes they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Payer {
+    Org(OrgId),
+    /// All operators together have one share.
+    Operators,
+}
+
+/// What all share that handle bodies and answers.
+#[derive(Debug, Clone)]
+pub struct Bulk {
+    pub budget: ByteBudget,
+    pub workers: BulkWorkers,
+}
+
+impl Bulk {
+    /// At most `bytes` of bodies and answers in memory at a time.
+    pub fn new(bytes: usize) -> Self {
+        Self { budget: ByteBudget::new(bytes), workers: BulkWorkers::default() }
+    }
+}
+
+/// A share of the bytes that may be in memory.
+pub type ByteShare = Share<Payer>;
+
+/// The bytes of bodies and answers that may be in memory at a time. One organisation gets half of what is free.
+#[derive(Debug, Clone)]
+pub struct ByteBudget(Arc<Shares<Payer>>);
+
+impl ByteBudget {
+    pub fn new(total: usize) -> Self {
+        metrics::gauge!(m::BYTES_UNDER_WAY_LIMIT).set(total as f64);
+        metrics::counter!(m::BYTES_REFUSED).increment(0);
+        Self(Shares::with_queue(total, ANSWERS_WAITING, metrics::gauge!(m::BYTES_UNDER_WAY)))
+    }
+
+    /// Room for this many bytes of `payer`; none: there is too little now.
+    pub fn take(&self, payer: Payer, bytes: usize) -> Option<ByteShare> {
+        let share = self.0.take(payer, bytes);
+        if share.is_none() {
+            metrics::counter!(m::BYTES_REFUSED).increment(1);
+        }
+        share
+    }
+
+    /// Room for this many bytes of `payer`, as soon as there is so much.
+    pub async fn wait(&self, payer: Payer, bytes: usize) -> Result<ByteShare, TooManyWait> {
+        self.0.wait(payer, bytes).await
+    }
+}
+
+/// Bytes with their share, which is given back with the last reference to them: also when a connection has written them.
+pub fn counted(bytes: impl AsRef<[u8]> + Send + 'static, share: ByteShare) -> Bytes {
+    struct Counted<B> {
+        bytes: B,
+        _share: ByteShare,
+    }
+    impl<B: AsRef<[u8]>> AsRef<[u8]> for Counted<B> {
+        fn as_ref(&self) -> &[u8] {
+            self.bytes.as_ref()
+        }
+    }
+    Bytes::from_owner(Counted { bytes, _share: share })
+}
+
+/// A share that something keeps for as long as it is there; none: it is small. It makes no difference to what keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    _share: Option<Arc<ByteShare>>,
+}
+
+impl From<Option<ByteShare>> for Room {
+    fn from(share: Option<ByteShare>) -> Self {
+        Self { _share: share.map(Arc::new) }
+    }
+}
+
+impl PartialEq for Room {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Room {}
+
+/// The threads that work on large bodies and answers. Payers take turns.
+#[derive(Debug, Clone)]
+pub struct BulkWorkers(Arc<Shares<Payer>>);
+
+/// Why work on a large body was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWorked {
+    #[error(transparent)]
+    TooManyWait(#[from] TooManyWait),
+    #[error("work on a large body panicked")]
+    Panicked,
+}
+
+impl Default for BulkWorkers {
+    fn default() -> Self {
+        Self(Shares::with_queue(WORKERS, WAITING, metrics::gauge!(m::BULK_WORKERS)))
+    }
+}
+
+impl BulkWorkers {
+    /// Does `work`, which reads `size` bytes: here if they are few, else on a thread of its own.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        payer: Payer,
+        size: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotWorked> {
+        if size <= SMALL {
+            return Ok(work());
+        }
+        let place = self.0.wait(payer, 1).await?;
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        worked.await.map_err(|_| NotWorked::Panicked)
+    }
+}
