@@ -11,6 +11,7 @@ mod data_plane;
 mod faults;
 mod holds;
 mod house;
+mod neighbours;
 mod operation;
 mod postgres;
 mod pricing;

@@ -18,11 +18,11 @@ const FLOORS: &[&[&str]] = &[
         "docs_page",
         "log_queue",
         "safe_url",
-        "shares",
         "strict",
         "https",
+        "shares",
     ],
-    &["wire", "pricing", "quote", "order", "api_key"],
+    &["wire", "pricing", "quote", "order", "api_key", "bulk"],
     &["config"],
     &["store", "upstream", "telemetry", "postgres", "simulator"],
     &["error", "call"],
@@ -36,7 +36,6 @@ const FLOORS: &[&[&str]] = &[
 /// Imports within a floor that are meant: what a module builds on beside itself.
 const BESIDE: &[(&str, &str)] = &[
     ("fail_point", "log_queue"),
-    ("shares", "ids"),
     ("quote", "pricing"),
     ("order", "wire"),
     ("order", "pricing"),

@@ -6,7 +6,7 @@ use super::process::{Process, Scratch};
 /// A process in front of the same vendor, and where it listens.
 pub async fn another_with(gateway: &TestGateway, scratch: &Scratch, lease_ms: u32) -> (Process, String) {
     let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
+        "[server]\nlisten = \"127.0.0.1:0\"\nmax_connections = 20000\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
          acquire_timeout_ms = 20000\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
          [ledger]\nlease_ms = {lease_ms}\nreserve_timeout_ms = 20000\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",

@@ -175,12 +175,12 @@ async fn one_organisation_whose_creates_hang_does_not_open_the_breaker_for_other
     let other = gateway.another_org("another customer", 1_000_000).await;
     let hang = json!({"on": "create", "match": {"prompt_contains": "stuck"}, "fault": {"kind": "hang"}});
     gateway.script(json!({"rules": [hang]})).await;
-    for n in 0..8 {
-        create(&gateway, &other, &body("fine")).await.expect(200);
-        for m in 0..2 {
-            gateway.create(&body(&format!("stuck {n} {m}"))).await.reference();
-        }
+    for n in 0..5 {
+        gateway.create(&body(&format!("stuck {n}"))).await.reference();
     }
+    // From here on its own breaker is open, and nobody else's, whether they have called before or not.
+    gateway.create(&body("stuck again")).await.refused(503, "UPSTREAM_UNAVAILABLE");
+    create(&gateway, &other, &body("fine")).await.expect(200);
 }
 
 /// Longer than a test may take.

@@ -41,6 +41,8 @@ pub struct Spec {
     pub task_time: Duration,
     /// Environment of every gateway.
     pub all: Environment,
+    /// The most file descriptors of a gateway; none: as many as a test may have.
+    pub descriptors: Option<u32>,
     /// Environment of single gateways, at their first start.
     pub each: Vec<(usize, Environment)>,
 }
@@ -52,8 +54,9 @@ impl Spec {
     /// Three gateways.
     pub fn on(url: &str) -> Self {
         let task_time = Duration::from_millis(300);
-        let (all, each) = Default::default();
-        Self { gateways_urls: vec![url.into()], direct_url: url.into(), gateways: 3, task_time, all, each }
+        let (all, descriptors, each) = Default::default();
+        let gateways_urls = vec![url.into()];
+        Self { gateways_urls, direct_url: url.into(), gateways: 3, task_time, all, descriptors, each }
     }
 
     /// Gateways with the patience that they have in production: for scenarios in which none of them is to blame.
@@ -134,7 +137,9 @@ impl Fleet {
         // Appending: what a killed process leaves must not be overwritten in the middle.
         drop(log);
         let log = OpenOptions::new().append(true).open(self.log_path(gateway)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let mut command = Command::new("sh");
+        let limit = self.spec.descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
+        command.arg("-c").arg(format!("{limit}exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["serve", "--config", &self.config]).env_remove("DATABASE_URL").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.envs(leaks::environment());
@@ -180,6 +185,11 @@ impl Fleet {
 
     fn pid(&self, gateway: usize) -> Pid {
         Pid::from_raw(self.gateways[gateway].as_ref().unwrap().id().unwrap().cast_signed())
+    }
+
+    /// The process id of a gateway.
+    pub fn id(&self, gateway: usize) -> i32 {
+        self.pid(gateway).as_raw()
     }
 
     pub fn signal(&self, gateway: usize, signal: Signal) {

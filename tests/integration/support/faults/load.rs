@@ -1,5 +1,6 @@
 //! Customers: they create tasks at a rate, whatever becomes of the gateways, and write down what they were answered.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::support::http;
 
 /// Far longer than any answer of a gateway may take, on the busiest machine.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Where the customers live: not in the network of those who attack.
+pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// So many creates may be under way at once; more are not offered. A busy machine gets as many as it can bear.
 fn most_at_once() -> usize {
     scaled(60, 600)
@@ -100,7 +103,7 @@ const TYPES: [&str; 3] = ["pro-text-to-video", "std-text-to-video", "o3-pro-text
 
 impl Customers {
     pub fn new(tenants: Vec<Tenant>, gateways: usize) -> Arc<Self> {
-        let client = http::builder().timeout(CLIENT_TIMEOUT).build().unwrap();
+        let client = http::builder().timeout(CLIENT_TIMEOUT).local_address(Some(ADDRESS)).build().unwrap();
         let gateways = (0..gateways).map(|_| Mutex::default()).collect();
         Arc::new(Self { tenants, gateways, log: Mutex::default(), client, next: AtomicUsize::new(0) })
     }

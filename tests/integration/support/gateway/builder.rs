@@ -139,6 +139,8 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
     let text = format!(
         r#"
         [server]
+        # A thousand callers at once are one client here, on the thread that serves them too.
+        max_connections = 20000
         listen = "127.0.0.1:0"
         shutdown_grace_ms = 15000
         [admin]

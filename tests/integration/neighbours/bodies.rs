@@ -1,0 +1,90 @@
+//! Organisations that send megabytes.
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::street::{Street, Target};
+use crate::support::http;
+
+/// As large as a body may be.
+const LARGE: usize = (16 << 20) - 200;
+
+/// Sends this body to be priced, over and over, on so many connections.
+async fn price(target: &Target, connections: usize, body: String) {
+    let body = bytes::Bytes::from(body);
+    for _ in 0..connections {
+        let (each, body) = (target.clone(), body.clone());
+        target.tasks.spawn(async move {
+            let client = http::client();
+            let url = format!("http://{}/api/quote", each.data);
+            let asking = async {
+                loop {
+                    let _ = client.post(&url).bearer_auth(&each.key).body(body.clone()).send().await;
+                }
+            };
+            tokio::select! {
+                () = each.over.cancelled() => {}
+                () = asking => {}
+            }
+        });
+    }
+    target.at_full_strength.notify_one();
+    target.over.cancelled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_fields_in_one_body() {
+    async fn attack(target: Target) {
+        let mut body = String::from("{\"type\":\"pro-text-to-video\",\"prompt\":\"x\"");
+        let mut number = 0;
+        while body.len() < LARGE - 20 {
+            body.push_str(&format!(",\"{number}a\":1"));
+            number += 1;
+        }
+        body.push('}');
+        price(&target, 4, body).await;
+    }
+    Street::new().await.bears("1.3 million fields", attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_bodies_all_at_once() {
+    async fn attack(target: Target) {
+        let image = "A".repeat(LARGE);
+        let body = format!(
+            "{{\"type\":\"pro-image-to-video\",\"prompt\":\"x\",\"image\":\"data:image/png;base64,{image}\"}}"
+        );
+        price(&target, 64, body).await;
+    }
+    Street::new().await.bears("64 bodies of 16 MiB", attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_that_do_not_end() {
+    async fn attack(target: Target) {
+        for _ in 0..200 {
+            let each = target.clone();
+            target.tasks.spawn(async move {
+                let head = format!(
+                    "POST /api/generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {LARGE}\r\n\r\n",
+                    each.key
+                );
+                let sending = async {
+                    loop {
+                        let Ok(mut stream) = TcpStream::connect(each.data).await else { continue };
+                        let _ = stream.write_all(head.as_bytes()).await;
+                        let _ = stream.write_all(&vec![b' '; LARGE - 1]).await;
+                        let _ = stream.peek(&mut [0]).await;
+                    }
+                };
+                tokio::select! {
+                    () = each.over.cancelled() => {}
+                    () = sending => {}
+                }
+            });
+        }
+        target.at_full_strength.notify_one();
+        target.over.cancelled().await;
+    }
+    Street::new().await.bears("200 unfinished bodies of 16 MiB", attack).await;
+}

@@ -1,0 +1,85 @@
+//! Strangers that ask for what is public and do not read it, and strangers with wrong keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tollgate::api_key::NewKey;
+
+use super::street::{Street, Target};
+use crate::support::http;
+
+/// One HTTP/2 connection that asks for a page a hundred times and lets the server send nothing of the bodies; again, if it is
+/// put out.
+async fn ask_and_do_not_read(target: &Target, path: &'static str, asked: Arc<AtomicUsize>) {
+    loop {
+        let Ok(stream) = TcpStream::connect(target.data).await else { continue };
+        let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake::<_, Empty<bytes::Bytes>>(TokioIo::new(stream))
+            .await;
+        let Ok((mut sender, connection)) = client else { continue };
+        let connection = target.tasks.spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..100 {
+            let request = hyper::Request::get(format!("http://x{path}")).body(Empty::new()).unwrap();
+            match sender.send_request(request).await {
+                Ok(answer) => answers.push(answer),
+                Err(_) => break,
+            }
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = connection.await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn public_pages_that_nobody_reads() {
+    async fn attack(target: Target) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        for connection in 0..10 {
+            let path = ["/docs/swagger-ui-bundle.js", "/openapi.json"][connection % 2];
+            let (each, asked) = (target.clone(), asked.clone());
+            target.tasks.spawn(async move {
+                tokio::select! {
+                    () = each.over.cancelled() => {}
+                    () = ask_and_do_not_read(&each, path, asked) => {}
+                }
+            });
+        }
+        while asked.load(Ordering::Relaxed) < 500 {
+            tokio::task::yield_now().await;
+        }
+        target.at_full_strength.notify_one();
+        target.over.cancelled().await;
+    }
+    Street::new().await.bears("1,000 public pages unread", attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_nobody_made() {
+    async fn attack(target: Target) {
+        for _ in 0..crate::support::faults::scaled(100, 2_500) {
+            let each = target.clone();
+            target.tasks.spawn(async move {
+                let client = http::client();
+                let trying = async {
+                    loop {
+                        let key = NewKey::generate("live").unwrap().text;
+                        let url = format!("http://{}/api/credits", each.data);
+                        let _ = client.get(url).bearer_auth(key.expose()).send().await;
+                    }
+                };
+                tokio::select! {
+                    () = each.over.cancelled() => {}
+                    () = trying => {}
+                }
+            });
+        }
+        target.at_full_strength.notify_one();
+        target.over.cancelled().await;
+    }
+    Street::new().await.bears("wrong keys", attack).await;
+}

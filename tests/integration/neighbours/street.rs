@@ -1,0 +1,237 @@
+//! A gateway, an attacker, and the neighbours: two organisations that create, poll, list and quote all the while.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, RequestBuilder};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::support::database::{TestDatabase, until};
+use crate::support::faults::fleet::{Fleet, Spec};
+use crate::support::faults::load::{ADDRESS, Reply};
+use crate::support::faults::{long, scaled};
+use crate::support::http;
+
+/// The organisations by their place in the fleet.
+const ATTACKER: usize = 0;
+const NEIGHBOURS: [usize; 2] = [1, 2];
+
+/// Half of the memory that the shipped units give a gateway, in bytes.
+const MEMORY: u64 = 512 << 20;
+
+/// What an attack is given.
+#[derive(Clone)]
+pub struct Target {
+    pub data: SocketAddr,
+    pub operations: SocketAddr,
+    /// A key of the attacker's organisation.
+    pub key: String,
+    /// Cancelled when the attack is to end.
+    pub over: CancellationToken,
+    /// Notified when the attack has come to its full strength.
+    pub at_full_strength: Arc<Notify>,
+    /// The connections and loops of the attack.
+    pub tasks: TaskTracker,
+}
+
+/// What the neighbours met.
+#[derive(Debug, Default)]
+struct Met {
+    calls: Mutex<Vec<Duration>>,
+    refused: Mutex<Vec<String>>,
+}
+
+impl Met {
+    async fn call(&self, what: &str, request: RequestBuilder) {
+        let begun = Instant::now();
+        let answered = match request.send().await {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Err(error) => (0, format!("{error:?}")),
+        };
+        self.note(what, begun, answered.0 == 200, || format!("{answered:?}"));
+    }
+
+    fn note(&self, what: &str, begun: Instant, went_well: bool, answer: impl FnOnce() -> String) {
+        self.calls.lock().unwrap().push(begun.elapsed());
+        if !went_well {
+            self.refused.lock().unwrap().push(format!("{what}: {}", answer()));
+        }
+    }
+
+    /// The time within which 99 of 100 calls were answered.
+    fn p99(&self) -> Duration {
+        let mut calls = self.calls.lock().unwrap().clone();
+        calls.sort();
+        calls[calls.len() * 99 / 100]
+    }
+}
+
+/// See the module.
+pub struct Street {
+    fleet: Fleet,
+    db: TestDatabase,
+    client: Client,
+}
+
+impl Street {
+    pub async fn new() -> Self {
+        let db = TestDatabase::new().await;
+        let mut spec = Spec::on(db.url()).patient();
+        spec.gateways = 1;
+        spec.all.push(("TOLLGATE_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".into()));
+        // As many as a process gets where nobody raises the limit.
+        spec.descriptors = Some(1_024);
+        let fleet = Fleet::start(spec).await;
+        let client = http::builder().local_address(Some(ADDRESS)).build().unwrap();
+        Self { fleet, db, client }
+    }
+
+    fn base(&self) -> String {
+        self.fleet.customers.gateways[0].lock().unwrap().clone()
+    }
+
+    fn target(&self, data: SocketAddr) -> Target {
+        let operations = self.fleet.admin_url(0);
+        Target {
+            data,
+            operations: operations.trim_start_matches("http://").parse().unwrap(),
+            key: self.fleet.customers.tenants[ATTACKER].key.clone(),
+            over: CancellationToken::new(),
+            at_full_strength: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// One round of a neighbour: it creates a task, and looks at it, at its list, its price and its balance.
+    async fn round(&self, neighbour: usize, met: &Met) {
+        let (base, key) = (self.base(), &self.fleet.customers.tenants[neighbour].key);
+        let get = |path: String| self.client.get(format!("{base}{path}")).bearer_auth(key);
+        let begun = Instant::now();
+        let reply = self.fleet.customers.create(neighbour, 0).await;
+        met.note("create", begun, matches!(reply, Reply::Accepted(_)), || format!("{reply:?}"));
+        if let Reply::Accepted(task) = &reply {
+            met.call("status", get(format!("/api/status?task_id={task}"))).await;
+        }
+        met.call("tasks", get("/api/tasks?limit=10".into())).await;
+        let body = json!({"type": "pro-text-to-video", "prompt": "an eagle"}).to_string();
+        let quote = self.client.post(format!("{base}/api/quote")).bearer_auth(key).body(body);
+        met.call("quote", quote).await;
+        met.call("credits", get("/api/credits".into())).await;
+    }
+
+    /// The neighbours' calls, so many rounds and until `over`.
+    async fn lives(&self, rounds: usize, met: &Met) {
+        let live = async |neighbour| {
+            for _ in 0..rounds {
+                self.round(neighbour, met).await;
+            }
+        };
+        let [one, other] = NEIGHBOURS;
+        tokio::join!(live(one), live(other));
+    }
+
+    /// The process' memory now and at its peak, in bytes.
+    fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.fleet.id(0))).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            let figure = line.split_whitespace().nth(1).unwrap();
+            figure.parse::<u64>().unwrap() * 1024
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    /// Lets `attack` loose, and holds what the neighbours meet against what they may. `attack` starts its parts on the target's
+    /// tasks, returns when all of them are under way, and its parts end when the target says so.
+    pub async fn bears<A>(self, name: &str, attack: impl Fn(Target) -> A)
+    where
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let rounds = scaled(15, 400);
+        self.lives(3, &Met::default()).await;
+        let (at_first, _) = self.memory();
+        let baseline = long().then(Met::default);
+        if let Some(baseline) = &baseline {
+            // Its own processor time is not the gateway's fault: it sends the same to a server that ignores it.
+            let ignoring = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let target = self.target(ignoring.local_addr().unwrap());
+            target.tasks.spawn(ignore(ignoring, target.over.clone()));
+            let running = target.tasks.spawn(attack(target.clone()));
+            self.lives(rounds, baseline).await;
+            target.over.cancel();
+            running.abort();
+            target.tasks.close();
+            target.tasks.wait().await;
+        }
+        let met = Met::default();
+        let target = self.target(self.base().trim_start_matches("http://").parse().unwrap());
+        let running = target.tasks.spawn(attack(target.clone()));
+        let mut full_strength = std::pin::pin!(target.at_full_strength.notified());
+        while futures_util::poll!(full_strength.as_mut()).is_pending() {
+            self.lives(1, &met).await;
+        }
+        self.lives(rounds, &met).await;
+        target.over.cancel();
+        running.abort();
+        target.tasks.close();
+        target.tasks.wait().await;
+
+        let (_, peak) = self.memory();
+        let refused = met.refused.lock().unwrap().clone();
+        let count = met.calls.lock().unwrap().len();
+        println!("{name}: {count} calls of neighbours, {} MiB at the peak", peak >> 20);
+        assert!(
+            refused.is_empty(),
+            "{name}: of {count} calls of neighbours {} were refused: {:#?}",
+            refused.len(),
+            &refused[..refused.len().min(10)]
+        );
+        assert!(peak < MEMORY, "{name}: {peak} bytes at the peak");
+        if let Some(baseline) = &baseline {
+            let (before, during) = (baseline.p99(), met.p99());
+            println!("| {name} | {count} | {before:?} | {during:?} | {} MiB |", peak >> 20);
+            assert!(
+                during <= 2 * before + Duration::from_millis(20),
+                "{name}: p99 {before:?} became {during:?}"
+            );
+        }
+        if long() {
+            until("its memory is given back", async || {
+                self.memory().0 <= at_first + at_first / 5 + (64 << 20)
+            })
+            .await;
+        }
+        let verdict = self.fleet.conclude(Instant::now()).await;
+        verdict.must_be_clean();
+        drop(self.db);
+    }
+}
+
+/// Takes connections, reads, and answers nothing.
+async fn ignore(listener: TcpListener, over: CancellationToken) {
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = over.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((mut stream, _)) = accepted else { continue };
+        let over = over.clone();
+        tasks.spawn(async move {
+            let mut buffer = vec![0; 64 << 10];
+            let reading = async { while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {} };
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = reading => {}
+            }
+        });
+    }
+}
