@@ -30,11 +30,10 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use self::answers::{AnswerBody, Owed};
-pub use self::connections::Network;
 use self::connections::{Connections, GRACE, InProgress, Standing};
 pub use self::tls::Certificate;
 use crate::access::proxies::TrustedProxies;
-use crate::call::Peer;
+use crate::call::{Network, Peer};
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
 

@@ -14,6 +14,7 @@ use super::trusted::{self, Cached, Freshness};
 use super::uses::{LastNoted, Uses};
 use crate::access::jwks::KeySets;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
+use crate::call::Network;
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
 use crate::error::{GatewayError, Level};
@@ -83,7 +84,7 @@ pub struct Authenticator {
     providers: Cache<(), Cached<Vec<Arc<Provider>>>>,
     key_sets: KeySets,
     uses: Uses,
-    failures: DefaultKeyedRateLimiter<IpAddr>,
+    failures: DefaultKeyedRateLimiter<Network>,
 }
 
 /// The names of the caches in metrics.
@@ -95,7 +96,7 @@ const WRONG: &str =
     "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked";
 
 impl Authenticator {
-    /// Begins with empty caches. `failures_per_minute` limits wrong credentials from one address; 0: no limit.
+    /// Begins with empty caches. `failures_per_minute` limits wrong credentials from one network; 0: no limit.
     pub fn new(
         database: Database,
         key_sets: KeySets,
@@ -303,9 +304,9 @@ impl Authenticator {
         }
     }
 
-    /// Counts wrong credentials against the client's address; valid ones are never counted or refused.
+    /// Counts wrong credentials against the client's network; valid ones are never counted or refused.
     fn wrong(&self, why: &'static str, peer: IpAddr) -> GatewayError {
-        match self.failures.check_key(&peer) {
+        match self.failures.check_key(&Network::of(peer)) {
             Ok(()) => GatewayError::Unauthenticated(why),
             Err(not_until) => {
                 metrics::counter!(m::LIMITED, "level" => Level::Address.as_str()).increment(1);

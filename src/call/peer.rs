@@ -1,10 +1,24 @@
 //! The connection that a request arrived on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::Extensions;
 use tokio::sync::SetOnce;
+
+/// The network of a client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
+/// network has at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network(IpAddr);
+
+impl Network {
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+            v4 => v4,
+        })
+    }
+}
 
 /// The connection that a request arrived on; the server adds it to the request's extensions.
 #[derive(Debug, Clone)]
@@ -40,5 +54,22 @@ impl Peer {
     /// Completes when a request on this connection has had valid credentials.
     pub async fn known(&self) {
         self.known.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_64_of_an_ipv6_address_is_one_network() {
+        assert_eq!(Network::of(address("2001:db8::1")), Network::of(address("2001:db8::ffff:0:0:2")));
+        assert_ne!(Network::of(address("2001:db8:0:1::1")), Network::of(address("2001:db8::1")));
+        assert_eq!(Network::of(address("::ffff:192.0.2.1")), Network::of(address("192.0.2.1")));
+        assert_ne!(Network::of(address("192.0.2.2")), Network::of(address("192.0.2.1")));
     }
 }

@@ -2,13 +2,14 @@
 //! them, and strangers, who have not shown valid credentials yet, get a part of that which is theirs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::call::Network;
 use crate::clock::Clock;
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
@@ -24,20 +25,6 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How often a new connection that waits looks for one that may be closed.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// The network that a connection comes from: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
-/// network has at least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Network(IpAddr);
-
-impl Network {
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        })
-    }
-}
 
 /// The connections of one listener.
 #[derive(Debug)]
@@ -238,14 +225,6 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_64_of_an_ipv6_address_is_one_network() {
-        assert_eq!(Network::of(address("2001:db8::1")), Network::of(address("2001:db8::ffff:0:0:2")));
-        assert_ne!(Network::of(address("2001:db8:0:1::1")), Network::of(address("2001:db8::1")));
-        assert_eq!(Network::of(address("::ffff:192.0.2.1")), Network::of(address("192.0.2.1")));
-        assert_ne!(Network::of(address("192.0.2.2")), Network::of(address("192.0.2.1")));
     }
 
     async fn enter(connections: &Arc<Connections>, from: &str) -> (Place, Standing) {
