@@ -40,6 +40,15 @@ impl Bulk {
     pub fn new(bytes: usize) -> Self {
         Self { budget: ByteBudget::new(bytes), workers: BulkWorkers::default() }
     }
+
+    /// An answer to a caller, which counts until its client has read it, if it is large; none: there is no room for it.
+    pub fn answer(&self, payer: Payer, body: Bytes) -> Option<Bytes> {
+        if body.len() <= SMALL {
+            return Some(body);
+        }
+        let share = self.budget.take(payer, body.len())?;
+        Some(counted(body, share))
+    }
 }
 
 /// A share of the bytes that may be in memory.
@@ -71,24 +80,30 @@ impl ByteBudget {
     }
 }
 
-/// Bytes with their share, which is given back with the last reference to them: also when a connection has written them.
-pub fn counted(bytes: impl AsRef<[u8]> + Send + 'static, share: ByteShare) -> Bytes {
+/// Bytes with their room, which is given back with the last reference to them: also when a connection has written them.
+pub fn counted(bytes: impl AsRef<[u8]> + Send + 'static, room: impl Into<Room>) -> Bytes {
     struct Counted<B> {
         bytes: B,
-        _share: ByteShare,
+        _room: Room,
     }
     impl<B: AsRef<[u8]>> AsRef<[u8]> for Counted<B> {
         fn as_ref(&self) -> &[u8] {
             self.bytes.as_ref()
         }
     }
-    Bytes::from_owner(Counted { bytes, _share: share })
+    Bytes::from_owner(Counted { bytes, _room: room.into() })
 }
 
 /// A share that something keeps for as long as it is there; none: it is small. It makes no difference to what keeps it.
 #[derive(Debug, Clone, Default)]
 pub struct Room {
     _share: Option<Arc<ByteShare>>,
+}
+
+impl From<ByteShare> for Room {
+    fn from(share: ByteShare) -> Self {
+        Some(share).into()
+    }
 }
 
 impl From<Option<ByteShare>> for Room {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::bulk::{Bulk, Payer, SMALL, counted};
+use crate::bulk::{Bulk, Payer};
 use crate::call::{Admitted, Call, Endpoint};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError, json_answer};
@@ -63,13 +63,9 @@ impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
 }
 
 impl Handlers {
-    /// A success with this body. A large one counts until its client has read it.
+    /// A success with this body.
     fn success(&self, org: OrgId, body: impl Into<Bytes>) -> Result<Answer, GatewayError> {
-        let mut body = body.into();
-        if body.len() > SMALL {
-            let share = self.bulk.budget.take(Payer::Org(org), body.len()).ok_or(GatewayError::NoRoom)?;
-            body = counted(body, share);
-        }
+        let body = self.bulk.answer(Payer::Org(org), body.into()).ok_or(GatewayError::NoRoom)?;
         Ok(json_answer(StatusCode::OK, body))
     }
 }

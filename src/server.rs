@@ -6,6 +6,7 @@
 
 mod answers;
 mod connections;
+mod strangers;
 pub mod tls;
 
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +31,13 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use self::answers::{AnswerBody, Owed};
-use self::connections::{Connections, GRACE, InProgress, Standing};
+use self::connections::{Connections, GRACE, Standing};
+use self::strangers::{StrangersGate, TooManyStrangers};
 pub use self::tls::Certificate;
 use crate::access::proxies::TrustedProxies;
 use crate::call::{Network, Peer};
 use crate::metrics as m;
-use crate::shares::{Share, Shares};
+use crate::shares::Shares;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -82,13 +84,6 @@ const MAX_HEAD: usize = 32 << 10;
 /// How many requests a client may have in progress on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
-/// How many of them are served at a time before one of them had valid credentials; the others wait.
-const STRANGERS_STREAMS: usize = 8;
-
-/// The most bytes in the heads of all requests in progress on connections without valid credentials. One network gets half of
-/// what is free.
-const STRANGERS_HEADS: usize = 8 << 20;
-
 /// How much of the bodies of an HTTP/2 connection's requests may have arrived and not been read.
 const CONNECTION_WINDOW: u32 = 96 << 10;
 
@@ -119,6 +114,25 @@ pub struct ServeOptions {
     pub stop: CancellationToken,
 }
 
+/// A service that a listener can serve.
+pub trait Answers<B>:
+    Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S, B> Answers<B> for S where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// The body of an answer of such a service.
+pub trait AnswerOf: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
+
+impl<B> AnswerOf for B where B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
+
 /// What the connections of a listener share.
 #[derive(Clone)]
 struct Serving {
@@ -148,19 +162,16 @@ impl Serving {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(20));
         let connections = Connections::new(options.listener, options.max_connections, GRACE);
-        let heads = metrics::gauge!(m::STRANGERS_HEADS_BYTES, "listener" => options.listener);
-        Self { options, connections, heads: Shares::new(STRANGERS_HEADS, heads), builder }
+        let heads = strangers::heads(options.listener);
+        Self { options, connections, heads, builder }
     }
 }
 
 /// Serves until `options.stop` is cancelled, then lets every connection finish its current requests.
 pub async fn serve<S, B>(listener: TcpListener, service: S, options: ServeOptions)
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    S: Answers<B>,
+    B: AnswerOf,
 {
     let tasks = TaskTracker::new();
     let serving = Serving::new(options);
@@ -189,11 +200,8 @@ where
 
 async fn connection<S, B>(stream: TcpStream, address: IpAddr, service: S, serving: Serving)
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    S: Answers<B>,
+    B: AnswerOf,
 {
     let options = &serving.options;
     let (peer, standing) = (Peer::stranger(address), Standing::default());
@@ -223,11 +231,8 @@ async fn serve_connection<S, B>(
     service: S,
     serving: &Serving,
 ) where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    S: Answers<B>,
+    B: AnswerOf,
 {
     let options = &serving.options;
     drop(stream.set_nodelay(true));
@@ -284,49 +289,6 @@ impl Drop for Answering {
     }
 }
 
-/// A stranger's request does not get the memory or the turn that it needs: the connection ends.
-#[derive(Debug, thiserror::Error)]
-#[error("too many requests without valid credentials are in progress")]
-struct TooManyStrangers;
-
-/// What a stranger's request needs, from its head to its answer.
-struct StrangersTurn {
-    _head: Share<Network>,
-    _in_progress: InProgress,
-    _turn: OwnedSemaphorePermit,
-}
-
-/// Limits the requests in progress on a connection whose client has not authenticated.
-#[derive(Clone)]
-struct StrangersGate {
-    peer: Peer,
-    standing: Standing,
-    heads: Arc<Shares<Network>>,
-    turns: Arc<Semaphore>,
-}
-
-impl StrangersGate {
-    async fn pass(
-        &self,
-        request: &Request<hyper::body::Incoming>,
-    ) -> Result<Option<StrangersTurn>, TooManyStrangers> {
-        if !self.peer.is_stranger() {
-            return Ok(None);
-        }
-        let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-        let size = lines.sum::<usize>() + request.uri().path().len();
-        let in_progress = self.standing.request();
-        let head = self.heads.take(Network::of(self.peer.address), size).ok_or(TooManyStrangers)?;
-        tokio::select! {
-            turn = self.turns.clone().acquire_owned() => {
-                let turn = turn.map_err(|_| TooManyStrangers)?;
-                Ok(Some(StrangersTurn { _head: head, _in_progress: in_progress, _turn: turn }))
-            }
-            () = self.peer.known() => Ok(None),
-        }
-    }
-}
-
 /// Serves the requests of one connection.
 async fn serve_requests<I, S, B>(
     io: I,
@@ -336,23 +298,15 @@ async fn serve_requests<I, S, B>(
     late: Pin<&mut Sleep>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    S: Answers<B>,
+    B: AnswerOf,
 {
     let options = &serving.options;
     let (activity, mut heard) = watch::channel(Activity::default());
     let activity = Arc::new(activity);
     let owed = Arc::new(Owed::default());
     let (drain, owing) = (options.drain.clone(), owed.clone());
-    let gate = StrangersGate {
-        peer: peer.clone(),
-        standing: standing.clone(),
-        heads: serving.heads.clone(),
-        turns: Arc::new(Semaphore::new(STRANGERS_STREAMS)),
-    };
+    let gate = StrangersGate::new(peer.clone(), standing.clone(), serving.heads.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let version = request.version();
         let answering = Answering::of(&activity, version);
@@ -360,7 +314,7 @@ async fn serve_requests<I, S, B>(
         async move {
             let _turn = gate.pass(&request).await?;
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(gate.peer);
+            request.extensions_mut().insert(gate.peer().clone());
             let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
             let Ok(mut answer) = service.call(request).await;
             if version < Version::HTTP_2 && drain.is_cancelled() {

@@ -30,6 +30,8 @@ struct State<K: Owner> {
     taken: usize,
     by_owner: HashMap<K, usize>,
     waiting: usize,
+    /// The number of the last waiter: in each queue they rise.
+    last: u64,
     queues: HashMap<K, VecDeque<Waiter<K>>>,
     /// The owners that wait, in the order of their turns.
     turns: VecDeque<K>,
@@ -37,6 +39,7 @@ struct State<K: Owner> {
 
 #[derive(Debug)]
 struct Waiter<K: Owner> {
+    id: u64,
     amount: usize,
     reply: oneshot::Sender<Share<K>>,
 }
@@ -49,6 +52,28 @@ pub struct Share<K: Owner> {
     of: Option<Arc<Shares<K>>>,
     owner: K,
     amount: usize,
+}
+
+/// A place in a queue, which is given up when it is dropped.
+struct InQueue<'a, K: Owner> {
+    shares: &'a Shares<K>,
+    owner: K,
+    id: u64,
+}
+
+impl<K: Owner> Drop for InQueue<'_, K> {
+    fn drop(&mut self) {
+        let mut state = self.shares.state();
+        let Some(queue) = state.queues.get_mut(&self.owner) else { return };
+        // Whoever was served is not there any more.
+        let Ok(place) = queue.binary_search_by_key(&self.id, |waiter| waiter.id) else { return };
+        drop(queue.remove(place));
+        if queue.is_empty() {
+            state.queues.remove(&self.owner);
+            state.turns.retain(|owner| *owner != self.owner);
+        }
+        state.waiting -= 1;
+    }
 }
 
 /// More owners wait for a share than may wait, or this owner more often than it may.
@@ -69,6 +94,7 @@ impl<K: Owner> Shares<K> {
             taken: 0,
             by_owner: HashMap::new(),
             waiting: 0,
+            last: 0,
             queues: HashMap::new(),
             turns: VecDeque::new(),
         };
@@ -93,7 +119,8 @@ impl<K: Owner> Shares<K> {
 
     /// Takes a share as soon as the owner may have it. Owners take turns, however often each of them waits.
     pub async fn wait(self: &Arc<Self>, owner: K, amount: usize) -> Result<Share<K>, TooManyWait> {
-        let answer = {
+        // The answer is dropped before the place in the queue.
+        let (_queued, answer) = {
             let mut state = self.state();
             let queue = state.queues.get(&owner).map_or(0, VecDeque::len);
             if queue == 0 && self.add(&mut state, owner, amount) {
@@ -108,8 +135,10 @@ impl<K: Owner> Shares<K> {
             if queue == 0 {
                 state.turns.push_back(owner);
             }
-            state.queues.entry(owner).or_default().push_back(Waiter { amount, reply });
-            answer
+            state.last += 1;
+            let id = state.last;
+            state.queues.entry(owner).or_default().push_back(Waiter { id, amount, reply });
+            (InQueue { shares: self, owner, id }, answer)
         };
         // The sender is dropped only with this quantity itself, of which we hold a reference.
         answer.await.map_err(|_| TooManyWait)
@@ -180,10 +209,6 @@ impl<K: Owner> Shares<K> {
             && let Some(owner) = state.turns.pop_front()
         {
             let Some(queue) = state.queues.get_mut(&owner) else { continue };
-            // Those who gave up make no difference to the turns.
-            let before = queue.len();
-            queue.retain(|waiter| !waiter.reply.is_closed());
-            state.waiting -= before - queue.len();
             let Some(amount) = queue.front().map(|waiter| waiter.amount) else {
                 state.queues.remove(&owner);
                 continue;
@@ -340,8 +365,11 @@ mod tests {
             waiting.push(wait);
         }
         drop(waiting);
+        // Before anything is given back: else those who left would keep others out of the queue.
+        assert_eq!(shares.state().waiting, 0);
+        assert!(shares.state().queues.is_empty() && shares.state().turns.is_empty());
         drop(taken);
-        assert_eq!((shares.taken(), shares.state().waiting), (0, 0));
+        assert_eq!(shares.taken(), 0);
         drop(shares.wait(4, 1).await.unwrap());
     }
 

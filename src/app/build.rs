@@ -189,7 +189,6 @@ impl Shared {
             timeout: ms(config.server.body_timeout_ms),
             budget: self.bulk.budget.clone(),
         };
-        let workers = &self.bulk.workers;
         Parts {
             clock: Clock,
             tracing: self.tracing.clone(),
@@ -198,13 +197,17 @@ impl Shared {
             keys: self.authenticator.clone(),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
-            price: Price { prices: self.prices.clone(), workers: workers.clone() },
+            price: Price { prices: self.prices.clone(), workers: self.bulk.workers.clone() },
             replay: Replay {
                 database: self.pools.callers.clone(),
                 bodies: bodies.clone(),
-                workers: workers.clone(),
+                bulk: self.bulk.clone(),
             },
-            reserve: Reserve { ledger: self.ledger.clone(), upstream: self.upstream.clone() },
+            reserve: Reserve {
+                ledger: self.ledger.clone(),
+                upstream: self.upstream.clone(),
+                bulk: self.bulk.clone(),
+            },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
                 lease: self.lease.clone(),

@@ -9,8 +9,8 @@ use crate::config::Config;
 /// What is set aside for files, the listeners themselves, name look-ups, identity providers and traces.
 const OTHERS: usize = 64;
 
-/// Raises the limit of the process as far as it may, and returns how many connections the data listener may have: half of
-/// what the other parts leave, so that the other half is there for calls to the vendor.
+/// Raises the limit of the process as far as it may, and returns how many connections the data listener may have: a third of
+/// what the other parts leave. Half as many may wait for their place, and the rest is there for calls to the vendor.
 pub(super) fn for_data_connections(config: &Config) -> usize {
     let wanted = config.server.max_connections;
     let limit = match raise() {
@@ -23,7 +23,7 @@ pub(super) fn for_data_connections(config: &Config) -> usize {
     let pools = config.database.max_connections.saturating_add(background::CONNECTIONS);
     let pools = usize::try_from(pools).unwrap_or(usize::MAX).saturating_add(config.ledger.lanes);
     let set_aside = OTHERS + OPERATIONS_CONNECTIONS;
-    let left = limit.saturating_sub(set_aside.saturating_add(pools)) / 2;
+    let left = limit.saturating_sub(set_aside.saturating_add(pools)) / 3;
     if left < wanted {
         tracing::warn!(
             limit,

@@ -55,7 +55,7 @@ pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     let valid_for = valid_for(&call.context, handlers.max_quote)?;
     let payer = Payer::Org(principal.org);
     let body = handlers.bodies.read_call(call.body, payer, &call.context.notes).await?;
-    let size = body.share.amount();
+    let size = body.bytes.len();
     let (prices, caller) = (handlers.prices.clone(), principal.clone());
     let price = move || {
         let raw = &body.bytes;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Below, Failure, Outcome, tell};
+use crate::bulk::counted;
 use crate::call::{Call, Held, Notes};
 use crate::clock::Clock;
 use crate::credits::Credits;
@@ -288,7 +289,7 @@ impl Forward {
             let ended = Box::pin(self.poller.conclude_create(hold.org(), hold.id(), report));
             let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         }
-        Ok(json_answer(StatusCode::OK, answer.as_bytes().to_vec()))
+        Ok(json_answer(StatusCode::OK, counted(answer.as_bytes().to_vec(), report.room())))
     }
 
     /// Records a task whose hold had already ended, because an operator released it or its doubt was written off. The task

@@ -53,10 +53,10 @@ impl Price {
             return Err(GatewayError::Suspended);
         }
         let ReadBody { bytes, mut share } = body;
+        let size = bytes.len();
         let quote = quote_of(headers)?.map(str::to_owned);
         let (prices, payer) = (self.prices.clone(), principal.clone());
         let price = move || prices.order(&payer, &bytes, quote.as_deref());
-        let size = share.amount();
         let mut order = self.workers.run(Payer::Org(principal.org), size, price).await??;
         share.shrink(order.body.len());
         order.body = counted(order.body, share);

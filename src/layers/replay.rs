@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::body::BodyReader;
 use super::{Below, Outcome, Stage, part};
-use crate::bulk::{BulkWorkers, Payer};
+use crate::bulk::{Bulk, Payer};
 use crate::call::{Admitted, Call, Fresh, NewCreate, Notes, ReadBody, RequestBody};
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
@@ -21,7 +21,7 @@ pub struct Replay {
     /// Looks up the claims of idempotency keys, with their stored answers.
     pub database: Database,
     pub bodies: BodyReader,
-    pub workers: BulkWorkers,
+    pub bulk: Bulk,
 }
 
 impl Stage for Replay {
@@ -37,7 +37,7 @@ impl Stage for Replay {
         let key = idempotency_key.as_deref();
         let (body, fingerprint, claim) = part("replay", || self.read(org, body, key, notes)).await?;
         if let Some(claim) = claim
-            && let Some(result) = replay(&claim, fingerprint)
+            && let Some(result) = replay(&claim, fingerprint, &self.bulk, org)
         {
             notes.add(|notes| notes.hold = Some(claim.hold));
             if result.is_ok() {
@@ -63,7 +63,7 @@ impl Replay {
         let payer = Payer::Org(org);
         let body = self.bodies.read_call(body, payer, notes).await?;
         let bytes = body.bytes.clone();
-        let fingerprint = self.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
+        let fingerprint = self.bulk.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
         let claim = match key {
             Some(key) => self.database.claim(org, key).await?,
             None => None,
@@ -73,7 +73,12 @@ impl Replay {
 }
 
 /// The answer to a repeated request; nothing if its idempotency key is free again.
-pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<Answer, GatewayError>> {
+pub(super) fn replay(
+    claim: &Claim,
+    fingerprint: Fingerprint,
+    bulk: &Bulk,
+    org: OrgId,
+) -> Option<Result<Answer, GatewayError>> {
     if claim.fingerprint != fingerprint {
         return Some(Err(GatewayError::IdempotencyKeyReused));
     }
@@ -84,7 +89,10 @@ pub(super) fn replay(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<A
         }
         (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
         (_, Some(stored)) => {
-            let mut answer = json_answer(StatusCode::OK, stored.to_string());
+            let Some(body) = bulk.answer(Payer::Org(org), stored.to_string().into()) else {
+                return Some(Err(GatewayError::NoRoom));
+            };
+            let mut answer = json_answer(StatusCode::OK, body);
             answer
                 .headers_mut()
                 .insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));

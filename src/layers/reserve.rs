@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::replay::replay;
 use super::{Below, Outcome, Stage, tell};
+use crate::bulk::Bulk;
 use crate::call::{Call, Held, NewCreate, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::HoldId;
@@ -18,6 +19,8 @@ pub struct Reserve {
     pub ledger: Ledger,
     /// Issues permits, and picks the account that a task is charged to.
     pub upstream: Arc<Upstream>,
+    /// Counts the answer to a create that repeats an earlier one.
+    pub bulk: Bulk,
 }
 
 impl Stage for Reserve {
@@ -88,7 +91,7 @@ impl Reserve {
                 Verdict::KeyTaken => {
                     if let Some(key) = &create.idempotency_key
                         && let Some(claim) = Box::pin(self.ledger.database().claim(org, key)).await?
-                        && let Some(result) = replay(&claim, create.fingerprint)
+                        && let Some(result) = replay(&claim, create.fingerprint, &self.bulk, org)
                     {
                         notes.add(|notes| notes.hold = Some(claim.hold));
                         if result.is_ok() {

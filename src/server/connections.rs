@@ -104,10 +104,12 @@ impl Connections {
         metrics::counter!(m::CONNECTIONS_CLOSED_FOR_ROOM, "listener" => listener).increment(0);
         metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => listener).increment(0);
         metrics::counter!(m::CONNECTIONS_STALLED, "listener" => listener).increment(0);
+        // Each of those that wait has a descriptor.
+        let waiting = most / 2;
         Arc::new(Self {
             listener,
-            all: Shares::with_queue(most, most, gauge("all")),
-            strangers: Shares::with_queue((most / STRANGERS).max(1), most, gauge("strangers")),
+            all: Shares::with_queue(most, waiting, gauge("all")),
+            strangers: Shares::with_queue((most / STRANGERS).max(1), waiting, gauge("strangers")),
             closing: Mutex::default(),
             grace,
             clock: Clock,

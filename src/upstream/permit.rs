@@ -141,3 +141,60 @@ impl Backend {
         CreateOutcome::NotSent { reason: "the client has gone" }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::bulk::Bulk;
+    use crate::clock::Clock;
+    use crate::config::Config;
+
+    struct Kept {
+        _mark: Arc<()>,
+        text: &'static [u8],
+    }
+
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            self.text
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_sent_again_is_not_kept() {
+        let vendor = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::from_toml(&format!(
+            "[database]\nurl = \"postgres://x\"\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"k\"\n",
+            vendor.local_addr().unwrap()
+        ));
+        let config = config.unwrap().upstream.kling_3;
+        let backend = Arc::new(Backend::new("kling-3.0", &config, &Bulk::new(100 << 20), Clock).unwrap());
+        let (org, now) = (OrgId::generate(), Clock.now());
+        let (call, account) = (backend.creates.acquire(org, now).unwrap(), backend.accounts.pick(now));
+        let permit = Permit { backend, account, org, call };
+        let kept = Arc::new(());
+        let body = Bytes::from_owner(Kept { _mark: kept.clone(), text: b"{\"type\":\"x\"}" });
+        let gone = CancellationToken::new();
+        let mut creating = std::pin::pin!(permit.create(body, Arc::new(|| true), &gone));
+        let (mut stream, _) = tokio::select! {
+            accepted = vendor.accept() => accepted.unwrap(),
+            _ = &mut creating => panic!("the vendor has not answered"),
+        };
+        let mut read = Vec::new();
+        while !read.ends_with(b"\"x\"}") {
+            tokio::select! {
+                some = stream.read_buf(&mut read) => drop(some.unwrap()),
+                _ = &mut creating => panic!("the vendor has not answered"),
+            }
+        }
+        assert_eq!(Arc::strong_count(&kept), 2, "it may be sent again after a 429");
+        gone.cancel();
+        while Arc::strong_count(&kept) > 1 {
+            assert!(futures_util::poll!(creating.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+}

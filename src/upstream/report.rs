@@ -46,6 +46,11 @@ impl Report {
         self.room = room;
     }
 
+    /// The room that its bytes need, for an answer that is made of them.
+    pub fn room(&self) -> Room {
+        self.room.clone()
+    }
+
     /// All of it, verbatim.
     pub fn data(&self) -> &Arc<str> {
         self.object.text()

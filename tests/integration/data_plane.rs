@@ -1,5 +1,6 @@
 //! The calls that the vendor's clients make.
 
+mod bounds;
 mod document;
 mod endpoints;
 mod idempotency;

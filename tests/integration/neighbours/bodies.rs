@@ -1,5 +1,7 @@
 //! Organisations that send megabytes.
 
+use std::sync::atomic::Ordering;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -19,6 +21,7 @@ async fn price(target: &Target, connections: usize, body: String) {
             let url = format!("http://{}/api/quote", each.data);
             let asking = async {
                 loop {
+                    each.sent.fetch_add(1, Ordering::Relaxed);
                     let _ = client.post(&url).bearer_auth(&each.key).body(body.clone()).send().await;
                 }
             };
@@ -28,7 +31,6 @@ async fn price(target: &Target, connections: usize, body: String) {
             }
         });
     }
-    target.at_full_strength.notify_one();
     target.over.cancelled().await;
 }
 
@@ -44,7 +46,7 @@ async fn a_million_fields_in_one_body() {
         body.push('}');
         price(&target, 4, body).await;
     }
-    Street::new().await.bears("1.3 million fields", attack).await;
+    Street::new().await.bears("1.3 million fields", 8, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +58,7 @@ async fn the_largest_bodies_all_at_once() {
         );
         price(&target, 64, body).await;
     }
-    Street::new().await.bears("64 bodies of 16 MiB", attack).await;
+    Street::new().await.bears("64 bodies of 16 MiB", 128, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,6 +74,7 @@ async fn large_bodies_that_do_not_end() {
                 let sending = async {
                     loop {
                         let Ok(mut stream) = TcpStream::connect(each.data).await else { continue };
+                        each.sent.fetch_add(1, Ordering::Relaxed);
                         let _ = stream.write_all(head.as_bytes()).await;
                         let _ = stream.write_all(&vec![b' '; LARGE - 1]).await;
                         let _ = stream.peek(&mut [0]).await;
@@ -83,8 +86,7 @@ async fn large_bodies_that_do_not_end() {
                 }
             });
         }
-        target.at_full_strength.notify_one();
         target.over.cancelled().await;
     }
-    Street::new().await.bears("200 unfinished bodies of 16 MiB", attack).await;
+    Street::new().await.bears("200 unfinished bodies of 16 MiB", 200, attack).await;
 }

@@ -1,6 +1,7 @@
 //! Strangers that open connections and send nothing, little, or read nothing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -9,9 +10,9 @@ use super::street::{Street, Target};
 
 /// Keeps `count` connections open to `to`, on each of which `sent` is sent and nothing is read; whoever is put out comes
 /// again.
-async fn keep_open(target: &Target, to: SocketAddr, count: usize, sent: &'static [u8]) {
+fn keep_open(target: &Target, to: SocketAddr, count: usize, sent: &'static [u8]) {
     for _ in 0..count {
-        let over = target.over.clone();
+        let (over, sent_by_all) = (target.over.clone(), target.sent.clone());
         target.tasks.spawn(async move {
             let coming = async {
                 loop {
@@ -19,6 +20,7 @@ async fn keep_open(target: &Target, to: SocketAddr, count: usize, sent: &'static
                         tokio::task::yield_now().await;
                         continue;
                     };
+                    sent_by_all.fetch_add(1, Ordering::Relaxed);
                     let _ = stream.write_all(sent).await;
                     // Readable when it is closed, or when there is an answer, which stays unread.
                     let _ = stream.peek(&mut [0]).await;
@@ -35,18 +37,16 @@ async fn keep_open(target: &Target, to: SocketAddr, count: usize, sent: &'static
             }
         });
     }
-    tokio::task::yield_now().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_silent_connections_of_strangers() {
     async fn attack(target: Target) {
-        keep_open(&target, target.data, 1_024, b"").await;
-        keep_open(&target, target.operations, 1_024, b"").await;
-        target.at_full_strength.notify_one();
+        keep_open(&target, target.data, 1_024, b"");
+        keep_open(&target, target.operations, 1_024, b"");
         target.over.cancelled().await;
     }
-    Street::new().await.bears("1,024 silent connections", attack).await;
+    Street::new().await.bears("1,024 silent connections", 2_048, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,9 +62,8 @@ async fn heads_that_never_end() {
         head
     };
     async fn attack(target: Target) {
-        keep_open(&target, target.data, 300, HEAD).await;
-        target.at_full_strength.notify_one();
+        keep_open(&target, target.data, 300, HEAD);
         target.over.cancelled().await;
     }
-    Street::new().await.bears("300 heads of 400 KiB without an end", attack).await;
+    Street::new().await.bears("300 heads of 400 KiB without an end", 300, attack).await;
 }

@@ -4,13 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,8 +36,8 @@ pub struct Target {
     pub key: String,
     /// Cancelled when the attack is to end.
     pub over: CancellationToken,
-    /// Notified when the attack has come to its full strength.
-    pub at_full_strength: Arc<Notify>,
+    /// Counts the connections, requests or bodies of the attack.
+    pub sent: Arc<AtomicUsize>,
     /// The connections and loops of the attack.
     pub tasks: TaskTracker,
 }
@@ -105,7 +105,7 @@ impl Street {
             operations: operations.trim_start_matches("http://").parse().unwrap(),
             key: self.fleet.customers.tenants[ATTACKER].key.clone(),
             over: CancellationToken::new(),
-            at_full_strength: Arc::default(),
+            sent: Arc::default(),
             tasks: TaskTracker::new(),
         }
     }
@@ -149,9 +149,9 @@ impl Street {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// Lets `attack` loose, and holds what the neighbours meet against what they may. `attack` starts its parts on the target's
-    /// tasks, returns when all of them are under way, and its parts end when the target says so.
-    pub async fn bears<A>(self, name: &str, attack: impl Fn(Target) -> A)
+    /// Lets `attack` loose, and holds what the neighbours meet against what they may. The attack has its full strength once it has
+    /// sent `strength`; its parts are tasks of the target's, and end when the target says so.
+    pub async fn bears<A>(self, name: &str, strength: usize, attack: impl Fn(Target) -> A)
     where
         A: Future<Output = ()> + Send + 'static,
     {
@@ -174,8 +174,7 @@ impl Street {
         let met = Met::default();
         let target = self.target(self.base().trim_start_matches("http://").parse().unwrap());
         let running = target.tasks.spawn(attack(target.clone()));
-        let mut full_strength = std::pin::pin!(target.at_full_strength.notified());
-        while futures_util::poll!(full_strength.as_mut()).is_pending() {
+        while target.sent.load(Ordering::Relaxed) < strength {
             self.lives(1, &met).await;
         }
         self.lives(rounds, &met).await;

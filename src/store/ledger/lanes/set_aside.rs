@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::ids::HoldId;
+use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
+use crate::shares::{Share, Shares};
 use crate::store::db::error::StoreError;
 use crate::store::ledger::step_queue::StepItem;
 
-/// The most steps that are set aside at a time, and the most text in them. What finds no room is lost with an error in
+/// The most steps that are set aside at a time, and the most text in them; one organisation gets half of what is free. What
+/// finds no room is lost with an error in
 /// the log: the next poll of the task brings its end again, and a hold that stays HELD is put in doubt once this gateway
 /// has ended.
 const MOST: usize = 10_000;
@@ -22,7 +24,8 @@ pub(in crate::store) struct SetAside(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     list: Mutex<List>,
-    shown: metrics::Gauge,
+    places: Arc<Shares<OrgId>>,
+    bytes: Arc<Shares<OrgId>>,
 }
 
 #[derive(Default)]
@@ -31,7 +34,6 @@ struct List {
     waiting: Vec<StepItem>,
     /// The holds of all of them, also of those that are being tried.
     holds: HashSet<HoldId>,
-    bytes: usize,
 }
 
 impl std::fmt::Debug for List {
@@ -44,14 +46,18 @@ impl std::fmt::Debug for List {
 pub(in crate::store) struct AsideToken {
     list: SetAside,
     hold: HoldId,
-    bytes: usize,
+    _place: Share<OrgId>,
+    _bytes: Share<OrgId>,
 }
 
 impl SetAside {
     pub(super) fn new() -> Self {
         let shown = metrics::gauge!(m::LEDGER_SET_ASIDE);
-        shown.increment(0);
-        Self(Arc::new(Inner { list: Mutex::default(), shown }))
+        Self(Arc::new(Inner {
+            list: Mutex::default(),
+            places: Shares::new(MOST, shown),
+            bytes: Shares::new(MOST_BYTES, metrics::Gauge::noop()),
+        }))
     }
 
     /// Whether a step for this hold is set aside.
@@ -66,7 +72,8 @@ impl SetAside {
         let (kind, sqlstate) = (item.step.kind().as_str(), code.as_deref().unwrap_or("none"));
         item.answer(Err(StoreError::Database(error.clone())));
         if again {
-            tracing::warn!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step stays set aside");
+            // A gauge shows them: a line for each of thousands, each minute, would drown the rest of the log.
+            tracing::debug!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step stays set aside");
             self.list().waiting.push(item);
             return;
         }
@@ -76,16 +83,16 @@ impl SetAside {
             // It is the end of the same task, reported once more.
             return;
         }
-        let bytes = item.step.text_bytes();
-        if list.holds.len() >= MOST || list.bytes.saturating_add(bytes) > MOST_BYTES {
+        let place = self.0.places.take(item.org, 1);
+        let bytes = self.0.bytes.take(item.org, item.step.text_bytes());
+        let (Some(place), Some(bytes)) = (place, bytes) else {
             tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step that the database refuses is lost: too many are set aside");
             return;
-        }
+        };
         tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "the database refuses a step for a reason that nobody foresaw: it is set aside and tried again");
         list.holds.insert(item.hold);
-        list.bytes += bytes;
-        self.0.shown.increment(1);
-        item.aside = Some(Box::new(AsideToken { list: self.clone(), hold: item.hold, bytes }));
+        let token = AsideToken { list: self.clone(), hold: item.hold, _place: place, _bytes: bytes };
+        item.aside = Some(Box::new(token));
         list.waiting.push(item);
     }
 
@@ -101,9 +108,6 @@ impl SetAside {
 
 impl Drop for AsideToken {
     fn drop(&mut self) {
-        let mut list = self.list.list();
-        list.holds.remove(&self.hold);
-        list.bytes = list.bytes.saturating_sub(self.bytes);
-        self.list.0.shown.decrement(1);
+        self.list.list().holds.remove(&self.hold);
     }
 }
