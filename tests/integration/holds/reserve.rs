@@ -320,7 +320,7 @@ async fn more_than_the_queue_holds_is_refused_and_nothing_of_it_stays_behind() {
     assert_eq!(money(db.database(), org).await, [1000 - held, held, 0]);
 }
 
-/// The organisation's row is locked by somebody else for longer than the caller waits.
+/// The organisation's row is locked by somebody else for longer than its callers wait.
 #[tokio::test]
 async fn a_grant_that_comes_too_late_is_released() {
     let db = TestDatabase::new().await;
@@ -333,15 +333,37 @@ async fn a_grant_that_comes_too_late_is_released() {
         std::time::Duration::from_millis(50),
         tollgate::clock::Clock,
     );
-    let mut blocker = db.pool().begin().await.unwrap();
-    sqlx::query("select from org_balance where org_id = $1 for update")
-        .bind(org.as_uuid())
-        .execute(&mut *blocker)
-        .await
-        .unwrap();
-    let late = new_hold(org, 100);
-    let answer = hasty.reserve(late.clone()).await;
+    let block = async || {
+        let mut blocker = db.pool().begin().await.unwrap();
+        sqlx::query("select from org_balance where org_id = $1 for update")
+            .bind(org.as_uuid())
+            .execute(&mut *blocker)
+            .await
+            .unwrap();
+        blocker
+    };
+    let blocker = block().await;
+    let answer = hasty.reserve(new_hold(org, 100)).await;
     assert!(matches!(answer, Err(StoreError::Timeout)), "{answer:?}");
+    blocker.commit().await.unwrap();
+    hasty.shut_down().await;
+    assert_eq!(money(db.database(), org).await, [1000, 0, 0]);
+
+    // On a busy machine that one may have ended before it was sent. This one leaves when the database has it.
+    let blocker = block().await;
+    let late = new_hold(org, 100);
+    let caller = tokio::spawn({
+        let (patient, late) = (patient.clone(), late.clone());
+        async move { patient.reserve(late).await.map(word) }
+    });
+    until("its call waits for the row", async || {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
+                       and datname = current_database() and query like '%reserve_batch%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(db.pool()).await.unwrap() > 0
+    })
+    .await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
     assert!(db.database().task_by_hold(org, late.hold).await.unwrap().is_none());
     blocker.commit().await.unwrap();
     until("it was granted and released", async || {
@@ -352,5 +374,6 @@ async fn a_grant_that_comes_too_late_is_released() {
             .is_some_and(|task| task.state == State::Released)
     })
     .await;
+    patient.shut_down().await;
     assert_eq!(money(db.database(), org).await, [1000, 0, 0]);
 }
