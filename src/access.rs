@@ -2,7 +2,10 @@
 
 pub mod callers;
 pub mod jwks;
+mod lookups;
 pub mod proxies;
 mod token;
 mod trusted;
 mod uses;
+
+pub use self::lookups::LOOKUP_CONNECTIONS;

@@ -27,8 +27,9 @@ use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
-/// statement hangs takes no connection that another job needs. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 15;
+/// statement hangs takes no connection that another job needs, and one for the question whether the gateway is ready. The
+/// lease has a pool of its own.
+pub const CONNECTIONS: u32 = 16;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);

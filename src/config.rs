@@ -301,6 +301,10 @@ pub struct Limits {
     pub org_create_per_minute: u32,
     /// Maximum number of other calls per minute of one organisation.
     pub org_status_per_minute: u32,
+    /// Maximum number of calls per minute that the users of one organisation make to the management API.
+    pub org_management_per_minute: u32,
+    /// Maximum number of calls per minute that one operator makes to the management API.
+    pub operator_management_per_minute: u32,
     /// Maximum number of unfinished tasks of one organisation, over all gateways.
     pub max_open_tasks: u32,
     /// Maximum number of failed authentications per minute from one address; further ones are answered 429.
@@ -316,6 +320,8 @@ impl Default for Limits {
             user_status_per_minute: 0,
             org_create_per_minute: 600,
             org_status_per_minute: 12_000,
+            org_management_per_minute: 600,
+            operator_management_per_minute: 6_000,
             max_open_tasks: 200,
             failed_logins_per_minute: 60,
         }

@@ -35,6 +35,8 @@ pub enum Level {
     Key,
     User,
     Org,
+    /// An operator of the platform.
+    Operator,
 }
 
 impl Level {
@@ -45,6 +47,7 @@ impl Level {
             Self::Key => "key",
             Self::User => "user",
             Self::Org => "organisation",
+            Self::Operator => "operator",
         }
     }
 }

@@ -24,13 +24,13 @@ use crate::layers::body::BodyReader;
 use crate::layers::{Below, Outcome};
 use crate::poll::Poller;
 use crate::price_cache::Prices;
-use crate::store::Database;
+use crate::store::SharedDatabase;
 
 /// The parts that the handlers share.
 #[derive(Debug, Clone)]
 pub struct Handlers {
     /// Reads balances, budgets and lists of tasks.
-    pub database: Database,
+    pub database: SharedDatabase<OrgId>,
     /// Answers the state of tasks, and polls the vendor for it.
     pub poller: Arc<Poller>,
     pub prices: Arc<Prices>,

@@ -18,6 +18,7 @@ pub use self::budget::PollBudget;
 pub use self::view::View;
 pub(crate) use self::view::{shown_credits, shown_status, word};
 
+use crate::bulk::SMALL;
 use crate::clock::Clock;
 use crate::config::{Reconciler, Status, ms};
 use crate::credits::Credits;
@@ -26,7 +27,7 @@ use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
 use crate::pricing::consumption;
 use crate::shares::Shares;
-use crate::store::{Applied, Database, Late, Ledger, State, Step, StoreError, Task};
+use crate::store::{Applied, Late, Ledger, State, Step, StoreError, Task};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
 
@@ -140,8 +141,9 @@ impl Poller {
         &self.budget
     }
 
-    fn database(&self) -> &Database {
-        self.ledger.database()
+    /// The task as the ledger has it.
+    async fn read(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
+        self.ledger.turn_of(org).await?.task_by_hold(org, hold).await
     }
 
     /// The state of a task of `org`, and how long the caller waited for the vendor. An old state is asked for at the vendor
@@ -183,8 +185,8 @@ impl Poller {
 
     async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, StoreError> {
         let task = match id.parse::<HoldId>() {
-            Ok(hold) => self.database().task_by_hold(org, hold).await?,
-            Err(_) => self.database().task_by_upstream_id(org, id).await?,
+            Ok(hold) => self.read(org, hold).await?,
+            Err(_) => self.ledger.turn_of(org).await?.task_by_upstream_id(org, id).await?,
         };
         Ok(task.map(|task| match self.cached(&task) {
             // Another call has polled the vendor while we read the ledger.
@@ -281,7 +283,7 @@ impl Poller {
     /// Reads the task from the ledger, polls the vendor, and settles the task if it has ended.
     async fn ask(&self, known: Arc<View>, asking: &Asking) -> Option<Arc<View>> {
         let task = known.task();
-        let task = match self.database().task_by_hold(task.org, task.hold).await {
+        let task = match self.read(task.org, task.hold).await {
             Ok(Some(task)) => task,
             Ok(None) => return None,
             // The ledger is unavailable, but the vendor may not be: a state that is not terminal can be shown without the ledger.
@@ -325,8 +327,10 @@ impl Poller {
     ) -> Result<Task, StoreError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD, asking).await;
-            if task.data.as_ref() != Some(report.data()) {
-                self.database().note_progress(task, report.data()).await?;
+            // Megabytes are stored once, at the end: until then a poll tells them again.
+            let short = report.data().len() <= SMALL;
+            if short && task.data.as_ref() != Some(report.data()) {
+                self.ledger.turn_of(task.org).await?.note_progress(task, report.data()).await?;
             }
             return Ok(Task { data: Some(report.data().clone()), ..task.clone() });
         };
@@ -354,7 +358,7 @@ impl Poller {
     }
 
     async fn reload(&self, task: &Task) -> Result<Task, StoreError> {
-        let found = self.database().task_by_hold(task.org, task.hold).await?;
+        let found = self.read(task.org, task.hold).await?;
         found.ok_or(StoreError::Corrupt("a task that vanished".into()))
     }
 
@@ -405,14 +409,14 @@ impl Poller {
 
     /// Whether the ledger has `task` on this hold.
     pub async fn is_recorded(&self, org: OrgId, hold: HoldId, task: &str) -> bool {
-        let row = self.database().task_by_hold(org, hold).await;
+        let row = self.read(org, hold).await;
         row.is_ok_and(|row| row.is_some_and(|row| row.upstream_task.as_deref() == Some(task)))
     }
 
     /// Settles a task whose create answer already reported its end.
     pub async fn conclude_create(&self, org: OrgId, hold: HoldId, report: &Report) {
         let told = self.clock.now();
-        let result = match self.database().task_by_hold(org, hold).await {
+        let result = match self.read(org, hold).await {
             Ok(Some(task)) => self.apply(&task, report, told, &Asking::default()).await.map(drop),
             Ok(None) => Ok(()),
             Err(error) => Err(error),

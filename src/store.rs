@@ -5,8 +5,9 @@
 //! a possible loss of the platform). Entries are only ever added. At every instant, for each organisation,
 //! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
 //!
-//! There are two handles. [`Database`] is a pool for everything that is not on the paid path; [`Ledger`] adds the
-//! lanes, which reserve and take steps in batches. If the database has several servers, both follow the primary.
+//! There are three handles. [`Database`] is a pool for everything that is not on the paid path; [`SharedDatabase`] is one
+//! that callers share, each with its turns; [`Ledger`] adds the lanes, which reserve and take steps in batches. If the
+//! database has several servers, all follow the primary.
 #![expect(clippy::disallowed_methods, reason = "this is where SQL lives")]
 
 mod books;
@@ -37,6 +38,7 @@ pub use self::db::error::StoreError;
 pub(crate) use self::db::error::samples as error_samples;
 pub use self::db::once::{Done, Fingerprint, Once};
 pub use self::db::page::{HoldPosition, Slice};
+pub use self::db::shared::{SharedDatabase, Turn};
 pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder, TargetKind};
 pub use self::directory::identity::{
     FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
@@ -46,7 +48,8 @@ pub use self::directory::keys::{
 };
 pub use self::directory::operators::{OperatorRole, OperatorToken};
 pub use self::directory::tenancy::{
-    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Status, Team, TeamChange, User, UserChange, UserFilter,
+    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind, Status, Team, TeamChange, User,
+    UserChange, UserFilter,
 };
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;

@@ -4,3 +4,5 @@ create or replace trigger api_key_epoch after update or delete on api_key
     for each statement execute function bump_epoch_of('auth');
 create or replace trigger api_key_audit after insert or update or delete on api_key
     for each row execute function audit_change('key', 'key_id');
+create or replace trigger api_key_quota after insert on api_key referencing new table as added
+    for each statement execute function check_quota('keys');

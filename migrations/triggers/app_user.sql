@@ -4,3 +4,5 @@ create or replace trigger app_user_epoch after update or delete on app_user
     for each statement execute function bump_epoch_of('auth');
 create or replace trigger app_user_audit after insert or update or delete on app_user
     for each row execute function audit_change('user', 'user_id');
+create or replace trigger app_user_quota after insert on app_user referencing new table as added
+    for each statement execute function check_quota('users');

@@ -6,3 +6,5 @@ create or replace trigger team_audit after insert or update or delete on team
     for each row execute function audit_change('team', 'team_id');
 create or replace trigger team_note after insert on team
     for each row execute function note_team();
+create or replace trigger team_quota after insert on team referencing new table as added
+    for each statement execute function check_quota('teams');

@@ -1,28 +1,25 @@
 //! From an `Authorization` header to a caller: by an API key, an operator token, or a token of an identity provider.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
+use super::lookups::Lookups;
 use super::token::{self, Refused, Verified};
 use super::trusted::{self, Cached, Freshness};
 use super::uses::{LastNoted, Uses};
 use crate::access::jwks::KeySets;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
-use crate::call::Network;
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
-use crate::error::{GatewayError, Level};
+use crate::error::GatewayError;
 use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
     Actor, Database, FoundIdentity, FoundKey, GivenRole, OperatorRole, Presented, Principal, Provider,
-    Serves, StoreError,
+    Serves, SharedDatabase, StoreError,
 };
 
 #[derive(Debug, Clone)]
@@ -76,7 +73,9 @@ type IdentityKey = (ProviderId, Option<String>, String);
 /// Authenticates callers. Keys, identities and providers are cached, for as long as it is known that they did not change.
 #[derive(Debug)]
 pub struct Authenticator {
-    database: Database,
+    /// For credentials that are cached: their organisations have turns.
+    database: SharedDatabase<OrgId>,
+    lookups: Lookups,
     clock: Clock,
     trust: Freshness,
     keys: Cache<String, Cached<KnownKey>>,
@@ -84,7 +83,6 @@ pub struct Authenticator {
     providers: Cache<(), Cached<Vec<Arc<Provider>>>>,
     key_sets: KeySets,
     uses: Uses,
-    failures: DefaultKeyedRateLimiter<Network>,
 }
 
 /// The names of the caches in metrics.
@@ -96,19 +94,20 @@ const WRONG: &str =
     "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked";
 
 impl Authenticator {
-    /// Begins with empty caches. `failures_per_minute` limits wrong credentials from one network; 0: no limit.
+    /// Begins with empty caches. First look-ups are made through `lookups`. `failures_per_minute` limits wrong credentials
+    /// from one network; 0: no limit.
     pub fn new(
-        database: Database,
+        database: SharedDatabase<OrgId>,
+        lookups: Database,
         key_sets: KeySets,
         config: &AuthConfig,
         failures_per_minute: u32,
         clock: Clock,
     ) -> Self {
         [KEYS, IDENTITIES, PROVIDERS].into_iter().for_each(trusted::register);
-        metrics::counter!(m::LIMITED, "level" => Level::Address.as_str()).increment(0);
-        let quota = Quota::per_minute(NonZeroU32::new(failures_per_minute).unwrap_or(NonZeroU32::MAX));
         Self {
             database,
+            lookups: Lookups::new(lookups, failures_per_minute),
             clock,
             trust: Freshness::new(ms(config.stale_max_ms), clock),
             keys: Cache::new(config.cached_keys),
@@ -116,13 +115,13 @@ impl Authenticator {
             providers: Cache::new(1),
             key_sets,
             uses: Uses::new(clock),
-            failures: RateLimiter::keyed(quota),
         }
     }
 
     /// Makes all cached entries stale: they are read again when they are needed.
     pub fn invalidate(&self) {
         self.trust.invalidate();
+        self.lookups.invalidate();
     }
 
     /// Records that at `instant` no cached entry was stale.
@@ -139,11 +138,12 @@ impl Authenticator {
         entries(IDENTITIES, self.identities.entry_count());
         entries(PROVIDERS, self.providers.entry_count());
         metrics::gauge!(m::REVOCATION_LAG_SECONDS).set(self.trust.unconfirmed_for());
+        self.lookups.show();
     }
 
     /// Forgets addresses that sent no wrong credentials recently.
     pub fn tidy(&self) {
-        self.failures.retain_recent();
+        self.lookups.tidy();
     }
 
     /// Stores when keys were last used.
@@ -166,13 +166,13 @@ impl Authenticator {
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, credentials)| credentials.trim());
-        let Some(text) = credentials else { return Err(self.wrong(WRONG, peer)) };
+        let Some(text) = credentials else { return Err(self.lookups.wrong(WRONG, peer)) };
         match PresentedKey::parse(text) {
             // Boxed where it is rare: the future of every call would have room for it.
             Some(key) if key.env == OPERATOR_ENV => Box::pin(self.by_operator_token(&key, peer)).await,
             Some(key) => self.by_key(&key, peer, stale_will_do).await,
             None if token::is_token(text) => Box::pin(self.by_token(text, peer, stale_will_do)).await,
-            None => Err(self.wrong(WRONG, peer)),
+            None => Err(self.lookups.wrong(WRONG, peer)),
         }
     }
 
@@ -181,8 +181,8 @@ impl Authenticator {
         presented: &PresentedKey,
         peer: IpAddr,
     ) -> Result<Caller, GatewayError> {
-        let found = self.database.find_operator(presented).await?;
-        let token = found.ok_or_else(|| self.wrong(WRONG, peer))?;
+        let found = self.lookups.turn_of(peer).await?.find_operator(presented).await?;
+        let token = found.ok_or_else(|| self.lookups.wrong(WRONG, peer))?;
         // Two tokens may have the same name: the audit log must tell them apart.
         let name = format!("operator:{} ({})", token.token_id, token.name);
         Ok(Caller::Operator(Operator { name, role: token.role }))
@@ -196,12 +196,12 @@ impl Authenticator {
     ) -> Result<Caller, GatewayError> {
         let public_id = &presented.public_id;
         let read = || async {
-            let asked = self.clock.now();
-            let found = self.database.find_key(public_id).await?;
+            let known = self.keys.get(public_id).map(|known| known.value);
+            let (asked, found) = self.find_key(public_id, known.as_deref(), peer).await?;
             Ok(found.map(|found| KnownKey {
                 ends: found.expires_in.and_then(|left| asked.checked_add(left)),
                 // The time of last use is kept when the entry is read again.
-                noted: self.keys.get(public_id).map(|known| known.value.noted.clone()).unwrap_or_default(),
+                noted: known.map(|known| known.noted.clone()).unwrap_or_default(),
                 found,
             }))
         };
@@ -209,7 +209,7 @@ impl Authenticator {
         let Some(known) =
             known.filter(|known| known.found.secret.matches(&presented.secret) && !known.found.revoked)
         else {
-            return Err(self.wrong(WRONG, peer));
+            return Err(self.lookups.wrong(WRONG, peer));
         };
         // An expired key is reported as expired, not as wrong, and does not count as a failed login.
         if known.ends.is_some_and(|end| end <= self.clock.now()) {
@@ -223,9 +223,33 @@ impl Authenticator {
         Ok(Caller::Tenant(principal.clone()))
     }
 
+    /// The key with this id, and when it was asked for. A key that is cached is read again in its organisation's turn, and
+    /// any other in its network's.
+    async fn find_key(
+        &self,
+        public_id: &str,
+        known: Option<&KnownKey>,
+        peer: IpAddr,
+    ) -> Result<(Instant, Option<FoundKey>), StoreError> {
+        if let Some(known) = known {
+            let turn = self.database.turn_of(known.found.principal.org).await?;
+            return Ok((self.clock.now(), turn.find_key(public_id).await?));
+        }
+        if self.lookups.is_unknown(public_id) {
+            return Ok((self.clock.now(), None));
+        }
+        let turn = self.lookups.turn_of(peer).await?;
+        let asked = self.clock.now();
+        let found = turn.find_key(public_id).await?;
+        if found.is_none() {
+            self.lookups.note_unknown(public_id);
+        }
+        Ok((asked, found))
+    }
+
     async fn by_token(&self, text: &str, peer: IpAddr, stale_will_do: bool) -> Result<Caller, GatewayError> {
         let read = || async {
-            let all = self.database.providers().await?;
+            let all = self.lookups.turn_of(peer).await?.providers().await?;
             Ok(Some(all.into_iter().map(Arc::new).collect()))
         };
         let providers = self.trust.get((PROVIDERS, &self.providers), (), stale_will_do, read).await?;
@@ -256,7 +280,7 @@ impl Authenticator {
     ) -> Result<Arc<Principal>, GatewayError> {
         let key = (provider.provider_id, presented.organisation.clone(), presented.subject.clone());
         let read = || async {
-            let found = self.database.find_identity(provider, presented).await?;
+            let found = self.find_identity(provider, presented, &key, peer).await?;
             if found.as_ref().is_some_and(|found| !found.is_outdated_by(presented)) {
                 return Ok(found);
             }
@@ -265,7 +289,14 @@ impl Authenticator {
             }
             self.sign_in(provider, presented, peer).await
         };
-        let found = self.trust.get((IDENTITIES, &self.identities), key, stale_will_do, read).await?;
+        let found = self.trust.get((IDENTITIES, &self.identities), key.clone(), stale_will_do, read).await;
+        let found = found.map_err(|error| match error {
+            // The only rule that a sign-in can break is a quota.
+            StoreError::Conflict(_) => GatewayError::Forbidden(
+                "your organisation has as many users as it may have: ask its admin, or an operator to allow more",
+            ),
+            other => other.into(),
+        })?;
         let Some(mut found) = found else {
             return Err(GatewayError::Forbidden(
                 "your identity provider is known, but you are not a user of this organisation: ask its admin to add you",
@@ -281,6 +312,20 @@ impl Authenticator {
         Ok(found.principal.clone())
     }
 
+    async fn find_identity(
+        &self,
+        provider: &Provider,
+        presented: &Presented,
+        key: &IdentityKey,
+        peer: IpAddr,
+    ) -> Result<Option<FoundIdentity>, StoreError> {
+        if let Some(known) = self.identities.get(key) {
+            let turn = self.database.turn_of(known.value.principal.org).await?;
+            return turn.find_identity(provider, presented).await;
+        }
+        self.lookups.turn_of(peer).await?.find_identity(provider, presented).await
+    }
+
     async fn sign_in(
         &self,
         provider: &Provider,
@@ -293,26 +338,14 @@ impl Authenticator {
             action: Some("sign_in".into()),
             request_id: None,
         };
-        self.database.acting(actor).sign_in(provider, presented).await
+        self.lookups.turn_of(peer).await?.acting(actor).sign_in(provider, presented).await
     }
 
     fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {
         match refused {
-            Refused::Wrong(why) => self.wrong(why, peer),
+            Refused::Wrong(why) => self.lookups.wrong(why, peer),
             Refused::Over(why) => GatewayError::Unauthenticated(why),
             Refused::Unknown => GatewayError::IdentityUnavailable,
-        }
-    }
-
-    /// Counts wrong credentials against the client's network; valid ones are never counted or refused.
-    fn wrong(&self, why: &'static str, peer: IpAddr) -> GatewayError {
-        match self.failures.check_key(&Network::of(peer)) {
-            Ok(()) => GatewayError::Unauthenticated(why),
-            Err(not_until) => {
-                metrics::counter!(m::LIMITED, "level" => Level::Address.as_str()).increment(1);
-                let retry_after = not_until.wait_time_from(DefaultClock::default().now());
-                GatewayError::RateLimited { level: Level::Address, retry_after }
-            }
         }
     }
 }

@@ -26,6 +26,7 @@ mod price_books;
 mod price_factors;
 pub mod problem;
 mod providers;
+mod quotas;
 mod resource;
 mod rules;
 mod statements;
@@ -52,15 +53,21 @@ use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
+use crate::bulk::Payer;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
-use crate::store::Database;
+use crate::rate_limits::RateLimits;
+use crate::store::SharedDatabase;
 use crate::telemetry::Tracing;
+
+/// The connections of the management API. One organisation, and all operators together, get half of what is free.
+pub const MANAGEMENT_CONNECTIONS: u32 = 6;
 
 /// What the management API is built from.
 #[derive(Clone)]
 pub struct Api {
-    pub database: Database,
+    pub database: SharedDatabase<Payer>,
+    pub limits: Arc<RateLimits>,
     pub authenticator: Arc<Authenticator>,
     /// The proxies that are trusted to name the client's address.
     pub proxies: TrustedProxies,
@@ -88,6 +95,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(me::show_caller))
         .routes(resource!(orgs::list_orgs, orgs::create_org))
         .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
+        .routes(resource!(quotas::show_quotas, quotas::update_quotas))
         .routes(resource!(teams::list_teams, teams::create_team))
         .routes(resource!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(resource!(users::list_users, users::create_user))

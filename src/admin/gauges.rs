@@ -5,16 +5,20 @@ use std::sync::Arc;
 use metrics_process::Collector;
 
 use crate::access::callers::Authenticator;
+use crate::bulk::Payer;
+use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::rate_limits::RateLimits;
-use crate::store::{Database, Lease};
+use crate::store::{Database, Lease, SharedDatabase};
 use crate::upstream::Upstream;
 
 /// The parts whose state is shown as metrics.
 pub struct Gauges {
-    /// The connection pool that serves callers.
-    pub callers: Database,
+    /// The connection pool of the data plane.
+    pub callers: SharedDatabase<OrgId>,
+    /// The connection pool of the management API.
+    pub management: SharedDatabase<Payer>,
     /// The connection pool of background jobs.
     pub upkeep: Database,
     /// The connection pool of the lease.
@@ -31,10 +35,11 @@ pub struct Gauges {
 impl Gauges {
     pub(super) fn show(&self) {
         self.callers.show_pool("callers");
+        self.management.show_pool("management");
         self.upkeep.show_pool("upkeep");
         self.lease_pool.show_pool("lease");
         // All pools follow the same servers.
-        metrics::counter!(m::PRIMARY_CHANGES).absolute(self.callers.primary_changes());
+        metrics::counter!(m::PRIMARY_CHANGES).absolute(self.upkeep.primary_changes());
         metrics::counter!(m::LOG_LINES_DROPPED).absolute(crate::log_queue::dropped_lines());
         metrics::gauge!(m::LEASE_HELD).set(u8::from(self.lease.holds()));
         self.authenticator.show();

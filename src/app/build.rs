@@ -10,17 +10,18 @@ use tokio_util::task::TaskTracker;
 use super::metrics::recorder;
 use super::run::time_in_flight;
 use super::{App, Listener, StartError, database, descriptors};
+use crate::access::LOOKUP_CONNECTIONS;
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
-use crate::admin::api::Api;
+use crate::admin::api::{Api, MANAGEMENT_CONNECTIONS};
 use crate::admin::{Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
-use crate::bulk::Bulk;
+use crate::bulk::{Bulk, Payer};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::handlers::Handlers;
-use crate::ids::GatewayId;
+use crate::ids::{GatewayId, OrgId};
 use crate::layers::body::{BodyReader, MAX_BODY, MAX_MANAGEMENT_BODY};
 use crate::layers::forward::Forward;
 use crate::layers::price::Price;
@@ -32,7 +33,9 @@ use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::server::{Certificate, bind};
 use crate::stack::Parts;
-use crate::store::{Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES, StoreError};
+use crate::store::{
+    Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES, SharedDatabase, StoreError,
+};
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
@@ -94,8 +97,12 @@ async fn listeners(
 /// The pools of connections to the database, besides the ledger's lanes. Statements that hang in one pool do not
 /// disturb the others.
 struct Pools {
-    /// For the data plane and the management API.
-    callers: Database,
+    /// For the data plane. Organisations have turns.
+    callers: SharedDatabase<OrgId>,
+    /// For the management API. Organisations and operators have turns.
+    management: SharedDatabase<Payer>,
+    /// For credentials that are not cached.
+    lookups: Database,
     /// For background jobs: tasks must be finished even while callers fill their pool.
     upkeep: Database,
     /// For the lease alone: without the lease this gateway may send nothing.
@@ -105,11 +112,17 @@ struct Pools {
 impl Pools {
     async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let of = |max_connections| database(&DatabaseConfig { max_connections, ..config.clone() });
-        let pools = Self { callers: database(config)?, upkeep: of(background::CONNECTIONS)?, lease: of(1)? };
-        for pool in [&pools.lease, &pools.upkeep, &pools.callers] {
+        let pools = Self {
+            callers: database(config)?.into(),
+            management: of(MANAGEMENT_CONNECTIONS)?.into(),
+            lookups: of(LOOKUP_CONNECTIONS)?,
+            upkeep: of(background::CONNECTIONS)?,
+            lease: of(1)?,
+        };
+        for pool in [&pools.lease, &pools.upkeep] {
             pool.find_primary().await?;
         }
-        pools.callers.check_schema().await?;
+        pools.upkeep.check_schema().await?;
         Ok(pools)
     }
 }
@@ -146,7 +159,7 @@ impl Shared {
         let tracing = Tracing::new(&config.telemetry, gateway)?;
         let lease = Arc::new(Lease::new(pools.lease.clone(), gateway, ms(config.ledger.lease_ms), Clock));
         let gateways = lease.renew().await?;
-        let authenticator = Arc::new(authenticator(config, &pools.callers)?);
+        let authenticator = Arc::new(authenticator(config, &pools)?);
         let prices = Arc::new(Prices::default());
         let watcher =
             Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
@@ -233,7 +246,8 @@ impl Shared {
 
     fn api(&self) -> Api {
         Api {
-            database: self.pools.callers.clone(),
+            database: self.pools.management.clone(),
+            limits: self.limits.clone(),
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             tasks: self.tasks.clone(),
@@ -249,6 +263,7 @@ impl Shared {
     fn operations(&self) -> Operations {
         let gauges = Gauges {
             callers: self.pools.callers.clone(),
+            management: self.pools.management.clone(),
             upkeep: self.pools.upkeep.clone(),
             lease_pool: self.pools.lease.clone(),
             lease: self.lease.clone(),
@@ -260,7 +275,7 @@ impl Shared {
         };
         gauges.process.describe();
         Operations {
-            database: self.pools.callers.clone(),
+            database: self.pools.upkeep.clone(),
             prices: self.prices.clone(),
             lease: self.lease.clone(),
             gauges: Arc::new(gauges),
@@ -287,13 +302,14 @@ impl Shared {
     }
 }
 
-fn authenticator(config: &Config, database: &Database) -> Result<Authenticator, StartError> {
+fn authenticator(config: &Config, pools: &Pools) -> Result<Authenticator, StartError> {
     let key_sets = KeySets::new(&config.auth, Clock)?;
     let failures = config.limits.failed_logins_per_minute;
-    Ok(Authenticator::new(database.clone(), key_sets, &config.auth, failures, Clock))
+    let (known, new) = (pools.callers.clone(), pools.lookups.clone());
+    Ok(Authenticator::new(known, new, key_sets, &config.auth, failures, Clock))
 }
 
-fn ledger(config: &Config, database: &Database, gateway: GatewayId) -> Ledger {
+fn ledger(config: &Config, database: &SharedDatabase<OrgId>, gateway: GatewayId) -> Ledger {
     let lanes = LaneSettings {
         profile: config.ledger.profile,
         lanes: config.ledger.lanes,

@@ -3,6 +3,8 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::run::OPERATIONS_CONNECTIONS;
+use crate::access::LOOKUP_CONNECTIONS;
+use crate::admin::api::MANAGEMENT_CONNECTIONS;
 use crate::background;
 use crate::config::Config;
 
@@ -20,7 +22,8 @@ pub(super) fn for_data_connections(config: &Config) -> usize {
             return wanted;
         }
     };
-    let pools = config.database.max_connections.saturating_add(background::CONNECTIONS);
+    let others = background::CONNECTIONS + MANAGEMENT_CONNECTIONS + LOOKUP_CONNECTIONS;
+    let pools = config.database.max_connections.saturating_add(others);
     let pools = usize::try_from(pools).unwrap_or(usize::MAX).saturating_add(config.ledger.lanes);
     let set_aside = OTHERS + OPERATIONS_CONNECTIONS;
     let left = limit.saturating_sub(set_aside.saturating_add(pools)) / 3;

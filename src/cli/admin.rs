@@ -111,6 +111,16 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
+fn quota(text: &str) -> Result<Limit, String> {
+    match text {
+        "default" => Ok(Limit(None)),
+        _ => match text.parse() {
+            Ok(number @ 0..) => Ok(Limit(Some(number))),
+            _ => Err("give a number from 0, or 'default'".into()),
+        },
+    }
+}
+
 fn instant(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "give an instant such as 2027-01-31T00:00:00Z".into())
 }

@@ -25,10 +25,11 @@ pub(super) struct CreditsData {
     responses((status = 200, description = "The balance and the budgets", body = Success<CreditsData>))
 )]
 pub(super) async fn credits(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
-    let balance = handlers.database.balance(call.stage.principal.org).await?;
-    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
     let Principal { org, user, key, .. } = *call.stage.principal;
-    let budgets = handlers.database.budgets_of_caller(org, user, key).await?;
+    let database = handlers.database.turn_of(org).await?;
+    let balance = database.balance(org).await?;
+    let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
+    let budgets = database.budgets_of_caller(org, user, key).await?;
     let data = CreditsData { balance, budgets };
     Ok(json_answer(StatusCode::OK, success(&data)))
 }

@@ -65,7 +65,7 @@ pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<A
         Ok::<_, GatewayError>((order, promise))
     };
     let (order, promise) = handlers.bulk.workers.run(payer, size, price).await??;
-    let balance = handlers.database.balance(principal.org).await?;
+    let balance = handlers.database.turn_of(principal.org).await?.balance(principal.org).await?;
     let balance = balance.ok_or(GatewayError::Internal("an organisation without a balance".into()))?;
     let data = QuoteData {
         task_type: order.task_type.to_string(),

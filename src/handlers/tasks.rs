@@ -36,7 +36,8 @@ pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<A
         },
     };
     // One more than shown tells whether there is another page.
-    let mut page = handlers.database.tasks(principal.org, &filter, limit + 1).await?;
+    let mut page =
+        handlers.database.turn_of(principal.org).await?.tasks(principal.org, &filter, limit + 1).await?;
     let more = page.len() > limit as usize;
     page.truncate(limit as usize);
     let cursor = page.last().filter(|_| more).map(|task| task.hold);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Below, Failure, Outcome, Stage, tell_error};
 use crate::call::{Admitted, Authenticated, Call};
 use crate::error::GatewayError;
-use crate::rate_limits::{RateHeaders, RateLimits};
+use crate::rate_limits::{Limited, RateHeaders, RateLimits};
 use crate::telemetry::Span;
 
 /// Counts a call against the rate limits of its key, user and organisation.
@@ -49,9 +49,10 @@ impl RateLimit {
         let mut span = Span::of_part("rate_limit");
         match self.limits.admit(&caller.principal, caller.endpoint) {
             Ok(rate) => (None, rate),
-            Err((error, rate)) => {
+            Err(Limited { level, retry_after, headers }) => {
+                let error = GatewayError::RateLimited { level, retry_after };
                 tell_error(&mut span, &error);
-                (Some(error), Some(rate))
+                (Some(error), Some(headers))
             }
         }
     }

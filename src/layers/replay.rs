@@ -12,14 +12,14 @@ use crate::call::{Admitted, Call, Fresh, NewCreate, Notes, ReadBody, RequestBody
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
-use crate::store::{Claim, Database, Fingerprint, Principal, State};
+use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State};
 use crate::strict;
 
 /// Reads a create's body, and replays the stored answer for a known idempotency key.
 #[derive(Debug, Clone)]
 pub struct Replay {
     /// Looks up the claims of idempotency keys, with their stored answers.
-    pub database: Database,
+    pub database: SharedDatabase<OrgId>,
     pub bodies: BodyReader,
     pub bulk: Bulk,
 }
@@ -65,7 +65,7 @@ impl Replay {
         let bytes = body.bytes.clone();
         let fingerprint = self.bulk.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
         let claim = match key {
-            Some(key) => self.database.claim(org, key).await?,
+            Some(key) => self.database.turn_of(org).await?.claim(org, key).await?,
             None => None,
         };
         Ok((body, fingerprint, claim))

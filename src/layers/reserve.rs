@@ -7,9 +7,9 @@ use super::{Below, Outcome, Stage, tell};
 use crate::bulk::Bulk;
 use crate::call::{Call, Held, NewCreate, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
-use crate::ids::HoldId;
+use crate::ids::{BudgetId, HoldId, OrgId};
 use crate::metrics as m;
-use crate::store::{HoldGuard, Ledger, NewHold, Verdict};
+use crate::store::{BudgetInForce, Claim, HoldGuard, Ledger, NewHold, StoreError, Verdict};
 use crate::telemetry::Span;
 use crate::upstream::{Permit, Refusal, Upstream};
 
@@ -73,7 +73,7 @@ impl Reserve {
                 }
                 // A budget that was deleted or raised in the meantime does not refuse: reserve again.
                 Verdict::OverBudget { budget, left } => {
-                    let budget = Box::pin(self.ledger.database().budget_in_force(org, budget)).await?;
+                    let budget = Box::pin(self.budget(org, budget)).await?;
                     if let Some(budget) = budget {
                         let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
                         let over = OverBudget { budget, used, required };
@@ -90,7 +90,7 @@ impl Reserve {
                 }
                 Verdict::KeyTaken => {
                     if let Some(key) = &create.idempotency_key
-                        && let Some(claim) = Box::pin(self.ledger.database().claim(org, key)).await?
+                        && let Some(claim) = Box::pin(self.claim(org, key)).await?
                         && let Some(result) = replay(&claim, create.fingerprint, &self.bulk, org)
                     {
                         notes.add(|notes| notes.hold = Some(claim.hold));
@@ -109,14 +109,26 @@ impl Reserve {
     /// "unavailable" would mean that no credits are held.
     async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
         let create = &priced.create;
-        let (org, user, key) = (create.principal.org, create.principal.user, create.principal.key);
         if refuses_if_in_doubt(create)
-            && let Ok(Some(reference)) =
-                self.ledger.database().in_doubt(org, user, key, create.fingerprint).await
+            && let Ok(Some(reference)) = self.doubt(create).await
         {
             return GatewayError::OutcomeUnknown { reference };
         }
         GatewayError::NotAdmitted(refusal)
+    }
+
+    async fn budget(&self, org: OrgId, budget: BudgetId) -> Result<Option<BudgetInForce>, StoreError> {
+        self.ledger.turn_of(org).await?.budget_in_force(org, budget).await
+    }
+
+    async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, StoreError> {
+        self.ledger.turn_of(org).await?.claim(org, key).await
+    }
+
+    /// The doubt of an earlier create with the same body.
+    async fn doubt(&self, create: &NewCreate) -> Result<Option<HoldId>, StoreError> {
+        let (org, user, key) = (create.principal.org, create.principal.user, create.principal.key);
+        self.ledger.turn_of(org).await?.in_doubt(org, user, key, create.fingerprint).await
     }
 
     fn new_hold(&self, priced: &Priced, permit: &Permit) -> NewHold {

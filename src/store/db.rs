@@ -14,4 +14,5 @@ pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
 pub(in crate::store) mod servers;
 pub(in crate::store) mod session;
+pub(in crate::store) mod shared;
 pub(in crate::store) mod words;

@@ -24,11 +24,12 @@ use crate::fail_point;
 use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
+use crate::store::db::shared::{SharedDatabase, Turn};
 
 /// The ledger of a running gateway.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    database: Database,
+    database: SharedDatabase<OrgId>,
     lanes: Lanes,
     gateway: GatewayId,
     reserve_timeout: Duration,
@@ -38,19 +39,20 @@ pub struct Ledger {
 impl Ledger {
     /// Starts the lanes. `reserve_timeout` is the longest that a caller waits for a reservation.
     pub fn start(
-        database: Database,
+        database: impl Into<SharedDatabase<OrgId>>,
         gateway: GatewayId,
         settings: &LaneSettings,
         reserve_timeout: Duration,
         clock: Clock,
     ) -> Self {
-        let lanes = Lanes::start(&database.servers, gateway, settings, clock);
+        let database = database.into();
+        let lanes = Lanes::start(database.servers(), gateway, settings, clock);
         Self { database, lanes, gateway, reserve_timeout, clock }
     }
 
-    /// The pool for everything that is not on the paid path.
-    pub fn database(&self) -> &Database {
-        &self.database
+    /// A turn of this organisation at the pool for everything that is not on the paid path.
+    pub async fn turn_of(&self, org: OrgId) -> Result<Turn<OrgId>, StoreError> {
+        self.database.turn_of(org).await
     }
 
     /// The gateway that owns this ledger's holds.

@@ -3,6 +3,7 @@
 mod ambiguous_tokens;
 mod keys;
 mod limits;
+mod lookups;
 mod proxies;
 mod revocation;
 mod tokens;

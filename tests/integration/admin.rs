@@ -2,6 +2,7 @@
 
 mod api;
 mod authorisation;
+mod bounds;
 mod credits;
 mod edges;
 mod providers;

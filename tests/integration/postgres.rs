@@ -5,3 +5,4 @@ mod failover;
 mod faults;
 mod locks;
 mod plans;
+mod turns;

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -14,10 +16,11 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::extract::Input;
 use super::problem::Problem;
-use super::rules::AccessRule;
+use super::rules::{AccessRule, caller};
 use super::trace::panicked;
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
+use crate::rate_limits::{Limited, Manager};
 use crate::store::{Acting, Actor, Database};
 use crate::telemetry::carry;
 
@@ -62,12 +65,12 @@ impl Handle for Acting {
     }
 }
 
-/// Whose bytes the body of a call is.
+/// Who pays for a call: whose bytes its body is, and whose turn at the database it takes.
 fn payer(caller: &Caller) -> Payer {
     caller.org().map_or(Payer::Operators, Payer::Org)
 }
 
-/// Admits a request, reads what the handler asks for, and answers with what the handler says.
+/// Authenticates the caller of a request, counts the call against its rate limit, and answers it.
 pub(super) async fn answer<H, P, I, F, R>(
     api: Api,
     rule: Arc<AccessRule>,
@@ -81,8 +84,43 @@ where
     F: Future<Output = R> + Send + 'static,
     R: IntoResponse,
 {
-    let (mut parts, body) = request.into_parts();
-    let (caller, actor) = rule.admit(&api, &mut parts, H::WRITES).await?;
+    let (parts, body) = request.into_parts();
+    let caller = caller(&api, &parts).await?;
+    let manager = match &caller {
+        Caller::Tenant(principal) => Manager::Org(principal.org),
+        Caller::Operator(operator) => Manager::Operator(&operator.name),
+    };
+    let (answer, rate) = match api.limits.admit_management(manager) {
+        Ok(rate) => (handle(api, rule, caller, parts, body, handler).await, rate),
+        Err(Limited { level, retry_after, headers }) => {
+            let (level, per_minute) = (level.as_str(), headers.per_minute());
+            (Err(Problem::TooManyCalls { level, per_minute, retry_after }), Some(headers))
+        }
+    };
+    let mut answer = answer.unwrap_or_else(Problem::into_response);
+    if let Some(rate) = rate {
+        rate.add_to(answer.headers_mut());
+    }
+    Ok(answer)
+}
+
+/// Admits a call, reads what the handler asks for, and answers with what the handler says.
+async fn handle<H, P, I, F, R>(
+    api: Api,
+    rule: Arc<AccessRule>,
+    caller: Caller,
+    mut parts: Parts,
+    body: Body,
+    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+) -> Result<Response, Problem>
+where
+    H: Handle,
+    P: DeserializeOwned + Send,
+    I: Input,
+    F: Future<Output = R> + Send + 'static,
+    R: IntoResponse,
+{
+    let actor = rule.admit(&api, &caller, &mut parts, H::WRITES).await?;
     // The body is read here, before anything is changed: a caller that is still sending must not delay a shutdown.
     let body = if I::HAS_BODY { Some(api.bodies.read(body, payer(&caller)).await?) } else { None };
     let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
@@ -91,13 +129,18 @@ where
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
     let input = I::read(&parts, &bytes)?;
     drop(body);
-    let call = ApiCall { caller, database: H::of(&api.database, actor), path: path.0, input };
+    let turn = api.database.turn_of(payer(&caller)).await?;
+    let call = ApiCall { caller, database: H::of(&turn, actor), path: path.0, input };
     let work = handler(call);
+    let answered = async move {
+        let answer = work.await.into_response();
+        drop(turn);
+        answer
+    };
     if !H::WRITES {
-        return Ok(work.await.into_response());
+        return Ok(answered.await);
     }
     // A task of its own, so that a caller that leaves cannot cut a change in two.
-    let answered = async move { work.await.into_response() };
     api.tasks.spawn(carry(answered)).await.or_else(|error| match error.try_into_panic() {
         Ok(panic) => Ok(panicked(panic)),
         Err(_) => Err(Problem::Internal),

@@ -74,6 +74,14 @@ pub enum Problem {
     /// Too many wrong credentials from the caller's address.
     #[error("too many failed attempts from this address")]
     TooManyAttempts(Duration),
+    /// More calls of the caller's organisation, or of this operator, than its limit allows.
+    #[error("too many calls of the management API in a minute: at most {per_minute} of one {level}")]
+    TooManyCalls {
+        /// Whose calls are limited: an organisation's or an operator's.
+        level: &'static str,
+        per_minute: u32,
+        retry_after: Duration,
+    },
     /// The database cannot be reached, or did not answer in time.
     #[error(
         "the database cannot be reached right now. A change may or may not have been made: check before you try again"
@@ -96,7 +104,7 @@ impl Problem {
         ("412", "The resource was changed since you read it"),
         ("413", "The body is larger than 1 MiB"),
         ("422", "The Idempotency-Key was used for another request"),
-        ("429", "Too many wrong credentials from your address"),
+        ("429", "Too many calls in a minute, or too many wrong credentials from your address"),
         ("500", "A defect of the gateway"),
         ("503", "The database cannot be reached"),
     ];
@@ -125,6 +133,7 @@ impl Problem {
             Self::TooManyAttempts(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts")
             }
+            Self::TooManyCalls { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many calls"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
         }
@@ -135,7 +144,9 @@ impl Problem {
     /// After how many seconds the same call may be sent again; none: it would fare no better.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooManyAttempts(after) => Some(after.as_secs().saturating_add(1)),
+            Self::TooManyAttempts(after) | Self::TooManyCalls { retry_after: after, .. } => {
+                Some(after.as_secs().saturating_add(1))
+            }
             Self::InProgress => Some(1),
             Self::Unavailable => Some(5),
             Self::Invalid(_)

@@ -13,9 +13,10 @@ use super::caller::ApiRole;
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
+use crate::bulk::Payer;
 use crate::call::Peer;
 use crate::ids::OrgId;
-use crate::store::{Actor, Database, Owned};
+use crate::store::{Actor, Owned, SharedDatabase};
 use crate::strict;
 use crate::telemetry;
 
@@ -34,25 +35,21 @@ impl AccessRule {
         }
     }
 
-    /// Authenticates the caller and checks that it may call this operation on what the path names. The [`Actor`] is the
-    /// caller as the audit log shall name it.
+    /// Checks that the caller may call this operation on what the path names. The [`Actor`] is the caller as the audit log
+    /// shall name it.
     pub(super) async fn admit(
         &self,
         api: &Api,
+        caller: &Caller,
         parts: &mut Parts,
         writes: bool,
-    ) -> Result<(Caller, Actor), Problem> {
-        let address = address(parts, &api.proxies);
-        let header = strict::single_header(&parts.headers, "Authorization")?;
-        let header = header.map(|value| value.to_str().unwrap_or_default());
-        let caller = api.authenticator.authenticate(header, address, false).await?;
-        Peer::of(&parts.extensions).is_known();
+    ) -> Result<Actor, Problem> {
         let role = ApiRole::of(&caller).as_str();
         if !self.roles.iter().any(|named| named == role) {
             let roles = self.roles.join(", ");
             return Err(Problem::Forbidden(format!("this is for {roles}; you are {role}")));
         }
-        if let Caller::Tenant(principal) = &caller
+        if let Caller::Tenant(principal) = caller
             && principal.suspended
             && writes
         {
@@ -67,12 +64,21 @@ impl AccessRule {
         }
         let actor = Actor {
             name: caller.name(),
-            address: Some(address),
+            address: Some(address(parts, &api.proxies)),
             action: Some(self.operation.clone()),
             request_id: telemetry::request_id(),
         };
-        Ok((caller, actor))
+        Ok(actor)
     }
+}
+
+/// The caller whose credentials a request has.
+pub(super) async fn caller(api: &Api, parts: &Parts) -> Result<Caller, Problem> {
+    let header = strict::single_header(&parts.headers, "Authorization")?;
+    let header = header.map(|value| value.to_str().unwrap_or_default());
+    let caller = api.authenticator.authenticate(header, address(parts, &api.proxies), false).await?;
+    Peer::of(&parts.extensions).is_known();
+    Ok(caller)
 }
 
 fn roles(requirement: &SecurityRequirement) -> Vec<String> {
@@ -88,7 +94,7 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
 
 /// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one
 /// that does not exist, so that ids cannot be probed.
-async fn within(database: &Database, org: OrgId, params: &RawPathParams) -> Result<(), Problem> {
+async fn within(database: &SharedDatabase<Payer>, org: OrgId, params: &RawPathParams) -> Result<(), Problem> {
     for (name, text) in params {
         let missing = || Problem::NotFound(format!("there is no {text}"));
         let owned = match name {
@@ -104,7 +110,7 @@ async fn within(database: &Database, org: OrgId, params: &RawPathParams) -> Resu
             _ => continue,
         };
         let owner = match owned {
-            Ok(owned) => database.owner(owned).await?,
+            Ok(owned) => database.turn_of(Payer::Org(org)).await?.owner(owned).await?,
             Err(_) => None,
         };
         if owner != Some(org) {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::CliError;
 use super::client::{Column, QueryString, Session};
-use super::{Limit, limit, named};
+use super::{Limit, limit, named, quota};
 use crate::ids::{OrgId, TeamId, UserId};
 
 const ORG: &[Column] = &[
@@ -23,6 +23,7 @@ const ORG: &[Column] = &[
     ("IN DOUBT", "in_doubt"),
     ("TIME ZONE", "time_zone"),
 ];
+const QUOTA: &[Column] = &[("QUOTA", "kind"), ("USED", "used"), ("MOST", "most"), ("OWN", "own")];
 const TEAM: &[Column] =
     &[("TEAM", "team_id"), ("NAME", "name"), ("STATUS", "status"), ("CREATED", "created_at")];
 const USER: &[Column] = &[
@@ -61,6 +62,8 @@ pub(super) enum OrgCommand {
     /// Change an organisation. Settings that are not given stay.
     #[command(visible_alias = "limits")]
     Update(OrgUpdate),
+    /// Show how many users, teams, keys and budgets an organisation may have, or change it.
+    Quotas(OrgQuotas),
     /// Suspend an organisation: its creates are refused; its unfinished tasks run on and can be read.
     Suspend {
         /// Id of the organisation.
@@ -76,6 +79,24 @@ pub(super) enum OrgCommand {
         /// Id of the organisation.
         org: OrgId,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OrgQuotas {
+    /// Id of the organisation.
+    org: OrgId,
+    /// Maximum number of users: a number, or 'default' for the platform's.
+    #[arg(long, value_parser = quota, value_name = "N")]
+    users: Option<Limit>,
+    /// Maximum number of teams: a number, or 'default' for the platform's.
+    #[arg(long, value_parser = quota, value_name = "N")]
+    teams: Option<Limit>,
+    /// Maximum number of keys that are not revoked: a number, or 'default' for the platform's.
+    #[arg(long, value_parser = quota, value_name = "N")]
+    keys: Option<Limit>,
+    /// Maximum number of budgets: a number, or 'default' for the platform's.
+    #[arg(long, value_parser = quota, value_name = "N")]
+    budgets: Option<Limit>,
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +154,17 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
             set("overdraft", update.overdraft.map(Value::from));
             set("price_factor_bp", update.price_factor.map(Value::from));
             session.show(&session.patch(&path(update.org), patch.into()).await?, ORG);
+        }
+        OrgCommand::Quotas(OrgQuotas { org, users, teams, keys, budgets }) => {
+            let path = format!("{}/quotas", path(org));
+            let given = [("users", users), ("teams", teams), ("keys", keys), ("budgets", budgets)];
+            let patch: Map<String, Value> =
+                given.into_iter().filter_map(|(kind, most)| Some((kind.into(), most?.0.into()))).collect();
+            if !patch.is_empty() {
+                session.patch(&path, patch.into()).await?;
+            }
+            let quotas = session.get(&path).await?;
+            session.show_all(quotas["items"].as_array().map_or(&[][..], Vec::as_slice), QUOTA);
         }
         OrgCommand::Suspend { org } => {
             session.show(&session.patch(&path(org), json!({"status": "suspended"})).await?, ORG);

@@ -151,6 +151,16 @@ impl Database {
         Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
+    /// The most connections that this pool opens.
+    pub(in crate::store) fn max_connections(&self) -> u32 {
+        self.queries.pool().options().get_max_connections()
+    }
+
+    /// How long a caller waits for a connection.
+    pub(in crate::store) fn patience(&self) -> Duration {
+        self.queries.patience()
+    }
+
     /// Sets the connection gauges of this pool, which the metrics call `pool`.
     pub fn show_pool(&self, pool: &'static str) {
         metered::pool(pool, self.queries.pool());

@@ -13,11 +13,11 @@ mod tests;
 
 /// The revision of all definitions together: a landing that changes a definition increments it. A gateway serves on the
 /// revision that it was built with and on newer ones; an older program does not replace newer texts by its own.
-pub(super) const REVISION: i32 = 2;
+pub(super) const REVISION: i32 = 3;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "73bc9e8d31f1dc03";
+const DIGEST: &str = "6224bbd415410156";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -79,8 +79,10 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/budgets/window_start",
     "functions/directory/begin_bootstrap",
     "functions/directory/change_org",
+    "functions/directory/check_quota",
     "functions/directory/delete_team",
     "functions/directory/provider_conflict",
+    "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",
     "functions/directory/sign_in",
     "functions/ledger/reserve_batch",
@@ -118,6 +120,7 @@ const DEFINITIONS: &[Definition] = definitions![
     "triggers/price_activation",
     "triggers/price_book",
     "triggers/price_factor",
+    "triggers/quota",
     "triggers/signing_key",
     "triggers/team",
     "triggers/user_identity",
@@ -162,6 +165,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/directory/change_org",
     "functions/directory/delete_team",
     "functions/directory/provider_conflict",
+    "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",
     "functions/directory/sign_in",
     "functions/ledger/reserve_batch",

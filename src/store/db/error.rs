@@ -80,6 +80,10 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("57014" | "55P03")) => {
                 Self::Timeout
             }
+            // Raised by a rule of ours, in words for the caller.
+            sqlx::Error::Database(e) if e.code().as_deref() == Some(REFUSED_BY_RULE) => {
+                Self::Conflict(e.message().to_owned())
+            }
             sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
                 Self::Unstorable(Arc::new(error))
             }
@@ -105,6 +109,9 @@ impl From<NoPrimary> for sqlx::Error {
         Self::Configuration(Box::new(error))
     }
 }
+
+/// The SQLSTATE that functions raise when they refuse a change, with a message for the caller.
+const REFUSED_BY_RULE: &str = "TG001";
 
 /// Whether the value is at fault: data exceptions, broken constraints, exceeded limits such as a text too long for its
 /// index.

@@ -39,7 +39,7 @@ fn kind(error: &sqlx::Error) -> &'static str {
         sqlx::Error::Database(error) => match error.code().as_deref().unwrap_or_default() {
             "57014" => "statement timeout",
             "55P03" | "40001" | "40P01" => "locked",
-            code if code.starts_with("23") => "conflict",
+            code if code.starts_with("23") || code.starts_with("TG") => "conflict",
             code if code.starts_with("22") || code.starts_with("54") => "input",
             // SQLSTATE classes: shut down, starting up, too many connections, not authorised
             code if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") => {

@@ -25,6 +25,8 @@ const FILES: &[(&str, &str)] = migrations![
     "0008_changes",
     "0009_reporting",
     "0010_budget_counting",
+    "0011_quotas",
+    "0012_unpaid_holds",
 ];
 
 /// All migrations, ordered by version.

@@ -95,6 +95,11 @@ impl Queries {
         &self.pool
     }
 
+    /// How long a caller waits for a connection.
+    pub(in crate::store) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// One statement that may take longer than others, or that changes something on behalf of an actor.
     pub(in crate::store) fn statement(&self, deadline: Deadline, actor: Option<Arc<str>>) -> Statement {
         Statement { queries: self.clone(), deadline, actor }

@@ -18,10 +18,12 @@ use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
 mod orgs;
+mod quotas;
 mod teams;
 mod users;
 
 pub use crate::store::directory::tenancy::orgs::{NewOrg, Org, OrgChange, OrgFilter};
+pub use crate::store::directory::tenancy::quotas::{Quota, QuotaKind};
 pub use crate::store::directory::tenancy::teams::{Team, TeamChange};
 pub use crate::store::directory::tenancy::users::{NewUser, User, UserChange, UserFilter};
 

@@ -17,34 +17,7 @@ use crate::support::fixture::{
 };
 use crate::support::gateway::MASTER_KEY;
 use crate::support::process::{Process, Scratch};
-use crate::support::tenant::{Tenant, make};
-
-/// So many tasks of the tenant's key that have ended, each charged 90 credits; the credits for them were granted.
-async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
-    sqlx::query(
-        "with ended as ( \
-           insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
-             balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at, recorded_at, \
-             ended_at, charged, raw_consumed, reported, drift) \
-           select $1, gen_random_uuid(), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, t, \
-             90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
-         charged as ( \
-           insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \
-           select org_id, hold_id, 'consume', -90, hold_id, user_id, key_id, team_id, task_type, ended_at from ended), \
-         granted as ( \
-           insert into entry (org_id, entry_id, kind, amount, reason, created_at) \
-           values ($1, gen_random_uuid(), 'grant', 90 * $5, 'for its history', now())) \
-         update org_balance set granted = granted + 90 * $5, consumed = consumed + 90 * $5 where org_id = $1",
-    )
-    .bind(tenant.org.as_uuid())
-    .bind(tenant.user.as_uuid())
-    .bind(tenant.key.as_uuid())
-    .bind(tenant.team.as_uuid())
-    .bind(tasks)
-    .execute(db.pool())
-    .await
-    .unwrap();
-}
+use crate::support::tenant::{Tenant, history, make};
 
 /// Makes a budget of the organisation's keys and leaves the count to others.
 async fn coming(db: &TestDatabase, tenant: &Tenant, credits: i64) {

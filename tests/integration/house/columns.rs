@@ -201,6 +201,7 @@ impl<'a> Driver<'a> {
             "PUT /admin/v1/price-books/{version}/prices/{task_type}" => {
                 json!({"unit": "fixed", "credits": 5})
             }
+            "PATCH /admin/v1/orgs/{org_id}/quotas" => json!({"users": 20_000}),
             "POST /admin/v1/price-books/{version}/activate" => json!({}),
             "POST /admin/v1/price-books/{version}/unschedule" => {
                 self.operator.post(&version().unwrap(), json!({"at": later})).await.expect(200);

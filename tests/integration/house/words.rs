@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::ids::{BudgetId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
-    AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit, Role,
-    Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError, TargetKind,
+    AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit,
+    QuotaKind, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError, TargetKind,
 };
 use uuid::Uuid;
 
@@ -37,7 +37,8 @@ fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
         Period,
         PriceUnit,
         TargetKind,
-        GivenRole
+        GivenRole,
+        QuotaKind
     ]
 }
 

@@ -100,8 +100,8 @@ async fn a_lock_makes_no_more_backends_than_the_pools_have() {
     const CALLERS: usize = 60;
     const POOL: u32 = 6;
     const LANES: usize = 2;
-    // the pool of this test, upkeep, the listener, an audit, the lease
-    const OTHERS: i64 = 8 + 14 + 1 + 1 + 1;
+    // the pool of this test, upkeep, the listener, an audit, the lease, management, look-ups
+    const OTHERS: i64 = 8 + 15 + 1 + 1 + 1 + 6 + 4;
     // Each waits for a connection, or for the ledger, for as long as it may: 45 seconds under the lock.
     const ROUNDS: usize = 9;
     let gateway = TestGateway::builder()

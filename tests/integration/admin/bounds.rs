@@ -1,0 +1,139 @@
+//! What one organisation, or one operator, may take of the management API.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use tollgate::store::OperatorRole;
+
+use crate::support::admin_client::AdminClient;
+use crate::support::database::until;
+use crate::support::gateway::TestGateway;
+
+#[tokio::test]
+async fn calls_are_limited_by_organisation_and_by_operator() {
+    let gateway = TestGateway::builder()
+        .config(|config| {
+            config.limits.org_management_per_minute = 3;
+            config.limits.operator_management_per_minute = 5;
+        })
+        .start()
+        .await;
+    let other = gateway.another_org("another customer", 0).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let second = AdminClient::new(&gateway, gateway.another_user("second", "admin").await.text);
+    let theirs = AdminClient::org_admin(&gateway, &other).await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    // Whoever of the organisation calls, and whatever becomes of it.
+    admin.get("/admin/v1/me").await.expect(200);
+    second.get("/admin/v1/operator-tokens").await.expect(403);
+    admin.get("/admin/v1/me").await.expect(200);
+    let refused = second.get("/admin/v1/me").await;
+    let seconds: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=21).contains(&seconds), "{seconds}");
+    assert_eq!(refused.headers["ratelimit-policy"], r#""organisation";q=3;w=60"#);
+    let problem = refused.expect(429);
+    assert_eq!(problem["code"], "rate_limited");
+    let detail = problem["detail"].as_str().unwrap();
+    assert_eq!(detail, "too many calls of the management API in a minute: at most 3 of one organisation");
+    theirs.get("/admin/v1/me").await.expect(200);
+    // The data plane has limits of its own.
+    gateway.get("/api/credits").await.expect(200);
+    for _ in 0..5 {
+        operator.get("/admin/v1/orgs").await.expect(200);
+    }
+    operator.get("/admin/v1/orgs").await.expect(429);
+    let colleague = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
+    colleague.get("/admin/v1/orgs").await.expect(200);
+}
+
+#[tokio::test]
+async fn what_hangs_for_one_organisation_leaves_turns_for_others() {
+    let gateway = TestGateway::start().await;
+    let other = gateway.another_org("another customer", 1_000).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let theirs = AdminClient::org_admin(&gateway, &other).await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    // Their keys are looked up before: a look-up reads teams.
+    for warm in [&admin, &theirs] {
+        warm.get("/admin/v1/me").await.expect(200);
+    }
+    gateway.get("/api/credits").await.expect(200);
+    let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
+    holder.execute("begin; lock table team in access exclusive mode").await.unwrap();
+    let hanging = async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and wait_event_type = 'Lock' and query like '%from team%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    let path = format!("/admin/v1/orgs/{}/teams", gateway.caller.org);
+    let busy = join_all((0..12).map(|_| admin.get(&path)));
+    let innocent = async {
+        until("as many hang as may", async || hanging().await >= 3).await;
+        for _ in 0..5 {
+            theirs.get(&format!("/admin/v1/orgs/{}/budgets", other.org)).await.expect(200);
+            operator.get("/admin/v1/price-books").await.expect(200);
+            gateway.get("/api/credits").await.expect(200);
+            gateway.create(&crate::support::gateway::body("beside a busy admin")).await.expect(200);
+        }
+        assert_eq!(hanging().await, 3, "half of the pool is the most for one organisation");
+        holder.execute("rollback").await.unwrap();
+    };
+    tokio::join!(busy, innocent);
+}
+
+#[tokio::test]
+async fn an_organisation_has_no_more_than_its_quotas() {
+    let gateway = TestGateway::start().await;
+    let org = gateway.caller.org;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let path = format!("/admin/v1/orgs/{org}/quotas");
+    let quota = |shown: &Value, kind: &str| {
+        let items = shown["items"].as_array().unwrap();
+        items.iter().find(|quota| quota["kind"] == kind).unwrap().clone()
+    };
+    let shown = admin.get(&path).await.expect(200);
+    assert_eq!(
+        (&quota(&shown, "teams")["most"], &quota(&shown, "teams")["own"]),
+        (&json!(1000), &json!(false))
+    );
+    let [users, keys] = ["users", "keys"].map(|kind| quota(&shown, kind)["used"].as_i64().unwrap());
+    admin.patch(&path, json!({"users": 9})).await.expect(403);
+    operator.patch(&path, json!({"users": -1})).await.expect(400);
+    let patch = json!({"users": users + 1, "keys": keys + 1, "teams": 0, "budgets": 1});
+    operator.patch(&path, patch).await.expect(200);
+
+    let make =
+        async |what: &str, body: Value| admin.post(&format!("/admin/v1/orgs/{org}/{what}"), body).await;
+    let user = make("users", json!({"name": "the last"})).await.expect(201);
+    let refused = make("users", json!({"name": "one too many"})).await.expect(409);
+    let most = users + 1;
+    let detail = format!("this organisation may have {most} users: an operator can allow more");
+    assert_eq!(refused["detail"], detail);
+    make("teams", json!({"name": "any"})).await.expect(409);
+    let of_user = json!({"user_id": user["user_id"], "name": "key"});
+    let key = make("keys", of_user.clone()).await.expect(201);
+    make("keys", of_user.clone()).await.expect(409);
+    let of_key = |period: &str| json!({"level": "key", "period": period, "credits": 5});
+    make("budgets", of_key("daily")).await.expect(201);
+    make("budgets", of_key("weekly")).await.expect(409);
+    let used = admin.get(&path).await.expect(200);
+    assert_eq!(quota(&used, "users"), json!({"kind": "users", "used": most, "most": most, "own": true}));
+
+    // What is revoked or deleted makes room, and so does an operator.
+    admin
+        .post(&format!("/admin/v1/keys/{}/revoke", key["key_id"].as_str().unwrap()), json!({}))
+        .await
+        .expect(200);
+    make("keys", of_user).await.expect(201);
+    let id = user["user_id"].as_str().unwrap();
+    admin.call(Method::DELETE, &format!("/admin/v1/users/{id}"), None).await.expect(204);
+    make("users", json!({"name": "another"})).await.expect(201);
+    let said = gateway.admin_says(&["org", "quotas", &org.to_string(), "--teams", "default"]).await;
+    let line = said.out.lines().find(|line| line.starts_with("teams")).unwrap();
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["teams", "0", "1000", "false"]);
+    make("teams", json!({"name": "any"})).await.expect(201);
+    let log = operator.get(&format!("/admin/v1/orgs/{org}/audit-log?action=update_quotas")).await.expect(200);
+    assert!(log["items"].as_array().unwrap().len() >= 4, "{log}");
+}
