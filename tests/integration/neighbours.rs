@@ -8,3 +8,4 @@ mod bodies;
 mod connections;
 mod strangers;
 mod street;
+mod tenants;

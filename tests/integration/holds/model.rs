@@ -501,8 +501,14 @@ impl History<'_> {
             .iter()
             .any(|(_, kind)| matches!(kind, Kind::Settle(raw) | Kind::LateSettle(raw) if *raw > 1 << 40));
         // A hold's second step lets others pass, who may take the upstream id that it wants.
-        let runs = steps.iter().filter(|(_, kind)| matches!(kind, Kind::Run(_) | Kind::LateRun(_))).count();
-        huge || (runs > 1 && (0..steps.len()).any(repeated))
+        let runs: Vec<State> = steps
+            .iter()
+            .filter(|(_, kind)| matches!(kind, Kind::Run(_) | Kind::LateRun(_)))
+            .map(|(index, _)| self.model.holds[*index].state)
+            .collect();
+        // An accepted create passes those that need the balance row.
+        let passed = runs.contains(&State::Held) && runs.iter().any(|state| *state != State::Held);
+        huge || (runs.len() > 1 && (passed || (0..steps.len()).any(repeated)))
     }
 
     fn as_step(&self, index: usize, kind: &Kind) -> Step {

@@ -8,17 +8,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, RequestBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate::ids::OrgId;
+use tollgate::store::KeySpec;
 
 use crate::support::database::{TestDatabase, until};
 use crate::support::faults::fleet::{Fleet, Spec};
-use crate::support::faults::load::{ADDRESS, Reply};
+use crate::support::faults::load::{ADDRESS, Customers, Reply};
 use crate::support::faults::{long, scaled};
 use crate::support::http;
+use crate::support::seed::admin_named;
 
 /// The organisations by their place in the fleet.
 const ATTACKER: usize = 0;
@@ -30,16 +34,48 @@ const MEMORY: u64 = 512 << 20;
 /// What an attack is given.
 #[derive(Clone)]
 pub struct Target {
+    /// The data listener of the first gateway.
     pub data: SocketAddr,
     pub operations: SocketAddr,
     /// A key of the attacker's organisation.
     pub key: String,
+    /// A key of its admin.
+    pub admin_key: String,
+    pub org: OrgId,
+    /// The real gateways and their database; none while the attack is let loose on a server that ignores it.
+    pub real: Option<Real>,
     /// Cancelled when the attack is to end.
     pub over: CancellationToken,
     /// Counts the connections, requests or bodies of the attack.
     pub sent: Arc<AtomicUsize>,
     /// The connections and loops of the attack.
     pub tasks: TaskTracker,
+}
+
+/// What an attacker can reach besides the first gateway.
+#[derive(Clone)]
+pub struct Real {
+    pub customers: Arc<Customers>,
+    pub database: PgPool,
+}
+
+impl Real {
+    /// Creates of the attacker's organisation, on all gateways in turn, by so many workers and until the attack is over.
+    pub fn create(&self, target: &Target, workers: usize) {
+        for worker in 0..workers {
+            let (each, customers) = (target.clone(), self.customers.clone());
+            target.tasks.spawn(async move {
+                // Each is written down: what becomes of it is held against the books.
+                for number in worker.. {
+                    if each.over.is_cancelled() {
+                        return;
+                    }
+                    each.sent.fetch_add(1, Ordering::Relaxed);
+                    customers.create(ATTACKER, number % customers.gateways.len()).await;
+                }
+            });
+        }
+    }
 }
 
 /// What the neighbours met.
@@ -79,31 +115,54 @@ pub struct Street {
     fleet: Fleet,
     db: TestDatabase,
     client: Client,
+    admin_key: String,
 }
 
 impl Street {
     pub async fn new() -> Self {
+        Self::of(1).await
+    }
+
+    /// A street with so many gateways.
+    pub async fn of(gateways: usize) -> Self {
         let db = TestDatabase::new().await;
         let mut spec = Spec::on(db.url()).patient();
-        spec.gateways = 1;
+        spec.gateways = gateways;
+        // All organisations share a lane.
+        spec.all.push(("TOLLGATE_LEDGER__LANES", "1".into()));
         spec.all.push(("TOLLGATE_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".into()));
         // As many as a process gets where nobody raises the limit.
         spec.descriptors = Some(1_024);
         let fleet = Fleet::start(spec).await;
         let client = http::builder().local_address(Some(ADDRESS)).build().unwrap();
-        Self { fleet, db, client }
+        let org = fleet.customers.tenants[ATTACKER].org;
+        let admin = db.database().add_user(org, &admin_named("its admin")).await.unwrap();
+        let spec = KeySpec { name: "admin".into(), env: "test".into(), ..KeySpec::default() };
+        let (_, key) = db.database().create_key(org, admin, &spec).await.unwrap();
+        Self { fleet, db, client, admin_key: key.expose().to_owned() }
     }
 
-    fn base(&self) -> String {
-        self.fleet.customers.gateways[0].lock().unwrap().clone()
+    /// From here on the vendor treats the attacker's creates, or its tasks, like this.
+    pub async fn vendor_does(self, on: &str, fault: Value) -> Self {
+        let theirs = format!("organisation {ATTACKER} create");
+        let rule = json!([{"on": on, "match": {"prompt_contains": theirs}, "fault": fault}]);
+        self.fleet.vendor.script(rule).await;
+        self
     }
 
-    fn target(&self, data: SocketAddr) -> Target {
+    fn base(&self, gateway: usize) -> String {
+        self.fleet.customers.gateways[gateway].lock().unwrap().clone()
+    }
+
+    fn target(&self, data: SocketAddr, real: Option<Real>) -> Target {
         let operations = self.fleet.admin_url(0);
         Target {
             data,
             operations: operations.trim_start_matches("http://").parse().unwrap(),
             key: self.fleet.customers.tenants[ATTACKER].key.clone(),
+            admin_key: self.admin_key.clone(),
+            org: self.fleet.customers.tenants[ATTACKER].org,
+            real,
             over: CancellationToken::new(),
             sent: Arc::default(),
             tasks: TaskTracker::new(),
@@ -111,11 +170,11 @@ impl Street {
     }
 
     /// One round of a neighbour: it creates a task, and looks at it, at its list, its price and its balance.
-    async fn round(&self, neighbour: usize, met: &Met) {
-        let (base, key) = (self.base(), &self.fleet.customers.tenants[neighbour].key);
+    async fn round(&self, neighbour: usize, gateway: usize, met: &Met) {
+        let (base, key) = (self.base(gateway), &self.fleet.customers.tenants[neighbour].key);
         let get = |path: String| self.client.get(format!("{base}{path}")).bearer_auth(key);
         let begun = Instant::now();
-        let reply = self.fleet.customers.create(neighbour, 0).await;
+        let reply = self.fleet.customers.create(neighbour, gateway).await;
         met.note("create", begun, matches!(reply, Reply::Accepted(_)), || format!("{reply:?}"));
         if let Reply::Accepted(task) = &reply {
             met.call("status", get(format!("/api/status?task_id={task}"))).await;
@@ -130,17 +189,23 @@ impl Street {
     /// The neighbours' calls, so many rounds and until `over`.
     async fn lives(&self, rounds: usize, met: &Met) {
         let live = async |neighbour| {
-            for _ in 0..rounds {
-                self.round(neighbour, met).await;
+            for round in 0..rounds {
+                self.round(neighbour, round % self.fleet.customers.gateways.len(), met).await;
             }
         };
         let [one, other] = NEIGHBOURS;
         tokio::join!(live(one), live(other));
     }
 
-    /// The process' memory now and at its peak, in bytes.
+    /// The memory of the largest gateway now and at its peak, in bytes.
     fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.fleet.id(0))).unwrap();
+        let gateways = 0..self.fleet.customers.gateways.len();
+        let all = gateways.map(|gateway| self.memory_of(gateway));
+        all.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1))).unwrap()
+    }
+
+    fn memory_of(&self, gateway: usize) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.fleet.id(gateway))).unwrap();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
             let figure = line.split_whitespace().nth(1).unwrap();
@@ -162,24 +227,24 @@ impl Street {
         if let Some(baseline) = &baseline {
             // Its own processor time is not the gateway's fault: it sends the same to a server that ignores it.
             let ignoring = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let target = self.target(ignoring.local_addr().unwrap());
+            let target = self.target(ignoring.local_addr().unwrap(), None);
             target.tasks.spawn(ignore(ignoring, target.over.clone()));
-            let running = target.tasks.spawn(attack(target.clone()));
+            target.tasks.spawn(attack(target.clone()));
             self.lives(rounds, baseline).await;
             target.over.cancel();
-            running.abort();
             target.tasks.close();
             target.tasks.wait().await;
         }
         let met = Met::default();
-        let target = self.target(self.base().trim_start_matches("http://").parse().unwrap());
-        let running = target.tasks.spawn(attack(target.clone()));
+        let real = Real { customers: self.fleet.customers.clone(), database: self.fleet.pool.clone() };
+        let data = self.base(0).trim_start_matches("http://").parse().unwrap();
+        let target = self.target(data, Some(real));
+        target.tasks.spawn(attack(target.clone()));
         while target.sent.load(Ordering::Relaxed) < strength {
             self.lives(1, &met).await;
         }
         self.lives(rounds, &met).await;
         target.over.cancel();
-        running.abort();
         target.tasks.close();
         target.tasks.wait().await;
 
