@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bulk::SMALL;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
@@ -207,6 +208,11 @@ words! {
 }
 
 impl Step {
+    /// Whether its texts are so long that writing them would keep others waiting.
+    pub(in crate::store) fn is_heavy(&self) -> bool {
+        self.text_bytes() > SMALL
+    }
+
     pub(in crate::store) fn text_bytes(&self) -> usize {
         match self {
             Self::Run { data, answer, .. } => data.len() + answer.len(),

@@ -1,5 +1,5 @@
 //! Side lanes: a few connections for the organisations that would keep their lanes waiting, because somebody has locked
-//! their rows or because the database refuses what they ask for. A side lane works on one organisation at a time and makes
+//! their rows, because the database refuses what they ask for, or because they have megabytes to write. A side lane works on one organisation at a time and makes
 //! one call for it; then the next organisation has its turn. So one organisation's trouble is its own.
 //!
 //! A lane sends everything of an organisation that is here after it, so that the order is kept, until nothing of it is
@@ -43,16 +43,16 @@ struct Inner {
     changed: Notify,
     shown: metrics::Gauge,
     clock: Clock,
-    /// How many side lanes may work on organisations whose last call failed.
+    /// How many side lanes may work on organisations whose last call failed, or whose next one is long.
     for_troubled: usize,
 }
 
 #[derive(Default)]
 struct State {
     orgs: HashMap<OrgId, Entry>,
-    /// Organisations that wait for their turn, and whose last call did not fail.
+    /// The other organisations that wait for their turn.
     fresh: VecDeque<OrgId>,
-    /// Organisations that wait for their turn after a failed call.
+    /// Organisations that wait for their turn after a failed call, or with a long one.
     troubled: VecDeque<OrgId>,
     troubled_at_work: usize,
     /// Whether the last turn was one of these.
@@ -66,7 +66,7 @@ struct Entry {
     reserves: Pile<ReserveItem>,
     /// The holds of the steps that are here, those at work included.
     holds: HashMap<HoldId, usize>,
-    /// Whether a side lane works on it, and whether it does so because an earlier call failed.
+    /// Whether a side lane works on it, and whether it does so as on one in trouble.
     at_work: Option<bool>,
     /// Whether its next call is for reservations, if it has any.
     reserves_next: bool,
@@ -134,7 +134,19 @@ impl<T> Pile<T> {
     }
 }
 
+impl State {
+    /// The organisations that wait for their turn: those in trouble, or the others.
+    fn queue(&mut self, troubled: bool) -> &mut VecDeque<OrgId> {
+        if troubled { &mut self.troubled } else { &mut self.fresh }
+    }
+}
+
 impl Entry {
+    /// Whether its last call failed, or its next one is long.
+    fn is_troubled(&self) -> bool {
+        self.failures > 0 || self.steps.items.front().is_some_and(|item| item.step.is_heavy())
+    }
+
     fn is_empty(&self) -> bool {
         self.steps.items.is_empty() && self.reserves.items.is_empty()
     }
@@ -170,8 +182,10 @@ impl Entry {
             && let Some(item) = self.steps.items.front()
         {
             bytes += item.step.text_bytes();
-            // A step that is tried again goes alone, so that it is known at once whether it fails.
-            let alone = item.aside.is_some() || batch.last().is_some_and(|last| last.aside.is_some());
+            // A step that is tried again goes alone, so that it is known at once whether it fails. So does a long one: the
+            // copies of its texts that a call makes are large enough.
+            let goes_alone = |item: &StepItem| item.aside.is_some() || item.step.is_heavy();
+            let alone = goes_alone(item) || batch.last().is_some_and(goes_alone);
             let fits = !alone && bytes <= MAX_BATCH_BYTES;
             // No hold may stand twice in a batch.
             let again = self.holds.get(&item.hold).is_some_and(|steps| *steps > 1)
@@ -237,7 +251,8 @@ impl Side {
         let idle = entry.is_empty() && entry.at_work.is_none();
         add(entry);
         if idle && !entry.is_empty() {
-            state.fresh.push_back(org);
+            let troubled = entry.is_troubled();
+            state.queue(troubled).push_back(org);
         }
         self.show(&state);
         drop(state);
@@ -342,9 +357,9 @@ impl Side {
         if failure == Some(Failure::Server) {
             entry.suspect_until = Some(now + SUSPECT_FOR);
         }
-        let queue = if entry.failures > 0 { &mut state.troubled } else { &mut state.fresh };
         if !entry.is_empty() {
-            queue.push_back(org);
+            let troubled = entry.is_troubled();
+            state.queue(troubled).push_back(org);
         }
         self.show(state);
         drop(guard);

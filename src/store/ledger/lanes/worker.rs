@@ -110,6 +110,11 @@ impl Worker {
     fn queue(&mut self, item: StepItem) {
         if self.side.wants_step(&item) {
             self.side.push_step(item);
+        } else if item.step.is_heavy() {
+            // What waits here of its organisation goes before it.
+            let before = self.steps.remove(item.org, |_| true);
+            before.into_iter().for_each(|item| self.side.push_step(item));
+            self.side.push_step(item);
         } else {
             self.steps.push(item.org, item);
         }
