@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use serde_json::json;
+
 use super::street::{Street, Target};
+use crate::support::faults::scaled;
 use crate::support::http;
 
 /// As large as a body may be.
@@ -59,6 +62,13 @@ async fn the_largest_bodies_all_at_once() {
         price(&target, 64, body).await;
     }
     Street::new().await.bears("64 bodies of 16 MiB", 128, attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_bodies_and_answers_get_through() {
+    const ANSWER: usize = 23 << 20;
+    let street = Street::new().await.vendor_does("status", json!({"kind": "huge", "bytes": ANSWER})).await;
+    street.lets_through(scaled(6, 100), LARGE, ANSWER).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

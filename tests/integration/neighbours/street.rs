@@ -214,6 +214,44 @@ impl Street {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
+    /// Sends so many creates at a time whose bodies have `more` bytes, and reads the answers of their tasks, which must have
+    /// `answered` bytes at least. Whoever finds no room tries again.
+    pub async fn lets_through(self, creates: usize, more: usize, answered: usize) {
+        let customers = &self.fleet.customers;
+        let image = "A".repeat(more);
+        let one = async || {
+            let mut create = customers.draft(ATTACKER);
+            let mut body: Value = serde_json::from_str(&create.body).unwrap();
+            body["image"] = image.clone().into();
+            create.body = body.to_string();
+            drop(body);
+            let mut task = None;
+            until("a large create finds room", async || {
+                match customers.send(&mut create, 0).await {
+                    Reply::Accepted(accepted) => task = Some(accepted),
+                    Reply::Refused { status: 503, .. } => {}
+                    other => panic!("{other:?}"),
+                }
+                task.is_some()
+            })
+            .await;
+            customers.note(create);
+            let task = task.unwrap();
+            until("its answer is read", async || {
+                let data = customers.status(ATTACKER, 0, &task).await;
+                data["status"] == "SUCCESS" && data.to_string().len() >= answered
+            })
+            .await;
+        };
+        futures_util::future::join_all((0..creates).map(|_| one())).await;
+        let (_, peak) = self.memory();
+        println!("{creates} creates of {more} bytes, answers of {answered}: {} MiB at the peak", peak >> 20);
+        assert!(peak < 2 * MEMORY, "{peak} bytes at the peak");
+        let verdict = self.fleet.conclude(Instant::now()).await;
+        verdict.must_be_clean();
+        drop(self.db);
+    }
+
     /// Lets `attack` loose, and holds what the neighbours meet against what they may. The attack has its full strength once it has
     /// sent `strength`; its parts are tasks of the target's, and end when the target says so.
     pub async fn bears<A>(self, name: &str, strength: usize, attack: impl Fn(Target) -> A)
