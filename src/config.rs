@@ -303,6 +303,9 @@ pub struct Limits {
     pub org_status_per_minute: u32,
     /// Maximum number of unfinished tasks of one organisation, over all gateways.
     pub max_open_tasks: u32,
+    /// What the tasks of one organisation may cost the platform in a UTC day before its creates are stopped until an
+    /// operator looks: losses, doubts and overruns, in the vendor's credits. The default is twenty of the dearest tasks.
+    pub max_exposure_per_day: u32,
     /// Maximum number of failed authentications per minute from one address; further ones are answered 429.
     pub failed_logins_per_minute: u32,
 }
@@ -317,6 +320,8 @@ impl Default for Limits {
             org_create_per_minute: 600,
             org_status_per_minute: 12_000,
             max_open_tasks: 200,
+            // 15 seconds of pro with audio cost 1,200.
+            max_exposure_per_day: 24_000,
             failed_logins_per_minute: 60,
         }
     }

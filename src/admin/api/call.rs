@@ -18,6 +18,7 @@ use super::rules::AccessRule;
 use super::trace::panicked;
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
+use crate::credits::Credits;
 use crate::store::{Acting, Actor, Database};
 use crate::telemetry::carry;
 
@@ -30,6 +31,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) path: P,
     /// What the caller sent beside the path: query, headers, body.
     pub(super) input: I,
+    /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+    pub(super) max_exposure: Credits,
 }
 
 /// A call that only reads.
@@ -91,7 +94,13 @@ where
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
     let input = I::read(&parts, &bytes)?;
     drop(body);
-    let call = ApiCall { caller, database: H::of(&api.database, actor), path: path.0, input };
+    let call = ApiCall {
+        caller,
+        database: H::of(&api.database, actor),
+        path: path.0,
+        input,
+        max_exposure: api.max_exposure,
+    };
     let work = handler(call);
     if !H::WRITES {
         return Ok(work.await.into_response());

@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0008_changes",
     "0009_reporting",
     "0010_budget_counting",
+    "0011_exposure",
 ];
 
 /// All migrations, ordered by version.
