@@ -68,7 +68,7 @@ async fn run(scratch: &Scratch, url: &str, rate: u32) {
         let text = format!(
             "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{url}\"\n\
              [upstream.kling_3]\nbase_url = \"http://{simulator}\"\nmaster_key = \"sim-master-key\"\n\
-             [limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n\
+             [limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\nmax_exposure_per_day = 0\n\
              [reconciler]\npolls_per_second = {rate}\n[log]\nlevel = \"error\"\n"
         );
         std::fs::write(&config, text).unwrap();

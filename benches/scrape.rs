@@ -47,7 +47,7 @@ fn main() {
         "[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"{admin}\"\n[database]\nurl = \"{url}\"\n\
          [upstream.kling_3]\nbase_url = \"http://{simulator}\"\nmaster_key = \"sim-master-key\"\n\
          [limits]\nkey_create_per_minute = 0\nkey_status_per_minute = 0\nuser_create_per_minute = 0\n\
-         user_status_per_minute = 0\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\n"
+         user_status_per_minute = 0\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\nmax_exposure_per_day = 0\n"
     );
     std::fs::write(&config, text).unwrap();
     let address = simulator.to_string();

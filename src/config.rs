@@ -307,6 +307,9 @@ pub struct Limits {
     pub operator_management_per_minute: u32,
     /// Maximum number of unfinished tasks of one organisation, over all gateways.
     pub max_open_tasks: u32,
+    /// What the tasks of one organisation may cost the platform in a UTC day before its creates are stopped until an
+    /// operator looks: losses, doubts and overruns, in the vendor's credits. The default is twenty of the dearest tasks.
+    pub max_exposure_per_day: u32,
     /// Maximum number of failed authentications per minute from one address; further ones are answered 429.
     pub failed_logins_per_minute: u32,
 }
@@ -323,6 +326,8 @@ impl Default for Limits {
             org_management_per_minute: 600,
             operator_management_per_minute: 6_000,
             max_open_tasks: 200,
+            // 15 seconds of pro with audio cost 1,200.
+            max_exposure_per_day: 24_000,
             failed_logins_per_minute: 60,
         }
     }

@@ -88,6 +88,12 @@ pub enum GatewayError {
     /// Organisation, team or user is suspended.
     #[error("your organisation, team or user is suspended: new tasks are refused, running tasks finish")]
     Suspended,
+    /// The creates of the organisation are stopped because of its exposure.
+    #[error(
+        "new tasks of your organisation are stopped: what its tasks cost the platform, or may have cost it, has reached a \
+         limit. Running tasks finish. Ask the operator of this service to look into it and to let them go on"
+    )]
+    Stopped,
     /// The key may not create this task type.
     #[error("this API key may not create tasks of type {0}")]
     TypeNotAllowed(String),
@@ -234,7 +240,7 @@ impl GatewayError {
             Self::Invalid(invalid) => invalid.code,
             Self::Unauthenticated(_) => Code::InvalidApiKey,
             Self::NetworkNotAllowed => Code::NetworkNotAllowed,
-            Self::Suspended => Code::Suspended,
+            Self::Suspended | Self::Stopped => Code::Suspended,
             Self::TypeNotAllowed(_) => Code::TypeNotAllowed,
             Self::Forbidden(_) => Code::Forbidden,
             Self::NotFound => Code::NotFound,
@@ -279,6 +285,7 @@ impl GatewayError {
             | Self::Unauthenticated(_)
             | Self::NetworkNotAllowed
             | Self::Suspended
+            | Self::Stopped
             | Self::TypeNotAllowed(_)
             | Self::Forbidden(_)
             | Self::NotFound
@@ -318,6 +325,7 @@ impl GatewayError {
             | Self::Unauthenticated(_)
             | Self::NetworkNotAllowed
             | Self::Suspended
+            | Self::Stopped
             | Self::TypeNotAllowed(_)
             | Self::Forbidden(_)
             | Self::NotFound

@@ -54,6 +54,8 @@
 //! - no budget is exceeded by an admission, on any number of gateways (`budget::gateways`, `budget::model`);
 //! - a budget counts what was spent before it was made, and no work that grows with history is done under a balance row
 //!   (`budget::counting`);
+//! - the tasks of one organisation cost the platform at most its limit of a day and what is under way
+//!   (`holds::exposure`, `data_plane::exposure`);
 //! - a management route lets in the roles that its description names, and nobody else (`admin::authorisation`);
 //! - the audit log has every change with its actor, and no secret (`admin::api`);
 //! - usage by day = the entries of tasks, and a statement adds up to the balance (`credits::usage`, `credits::statement`,

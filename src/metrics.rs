@@ -96,6 +96,7 @@ metrics! {
     Gauge HELD_CREDITS = "tollgate_held_credits" ["state"] "Held credits by the state of their task, over all organisations";
     Gauge OLDEST_HOLD_SECONDS = "tollgate_oldest_hold_seconds" ["state"] "Age of the oldest unfinished task in a state; 0: no such task";
     Gauge OLDEST_DOUBT_SECONDS = "tollgate_oldest_doubt_seconds" [] "How long the oldest doubt has lasted; 0: no doubt";
+    Gauge STOPPED_ORGANISATIONS = "tollgate_stopped_organisations" [] "Organisations whose creates are stopped because of what their tasks cost the platform";
     Gauge RECONCILER_LAG_SECONDS = "tollgate_reconciler_lag_seconds" [] "How long the oldest due poll is overdue";
     Gauge DRIFT_CREDITS = "tollgate_drift_credits" ["account", "direction"] "Difference of what was booked from what the upstream reported, for the tasks of the last day; other: accounts that are no longer configured";
     Gauge AUDIT_BREACHES = "tollgate_audit_breaches" ["check"] "Rows that broke an invariant of the ledger in the last audit; other: checks that this gateway does not know";

@@ -54,7 +54,7 @@ codes! {
     BudgetExceeded = "BUDGET_EXCEEDED", PAYMENT_REQUIRED;
     /// The caller may not make this call.
     Forbidden = "FORBIDDEN", FORBIDDEN;
-    /// The organisation, team or user is suspended.
+    /// The organisation, team or user is suspended, or the organisation's creates are stopped.
     Suspended = "SUSPENDED", FORBIDDEN;
     /// The key may not create this task type.
     TypeNotAllowed = "TYPE_NOT_ALLOWED", FORBIDDEN;

@@ -54,6 +54,7 @@ use self::resource::resource;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::bulk::Payer;
+use crate::credits::Credits;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
 use crate::rate_limits::RateLimits;
@@ -71,6 +72,8 @@ pub struct Api {
     pub authenticator: Arc<Authenticator>,
     /// The proxies that are trusted to name the client's address.
     pub proxies: TrustedProxies,
+    /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+    pub max_exposure: Credits,
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
     pub bodies: BodyReader,
@@ -140,6 +143,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(credits::adjust_credits))
         .routes(resource!(credits::transfer_credits))
         .routes(resource!(credits::set_overdraft))
+        .routes(resource!(credits::resume_creates))
         .routes(resource!(credits::list_entries))
         .routes(resource!(usage::show_usage))
         .routes(resource!(usage::show_org_usage))

@@ -20,6 +20,7 @@ use crate::background::{self, FinishPace, Pace, Watcher, Work};
 use crate::bulk::{Bulk, Payer};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
+use crate::credits::Credits;
 use crate::handlers::Handlers;
 use crate::ids::{GatewayId, OrgId};
 use crate::layers::body::{BodyReader, MAX_BODY, MAX_MANAGEMENT_BODY};
@@ -64,7 +65,7 @@ impl App {
             data,
             admin,
             parts: shared.parts(&config),
-            api: shared.api(),
+            api: shared.api(&config),
             operations: shared.operations(),
             work: Arc::new(shared.work(&config)),
             tasks: shared.tasks,
@@ -244,12 +245,13 @@ impl Shared {
         }
     }
 
-    fn api(&self) -> Api {
+    fn api(&self, config: &Config) -> Api {
         Api {
             database: self.pools.management.clone(),
             limits: self.limits.clone(),
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
+            max_exposure: max_exposure(config),
             tasks: self.tasks.clone(),
             bodies: BodyReader {
                 most: MAX_MANAGEMENT_BODY,
@@ -320,9 +322,15 @@ fn ledger(config: &Config, database: &SharedDatabase<OrgId>, gateway: GatewayId)
         call_timeout: ms(config.ledger.call_timeout_ms),
         hold_grace: HOLD_GRACE,
         max_open_tasks: i32::try_from(config.limits.max_open_tasks).unwrap_or(i32::MAX),
+        max_exposure: max_exposure(config),
     };
     let reserve_timeout = ms(config.ledger.reserve_timeout_ms);
     Ledger::start(database.clone(), gateway, &lanes, reserve_timeout, Clock)
+}
+
+/// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+fn max_exposure(config: &Config) -> Credits {
+    Credits::new(config.limits.max_exposure_per_day.into())
 }
 
 /// The names of all our accounts with the vendor.

@@ -11,7 +11,7 @@ use crate::store::{Database, State, StoreError};
 /// label must have a closed set of values.
 const OTHER: &str = "other";
 
-/// Counts the open holds, and measures how late polls are and how old doubts are.
+/// Counts the open holds and the organisations that are stopped, and measures how late polls are and how old doubts are.
 pub(super) async fn holds(database: &Database) -> Result<(), StoreError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
@@ -24,6 +24,7 @@ pub(super) async fn holds(database: &Database) -> Result<(), StoreError> {
     }
     metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
     metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
+    metrics::gauge!(m::STOPPED_ORGANISATIONS).set(database.stopped_organisations().await? as f64);
     Ok(())
 }
 

@@ -46,7 +46,8 @@ pub(super) struct DemoArgs {
     /// Print one line of JSON when the demo is ready, and nothing else on standard output.
     #[arg(long)]
     json: bool,
-    /// Lift the rate limits and the task limit of the demo's organisation, for load tests.
+    /// Lift the rate limits and the task limit of the demo's organisation, and the limit on what tasks cost the platform in a
+    /// day, for load tests.
     #[arg(long)]
     unlimited: bool,
     /// Duration of a simulated task, in milliseconds.
@@ -186,11 +187,15 @@ fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Conf
         CliError::Failed(format!("the URL of the simulator, {simulator_url}, is not usable: {error}"))
     })?;
     let upstream = UpstreamConfig::of(simulator, Secret::new(MASTER_KEY));
-    Ok(Config {
+    let mut config = Config {
         server: Server { listen: args.listen, ..Server::default() },
         admin: Admin { listen: args.admin_listen, ..Admin::default() },
         ..Config::of(DatabaseConfig::of(database), upstream)?
-    })
+    };
+    if args.unlimited {
+        config.limits.max_exposure_per_day = 0;
+    }
+    Ok(config)
 }
 
 /// Binds the simulator to the port of the last start, if that is still free: the URLs of earlier videos name it.

@@ -81,6 +81,7 @@ impl Reserve {
                     }
                 }
                 Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
+                Verdict::Stopped => return Err(GatewayError::Stopped),
                 Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
                 Verdict::UnknownOrg => {
                     return Err(GatewayError::Internal("a key of an organisation without a balance".into()));

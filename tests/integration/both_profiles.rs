@@ -19,6 +19,7 @@ const MONEY: &[&str] = &[
     "faults::idempotency::",
     "faults::postgres_kills::",
     "holds::consumption::",
+    "holds::exposure::",
     "holds::faults::",
     "holds::finishing::",
     "holds::lane_mates::",

@@ -3,6 +3,7 @@
 mod bounds;
 mod document;
 mod endpoints;
+mod exposure;
 mod idempotency;
 mod money;
 mod status;

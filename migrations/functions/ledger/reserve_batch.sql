@@ -14,6 +14,7 @@
 -- 'ended'                     after that grant                             it did, and the hold has left HELD since
 -- 'insufficient'              what was there                               not enough credits
 -- 'too_many_tasks'            what was there                               as many unfinished tasks as are allowed
+-- 'stopped'                                                                its creates are stopped (count_exposure says why)
 -- 'over_budget'               what is left of it         the budget
 -- 'key_taken'                                            its hold          null if another item of this batch has the key
 -- 'in_doubt'                                             the hold          the same body is in doubt
@@ -53,12 +54,16 @@ declare
     v_open      integer[] := v_granted;
     v_max_open  integer[] := v_granted;
     v_in_doubt  integer[] := v_granted;
+    v_stopped   boolean[] := array_fill(false, array[v_orgs]);
     -- 0: no budget counts; else which state of its budgets was looked at
     v_budgets   bigint[] := array_fill(0::bigint, array[v_orgs]);
     -- whether its balance row must be locked
     v_wanted    boolean[] := array_fill(false, array[v_orgs]);
     -- whether it could be locked
     v_locked    boolean[] := v_wanted;
+
+    -- a gateway of an earlier version does not know the verdict 'stopped', nor does it have this setting
+    v_knows_stops constant boolean := current_setting('tollgate.max_exposure_per_day', true) is not null;
 
     v_any_wanted     boolean := false;
     v_any_in_doubt   boolean := false;
@@ -100,12 +105,13 @@ begin
     -- that were sent before (they may have been granted).
     for v_row in
         select org.place, balance.available, balance.overdraft, balance.open_tasks,
-               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt, balance.budgets, balance.teams
+               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
+               balance.stopped_at is not null as stopped, balance.budgets, balance.teams
         from unnest(p_orgs) with ordinality org(org_id, place) join org_balance balance on balance.org_id = org.org_id
     loop
         v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
         v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
-        v_in_doubt[v_row.place] := v_row.in_doubt;
+        v_in_doubt[v_row.place] := v_row.in_doubt; v_stopped[v_row.place] := v_row.stopped;
         v_budgets[v_row.place] := v_row.budgets; v_any_budgets := v_any_budgets or v_row.budgets > 0;
         v_any_teams := v_any_teams or v_row.teams;
     end loop;
@@ -127,6 +133,8 @@ begin
             verdict[v_item] := 'unknown_org';
         elsif p_keyed[v_item] or p_resend or (p_guard[v_item] and v_in_doubt[v_org] > 0) then
             v_wanted[v_org] := true; v_any_wanted := true;
+        elsif v_stopped[v_org] then
+            verdict[v_item] := case when v_knows_stops then 'stopped' else 'too_many_tasks' end;
         elsif p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
             verdict[v_item] := 'insufficient'; available[v_item] := v_available[v_org];
         elsif v_max_open[v_org] > 0 and v_open[v_org] >= v_max_open[v_org] then
@@ -170,13 +178,15 @@ begin
 
     for v_row in
         select org.place, balance.available, balance.overdraft, balance.open_tasks,
-               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt, balance.budgets
+               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
+               balance.stopped_at is not null as stopped, balance.budgets
         from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
         join org_balance balance on balance.org_id = org.org_id
         where org.wanted order by org.place for no key update of balance
     loop
         v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
         v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
+        v_stopped[v_row.place] := v_row.stopped;
         v_any_in_doubt := v_any_in_doubt or v_row.in_doubt > 0;
         if v_budgets[v_row.place] <> v_row.budgets then
             v_budgets[v_row.place] := v_row.budgets; v_budgets_moved := true;
@@ -275,7 +285,9 @@ begin
     for v_item in 1..v_items loop
         if verdict[v_item] is not null then continue; end if;
         v_org := p_pos[v_item];
-        if p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
+        if v_stopped[v_org] then
+            verdict[v_item] := case when v_knows_stops then 'stopped' else 'too_many_tasks' end;
+        elsif p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
             verdict[v_item] := 'insufficient'; available[v_item] := v_available[v_org];
         elsif v_max_open[v_org] > 0 and v_open[v_org] >= v_max_open[v_org] then
             verdict[v_item] := 'too_many_tasks'; available[v_item] := v_available[v_org];

@@ -22,8 +22,9 @@ begin
                        p_account, p_fingerprint, p_idem, p_keyed, p_guard, p_owner, p_max_open, p_lease_ms, p_resend,
                        p_now, p_wait) reserved;
     commit;
-    -- Refusals for want of an organisation, credits, room, a budget or a free row rest on nothing that could be lost.
-    if not verdict <@ array['unknown_org', 'insufficient', 'too_many_tasks', 'over_budget', 'busy'] then
+    -- Refusals for want of an organisation, credits, room, a budget or a free row rest on nothing that could be lost; nor
+    -- does one of a stopped organisation promise anything.
+    if not verdict <@ array['unknown_org', 'stopped', 'insufficient', 'too_many_tasks', 'over_budget', 'busy'] then
         perform pg_logical_emit_message(true, 'tollgate', '');
     end if;
 end $$;

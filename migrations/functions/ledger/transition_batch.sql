@@ -121,6 +121,10 @@ begin
             returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows,
                       hold.team_id, hold.task_type, step.kind, step.from_state, step.to_state, step.from_late,
                       'generate'::text as endpoint, item.charge, item.loss, item.possible, item.reason, item.answer, item.ord,
+                      hold.list_price, item.raw,
+                      -- when what may have been lost was counted before this step
+                      case when step.from_state not in ('HELD', 'RUNNING')
+                           then coalesce(hold.doubt_at, hold.ended_at) end as exposed_at,
                       -- an end, and not evidence that came after it
                       step.from_state in ('HELD', 'RUNNING', 'IN_DOUBT')
                           and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
@@ -161,6 +165,29 @@ begin
                 select coalesce(max(loss.seq), 0) as last from platform_loss loss
                 where loss.org_id = moved.org_id and loss.hold_id = moved.hold_id) earlier
             where moved.kind = 'late_fail' and moved.loss <> 0
+            returning org_id, hold_id, amount
+        ), exposed as (
+            select moved.org_id,
+                   -- A doubt of a former count was counted there: what it turns out to have cost is not counted again.
+                   sum(case when present.goes_on then booked.loss
+                            else greatest(booked.loss - case when moved.from_state = 'IN_DOUBT' then moved.list_price
+                                                             else 0 end, 0) end) as lost,
+                   sum(case when moved.to_state = 'IN_DOUBT' then moved.list_price
+                            when moved.from_state = 'IN_DOUBT' and present.goes_on then -moved.list_price
+                            else 0 end) as in_doubt,
+                   -- the vendor's figures: a price factor is no overrun
+                   sum(case when moved.to_state = 'SETTLED' or moved.kind = 'late_settle'
+                            then greatest(moved.raw - moved.list_price, 0) else 0 end) as overrun
+            from moved join org_balance balance on balance.org_id = moved.org_id
+            cross join lateral (
+                select coalesce(sum(lost.amount), 0) as loss from lost
+                where lost.org_id = moved.org_id and lost.hold_id = moved.hold_id) booked
+            cross join lateral (
+                select moved.exposed_at is null or moved.exposed_at >=
+                    exposure_start(balance.exposure_since, balance.stopped_at, v_now) as goes_on) present
+            where 'IN_DOUBT' in (moved.from_state, moved.to_state) or moved.kind in ('late_settle', 'late_fail')
+               or moved.loss <> 0 or (moved.to_state = 'SETTLED' and moved.raw > moved.list_price)
+            group by moved.org_id
         ), answered as (
             update idempotency claim set status = 200, answer = moved.answer
             from moved
@@ -189,7 +216,12 @@ begin
                 held = balance.held - total.freed,
                 consumed = balance.consumed + total.charged,
                 open_tasks = balance.open_tasks + total.open,
-                in_doubt = balance.in_doubt + total.doubt
+                in_doubt = balance.in_doubt + total.doubt,
+                (exposure_since, exposure_lost, exposure_in_doubt, exposure_overrun, stopped_at) = (
+                    select counted.since, counted.lost, counted.in_doubt, counted.overrun, counted.stopped
+                    from count_exposure(balance.exposure_since, balance.exposure_lost, balance.exposure_in_doubt,
+                                        balance.exposure_overrun, balance.stopped_at,
+                                        exposed.lost, exposed.in_doubt, exposed.overrun, v_now) counted)
             from (select org_id,
                          coalesce(sum(amount) filter (where ends), 0)::bigint as freed,
                          coalesce(sum(charge) filter (where to_state = 'SETTLED' or kind = 'late_settle'), 0)::bigint as charged,
@@ -198,8 +230,10 @@ begin
                          (count(*) filter (where to_state = 'IN_DOUBT')
                           - count(*) filter (where from_state = 'IN_DOUBT'))::integer as doubt
                   from moved group by org_id) total
+            left join exposed on exposed.org_id = total.org_id
             where balance.org_id = total.org_id
-              and (total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0)
+              and (total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
+                   or exposed.org_id is not null)
         )
         select coalesce((select array_agg(ord) from moved), '{}'),
                (select jsonb_object_agg(grown.org_id, grown.windows)

@@ -20,6 +20,7 @@ use super::rules::{AccessRule, caller};
 use super::trace::panicked;
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
+use crate::credits::Credits;
 use crate::rate_limits::{Limited, Manager};
 use crate::store::{Acting, Actor, Database};
 use crate::telemetry::carry;
@@ -33,6 +34,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) path: P,
     /// What the caller sent beside the path: query, headers, body.
     pub(super) input: I,
+    /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+    pub(super) max_exposure: Credits,
 }
 
 /// A call that only reads.
@@ -130,7 +133,13 @@ where
     let input = I::read(&parts, &bytes)?;
     drop(body);
     let turn = api.database.turn_of(payer(&caller)).await?;
-    let call = ApiCall { caller, database: H::of(&turn, actor), path: path.0, input };
+    let call = ApiCall {
+        caller,
+        database: H::of(&turn, actor),
+        path: path.0,
+        input,
+        max_exposure: api.max_exposure,
+    };
     let work = handler(call);
     let answered = async move {
         let answer = work.await.into_response();

@@ -18,7 +18,8 @@ use crate::store::{
 
 /// Show an organisation's credits
 ///
-/// The balance, whether it is low, how many days it lasts at the recent rate, and which grants expire next.
+/// The balance, whether it is low, how many days it lasts at the recent rate, what tasks cost the platform today, and which
+/// grants expire next.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
@@ -26,8 +27,8 @@ use crate::store::{
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditSummary>, Problem> {
-    let ApiCall { database, path: org, .. } = call;
-    let summary = database.credit_summary(org).await?;
+    let ApiCall { database, path: org, max_exposure, .. } = call;
+    let summary = database.credit_summary(org, max_exposure).await?;
     Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
@@ -52,11 +53,11 @@ pub(super) struct CreditsPatch {
 pub(super) async fn update_credits(
     call: WriteCall<OrgId, (IfMatch, Body<CreditsPatch>)>,
 ) -> Result<Tagged<CreditSummary>, Problem> {
-    let ApiCall { database, path: org, input: (IfMatch(version), Body(patch)), .. } = call;
+    let ApiCall { database, path: org, input: (IfMatch(version), Body(patch)), max_exposure, .. } = call;
     if let Some(threshold) = patch.low_threshold {
         database.set_low_threshold(org, threshold.map(Credits::new), version).await?;
     }
-    let summary = database.credit_summary(org).await?;
+    let summary = database.credit_summary(org, max_exposure).await?;
     if patch.low_threshold.is_none() && version.is_some_and(|seen| seen != summary.version) {
         return Err(Problem::Stale { current: summary.version });
     }
@@ -191,6 +192,34 @@ pub(super) async fn set_overdraft(
     let ApiCall { database, path: org, input: sent, .. } = call;
     let overdraft = Credits::new(sent.body.overdraft);
     Ok(Answered(StatusCode::OK, database.set_overdraft(org, overdraft, sent.once()).await?))
+}
+
+/// Why creates may go on.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResumeBody {
+    /// What was found and done; kept in the audit log.
+    reason: Text,
+}
+
+/// Let stopped creates go on
+///
+/// Lifts the stop that follows when an organisation's exposure reaches the limit of a day, and counts from 0 again. An
+/// organisation that is not stopped is counted from 0 too.
+#[utoipa::path(
+    post, path = "/admin/v1/orgs/{org_id}/credits/resume", tag = "credits",
+    params(("org_id" = OrgId, Path, description = "The organisation")),
+    request_body = ResumeBody,
+    responses((status = 200, body = CreditSummary)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn resume_creates(
+    call: WriteCall<OrgId, Body<ResumeBody>>,
+) -> Result<Tagged<CreditSummary>, Problem> {
+    let ApiCall { database, path: org, input: Body(body), max_exposure, .. } = call;
+    database.resume_creates(org, body.reason.as_str()).await?;
+    let summary = database.credit_summary(org, max_exposure).await?;
+    Ok(Tagged(StatusCode::OK, summary.version, summary))
 }
 
 fn why<'a>(reason: &'a Text, external_ref: Option<&'a Text>) -> Why<'a> {

@@ -47,6 +47,9 @@ pub(super) struct OrgQuery {
     /// Only organisations with this status.
     #[param(inline)]
     status: Option<Status>,
+    /// `true`: only organisations whose creates are stopped because of what their tasks cost the platform.
+    #[serde(default)]
+    stopped: bool,
     /// `true`: only deleted organisations.
     #[serde(default)]
     deleted: bool,
@@ -68,8 +71,13 @@ pub(super) struct OrgQuery {
 )]
 pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Json<Page<ShownOrg>>, Problem> {
     let ApiCall { caller, database, input: Query(query), .. } = call;
-    let filter =
-        OrgFilter { org: caller.org(), name: query.name, status: query.status, deleted: query.deleted };
+    let filter = OrgFilter {
+        org: caller.org(),
+        name: query.name,
+        status: query.status,
+        stopped: query.stopped,
+        deleted: query.deleted,
+    };
     let slice = query.limit.after(query.cursor.as_deref())?;
     let orgs = database.list_orgs(&filter, slice).await?;
     Ok(Page::of(shown(&database, orgs).await?, query.limit, |shown| shown.org.org_id))

@@ -227,6 +227,7 @@ impl From<GatewayError> for Problem {
             // What the data plane says of its own calls.
             GatewayError::Invalid(_)
             | GatewayError::Suspended
+            | GatewayError::Stopped
             | GatewayError::TypeNotAllowed(_)
             | GatewayError::NotFound
             | GatewayError::MethodNotAllowed(_)

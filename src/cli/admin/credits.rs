@@ -22,6 +22,14 @@ const CREDITS: &[Column] = &[
     ("DAYS LEFT", "runway.days"),
     ("UNTIL", "runway.until"),
 ];
+const EXPOSURE: &[Column] = &[
+    ("EXPOSED SINCE", "since"),
+    ("LOST", "lost"),
+    ("IN DOUBT", "in_doubt"),
+    ("OVERRUN", "overrun"),
+    ("LIMIT", "limit"),
+    ("STOPPED AT", "stopped_at"),
+];
 const EXPIRING: &[Column] = &[("GRANT", "entry_id"), ("LEFT", "left"), ("RUNS OUT", "expires_at")];
 const ENTRY: &[Column] = &[
     ("AT", "created_at"),
@@ -49,7 +57,8 @@ const SUMS: &[Column] =
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CreditCommand {
-    /// Show the balance of an organisation, how long it will last, and which grants expire.
+    /// Show the balance of an organisation, how long it will last, what its tasks cost the platform today, and which grants
+    /// expire.
     Show {
         /// Id of the organisation.
         #[arg(long)]
@@ -114,6 +123,15 @@ pub(super) enum CreditCommand {
         /// Warn when available credits fall below this; omitted: never warn.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
         below: Option<i64>,
+    },
+    /// Let the creates of an organisation go on that were stopped because of its exposure, and count that from 0 again.
+    Resume {
+        /// Id of the organisation.
+        #[arg(long)]
+        org: OrgId,
+        /// What was found and done, which is kept in the audit log.
+        #[arg(long)]
+        reason: String,
     },
     /// List the ledger entries of an organisation, newest first.
     Entries {
@@ -197,6 +215,10 @@ pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<
             let patch = json!({"low_threshold": below});
             show(session, &session.patch(&path(org, "credits"), patch).await?);
         }
+        CreditCommand::Resume { org, reason } => {
+            let body = json!({"reason": reason});
+            show(session, &session.post(&path(org, "credits/resume"), body).await?);
+        }
         CreditCommand::Entries { org, kind, reference, since, until } => {
             let query = QueryString::default().add("kind", kind).add("external_ref", reference);
             let query = query.add("since", since.map(text)).add("until", until.map(text));
@@ -212,6 +234,10 @@ fn path(org: OrgId, what: &str) -> String {
 
 fn show(session: &Session, credits: &Value) {
     session.show(credits, CREDITS);
+    if !session.prints_json() {
+        output::line("");
+        session.show(&credits["exposure"], EXPOSURE);
+    }
     if let Some(expiring) = credits["expiring"].as_array().filter(|list| !list.is_empty())
         && !session.prints_json()
     {

@@ -21,6 +21,7 @@ const ORG: &[Column] = &[
     ("FACTOR", "price_factor_in_force_bp"),
     ("OPEN", "open_tasks"),
     ("IN DOUBT", "in_doubt"),
+    ("STOPPED AT", "stopped_at"),
     ("TIME ZONE", "time_zone"),
 ];
 const QUOTA: &[Column] = &[("QUOTA", "kind"), ("USED", "used"), ("MOST", "most"), ("OWN", "own")];
@@ -50,6 +51,9 @@ pub(super) enum OrgCommand {
         /// List only organisations with this status.
         #[arg(long, value_parser = ["active", "suspended"])]
         status: Option<String>,
+        /// List only organisations whose creates are stopped because of what their tasks cost the platform.
+        #[arg(long)]
+        stopped: bool,
         /// List deleted organisations instead.
         #[arg(long)]
         deleted: bool,
@@ -134,8 +138,9 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
             let made = session.post("/admin/v1/orgs", json!({"name": name, "time_zone": time_zone})).await?;
             session.say(&made, named(&made, "org_id"));
         }
-        OrgCommand::List { status, deleted } => {
-            let query = QueryString::default().add("status", status).add("deleted", deleted.then_some(true));
+        OrgCommand::List { status, stopped, deleted } => {
+            let query = QueryString::default().add("status", status);
+            let query = query.add("stopped", stopped.then_some(true)).add("deleted", deleted.then_some(true));
             session.list(&query.of("/admin/v1/orgs"), ORG).await?;
         }
         OrgCommand::Show { org } => session.show(&session.get(&path(org)).await?, ORG),

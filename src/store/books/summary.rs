@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::metrics as m;
+use crate::store::books::exposure::{self, Exposure};
 use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::{COLUMNS, balance};
 use crate::store::db::change::Acting;
@@ -29,6 +30,7 @@ pub struct CreditSummary {
     pub version: i32,
     /// How long the available credits will last.
     pub runway: Runway,
+    pub exposure: Exposure,
     /// Grants that expire and are not spent: the twenty that expire first.
     pub expiring: Vec<ExpiringGrant>,
 }
@@ -58,7 +60,13 @@ pub struct ExpiringGrant {
 }
 
 impl Database {
-    pub async fn credit_summary(&self, org: OrgId) -> Result<CreditSummary, StoreError> {
+    /// The credits of `org`. `max_exposure`: the limit on its exposure; 0: no limit.
+    pub async fn credit_summary(
+        &self,
+        org: OrgId,
+        max_exposure: Credits,
+    ) -> Result<CreditSummary, StoreError> {
+        let exposed = exposure::COLUMNS;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with spent as ( \
                  select coalesce(sum(u.charged + u.corrected), 0) as credits, \
@@ -72,7 +80,7 @@ impl Database {
                      (select greatest(b.available, 0) from org_balance b where b.org_id = $1) * seconds / credits end as rest \
                  from spent \
              ) \
-             select {COLUMNS}, s.low_threshold, coalesce(s.version, 0) as version, \
+             select {COLUMNS}, {exposed}, s.low_threshold, coalesce(s.version, 0) as version, \
                     coalesce(b.available < s.low_threshold, false) as low, \
                     saturated(greatest(ceil(l.credits * 86400 / l.seconds), 0)) as per_day, \
                     case when l.rest < 3153600000 then floor(l.rest / 86400)::integer end as days, \
@@ -106,6 +114,7 @@ impl Database {
                 days: row.try_get("days")?,
                 until: row.try_get("until")?,
             },
+            exposure: exposure::exposure(&row, max_exposure)?,
             expiring: expiring.collect(),
         })
     }

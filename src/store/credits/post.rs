@@ -277,12 +277,20 @@ impl Acting {
     }
 }
 
-fn check(why: Why<'_>) -> Result<(), StoreError> {
-    let fits =
-        |text: &str, most| !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0');
-    if !fits(why.reason, REASON) {
-        return Err(StoreError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")));
+fn fits(text: &str, most: usize) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= most && !text.contains('\0')
+}
+
+/// Fails if `reason` is not 1 to 500 characters.
+pub(in crate::store) fn check_reason(reason: &str) -> Result<(), StoreError> {
+    if fits(reason, REASON) {
+        return Ok(());
     }
+    Err(StoreError::Invalid(format!("reason must be 1 to {REASON} characters, not blank")))
+}
+
+fn check(why: Why<'_>) -> Result<(), StoreError> {
+    check_reason(why.reason)?;
     if why.external_ref.is_some_and(|reference| !fits(reference, REFERENCE)) {
         return Err(StoreError::Invalid(format!(
             "external_ref must be 1 to {REFERENCE} characters, not blank"

@@ -27,6 +27,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0010_budget_counting",
     "0011_quotas",
     "0012_unpaid_holds",
+    "0013_exposure",
 ];
 
 /// All migrations, ordered by version.

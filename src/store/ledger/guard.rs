@@ -24,6 +24,8 @@ pub enum Verdict {
     },
     /// The organisation has as many unfinished tasks as its cap allows.
     TooManyTasks,
+    /// The creates of the organisation are stopped because of its exposure, until an operator lets them go on.
+    Stopped,
     /// Another create holds this idempotency key.
     KeyTaken,
     /// A create with the same body and key (without a key: of the same user) is in doubt under this reference.

@@ -13,10 +13,11 @@ use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
 
 /// The reasons for which reservations are refused: label values of one counter.
-const REFUSALS: [&str; 12] = [
+const REFUSALS: [&str; 13] = [
     "credits",
     "budget",
     "open tasks",
+    "stopped",
     "key taken",
     "in doubt",
     "unknown organisation",
@@ -107,6 +108,7 @@ pub(in crate::store) fn verdict(told: &Result<Verdict, StoreError>) {
         Ok(Verdict::Insufficient { .. }) => "credits",
         Ok(Verdict::OverBudget { .. }) => "budget",
         Ok(Verdict::TooManyTasks) => "open tasks",
+        Ok(Verdict::Stopped) => "stopped",
         Ok(Verdict::KeyTaken) => "key taken",
         Ok(Verdict::InDoubt(_)) => "in doubt",
         Ok(Verdict::UnknownOrg) => "unknown organisation",

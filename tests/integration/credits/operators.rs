@@ -276,7 +276,7 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     let db = TestDatabase::new().await;
     let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
     let database = db.database();
-    let summary = database.credit_summary(org).await.unwrap();
+    let summary = database.credit_summary(org, Credits::ZERO).await.unwrap();
     assert_eq!((summary.low, summary.low_threshold, summary.version), (false, None, 0));
     assert_eq!(
         (summary.runway.per_day, summary.runway.days, summary.runway.until),
@@ -295,7 +295,7 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     .execute(db.pool())
     .await
     .unwrap();
-    let runway = database.credit_summary(org).await.unwrap().runway;
+    let runway = database.credit_summary(org, Credits::ZERO).await.unwrap().runway;
     // 300 in six days and the part of today that has passed.
     let hour = Clock.wall().hour();
     assert!((43..=50).contains(&runway.per_day.get()), "{runway:?} at {hour}");
@@ -306,12 +306,12 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     sqlx::raw_sql("delete from usage_day where charged = 9000").execute(db.pool()).await.unwrap();
 
     database.set_low_threshold(org, Some(credits(701)), Some(0)).await.unwrap();
-    let summary = database.credit_summary(org).await.unwrap();
+    let summary = database.credit_summary(org, Credits::ZERO).await.unwrap();
     assert_eq!((summary.low, summary.low_threshold, summary.version), (true, Some(credits(701)), 1));
     let stale = database.set_low_threshold(org, None, Some(0)).await;
     assert!(matches!(stale, Err(StoreError::Stale { current: 1 })), "{stale:?}");
     database.set_low_threshold(org, Some(credits(700)), Some(1)).await.unwrap();
-    assert!(!database.credit_summary(org).await.unwrap().low);
+    assert!(!database.credit_summary(org, Credits::ZERO).await.unwrap().low);
     is_invalid(database.set_low_threshold(org, Some(credits(-1)), None).await, "negative");
     let unknown = database.set_low_threshold(OrgId::generate(), None, None).await;
     assert!(matches!(unknown, Err(StoreError::NotFound(_))));
@@ -320,6 +320,8 @@ async fn a_summary_tells_what_is_low_how_long_it_lasts_and_what_will_run_out() {
     let granted = database.grant(org, credits(80), Some(end), WHY, None).await.unwrap().answer;
     database.adjust(org, credits(-30), WHY, None).await.unwrap();
     database.expire_credits().await.unwrap();
-    let [expiring] = database.credit_summary(org).await.unwrap().expiring[..] else { panic!() };
+    let [expiring] = database.credit_summary(org, Credits::ZERO).await.unwrap().expiring[..] else {
+        panic!()
+    };
     assert_eq!((expiring.entry_id, expiring.left), (granted.entry_id, credits(50)));
 }

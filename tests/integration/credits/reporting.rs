@@ -1,6 +1,7 @@
 //! What dashboards may see: the views of the schema `reporting`, through a role that can read nothing else.
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use tollgate::credits::Credits;
 use tollgate::secret::Secret;
 use tollgate::store::{
     Budget, BudgetFilter, BudgetLevel, Database, KeySpec, NewBudget, OrgChange, Period, Slice,
@@ -175,7 +176,7 @@ async fn the_views_say_what_the_ledger_says() {
 
     let mut reader = reader(&db).await;
     let id = org.as_uuid();
-    let summary = database.credit_summary(org).await.unwrap();
+    let summary = database.credit_summary(org, Credits::ZERO).await.unwrap();
     let balance = sqlx::query("select available, held, consumed from reporting.balances where org_id = $1")
         .bind(id)
         .fetch_one(&mut reader)

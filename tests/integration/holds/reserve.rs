@@ -25,6 +25,7 @@ fn word(verdict: Verdict) -> &'static str {
         Verdict::Insufficient { .. } => "insufficient",
         Verdict::OverBudget { .. } => "over budget",
         Verdict::TooManyTasks => "too many",
+        Verdict::Stopped => "stopped",
         Verdict::KeyTaken => "key taken",
         Verdict::InDoubt(_) => "in doubt",
         Verdict::UnknownOrg => "unknown",

@@ -181,6 +181,7 @@ impl<'a> Driver<'a> {
                 json!({"from_org": org, "to_org": self.gateway.caller.org, "credits": 5, "reason": "a test"})
             }
             "PUT /admin/v1/orgs/{org_id}/credits/overdraft" => json!({"overdraft": 50}),
+            "POST /admin/v1/orgs/{org_id}/credits/resume" => json!({"reason": "a test"}),
             "POST /admin/v1/holds/{hold_id}/settle" => {
                 let (hold, task) = self.doubt("cut_after").await;
                 subject.values = vec![("hold_id".into(), hold)];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
+use tollgate::credits::Credits;
 use tollgate::secret::Secret;
 use tollgate::store::{Database, EntryFilter, OrgFilter, Slice, StoreError, UserFilter};
 
@@ -48,7 +49,7 @@ async fn what_was_prepared_before_a_migration_serves_after_it() {
     let one = another(&db);
     let ask_all = async || -> Result<(), StoreError> {
         one.balance(org).await?;
-        one.credit_summary(org).await?;
+        one.credit_summary(org, Credits::ZERO).await?;
         one.org(org).await?;
         one.list_orgs(&OrgFilter::default(), Slice { after: None, limit: 1 }).await?;
         one.team(team).await?;

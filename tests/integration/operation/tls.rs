@@ -71,7 +71,7 @@ impl Files {
             "[server]\nlisten = \"127.0.0.1:0\"\n{tls}\n{server}\n[admin]\nlisten = \"127.0.0.1:0\"\n{tls}\n\
              [database]\nurl = \"{}\"\n\
              [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-             [limits]\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\n\
+             [limits]\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\nmax_exposure_per_day = 0\n\
              [log]\nlevel = \"warn,tollgate::cli=info\"\n",
             gateway.db.url(),
             gateway.simulator()

@@ -9,7 +9,7 @@ pub async fn another_with(gateway: &TestGateway, scratch: &Scratch, lease_ms: u3
         "[server]\nlisten = \"127.0.0.1:0\"\nmax_connections = 20000\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
          acquire_timeout_ms = 20000\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-         [ledger]\nlease_ms = {lease_ms}\nreserve_timeout_ms = 20000\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\n",
+         [ledger]\nlease_ms = {lease_ms}\nreserve_timeout_ms = 20000\n[limits]\norg_create_per_minute = 0\nmax_open_tasks = 0\nmax_exposure_per_day = 0\n",
         gateway.db.url(),
         gateway.simulator()
     );

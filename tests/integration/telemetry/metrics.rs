@@ -147,7 +147,7 @@ async fn credits_and_holds_are_counted_when_they_have_moved() {
 async fn ten_thousand_organisations_add_no_series() {
     const CALLING: usize = 300;
     let (db, vendor) = (TestDatabase::new().await, Vendor::start(10).await);
-    let limits = "[limits]\nkey_create_per_minute = 6\nmax_open_tasks = 0\nfailed_logins_per_minute = 5\n";
+    let limits = "[limits]\nkey_create_per_minute = 6\nmax_open_tasks = 0\nmax_exposure_per_day = 0\nfailed_logins_per_minute = 5\n";
     let gateway = Watched::start(&db, vendor.address, &format!("{QUICK}{limits}")).await;
     let before = complete(&gateway).await;
 

@@ -302,7 +302,7 @@ async fn serve(gateway: &TestGateway, scratch: &Scratch, more: &str) -> (Process
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_grace_ms = 5000\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
          [upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-         [limits]\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\n",
+         [limits]\norg_create_per_minute = 0\norg_status_per_minute = 0\nmax_open_tasks = 0\nmax_exposure_per_day = 0\n",
         gateway.db.url(),
         gateway.simulator()
     );

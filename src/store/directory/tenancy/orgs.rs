@@ -27,6 +27,9 @@ pub struct Org {
     pub max_open_tasks: Option<i32>,
     #[serde(flatten)]
     pub balance: Balance,
+    /// Since when creates are stopped because of what the organisation's tasks cost the platform; null: they are not.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub stopped_at: Option<OffsetDateTime>,
     pub version: i32,
     /// When the organisation was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -50,6 +53,7 @@ impl FromRow<'_, PgRow> for Org {
             status_per_minute: row.try_get("status_per_minute")?,
             max_open_tasks: row.try_get("max_open_tasks")?,
             balance: balance(row)?,
+            stopped_at: row.try_get("stopped_at")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
             deleted_at: row.try_get("deleted_at")?,
@@ -92,6 +96,8 @@ pub struct OrgFilter {
     /// Only the organisation with this name.
     pub name: Option<String>,
     pub status: Option<Status>,
+    /// Only organisations whose creates are stopped because of their exposure.
+    pub stopped: bool,
     /// Deleted organisations instead of the others.
     pub deleted: bool,
 }
@@ -106,7 +112,7 @@ words! {
 
 /// The columns that an [`Org`] is read from.
 const COLUMNS: &str = "o.org_id, o.name, o.status, o.time_zone, o.price_factor_bp, o.create_per_minute, \
-     o.status_per_minute, b.max_open_tasks, o.version, o.created_at, o.deleted_at";
+     o.status_per_minute, b.max_open_tasks, b.stopped_at, o.version, o.created_at, o.deleted_at";
 const TABLES: &str = "org o join org_balance b using (org_id)";
 
 fn no_org(org: OrgId) -> String {
@@ -120,7 +126,7 @@ impl Database {
             "select {COLUMNS}, {BALANCE} from {TABLES} \
              where ($1::uuid is null or org_id = $1) and ($2::text is null or name = $2) \
                and ($3::text is null or status = $3) and (deleted_at is not null) = $4 \
-               and ($5::uuid is null or org_id > $5) order by org_id limit $6"
+               and ($5::uuid is null or org_id > $5) and (stopped_at is not null or not $7) order by org_id limit $6"
         )))
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(&filter.name)
@@ -128,6 +134,7 @@ impl Database {
         .bind(filter.deleted)
         .bind(slice.after.map(OrgId::as_uuid))
         .bind(i64::from(slice.limit))
+        .bind(filter.stopped)
         .fetch_all(self.pool())
         .await?)
     }

@@ -83,6 +83,7 @@ impl Answers {
             RowVerdict::Insufficient { available } => Ok(Verdict::Insufficient { available }),
             RowVerdict::OverBudget { budget, left } => Ok(Verdict::OverBudget { budget, left }),
             RowVerdict::TooManyTasks => Ok(Verdict::TooManyTasks),
+            RowVerdict::Stopped => Ok(Verdict::Stopped),
             RowVerdict::KeyTaken => Ok(Verdict::KeyTaken),
             RowVerdict::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
             RowVerdict::UnknownOrg => Ok(Verdict::UnknownOrg),

@@ -34,6 +34,7 @@ pub(in crate::store) enum RowVerdict {
         left: Credits,
     },
     TooManyTasks,
+    Stopped,
     KeyTaken,
     InDoubt(HoldId),
     UnknownOrg,
@@ -120,6 +121,7 @@ words! {
         Ended = "ended",
         Insufficient = "insufficient",
         TooManyTasks = "too_many_tasks",
+        Stopped = "stopped",
         OverBudget = "over_budget",
         KeyTaken = "key_taken",
         InDoubt = "in_doubt",
@@ -136,6 +138,7 @@ fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<
         (Word::Ended, ..) => RowVerdict::Ended,
         (Word::Insufficient, Some(available), _) => RowVerdict::Insufficient { available },
         (Word::TooManyTasks, ..) => RowVerdict::TooManyTasks,
+        (Word::Stopped, ..) => RowVerdict::Stopped,
         (Word::OverBudget, Some(left), Some(budget)) => {
             RowVerdict::OverBudget { budget: BudgetId::from_uuid(budget), left }
         }

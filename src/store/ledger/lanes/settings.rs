@@ -6,6 +6,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::config::Profile;
+use crate::credits::Credits;
 use crate::store::db::session::Deadline;
 
 /// The number of side lanes of a gateway.
@@ -36,6 +37,8 @@ pub struct LaneSettings {
     pub hold_grace: Duration,
     /// The most unfinished tasks of an organisation that has no cap of its own; 0: no cap.
     pub max_open_tasks: i32,
+    /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+    pub max_exposure: Credits,
     /// How a batch is made durable.
     pub profile: Profile,
 }
@@ -51,6 +54,7 @@ impl Default for LaneSettings {
             retry_aside: RETRY_ASIDE,
             hold_grace: Duration::from_secs(30),
             max_open_tasks: 0,
+            max_exposure: Credits::ZERO,
             profile: Profile::default(),
         }
     }
@@ -73,6 +77,8 @@ pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) ->
         .options([
             ("lock_timeout", format!("{}ms", (settings.call_timeout / 2).min(LOCK_WAIT).as_millis())),
             ("statement_timeout", Deadline::of_lane(settings.call_timeout).setting()),
+            // Not an argument: a function that gateways of other versions call keeps its arguments.
+            ("tollgate.max_exposure_per_day", settings.max_exposure.to_string()),
         ])
         .disable_statement_logging()
 }

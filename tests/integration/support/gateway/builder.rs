@@ -162,6 +162,7 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         org_create_per_minute = 0
         org_status_per_minute = 0
         max_open_tasks = 0
+        max_exposure_per_day = 0
         [status]
         min_interval_ms = 20
         [reconciler]
