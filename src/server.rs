@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use self::answers::{AnswerBody, Owed};
+pub use self::connections::register;
 use self::connections::{Connections, GRACE, Standing};
 use self::strangers::{StrangersGate, TooManyStrangers};
 pub use self::tls::Certificate;

@@ -32,7 +32,7 @@ use crate::metrics as m;
 use crate::poll::Poller;
 use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
-use crate::server::{Certificate, bind};
+use crate::server::{self, Certificate, bind};
 use crate::stack::Parts;
 use crate::store::{
     Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES, SharedDatabase, StoreError,
@@ -89,6 +89,7 @@ async fn listeners(
     config: &Config,
     [data, admin]: [Option<Arc<Certificate>>; 2],
 ) -> Result<[Listener; 2], StartError> {
+    ["data", "operations"].into_iter().for_each(server::register);
     let socket = bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;
     let data = Listener { socket, certificate: data };
     let socket = bind("the operations listener", config.admin.listen, "admin.listen").await?;

@@ -97,13 +97,21 @@ impl Drop for InProgress {
     }
 }
 
+/// Shows the series of a listener's connections from the start: a scrape may come before the listener serves.
+pub fn register(listener: &'static str) {
+    metrics::counter!(m::CONNECTIONS_CLOSED_FOR_ROOM, "listener" => listener).increment(0);
+    metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => listener).increment(0);
+    metrics::counter!(m::CONNECTIONS_STALLED, "listener" => listener).increment(0);
+    for who in ["all", "strangers"] {
+        metrics::gauge!(m::CONNECTIONS, "listener" => listener, "of" => who).set(0);
+    }
+    metrics::gauge!(m::STRANGERS_HEADS_BYTES, "listener" => listener).set(0);
+}
+
 impl Connections {
     /// A listener's connections, of which there are at most `most` at a time. Strangers have `grace` to send a request.
     pub(super) fn new(listener: &'static str, most: usize, grace: Duration) -> Arc<Self> {
         let gauge = |who: &'static str| metrics::gauge!(m::CONNECTIONS, "listener" => listener, "of" => who);
-        metrics::counter!(m::CONNECTIONS_CLOSED_FOR_ROOM, "listener" => listener).increment(0);
-        metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => listener).increment(0);
-        metrics::counter!(m::CONNECTIONS_STALLED, "listener" => listener).increment(0);
         // Each of those that wait has a descriptor.
         let waiting = most / 2;
         Arc::new(Self {

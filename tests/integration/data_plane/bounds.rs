@@ -42,15 +42,19 @@ async fn what_finds_no_room_is_refused_before_a_byte_of_it_is_read() {
         TestGateway::builder().config(|config| config.server.max_bytes_under_way = 1 << 20).start().await;
     let other = gateway.another_org("another customer", 1_000).await;
     let key = &gateway.caller.text;
-    let mut first = begin(&gateway, key, "{").await;
-    let mut said = None;
-    until("the first body has taken its room", async || {
+    let mut found = None;
+    until("the first body has taken its room before the second", async || {
+        let mut first = begin(&gateway, key, "{").await;
         let mut second = begin(&gateway, key, "").await;
-        said = early(&mut second).await;
-        said.is_some()
+        let said = early(&mut second).await;
+        if let (None, Some(said)) = (early(&mut first).await, said) {
+            found = Some((first, said));
+        }
+        found.is_some()
     })
     .await;
-    let said = said.unwrap().to_lowercase();
+    let (mut first, said) = found.unwrap();
+    let said = said.to_lowercase();
     assert!(said.starts_with("http/1.1 503 "), "{said}");
     assert!(said.contains("retry-after: 1\r\n") && said.contains("\"unavailable\""), "{said}");
 
