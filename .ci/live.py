@@ -225,7 +225,7 @@ class Live:
         text = f'[server]\nlisten = "127.0.0.1:{data}"\n[admin]\nlisten = "127.0.0.1:{admin}"\n'
         text += f"[database]\nurl = {json.dumps(self.database_url)}\n"
         # The load costs the platform more than any organisation may.
-        text += "[limits]\nmax_exposure_per_day = 0\n"
+        text += "[limits]\nmax_exposure_per_day = 0\norg_management_per_minute = 0\noperator_management_per_minute = 0\n"
         for name in ("kling_3", "kling_o3"):
             text += f"[upstream.{name}]\n{backend}"
             text += account.format(name, "main", self.demo["simulator_key"], 3)

@@ -46,8 +46,8 @@ pub(super) struct DemoArgs {
     /// Print one line of JSON when the demo is ready, and nothing else on standard output.
     #[arg(long)]
     json: bool,
-    /// Lift the rate limits and the task limit of the demo's organisation, and the limit on what tasks cost the platform in a
-    /// day, for load tests.
+    /// Lift the rate limits and the task limit of the demo's organisation and of the management API, and the limit on what
+    /// tasks cost the platform in a day, for load tests.
     #[arg(long)]
     unlimited: bool,
     /// Duration of a simulated task, in milliseconds.
@@ -194,6 +194,8 @@ fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Conf
     };
     if args.unlimited {
         config.limits.max_exposure_per_day = 0;
+        config.limits.org_management_per_minute = 0;
+        config.limits.operator_management_per_minute = 0;
     }
     Ok(config)
 }

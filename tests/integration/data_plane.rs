@@ -4,6 +4,7 @@ mod bounds;
 mod document;
 mod endpoints;
 mod exposure;
+mod frames;
 mod idempotency;
 mod money;
 mod status;

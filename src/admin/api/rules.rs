@@ -44,7 +44,7 @@ impl AccessRule {
         parts: &mut Parts,
         writes: bool,
     ) -> Result<Actor, Problem> {
-        let role = ApiRole::of(&caller).as_str();
+        let role = ApiRole::of(caller).as_str();
         if !self.roles.iter().any(|named| named == role) {
             let roles = self.roles.join(", ");
             return Err(Problem::Forbidden(format!("this is for {roles}; you are {role}")));

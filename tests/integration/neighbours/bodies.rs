@@ -2,10 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use serde_json::json;
 
 use super::street::{Street, Target};
 use crate::support::faults::scaled;

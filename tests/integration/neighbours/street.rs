@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate::ids::OrgId;
+use tollgate::ids::{KeyId, OrgId, UserId};
 use tollgate::store::KeySpec;
 
 use crate::support::database::{TestDatabase, until};
@@ -23,6 +23,7 @@ use crate::support::faults::load::{ADDRESS, Customers, Reply};
 use crate::support::faults::{long, scaled};
 use crate::support::http;
 use crate::support::seed::admin_named;
+use crate::support::tenant::{Tenant, history};
 
 /// The organisations by their place in the fleet.
 const ATTACKER: usize = 0;
@@ -115,7 +116,9 @@ pub struct Street {
     fleet: Fleet,
     db: TestDatabase,
     client: Client,
-    admin_key: String,
+    /// The attacker's admin, and its key.
+    admin: UserId,
+    admin_key: (KeyId, String),
 }
 
 impl Street {
@@ -138,8 +141,8 @@ impl Street {
         let org = fleet.customers.tenants[ATTACKER].org;
         let admin = db.database().add_user(org, &admin_named("its admin")).await.unwrap();
         let spec = KeySpec { name: "admin".into(), env: "test".into(), ..KeySpec::default() };
-        let (_, key) = db.database().create_key(org, admin, &spec).await.unwrap();
-        Self { fleet, db, client, admin_key: key.expose().to_owned() }
+        let (key, text) = db.database().create_key(org, admin, &spec).await.unwrap();
+        Self { fleet, db, client, admin, admin_key: (key, text.expose().to_owned()) }
     }
 
     /// From here on the vendor treats the attacker's creates, or its tasks, like this.
@@ -147,6 +150,15 @@ impl Street {
         let theirs = format!("organisation {ATTACKER} create");
         let rule = json!([{"on": on, "match": {"prompt_contains": theirs}, "fault": fault}]);
         self.fleet.vendor.script(rule).await;
+        self
+    }
+
+    /// The attacker's organisation has had so many tasks.
+    pub async fn with_history(self, tasks: i32) -> Self {
+        let org = self.fleet.customers.tenants[ATTACKER].org;
+        let team = self.db.database().create_team(org, "film").await.unwrap();
+        let tenant = Tenant { org, team, user: self.admin, key: self.admin_key.0 };
+        history(&self.db, &tenant, tasks).await;
         self
     }
 
@@ -160,7 +172,7 @@ impl Street {
             data,
             operations: operations.trim_start_matches("http://").parse().unwrap(),
             key: self.fleet.customers.tenants[ATTACKER].key.clone(),
-            admin_key: self.admin_key.clone(),
+            admin_key: self.admin_key.1.clone(),
             org: self.fleet.customers.tenants[ATTACKER].org,
             real,
             over: CancellationToken::new(),

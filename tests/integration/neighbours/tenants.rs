@@ -7,6 +7,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 
 use super::street::{Street, Target};
+use crate::support::faults::scaled;
 use crate::support::http;
 
 /// Sends this over and over on so many connections, and reads the answers.
@@ -51,6 +52,29 @@ async fn an_admin_who_makes_users_and_reads_figures_all_the_time() {
         target.over.cancelled().await;
     }
     Street::new().await.bears("40 management calls at a time", 400, attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_who_makes_and_deletes_budgets_over_a_long_history() {
+    async fn attack(target: Target) {
+        let (base, org, key) = (target.operations, target.org, target.admin_key.clone());
+        let client = http::client();
+        let mut made = Vec::new();
+        while !target.over.is_cancelled() {
+            target.sent.fetch_add(1, Ordering::Relaxed);
+            let body = json!({"level": "key", "period": "total", "credits": null});
+            let call = client.post(format!("http://{base}/admin/v1/orgs/{org}/budgets")).json(&body);
+            let Ok(answer) = call.bearer_auth(&key).send().await else { continue };
+            made.push(answer.status().as_u16());
+            let Ok(budget) = answer.json::<serde_json::Value>().await else { continue };
+            let Some(id) = budget["budget_id"].as_str() else { continue };
+            let call = client.delete(format!("http://{base}/admin/v1/budgets/{id}")).bearer_auth(&key);
+            let _ = call.send().await;
+        }
+        assert!(target.real.is_none() || made.contains(&201), "{made:?}");
+    }
+    let street = Street::new().await.with_history(scaled(100_000, 1_000_000)).await;
+    street.bears("budgets made and deleted over a long history", 3, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

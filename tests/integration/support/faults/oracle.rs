@@ -53,6 +53,7 @@ impl FromRow<'_, PgRow> for Hold {
 }
 
 impl Hold {
+    /// Those that gateways made: a history that a test has written has no fingerprints.
     pub async fn all(pool: &PgPool) -> Vec<Self> {
         sqlx::query_as(
             "select h.*, e.consumes, e.entered, l.loss, l.possible_loss from hold h \
@@ -60,7 +61,8 @@ impl Hold {
              from entry where org_id = h.org_id and hold_id = h.hold_id and kind = 'consume') e \
              cross join lateral (select coalesce(sum(amount) filter (where not possible), 0)::bigint as loss, \
              coalesce(sum(amount) filter (where possible), 0)::bigint as possible_loss \
-             from platform_loss where org_id = h.org_id and hold_id = h.hold_id) l order by h.hold_id",
+             from platform_loss where org_id = h.org_id and hold_id = h.hold_id) l \
+             where h.fingerprint <> '' order by h.hold_id",
         )
         .fetch_all(pool)
         .await

@@ -1,0 +1,152 @@
+//! HTTP/2 frame by frame, where the server bounds what strangers may have in progress.
+
+use std::collections::BTreeSet;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::database::PATIENCE;
+use crate::support::gateway::TestGateway;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// The streams of a stranger that are served at a time.
+const STREAMS: usize = 8;
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+struct Peer(TcpStream);
+
+impl Peer {
+    /// A connection whose streams may be sent no byte of a body.
+    async fn new(gateway: &TestGateway) -> Self {
+        let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut peer = Self(stream);
+        // SETTINGS_INITIAL_WINDOW_SIZE = 0
+        peer.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+        peer
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// A GET on a stream of its own.
+    async fn get(&mut self, stream: u32, path: &str) {
+        // :method GET, :scheme http, :authority x, :path as a literal
+        let mut block = vec![0x82, 0x86, 0x01, 1, b'x', 0x04, u8::try_from(path.len()).unwrap()];
+        block.extend(path.as_bytes());
+        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &block).await;
+    }
+
+    async fn receive(&mut self) -> Frame {
+        let reading = async {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            self.0.read_exact(&mut payload).await.unwrap();
+            let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+            Frame { kind: head[3], flags: head[4], stream, payload }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("a frame")
+    }
+
+    /// What comes until a ping of ours is answered: by then the server has seen all that was sent before.
+    async fn until_pinged(&mut self, number: u8) -> Vec<Frame> {
+        self.send(PING, 0, 0, &[number; 8]).await;
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.receive().await;
+            if frame.kind == PING && frame.flags & ACK != 0 && frame.payload == [number; 8] {
+                return frames;
+            }
+            frames.push(frame);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_streams_wait_for_one_another_and_the_connection_lives() {
+    let gateway = TestGateway::start().await;
+    let mut peer = Peer::new(&gateway).await;
+    let streams: Vec<u32> = (0..20).map(|number| 2 * number + 1).collect();
+    for stream in &streams {
+        peer.get(*stream, "/openapi.json").await;
+    }
+    let mut begun = BTreeSet::new();
+    let mut pings = 0;
+    while begun.len() < STREAMS {
+        pings += 1;
+        for frame in peer.until_pinged(pings).await {
+            assert!(![RST_STREAM, GOAWAY, DATA].contains(&frame.kind), "{frame:?}");
+            if frame.kind == HEADERS {
+                begun.insert(frame.stream);
+            }
+        }
+    }
+    // A frame of a kind that nobody knows changes nothing, and nor does one that has been answered.
+    peer.send(0xfa, 0, 0, b"?").await;
+    for number in 100..120 {
+        assert!(peer.until_pinged(number).await.iter().all(|frame| frame.kind != HEADERS), "the others wait");
+    }
+    assert_eq!(begun.len(), STREAMS);
+    // Whoever is read makes room for the next.
+    let first = *begun.first().unwrap();
+    peer.send(WINDOW_UPDATE, 0, first, &(1u32 << 30).to_be_bytes()).await;
+    peer.send(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()).await;
+    let (mut ended, mut next) = (false, None);
+    while !(ended && next.is_some()) {
+        let frame = peer.receive().await;
+        match frame.kind {
+            DATA => {
+                assert_eq!(frame.stream, first);
+                ended |= frame.flags & END_STREAM != 0;
+            }
+            HEADERS => next = Some(frame.stream),
+            kind => assert!(![RST_STREAM, GOAWAY].contains(&kind), "{frame:?}"),
+        }
+    }
+    assert!(!begun.contains(&next.unwrap()));
+    // One that is given up makes room too.
+    let second = *begun.iter().nth(1).unwrap();
+    peer.send(RST_STREAM, 0, second, &8u32.to_be_bytes()).await;
+    let frame = loop {
+        let frame = peer.receive().await;
+        if frame.kind == HEADERS {
+            break frame;
+        }
+    };
+    assert!(!begun.contains(&frame.stream) && Some(frame.stream) != next);
+    // What breaks the protocol ends this connection, with the reason.
+    peer.get(2, "/openapi.json").await;
+    let goaway = loop {
+        let frame = peer.receive().await;
+        if frame.kind == GOAWAY {
+            break frame;
+        }
+    };
+    assert_eq!(goaway.payload[4..8], 1u32.to_be_bytes(), "PROTOCOL_ERROR");
+    gateway.get("/api/credits").await.expect(200);
+}
