@@ -91,7 +91,7 @@ pub enum GatewayError {
     /// The creates of the organisation are stopped because of its exposure.
     #[error(
         "new tasks of your organisation are stopped: what its tasks cost the platform, or may have cost it, has reached a \
-         limit. Running tasks finish. Ask the operator of this service to look into it and to let them go on"
+         limit. Running tasks finish. Ask the operator of this service to look into it and to allow new tasks again"
     )]
     Stopped,
     /// The key may not create this task type.

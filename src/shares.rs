@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// What an owner may be.
-pub trait Owner: Copy + Eq + Hash + fmt::Debug + Send + 'static {}
+pub trait Owner: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 
-impl<T: Copy + Eq + Hash + fmt::Debug + Send + 'static> Owner for T {}
+impl<T: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static> Owner for T {}
 
 /// A quantity, and who has how much of it.
 #[derive(Debug)]

@@ -280,7 +280,7 @@ impl Authenticator {
     ) -> Result<Arc<Principal>, GatewayError> {
         let key = (provider.provider_id, presented.organisation.clone(), presented.subject.clone());
         let read = || async {
-            let found = self.find_identity(provider, presented, &key, peer).await?;
+            let found = self.find_identity(provider, presented, &key).await?;
             if found.as_ref().is_some_and(|found| !found.is_outdated_by(presented)) {
                 return Ok(found);
             }
@@ -317,13 +317,13 @@ impl Authenticator {
         provider: &Provider,
         presented: &Presented,
         key: &IdentityKey,
-        peer: IpAddr,
     ) -> Result<Option<FoundIdentity>, StoreError> {
         if let Some(known) = self.identities.get(key) {
             let turn = self.database.turn_of(known.value.principal.org).await?;
             return turn.find_identity(provider, presented).await;
         }
-        self.lookups.turn_of(peer).await?.find_identity(provider, presented).await
+        let turn = self.lookups.turn_of_signed(provider.provider_id).await?;
+        turn.find_identity(provider, presented).await
     }
 
     async fn sign_in(
@@ -338,7 +338,8 @@ impl Authenticator {
             action: Some("sign_in".into()),
             request_id: None,
         };
-        self.lookups.turn_of(peer).await?.acting(actor).sign_in(provider, presented).await
+        let turn = self.lookups.turn_of_signed(provider.provider_id).await?;
+        turn.acting(actor).sign_in(provider, presented).await
     }
 
     fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -11,7 +13,9 @@ use moka::sync::Cache;
 
 use crate::call::Network;
 use crate::error::{GatewayError, Level};
+use crate::ids::ProviderId;
 use crate::metrics as m;
+use crate::shares::{Share, Shares};
 use crate::store::{Database, SharedDatabase, StoreError, Turn};
 
 /// The connections for first look-ups, each of which takes about a millisecond.
@@ -23,6 +27,11 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// How long a network stays suspect after more wrong credentials than it may send.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
+/// How many look-ups of suspect networks are made at a time, how many more may wait, and how long.
+const SUSPECTS: usize = 2;
+const SUSPECTS_WAITING: usize = 4_096;
+const SUSPECTS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// At most so many unknown ids and suspect networks are remembered.
 const MOST_REMEMBERED: u64 = 20_000;
 
@@ -30,9 +39,26 @@ const MOST_REMEMBERED: u64 = 20_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stranger {
     Network(Network),
-    /// All networks together that sent too many wrong credentials. A valid key of such a network still passes, but
-    /// waits for its look-up behind theirs.
+    /// All networks together that sent too many wrong credentials, among which they take turns. A valid key of such a
+    /// network still passes, but waits for its look-up behind theirs.
     Suspects,
+    /// Those whose token this provider has signed. They are no strangers, but the rows that they sign in with may be locked.
+    SignedBy(ProviderId),
+}
+
+/// A turn for a look-up.
+#[derive(Debug)]
+pub(super) struct LookupTurn {
+    turn: Turn<Stranger>,
+    _among_suspects: Option<Share<Network>>,
+}
+
+impl Deref for LookupTurn {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.turn
+    }
 }
 
 #[derive(Debug)]
@@ -40,6 +66,7 @@ pub(super) struct Lookups {
     database: SharedDatabase<Stranger>,
     failures: DefaultKeyedRateLimiter<Network>,
     suspects: Cache<Network, ()>,
+    suspects_turns: Arc<Shares<Network>>,
     /// Public ids that nobody has.
     unknown: Cache<String, ()>,
 }
@@ -53,18 +80,33 @@ impl Lookups {
             database: database.into(),
             failures: RateLimiter::keyed(quota),
             suspects: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(SUSPECT_FOR).build(),
+            suspects_turns: Shares::with_queue(SUSPECTS, SUSPECTS_WAITING, metrics::Gauge::noop()),
             unknown: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(UNKNOWN_FOR).build(),
         }
     }
 
     /// A turn for a look-up that a client at `peer` causes.
-    pub(super) async fn turn_of(&self, peer: IpAddr) -> Result<Turn<Stranger>, StoreError> {
+    pub(super) async fn turn_of(&self, peer: IpAddr) -> Result<LookupTurn, StoreError> {
         let network = Network::of(peer);
-        let stranger = match self.suspects.contains_key(&network) {
-            true => Stranger::Suspects,
-            false => Stranger::Network(network),
-        };
-        self.database.turn_of(stranger).await
+        if !self.suspects.contains_key(&network) {
+            return self.turn(Stranger::Network(network), None).await;
+        }
+        let waiting = tokio::time::timeout(SUSPECTS_PATIENCE, self.suspects_turns.wait(network, 1));
+        let share = waiting.await.map_err(|_| StoreError::Timeout)?.map_err(|_| StoreError::QueueFull)?;
+        self.turn(Stranger::Suspects, Some(share)).await
+    }
+
+    /// A turn for those whose token `provider` has signed.
+    pub(super) async fn turn_of_signed(&self, provider: ProviderId) -> Result<LookupTurn, StoreError> {
+        self.turn(Stranger::SignedBy(provider), None).await
+    }
+
+    async fn turn(
+        &self,
+        stranger: Stranger,
+        share: Option<Share<Network>>,
+    ) -> Result<LookupTurn, StoreError> {
+        Ok(LookupTurn { turn: self.database.turn_of(stranger).await?, _among_suspects: share })
     }
 
     pub(super) fn is_unknown(&self, public_id: &str) -> bool {

@@ -49,11 +49,11 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema as _};
 use utoipa_axum::router::OpenApiRouter;
 
+pub use self::call::TurnOwner;
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
-use crate::bulk::Payer;
 use crate::credits::Credits;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
@@ -61,13 +61,13 @@ use crate::rate_limits::RateLimits;
 use crate::store::SharedDatabase;
 use crate::telemetry::Tracing;
 
-/// The connections of the management API. One organisation, and all operators together, get half of what is free.
+/// The connections of the management API. One organisation, or one operator, gets half of what is free.
 pub const MANAGEMENT_CONNECTIONS: u32 = 6;
 
 /// What the management API is built from.
 #[derive(Clone)]
 pub struct Api {
-    pub database: SharedDatabase<Payer>,
+    pub database: SharedDatabase<TurnOwner>,
     pub limits: Arc<RateLimits>,
     pub authenticator: Arc<Authenticator>,
     /// The proxies that are trusted to name the client's address.

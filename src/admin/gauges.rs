@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metrics_process::Collector;
 
 use crate::access::callers::Authenticator;
-use crate::bulk::Payer;
+use crate::admin::api::TurnOwner;
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -18,7 +18,7 @@ pub struct Gauges {
     /// The connection pool of the data plane.
     pub callers: SharedDatabase<OrgId>,
     /// The connection pool of the management API.
-    pub management: SharedDatabase<Payer>,
+    pub management: SharedDatabase<TurnOwner>,
     /// The connection pool of background jobs.
     pub upkeep: Database,
     /// The connection pool of the lease.

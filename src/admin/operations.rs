@@ -1,6 +1,7 @@
 //! Health checks and metrics: `/healthz`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -9,10 +10,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::gauges::Gauges;
+use crate::clock::Clock;
 use crate::price_cache::Prices;
 use crate::store::{Database, Lease};
 
@@ -26,7 +29,16 @@ pub struct Operations {
     /// Cancelled when the gateway begins to shut down: from then on it reports that it is not ready.
     pub draining: CancellationToken,
     pub metrics: PrometheusHandle,
+    /// The last answer to whether the gateway is ready, and when it was found.
+    pub readiness: Arc<Mutex<Option<(Instant, Readiness)>>>,
 }
+
+/// Whether the gateway is ready, and what was found.
+pub type Readiness = (bool, Value);
+
+/// For how long an answer is given to others too. They wait for one another, so that they take at most one connection of
+/// the jobs' pool, however many ask.
+const READINESS_KEPT: Duration = Duration::from_millis(250);
 
 pub(super) fn router(operations: Operations) -> Router {
     Router::new()
@@ -47,6 +59,26 @@ async fn readyz(State(operations): State<Operations>) -> Response {
         let body = json!({ "ready": false, "draining": true });
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
+    let mut last = operations.readiness.lock().await;
+    let (ready, body) = match &*last {
+        Some((at, found)) if Clock.since(*at) < READINESS_KEPT => found.clone(),
+        _ => {
+            let found = look(&operations).await;
+            *last = Some((Clock.now(), found.clone()));
+            found
+        }
+    };
+    drop(last);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut answer = (status, Json(body)).into_response();
+    if !ready {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    answer
+}
+
+/// Asks the database and the parts.
+async fn look(operations: &Operations) -> Readiness {
     let told = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
     let database = operations.database.ping().await.map_err(|error| error.to_string());
     let schema = match &database {
@@ -63,12 +95,7 @@ async fn readyz(State(operations): State<Operations>) -> Response {
         "price_book": told(prices),
         "lease": told(lease),
     });
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut answer = (status, Json(body)).into_response();
-    if !ready {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-    }
-    answer
+    (ready, body)
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {

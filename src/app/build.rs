@@ -14,10 +14,10 @@ use crate::access::LOOKUP_CONNECTIONS;
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
-use crate::admin::api::{Api, MANAGEMENT_CONNECTIONS};
+use crate::admin::api::{Api, MANAGEMENT_CONNECTIONS, TurnOwner};
 use crate::admin::{Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
-use crate::bulk::{Bulk, Payer};
+use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::credits::Credits;
@@ -102,7 +102,7 @@ struct Pools {
     /// For the data plane. Organisations have turns.
     callers: SharedDatabase<OrgId>,
     /// For the management API. Organisations and operators have turns.
-    management: SharedDatabase<Payer>,
+    management: SharedDatabase<TurnOwner>,
     /// For credentials that are not cached.
     lookups: Database,
     /// For background jobs: tasks must be finished even while callers fill their pool.
@@ -284,6 +284,7 @@ impl Shared {
             gauges: Arc::new(gauges),
             draining: self.draining.clone(),
             metrics: self.metrics.clone(),
+            readiness: Arc::default(),
         }
     }
 

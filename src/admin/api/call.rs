@@ -4,6 +4,7 @@
 //! path: there is no handler without a rule of who may call it, none that writes without an actor, and none that reads a
 //! header or a parameter that its description does not name.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -21,8 +22,9 @@ use super::trace::panicked;
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
 use crate::credits::Credits;
+use crate::ids::OrgId;
 use crate::rate_limits::{Limited, Manager};
-use crate::store::{Acting, Actor, Database};
+use crate::store::{Acting, Actor, Database, StoreError};
 use crate::telemetry::carry;
 
 /// A call whose caller may make it: authenticated, and admitted by the rule of the operation.
@@ -68,9 +70,38 @@ impl Handle for Acting {
     }
 }
 
-/// Who pays for a call: whose bytes its body is, and whose turn at the database it takes.
+/// Whose turn at the database a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TurnOwner {
+    Org(OrgId),
+    /// An operator, by a hash of its name in the audit log.
+    Operator(u64),
+}
+
+impl TurnOwner {
+    fn of(caller: &Caller) -> Self {
+        match caller {
+            Caller::Tenant(principal) => Self::Org(principal.org),
+            Caller::Operator(operator) => {
+                let mut hasher = DefaultHasher::new();
+                operator.name.hash(&mut hasher);
+                Self::Operator(hasher.finish())
+            }
+        }
+    }
+}
+
+/// Whose bytes the body of a call is.
 fn payer(caller: &Caller) -> Payer {
     caller.org().map_or(Payer::Operators, Payer::Org)
+}
+
+/// Why a call has no turn at the database: nothing was done yet.
+pub(super) fn no_turn(error: StoreError) -> Problem {
+    match error {
+        StoreError::Timeout | StoreError::QueueFull => Problem::Busy,
+        other => other.into(),
+    }
 }
 
 /// Authenticates the caller of a request, counts the call against its rate limit, and answers it.
@@ -132,7 +163,7 @@ where
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
     let input = I::read(&parts, &bytes)?;
     drop(body);
-    let turn = api.database.turn_of(payer(&caller)).await?;
+    let turn = api.database.turn_of(TurnOwner::of(&caller)).await.map_err(no_turn)?;
     let call = ApiCall {
         caller,
         database: H::of(&turn, actor),

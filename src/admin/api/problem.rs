@@ -82,6 +82,9 @@ pub enum Problem {
         per_minute: u32,
         retry_after: Duration,
     },
+    /// The call found no place at the database in time: nothing was done.
+    #[error("too many calls are in progress: nothing was done, try again")]
+    Busy,
     /// The database cannot be reached, or did not answer in time.
     #[error(
         "the database cannot be reached right now. A change may or may not have been made: check before you try again"
@@ -106,7 +109,7 @@ impl Problem {
         ("422", "The Idempotency-Key was used for another request"),
         ("429", "Too many calls in a minute, or too many wrong credentials from your address"),
         ("500", "A defect of the gateway"),
-        ("503", "The database cannot be reached"),
+        ("503", "The database cannot be reached, or too many calls are in progress"),
     ];
 
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
@@ -134,6 +137,7 @@ impl Problem {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts")
             }
             Self::TooManyCalls { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many calls"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many calls in progress"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
         }
@@ -147,7 +151,7 @@ impl Problem {
             Self::TooManyAttempts(after) | Self::TooManyCalls { retry_after: after, .. } => {
                 Some(after.as_secs().saturating_add(1))
             }
-            Self::InProgress => Some(1),
+            Self::InProgress | Self::Busy => Some(1),
             Self::Unavailable => Some(5),
             Self::Invalid(_)
             | Self::Unauthenticated(_)
@@ -207,7 +211,7 @@ impl From<BadBody> for Problem {
             BadBody::CutOff => Self::Invalid("the connection ended before the body did".into()),
             BadBody::TooLarge => Self::TooLarge,
             BadBody::TooSlow => Self::TooSlow,
-            BadBody::NoRoom => Self::Unavailable,
+            BadBody::NoRoom => Self::Busy,
         }
     }
 }
@@ -223,7 +227,8 @@ impl From<GatewayError> for Problem {
             GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),
             GatewayError::Unavailable(error) => error.into(),
-            GatewayError::IdentityUnavailable | GatewayError::NoRoom => Self::Unavailable,
+            GatewayError::NoRoom => Self::Busy,
+            GatewayError::IdentityUnavailable => Self::Unavailable,
             // What the data plane says of its own calls.
             GatewayError::Invalid(_)
             | GatewayError::Suspended

@@ -9,11 +9,11 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::SecurityRequirement;
 
 use super::Api;
+use super::call::{TurnOwner, no_turn};
 use super::caller::ApiRole;
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
-use crate::bulk::Payer;
 use crate::call::Peer;
 use crate::ids::OrgId;
 use crate::store::{Actor, Owned, SharedDatabase};
@@ -94,7 +94,11 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
 
 /// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one
 /// that does not exist, so that ids cannot be probed.
-async fn within(database: &SharedDatabase<Payer>, org: OrgId, params: &RawPathParams) -> Result<(), Problem> {
+async fn within(
+    database: &SharedDatabase<TurnOwner>,
+    org: OrgId,
+    params: &RawPathParams,
+) -> Result<(), Problem> {
     for (name, text) in params {
         let missing = || Problem::NotFound(format!("there is no {text}"));
         let owned = match name {
@@ -110,7 +114,7 @@ async fn within(database: &SharedDatabase<Payer>, org: OrgId, params: &RawPathPa
             _ => continue,
         };
         let owner = match owned {
-            Ok(owned) => database.turn_of(Payer::Org(org)).await?.owner(owned).await?,
+            Ok(owned) => database.turn_of(TurnOwner::Org(org)).await.map_err(no_turn)?.owner(owned).await?,
             Err(_) => None,
         };
         if owner != Some(org) {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::StoreError;
 use super::metered;
-use super::queries::{Queries, Suspicion};
+use super::queries::{Kept, Queries, Suspicion};
 use super::servers::Servers;
 use super::session::{Deadline, RESET};
 use crate::secret::Secret;
@@ -149,6 +149,11 @@ impl Database {
         };
         let connected = tokio::time::timeout(Deadline::QUERY.patience(), connect).await;
         Ok(connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+
+    /// A handle that keeps something until its connections are back in the pool.
+    pub(in crate::store) fn keeping(&self, kept: Kept) -> Self {
+        Self { queries: self.queries.keeping(kept), ..self.clone() }
     }
 
     /// The most connections that this pool opens.

@@ -45,7 +45,12 @@ pub(crate) struct Queries {
     places: Arc<Semaphore>,
     tasks: TaskTracker,
     suspicion: Arc<Suspicion>,
+    /// What the caller has until its connections are back in the pool.
+    kept: Option<Kept>,
 }
+
+/// Something that is given up with the last handle on it.
+pub(in crate::store) type Kept = Arc<dyn fmt::Debug + Send + Sync>;
 
 /// When a connection was last found broken: connections that were idle at that time may be broken too.
 #[derive(Debug, Default)]
@@ -87,7 +92,13 @@ impl Queries {
         let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
         let permits = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         let (queue, places) = (permits(most.saturating_mul(WAITERS)), permits(most));
-        Self { pool, patience, queue, places, tasks: TaskTracker::new(), suspicion }
+        Self { pool, patience, queue, places, tasks: TaskTracker::new(), suspicion, kept: None }
+    }
+
+    /// The same, for a caller that keeps something until its connections are back in the pool: who leaves while a statement
+    /// runs must not be followed by the next one before the statement has ended.
+    pub(in crate::store) fn keeping(&self, kept: Kept) -> Self {
+        Self { kept: Some(kept), ..self.clone() }
     }
 
     /// The pool itself, for work that is not a caller's query.
@@ -110,8 +121,9 @@ impl Queries {
         let _waiting = self.queue.try_acquire().map_err(|_| sqlx::Error::PoolTimedOut)?;
         let asked = async {
             let place = self.places.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            let pool = self.pool.clone();
-            let asked = async move { Ok(Connection { pooled: pool.acquire().await?, place: Some(place) }) };
+            let (pool, kept) = (self.pool.clone(), self.kept.clone());
+            let asked =
+                async move { Ok(Connection { pooled: pool.acquire().await?, place: Some(place), kept }) };
             self.tasks.spawn(asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
         };
         tokio::time::timeout(self.patience, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
@@ -124,6 +136,7 @@ pub(in crate::store) struct Connection {
     pooled: PoolConnection<Postgres>,
     /// The connection's place, until the connection is returned to the pool or closed.
     place: Option<OwnedSemaphorePermit>,
+    kept: Option<Kept>,
 }
 
 impl Connection {
@@ -152,13 +165,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // A spent connection closes itself.
         let Some(place) = self.place.take() else { return };
+        let kept = self.kept.take();
         // The pool pings a returned connection and waits for the answer without limit: in a network that loses the
         // answer, the place would be lost for as long as this process runs.
         let back = tokio::time::timeout(RELEASE_TIMEOUT, self.pooled.return_to_pool());
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 drop(back.await);
-                drop(place);
+                drop((place, kept));
             });
         }
     }

@@ -1,5 +1,6 @@
 //! A pool that many owners share: none of them can take all of its connections, however many calls it makes.
 
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::database::Database;
 use super::error::StoreError;
 use super::servers::Servers;
-use crate::shares::{Owner, Share, Shares};
+use crate::shares::{Owner, Shares};
 
 /// How many calls of all owners may wait for a turn at a pool. One owner may have half of what is free.
 const WAITING: usize = 4_096;
@@ -31,7 +32,7 @@ impl<K: Owner> SharedDatabase<K> {
     pub async fn turn_of(&self, owner: K) -> Result<Turn<K>, StoreError> {
         let turn = tokio::time::timeout(self.patience(), self.turns.wait(owner, 1)).await;
         let share = turn.map_err(|_| StoreError::Timeout)?.map_err(|_| StoreError::QueueFull)?;
-        Ok(Turn { database: self.database.clone(), _share: share })
+        Ok(Turn { database: self.database.keeping(Arc::new(share)), owner: PhantomData })
     }
 
     /// Sets the gauges of the pool, which the metrics call `pool`.
@@ -55,12 +56,13 @@ impl<K: Owner> From<Database> for SharedDatabase<K> {
     }
 }
 
-/// A turn at a pool, which ends when it is dropped.
+/// A turn at a pool. It ends with the last handle that was made from it, and when the connections of these handles are
+/// back in the pool: also if a caller leaves while its statement runs.
 #[derive(Debug)]
 #[must_use = "the turn ends when this is dropped"]
 pub struct Turn<K: Owner> {
     database: Database,
-    _share: Share<K>,
+    owner: PhantomData<K>,
 }
 
 impl<K: Owner> Deref for Turn<K> {

@@ -6,6 +6,7 @@ use http_body::Frame;
 use http_body_util::{Empty, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -113,4 +114,40 @@ async fn who_does_not_read_an_answer_is_disconnected() {
     let unread = sender.send_request(request).await.unwrap();
     assert_eq!(unread.status(), 200);
     drop(tokio::time::timeout(PATIENCE, connection).await.expect("it is closed"));
+}
+
+#[tokio::test]
+async fn who_hangs_up_has_no_other_turn_before_its_statement_has_ended() {
+    let gateway = TestGateway::builder().config(|config| config.database.max_connections = 4).start().await;
+    let other = gateway.another_org("another customer", 1_000).await;
+    let list = async || {
+        let call = gateway.request(reqwest::Method::GET, "/api/tasks").bearer_auth(&other.text);
+        Answer::to(call).await.expect(200);
+    };
+    list().await;
+    gateway.get("/api/credits").await.expect(200);
+    let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
+    holder.execute("begin; lock table budget, budget_window in access exclusive mode").await.unwrap();
+    let hanging = async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and wait_event_type = 'Lock' and query like '%from org o, draw_budgets%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    let ask = async || {
+        let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+        let key = &gateway.caller.text;
+        let head = format!("GET /api/credits HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut asked = vec![ask().await, ask().await];
+    until("as many hang as may", async || hanging().await >= 2).await;
+    for _ in 0..10 {
+        // The former ones hang up.
+        asked = vec![ask().await, ask().await];
+        list().await;
+        assert!(hanging().await <= 2, "half of the pool is the most for one organisation");
+    }
+    drop(asked);
+    holder.execute("rollback").await.unwrap();
 }

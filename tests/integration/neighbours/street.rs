@@ -289,8 +289,8 @@ impl Street {
         let real = Real { customers: self.fleet.customers.clone(), database: self.fleet.pool.clone() };
         let data = self.base(0).trim_start_matches("http://").parse().unwrap();
         let target = self.target(data, Some(real));
-        target.tasks.spawn(attack(target.clone()));
-        while target.sent.load(Ordering::Relaxed) < strength {
+        let attacking = target.tasks.spawn(attack(target.clone()));
+        while !attacking.is_finished() && target.sent.load(Ordering::Relaxed) < strength {
             self.lives(1, &met).await;
         }
         self.lives(rounds, &met).await;
@@ -298,6 +298,7 @@ impl Street {
         target.tasks.close();
         target.tasks.wait().await;
 
+        attacking.await.unwrap();
         let (_, peak) = self.memory();
         let refused = met.refused.lock().unwrap().clone();
         let count = met.calls.lock().unwrap().len();

@@ -141,7 +141,7 @@ async fn a_balance_row_that_somebody_holds_with_three_gateways() {
 async fn break_its_rows(target: Target) {
     if let Some(real) = target.real.clone() {
         let run = async |text: String| {
-            drop(sqlx::raw_sql(AssertSqlSafe(text)).execute(&real.database).await.unwrap())
+            sqlx::raw_sql(AssertSqlSafe(text)).execute(&real.database).await.unwrap();
         };
         run("create function break_down() returns trigger language plpgsql as \
              $$ begin raise exception 'unreadable block' using errcode = 'XX001'; end $$"

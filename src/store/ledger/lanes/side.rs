@@ -1,6 +1,7 @@
 //! Side lanes: a few connections for the organisations that would keep their lanes waiting, because somebody has locked
-//! their rows, because the database refuses what they ask for, or because they have megabytes to write. A side lane works on one organisation at a time and makes
-//! one call for it; then the next organisation has its turn. So one organisation's trouble is its own.
+//! their rows, because the database refuses what they ask for, or because they have megabytes to write. A side lane works
+//! on one organisation at a time and makes one call for it; then the next organisation has its turn. So one organisation's
+//! trouble is its own.
 //!
 //! A lane sends everything of an organisation that is here after it, so that the order is kept, until nothing of it is
 //! left. An accepted create needs no row that is locked, and stays in its lane.
@@ -43,18 +44,21 @@ struct Inner {
     changed: Notify,
     shown: metrics::Gauge,
     clock: Clock,
-    /// How many side lanes may work on organisations whose last call failed, or whose next one is long.
+    /// How many side lanes may work on organisations whose last call failed.
     for_troubled: usize,
+    /// How many side lanes may make long calls.
+    for_long: usize,
 }
 
 #[derive(Default)]
 struct State {
     orgs: HashMap<OrgId, Entry>,
-    /// The other organisations that wait for their turn.
+    /// Organisations that wait for their turn, and whose last call did not fail.
     fresh: VecDeque<OrgId>,
-    /// Organisations that wait for their turn after a failed call, or with a long one.
+    /// Organisations that wait for their turn after a failed call.
     troubled: VecDeque<OrgId>,
     troubled_at_work: usize,
+    long_at_work: usize,
     /// Whether the last turn was one of these.
     troubled_last: bool,
 }
@@ -66,8 +70,8 @@ struct Entry {
     reserves: Pile<ReserveItem>,
     /// The holds of the steps that are here, those at work included.
     holds: HashMap<HoldId, usize>,
-    /// Whether a side lane works on it, and whether it does so as on one in trouble.
-    at_work: Option<bool>,
+    /// What a side lane does for it.
+    at_work: Option<AtWork>,
     /// Whether its next call is for reservations, if it has any.
     reserves_next: bool,
     /// Calls that failed in a row.
@@ -75,6 +79,15 @@ struct Entry {
     /// Its next call is not made earlier.
     not_before: Option<Instant>,
     suspect_until: Option<Instant>,
+}
+
+/// The call that a side lane makes for an organisation.
+#[derive(Clone, Copy)]
+struct AtWork {
+    /// Whether an earlier call failed.
+    troubled: bool,
+    /// Whether it may have megabytes to write.
+    long: bool,
 }
 
 /// The items of one kind of call.
@@ -134,17 +147,10 @@ impl<T> Pile<T> {
     }
 }
 
-impl State {
-    /// The organisations that wait for their turn: those in trouble, or the others.
-    fn queue(&mut self, troubled: bool) -> &mut VecDeque<OrgId> {
-        if troubled { &mut self.troubled } else { &mut self.fresh }
-    }
-}
-
 impl Entry {
-    /// Whether its last call failed, or its next one is long.
-    fn is_troubled(&self) -> bool {
-        self.failures > 0 || self.steps.items.front().is_some_and(|item| item.step.is_heavy())
+    /// Whether its next call may have megabytes to write.
+    fn is_long(&self) -> bool {
+        self.steps.items.front().is_some_and(|item| item.step.is_heavy())
     }
 
     fn is_empty(&self) -> bool {
@@ -217,8 +223,9 @@ impl Side {
     pub(super) fn new(lanes: usize, clock: Clock) -> Self {
         let shown = metrics::gauge!(m::LEDGER_SIDE_ORGS);
         shown.set(0);
-        let for_troubled = lanes.div_ceil(2);
-        Self(Arc::new(Inner { state: Mutex::default(), changed: Notify::new(), shown, clock, for_troubled }))
+        let (for_troubled, for_long) = (lanes.div_ceil(2), lanes.div_ceil(2));
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { state, changed, shown, clock, for_troubled, for_long }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -251,8 +258,7 @@ impl Side {
         let idle = entry.is_empty() && entry.at_work.is_none();
         add(entry);
         if idle && !entry.is_empty() {
-            let troubled = entry.is_troubled();
-            state.queue(troubled).push_back(org);
+            state.fresh.push_back(org);
         }
         self.show(&state);
         drop(state);
@@ -297,20 +303,30 @@ impl Side {
                 }
                 _ => true,
             };
+        let may_be_long = state.long_at_work < self.0.for_long;
+        let may = |entry: Option<&Entry>| may_be_long || entry.is_none_or(|entry| !entry.is_long());
         // Those in trouble have a turn after each turn of others, and at most half of the side lanes.
         let due = (state.troubled_at_work < self.0.for_troubled)
-            .then(|| state.troubled.iter().position(|org| ready(state.orgs.get(org), &mut soonest)))
+            .then(|| {
+                state.troubled.iter().position(|org| {
+                    let entry = state.orgs.get(org);
+                    may(entry) && ready(entry, &mut soonest)
+                })
+            })
             .flatten();
-        let their_turn = state.fresh.is_empty() || (state.troubled_at_work == 0 && !state.troubled_last);
+        let fresh = state.fresh.iter().position(|org| may(state.orgs.get(org)));
+        let their_turn = fresh.is_none() || (state.troubled_at_work == 0 && !state.troubled_last);
         let (org, troubled) = match due.filter(|_| their_turn) {
             Some(place) => (state.troubled.remove(place), true),
-            None => (state.fresh.pop_front(), false),
+            None => (fresh.and_then(|place| state.fresh.remove(place)), false),
         };
         let Some(org) = org else { return soonest.map_or(Pick::Nobody, Pick::Wait) };
         let Some(entry) = state.orgs.get_mut(&org) else { return Pick::Nobody };
-        entry.at_work = Some(troubled);
+        let long = entry.is_long();
+        entry.at_work = Some(AtWork { troubled, long });
         state.troubled_last = troubled;
         state.troubled_at_work += usize::from(troubled);
+        state.long_at_work += usize::from(long);
         Pick::Turn(org, entry.next(most))
     }
 
@@ -346,8 +362,10 @@ impl Side {
         let state = &mut *guard;
         let entry = state.orgs.entry(org).or_default();
         let failure = settle(entry);
-        let troubled = entry.at_work.take() == Some(true);
-        state.troubled_at_work = state.troubled_at_work.saturating_sub(usize::from(troubled));
+        if let Some(AtWork { troubled, long }) = entry.at_work.take() {
+            state.troubled_at_work = state.troubled_at_work.saturating_sub(usize::from(troubled));
+            state.long_at_work = state.long_at_work.saturating_sub(usize::from(long));
+        }
         entry.failures = if failure.is_some() { entry.failures.saturating_add(1) } else { 0 };
         entry.not_before = match failure {
             // It has waited for the lock already.
@@ -357,9 +375,9 @@ impl Side {
         if failure == Some(Failure::Server) {
             entry.suspect_until = Some(now + SUSPECT_FOR);
         }
+        let queue = if entry.failures > 0 { &mut state.troubled } else { &mut state.fresh };
         if !entry.is_empty() {
-            let troubled = entry.is_troubled();
-            state.queue(troubled).push_back(org);
+            queue.push_back(org);
         }
         self.show(state);
         drop(guard);

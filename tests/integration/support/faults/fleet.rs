@@ -403,6 +403,7 @@ fn config(spec: &Spec, vendor: &Vendor) -> String {
         [limits]
         org_create_per_minute = 0
         org_status_per_minute = 0
+        org_management_per_minute = 0
         max_open_tasks = 0
         max_exposure_per_day = 0
         [status]
