@@ -114,18 +114,15 @@ struct Pools {
 impl Pools {
     async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let of = |max_connections| database(&DatabaseConfig { max_connections, ..config.clone() });
-        let pools = Self {
-            callers: database(config)?.into(),
-            management: of(MANAGEMENT_CONNECTIONS)?.into(),
-            lookups: of(LOOKUP_CONNECTIONS)?,
-            upkeep: of(background::CONNECTIONS)?,
-            lease: of(1)?,
-        };
-        for pool in [&pools.lease, &pools.upkeep] {
+        let (callers, lookups) = (database(config)?, of(LOOKUP_CONNECTIONS)?);
+        let (upkeep, lease) = (of(background::CONNECTIONS)?, of(1)?);
+        // The first call should not have to wait for connections.
+        for pool in [&lease, &upkeep, &lookups, &callers] {
             pool.find_primary().await?;
         }
-        pools.upkeep.check_schema().await?;
-        Ok(pools)
+        upkeep.check_schema().await?;
+        let management = of(MANAGEMENT_CONNECTIONS)?.into();
+        Ok(Self { callers: callers.into(), management, lookups, upkeep, lease })
     }
 }
 
