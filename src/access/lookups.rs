@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
 use crate::call::Network;
@@ -32,8 +32,8 @@ const SUSPECTS: usize = 2;
 const SUSPECTS_WAITING: usize = 4_096;
 const SUSPECTS_PATIENCE: Duration = Duration::from_secs(3);
 
-/// At most so many unknown ids and suspect networks are remembered.
-const MOST_REMEMBERED: u64 = 20_000;
+/// At most so many unknown ids, and networks that sent wrong credentials, are remembered.
+const MOST_REMEMBERED: u64 = 100_000;
 
 /// Whose turn a look-up is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,7 +64,9 @@ impl Deref for LookupTurn {
 #[derive(Debug)]
 pub(super) struct Lookups {
     database: SharedDatabase<Stranger>,
-    failures: DefaultKeyedRateLimiter<Network>,
+    /// What each network may still send of wrong credentials; those that sent none lately are not here.
+    failures: Cache<Network, Arc<DefaultDirectRateLimiter>>,
+    quota: Quota,
     suspects: Cache<Network, ()>,
     suspects_turns: Arc<Shares<Network>>,
     /// Public ids that nobody has.
@@ -78,7 +80,9 @@ impl Lookups {
         let quota = Quota::per_minute(NonZeroU32::new(failures_per_minute).unwrap_or(NonZeroU32::MAX));
         Self {
             database: database.into(),
-            failures: RateLimiter::keyed(quota),
+            // A limiter that was idle for more than its minute is full again: forgetting it changes nothing.
+            failures: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_idle(2 * SUSPECT_FOR).build(),
+            quota,
             suspects: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(SUSPECT_FOR).build(),
             suspects_turns: Shares::with_queue(SUSPECTS, SUSPECTS_WAITING, metrics::Gauge::noop()),
             unknown: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(UNKNOWN_FOR).build(),
@@ -126,7 +130,8 @@ impl Lookups {
     /// Counts wrong credentials against the client's network; valid ones are never counted or refused.
     pub(super) fn wrong(&self, why: &'static str, peer: IpAddr) -> GatewayError {
         let network = Network::of(peer);
-        match self.failures.check_key(&network) {
+        let failures = self.failures.get_with(network, || Arc::new(RateLimiter::direct(self.quota)));
+        match failures.check() {
             Ok(()) => GatewayError::Unauthenticated(why),
             Err(not_until) => {
                 self.suspects.insert(network, ());
@@ -139,7 +144,7 @@ impl Lookups {
 
     /// Forgets networks that sent no wrong credentials recently.
     pub(super) fn tidy(&self) {
-        self.failures.retain_recent();
+        self.failures.run_pending_tasks();
     }
 
     pub(super) fn show(&self) {

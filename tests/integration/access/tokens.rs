@@ -53,6 +53,23 @@ async fn with_provider(tune: impl FnOnce(&mut ProviderSpec)) -> (TestGateway, Te
     (gateway, provider)
 }
 
+#[tokio::test]
+async fn no_more_users_sign_in_than_their_organisation_may_have() {
+    let (gateway, provider) = with_provider(|spec| spec.create_users = true).await;
+    sqlx::query(
+        "insert into quota select org_id, 'users', count(*) + 1 from app_user where deleted_at is null group by org_id",
+    )
+    .execute(gateway.db.pool())
+    .await
+    .unwrap();
+    let last = provider.token("the last", json!({}));
+    credits(&gateway, &last).await.expect(200);
+    let refused =
+        credits(&gateway, &provider.token("one too many", json!({}))).await.refused(403, "FORBIDDEN");
+    assert!(refused["message"].as_str().unwrap().contains("as many users as it may have"), "{refused}");
+    credits(&gateway, &last).await.expect(200);
+}
+
 /// Name, role and team of the users that came by tokens.
 async fn users(gateway: &TestGateway) -> Vec<(String, String, Option<String>)> {
     sqlx::query_as(

@@ -11,9 +11,8 @@ use crate::store::db::error::StoreError;
 use crate::store::ledger::step_queue::StepItem;
 
 /// The most steps that are set aside at a time, and the most text in them; one organisation gets half of what is free. What
-/// finds no room is lost with an error in
-/// the log: the next poll of the task brings its end again, and a hold that stays HELD is put in doubt once this gateway
-/// has ended.
+/// finds no room is lost with an error in the log: the next poll of the task brings its end again, and a hold that stays
+/// HELD is put in doubt once this gateway has ended.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 64 << 20;
 
