@@ -151,3 +151,38 @@ impl Lookups {
         self.database.show_pool("look-ups");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn networks_of_many_wrong_credentials_share_one_place_and_take_turns_at_it() {
+        let nowhere = Secret::new("postgres://127.0.0.1:1/none".to_owned());
+        let database = Database::connect(&nowhere, LOOKUP_CONNECTIONS, Duration::from_secs(60))
+            .expect("a pool connects later");
+        let lookups = Lookups::new(database, 1);
+        let [loud, quiet] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        for network in [loud, quiet] {
+            assert!(matches!(lookups.wrong("no", network), GatewayError::Unauthenticated(_)));
+            assert!(matches!(lookups.wrong("no", network), GatewayError::RateLimited { .. }));
+        }
+        let mut under_way = vec![lookups.turn_of(loud).await.expect("a turn")];
+        let mut waiting: Vec<_> = (0..50).map(|_| Box::pin(lookups.turn_of(loud))).collect();
+        for turn in &mut waiting {
+            assert!(poll!(turn).is_pending(), "one place for one network");
+        }
+        let mut other = Box::pin(lookups.turn_of(quiet));
+        match poll!(&mut other) {
+            std::task::Poll::Ready(turn) => under_way.push(turn.expect("a turn")),
+            std::task::Poll::Pending => panic!("the other network waits behind fifty of the first"),
+        }
+        // Those of a network that is not suspect are not behind them.
+        assert!(poll!(Box::pin(lookups.turn_of(IpAddr::from([198, 51, 100, 1])))).is_ready());
+        under_way.clear();
+        assert!(poll!(&mut waiting[0]).is_ready());
+    }
+}

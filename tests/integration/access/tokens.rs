@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use tollgate::access::LOOKUP_CONNECTIONS;
 use tollgate::ids::{OrgId, UserId};
 use tollgate::store::{
     GivenRole, OperatorRole, ProviderSpec, Role, Serves, SigningAlgorithm, StoreError, UserChange,
@@ -68,6 +70,35 @@ async fn no_more_users_sign_in_than_their_organisation_may_have() {
         credits(&gateway, &provider.token("one too many", json!({}))).await.refused(403, "FORBIDDEN");
     assert!(refused["message"].as_str().unwrap().contains("as many users as it may have"), "{refused}");
     credits(&gateway, &last).await.expect(200);
+}
+
+/// Tokens that a provider has signed cost it nothing, and sign-ins hang while its organisation's row is locked.
+#[tokio::test]
+async fn sign_ins_of_one_provider_leave_first_look_ups_to_others() {
+    let (gateway, provider) = with_provider(|spec| spec.create_users = true).await;
+    let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
+    holder.execute("begin").await.unwrap();
+    let lock = sqlx::query("select from org where org_id = $1 for update").bind(gateway.caller.org.as_uuid());
+    lock.execute(&mut holder).await.unwrap();
+    let hanging = async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and application_name like 'tollgate%' and wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    let tokens: Vec<_> = (0..40).map(|user| provider.token(&format!("user {user}"), json!({}))).collect();
+    let signing_in = join_all(tokens.iter().map(|token| credits(&gateway, token)));
+    let looking_up = async {
+        let most = i64::from(LOOKUP_CONNECTIONS / 2);
+        until("sign-ins hang", async || hanging().await == most).await;
+        for number in 0..5 {
+            let fresh = gateway.another_org(&format!("customer {number}"), 0).await;
+            credits(&gateway, &fresh.text).await.expect(200);
+            assert!(hanging().await <= most);
+        }
+        holder.execute("rollback").await.unwrap();
+    };
+    tokio::join!(signing_in, looking_up);
+    credits(&gateway, &tokens[0]).await.expect(200);
 }
 
 /// Name, role and team of the users that came by tokens.

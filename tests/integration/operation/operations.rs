@@ -1,8 +1,10 @@
 //! The operations listener, and what happens while the database is away.
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio_util::sync::CancellationToken;
 use tollgate::store::KeySpec;
 
 use crate::support::database::until;
@@ -75,6 +77,45 @@ async fn health_readiness_and_metrics_are_served() {
     ] {
         assert!(!metrics.contains(&secret), "{secret} is in the metrics");
     }
+}
+
+/// Who asks whether the gateway is ready uses the jobs' pool, and everybody may ask.
+#[tokio::test]
+async fn however_many_ask_whether_it_is_ready_one_connection_answers_them() {
+    let gateway = TestGateway::start().await;
+    let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
+    holder.execute("begin; lock table schema_requirement in access exclusive mode").await.unwrap();
+    let hanging = async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and wait_event_type = 'Lock' and query like '%schema_requirement%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    let over = CancellationToken::new();
+    // Fewer than the connections from one address for which the listener has room.
+    let asking = join_all((0..8).map(|_| async {
+        while !over.is_cancelled() {
+            fetch(&gateway, "/readyz").await;
+        }
+    }));
+    let looking = async {
+        until("somebody is asked", async || hanging().await > 0).await;
+        for _ in 0..5 {
+            let runs = job_runs(&gateway, "sweep holds").await;
+            until("jobs run beside it", async || job_runs(&gateway, "sweep holds").await > runs).await;
+            assert!(hanging().await <= 1);
+        }
+        over.cancel();
+        holder.execute("rollback").await.unwrap();
+    };
+    tokio::join!(asking, looking);
+    until("it is ready", async || fetch(&gateway, "/readyz").await.0 == 200).await;
+}
+
+/// How often a job has succeeded.
+async fn job_runs(gateway: &TestGateway, job: &str) -> f64 {
+    let (_, metrics) = fetch(gateway, "/metrics").await;
+    let series = format!("tollgate_job_runs_total{{job_name=\"{job}\",outcome=\"ok\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -25,3 +25,18 @@ async fn nobody_takes_all_turns_at_a_pool_and_those_who_wait_have_turns() {
     assert!(next.is_ready());
     assert!(poll!(&mut more[1]).is_pending());
 }
+
+/// As a statement in CSV is sent long after its handler has returned.
+#[tokio::test]
+async fn a_turn_lasts_as_long_as_a_handle_that_was_made_from_it() {
+    let db = TestDatabase::new().await;
+    let pool = Database::connect(&Secret::new(db.url().to_owned()), 2, PATIENCE).unwrap();
+    let shared = SharedDatabase::<u8>::new(pool);
+    let turn = shared.turn_of(1).await.unwrap();
+    let handle = Database::clone(&turn);
+    drop(turn);
+    let mut next = Box::pin(shared.turn_of(1));
+    assert!(poll!(&mut next).is_pending(), "the handle is its turn");
+    drop(handle);
+    assert!(poll!(&mut next).is_ready());
+}
