@@ -9,27 +9,20 @@ use std::process::Command;
 
 const VARIABLE: &str = "TOLLGATE_LEDGER__PROFILE";
 
-/// What a profile decides: when a reservation or a step is durable, what a repetition finds, what a crash leaves. Left out
-/// are the tests of rules that the same functions decide under either profile, and of what no batch carries.
+/// What a profile decides: in which order a batch is committed and made durable, what a repetition finds, what a crash
+/// leaves. Left out are the tests of what the same functions decide under either profile, of what no batch carries, and of
+/// how a gateway finds its server.
 const MONEY: &[&str] = &[
-    "data_plane::idempotency::",
-    "data_plane::money::",
     "faults::failover::",
     "faults::gateway_kills::",
     "faults::idempotency::",
     "faults::postgres_kills::",
-    "holds::consumption::",
-    "holds::exposure::",
     "holds::faults::",
-    "holds::finishing::",
     "holds::lane_mates::",
     "holds::lanes::",
     "holds::model::",
     "holds::reserve::",
     "holds::steps::",
-    "operation::replicas::",
-    "postgres::failover::",
-    "postgres::faults::",
 ];
 
 #[test]

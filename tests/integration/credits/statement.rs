@@ -152,7 +152,7 @@ async fn a_month_that_is_none_or_has_not_begun_is_refused() {
     }
 }
 
-/// A month of tasks as the ledger's own functions write it, 200 to a call; then what operators do, in between.
+/// A month of tasks as the ledger's own functions write it, 600 to a call; then what operators do, in between.
 const MONTH: &str = r"
 do $$
 declare
@@ -161,37 +161,37 @@ declare
     v_holds uuid[]; v_amounts bigint[]; v_charges bigint[]; v_kinds text[]; v_at timestamptz;
     n integer; v_i integer[]; v_one integer[];
 begin
-    for n in 1..600 loop
-        -- 600 times 200 tasks over 36 days: some before March, some after it
-        v_at := v_start + n * interval '86 minutes';
+    for n in 1..200 loop
+        -- 200 times 600 tasks over 36 days: some before March, some after it
+        v_at := v_start + n * interval '258 minutes';
         select array_agg(gen_random_uuid()), array_agg((10 + random() * 990)::bigint), array_agg(1)
-        into v_holds, v_amounts, v_one from generate_series(1, 200);
-        select array_agg(case when random() < 0.15 then 'fail' else 'settle' end) into v_kinds from generate_series(1, 200);
+        into v_holds, v_amounts, v_one from generate_series(1, 600);
+        select array_agg(case when random() < 0.15 then 'fail' else 'settle' end) into v_kinds from generate_series(1, 600);
         select array_agg(case when k = 'settle' then (a * (0.5 + random() * 0.55))::bigint end order by ord)
         into v_charges from unnest(v_kinds, v_amounts) with ordinality t(k, a, ord);
-        if n % 50 = 1 then
+        if n % 17 = 1 then
             perform post_entry(v_org, gen_random_uuid(), 'grant', 6000000, 'top-up', 'inv-' || n, v_at + interval '9 days', null, 'test', v_at);
         end if;
-        if n % 70 = 0 then
+        if n % 23 = 0 then
             perform post_entry(v_org, gen_random_uuid(), 'adjust', (random() * 2000 - 1000)::bigint, 'correction', null, null, null, 'test', v_at);
         end if;
-        perform reserve_batch(array[v_org], v_one, v_holds, array_fill(v_org, array[200]), array_fill(null::uuid, array[200]),
-            v_amounts, v_amounts, array_fill(10000, array[200]), v_one, array_fill('pro-text-to-video'::text, array[200]),
-            array_fill('kling-3.0'::text, array[200]), array_fill('main'::text, array[200]),
-            array_fill('\x00'::bytea, array[200]), array_fill(null::text, array[200]), array_fill(false, array[200]),
-            array_fill(false, array[200]), v_org, 0, 60000, false, v_at);
-        perform transition_batch(array[v_org], v_one, v_holds, array_fill('run'::text, array[200]), v_holds::text[],
-            array_fill(null::bigint, array[200]), array_fill(null::bigint, array[200]), array_fill(null::bigint, array[200]),
-            array_fill(0::bigint, array[200]), array_fill(false, array[200]), array_fill(null::text, array[200]),
-            array_fill(null::text, array[200]), array_fill(null::text, array[200]), array_fill(60000::bigint, array[200]), v_at);
+        perform reserve_batch(array[v_org], v_one, v_holds, array_fill(v_org, array[600]), array_fill(null::uuid, array[600]),
+            v_amounts, v_amounts, array_fill(10000, array[600]), v_one, array_fill('pro-text-to-video'::text, array[600]),
+            array_fill('kling-3.0'::text, array[600]), array_fill('main'::text, array[600]),
+            array_fill('\x00'::bytea, array[600]), array_fill(null::text, array[600]), array_fill(false, array[600]),
+            array_fill(false, array[600]), v_org, 0, 60000, false, v_at);
+        perform transition_batch(array[v_org], v_one, v_holds, array_fill('run'::text, array[600]), v_holds::text[],
+            array_fill(null::bigint, array[600]), array_fill(null::bigint, array[600]), array_fill(null::bigint, array[600]),
+            array_fill(0::bigint, array[600]), array_fill(false, array[600]), array_fill(null::text, array[600]),
+            array_fill(null::text, array[600]), array_fill(null::text, array[600]), array_fill(60000::bigint, array[600]), v_at);
         perform transition_batch(array[v_org], v_one, v_holds, v_kinds, v_holds::text[],
             v_charges, v_charges, v_charges,
-            array_fill(0::bigint, array[200]), array_fill(false, array[200]), array_fill(null::text, array[200]),
-            array_fill(null::text, array[200]), array_fill(null::text, array[200]), array_fill(60000::bigint, array[200]), v_at);
+            array_fill(0::bigint, array[600]), array_fill(false, array[600]), array_fill(null::text, array[600]),
+            array_fill(null::text, array[600]), array_fill(null::text, array[600]), array_fill(60000::bigint, array[600]), v_at);
         -- or the functions would go on with what they planned for empty tables
         commit;
-        if n in (2, 10, 50, 200) then analyze; end if;
-        if n % 20 = 0 then
+        if n in (2, 10, 50) then analyze; end if;
+        if n % 7 = 0 then
             while (select more from expire_credits(v_org, 5000, 'test', v_at)) loop end loop;
         end if;
     end loop;

@@ -67,7 +67,7 @@ async fn the_largest_bodies_all_at_once() {
 async fn the_largest_bodies_and_answers_get_through() {
     const ANSWER: usize = 23 << 20;
     let street = Street::new().await.vendor_does("status", json!({"kind": "huge", "bytes": ANSWER})).await;
-    street.lets_through(scaled(6, 100), LARGE, ANSWER).await;
+    street.lets_through(scaled(4, 100), LARGE, ANSWER).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -270,7 +270,7 @@ impl Street {
     where
         A: Future<Output = ()> + Send + 'static,
     {
-        let rounds = scaled(15, 400);
+        let rounds = scaled(8, 400);
         self.lives(3, &Met::default()).await;
         let (at_first, _) = self.memory();
         let baseline = long().then(Met::default);

@@ -72,6 +72,9 @@ impl Spec {
     }
 }
 
+/// Where nothing listens, and no port is given out.
+const NOWHERE: &str = "http://127.0.0.1:1";
+
 /// See the module. Its processes end with it.
 pub struct Fleet {
     pub vendor: Vendor,
@@ -204,12 +207,19 @@ impl Fleet {
 
     /// Kills a gateway without warning.
     pub async fn kill(&mut self, gateway: usize) {
+        self.forget_address(gateway);
         self.signal(gateway, Signal::SIGKILL);
         self.ended(gateway).await;
     }
 
+    /// The system gives the port of an ended gateway to whoever asks next, and a server of another test may never answer.
+    fn forget_address(&self, gateway: usize) {
+        NOWHERE.clone_into(&mut self.customers.gateways[gateway].lock().unwrap());
+    }
+
     /// Waits until the gateway has ended.
     pub async fn ended(&mut self, gateway: usize) -> ExitStatus {
+        self.forget_address(gateway);
         let mut child = self.gateways[gateway].take().unwrap();
         tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap()
     }

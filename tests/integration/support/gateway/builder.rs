@@ -166,8 +166,8 @@ fn config(simulator: SocketAddr, database_url: &str) -> Config {
         [status]
         min_interval_ms = 20
         [reconciler]
-        interval_ms = 50
-        tick_ms = 300
+        interval_ms = 100
+        tick_ms = 600
         polls_per_second = 10000
         [telemetry]
         otlp_endpoint = "http://{}"
