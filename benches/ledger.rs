@@ -259,13 +259,9 @@ async fn reserve_release(ledger: &Ledger, org: OrgId) {
 
 async fn whole_life(ledger: &Ledger, org: OrgId) {
     let Verdict::Granted(mut guard) = ledger.reserve(new_hold(org)).await.unwrap() else { panic!() };
-    let data: Arc<str> =
-        r#"{"task_id":"n75abc123kling3","status":"IN_PROGRESS","consumed_credits":400}"#.into();
     let run = Step::Run {
         task: guard.id().to_string().into(),
         raw: Some(Credits::new(400)),
-        data: data.clone(),
-        answer: data.clone(),
         poll_in: Duration::from_secs(600),
     };
     assert_eq!(guard.step(run).await.unwrap(), Applied::Yes);
@@ -274,7 +270,6 @@ async fn whole_life(ledger: &Ledger, org: OrgId) {
         reported: Some(Credits::new(400)),
         charge: Credits::new(400),
         flag: None,
-        data,
     };
     assert_eq!(guard.step(settle).await.unwrap(), Applied::Yes);
 }

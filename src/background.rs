@@ -29,7 +29,7 @@ use crate::upstream::Upstream;
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs, and one for the question whether the gateway is ready. The
 /// lease has a pool of its own.
-pub const CONNECTIONS: u32 = 16;
+pub const CONNECTIONS: u32 = 17;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -52,6 +52,8 @@ pub struct Pace {
     pub audit: Option<Duration>,
     /// How many hours idempotency keys are kept.
     pub idempotency_hours: u32,
+    /// How many days content is kept where an organisation has not said.
+    pub content_days: u32,
     /// The age at which a task in doubt is written off.
     pub in_doubt_ttl: Duration,
 }
@@ -101,6 +103,7 @@ impl Work {
             work.job("note key uses", secs(2), LONG, note_key_uses).until_drained().once_more(),
             // Jobs that delete what is not needed any more.
             work.job("forget idempotency keys", TIDY, LONG, forget_idempotency_keys).at_once(),
+            work.job("erase content", secs(60), LONG, erase_content).at_once(),
             work.job("forget dead gateways", TIDY, QUICK, forget_dead_gateways).at_once(),
             work.job("forget idle limits", sweep, QUICK, forget_idle_limits),
             work.job("fold metrics", secs(5), QUICK, fold_metrics),
@@ -211,6 +214,10 @@ async fn note_key_uses(work: Arc<Work>) -> Result<(), StoreError> {
 async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), StoreError> {
     let hours = i32::try_from(work.pace.idempotency_hours).unwrap_or(i32::MAX);
     work.database.forget_old_claims(hours).await.map(drop)
+}
+
+async fn erase_content(work: Arc<Work>) -> Result<(), StoreError> {
+    work.database.erase_old_content(work.pace.content_days).await.map(drop)
 }
 
 async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), StoreError> {

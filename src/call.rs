@@ -27,10 +27,12 @@ pub enum Endpoint {
     Quote,
     Credits,
     Tasks,
+    Content,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 5] = [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks];
+    pub const ALL: [Self; 6] =
+        [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks, Self::Content];
 
     /// The endpoint's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Endpoint {
             Self::Quote => "quote",
             Self::Credits => "credits",
             Self::Tasks => "tasks",
+            Self::Content => "content",
         }
     }
 
@@ -50,6 +53,7 @@ impl Endpoint {
             Self::Quote => "/api/quote",
             Self::Credits => "/api/credits",
             Self::Tasks => "/api/tasks",
+            Self::Content => "/api/tasks/{task_id}/content",
         }
     }
 
@@ -61,6 +65,7 @@ impl Endpoint {
             Self::Quote => "POST /api/quote",
             Self::Credits => "GET /api/credits",
             Self::Tasks => "GET /api/tasks",
+            Self::Content => "DELETE /api/tasks/{task_id}/content",
         }
     }
 }
@@ -183,6 +188,8 @@ pub struct NewCreate {
     pub idempotency_key: Option<Arc<str>>,
     /// Whether to create even if an earlier create of the same body is in doubt.
     pub resend: bool,
+    /// Whether content is kept after the task has ended.
+    pub keeps_content: bool,
 }
 
 /// A valid create with its price.
@@ -200,15 +207,16 @@ pub struct Held {
     order: Order,
     guard: HoldGuard,
     permit: Permit,
+    keeps_content: bool,
 }
 
 impl Held {
-    pub(crate) fn new(order: Order, guard: HoldGuard, permit: Permit) -> Self {
-        Self { order, guard, permit }
+    pub(crate) fn new(priced: Priced, guard: HoldGuard, permit: Permit) -> Self {
+        Self { order: priced.order, guard, permit, keeps_content: priced.create.keeps_content }
     }
 
-    /// The order to send, the hold that pays for it, and the permit to send it.
-    pub fn into_parts(self) -> (Order, HoldGuard, Permit) {
-        (self.order, self.guard, self.permit)
+    /// The order to send, the hold that pays for it, the permit to send it, and whether content is kept after the end.
+    pub fn into_parts(self) -> (Order, HoldGuard, Permit, bool) {
+        (self.order, self.guard, self.permit, self.keeps_content)
     }
 }

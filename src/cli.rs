@@ -59,6 +59,9 @@ enum Command {
     Simulate(operate::SimulateArgs),
     /// Check the invariants of the ledger; safe while gateways run.
     Audit(operate::AuditArgs),
+    /// Erase what is not money and is older than it is kept; safe while gateways run.
+    #[command(subcommand)]
+    Retention(operate::RetentionCommand),
     /// Check the health of the gateway on this machine, for containers without curl.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check a configuration file, or print the reference or the JSON Schema of such files.
@@ -175,7 +178,9 @@ impl Cli {
 impl Command {
     fn opens_a_database(&self) -> bool {
         match self {
-            Self::Demo(_) | Self::Serve { .. } | Self::Migrate(_) | Self::Audit(_) => true,
+            Self::Demo(_) | Self::Serve { .. } | Self::Migrate(_) | Self::Audit(_) | Self::Retention(_) => {
+                true
+            }
             Self::OperatorToken { enter, .. } => *enter,
             Self::Simulate(_)
             | Self::Healthcheck(_)
@@ -201,6 +206,7 @@ impl Command {
             }),
             Self::Simulate(args) => operate::simulate(args),
             Self::Audit(args) => operate::audit(args),
+            Self::Retention(command) => operate::retention(command),
             Self::Healthcheck(args) => healthcheck::run(args),
             Self::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();

@@ -51,6 +51,9 @@ pub struct Config {
     /// Default limits: for organisations, users and keys without a limit of their own. 0 is no limit.
     #[serde(default)]
     pub limits: Limits,
+    /// How long what is not money is kept.
+    #[serde(default)]
+    pub retention: Retention,
     /// Quotes that promise a price.
     #[serde(default)]
     pub quotes: Quotes,
@@ -285,6 +288,22 @@ impl Default for LedgerConfig {
     }
 }
 
+/// How long what is not money is kept.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// How many days content is kept: what the vendor says about a task, with the prompts and links in it. An organisation may
+    /// have a time of its own. Gateways on one database should agree.
+    #[schemars(range(max = 3_650))]
+    pub content_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { content_days: 30 }
+    }
+}
+
 /// Limits of an organisation, user or key without a limit of its own. 0 is no limit. Rates are counted by each gateway.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -463,6 +482,7 @@ impl Config {
             upstream: Upstreams { kling_3: upstream, kling_o3: None },
             ledger: LedgerConfig::default(),
             limits: Limits::default(),
+            retention: Retention::default(),
             quotes: Quotes::default(),
             status: Status::default(),
             reconciler: Reconciler::default(),

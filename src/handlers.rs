@@ -1,5 +1,6 @@
 //! The endpoints of the data plane. All but creates are answered here, without the paid stages.
 
+mod content;
 mod credits;
 mod document;
 mod generate;
@@ -57,6 +58,7 @@ impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
             Endpoint::Quote => quote::quote(&self.handlers, call).await,
             Endpoint::Credits => credits::credits(&self.handlers, call).await,
             Endpoint::Tasks => tasks::tasks(&self.handlers, call).await,
+            Endpoint::Content => content::erase_content(&self.handlers, call).await,
         };
         Ok(answer?)
     }

@@ -2,6 +2,7 @@
 //! poller: it makes one poll at a time of each task, within one budget.
 
 mod budget;
+mod content;
 mod view;
 
 use std::collections::HashMap;
@@ -16,9 +17,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::budget::PollBudget;
 pub use self::view::View;
-pub(crate) use self::view::{shown_credits, shown_status, word};
+pub(crate) use self::view::{created, shown_credits, shown_status, word};
 
-use crate::bulk::SMALL;
 use crate::clock::Clock;
 use crate::config::{Reconciler, Status, ms};
 use crate::credits::Credits;
@@ -27,12 +27,16 @@ use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
 use crate::pricing::consumption;
 use crate::shares::Shares;
-use crate::store::{Applied, Late, Ledger, State, Step, StoreError, Task};
+use crate::store::{Applied, Contents, Late, Ledger, State, Step, StoreError, Task};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
 
 /// How long a view is cached. A terminal one is then read again, because late evidence may have corrected the task.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
+
+/// The progress of a task is stored at most so often; the progress of so many tasks is remembered as stored.
+const NOTED_FOR: Duration = Duration::from_secs(60);
+const MOST_NOTED: u64 = 100_000;
 
 /// The name of the cache of task states in metrics.
 const TASKS: &str = "tasks";
@@ -65,6 +69,7 @@ impl Asking {
 #[derive(Debug)]
 pub struct Poller {
     ledger: Ledger,
+    contents: Contents,
     upstream: Arc<Upstream>,
     tasks: TaskTracker,
     clock: Clock,
@@ -75,6 +80,8 @@ pub struct Poller {
     /// The last known states, by the ids that callers use: the vendor's id, and our reference.
     views: Cache<(OrgId, Arc<str>), Arc<View>>,
     flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
+    /// Tasks whose progress was stored less than [`NOTED_FOR`] ago.
+    noted: Cache<HoldId, ()>,
     /// The reconciler's polls that are not recorded yet. They keep the vendor's answers in memory, and need no slot of the
     /// reconciler while they wait for the ledger: an organisation whose rows are locked must not take all the room.
     unrecorded: Arc<Shares<OrgId>>,
@@ -99,6 +106,7 @@ impl Poller {
     /// A poller with an empty cache.
     pub fn new(
         ledger: Ledger,
+        contents: Contents,
         upstream: Arc<Upstream>,
         tasks: TaskTracker,
         status: &Status,
@@ -111,6 +119,7 @@ impl Poller {
         drop(metrics::histogram!(m::SETTLE_LAG_SECONDS));
         Self {
             ledger,
+            contents,
             upstream,
             tasks,
             clock,
@@ -124,6 +133,7 @@ impl Poller {
                 .time_to_live(TERMINAL_TTL)
                 .build(),
             flights: Mutex::new(HashMap::new()),
+            noted: Cache::builder().max_capacity(MOST_NOTED).time_to_live(NOTED_FOR).build(),
             unrecorded: Shares::new(
                 reconciler.concurrency.saturating_mul(UNRECORDED_PER_SLOT),
                 metrics::Gauge::noop(),
@@ -134,6 +144,7 @@ impl Poller {
     /// Sets the metric of the number of cached task states.
     pub fn show(&self) {
         metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.entry_count() as f64);
+        self.contents.show_pool();
     }
 
     /// The budget that limits polls.
@@ -183,11 +194,16 @@ impl Poller {
         self.views.get(&(task.org, task.hold.to_string().into()))
     }
 
+    /// The task of `org` with this id, as the ledger has it: the vendor's id, or our reference.
+    pub async fn find(&self, org: OrgId, id: &str) -> Result<Option<Task>, StoreError> {
+        match id.parse::<HoldId>() {
+            Ok(hold) => self.read(org, hold).await,
+            Err(_) => self.ledger.turn_of(org).await?.task_by_upstream_id(org, id).await,
+        }
+    }
+
     async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, StoreError> {
-        let task = match id.parse::<HoldId>() {
-            Ok(hold) => self.read(org, hold).await?,
-            Err(_) => self.ledger.turn_of(org).await?.task_by_upstream_id(org, id).await?,
-        };
+        let task = self.find(org, id).await?;
         Ok(task.map(|task| match self.cached(&task) {
             // Another call has polled the vendor while we read the ledger.
             Some(view) if view.tells_of(&task) => self.keep(view),
@@ -327,15 +343,12 @@ impl Poller {
     ) -> Result<Task, StoreError> {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD, asking).await;
-            // Megabytes are stored once, at the end: until then a poll tells them again.
-            let short = report.data().len() <= SMALL;
-            if short && task.data.as_ref() != Some(report.data()) {
-                self.ledger.turn_of(task.org).await?.note_progress(task, report.data()).await?;
-            }
+            self.note_progress(task, report).await?;
             return Ok(Task { data: Some(report.data().clone()), ..task.clone() });
         };
         fail_point::reach("poll.answered");
         asking.recording.cancel();
+        self.contents.note_end(task.org, task.hold, report.data()).await?;
         let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
             self.settled(told);
@@ -365,12 +378,13 @@ impl Poller {
     /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").
     async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, StoreError> {
         let Some(id) = task.upstream_task.clone() else { return Ok(task) };
-        let known = Step::LateRun { task: id, answer: None, reason: None, poll_in: Duration::ZERO };
+        let known = Step::LateRun { task: id, reason: None, poll_in: Duration::ZERO };
         self.came_to_light(task.org, task.hold, known).await?;
         let task = self.reload(&task).await?;
         if task.late == Some(Late::Open)
             && let Some(step) = end(&task, report)?
         {
+            self.contents.note_end(task.org, task.hold, report.data()).await?;
             if self.step_of(&task, step).await? == Applied::Yes {
                 self.settled(told);
             }
@@ -456,7 +470,6 @@ async fn written(
 /// The step by which `report` ends `task`; nothing if the task goes on.
 fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
     let late = task.late == Some(Late::Open);
-    let data = report.data().clone();
     Ok(Some(match report.progress {
         Progress::Running => return Ok(None),
         Progress::Succeeded => {
@@ -467,9 +480,9 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
             }
             let (raw, reported, charge) = (judged.raw, report.raw, judged.charge);
             if late {
-                Step::LateSettle { raw, reported, charge, data }
+                Step::LateSettle { raw, reported, charge }
             } else {
-                Step::Settle { raw, reported, charge, flag: judged.flag, data }
+                Step::Settle { raw, reported, charge, flag: judged.flag }
             }
         }
         Progress::Failed => {
@@ -479,7 +492,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
             if loss > Credits::ZERO {
                 tracing::warn!(hold = %task.hold, consumed = ?report.raw, %loss, "a failed task consumed credits: the platform's loss");
             }
-            if late { Step::LateFail { loss, data } } else { Step::Fail { loss, data } }
+            if late { Step::LateFail { loss } } else { Step::Fail { loss } }
         }
     }))
 }

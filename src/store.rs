@@ -12,6 +12,7 @@
 
 mod books;
 mod budgets;
+mod content;
 mod credits;
 mod db;
 mod directory;
@@ -29,6 +30,7 @@ pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
     NewBudget, Period,
 };
+pub use self::content::{CONTENT_CONNECTIONS, Contents};
 pub use self::credits::balance::Balance;
 pub use self::credits::post::{Overdraft, PostedEntry, Transferred, Why};
 pub use self::db::change::{Acting, Actor};

@@ -28,6 +28,7 @@ pub mod problem;
 mod providers;
 mod quotas;
 mod resource;
+mod retention;
 mod rules;
 mod statements;
 mod teams;
@@ -99,6 +100,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(orgs::list_orgs, orgs::create_org))
         .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
         .routes(resource!(quotas::show_quotas, quotas::update_quotas))
+        .routes(resource!(retention::show_retention, retention::update_retention))
         .routes(resource!(teams::list_teams, teams::create_team))
         .routes(resource!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(resource!(users::list_users, users::create_user))

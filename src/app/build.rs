@@ -35,7 +35,8 @@ use crate::rate_limits::RateLimits;
 use crate::server::{self, Certificate, bind};
 use crate::stack::Parts;
 use crate::store::{
-    Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES, SharedDatabase, StoreError,
+    CONTENT_CONNECTIONS, Contents, Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES,
+    SharedDatabase, StoreError,
 };
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
@@ -103,6 +104,8 @@ struct Pools {
     callers: SharedDatabase<OrgId>,
     /// For the management API. Organisations and operators have turns.
     management: SharedDatabase<TurnOwner>,
+    /// For what callers and the vendor wrote about tasks. Organisations have turns.
+    contents: Contents,
     /// For credentials that are not cached.
     lookups: Database,
     /// For background jobs: tasks must be finished even while callers fill their pool.
@@ -114,15 +117,16 @@ struct Pools {
 impl Pools {
     async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let of = |max_connections| database(&DatabaseConfig { max_connections, ..config.clone() });
-        let (callers, lookups) = (database(config)?, of(LOOKUP_CONNECTIONS)?);
+        let (callers, lookups, contents) =
+            (database(config)?, of(LOOKUP_CONNECTIONS)?, of(CONTENT_CONNECTIONS)?);
         let (upkeep, lease) = (of(background::CONNECTIONS)?, of(1)?);
         // The first call should not have to wait for connections.
-        for pool in [&lease, &upkeep, &lookups, &callers] {
+        for pool in [&lease, &upkeep, &lookups, &contents, &callers] {
             pool.find_primary().await?;
         }
         upkeep.check_schema().await?;
         let management = of(MANAGEMENT_CONNECTIONS)?.into();
-        Ok(Self { callers: callers.into(), management, lookups, upkeep, lease })
+        Ok(Self { callers: callers.into(), management, contents: contents.into(), lookups, upkeep, lease })
     }
 }
 
@@ -167,6 +171,7 @@ impl Shared {
         let tasks = TaskTracker::new();
         let poller = Arc::new(Poller::new(
             ledger.clone(),
+            pools.contents.clone(),
             upstream.clone(),
             tasks.clone(),
             &config.status,
@@ -351,6 +356,7 @@ fn pace(config: &Config, lease: &Lease) -> Pace {
         sweep: lease.interval().min(Duration::from_secs(5)),
         audit: (minutes > 0).then(|| Duration::from_secs(minutes * 60)),
         idempotency_hours: config.ledger.idempotency_hours,
+        content_days: config.retention.content_days,
         in_doubt_ttl: Duration::from_secs(u64::from(config.ledger.in_doubt_hours) * 3600),
     }
 }

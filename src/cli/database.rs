@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
-use crate::config::{Config, DatabaseConfig};
+use crate::config::{Config, DatabaseConfig, Retention};
 use crate::secret::Secret;
 use crate::store::{Database, StoreError};
 
@@ -32,6 +32,17 @@ impl DatabaseArgs {
         eprintln!("tollgate: {doing} database {}", database.place());
         database.find_primary().await?;
         Ok(database)
+    }
+
+    /// How long the configuration file says that content is kept. Without a file nothing is guessed: what is erased does not
+    /// come back.
+    pub(super) fn retention(&self) -> Result<Retention, CliError> {
+        let Some(file) = &self.config else {
+            return Err(CliError::Usage(
+                "how long is content kept? Use --content-days DAYS, or --config FILE with what the gateways use".into(),
+            ));
+        };
+        Ok(Config::load(file)?.retention)
     }
 
     fn config(&self) -> Result<DatabaseConfig, CliError> {

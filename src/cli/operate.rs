@@ -1,10 +1,10 @@
-//! The commands `serve`, `simulate` and `audit`.
+//! The commands `serve`, `simulate`, `audit` and `retention`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::database::{self, DatabaseArgs};
@@ -125,7 +125,50 @@ pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
             output::note(format_args!("audit clean: {seen}, {} warnings", report.warnings.len()));
             Ok(())
         } else {
-            Err(CliError::Failed(format!("audit found {} breaches in {seen}", report.breaches.len())))
+            Err(CliError::Failed(format!(
+                "audit found breaches in {seen}: {} lines above",
+                report.breaches.len()
+            )))
         }
+    })
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RetentionCommand {
+    /// Erase content that is older than it is kept, as gateways do every ten minutes.
+    Run {
+        /// Say of how many tasks the content would be erased, and erase nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Days for which content is kept where an organisation has no time of its own; default: retention.content_days of
+        /// the configuration file, which must be given then.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3650))]
+        content_days: Option<u32>,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+/// Erases old content, or counts it.
+pub(super) fn retention(command: RetentionCommand) -> Result<(), CliError> {
+    let RetentionCommand::Run { dry_run, content_days, database } = command;
+    let days = match content_days {
+        Some(days) => days,
+        None => database.retention()?.content_days,
+    };
+    block_on(async move {
+        let action = if dry_run { "counting old content, without a change," } else { "erasing old content" };
+        let database = database.open(action).await?;
+        database.check_schema().await?;
+        if dry_run {
+            let (old, unkept) = database.old_content(days).await?;
+            output::note(format_args!(
+                "content of {old} tasks is older than it is kept, and content of {unkept} tasks is not to be kept"
+            ));
+        } else {
+            let tasks = database.erase_old_content(days).await?;
+            output::note(format_args!("content of {tasks} tasks is erased"));
+        }
+        Ok(())
     })
 }

@@ -27,6 +27,7 @@ use crate::wire::Code;
         super::quote::quote,
         super::credits::credits,
         super::tasks::tasks,
+        super::content::erase_content,
         crate::layers::route::healthz
     )
 )]
@@ -75,6 +76,7 @@ fn codes(operation: &str) -> &'static [&'static [Code]] {
         "quote" => &[BODY],
         "status" => &[&[Code::TaskNotFound]],
         "tasks" => &[&[Code::Forbidden]],
+        "erase_content" => &[&[Code::TaskNotFound, Code::Forbidden]],
         _ => &[],
     }
 }
@@ -91,7 +93,7 @@ pub fn document() -> OpenApi {
         }
     }
     for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             let id = operation.operation_id.clone().unwrap_or_default();
             let responses = &mut operation.responses.responses;
             if id != "healthz" {

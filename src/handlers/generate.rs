@@ -17,7 +17,9 @@ use crate::wire::Success;
         ("X-Tollgate-Quote" = Option<String>, Header,
          description = "The `quote` that POST /api/quote has answered for exactly this body: the task costs the quoted price"),
         ("X-Tollgate-Resend" = Option<String>, Header,
-         description = "`yes`: create a task even if an earlier create of the same body is in doubt")
+         description = "`yes`: create a task even if an earlier create of the same body is in doubt"),
+        ("X-Tollgate-Store" = Option<String>, Header, pattern = "^([Yy][Ee][Ss]|[Nn][Oo])$",
+         description = "`no`: nothing that the video service says of the task is kept for more than some minutes after its end has been read, or an hour after its end")
     ),
     request_body = CreateBody,
     responses((

@@ -36,6 +36,7 @@ pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<
         notes.waited += waited;
     });
     let mut answer = handlers.success(call.stage.principal.org, view.body())?;
+    handlers.poller.has_read(&view);
     if !view.is_final() {
         let seconds = view.age(handlers.clock).as_secs();
         answer.headers_mut().insert(HeaderName::from_static("x-tollgate-stale-seconds"), seconds.into());

@@ -51,12 +51,13 @@ pub struct Forward {
 impl Below<Held> for Arc<Forward> {
     fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
         let Call { context, stage, .. } = call;
-        let (order, guard, permit) = stage.into_parts();
+        let (order, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
         let (sender, answer) = oneshot::channel();
         let gone = CancellationToken::new();
         let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
-        self.tasks.spawn(carry(self.clone().run(order, guard, permit, client, context.arrived)));
+        let sending = Sending { order, hold: guard, permit, keeps_content };
+        self.tasks.spawn(carry(self.clone().run(sending, client, context.arrived)));
         async move {
             // Dropped with this future: when the client leaves, or has its answer.
             let _gone = gone.drop_guard();
@@ -65,6 +66,14 @@ impl Below<Held> for Arc<Forward> {
             answer.map_err(Failure::from)
         }
     }
+}
+
+/// A create on its way to the vendor.
+struct Sending {
+    order: Order,
+    hold: HoldGuard,
+    permit: Permit,
+    keeps_content: bool,
 }
 
 /// Why the client is answered before the vendor has.
@@ -95,15 +104,19 @@ impl Client {
 }
 
 impl Forward {
-    async fn run(
-        self: Arc<Self>,
-        mut order: Order,
-        mut hold: HoldGuard,
-        permit: Permit,
-        client: Client,
-        arrived: Instant,
-    ) {
+    async fn run(self: Arc<Self>, sending: Sending, client: Client, arrived: Instant) {
+        let Sending { mut order, mut hold, permit, keeps_content } = sending;
         fail_point::reach("create.held");
+        if !keeps_content && let Err(error) = self.poller.keep_none(hold.org(), hold.id()).await {
+            self.refuse(
+                &mut hold,
+                "never sent: it could not be noted that no content is kept",
+                Credits::ZERO,
+            )
+            .await;
+            client.answer(Err(error.into()));
+            return;
+        }
         let backend = permit.backend();
         let body = std::mem::take(&mut order.body);
         let mut span = Span::of_part("forward");
@@ -250,27 +263,14 @@ impl Forward {
         report: &Report,
         order: &Order,
     ) -> Result<Answer, GatewayError> {
-        let mut changes = vec![("consumed_credits", order.price.hold.to_string())];
-        let has_ended = report.progress != Progress::Running;
-        if has_ended {
-            // A terminal state is shown only after it is settled; the next status call shows it.
-            changes.extend([("status", "\"IN_PROGRESS\"".into()), ("response", "null".into())]);
-        }
-        let answer: Arc<str> = report.shown(&changes).into();
-        let run = Step::Run {
-            task: task.clone(),
-            raw: report.raw,
-            data: report.data().clone(),
-            answer: answer.clone(),
-            poll_in: self.first_poll,
-        };
+        let run = Step::Run { task: task.clone(), raw: report.raw, poll_in: self.first_poll };
         let recorded = match write(hold, run).await {
             Ok(Applied::Yes) => true,
             // The step may have been sent twice: then the first one has already recorded the task.
             Ok(Applied::No) => {
                 let recorded = self.poller.is_recorded(hold.org(), hold.id(), task).await;
                 if !recorded {
-                    Box::pin(self.came_late(hold, task, &answer)).await;
+                    Box::pin(self.came_late(hold, task)).await;
                 }
                 recorded
             }
@@ -284,23 +284,25 @@ impl Forward {
             tracing::error!(hold = %hold.id(), org = %hold.org(), backend, task = %task, "an accepted create is not recorded on its own hold");
             return Err(GatewayError::OutcomeUnknown { reference: hold.id() });
         }
-        if has_ended {
+        // Only now: what belongs to another hold's task must not be stored with this one. Without its text the create is
+        // accepted all the same.
+        let noted = self.poller.note_create(hold.org(), hold.id(), report);
+        if tokio::time::timeout(RECORD_TIMEOUT, noted).await.is_err() {
+            tracing::warn!(hold = %hold.id(), org = %hold.org(), "the text of the vendor's answer to a create is not stored in time");
+        }
+        if report.progress != Progress::Running {
             // A task that has ended in its create answer is settled as if a poll had said so.
             let ended = Box::pin(self.poller.conclude_create(hold.org(), hold.id(), report));
             let _ = tokio::time::timeout(RECORD_TIMEOUT, ended).await;
         }
-        Ok(json_answer(StatusCode::OK, counted(answer.as_bytes().to_vec(), report.room())))
+        let answer = report.accepted(order.price.hold).into_bytes();
+        Ok(json_answer(StatusCode::OK, counted(answer, report.room())))
     }
 
     /// Records a task whose hold had already ended, because an operator released it or its doubt was written off. The task
     /// can then be read, and a correction charges it when it succeeds.
-    async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>, answer: &Arc<str>) {
-        let step = Step::LateRun {
-            task: task.clone(),
-            answer: Some(answer.clone()),
-            reason: None,
-            poll_in: self.first_poll,
-        };
+    async fn came_late(&self, hold: &HoldGuard, task: &Arc<str>) {
+        let step = Step::LateRun { task: task.clone(), reason: None, poll_in: self.first_poll };
         if let Err(error) = self.poller.came_to_light(hold.org(), hold.id(), step).await {
             tracing::error!(hold = %hold.id(), task = %task, %error, "a task that came to light after its end is not recorded");
         }

@@ -12,6 +12,7 @@ use crate::call::{Admitted, Call, Fresh, NewCreate, Notes, ReadBody, RequestBody
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
+use crate::poll::created;
 use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State};
 use crate::strict;
 
@@ -32,21 +33,28 @@ impl Stage for Replay {
         let headers = &call.context.headers;
         let idempotency_key = idempotency_key(headers)?;
         let resend = resend(headers)?;
+        let keeps_content = keeps_content(headers)?;
         let body = std::mem::take(&mut call.body);
         let (org, notes) = (call.stage.principal.org, &call.context.notes);
         let key = idempotency_key.as_deref();
         let (body, fingerprint, claim) = part("replay", || self.read(org, body, key, notes)).await?;
         if let Some(claim) = claim
-            && let Some(result) = replay(&claim, fingerprint, &self.bulk, org)
+            && let hold = claim.task.hold
+            && let Some(result) = Box::pin(replay(*claim, fingerprint, &self.bulk, org)).await
         {
-            notes.add(|notes| notes.hold = Some(claim.hold));
+            notes.add(|notes| notes.hold = Some(hold));
             if result.is_ok() {
                 metrics::counter!(m::REPLAYS).increment(1);
             }
             return Ok(result?);
         }
-        let create =
-            |principal: Arc<Principal>| NewCreate { principal, fingerprint, idempotency_key, resend };
+        let create = |principal: Arc<Principal>| NewCreate {
+            principal,
+            fingerprint,
+            idempotency_key,
+            resend,
+            keeps_content,
+        };
         below.take(call.advance(|stage| Fresh { create: create(stage.principal), body })).await
     }
 }
@@ -59,57 +67,78 @@ impl Replay {
         body: RequestBody,
         key: Option<&str>,
         notes: &Notes,
-    ) -> Result<(ReadBody, Fingerprint, Option<Claim>), GatewayError> {
+    ) -> Result<(ReadBody, Fingerprint, Option<Box<Claim>>), GatewayError> {
         let payer = Payer::Org(org);
         let body = self.bodies.read_call(body, payer, notes).await?;
         let bytes = body.bytes.clone();
         let fingerprint = self.bulk.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
         let claim = match key {
-            Some(key) => self.database.turn_of(org).await?.claim(org, key).await?,
+            Some(key) => self.database.turn_of(org).await?.claim(org, key).await?.map(Box::new),
             None => None,
         };
         Ok((body, fingerprint, claim))
     }
 }
 
+/// What a repeated request is answered; nothing if its idempotency key is free again. `Ok`: the task of the earlier create,
+/// which the vendor accepted.
+pub(super) fn judge(claim: &Claim, fingerprint: Fingerprint) -> Option<Result<(), GatewayError>> {
+    if claim.fingerprint != fingerprint {
+        return Some(Err(GatewayError::IdempotencyKeyReused));
+    }
+    let (task, reference) = (&claim.task, claim.task.hold);
+    match (task.state, &task.upstream_task) {
+        (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
+        (State::WrittenOff, _) if task.late.is_none() => Some(Err(GatewayError::WrittenOff { reference })),
+        (_, Some(_)) => Some(Ok(())),
+        (State::InDoubt, None) => Some(Err(GatewayError::OutcomeUnknown { reference })),
+        (State::WrittenOff, None) => Some(Err(GatewayError::WrittenOff { reference })),
+        (State::Released, None) => None,
+        (State::Running | State::Settled, None) => {
+            Some(Err(GatewayError::Internal("a task runs without the vendor's id".into())))
+        }
+    }
+}
+
 /// The answer to a repeated request; nothing if its idempotency key is free again.
-pub(super) fn replay(
-    claim: &Claim,
+pub(super) async fn replay(
+    claim: Claim,
     fingerprint: Fingerprint,
     bulk: &Bulk,
     org: OrgId,
 ) -> Option<Result<Answer, GatewayError>> {
-    if claim.fingerprint != fingerprint {
-        return Some(Err(GatewayError::IdempotencyKeyReused));
+    match judge(&claim, fingerprint)? {
+        Err(refused) => Some(Err(refused)),
+        Ok(()) => Some(again(claim, bulk, org).await),
     }
-    match (claim.state, &claim.answer) {
-        (State::InDoubt, None) => Some(Err(GatewayError::OutcomeUnknown { reference: claim.hold })),
-        (State::WrittenOff, _) if !claim.late => {
-            Some(Err(GatewayError::WrittenOff { reference: claim.hold }))
-        }
-        (State::Held, _) => Some(Err(GatewayError::RequestInProgress)),
-        (_, Some(stored)) => {
-            let Some(body) = bulk.answer(Payer::Org(org), stored.to_string().into()) else {
-                return Some(Err(GatewayError::NoRoom));
-            };
-            let mut answer = json_answer(StatusCode::OK, body);
-            answer
-                .headers_mut()
-                .insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
-            Some(Ok(answer))
-        }
-        (State::WrittenOff, None) => Some(Err(GatewayError::WrittenOff { reference: claim.hold })),
-        (State::Released, None) => None,
-        (State::Running | State::Settled, None) => {
-            Some(Err(GatewayError::Internal("a recorded create has no stored answer".into())))
-        }
-    }
+}
+
+/// The answer to the create once more.
+async fn again(Claim { task, first, .. }: Claim, bulk: &Bulk, org: OrgId) -> Result<Answer, GatewayError> {
+    let (payer, bytes) = (Payer::Org(org), first.as_ref().map_or(0, |first| first.len()));
+    let body = bulk.workers.run(payer, bytes, move || created(task, first)).await?;
+    let body = bulk.answer(payer, body.into()).ok_or(GatewayError::NoRoom)?;
+    let mut answer = json_answer(StatusCode::OK, body);
+    let replayed = (HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
+    answer.headers_mut().extend([replayed]);
+    Ok(answer)
 }
 
 /// Whether the caller wants to create although an earlier create of the same body is in doubt.
 fn resend(headers: &HeaderMap) -> Result<bool, GatewayError> {
     let value = strict::single_header(headers, "X-Tollgate-Resend")?;
     Ok(value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes")))
+}
+
+/// Whether content is kept after the task has ended. A word that is misspelt must not keep what should not be kept.
+fn keeps_content(headers: &HeaderMap) -> Result<bool, GatewayError> {
+    let Some(value) = strict::single_header(headers, "X-Tollgate-Store")? else { return Ok(true) };
+    let word = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    match word.as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(GatewayError::invalid_request("X-Tollgate-Store must be yes or no")),
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {

@@ -36,7 +36,7 @@ impl Stage for Reserve {
         match reserved? {
             Reserved::Answered(answer) => Ok(answer),
             Reserved::Granted(guard, permit) => {
-                below.take(call.advance(|priced| Held::new(priced.order, guard, permit))).await
+                below.take(call.advance(|priced| Held::new(priced, guard, permit))).await
             }
         }
     }
@@ -92,9 +92,11 @@ impl Reserve {
                 Verdict::KeyTaken => {
                     if let Some(key) = &create.idempotency_key
                         && let Some(claim) = Box::pin(self.claim(org, key)).await?
-                        && let Some(result) = replay(&claim, create.fingerprint, &self.bulk, org)
+                        && let hold = claim.task.hold
+                        && let Some(result) =
+                            Box::pin(replay(claim, create.fingerprint, &self.bulk, org)).await
                     {
-                        notes.add(|notes| notes.hold = Some(claim.hold));
+                        notes.add(|notes| notes.hold = Some(hold));
                         if result.is_ok() {
                             metrics::counter!(m::REPLAYS).increment(1);
                         }

@@ -50,6 +50,7 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
         "/api/status" => (Endpoint::Status, Method::GET, "GET"),
         "/api/credits" => (Endpoint::Credits, Method::GET, "GET"),
         "/api/tasks" => (Endpoint::Tasks, Method::GET, "GET"),
+        path if task_of_content(path).is_some() => (Endpoint::Content, Method::DELETE, "DELETE"),
         _ => return Err(GatewayError::NotFound),
     };
     if *method == takes {
@@ -57,6 +58,12 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
     } else {
         Err(GatewayError::MethodNotAllowed(allowed))
     }
+}
+
+/// The task that a path of [`Endpoint::Content`] names.
+pub(crate) fn task_of_content(path: &str) -> Option<&str> {
+    let task = path.strip_prefix("/api/tasks/")?.strip_suffix("/content")?;
+    (!task.is_empty() && !task.contains('/')).then_some(task)
 }
 
 impl Stage for Route {

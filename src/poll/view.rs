@@ -1,5 +1,7 @@
 //! A task as its owner sees it: the vendor's `data` verbatim, but with the credits charged *here*.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +21,8 @@ pub struct View {
     asked: Option<Instant>,
     tried: Option<Instant>,
     read: Instant,
+    /// Whether a caller has read it.
+    shown: AtomicBool,
 }
 
 impl View {
@@ -28,7 +32,7 @@ impl View {
         let told = told.filter(|told| task.data.as_ref() == Some(told.data()));
         let told = told.or_else(|| Report::parse(task.data.clone()?));
         let body = told.map_or_else(|| own(&task), |told| vendors(&task, &told)).into();
-        Self { task, body, asked, tried: None, read }
+        Self { task, body, asked, tried: None, read, shown: AtomicBool::new(false) }
     }
 
     /// The state of `task`, last confirmed at `asked`; a poll at `tried` got no answer.
@@ -42,6 +46,11 @@ impl View {
 
     pub(super) fn tried(&self) -> Option<Instant> {
         self.tried
+    }
+
+    /// Notes that a caller reads it; whether one had read it before.
+    pub(super) fn note_shown(&self) -> bool {
+        self.shown.swap(true, Ordering::Relaxed)
     }
 
     pub fn task(&self) -> &Task {
@@ -140,7 +149,15 @@ fn is_given_up(task: &Task) -> bool {
     task.state == State::WrittenOff && matches!(task.late, None | Some(Late::GivenUp))
 }
 
-/// The answer for a task that the vendor has not reported anything about.
+/// The answer to the create of `task`, to which the vendor had answered with the data `first`.
+pub(crate) fn created(task: Task, first: Option<Arc<str>>) -> String {
+    match first.and_then(Report::parse) {
+        Some(first) => first.accepted(task.amount),
+        None => own(&Task { state: State::Running, late: None, ..task }),
+    }
+}
+
+/// The answer for a task that the vendor has not reported anything about, or whose content is not kept any more.
 fn own(task: &Task) -> String {
     #[derive(Serialize)]
     struct Own<'a> {
@@ -161,6 +178,8 @@ fn own(task: &Task) -> String {
         error_message: match task.state {
             _ if is_given_up(task) => Some(GIVEN_UP),
             // The reason is not shown: it may concern the shared account, which is the operators' business.
+            // What the vendor said is not kept any more.
+            _ if task.upstream_task.is_some() => None,
             State::Released if task.late.is_none() => Some("This task was not started. Nothing was charged."),
             State::InDoubt => Some("Whether the video service started this task is not known yet."),
             _ => None,

@@ -61,6 +61,16 @@ impl Report {
         success_with(&self.object, changes)
     }
 
+    /// The answer to the create that it came with; `held`: the credits that are held. A terminal state is shown only after it
+    /// is settled: the next status call shows it.
+    pub fn accepted(&self, held: Credits) -> String {
+        let mut changes = vec![("consumed_credits", held.to_string())];
+        if self.progress != Progress::Running {
+            changes.extend([("status", "\"IN_PROGRESS\"".into()), ("response", "null".into())]);
+        }
+        self.shown(&changes)
+    }
+
     /// The vendor's id of the task, if it is one that we can ask for.
     pub(super) fn task_id(&self) -> Option<Arc<str>> {
         let text = self.object.get("task_id")?;

@@ -104,6 +104,9 @@ begin
                     when step.kind = 'write_off' and hold.reported is not null then item.loss - hold.reported
                     when step.to_state in ('RELEASED', 'WRITTEN_OFF') then coalesce(hold.drift, 0) end,
                 charged = case when step.to_state = 'SETTLED' then item.charge end,
+                -- what the rows of platform_loss add up to
+                lost = case when step.kind in ('late_run', 'late_drop') then hold.lost
+                            when step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') then coalesce(item.loss, 0) end,
                 reason = coalesce(item.reason, hold.reason),
                 data = coalesce(item.data, hold.data),
                 recorded_at = case when step.kind in ('run', 'late_run') then v_now else hold.recorded_at end,

@@ -25,6 +25,7 @@ const ORG: &[Column] = &[
     ("TIME ZONE", "time_zone"),
 ];
 const QUOTA: &[Column] = &[("QUOTA", "kind"), ("USED", "used"), ("MOST", "most"), ("OWN", "own")];
+const RETENTION: &[Column] = &[("CONTENT DAYS", "content_days")];
 const TEAM: &[Column] =
     &[("TEAM", "team_id"), ("NAME", "name"), ("STATUS", "status"), ("CREATED", "created_at")];
 const USER: &[Column] = &[
@@ -68,6 +69,14 @@ pub(super) enum OrgCommand {
     Update(OrgUpdate),
     /// Show how many users, teams, keys and budgets an organisation may have, or change it.
     Quotas(OrgQuotas),
+    /// Show how long an organisation keeps content (what the video service said about its tasks), or change it.
+    Retention {
+        /// Id of the organisation.
+        org: OrgId,
+        /// Days for which content is kept: a number, or 'default' for the platform's.
+        #[arg(long, value_parser = quota, value_name = "DAYS")]
+        content_days: Option<Limit>,
+    },
     /// Suspend an organisation: its creates are refused; its unfinished tasks run on and can be read.
     Suspend {
         /// Id of the organisation.
@@ -170,6 +179,14 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
             }
             let quotas = session.get(&path).await?;
             session.show_all(quotas["items"].as_array().map_or(&[][..], Vec::as_slice), QUOTA);
+        }
+        OrgCommand::Retention { org, content_days } => {
+            let path = format!("{}/retention", path(org));
+            let shown = match content_days {
+                Some(days) => session.patch(&path, json!({"content_days": days.0})).await?,
+                None => session.get(&path).await?,
+            };
+            session.show(&shown, RETENTION);
         }
         OrgCommand::Suspend { org } => {
             session.show(&session.patch(&path(org), json!({"status": "suspended"})).await?, ORG);

@@ -28,6 +28,8 @@ const FILES: &[(&str, &str)] = migrations![
     "0011_quotas",
     "0012_unpaid_holds",
     "0013_exposure",
+    "0014_content",
+    "0015_proofs",
 ];
 
 /// All migrations, ordered by version.

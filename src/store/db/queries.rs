@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::{Connection as _, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::error::Elapsed;
@@ -166,6 +166,8 @@ impl Drop for Connection {
         // A spent connection closes itself.
         let Some(place) = self.place.take() else { return };
         let kept = self.kept.take();
+        // It keeps buffers as large as its largest statement or answer, which may have had megabytes.
+        self.pooled.shrink_buffers();
         // The pool pings a returned connection and waits for the answer without limit: in a network that loses the
         // answer, the place would be lost for as long as this process runs.
         let back = tokio::time::timeout(RELEASE_TIMEOUT, self.pooled.return_to_pool());

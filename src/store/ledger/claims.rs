@@ -9,7 +9,7 @@ use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::once::Fingerprint;
-use crate::store::ledger::tasks::State;
+use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
 
 /// The most keys that one statement deletes.
 const SOME: i64 = 5000;
@@ -19,34 +19,32 @@ const SOME: i64 = 5000;
 pub struct Claim {
     /// The fingerprint of the body that the key was used with.
     pub fingerprint: Fingerprint,
-    pub hold: HoldId,
-    pub state: State,
-    /// Whether the task was reopened after its end.
-    pub late: bool,
-    /// The stored answer, if the create was answered.
-    pub answer: Option<Arc<str>>,
+    /// The task of that create.
+    pub task: Task,
+    /// The vendor's `data` of its answer to that create; `None`: it did not come, or is not kept any more.
+    pub first: Option<Arc<str>>,
 }
 
 impl Database {
     /// The create of `org` that used `key`, if there is one.
     pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, StoreError> {
-        let row = sqlx::query(
-            "select c.fingerprint, c.hold_id, c.answer, h.state, h.late is not null as late from idempotency c \
-             join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
-             where c.org_id = $1 and c.endpoint = 'generate' and c.key = $2",
-        )
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, claimed, first from ( \
+                 select {STORED}, k.fingerprint as claimed, c.first from idempotency k \
+                 join hold h on h.org_id = k.org_id and h.hold_id = k.hold_id \
+                 left join content c on c.org_id = h.org_id and c.hold_id = h.hold_id \
+                 where k.org_id = $1 and k.endpoint = 'generate' and k.key = $2) found"
+        )))
         .bind(org.as_uuid())
         .bind(key)
         .fetch_optional(self.pool())
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Claim {
-            fingerprint: Fingerprint::from_bytes(row.try_get("fingerprint")?)
+            fingerprint: Fingerprint::from_bytes(row.try_get("claimed")?)
                 .ok_or(StoreError::Corrupt("idempotency.fingerprint".into()))?,
-            hold: HoldId::from_uuid(row.try_get("hold_id")?),
-            state: row.try_get("state")?,
-            late: row.try_get("late")?,
-            answer: row.try_get::<Option<&str>, _>("answer")?.map(Into::into),
+            task: task(&row)?,
+            first: row.try_get::<Option<&str>, _>("first")?.map(Into::into),
         }))
     }
 
@@ -79,16 +77,24 @@ impl Database {
     /// delete would block the creates that use these keys. Returns how many were deleted.
     pub async fn forget_old_claims(&self, hours: i32) -> Result<u64, StoreError> {
         let mut forgotten = 0;
+        // First what the audit goes by, and then no key that is younger.
+        sqlx::query(
+            "update forgotten_keys set made_before = greatest(made_before, now() - make_interval(hours => $1))",
+        )
+        .bind(hours)
+        .execute(self.pool())
+        .await?;
         loop {
             let done = sqlx::query(
                 "delete from idempotency where (org_id, endpoint, key) in ( \
                      select c.org_id, c.endpoint, c.key from idempotency c \
-                     where c.created_at < now() - make_interval(hours => $1) \
+                     where c.created_at < now() - make_interval(hours => $2) \
+                     and c.created_at < (select made_before from forgotten_keys) \
                      and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
-                                     and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')) limit $2)",
+                                     and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')) limit $1)",
             )
-            .bind(hours)
             .bind(SOME)
+            .bind(hours)
             .execute(self.pool())
             .await?;
             forgotten += done.rows_affected();

@@ -23,8 +23,7 @@ use crate::store::ledger::metered;
 use crate::store::ledger::step::Applied;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
-use crate::store::ledger::tasks::{COLUMNS, Task, task};
-use crate::wire::success;
+use crate::store::ledger::tasks::{COLUMNS, task};
 
 const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
@@ -172,14 +171,6 @@ impl Loss {
     }
 }
 
-/// The answer that a replay of the create gets after an operator gave the task's id.
-fn answer(task: &Task, id: &str) -> Arc<str> {
-    let data = serde_json::json!({
-        "task_id": id, "status": "IN_PROGRESS", "consumed_credits": task.amount, "type": &*task.task_type,
-    });
-    success(&data).into()
-}
-
 impl Database {
     /// Tasks in doubt of one organisation or of all, oldest doubt first.
     pub async fn doubts(
@@ -286,16 +277,10 @@ impl Acting {
         let step = match resolution {
             Resolution::Taken { task } => {
                 same(&task)?;
-                let answer = answer(&found, &task);
                 if ended {
-                    Step::LateRun {
-                        task,
-                        answer: Some(answer),
-                        reason: Some(reason),
-                        poll_in: Duration::ZERO,
-                    }
+                    Step::LateRun { task, reason: Some(reason), poll_in: Duration::ZERO }
                 } else {
-                    Step::ResolveRun { answer, task, reason }
+                    Step::ResolveRun { task, reason }
                 }
             }
             Resolution::Succeeded { task, consumed } => {
@@ -309,21 +294,14 @@ impl Acting {
                     ))
                 })?;
                 let reported = found.raw_consumed.is_none().then_some(consumed);
-                Step::ResolveSettle {
-                    answer: answer(&found, &task),
-                    task,
-                    raw: consumed,
-                    reported,
-                    charge,
-                    reason,
-                }
+                Step::ResolveSettle { task, raw: consumed, reported, charge, reason }
             }
             Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
         };
         let columns = batch::columns(&step);
         let reply = Resolved { hold_id: hold, state };
         let resolved: Result<(ResolveOutcome, Option<String>), _> = sqlx::query_as(
-            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, null, $12, $13)",
         )
         .bind(claim.endpoint)
         .bind(claim.key)
@@ -336,7 +314,6 @@ impl Acting {
         .bind(columns.reported)
         .bind(columns.charge)
         .bind(columns.reason)
-        .bind(columns.answer)
         .bind(columns.due_ms)
         .bind(serde_json::to_string(&reply).unwrap_or_default())
         .fetch_one(self.change())

@@ -2,9 +2,8 @@
 //! this work without a leader.
 //!
 //! A claim is a lease on a task. It moves the task's next poll into the future, so that another gateway claims the task
-//! if the claimer dies; it skips tasks that another gateway is claiming at the moment; and it increments `polls`, the
-//! token that tells the progress note of a slow claimer from that of a later one. Evidence needs no token: it ends the
-//! task whoever brings it, and only once.
+//! if the claimer dies; it skips tasks that another gateway is claiming at the moment; and it increments `polls`, by which
+//! the next polls come later and later. Evidence needs no claim: it ends the task whoever brings it, and only once.
 
 use std::time::Duration;
 
@@ -77,22 +76,6 @@ impl Database {
         .fetch_one(self.pool())
         .await?;
         Ok(lag.unwrap_or(0.0))
-    }
-
-    /// Stores the `data` of a poll that did not end the task, unless since `task` was read the task has ended or
-    /// another gateway has claimed it.
-    pub async fn note_progress(&self, task: &Task, data: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "update hold set data = $3 where org_id = $1 and hold_id = $2 and polls = $4 \
-             and (state in ('RUNNING', 'IN_DOUBT') or late = 'open')",
-        )
-        .bind(task.org.as_uuid())
-        .bind(task.hold.as_uuid())
-        .bind(data)
-        .bind(i32::try_from(task.polls).unwrap_or(i32::MAX))
-        .execute(self.pool())
-        .await?;
-        Ok(())
     }
 
     /// HELD holds of `owner` that are past their grace period.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bulk::SMALL;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::pricing::BookVersion;
@@ -65,10 +64,6 @@ pub enum Step {
         task: Arc<str>,
         /// What the vendor says it will consume, if that is a valid figure.
         raw: Option<Credits>,
-        /// The vendor's `data`, verbatim.
-        data: Arc<str>,
-        /// The answer to the caller, stored for replays.
-        answer: Arc<str>,
         /// How long to wait before the first poll.
         poll_in: Duration,
     },
@@ -82,15 +77,11 @@ pub enum Step {
         charge: Credits,
         /// Why the figure is not the vendor's last one; `None`: it is.
         flag: Option<&'static str>,
-        /// The vendor's final `data`, verbatim.
-        data: Arc<str>,
     },
     /// The vendor accepted the task and failed it: nothing is charged.
     Fail {
         /// What the vendor consumed nevertheless: the platform's loss.
         loss: Credits,
-        /// The vendor's final `data`, verbatim.
-        data: Arc<str>,
     },
     /// The vendor never accepted the task: the hold is released and the idempotency key can be used again.
     Refuse {
@@ -118,8 +109,6 @@ pub enum Step {
     LateRun {
         /// The vendor's id of the task.
         task: Arc<str>,
-        /// The answer to the caller, stored for replays.
-        answer: Option<Arc<str>>,
         /// Who gave the id, and how they know it; `None`: the gateway found it.
         reason: Option<Arc<str>>,
         /// How long to wait before the first poll.
@@ -134,15 +123,11 @@ pub enum Step {
         reported: Option<Credits>,
         /// What the organisation pays: raw × factor.
         charge: Credits,
-        /// The vendor's final `data`, verbatim.
-        data: Arc<str>,
     },
     /// A reopened task has failed: what it consumed is the platform's loss, which replaces what was booked as one.
     LateFail {
         /// What the vendor consumed.
         loss: Credits,
-        /// The vendor's final `data`, verbatim.
-        data: Arc<str>,
     },
     /// A reopened task does not end in time: what was booked stays.
     LateDrop,
@@ -151,8 +136,6 @@ pub enum Step {
         /// The vendor's id of the task.
         task: Arc<str>,
         reason: Arc<str>,
-        /// The answer to the caller, stored for replays.
-        answer: Arc<str>,
     },
     /// An operator found out that a task in doubt succeeded, and what it consumed.
     ResolveSettle {
@@ -165,8 +148,6 @@ pub enum Step {
         /// What the organisation pays: raw × factor.
         charge: Credits,
         reason: Arc<str>,
-        /// The answer to the caller, stored for replays.
-        answer: Arc<str>,
     },
     /// An operator found out that nothing is owed for a task in doubt.
     ResolveRelease {
@@ -208,32 +189,6 @@ words! {
 }
 
 impl Step {
-    /// Whether its texts are so long that writing them would keep others waiting.
-    pub(in crate::store) fn is_heavy(&self) -> bool {
-        self.text_bytes() > SMALL
-    }
-
-    pub(in crate::store) fn text_bytes(&self) -> usize {
-        match self {
-            Self::Run { data, answer, .. } => data.len() + answer.len(),
-            Self::Settle { data, .. }
-            | Self::Fail { data, .. }
-            | Self::LateSettle { data, .. }
-            | Self::LateFail { data, .. } => data.len(),
-            Self::LateRun { answer, .. } => answer.as_ref().map_or(0, |answer| answer.len()),
-            Self::Refuse { .. }
-            | Self::Abandon
-            | Self::Sweep
-            | Self::Doubt { .. }
-            | Self::Orphan
-            | Self::WriteOff { .. }
-            | Self::LateDrop
-            | Self::ResolveRun { .. }
-            | Self::ResolveSettle { .. }
-            | Self::ResolveRelease { .. } => 0,
-        }
-    }
-
     /// The kind of the step in the table `transition`.
     pub fn kind(&self) -> StepKind {
         match self {

@@ -82,6 +82,8 @@ pub struct Task {
     pub reason: Option<String>,
     /// The vendor's last `data`, verbatim.
     pub data: Option<Arc<str>>,
+    /// Whether content is kept after the task has ended.
+    pub keeps_content: bool,
     /// When the hold was reserved.
     pub created_at: OffsetDateTime,
     pub ended_at: Option<OffsetDateTime>,
@@ -113,6 +115,11 @@ pub(in crate::store) const STORED: &str = "h.hold_id, h.org_id, h.user_id, h.key
      h.task_type, h.backend, h.account, h.upstream_task, h.raw_consumed, h.charged, h.reason, h.created_at, h.recorded_at, \
      h.ended_at, h.polls, h.late";
 
+/// The row of `content` of a row of `hold`, and its columns that a [`Task`] is read from.
+const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as data, c.erase_at is not null as fleeting \
+     from content c where c.org_id = hold.org_id and c.hold_id = hold.hold_id) texts on true";
+const DATA: &str = "texts.data, texts.fleeting";
+
 pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
     let factor =
         PriceFactor::new(row.try_get("factor_bp")?).ok_or(StoreError::Corrupt("factor_bp".into()))?;
@@ -134,18 +141,22 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
         raw_consumed: row.try_get::<Option<i64>, _>("raw_consumed")?.map(Credits::new),
         charged: row.try_get::<Option<i64>, _>("charged")?.map(Credits::new),
         reason: row.try_get("reason")?,
-        data: match row.try_get::<Option<&str>, _>("data") {
-            Ok(data) => data.map(Into::into),
-            // Lists do not select the column, because it may be long.
-            Err(sqlx::Error::ColumnNotFound(_)) => None,
-            Err(error) => return Err(error.into()),
-        },
+        data: content(row.try_get::<Option<&str>, _>("data"))?.map(Into::into),
+        keeps_content: content(row.try_get::<Option<bool>, _>("fleeting"))? != Some(true),
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
         // Negative for a task that was created while the database's clock was ahead.
         age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
         polls: polls.try_into().map_err(|_| StoreError::Corrupt("hold.polls".into()))?,
     })
+}
+
+/// A column of `content`. Lists do not select them, because they may be long.
+fn content<T>(column: Result<Option<T>, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
+    match column {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        column => column,
+    }
 }
 
 /// Which tasks a list contains.
@@ -182,7 +193,7 @@ impl Database {
     /// The task of `org` with this hold id, with its `data`.
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, data from hold where org_id = $1 and hold_id = $2"
+            "select {COLUMNS}, {DATA} from hold {CONTENT} where org_id = $1 and hold_id = $2"
         )))
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
@@ -198,7 +209,7 @@ impl Database {
         upstream_task: &str,
     ) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, data from hold where upstream_task = $2 and org_id = $1 order by created_at limit 1"
+            "select {COLUMNS}, {DATA} from hold {CONTENT} where upstream_task = $2 and org_id = $1 order by created_at limit 1"
         )))
         .bind(org.as_uuid())
         .bind(upstream_task)

@@ -52,7 +52,15 @@ async fn every_operation_and_every_code_is_in_the_document() {
     let document = document(&gateway).await;
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = ["/api/credits", "/api/generate", "/api/quote", "/api/status", "/api/tasks", "/healthz"];
+    let expected = [
+        "/api/credits",
+        "/api/generate",
+        "/api/quote",
+        "/api/status",
+        "/api/tasks",
+        "/api/tasks/{task_id}/content",
+        "/healthz",
+    ];
     assert_eq!(paths, expected.into());
     let mut references = Vec::new();
     all(&document, "$ref", &mut references);

@@ -200,9 +200,9 @@ async fn an_operators_word_does_not_hide_what_the_vendor_reported() {
     ] {
         let mut guard = grant(&ledger, new_hold(org, 400)).await;
         let run = match run_as("n75") {
-            Step::Run { task, data, answer, poll_in, .. } => {
+            Step::Run { task, poll_in, .. } => {
                 let task = if expected == -400 { "n74".into() } else { task };
-                Step::Run { task, raw: Some(credits(400)), data, answer, poll_in }
+                Step::Run { task, raw: Some(credits(400)), poll_in }
             }
             other => other,
         };

@@ -136,7 +136,6 @@ async fn overruns_stop_creates_and_a_price_factor_is_no_overrun() {
         reported: Some(credits(raw)),
         charge: credits(charge),
         flag: None,
-        data: "{}".into(),
     };
     running(&ledger, half.clone()).await.step(charged(400, 200)).await.unwrap();
     running(&ledger, new_hold(org, 400)).await.step(settle(390)).await.unwrap();

@@ -144,9 +144,9 @@ async fn a_task_that_runs_and_is_due_is_claimed_by_one_gateway() {
     let (ledger, org) = (ledger(&db).await, funded(&db, 1000).await);
     for due in [true, true, true, true, false] {
         let mut guard = grant(&ledger, new_hold(org, 10)).await;
-        let Step::Run { task, raw, data, answer, .. } = run(guard.id()) else { unreachable!() };
+        let Step::Run { task, raw, .. } = run(guard.id()) else { unreachable!() };
         let poll_in = if due { Duration::ZERO } else { HOUR };
-        guard.step(Step::Run { task, raw, data, answer, poll_in }).await.unwrap();
+        guard.step(Step::Run { task, raw, poll_in }).await.unwrap();
     }
     let claims = (0..4).map(|_| db.database().claim_due("kling-3.0", 3, HOUR));
     let claimed: Vec<_> = futures_util::future::try_join_all(claims).await.unwrap().concat();

@@ -1,6 +1,5 @@
 //! Organisations that share a lane do not share its trouble: a locked row, a refusal that nobody foresaw, a long queue.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -169,61 +168,6 @@ async fn one_side_lane_serves_whoever_can_be_served() {
     for org in locked {
         assert_eq!(money(db.database(), org).await, [100, 0, 0]);
     }
-}
-
-/// Megabytes that take long to write go through the side lanes, but not through all of them.
-#[tokio::test]
-async fn long_steps_leave_side_lanes_to_those_in_trouble() {
-    let db = TestDatabase::new().await;
-    let ledger = ledger_with(&db, LaneSettings { side_lanes: 2, ..one_lane() }).await;
-    // Numbers of a sequence are not given back when a call ends at its time-out.
-    let script = "create sequence together; create function slow() returns trigger language plpgsql as $$ begin \
-                  if length(new.data::text) > 65536 then \
-                    perform nextval('together') from pg_stat_activity other where other.datname = current_database() \
-                      and other.wait_event = 'advisory' limit 1; \
-                    perform pg_advisory_xact_lock(1); \
-                  end if; return new; end $$; \
-                  create trigger slow before update on hold for each row execute function slow()";
-    sqlx::raw_sql(script).execute(db.pool()).await.unwrap();
-    let mut writing = PgConnection::connect(db.url()).await.unwrap();
-    writing.execute("select pg_advisory_lock(1)").await.unwrap();
-    let hanging = async || {
-        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
-                       and wait_event = 'advisory'";
-        sqlx::query_scalar::<_, i64>(waiting).fetch_one(db.pool()).await.unwrap()
-    };
-    let many = join_all((0..4).map(|_| funded(&db, 100))).await;
-    let (troubled, other) = (funded(&db, 1_000).await, funded(&db, 1_000).await);
-    let mut long = Vec::new();
-    for org in many {
-        let mut guard = grant(&ledger, new_hold(org, 10)).await;
-        let text: Arc<str> = format!("{{\"text\":\"{}\"}}", "x".repeat(100_000)).into();
-        let task = guard.id().to_string().as_str().into();
-        let answer =
-            guard.queue(Step::Run { task, raw: None, data: text.clone(), answer: text, poll_in: HOUR });
-        long.push((guard, answer));
-    }
-    until("one is being written", async || hanging().await > 0).await;
-    for _ in 0..5 {
-        let mut guard = grant(&ledger, new_hold(troubled, 10)).await;
-        guard.step(run(guard.id())).await.unwrap();
-        let somebody = lock(&db, &[troubled]).await;
-        let settling = guard.queue(settle(10));
-        within("another", live(&ledger, other)).await;
-        unlock(somebody).await;
-        assert_eq!(within("one in trouble", settling).await.unwrap().unwrap(), Applied::Yes);
-    }
-    let together: bool =
-        sqlx::query_scalar("select is_called from together").fetch_one(db.pool()).await.unwrap();
-    assert!(!together, "half of the side lanes is the most for long steps");
-    drop(writing);
-    for (_, answer) in &mut long {
-        assert_eq!(answer.await.unwrap().unwrap(), Applied::Yes);
-    }
-    for (mut guard, _) in long {
-        guard.step(settle(10)).await.unwrap();
-    }
-    ledger.shut_down().await;
 }
 
 #[tokio::test]

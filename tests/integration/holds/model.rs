@@ -517,14 +517,14 @@ impl History<'_> {
         let id = |task: u8| format!("{} {}", self.org, hold.task.unwrap_or(task));
         match kind {
             Kind::LateRun(task) => {
-                Step::LateRun { task: id(*task).into(), answer: None, reason: None, poll_in: Duration::ZERO }
+                Step::LateRun { task: id(*task).into(), reason: None, poll_in: Duration::ZERO }
             }
             Kind::LateSettle(raw) => {
                 let (raw, charge) = charge(&hold.wish, *raw);
                 let raw = credits(raw);
-                Step::LateSettle { raw, reported: Some(raw), charge: credits(charge), data: "{}".into() }
+                Step::LateSettle { raw, reported: Some(raw), charge: credits(charge) }
             }
-            Kind::LateFail(loss) => Step::LateFail { loss: credits(*loss), data: "{}".into() },
+            Kind::LateFail(loss) => Step::LateFail { loss: credits(*loss) },
             Kind::LateDrop => Step::LateDrop,
             Kind::Run(task) => run_as(&id(*task)),
             Kind::Settle(raw) => {
@@ -534,10 +534,9 @@ impl History<'_> {
                     reported: Some(credits(raw)),
                     charge: credits(charge),
                     flag: None,
-                    data: "{}".into(),
                 }
             }
-            Kind::Fail(loss) => Step::Fail { loss: credits(*loss), data: "{}".into() },
+            Kind::Fail(loss) => Step::Fail { loss: credits(*loss) },
             Kind::Refuse => refuse(),
             Kind::Abandon => Step::Abandon,
             Kind::Doubt => doubt(),

@@ -210,11 +210,15 @@ async fn a_key_is_bound_from_the_grant_on_and_freed_only_by_a_refusal() {
             assert_eq!(guard.step(step).await.unwrap(), Applied::Yes, "{name}");
         }
         let claim = db.database().claim(org, name).await.unwrap();
-        assert_eq!(claim.as_ref().map(|claim| claim.hold), bound.then_some(guard.id()), "{name}");
+        assert_eq!(claim.as_ref().map(|claim| claim.task.hold), bound.then_some(guard.id()), "{name}");
         if let Some(claim) = claim {
             assert_eq!(claim.fingerprint, new.fingerprint);
-            assert_eq!(claim.state, state(db.database(), org, guard.id()).await);
-            assert_eq!(claim.answer.is_some(), ["running", "settled", "failed"].contains(&name), "{name}");
+            assert_eq!(claim.task.state, state(db.database(), org, guard.id()).await);
+            assert_eq!(
+                claim.task.upstream_task.is_some(),
+                ["running", "settled", "failed"].contains(&name),
+                "{name}"
+            );
         }
         let again = ask(&ledger, with_key(org, 100, name)).await;
         assert_eq!(again, if bound { "key taken" } else { "granted" }, "{name}");

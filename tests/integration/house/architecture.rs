@@ -46,7 +46,8 @@ const BESIDE: &[(&str, &str)] = &[
 ];
 
 /// The floors of the store, lowest first.
-const STORE: &[&[&str]] = &[&["db"], &["ledger"], &["credits", "budgets", "prices"], &["books", "directory"]];
+const STORE: &[&[&str]] =
+    &[&["db"], &["ledger"], &["content", "credits", "budgets", "prices"], &["books", "directory"]];
 
 /// Rooms with statements for the database.
 const SQL: &[&str] = &["store"];

@@ -203,6 +203,7 @@ impl<'a> Driver<'a> {
                 json!({"unit": "fixed", "credits": 5})
             }
             "PATCH /admin/v1/orgs/{org_id}/quotas" => json!({"users": 20_000}),
+            "PATCH /admin/v1/orgs/{org_id}/retention" => json!({"content_days": 7}),
             "POST /admin/v1/price-books/{version}/activate" => json!({}),
             "POST /admin/v1/price-books/{version}/unschedule" => {
                 self.operator.post(&version().unwrap(), json!({"at": later})).await.expect(200);
@@ -274,7 +275,7 @@ impl<'a> Driver<'a> {
         for operation in &all {
             let path = match operation.path.as_str() {
                 "/api/status" => format!("/api/status?task_id={task}"),
-                other => other.to_owned(),
+                other => other.replace("{task_id}", &task),
             };
             let sent = operation.takes_body.then(|| body(&self.fresh()));
             let answer = call(operation.method.clone(), &path, sent).await;

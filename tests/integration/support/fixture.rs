@@ -1,6 +1,5 @@
 //! What tests of the ledger are made of: ledgers, funded organisations, holds, and their steps.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
@@ -98,8 +97,7 @@ pub fn run(hold: HoldId) -> Step {
 }
 
 pub fn run_as(task: &str) -> Step {
-    let data: Arc<str> = format!(r#"{{"task_id":"{task}","status":"IN_PROGRESS"}}"#).into();
-    Step::Run { task: task.into(), raw: None, data: data.clone(), answer: data, poll_in: HOUR }
+    Step::Run { task: task.into(), raw: None, poll_in: HOUR }
 }
 
 /// Success, at list price.
@@ -109,12 +107,11 @@ pub fn settle(consumed: i64) -> Step {
         reported: Some(credits(consumed)),
         charge: credits(consumed),
         flag: None,
-        data: "{}".into(),
     }
 }
 
 pub fn fail(loss: i64) -> Step {
-    Step::Fail { loss: credits(loss), data: "{}".into() }
+    Step::Fail { loss: credits(loss) }
 }
 
 pub fn refuse() -> Step {
@@ -141,16 +138,16 @@ pub async fn state(database: &Database, org: OrgId, hold: HoldId) -> State {
 
 /// Its id came to light after its end.
 pub fn late_run() -> Step {
-    Step::LateRun { task: HoldId::generate().to_string().into(), answer: None, reason: None, poll_in: HOUR }
+    Step::LateRun { task: HoldId::generate().to_string().into(), reason: None, poll_in: HOUR }
 }
 
 /// It came to light after its end, and has succeeded.
 pub fn late_settle(consumed: i64) -> Step {
     let raw = credits(consumed);
-    Step::LateSettle { raw, reported: Some(raw), charge: raw, data: "{}".into() }
+    Step::LateSettle { raw, reported: Some(raw), charge: raw }
 }
 
 /// It came to light after its end, and has failed.
 pub fn late_fail(loss: i64) -> Step {
-    Step::LateFail { loss: credits(loss), data: "{}".into() }
+    Step::LateFail { loss: credits(loss) }
 }

@@ -162,37 +162,31 @@ pub(in crate::store) struct Columns<'a> {
     loss: i64,
     possible: bool,
     pub(in crate::store) reason: Option<&'a str>,
-    data: Option<&'a str>,
-    pub(in crate::store) answer: Option<&'a str>,
     pub(in crate::store) due_ms: Option<i64>,
 }
 
 pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
     let ms = |time: &Duration| i64::try_from(time.as_millis()).ok();
     match step {
-        Step::Run { task, raw, data, answer, poll_in } => Columns {
+        Step::Run { task, raw, poll_in } => Columns {
             task: Some(task),
             raw: raw.map(Credits::get),
             reported: raw.map(Credits::get),
-            data: Some(data),
-            answer: Some(answer),
             due_ms: ms(poll_in),
             ..Columns::default()
         },
-        Step::Settle { raw, reported, charge, flag, data } => Columns {
+        Step::Settle { raw, reported, charge, flag } => Columns {
             raw: Some(raw.get()),
             reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: *flag,
-            data: Some(data),
             ..Columns::default()
         },
-        Step::Fail { loss, data } => Columns {
+        Step::Fail { loss } => Columns {
             raw: (*loss > Credits::ZERO).then_some(loss.get()),
             reported: Some(loss.get()),
             loss: loss.get(),
             reason: Some("the task failed"),
-            data: Some(data),
             ..Columns::default()
         },
         Step::Refuse { reason, possible_loss } => {
@@ -211,41 +205,34 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
             possible: true,
             ..Columns::default()
         },
-        Step::LateRun { task, answer, reason, poll_in } => Columns {
-            task: Some(task),
-            answer: answer.as_deref(),
-            reason: reason.as_deref(),
-            due_ms: ms(poll_in),
-            ..Columns::default()
-        },
-        Step::LateSettle { raw, reported, charge, data } => Columns {
+        Step::LateRun { task, reason, poll_in } => {
+            Columns { task: Some(task), reason: reason.as_deref(), due_ms: ms(poll_in), ..Columns::default() }
+        }
+        Step::LateSettle { raw, reported, charge } => Columns {
             raw: Some(raw.get()),
             reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: Some("it came to light after its end, and succeeded"),
-            data: Some(data),
             ..Columns::default()
         },
-        Step::LateFail { loss, data } => Columns {
+        Step::LateFail { loss } => Columns {
             reported: Some(loss.get()),
             loss: loss.get(),
             reason: Some("it came to light after its end, and failed"),
-            data: Some(data),
             ..Columns::default()
         },
         Step::LateDrop => {
             Columns { reason: Some("it came to light after its end, and never ended"), ..Columns::default() }
         }
-        Step::ResolveRun { task, reason, answer } => {
-            Columns { task: Some(task), reason: Some(reason), answer: Some(answer), ..Columns::default() }
+        Step::ResolveRun { task, reason } => {
+            Columns { task: Some(task), reason: Some(reason), ..Columns::default() }
         }
-        Step::ResolveSettle { task, raw, reported, charge, reason, answer } => Columns {
+        Step::ResolveSettle { task, raw, reported, charge, reason } => Columns {
             task: Some(task),
             raw: Some(raw.get()),
             reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: Some(reason),
-            answer: Some(answer),
             ..Columns::default()
         },
         Step::ResolveRelease { reason, .. } => Columns { reason: Some(reason), ..Columns::default() },
@@ -291,12 +278,12 @@ pub(in crate::store) async fn transition(
     let columns: Vec<Columns<'_>> = items.iter().map(|(.., step)| columns(step)).collect();
     let outcomes: Vec<Option<String>> = sqlx::query_scalar(match profile {
         Profile::Plain => {
-            "select outcome from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-             $14, null, $15)"
+            "select outcome from transition_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '{}', '{}', \
+             $12, null, $13)"
         }
         Profile::TwoCommit => {
-            "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-             $14, null, $15, null)"
+            "call transition_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '{}', '{}', \
+             $12, null, $13, null)"
         }
     })
     .bind(orgs)
@@ -310,8 +297,6 @@ pub(in crate::store) async fn transition(
     .bind(columns.iter().map(|c| c.loss).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.possible).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.reason).collect::<Vec<_>>())
-    .bind(columns.iter().map(|c| c.data).collect::<Vec<_>>())
-    .bind(columns.iter().map(|c| c.answer).collect::<Vec<_>>())
     .bind(columns.iter().map(|c| c.due_ms).collect::<Vec<_>>())
     .bind(wait)
     .fetch_one(connection)

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions, Connection};
 
 use crate::clock::Clock;
 use crate::config::Profile;
@@ -86,12 +86,6 @@ impl Caller {
             Err(error) => return Err(self.not_connected("transition", items.len(), error)),
         };
         let outcomes = self.judged("transition", items.len(), result)?;
-        if let Some((connection, _)) = &mut self.connection
-            && items.iter().any(|item| item.step.is_heavy())
-        {
-            // It keeps buffers as large as the largest call.
-            connection.shrink_buffers();
-        }
         self.measure("transition", started, items.len());
         Ok(outcomes)
     }

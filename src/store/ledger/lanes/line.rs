@@ -11,15 +11,6 @@ pub(super) struct Line<T> {
     turns: VecDeque<OrgId>,
 }
 
-/// Whether an item goes into a batch.
-pub(super) enum May {
-    Join,
-    /// Neither this item nor those behind it of the same organisation.
-    Wait,
-    /// The batch is full.
-    Full,
-}
-
 impl<T> Line<T> {
     pub(super) fn new() -> Self {
         Self { by_org: HashMap::new(), turns: VecDeque::new() }
@@ -39,26 +30,20 @@ impl<T> Line<T> {
             .push_back(item);
     }
 
-    /// Takes a batch of at most `most` items: the first of each organisation, then the second of each.
-    pub(super) fn take(&mut self, most: usize, mut may: impl FnMut(&T) -> May) -> Vec<T> {
+    /// Takes a batch of at most `most` items: the first of each organisation, then the second of each. An item that may not
+    /// join keeps those behind it of the same organisation waiting too.
+    pub(super) fn take(&mut self, most: usize, mut may_join: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut batch = Vec::new();
         let mut waiting = VecDeque::new();
         while batch.len() < most
             && let Some(org) = self.turns.pop_front()
         {
             let Some(items) = self.by_org.get_mut(&org) else { continue };
-            match items.front().map(&mut may) {
-                None => {}
-                Some(May::Join) => batch.extend(items.pop_front()),
-                Some(May::Wait) => {
-                    waiting.push_back(org);
-                    continue;
-                }
-                Some(May::Full) => {
-                    self.turns.push_front(org);
-                    break;
-                }
+            if !items.front().is_none_or(&mut may_join) {
+                waiting.push_back(org);
+                continue;
             }
+            batch.extend(items.pop_front());
             if items.is_empty() {
                 self.by_org.remove(&org);
             } else {
@@ -97,9 +82,9 @@ mod tests {
         }
         line.push(quiet, ("quiet", 0));
         line.push(quiet, ("quiet", 1));
-        let batch = line.take(5, |_| May::Join);
+        let batch = line.take(5, |_| true);
         assert_eq!(batch, [("loud", 0), ("quiet", 0), ("loud", 1), ("quiet", 1), ("loud", 2)]);
-        let rest = line.take(usize::MAX, |_| May::Join);
+        let rest = line.take(usize::MAX, |_| true);
         assert_eq!(rest.len(), 97);
         assert_eq!(rest[0], ("loud", 3));
         assert!(line.is_empty() && line.by_org.is_empty());
@@ -113,10 +98,9 @@ mod tests {
             line.push(a, item);
             line.push(b, item * 10);
         }
-        let batch = line.take(10, |item| if *item == 2 { May::Wait } else { May::Join });
+        let batch = line.take(10, |item| *item != 2);
         assert_eq!(batch, [1, 10, 20, 30]);
-        let batch = line.take(10, |item| if *item == 3 { May::Full } else { May::Join });
-        assert_eq!(batch, [2]);
+        assert_eq!(line.take(1, |_| true), [2]);
         assert_eq!(line.remove(a, |_| true), [3]);
         assert!(line.is_empty());
     }
@@ -129,7 +113,7 @@ mod tests {
             line.push(org, item);
         }
         assert_eq!(line.remove(org, |item| item % 2 == 0), [0, 2, 4]);
-        assert_eq!(line.take(9, |_| May::Join), [1, 3, 5]);
+        assert_eq!(line.take(9, |_| true), [1, 3, 5]);
         assert!(line.remove(org, |_| true).is_empty());
     }
 }

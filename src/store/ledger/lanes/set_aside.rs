@@ -10,11 +10,9 @@ use crate::shares::{Share, Shares};
 use crate::store::db::error::StoreError;
 use crate::store::ledger::step_queue::StepItem;
 
-/// The most steps that are set aside at a time, and the most text in them; one organisation gets half of what is free. What
-/// finds no room is lost with an error in the log: the next poll of the task brings its end again, and a hold that stays
+/// The most steps that are set aside at a time; one organisation gets half of what is free. What finds no room is lost with an error in the log: the next poll of the task brings its end again, and a hold that stays
 /// HELD is put in doubt once this gateway has ended.
 const MOST: usize = 10_000;
-const MOST_BYTES: usize = 64 << 20;
 
 /// A clone is cheap and shares the list.
 #[derive(Debug, Clone)]
@@ -24,7 +22,6 @@ pub(in crate::store) struct SetAside(Arc<Inner>);
 struct Inner {
     list: Mutex<List>,
     places: Arc<Shares<OrgId>>,
-    bytes: Arc<Shares<OrgId>>,
 }
 
 #[derive(Default)]
@@ -46,17 +43,12 @@ pub(in crate::store) struct AsideToken {
     list: SetAside,
     hold: HoldId,
     _place: Share<OrgId>,
-    _bytes: Share<OrgId>,
 }
 
 impl SetAside {
     pub(super) fn new() -> Self {
         let shown = metrics::gauge!(m::LEDGER_SET_ASIDE);
-        Self(Arc::new(Inner {
-            list: Mutex::default(),
-            places: Shares::new(MOST, shown),
-            bytes: Shares::new(MOST_BYTES, metrics::Gauge::noop()),
-        }))
+        Self(Arc::new(Inner { list: Mutex::default(), places: Shares::new(MOST, shown) }))
     }
 
     /// Whether a step for this hold is set aside.
@@ -82,15 +74,13 @@ impl SetAside {
             // It is the end of the same task, reported once more.
             return;
         }
-        let place = self.0.places.take(item.org, 1);
-        let bytes = self.0.bytes.take(item.org, item.step.text_bytes());
-        let (Some(place), Some(bytes)) = (place, bytes) else {
+        let Some(place) = self.0.places.take(item.org, 1) else {
             tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "a step that the database refuses is lost: too many are set aside");
             return;
         };
         tracing::error!(hold = %item.hold, org = %item.org, step = kind, sqlstate, %error, "the database refuses a step for a reason that nobody foresaw: it is set aside and tried again");
         list.holds.insert(item.hold);
-        let token = AsideToken { list: self.clone(), hold: item.hold, _place: place, _bytes: bytes };
+        let token = AsideToken { list: self.clone(), hold: item.hold, _place: place };
         item.aside = Some(Box::new(token));
         list.waiting.push(item);
     }

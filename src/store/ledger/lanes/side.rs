@@ -21,7 +21,6 @@ use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::answers::{Answers, wake};
 use crate::store::ledger::lanes::caller::{Caller, Failed, pause};
 use crate::store::ledger::lanes::settings::LaneSettings;
-use crate::store::ledger::lanes::worker::MAX_BATCH_BYTES;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::step_queue::StepItem;
 
@@ -46,8 +45,6 @@ struct Inner {
     clock: Clock,
     /// How many side lanes may work on organisations whose last call failed.
     for_troubled: usize,
-    /// How many side lanes may make long calls.
-    for_long: usize,
 }
 
 #[derive(Default)]
@@ -58,7 +55,6 @@ struct State {
     /// Organisations that wait for their turn after a failed call.
     troubled: VecDeque<OrgId>,
     troubled_at_work: usize,
-    long_at_work: usize,
     /// Whether the last turn was one of these.
     troubled_last: bool,
 }
@@ -70,8 +66,8 @@ struct Entry {
     reserves: Pile<ReserveItem>,
     /// The holds of the steps that are here, those at work included.
     holds: HashMap<HoldId, usize>,
-    /// What a side lane does for it.
-    at_work: Option<AtWork>,
+    /// Whether a side lane makes a call for it, and whether an earlier call failed.
+    at_work: Option<Troubled>,
     /// Whether its next call is for reservations, if it has any.
     reserves_next: bool,
     /// Calls that failed in a row.
@@ -81,14 +77,8 @@ struct Entry {
     suspect_until: Option<Instant>,
 }
 
-/// The call that a side lane makes for an organisation.
-#[derive(Clone, Copy)]
-struct AtWork {
-    /// Whether an earlier call failed.
-    troubled: bool,
-    /// Whether it may have megabytes to write.
-    long: bool,
-}
+/// Whether the last call for an organisation failed.
+type Troubled = bool;
 
 /// The items of one kind of call.
 struct Pile<T> {
@@ -148,11 +138,6 @@ impl<T> Pile<T> {
 }
 
 impl Entry {
-    /// Whether its next call may have megabytes to write.
-    fn is_long(&self) -> bool {
-        self.steps.items.front().is_some_and(|item| item.step.is_heavy())
-    }
-
     fn is_empty(&self) -> bool {
         self.steps.items.is_empty() && self.reserves.items.is_empty()
     }
@@ -183,20 +168,16 @@ impl Entry {
             return Batch::Reserves(self.reserves.items.drain(..some).collect());
         }
         let most = if self.steps.singly > 0 { 1 } else { most };
-        let (mut batch, mut bytes): (Vec<StepItem>, usize) = (Vec::new(), 0);
+        let mut batch: Vec<StepItem> = Vec::new();
         while batch.len() < most
             && let Some(item) = self.steps.items.front()
         {
-            bytes += item.step.text_bytes();
-            // A step that is tried again goes alone, so that it is known at once whether it fails. So does a long one: the
-            // copies of its texts that a call makes are large enough.
-            let goes_alone = |item: &StepItem| item.aside.is_some() || item.step.is_heavy();
-            let alone = goes_alone(item) || batch.last().is_some_and(goes_alone);
-            let fits = !alone && bytes <= MAX_BATCH_BYTES;
+            // A step that is tried again goes alone, so that it is known at once whether it fails.
+            let alone = item.aside.is_some() || batch.last().is_some_and(|last| last.aside.is_some());
             // No hold may stand twice in a batch.
             let again = self.holds.get(&item.hold).is_some_and(|steps| *steps > 1)
                 && batch.iter().any(|other| other.hold == item.hold);
-            if !batch.is_empty() && (again || !fits) {
+            if !batch.is_empty() && (again || alone) {
                 break;
             }
             batch.extend(self.steps.items.pop_front());
@@ -223,9 +204,8 @@ impl Side {
     pub(super) fn new(lanes: usize, clock: Clock) -> Self {
         let shown = metrics::gauge!(m::LEDGER_SIDE_ORGS);
         shown.set(0);
-        let (for_troubled, for_long) = (lanes.div_ceil(2), lanes.div_ceil(2));
         let (state, changed) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { state, changed, shown, clock, for_troubled, for_long }))
+        Self(Arc::new(Inner { state, changed, shown, clock, for_troubled: lanes.div_ceil(2) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -303,30 +283,20 @@ impl Side {
                 }
                 _ => true,
             };
-        let may_be_long = state.long_at_work < self.0.for_long;
-        let may = |entry: Option<&Entry>| may_be_long || entry.is_none_or(|entry| !entry.is_long());
         // Those in trouble have a turn after each turn of others, and at most half of the side lanes.
         let due = (state.troubled_at_work < self.0.for_troubled)
-            .then(|| {
-                state.troubled.iter().position(|org| {
-                    let entry = state.orgs.get(org);
-                    may(entry) && ready(entry, &mut soonest)
-                })
-            })
+            .then(|| state.troubled.iter().position(|org| ready(state.orgs.get(org), &mut soonest)))
             .flatten();
-        let fresh = state.fresh.iter().position(|org| may(state.orgs.get(org)));
-        let their_turn = fresh.is_none() || (state.troubled_at_work == 0 && !state.troubled_last);
+        let their_turn = state.fresh.is_empty() || (state.troubled_at_work == 0 && !state.troubled_last);
         let (org, troubled) = match due.filter(|_| their_turn) {
             Some(place) => (state.troubled.remove(place), true),
-            None => (fresh.and_then(|place| state.fresh.remove(place)), false),
+            None => (state.fresh.pop_front(), false),
         };
         let Some(org) = org else { return soonest.map_or(Pick::Nobody, Pick::Wait) };
         let Some(entry) = state.orgs.get_mut(&org) else { return Pick::Nobody };
-        let long = entry.is_long();
-        entry.at_work = Some(AtWork { troubled, long });
+        entry.at_work = Some(troubled);
         state.troubled_last = troubled;
         state.troubled_at_work += usize::from(troubled);
-        state.long_at_work += usize::from(long);
         Pick::Turn(org, entry.next(most))
     }
 
@@ -362,9 +332,8 @@ impl Side {
         let state = &mut *guard;
         let entry = state.orgs.entry(org).or_default();
         let failure = settle(entry);
-        if let Some(AtWork { troubled, long }) = entry.at_work.take() {
+        if let Some(troubled) = entry.at_work.take() {
             state.troubled_at_work = state.troubled_at_work.saturating_sub(usize::from(troubled));
-            state.long_at_work = state.long_at_work.saturating_sub(usize::from(long));
         }
         entry.failures = if failure.is_some() { entry.failures.saturating_add(1) } else { 0 };
         entry.not_before = match failure {

@@ -13,16 +13,13 @@ use crate::store::db::error::{Failure, StoreError};
 use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::answers::{Answer, Answers, wake};
 use crate::store::ledger::lanes::caller::{Caller, Failed, pause};
-use crate::store::ledger::lanes::line::{Line, May};
+use crate::store::ledger::lanes::line::Line;
 use crate::store::ledger::lanes::side::{SPLIT_AFTER, Side};
 use crate::store::ledger::step::Step;
 use crate::store::ledger::step_queue::{StepItem, Work};
 
 /// Wakes up to 16 callers itself; more are woken by a spawned task, so that the next batch can start.
 const FEW: usize = 16;
-
-/// The most text in one batch of steps (a single item may exceed it): Postgres refuses messages of 1 GiB.
-pub(super) const MAX_BATCH_BYTES: usize = 64 << 20;
 
 pub(super) struct Worker {
     pub(super) caller: Caller,
@@ -110,11 +107,6 @@ impl Worker {
     fn queue(&mut self, item: StepItem) {
         if self.side.wants_step(&item) {
             self.side.push_step(item);
-        } else if item.step.is_heavy() {
-            // What waits here of its organisation goes before it.
-            let before = self.steps.remove(item.org, |_| true);
-            before.into_iter().for_each(|item| self.side.push_step(item));
-            self.side.push_step(item);
         } else {
             self.steps.push(item.org, item);
         }
@@ -153,7 +145,7 @@ impl Worker {
     }
 
     fn next_reserves(&mut self) -> Vec<ReserveItem> {
-        let mut batch = self.waiting.take(self.max_batch, |_| May::Join);
+        let mut batch = self.waiting.take(self.max_batch, |_| true);
         // A reservation past its deadline is refused before it enters a batch, never afterwards.
         let now = self.clock.now();
         batch.retain(|item| item.is_wanted(now));
@@ -230,18 +222,7 @@ impl Worker {
     /// is kept.
     fn next_steps(&mut self) -> Vec<StepItem> {
         let mut seen = HashSet::new();
-        let mut bytes = 0;
-        self.steps.take(self.max_batch, |item| {
-            if seen.contains(&item.hold) {
-                return May::Wait;
-            }
-            bytes += item.step.text_bytes();
-            if !seen.is_empty() && bytes > MAX_BATCH_BYTES {
-                return May::Full;
-            }
-            seen.insert(item.hold);
-            May::Join
-        })
+        self.steps.take(self.max_batch, |item| seen.insert(item.hold))
     }
 
     async fn take_steps(&mut self, items: Vec<StepItem>) {

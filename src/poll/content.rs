@@ -1,0 +1,61 @@
+//! What the poller stores of what the vendor says, and how it is erased.
+
+use std::sync::Arc;
+
+use super::{Poller, View};
+use crate::bulk::SMALL;
+use crate::ids::{HoldId, OrgId};
+use crate::store::{StoreError, Task};
+use crate::upstream::Report;
+
+impl Poller {
+    /// Stores what a report that does not end the task says, at most once a minute, and no megabytes: until the end a poll
+    /// tells them again.
+    pub(super) async fn note_progress(&self, task: &Task, report: &Report) -> Result<(), StoreError> {
+        let is_news = report.data().len() <= SMALL && task.data.as_ref() != Some(report.data());
+        if is_news && !self.noted.contains_key(&task.hold) {
+            self.contents.note_progress(task.org, task.hold, report.data()).await?;
+            self.noted.insert(task.hold, ());
+        }
+        Ok(())
+    }
+
+    /// Stores what the vendor answered to a create. That it fails is no reason to refuse the answer to the caller.
+    pub async fn note_create(&self, org: OrgId, hold: HoldId, report: &Report) {
+        if let Err(error) = self.contents.note_first(org, hold, report.data()).await {
+            tracing::warn!(%org, %hold, %error, "the text of the vendor's answer to a create is not stored");
+        }
+    }
+
+    /// Notes, before a create is sent, that none of its content is kept after the end.
+    pub async fn keep_none(&self, org: OrgId, hold: HoldId) -> Result<(), StoreError> {
+        self.contents.keep_none(org, hold).await
+    }
+
+    /// Erases what is stored about a task of `org` and what is cached of it here. Of a task that goes on nothing is kept after
+    /// its end.
+    pub async fn erase(&self, task: &Task) -> Result<(), StoreError> {
+        self.contents.erase(task.org, task.hold).await?;
+        self.views.invalidate(&(task.org, task.hold.to_string().into()));
+        if let Some(id) = &task.upstream_task {
+            self.views.invalidate(&(task.org, id.clone()));
+        }
+        Ok(())
+    }
+
+    /// Notes that a caller was answered with `view`: an end of which nothing is kept is erased soon.
+    pub fn has_read(&self, view: &Arc<View>) {
+        let task = view.task();
+        if !view.is_final() || task.keeps_content || task.data.is_none() || view.note_shown() {
+            return;
+        }
+        let (contents, view) = (self.contents.clone(), view.clone());
+        self.tasks.spawn(async move {
+            let task = view.task();
+            if let Err(error) = contents.note_read(task).await {
+                // It is erased an hour after the end.
+                tracing::warn!(org = %task.org, hold = %task.hold, %error, "that content was read is not noted");
+            }
+        });
+    }
+}

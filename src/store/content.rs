@@ -1,0 +1,208 @@
+//! Content: what the vendor said about tasks. It is not money: it is written outside the ledger's batches, over connections of
+//! its own, and can be erased without a change to a balance, an entry or the verdict of the audit.
+
+use std::time::Duration;
+
+use crate::ids::{HoldId, OrgId};
+use crate::store::db::change::Acting;
+use crate::store::db::database::Database;
+use crate::store::db::error::StoreError;
+use crate::store::db::shared::SharedDatabase;
+use crate::store::ledger::tasks::Task;
+
+/// The connections for content. Megabytes that one organisation's tasks bring take at most half of them.
+pub const CONTENT_CONNECTIONS: u32 = 4;
+
+/// How long what was stored last waits to be read, however soon it would have to be erased: it may have been paid for.
+const UNREAD_FOR: Duration = Duration::from_secs(3600);
+
+/// How long what was read, and is not kept, can be read again: the answer may not have arrived.
+const READ_AGAIN_FOR: Duration = Duration::from_secs(60);
+
+/// The most tasks whose content one statement erases. Each may have megabytes.
+const SOME: i64 = 100;
+
+/// Whether the task of a hold `h` goes on.
+const GOES_ON: &str = "(h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late is not distinct from 'open')";
+
+/// Writes content. Organisations take turns.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    database: SharedDatabase<OrgId>,
+}
+
+impl From<Database> for Contents {
+    fn from(database: Database) -> Self {
+        Self { database: database.into() }
+    }
+}
+
+impl Contents {
+    /// Stores the vendor's `data` of its answer to a create.
+    pub async fn note_first(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
+        let note = format!(
+            "insert into content (org_id, hold_id, first) \
+             select h.org_id, h.hold_id, $3 from hold h where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
+             on conflict (org_id, hold_id) \
+             do update set first = excluded.first, updated_at = now() where not content.ended"
+        );
+        self.write(org, hold, note, data).await
+    }
+
+    /// Stores the `data` of a report that did not end the task, unless its end is stored.
+    pub async fn note_progress(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
+        let note = format!(
+            "insert into content (org_id, hold_id, last) \
+             select h.org_id, h.hold_id, $3 from hold h where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
+             on conflict (org_id, hold_id) \
+             do update set last = excluded.last, updated_at = now() where not content.ended"
+        );
+        self.write(org, hold, note, data).await
+    }
+
+    /// Stores the `data` of the report that ends the task, unless it has ended. The step that ends it comes afterwards: a
+    /// settled task whose result is lost would be a loss for its owner.
+    pub async fn note_end(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
+        // The step's transaction, once it is durable, makes durable what was committed before it: no need to wait here.
+        let note = format!(
+            "insert into content (org_id, hold_id, last, ended) \
+             select h.org_id, h.hold_id, $3, true from hold h \
+             cross join (select set_config('synchronous_commit', 'off', true)) quick \
+             where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
+             on conflict (org_id, hold_id) do update set last = excluded.last, ended = true, updated_at = now(), \
+                 erase_at = case when content.erase_at is not null then now() + interval '{} seconds' end",
+            UNREAD_FOR.as_secs()
+        );
+        self.write(org, hold, note, data).await
+    }
+
+    async fn write(&self, org: OrgId, hold: HoldId, note: String, data: &str) -> Result<(), StoreError> {
+        let turn = self.database.turn_of(org).await?;
+        let note = sqlx::query(sqlx::AssertSqlSafe(note));
+        note.bind(org.as_uuid()).bind(hold.as_uuid()).bind(data).execute(turn.pool()).await?;
+        Ok(())
+    }
+
+    /// Notes, before a create is sent, that none of its content is kept after its task has ended.
+    pub async fn keep_none(&self, org: OrgId, hold: HoldId) -> Result<(), StoreError> {
+        let turn = self.database.turn_of(org).await?;
+        let note = sqlx::query(
+            "insert into content (org_id, hold_id, erase_at) values ($1, $2, 'infinity') \
+             on conflict (org_id, hold_id) do update set erase_at = coalesce(content.erase_at, 'infinity')",
+        );
+        note.bind(org.as_uuid()).bind(hold.as_uuid()).execute(turn.pool()).await?;
+        Ok(())
+    }
+
+    /// Erases what is stored about a task. Of a task that goes on nothing is kept after its end; an end that is stored and not
+    /// recorded yet can still be read for a while.
+    pub async fn erase(&self, org: OrgId, hold: HoldId) -> Result<(), StoreError> {
+        let turn = self.database.turn_of(org).await?;
+        // The row stays, so that nothing is stored again, until it is as old as content may become.
+        let erase = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "insert into content (org_id, hold_id, ended, erase_at) \
+             select h.org_id, h.hold_id, not {GOES_ON}, 'infinity' from hold h where h.org_id = $1 and h.hold_id = $2 \
+             on conflict (org_id, hold_id) do update set first = null, \
+                 last = case when content.ended and not excluded.ended then content.last end, \
+                 erase_at = case when content.ended and not excluded.ended then now() + interval '{} seconds' \
+                                 else 'infinity' end, \
+                 ended = content.ended or excluded.ended, updated_at = now()",
+            UNREAD_FOR.as_secs()
+        )));
+        erase.bind(org.as_uuid()).bind(hold.as_uuid()).execute(turn.pool()).await?;
+        Ok(())
+    }
+
+    /// Notes that the end of `task` was read as it is: if nothing is kept of it, it is erased soon.
+    pub async fn note_read(&self, task: &Task) -> Result<(), StoreError> {
+        let turn = self.database.turn_of(task.org).await?;
+        let note = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "update content c set erase_at = least(c.erase_at, now() + interval '{} seconds') from hold h \
+             where c.org_id = $1 and c.hold_id = $2 and c.erase_at is not null \
+             and h.org_id = c.org_id and h.hold_id = c.hold_id and h.state = $3 and h.late is not distinct from $4",
+            READ_AGAIN_FOR.as_secs()
+        )));
+        let note = note.bind(task.org.as_uuid()).bind(task.hold.as_uuid()).bind(task.state).bind(task.late);
+        note.execute(turn.pool()).await?;
+        Ok(())
+    }
+
+    /// Sets the gauges of the pool.
+    pub fn show_pool(&self) {
+        self.database.show_pool("content");
+    }
+}
+
+/// Rows of `content` of tasks that have ended, which are as old as their organisation keeps them, or else `$1` days; at most
+/// `$2`. Read in the order of age, of which the ids of holds are made, from the index of each organisation.
+const OLD: &str = "\
+    select c.org_id, c.hold_id from org o \
+    cross join lateral (select (lpad(to_hex((extract(epoch from now()) * 1000)::bigint \
+        - coalesce(o.content_days, $1)::bigint * 86400000), 12, '0') || repeat('0', 20))::uuid as newer) young \
+    cross join lateral (select old.org_id, old.hold_id from content old \
+        join hold h on h.org_id = old.org_id and h.hold_id = old.hold_id \
+        where old.org_id = o.org_id and old.hold_id < young.newer and old.updated_at < now() - $3 * interval '1 second' \
+        and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' \
+        order by old.hold_id limit $2) c \
+    limit $2";
+
+/// Rows of `content` of tasks that have ended, of which nothing is kept: they were read, or waited long enough to be read.
+const UNKEPT: &str = "\
+    select c.org_id, c.hold_id from content c join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
+    where c.erase_at is not null and (c.first is not null or c.last is not null) \
+    and (c.erase_at < now() or (c.erase_at = 'infinity' and h.ended_at < now() - $2 * interval '1 second')) \
+    and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' limit $1";
+
+impl Database {
+    /// Erases content of ended tasks that is older than its organisation keeps it, or else than `days`, and content that is not
+    /// kept at all. Some at a time; returns of how many tasks.
+    pub async fn erase_old_content(&self, days: u32) -> Result<u64, StoreError> {
+        let some_more = |done: u64| i64::try_from(done).is_ok_and(|done| done >= SOME);
+        let mut erased = 0;
+        loop {
+            let old = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "with due as ({OLD}) delete from content c using due \
+                 where c.org_id = due.org_id and c.hold_id = due.hold_id"
+            )));
+            let old = old.bind(i64::from(days)).bind(SOME).bind(UNREAD_FOR.as_secs_f64());
+            let old = old.execute(self.pool()).await?.rows_affected();
+            let unkept = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "with due as ({UNKEPT}) update content c set first = null, last = null, ended = true, erase_at = 'infinity' \
+                 from due where c.org_id = due.org_id and c.hold_id = due.hold_id"
+            )));
+            let unkept = unkept.bind(SOME).bind(UNREAD_FOR.as_secs_f64());
+            let unkept = unkept.execute(self.pool()).await?.rows_affected();
+            erased += old + unkept;
+            if !some_more(old) && !some_more(unkept) {
+                return Ok(erased);
+            }
+        }
+    }
+
+    /// Of how many tasks [`erase_old_content`](Self::erase_old_content) would erase the content now, for its age and because
+    /// none is kept.
+    pub async fn old_content(&self, days: u32) -> Result<(i64, i64), StoreError> {
+        let old = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from ({OLD}) due")));
+        let old = old.bind(i64::from(days)).bind(i64::MAX).bind(UNREAD_FOR.as_secs_f64());
+        let unkept = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from ({UNKEPT}) due")));
+        let unkept = unkept.bind(i64::MAX).bind(UNREAD_FOR.as_secs_f64());
+        Ok((old.fetch_one(self.pool()).await?, unkept.fetch_one(self.pool()).await?))
+    }
+
+    /// How many days an organisation keeps content; `None`: as many as the platform.
+    pub async fn content_days(&self, org: OrgId) -> Result<Option<Option<i32>>, StoreError> {
+        let days =
+            sqlx::query_scalar("select content_days from org where org_id = $1 and deleted_at is null");
+        Ok(days.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
+    }
+}
+
+impl Acting {
+    /// Sets how many days an organisation keeps content; `None`: as many as the platform. Whether there is such an
+    /// organisation.
+    pub async fn set_content_days(&self, org: OrgId, days: Option<i32>) -> Result<bool, StoreError> {
+        let set = sqlx::query("update org set content_days = $2 where org_id = $1 and deleted_at is null");
+        let set = set.bind(org.as_uuid()).bind(days).execute(self.change()).await?;
+        Ok(set.rows_affected() > 0)
+    }
+}
