@@ -325,6 +325,7 @@ async fn what_many_subjects_have_spent_is_counted_in_one_look() {
 const COUNTED: &str = "a window of a budget counts the tasks that list it";
 const MISSED: &str = "an open window of a budget in force misses no task";
 const OWN: &str = "a task is counted in windows of its own organisation, team, user and key, and of its time";
+const DRAWN: &str = "a task that drew on budgets is counted in their windows";
 const BELOW: &str = "no admission took a budget below zero";
 const FLAGS: &str = "an organisation knows whether there are budgets and teams to look for";
 
@@ -335,7 +336,13 @@ async fn each_breach_of_a_budget_is_found_by_name() {
         ("update budget_window set used = used - 1 where level = 'org'", &[COUNTED]),
         ("update budget_window set opening = opening + 1 where level = 'team'", &[COUNTED, MISSED]),
         ("delete from budget_window where level = 'user'", &[MISSED, OWN]),
-        ("update hold set windows = null where state = 'HELD'", &[COUNTED, MISSED]),
+        ("update hold set windows = null where state = 'HELD'", &[COUNTED, MISSED, DRAWN]),
+        // Out of windows that nobody has a budget for any more, which count nothing then.
+        (
+            "update hold set windows = null; update budget_window set held = 0, used = 0, opening = 0; delete from budget; \
+             update org_balance set budgets = 0",
+            &[DRAWN],
+        ),
         ("update budget_window set used = used + 1, opening = opening + 1 where level = 'team'", &[MISSED]),
         ("update hold set windows = windows || windows where state = 'HELD'", &[COUNTED]),
         ("update hold set key_id = gen_random_uuid() where state = 'HELD'", &[MISSED, OWN]),

@@ -37,6 +37,13 @@ const TRANSFER: &str = "a transfer has two halves";
 const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
 const POOL: &str = "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed";
 const OPEN_KEY: &str = "an open hold keeps its idempotency key";
+const COST: &str = "what a task cost the platform is in its losses";
+const KEPT: &str = "a create keeps its idempotency key, and its body, for as long as keys are kept";
+const ANSWER: &str = "a call that moved credits keeps its answer";
+const BOOKED: &str = "what a task cost is booked on who made it, and not before";
+const DRAWN: &str = "a task that drew on budgets is counted in their windows";
+const RULES: &str = "the steps in the life of a task are those of this version";
+const GUARDS: &str = "the triggers that guard the books are on";
 
 /// An organisation with a hold in every state, each with an idempotency key.
 async fn live(db: &TestDatabase) -> OrgId {
@@ -117,7 +124,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
              select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from hold where idem_key = 'refused'",
-            &[CONSUME, USAGE],
+            &[CONSUME, USAGE, BOOKED],
         ),
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
@@ -128,14 +135,41 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update hold set late = 'charged' where idem_key = 'failed'", &[LOST, LATE]),
         ("update hold set raw_consumed = 301 where idem_key = 'late'", &[LATE]),
         ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE, USAGE]),
-        ("update platform_loss set amount = -399 where amount = -400", &[LOST]),
-        ("delete from platform_loss where possible", &[LOSS]),
-        ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST]),
-        ("update idempotency set hold_id = gen_random_uuid() where key = 'settled'", &[KEY]),
-        ("update idempotency set hold_id = gen_random_uuid() where key = 'running'", &[KEY, OPEN_KEY]),
+        ("update platform_loss set amount = -399 where amount = -400", &[LOST, COST]),
+        ("delete from platform_loss where possible", &[LOSS, COST]),
+        (
+            "delete from platform_loss where hold_id = (select hold_id from hold where idem_key = 'failed')",
+            &[COST],
+        ),
+        ("update platform_loss set amount = amount + 1 where amount = 5", &[COST]),
+        ("update hold set lost = lost + 1 where idem_key = 'refused'", &[COST]),
+        ("update platform_loss set hold_id = gen_random_uuid() where not possible", &[LOST, COST]),
+        ("update idempotency set hold_id = gen_random_uuid() where key = 'settled'", &[KEY, KEPT]),
+        ("update idempotency set hold_id = gen_random_uuid() where key = 'running'", &[KEY, OPEN_KEY, KEPT]),
         ("update idempotency set hold_id = gen_random_uuid() where key = 'top-up'", &[KEY]),
         ("update idempotency set key = 'other' where key = 'failed'", &[KEY]),
-        ("delete from idempotency where key in ('held', 'settled')", &[OPEN_KEY]),
+        ("delete from idempotency where key in ('held', 'settled')", &[OPEN_KEY, KEPT]),
+        ("delete from idempotency where key = 'settled'", &[KEPT]),
+        ("delete from idempotency where key = 'written off'", &[KEPT]),
+        ("update idempotency set fingerprint = '\\x00' where key = 'settled'", &[KEPT]),
+        ("delete from idempotency where key = 'settled'; update forgotten_keys set made_before = now()", &[]),
+        ("update idempotency set answer = null where key = 'top-up'", &[ANSWER]),
+        ("update entry set user_id = gen_random_uuid() where kind = 'consume'", &[USAGE, BOOKED]),
+        ("update entry set key_id = gen_random_uuid() where kind = 'correct'", &[USAGE, BOOKED]),
+        (
+            "update entry set created_at = created_at - interval '1 day' where kind = 'consume'",
+            &[USAGE, BOOKED],
+        ),
+        ("update hold set budget_after = 0 where idem_key = 'settled'", &[DRAWN]),
+        (
+            "insert into transition (kind, from_state, to_state) values ('settle', 'HELD', 'SETTLED')",
+            &[RULES],
+        ),
+        ("update transition set to_state = 'RELEASED' where kind = 'settle'", &[RULES]),
+        ("delete from transition where kind = 'late_drop'", &[RULES]),
+        ("alter table entry disable trigger entry_append_only", &[GUARDS]),
+        ("alter table org disable trigger org_epoch", &[GUARDS]),
+        ("drop trigger platform_loss_append_only on platform_loss", &[GUARDS]),
         ("update usage_day set tasks = tasks + 1", &[USAGE]),
         ("update usage_day set charged = charged + 1, corrected = corrected - 1", &[USAGE]),
         ("update usage_day set day = day - 1", &[USAGE]),

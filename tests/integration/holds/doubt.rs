@@ -277,7 +277,9 @@ async fn an_operator_resolves_doubts_by_what_the_vendors_books_say() {
     let hold = &gateway.holds().await[1];
     assert_eq!((hold.charged, hold.upstream_task.as_deref()), (Some(390), Some(ids[1].as_str())));
     // The vendor's third task has no owner here: its hold was released by an operator who knew better.
-    sqlx::query("insert into platform_loss select org_id, hold_id, 0, 400, true, 'test', now() from hold where hold_id = $1")
+    let lost = "with lost as (update hold set lost = 400 where hold_id = $1 returning org_id, hold_id) \
+                insert into platform_loss select org_id, hold_id, 0, 400, true, 'test', now() from lost";
+    sqlx::query(lost)
         .bind(c.parse::<tollgate::ids::HoldId>().unwrap().as_uuid())
         .execute(gateway.db.pool())
         .await

@@ -135,7 +135,8 @@ async fn idempotency_keys_are_forgotten_after_their_retention_but_never_under_an
         std::mem::forget(guard);
     }
     assert_eq!(db.database().forget_old_claims(72).await.unwrap(), 0, "they are fresh");
-    let aged = "update idempotency set created_at = now() - interval '73 hours'";
+    let aged = "with older as (update hold set created_at = now() - interval '73 hours') \
+                update idempotency set created_at = now() - interval '73 hours'";
     sqlx::query(aged).execute(db.pool()).await.unwrap();
     assert_eq!(db.database().forget_old_claims(72).await.unwrap(), 2);
     for (key, kept) in [

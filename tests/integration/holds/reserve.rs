@@ -248,10 +248,9 @@ async fn old_keys_are_forgotten_unless_their_task_is_open() {
         ended.step(run(ended.id())).await.unwrap();
         ended.step(settle(1)).await.unwrap();
     }
-    sqlx::query("update idempotency set created_at = now() - interval '73 h' where key <> 'recent'")
-        .execute(db.pool())
-        .await
-        .unwrap();
+    let aged = "with older as (update hold set created_at = now() - interval '73 h' where idem_key <> 'recent') \
+                update idempotency set created_at = now() - interval '73 h' where key <> 'recent'";
+    sqlx::query(aged).execute(db.pool()).await.unwrap();
     assert_eq!(db.database().forget_old_claims(72).await.unwrap(), 1);
     for (name, bound) in [("open", true), ("ended", false), ("recent", true)] {
         assert_eq!(db.database().claim(org, name).await.unwrap().is_some(), bound, "{name}");
