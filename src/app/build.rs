@@ -126,7 +126,14 @@ impl Pools {
         }
         upkeep.check_schema().await?;
         let management = of(MANAGEMENT_CONNECTIONS)?.into();
-        Ok(Self { callers: callers.into(), management, contents: contents.into(), lookups, upkeep, lease })
+        Ok(Self {
+            callers: callers.into(),
+            management,
+            contents: Contents::start(contents),
+            lookups,
+            upkeep,
+            lease,
+        })
     }
 }
 

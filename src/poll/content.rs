@@ -22,8 +22,11 @@ impl Poller {
 
     /// Stores what the vendor answered to a create. That it fails is no reason to refuse the answer to the caller.
     pub async fn note_create(&self, org: OrgId, hold: HoldId, report: &Report) {
-        if let Err(error) = self.contents.note_first(org, hold, report.data()).await {
-            tracing::warn!(%org, %hold, %error, "the text of the vendor's answer to a create is not stored");
+        match self.contents.note_first(org, hold, report.data()).await {
+            Ok(()) => self.noted.insert(hold, ()),
+            Err(error) => {
+                tracing::warn!(%org, %hold, %error, "the text of the vendor's answer to a create is not stored");
+            }
         }
     }
 

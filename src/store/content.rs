@@ -1,7 +1,12 @@
 //! Content: what the vendor said about tasks. It is not money: it is written outside the ledger's batches, over connections of
 //! its own, and can be erased without a change to a balance, an entry or the verdict of the audit.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use uuid::Uuid;
 
 use crate::ids::{HoldId, OrgId};
 use crate::store::db::change::Acting;
@@ -11,7 +16,15 @@ use crate::store::db::shared::SharedDatabase;
 use crate::store::ledger::tasks::Task;
 
 /// The connections for content. Megabytes that one organisation's tasks bring take at most half of them.
-pub const CONTENT_CONNECTIONS: u32 = 4;
+pub const CONTENT_CONNECTIONS: u32 = 6;
+
+/// The most bytes of a text that shares a statement with others, how many do, and how many may wait for it.
+const SHORT: usize = 16 << 10;
+const TOGETHER: usize = 64;
+const WAITING: usize = 1_024;
+
+/// So many statements with short texts run at a time.
+const WRITERS: usize = 2;
 
 /// How long what was stored last waits to be read, however soon it would have to be erased: it may have been paid for.
 const UNREAD_FOR: Duration = Duration::from_secs(3600);
@@ -25,62 +38,106 @@ const SOME: i64 = 100;
 /// Whether the task of a hold `h` goes on.
 const GOES_ON: &str = "(h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late is not distinct from 'open')";
 
-/// Writes content. Organisations take turns.
-#[derive(Debug, Clone)]
-pub struct Contents {
-    database: SharedDatabase<OrgId>,
+/// What a text of the vendor's is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    First,
+    Progress,
+    End,
 }
 
-impl From<Database> for Contents {
-    fn from(database: Database) -> Self {
-        Self { database: database.into() }
+impl Kind {
+    /// The statement that stores texts `$3` of this kind for holds `$2` of organisations `$1`.
+    fn statement(self) -> String {
+        let seconds = UNREAD_FOR.as_secs();
+        let (columns, texts, quick, update) = match self {
+            Self::First => (
+                "first",
+                "n.data",
+                "",
+                "first = excluded.first, updated_at = now() where not content.ended".into(),
+            ),
+            Self::Progress => (
+                "last",
+                "n.data",
+                "",
+                "last = excluded.last, updated_at = now() where not content.ended".into(),
+            ),
+            Self::End => (
+                "last, ended",
+                "n.data, true",
+                // The transaction of the step that follows makes durable what was committed before it: no need to wait here.
+                "cross join (select set_config('synchronous_commit', 'off', true)) quick",
+                format!(
+                    "last = excluded.last, ended = true, updated_at = now(), erase_at = \
+                     case when content.erase_at is not null then now() + interval '{seconds} seconds' end"
+                ),
+            ),
+        };
+        format!(
+            "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {texts} \
+             from unnest($1::uuid[], $2::uuid[], $3::text[]) n(org_id, hold_id, data) \
+             cross join lateral (select from hold h where h.org_id = n.org_id and h.hold_id = n.hold_id and {GOES_ON} limit 1) h \
+             {quick} order by n.org_id, n.hold_id on conflict (org_id, hold_id) do update set {update}"
+        )
     }
 }
 
+/// A text on its way to a statement that stores several.
+#[derive(Debug)]
+struct Note {
+    org: OrgId,
+    hold: HoldId,
+    kind: Kind,
+    data: Box<str>,
+    /// Whether it is stored; if not, whoever sent it stores it alone.
+    stored: oneshot::Sender<bool>,
+}
+
+/// Writes content. Short texts share statements with whatever else waits; for others organisations take turns.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    database: SharedDatabase<OrgId>,
+    short: mpsc::Sender<Note>,
+}
+
 impl Contents {
+    /// Starts the writers, which end with the last handle. Needs a Tokio runtime.
+    pub fn start(database: Database) -> Self {
+        let (short, notes) = mpsc::channel(WAITING);
+        let notes = Arc::new(Mutex::new(notes));
+        for _ in 0..WRITERS {
+            tokio::spawn(write_together(database.clone(), notes.clone()));
+        }
+        Self { database: database.into(), short }
+    }
+
     /// Stores the vendor's `data` of its answer to a create.
     pub async fn note_first(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        let note = format!(
-            "insert into content (org_id, hold_id, first) \
-             select h.org_id, h.hold_id, $3 from hold h where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
-             on conflict (org_id, hold_id) \
-             do update set first = excluded.first, updated_at = now() where not content.ended"
-        );
-        self.write(org, hold, note, data).await
+        self.write(Kind::First, org, hold, data).await
     }
 
     /// Stores the `data` of a report that did not end the task, unless its end is stored.
     pub async fn note_progress(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        let note = format!(
-            "insert into content (org_id, hold_id, last) \
-             select h.org_id, h.hold_id, $3 from hold h where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
-             on conflict (org_id, hold_id) \
-             do update set last = excluded.last, updated_at = now() where not content.ended"
-        );
-        self.write(org, hold, note, data).await
+        self.write(Kind::Progress, org, hold, data).await
     }
 
     /// Stores the `data` of the report that ends the task, unless it has ended. The step that ends it comes afterwards: a
     /// settled task whose result is lost would be a loss for its owner.
     pub async fn note_end(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        // The step's transaction, once it is durable, makes durable what was committed before it: no need to wait here.
-        let note = format!(
-            "insert into content (org_id, hold_id, last, ended) \
-             select h.org_id, h.hold_id, $3, true from hold h \
-             cross join (select set_config('synchronous_commit', 'off', true)) quick \
-             where h.org_id = $1 and h.hold_id = $2 and {GOES_ON} \
-             on conflict (org_id, hold_id) do update set last = excluded.last, ended = true, updated_at = now(), \
-                 erase_at = case when content.erase_at is not null then now() + interval '{} seconds' end",
-            UNREAD_FOR.as_secs()
-        );
-        self.write(org, hold, note, data).await
+        self.write(Kind::End, org, hold, data).await
     }
 
-    async fn write(&self, org: OrgId, hold: HoldId, note: String, data: &str) -> Result<(), StoreError> {
+    async fn write(&self, kind: Kind, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
+        if data.len() <= SHORT {
+            let (stored, answer) = oneshot::channel();
+            let note = Note { org, hold, kind, data: data.into(), stored };
+            if self.short.try_send(note).is_ok() && answer.await.unwrap_or(false) {
+                return Ok(());
+            }
+        }
         let turn = self.database.turn_of(org).await?;
-        let note = sqlx::query(sqlx::AssertSqlSafe(note));
-        note.bind(org.as_uuid()).bind(hold.as_uuid()).bind(data).execute(turn.pool()).await?;
-        Ok(())
+        store(&turn, kind, vec![org.as_uuid()], vec![hold.as_uuid()], vec![data]).await
     }
 
     /// Notes, before a create is sent, that none of its content is kept after its task has ended.
@@ -152,6 +209,47 @@ const UNKEPT: &str = "\
     where c.erase_at is not null and (c.first is not null or c.last is not null) \
     and (c.erase_at < now() or (c.erase_at = 'infinity' and h.ended_at < now() - $2 * interval '1 second')) \
     and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' limit $1";
+
+async fn store(
+    database: &Database,
+    kind: Kind,
+    orgs: Vec<Uuid>,
+    holds: Vec<Uuid>,
+    data: Vec<&str>,
+) -> Result<(), StoreError> {
+    let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement()));
+    stored.bind(orgs).bind(holds).bind(data).execute(database.pool()).await?;
+    Ok(())
+}
+
+/// Stores short texts until nobody can send any more: all that wait, of one kind after the other.
+async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Note>>>) {
+    loop {
+        let mut some = Vec::with_capacity(TOGETHER);
+        if notes.lock().await.recv_many(&mut some, TOGETHER).await == 0 {
+            return;
+        }
+        for kind in [Kind::First, Kind::Progress, Kind::End] {
+            // One statement stores one text for a hold: of several the last counts.
+            let latest: BTreeMap<_, _> = some
+                .iter()
+                .filter(|note| note.kind == kind)
+                .map(|note| ((note.org.as_uuid(), note.hold.as_uuid()), &*note.data))
+                .collect();
+            if latest.is_empty() {
+                continue;
+            }
+            let (orgs, holds) = latest.keys().copied().unzip();
+            let stored = store(&database, kind, orgs, holds, latest.values().copied().collect()).await;
+            let (done, rest): (Vec<Note>, Vec<Note>) = some.into_iter().partition(|note| note.kind == kind);
+            some = rest;
+            for note in done {
+                // Whoever waited may have gone.
+                let _ = note.stored.send(stored.is_ok());
+            }
+        }
+    }
+}
 
 impl Database {
     /// Erases content of ended tasks that is older than its organisation keeps it, or else than `days`, and content that is not
