@@ -104,7 +104,7 @@ struct Pools {
     callers: SharedDatabase<OrgId>,
     /// For the management API. Organisations and operators have turns.
     management: SharedDatabase<TurnOwner>,
-    /// For what callers and the vendor wrote about tasks. Organisations have turns.
+    /// For what the vendor said about tasks. Organisations have turns.
     contents: Contents,
     /// For credentials that are not cached.
     lookups: Database,
