@@ -280,9 +280,9 @@ async fn cte(pool: &sqlx::PgPool, org: OrgId) {
         "with paid as (update org_balance set available = available - 400, held = held + 400, open_tasks = open_tasks + 1 \
            where org_id = $1 and available >= 400 returning available) \
          insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, overdraft, \
-           task_type, backend, account, owner, fingerprint, created_at, due_at) \
+           task_type, backend, account, owner, fingerprint, created_at) \
          select $1, $2, $1, 400, 400, 10000, 1, available, 0, 'pro-text-to-video', 'kling-3.0', 'main', $1, \
-           decode(repeat('07', 32), 'hex'), now(), now() + interval '30 s' from paid",
+           decode(repeat('07', 32), 'hex'), now() from paid",
     )
     .bind(org.as_uuid())
     .bind(HoldId::generate().as_uuid())

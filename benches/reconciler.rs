@@ -141,7 +141,7 @@ async fn run(scratch: &Scratch, url: &str, rate: u32) {
     let pool = PgPool::connect(url).await.unwrap();
     for (name, sign) in [("the organisation with half of them", "="), ("the other nineteen", "<>")] {
         let late: Vec<f64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "select extract(epoch from ended_at - created_at)::float8 - {} as late from hold \
+            "select extract(epoch from ended_at - created_at)::float8 - {} as late from task \
              where org_id {sign} (select org_id from org where name = 'org 0') order by late",
             TASK_TIME.as_secs()
         )))

@@ -218,10 +218,10 @@ async fn fill(pool: &PgPool, tasks: i64) {
         "update org_balance b set consumed = e.spent, available = available - e.spent \
          from (select org_id, sum(charged)::bigint as spent from usage_day group by 1) e where e.org_id = b.org_id; \
          insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, balance_after, overdraft, \
-           task_type, backend, account, owner, fingerprint, upstream_task, raw_consumed, charged, data, created_at, ended_at, due_at) \
+           task_type, backend, account, owner, fingerprint, upstream_task, raw_consumed, charged, created_at, ended_at) \
          select e.org_id, e.hold_id, e.user_id, e.key_id, e.team_id, 'SETTLED', -e.amount, -e.amount, 10000, 1, 0, 0, e.task_type, 'kling-3.0', \
-           'main', e.org_id, decode(md5(e.hold_id::text), 'hex'), 'task-' || e.hold_id, -e.amount, -e.amount, repeat('x', 300), \
-           e.created_at, e.created_at, e.created_at \
+           'main', e.org_id, decode(md5(e.hold_id::text), 'hex'), 'task-' || e.hold_id, -e.amount, -e.amount, \
+           e.created_at, e.created_at \
          from entry e where e.org_id = (select org_id from place where n = 0) and e.kind = 'consume' \
            and e.created_at >= '2026-05-01' and e.created_at < '2026-06-01'",
     )

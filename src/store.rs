@@ -2,7 +2,8 @@
 //!
 //! A create reserves its price in a *hold* before anything is sent. The hold then takes *steps* (table `transition`)
 //! until it ends: SETTLED (charged, by one `consume` entry), RELEASED (nothing charged) or WRITTEN_OFF (refunded, with
-//! a possible loss of the platform). Entries are only ever added. At every instant, for each organisation,
+//! a possible loss of the platform). What goes on is a narrow row of `open_task`; its end is the one update of its row in
+//! `hold`. Entries are only ever added. At every instant, for each organisation,
 //! `available = sum of entries − sum of open holds`. [`Database::audit`] proves it.
 //!
 //! There are three handles. [`Database`] is a pool for everything that is not on the paid path; [`SharedDatabase`] is one

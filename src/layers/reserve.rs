@@ -130,8 +130,8 @@ impl Reserve {
 
     /// The doubt of an earlier create with the same body.
     async fn doubt(&self, create: &NewCreate) -> Result<Option<HoldId>, StoreError> {
-        let (org, user, key) = (create.principal.org, create.principal.user, create.principal.key);
-        self.ledger.turn_of(org).await?.in_doubt(org, user, key, create.fingerprint).await
+        let (org, user) = (create.principal.org, create.principal.user);
+        self.ledger.turn_of(org).await?.in_doubt(org, user, create.fingerprint).await
     }
 
     fn new_hold(&self, priced: &Priced, permit: &Permit) -> NewHold {

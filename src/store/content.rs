@@ -36,7 +36,7 @@ const READ_AGAIN_FOR: Duration = Duration::from_secs(60);
 const SOME: i64 = 100;
 
 /// Whether the task of a hold `h` goes on.
-const GOES_ON: &str = "(h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late is not distinct from 'open')";
+const GOES_ON: &str = "exists (select from open_task o where o.org_id = h.org_id and o.hold_id = h.hold_id)";
 
 /// What a text of the vendor's is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Kind {
         format!(
             "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {texts} \
              from unnest($1::uuid[], $2::uuid[], $3::text[]) n(org_id, hold_id, data) \
-             cross join lateral (select from hold h where h.org_id = n.org_id and h.hold_id = n.hold_id and {GOES_ON} limit 1) h \
+             cross join lateral (select from open_task o where o.org_id = n.org_id and o.hold_id = n.hold_id limit 1) open \
              {quick} order by n.org_id, n.hold_id on conflict (org_id, hold_id) do update set {update}"
         )
     }
@@ -158,11 +158,11 @@ impl Contents {
         // The row stays, so that nothing is stored again, until it is as old as content may become.
         let erase = sqlx::query(sqlx::AssertSqlSafe(format!(
             "insert into content (org_id, hold_id, ended, erase_at) \
-             select h.org_id, h.hold_id, not {GOES_ON}, 'infinity' from hold h where h.org_id = $1 and h.hold_id = $2 \
+             select h.org_id, h.hold_id, not {GOES_ON}, case when {GOES_ON} then 'infinity' else '-infinity' end::timestamptz from hold h where h.org_id = $1 and h.hold_id = $2 \
              on conflict (org_id, hold_id) do update set first = null, \
                  last = case when content.ended and not excluded.ended then content.last end, \
                  erase_at = case when content.ended and not excluded.ended then now() + interval '{} seconds' \
-                                 else 'infinity' end, \
+                                 else excluded.erase_at end, \
                  ended = content.ended or excluded.ended, updated_at = now()",
             UNREAD_FOR.as_secs()
         )));
@@ -175,7 +175,7 @@ impl Contents {
         let turn = self.database.turn_of(task.org).await?;
         let note = sqlx::query(sqlx::AssertSqlSafe(format!(
             "update content c set erase_at = least(c.erase_at, now() + interval '{} seconds') from hold h \
-             where c.org_id = $1 and c.hold_id = $2 and c.erase_at is not null \
+             where c.org_id = $1 and c.hold_id = $2 and c.erase_at > '-infinity' \
              and h.org_id = c.org_id and h.hold_id = c.hold_id and h.state = $3 and h.late is not distinct from $4",
             READ_AGAIN_FOR.as_secs()
         )));
@@ -199,16 +199,16 @@ const OLD: &str = "\
     cross join lateral (select old.org_id, old.hold_id from content old \
         join hold h on h.org_id = old.org_id and h.hold_id = old.hold_id \
         where old.org_id = o.org_id and old.hold_id < young.newer and old.updated_at < now() - $3 * interval '1 second' \
-        and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' \
+        and h.state is not null and h.late is distinct from 'open' \
         order by old.hold_id limit $2) c \
     limit $2";
 
 /// Rows of `content` of tasks that have ended, of which nothing is kept: they were read, or waited long enough to be read.
 const UNKEPT: &str = "\
     select c.org_id, c.hold_id from content c join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
-    where c.erase_at is not null and (c.first is not null or c.last is not null) \
+    where c.erase_at > '-infinity' \
     and (c.erase_at < now() or (c.erase_at = 'infinity' and h.ended_at < now() - $2 * interval '1 second')) \
-    and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' limit $1";
+    and h.state is not null and h.late is distinct from 'open' limit $1";
 
 async fn store(
     database: &Database,
@@ -265,7 +265,7 @@ impl Database {
             let old = old.bind(i64::from(days)).bind(SOME).bind(UNREAD_FOR.as_secs_f64());
             let old = old.execute(self.pool()).await?.rows_affected();
             let unkept = sqlx::query(sqlx::AssertSqlSafe(format!(
-                "with due as ({UNKEPT}) update content c set first = null, last = null, ended = true, erase_at = 'infinity' \
+                "with due as ({UNKEPT}) update content c set first = null, last = null, ended = true, erase_at = '-infinity' \
                  from due where c.org_id = due.org_id and c.hold_id = due.hold_id"
             )));
             let unkept = unkept.bind(SOME).bind(UNREAD_FOR.as_secs_f64());

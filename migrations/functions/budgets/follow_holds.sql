@@ -7,7 +7,7 @@ create or replace function follow_holds(
     p_org uuid, p_level text, p_period text, p_start timestamptz, p_holds uuid[]
 ) returns void language sql as $$
     with taken as materialized (
-        select hold.hold_id, case when hold.state in ('HELD', 'RUNNING', 'IN_DOUBT') then hold.amount else 0 end as amount,
+        select hold.hold_id, case when hold.state is null then hold.amount else 0 end as amount,
                subject_of(p_level, hold.org_id, hold.team_id, hold.user_id, hold.key_id) as subject_id
         from hold where hold.org_id = p_org and hold.hold_id = any (p_holds)
         for no key update of hold skip locked

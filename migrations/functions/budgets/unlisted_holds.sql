@@ -1,8 +1,6 @@
 -- Open holds in a window of a subject (null: of all subjects of that level) that do not list it, and those whose task has
 -- come to light after its end and may yet be charged.
 --
--- Each state has an index of its own, all together have none. Those of HELD and of what came to light are not by
--- organisation: `is not distinct from` keeps the planner from reading the whole history by the primary key beside them.
 -- Planned anew for every call: a plan that was made while there were few holds would read all of them.
 create or replace function unlisted_holds(
     p_org uuid, p_level text, p_subject uuid, p_period text, p_start timestamptz, p_end timestamptz
@@ -11,16 +9,8 @@ begin
     return query
         select followed.hold_id
         from (select hold.org_id, hold.hold_id, hold.team_id, hold.user_id, hold.key_id, hold.created_at, hold.windows
-              from hold where hold.state = 'HELD' and hold.org_id is not distinct from p_org
-              union all
-              select hold.org_id, hold.hold_id, hold.team_id, hold.user_id, hold.key_id, hold.created_at, hold.windows
-              from hold where hold.org_id = p_org and hold.state = 'RUNNING'
-              union all
-              select hold.org_id, hold.hold_id, hold.team_id, hold.user_id, hold.key_id, hold.created_at, hold.windows
-              from hold where hold.org_id = p_org and hold.state = 'IN_DOUBT'
-              union all
-              select hold.org_id, hold.hold_id, hold.team_id, hold.user_id, hold.key_id, hold.created_at, hold.windows
-              from hold where hold.late = 'open' and hold.org_id is not distinct from p_org) followed
+              from open_task open join hold on hold.org_id = open.org_id and hold.hold_id = open.hold_id
+              where open.org_id = p_org) followed
         cross join lateral subject_of(p_level, followed.org_id, followed.team_id, followed.user_id, followed.key_id)
              subject(subject_id)
         where followed.created_at >= p_start and followed.created_at < p_end

@@ -91,14 +91,9 @@ begin
             -- Open holds from before the end may still burn it: as many of them as no earlier grant is kept for.
             v_open := 0;
             if v_held > 0 then
-                -- one by one: each state has an index of its own, all three together have none
-                select coalesce(sum(open.amount), 0) into v_open from (
-                    select hold.amount, hold.created_at from hold where hold.org_id = p_org and hold.state = 'HELD'
-                    union all
-                    select hold.amount, hold.created_at from hold where hold.org_id = p_org and hold.state = 'RUNNING'
-                    union all
-                    select hold.amount, hold.created_at from hold where hold.org_id = p_org and hold.state = 'IN_DOUBT') open
-                where open.created_at < v_ends[v_each];
+                select coalesce(sum(held.amount), 0) into v_open
+                from open_task open join hold held on held.org_id = open.org_id and held.hold_id = open.hold_id
+                where open.org_id = p_org and not open.reopened and held.created_at < v_ends[v_each];
             end if;
             v_part := least(v_left[v_each], greatest(v_open - v_kept, 0));
             v_kept := v_kept + v_part;

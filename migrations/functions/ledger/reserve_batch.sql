@@ -204,9 +204,10 @@ begin
 
     if p_resend then
         for v_row in
-            select item.ord, hold.state, hold.balance_after
+            select item.ord, open_task.state, hold.balance_after
             from unnest(p_pos, p_hold) with ordinality item(pos, hold_id, ord)
             join hold on hold.org_id = p_orgs[item.pos] and hold.hold_id = item.hold_id
+            left join open_task on open_task.org_id = hold.org_id and open_task.hold_id = hold.hold_id
             where v_wanted[item.pos]
         loop
             verdict[v_row.ord] := case when v_row.state = 'HELD' then 'granted_before' else 'ended' end;
@@ -240,19 +241,13 @@ begin
     if v_any_in_doubt then
         for v_row in
             select item.ord, doubt.hold_id
-            from unnest(p_pos, p_user, p_key, p_fingerprint, p_guard) with ordinality
-                 item(pos, user_id, key_id, fingerprint, guarded, ord)
+            from unnest(p_pos, p_user, p_fingerprint, p_guard) with ordinality
+                 item(pos, user_id, fingerprint, guarded, ord)
             cross join lateral (
-                (select hold.hold_id from hold
-                 where hold.org_id = p_orgs[item.pos] and hold.key_id = item.key_id and hold.fingerprint = item.fingerprint
-                   and hold.state = 'IN_DOUBT' and hold.idem_key is null limit 1)
-                union all
-                -- a caller without a key is known by the user
-                (select hold.hold_id from hold
-                 where hold.org_id = p_orgs[item.pos] and hold.key_id is null and hold.fingerprint = item.fingerprint
-                   and hold.state = 'IN_DOUBT' and hold.idem_key is null
-                   and item.key_id is null and hold.user_id = item.user_id limit 1)
-                limit 1) doubt
+                select open_task.hold_id from open_task
+                join hold on hold.org_id = open_task.org_id and hold.hold_id = open_task.hold_id
+                where open_task.org_id = p_orgs[item.pos] and open_task.guarded = item.fingerprint
+                  and hold.user_id = item.user_id limit 1) doubt
             where item.guarded
         loop
             if verdict[v_row.ord] is null then
@@ -324,15 +319,20 @@ begin
 
     insert into hold (org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, balance_after,
                       overdraft, task_type, backend, account, owner, fingerprint, idem_key, windows, budget_after,
-                      created_at, due_at)
+                      created_at)
     select p_orgs[item.pos], item.hold_id, item.user_id, item.key_id, item.team_id, item.amount, item.list, item.factor,
            item.book, item.after, v_overdraft[item.pos], item.type, item.backend, item.account, p_owner, item.fingerprint,
-           item.idem, v_windows[item.caller]::bigint[], item.budget_after, v_now,
-           v_now + p_lease_ms * interval '1 millisecond'
+           item.idem, v_windows[item.caller]::bigint[], item.budget_after, v_now
     from unnest(p_pos, p_hold, p_user, p_key, p_amount, p_list, p_factor, p_book, p_type, p_backend, p_account,
                 p_fingerprint, p_idem, verdict, available, v_team, v_caller_of, v_budget_after)
          as item(pos, hold_id, user_id, key_id, amount, list, factor, book, type, backend, account,
                  fingerprint, idem, verdict, after, team_id, caller, budget_after)
+    where item.verdict = 'granted';
+
+    insert into open_task (org_id, hold_id, state, backend, account, owner, due_at)
+    select p_orgs[item.pos], item.hold_id, 'HELD', item.backend, item.account, p_owner,
+           v_now + p_lease_ms * interval '1 millisecond'
+    from unnest(p_pos, p_hold, p_backend, p_account, verdict) as item(pos, hold_id, backend, account, verdict)
     where item.verdict = 'granted';
 
     if true = any(p_keyed) then

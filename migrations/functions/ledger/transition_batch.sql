@@ -7,13 +7,15 @@
 --
 -- p_wait: whether to wait for a row that somebody else has locked. A batch of many organisations must not, or all of them
 -- wait for one. Such a batch records an accepted create (HELD to RUNNING) without the balance row, because that moves no
--- credit and no counter: the lock on the hold, and the state it must be in, are enough. These rows are locked last and never
--- waited for, so that they cannot be part of a deadlock.
+-- credit and no counter: the lock on the open task, and the state it must be in, are enough. These rows are locked last and
+-- never waited for, so that they cannot be part of a deadlock.
+--
+-- A step that goes on changes the row of `open_task` alone; an end deletes it, and is what `hold` is updated with, once.
 --
 -- p_raw: what the task consumed, before the factor; p_reported: the upstream's own figure, as it stood in its answer;
 -- p_charge: what the tenant pays; p_loss: what the platform loses, for sure or possibly (p_possible). Evidence that comes
 -- after the end moves no state: it adds a correcting entry, and takes back what was booked as a loss. A task id, once
--- known, is never replaced.
+-- known, is never replaced. p_data and p_answer are not used any more.
 --
 -- Entries are dated under the balance row: none is older than one that was there before it, so that a reader who goes on
 -- by time misses none.
@@ -32,9 +34,10 @@ declare
     v_locked boolean[] := v_wanted;
     -- of each item, whether it can go without the balance row
     v_light  boolean[] := array_fill(false, array[cardinality(p_hold)]);
-    -- of each item, whether the present pass takes it
+    -- of each item, whether it goes with the balance row that we have
     v_take   boolean[];
-    v_done   bigint[];
+    v_done   integer[];
+    v_item   integer;
     -- windows in which more was spent than had been held, by organisation
     v_grown  jsonb;
     v_row    record;
@@ -62,75 +65,126 @@ begin
     end if;
     v_now := coalesce(p_now, clock_timestamp());
 
-    -- first what needs the balance row, then what does not
-    for v_pass in 1..2 loop
-        if v_pass = 1 then
-            v_take := array(select not item.light and v_locked[item.pos]
-                            from unnest(p_pos, v_light) with ordinality item(pos, light, ord) order by item.ord);
-        else
-            v_take := array_fill(false, array[cardinality(p_hold)]);
-            if true = any(v_light) then
-                for v_row in
-                    select item.ord
-                    from unnest(p_pos, p_hold, v_light) with ordinality item(pos, hold_id, light, ord)
-                    join hold on hold.org_id = p_orgs[item.pos] and hold.hold_id = item.hold_id
-                    where item.light and hold.state = v_held for no key update of hold skip locked
-                loop
-                    v_take[v_row.ord] := true;
-                end loop;
-            end if;
-        end if;
-        if not true = any(v_take) then continue; end if;
-
+    v_take := array(select not item.light and v_locked[item.pos]
+                    from unnest(p_pos, v_light) with ordinality item(pos, light, ord) order by item.ord);
+    if true = any(v_take) then
         with item as materialized (
             select p_orgs[given.pos] as org_id, given.*
-            from unnest(p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible, p_reason, p_data,
-                        p_answer, p_due_ms)
-                 with ordinality given(pos, hold_id, kind, task, raw, reported, charge, loss, possible, reason, data, answer,
-                                       due_ms, ord)
+            from unnest(p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible, p_reason, p_due_ms)
+                 with ordinality given(pos, hold_id, kind, task, raw, reported, charge, loss, possible, reason, due_ms, ord)
             where v_take[given.ord]
-        ), moved as (
-            update hold set
-                state = step.to_state,
-                late = step.to_late,
-                upstream_task = coalesce(hold.upstream_task, item.task),
-                raw_consumed = coalesce(item.raw, hold.raw_consumed),
-                reported = coalesce(item.reported, hold.reported),
-                drift = case
-                    when step.kind in ('settle', 'late_settle') then item.raw - coalesce(item.reported, hold.reported, 0)
-                    when step.kind in ('fail', 'late_fail')
-                        then coalesce(item.loss, 0) - coalesce(item.reported, hold.reported, 0)
-                    -- what may have been taken is no drift where nothing was reported
-                    when step.kind = 'write_off' and hold.reported is not null then item.loss - hold.reported
-                    when step.to_state in ('RELEASED', 'WRITTEN_OFF') then coalesce(hold.drift, 0) end,
-                charged = case when step.to_state = 'SETTLED' then item.charge end,
-                -- what the rows of platform_loss add up to
-                lost = case when step.kind in ('late_run', 'late_drop') then hold.lost
-                            when step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') then coalesce(item.loss, 0) end,
-                reason = coalesce(item.reason, hold.reason),
-                data = coalesce(item.data, hold.data),
-                recorded_at = case when step.kind in ('run', 'late_run') then v_now else hold.recorded_at end,
-                doubt_at = case when step.to_state = 'IN_DOUBT' then v_now else hold.doubt_at end,
-                ended_at = case when step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF')
-                                then coalesce(hold.ended_at, v_now) end,
+        ), stepped as materialized (
+            select item.org_id, item.hold_id, item.task, item.raw, item.reported, item.charge, item.loss, item.possible,
+                   item.reason, item.due_ms, item.ord, step.kind, step.from_state, step.to_state, step.from_late, step.to_late,
+                   held.user_id, held.key_id, held.amount, held.idem_key, held.windows, held.team_id, held.task_type,
+                   held.list_price, held.backend, held.account, held.owner, held.fingerprint,
+                   open.state as open_state, coalesce(open.upstream_task, held.upstream_task) as known_task,
+                   held.raw_consumed as raw_before, held.reported as reported_before, held.reason as reason_before,
+                   held.doubt_at as doubt_before,
+                   -- when what may have been lost was counted before this step
+                   case when step.from_state not in ('HELD', 'RUNNING')
+                        then coalesce(open.doubt_at, held.doubt_at, held.ended_at) end as exposed_at,
+                   step.to_state in ('RUNNING', 'IN_DOUBT') as goes_on,
+                   -- an end, and not evidence that came after it
+                   step.from_state in ('HELD', 'RUNNING', 'IN_DOUBT')
+                       and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
+            from item
+            cross join lateral (
+                select hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows, hold.team_id, hold.task_type,
+                       hold.list_price, hold.backend, hold.account, hold.owner, hold.fingerprint, hold.state, hold.late,
+                       hold.upstream_task, hold.raw_consumed, hold.reported, hold.reason, hold.doubt_at, hold.ended_at
+                from hold where hold.org_id = item.org_id and hold.hold_id = item.hold_id limit 1) held
+            left join lateral (
+                select open_task.state, open_task.upstream_task, open_task.doubt_at
+                from open_task where open_task.org_id = item.org_id and open_task.hold_id = item.hold_id limit 1) open on true
+            join transition step on step.kind = item.kind and step.from_state = coalesce(held.state, open.state)
+                                and step.from_late is not distinct from held.late
+            where item.task is null or open.upstream_task is null and held.upstream_task is null
+               or coalesce(open.upstream_task, held.upstream_task) = item.task
+        ), changed as (
+            update open_task open set
+                state = stepped.to_state,
+                upstream_task = coalesce(open.upstream_task, stepped.task),
+                raw_consumed = coalesce(stepped.raw, open.raw_consumed),
+                reported = coalesce(stepped.reported, open.reported),
+                reason = coalesce(stepped.reason, open.reason),
+                recorded_at = case when stepped.kind = 'run' then v_now else open.recorded_at end,
+                doubt_at = case when stepped.to_state = 'IN_DOUBT' then v_now else open.doubt_at end,
+                guarded = case when stepped.to_state = 'IN_DOUBT' and stepped.idem_key is null then stepped.fingerprint end,
                 -- a task without an id cannot be asked about: it is never due
-                due_at = case when step.to_state = 'IN_DOUBT' and hold.upstream_task is null then 'infinity'
-                              else v_now + coalesce(item.due_ms, 0) * interval '1 millisecond' end,
-                polls = case when step.kind in ('run', 'late_run') then 0 else hold.polls end
-            from item join transition step on step.kind = item.kind
-            where hold.org_id = item.org_id and hold.hold_id = item.hold_id and hold.state = step.from_state
-              and hold.late is not distinct from step.from_late
-              and (item.task is null or hold.upstream_task is null or hold.upstream_task = item.task)
-            returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows,
-                      hold.team_id, hold.task_type, step.kind, step.from_state, step.to_state, step.from_late,
-                      'generate'::text as endpoint, item.charge, item.loss, item.possible, item.reason, item.answer, item.ord,
-                      hold.list_price, item.raw,
-                      -- when what may have been lost was counted before this step
-                      case when step.from_state not in ('HELD', 'RUNNING')
-                           then coalesce(hold.doubt_at, hold.ended_at) end as exposed_at,
-                      -- an end, and not evidence that came after it
-                      step.from_state in ('HELD', 'RUNNING', 'IN_DOUBT')
-                          and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
+                due_at = case when stepped.to_state = 'IN_DOUBT' and open.upstream_task is null then 'infinity'
+                              else v_now + coalesce(stepped.due_ms, 0) * interval '1 millisecond' end,
+                polls = case when stepped.kind = 'run' then 0 else open.polls end
+            from stepped
+            where stepped.goes_on and open.org_id = stepped.org_id and open.hold_id = stepped.hold_id
+              and open.state = stepped.open_state
+            returning stepped.ord
+        ), closed as (
+            delete from open_task open using stepped
+            where not stepped.goes_on and stepped.kind <> 'late_run'
+              and open.org_id = stepped.org_id and open.hold_id = stepped.hold_id and open.state = stepped.open_state
+            returning stepped.ord, open.upstream_task, open.raw_consumed, open.reported, open.reason, open.recorded_at,
+                      open.doubt_at
+        ), reopened as (
+            insert into open_task (org_id, hold_id, state, reopened, backend, account, owner, upstream_task, raw_consumed,
+                                   reported, reason, recorded_at, doubt_at, due_at)
+            select org_id, hold_id, 'RUNNING', true, backend, account, owner, coalesce(known_task, task), raw_before,
+                   coalesce(reported, reported_before), coalesce(reason, reason_before), v_now, doubt_before,
+                   v_now + coalesce(due_ms, 0) * interval '1 millisecond'
+            from stepped where kind = 'late_run'
+            returning org_id, hold_id, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at
+        ), moved as materialized (
+            select stepped.*, 'generate'::text as endpoint, was.upstream_task, was.raw_consumed,
+                   was.reported as reported_then, was.reason as reason_then, was.recorded_at, was.doubt_at
+            from stepped join (
+                select ord, null::text as upstream_task, null::bigint as raw_consumed, null::bigint as reported,
+                       null::text as reason, null::timestamptz as recorded_at, null::timestamptz as doubt_at from changed
+                union all
+                select ord, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at from closed
+                union all
+                select again.ord, reopened.upstream_task, reopened.raw_consumed, reopened.reported, reopened.reason,
+                       reopened.recorded_at, reopened.doubt_at
+                from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id) was
+              on was.ord = stepped.ord
+        ), ended as (
+            update hold set
+                state = moved.to_state,
+                late = moved.to_late,
+                upstream_task = coalesce(moved.upstream_task, moved.task),
+                raw_consumed = coalesce(moved.raw, moved.raw_consumed),
+                reported = coalesce(moved.reported, moved.reported_then),
+                drift = case
+                    when moved.kind in ('settle', 'late_settle')
+                        then moved.raw - coalesce(moved.reported, moved.reported_then, 0)
+                    when moved.kind in ('fail', 'late_fail')
+                        then coalesce(moved.loss, 0) - coalesce(moved.reported, moved.reported_then, 0)
+                    -- what may have been taken is no drift where nothing was reported
+                    when moved.kind = 'write_off' and moved.reported_then is not null then moved.loss - moved.reported_then
+                    else coalesce(hold.drift, 0) end,
+                charged = case when moved.to_state = 'SETTLED' then moved.charge end,
+                -- what the rows of platform_loss add up to
+                lost = case when moved.kind in ('late_run', 'late_drop') then hold.lost else coalesce(moved.loss, 0) end,
+                reason = coalesce(moved.reason, moved.reason_then),
+                recorded_at = moved.recorded_at,
+                doubt_at = moved.doubt_at,
+                ended_at = coalesce(hold.ended_at, v_now)
+            from moved
+            where not moved.goes_on and hold.org_id = moved.org_id and hold.hold_id = moved.hold_id
+            returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.state, hold.drift, hold.ended_at, moved.ends
+        ), known as (
+            insert into vendor_task (upstream_task, account, org_id, hold_id)
+            select task, account, org_id, hold_id from moved where task is not null and known_task is null
+        ), unpaid as (
+            insert into unpaid_task (org_id, hold_id, user_id, key_id)
+            select org_id, hold_id, user_id, key_id from ended where ends and state in ('RELEASED', 'WRITTEN_OFF')
+        ), drifted as (
+            insert into drifted_task (org_id, hold_id, ended_at)
+            select org_id, hold_id, ended_at from ended where drift <> 0
+            on conflict (org_id, hold_id) do nothing
+        ), settled_drift as (
+            -- evidence after the end may be what was booked after all
+            delete from drifted_task known using ended
+            where not ended.ends and ended.drift = 0 and known.org_id = ended.org_id and known.hold_id = ended.hold_id
         ), consumed as (
             insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, team_id, task_type, reason,
                                created_at)
@@ -191,12 +245,6 @@ begin
             where 'IN_DOUBT' in (moved.from_state, moved.to_state) or moved.kind in ('late_settle', 'late_fail')
                or moved.loss <> 0 or (moved.to_state = 'SETTLED' and moved.raw > moved.list_price)
             group by moved.org_id
-        ), answered as (
-            update idempotency claim set status = 200, answer = moved.answer
-            from moved
-            where moved.answer is not null and moved.idem_key is not null
-              and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
-              and claim.hold_id = moved.hold_id
         ), freed as (
             delete from idempotency claim using moved
             where moved.kind in ('refuse', 'abandon', 'sweep') and moved.idem_key is not null
@@ -238,7 +286,7 @@ begin
               and (total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
                    or exposed.org_id is not null)
         )
-        select coalesce((select array_agg(ord) from moved), '{}'),
+        select coalesce((select array_agg(ord::integer) from moved), '{}'),
                (select jsonb_object_agg(grown.org_id, grown.windows)
                 from (select org_id, jsonb_agg(window_id) as windows from drawn where grown group by org_id) grown)
         into v_done, v_grown;
@@ -247,21 +295,39 @@ begin
             perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
             from jsonb_each(v_grown) grown;
         end if;
-        if v_pass = 1 and 'late_run' = any(p_kind) then
+        if 'late_run' = any(p_kind) then
             perform follow_reopened(p_orgs, array(select p_pos[done.ord] from unnest(v_done) done(ord) order by done.ord),
                                     array(select p_hold[done.ord] from unnest(v_done) done(ord) order by done.ord), v_now);
         end if;
+        foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;
+    end if;
 
-        for v_place in 1..cardinality(v_done) loop
-            outcome[v_done[v_place]] := 'applied';
-        end loop;
-    end loop;
+    if true = any(v_light) then
+        with accepted as materialized (
+            select open.org_id, open.hold_id, item.task, item.raw, item.reported, item.due_ms, item.ord
+            from unnest(p_pos, p_hold, v_light, p_task, p_raw, p_reported, p_due_ms) with ordinality
+                 item(pos, hold_id, light, task, raw, reported, due_ms, ord)
+            join open_task open on open.org_id = p_orgs[item.pos] and open.hold_id = item.hold_id
+            where item.light and open.state = v_held for no key update of open skip locked
+        ), running as (
+            update open_task open set
+                state = 'RUNNING', upstream_task = accepted.task, raw_consumed = accepted.raw, reported = accepted.reported,
+                recorded_at = v_now, due_at = v_now + coalesce(accepted.due_ms, 0) * interval '1 millisecond', polls = 0
+            from accepted where open.org_id = accepted.org_id and open.hold_id = accepted.hold_id
+            returning open.upstream_task, open.account, open.org_id, open.hold_id, accepted.ord
+        ), known as (
+            insert into vendor_task (upstream_task, account, org_id, hold_id)
+            select running.upstream_task, running.account, running.org_id, running.hold_id from running
+        )
+        select coalesce(array_agg(running.ord::integer), '{}') into v_done from running;
+        foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;
+    end if;
 
     if not p_wait then
         for v_row in
             select item.ord
-            from unnest(p_pos, v_light, v_take) with ordinality item(pos, light, took, ord)
-            where case when item.light then not item.took
+            from unnest(p_pos, v_light) with ordinality item(pos, light, ord)
+            where case when item.light then outcome[item.ord] <> 'applied'
                        else not v_locked[item.pos]
                             and exists (select from org_balance balance where balance.org_id = p_orgs[item.pos]) end
         loop

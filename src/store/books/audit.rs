@@ -51,7 +51,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "held = sum of open holds",
         "select format('org %s: held %s, open holds %s', b.org_id, b.held, coalesce(h.s, 0)) from org_balance b full join \
-      (select org_id, sum(amount) as s from hold where state in ('HELD','RUNNING','IN_DOUBT') group by 1) h using (org_id) \
+      (select org_id, sum(amount) as s from task where state in ('HELD','RUNNING','IN_DOUBT') group by 1) h using (org_id) \
       where coalesce(b.held, 0) <> coalesce(h.s, 0)",
     ),
     (
@@ -65,73 +65,73 @@ const INVARIANTS: &[(&str, &str)] = &[
         "open tasks and tasks in doubt are counted",
         "select format('org %s: open %s, counted %s; in doubt %s, counted %s', org_id, b.open_tasks, coalesce(h.o, 0), b.in_doubt, coalesce(h.d, 0)) \
       from org_balance b full join (select org_id, count(*) filter (where state in ('HELD','RUNNING')) as o, \
-      count(*) filter (where state = 'IN_DOUBT') as d from hold group by 1) h using (org_id) \
+      count(*) filter (where state = 'IN_DOUBT') as d from task group by 1) h using (org_id) \
       where coalesce(b.open_tasks, 0) <> coalesce(h.o, 0) or coalesce(b.in_doubt, 0) <> coalesce(h.d, 0)",
     ),
     (
         "a settled task has exactly one consume, of what was charged; no other has one",
         "select format('org %s hold %s: %s, charged %s, consumes %s', h.org_id, h.hold_id, h.state, h.charged, e.amount) \
-      from hold h full join (select org_id, hold_id, entry_id, amount from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
-      where (h.state = 'SETTLED') is distinct from (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)",
+      from task h full join (select org_id, hold_id, entry_id, amount from entry where kind = 'consume') e on e.org_id = h.org_id and e.hold_id = h.hold_id \
+      where coalesce(h.state = 'SETTLED', false) <> (e.entry_id is not null) or (h.state = 'SETTLED' and e.amount <> -h.charged)",
     ),
     (
         "an overrun is what was charged above the hold",
         "select format('org %s hold %s: hold %s, charged %s, overrun %s', h.org_id, h.hold_id, h.amount, h.charged, e.overrun) \
-      from hold h join entry e on e.org_id = h.org_id and e.hold_id = h.hold_id and e.kind = 'consume' \
+      from task h join entry e on e.org_id = h.org_id and e.hold_id = h.hold_id and e.kind = 'consume' \
       where e.overrun <> greatest(h.charged - h.amount, 0)",
     ),
     (
         "no admission took the balance below its overdraft",
-        "select format('org %s hold %s: %s left, overdraft %s', org_id, hold_id, balance_after, overdraft) from hold \
+        "select format('org %s hold %s: %s left, overdraft %s', org_id, hold_id, balance_after, overdraft) from task \
       where balance_after < -overdraft",
     ),
     (
         "a hold is its list price times its factor, rounded up",
-        "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from hold \
+        "select format('org %s hold %s: held %s for %s at %s bp', org_id, hold_id, amount, list_price, factor_bp) from task \
       where amount <> div(list_price::numeric * factor_bp + 9999, 10000)",
     ),
     (
         "a charge is what the upstream consumed times the factor, rounded up",
-        "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from hold \
+        "select format('org %s hold %s: charged %s for %s at %s bp', org_id, hold_id, charged, raw_consumed, factor_bp) from task \
       where state = 'SETTLED' and charged is distinct from div(raw_consumed::numeric * factor_bp + 9999, 10000)",
     ),
     (
         "a written-off task has its loss",
-        "select format('org %s hold %s', h.org_id, h.hold_id) from hold h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
+        "select format('org %s hold %s', h.org_id, h.hold_id) from task h where h.state = 'WRITTEN_OFF' and h.list_price > 0 \
       and not exists (select from platform_loss l where l.org_id = h.org_id and l.hold_id = h.hold_id)",
     ),
     (
         "a correction belongs to a hold",
         "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e where e.kind = 'correct' \
-      and not exists (select from hold h where h.org_id = e.org_id and h.hold_id = e.hold_id)",
+      and not exists (select from task h where h.org_id = e.org_id and h.hold_id = e.hold_id)",
     ),
     (
         "an idempotency key points to what it made",
         // Idempotency keys of operators are stored under the nil organisation.
         "select format('org %s %s key %s: %s', c.org_id, c.endpoint, c.key, c.hold_id) from idempotency c \
-      left join hold h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
+      left join task h on c.endpoint = 'generate' and h.org_id = c.org_id and h.hold_id = c.hold_id and h.idem_key = c.key \
       left join entry e on c.endpoint <> 'generate' and e.entry_id = c.hold_id \
       and (e.org_id = c.org_id or c.org_id = '00000000-0000-0000-0000-000000000000') \
-      left join hold r on c.endpoint like 'holds.%' and r.hold_id = c.hold_id \
+      left join task r on c.endpoint like 'holds.%' and r.hold_id = c.hold_id \
       left join org o on c.endpoint = 'credits.overdraft' and o.org_id = c.hold_id \
       where h.hold_id is null and e.entry_id is null and r.hold_id is null and o.org_id is null",
     ),
     (
         "an open hold keeps its idempotency key",
-        "select format('org %s hold %s: key %s', h.org_id, h.hold_id, h.idem_key) from hold h \
+        "select format('org %s hold %s: key %s', h.org_id, h.hold_id, h.idem_key) from task h \
       where h.idem_key is not null and h.state in ('HELD','RUNNING','IN_DOUBT') and not exists (select from idempotency c \
       where c.org_id = h.org_id and c.endpoint = 'generate' and c.key = h.idem_key and c.hold_id = h.hold_id)",
     ),
     (
         "a loss belongs to a task that no tenant paid for",
         "select format('org %s hold %s: %s %s, lost %s', org_id, hold_id, h.state, h.late, l.amount) from \
-      (select org_id, hold_id, sum(amount) as amount from platform_loss group by 1, 2) l left join hold h using (org_id, hold_id) \
+      (select org_id, hold_id, sum(amount) as amount from platform_loss group by 1, 2) l left join task h using (org_id, hold_id) \
       where h.state is null or h.state not in ('RELEASED', 'WRITTEN_OFF') or (h.late = 'charged' and l.amount <> 0)",
     ),
     (
         "a task that came to light after its end is charged by corrections, and no other is",
         "select format('org %s hold %s: %s, consumed %s at %s bp, corrected %s', org_id, hold_id, h.late, h.raw_consumed, h.factor_bp, e.amount) \
-      from hold h full join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) e \
+      from task h full join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) e \
       using (org_id, hold_id) where coalesce(h.late = 'charged', false) is distinct from (e.amount is not null) \
       or (h.late = 'charged' and -e.amount is distinct from div(h.raw_consumed::numeric * h.factor_bp + 9999, 10000))",
     ),
@@ -142,7 +142,7 @@ const INVARIANTS: &[(&str, &str)] = &[
       from budget_window w left join (select h.org_id, n.window_id, \
       sum(h.amount) filter (where h.state in ('HELD','RUNNING','IN_DOUBT')) as held, \
       sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as used \
-      from hold h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
+      from task h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
       from entry where kind = 'correct' group by 1, 2) c on c.org_id = h.org_id and c.hold_id = h.hold_id \
       group by 1, 2) h on h.org_id = w.org_id and h.window_id = w.window_id \
       where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
@@ -158,7 +158,7 @@ const INVARIANTS: &[(&str, &str)] = &[
       missed as (select k.org_id, k.level, k.period, k.starts_at, s.subject_id, \
       count(*) filter (where h.state in ('HELD','RUNNING','IN_DOUBT') or h.late = 'open') as open, \
       sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as charged \
-      from kind k join hold h on h.org_id = k.org_id and h.created_at >= k.starts_at and h.created_at < k.ends_at \
+      from kind k join task h on h.org_id = k.org_id and h.created_at >= k.starts_at and h.created_at < k.ends_at \
       cross join lateral subject_of(k.level, h.org_id, h.team_id, h.user_id, h.key_id) s(subject_id) \
       left join (select org_id, hold_id, sum(amount) as amount from entry where kind = 'correct' group by 1, 2) c \
       on c.org_id = h.org_id and c.hold_id = h.hold_id \
@@ -176,14 +176,14 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a task is counted in windows of its own organisation, team, user and key, and of its time",
         "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
-      from hold h cross join lateral unnest(h.windows) n(window_id) \
+      from task h cross join lateral unnest(h.windows) n(window_id) \
       left join budget_window w on w.org_id = h.org_id and w.window_id = n.window_id \
       where w.window_id is null or h.created_at < w.starts_at \
       or w.subject_id is distinct from subject_of(w.level, h.org_id, h.team_id, h.user_id, h.key_id)",
     ),
     (
         "no admission took a budget below zero",
-        "select format('org %s hold %s: %s left', org_id, hold_id, budget_after) from hold where budget_after < 0",
+        "select format('org %s hold %s: %s left', org_id, hold_id, budget_after) from task where budget_after < 0",
     ),
     (
         "an organisation knows whether there are budgets and teams to look for",
@@ -229,7 +229,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "what a task cost the platform is in its losses",
-        "select format('org %s hold %s: cost %s, losses %s', h.org_id, h.hold_id, h.lost, coalesce(l.amount, 0)) from hold h \
+        "select format('org %s hold %s: cost %s, losses %s', h.org_id, h.hold_id, h.lost, coalesce(l.amount, 0)) from task h \
       left join (select org_id, hold_id, sum(amount) as amount from platform_loss group by 1, 2) l using (org_id, hold_id) \
       where h.lost <> coalesce(l.amount, 0)",
     ),
@@ -238,7 +238,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         // A task that is released has ended without a charge: if the vendor had refused it, its key is free again.
         "select format('org %s hold %s: key %s, %s', h.org_id, h.hold_id, h.idem_key, \
       case when c.hold_id is null then 'gone' else 'of another body' end) \
-      from hold h cross join forgotten_keys f left join idempotency c on c.org_id = h.org_id and c.endpoint = 'generate' \
+      from task h cross join forgotten_keys f left join idempotency c on c.org_id = h.org_id and c.endpoint = 'generate' \
       and c.key = h.idem_key and c.hold_id = h.hold_id where h.idem_key is not null and h.created_at >= f.made_before \
       and h.state <> 'RELEASED' \
       and c.fingerprint is distinct from h.fingerprint",
@@ -251,13 +251,36 @@ const INVARIANTS: &[(&str, &str)] = &[
         "what a task cost is booked on who made it, and not before",
         // After a fail-over the clock may be a little behind.
         "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e \
-      join hold h on h.org_id = e.org_id and h.hold_id = e.hold_id where e.created_at < h.created_at - interval '1 minute' \
+      join task h on h.org_id = e.org_id and h.hold_id = e.hold_id where e.created_at < h.created_at - interval '1 minute' \
       or (e.user_id, e.key_id, e.team_id, e.task_type) is distinct from (h.user_id, h.key_id, h.team_id, h.task_type)",
     ),
     (
         "a task that drew on budgets is counted in their windows",
-        "select format('org %s hold %s', org_id, hold_id) from hold \
+        "select format('org %s hold %s', org_id, hold_id) from task \
       where budget_after is not null and coalesce(cardinality(windows), 0) = 0",
+    ),
+    (
+        "a task goes on while it is open, and no longer",
+        "select format('org %s hold %s: ended as %s, %s, open as %s', coalesce(h.org_id, o.org_id), coalesce(h.hold_id, o.hold_id), \
+      h.state, h.late, o.state) from hold h full join open_task o on o.org_id = h.org_id and o.hold_id = h.hold_id \
+      where h.hold_id is null or (h.state is null or h.late is not distinct from 'open') <> (o.hold_id is not null) \
+      or o.reopened <> (h.state is not null)",
+    ),
+    (
+        "the vendor's id of a task is known once",
+        "select format('org %s hold %s: %s of %s', coalesce(t.org_id, v.org_id), coalesce(t.hold_id, v.hold_id), \
+      coalesce(t.upstream_task, v.upstream_task), coalesce(t.account, v.account)) \
+      from (select org_id, hold_id, upstream_task, account from task where upstream_task is not null) t \
+      full join vendor_task v using (org_id, hold_id, upstream_task, account) where t.hold_id is null or v.hold_id is null",
+    ),
+    (
+        "tasks that nobody paid for, and those that drifted, are listed",
+        "select format('org %s hold %s: %s, drift %s', coalesce(h.org_id, u.org_id, d.org_id), coalesce(h.hold_id, u.hold_id, d.hold_id), \
+      h.state, h.drift) from hold h full join unpaid_task u on u.org_id = h.org_id and u.hold_id = h.hold_id \
+      full join drifted_task d on d.org_id = h.org_id and d.hold_id = h.hold_id \
+      where h.hold_id is null or (h.state is not null and h.state in ('RELEASED', 'WRITTEN_OFF')) <> (u.hold_id is not null) \
+      or coalesce(h.drift <> 0, false) <> (d.hold_id is not null) \
+      or (u.hold_id is not null and (u.user_id, u.key_id) is distinct from (h.user_id, h.key_id))",
     ),
     (
         "the steps in the life of a task are those of this version",
@@ -301,15 +324,15 @@ pub const AUDIT_CHECKS: &[&str] = &NAMES;
 const WARNINGS: &[(&str, &str)] = &[
     (
         "a poll is more than ten minutes late",
-        "select format('org %s hold %s: due %s', org_id, hold_id, due_at) from hold where state = 'RUNNING' and due_at < now() - interval '10 min'",
+        "select format('org %s hold %s: due %s', org_id, hold_id, due_at) from task where state = 'RUNNING' and due_at < now() - interval '10 min'",
     ),
     (
         "held for more than ten minutes without an answer on record",
-        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from hold where state = 'HELD' and created_at < now() - interval '10 min'",
+        "select format('org %s hold %s: since %s', org_id, hold_id, created_at) from task where state = 'HELD' and created_at < now() - interval '10 min'",
     ),
     (
         "in doubt for more than an hour",
-        "select format('org %s hold %s: since %s', org_id, hold_id, doubt_at) from hold where state = 'IN_DOUBT' and doubt_at < now() - interval '1 hour'",
+        "select format('org %s hold %s: since %s', org_id, hold_id, doubt_at) from task where state = 'IN_DOUBT' and doubt_at < now() - interval '1 hour'",
     ),
 ];
 
@@ -369,7 +392,7 @@ impl Database {
             }
         }
         let counts =
-            "select (select count(*) from org), (select count(*) from hold), (select count(*) from entry)";
+            "select (select count(*) from org), (select count(*) from task), (select count(*) from entry)";
         for row in auditor.rows(sqlx::query(counts)).await? {
             (report.orgs, report.holds, report.entries) = <(i64, i64, i64)>::from_row(&row)?;
         }

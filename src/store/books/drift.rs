@@ -146,8 +146,8 @@ impl Database {
         .await?;
         let tasks = sqlx::query_as(
             "select account, hold_id, org_id, upstream_task, task_type, state, list_price, reported, drift, reason, ended_at \
-             from hold where drift <> 0 and ended_at > now() - $1 * interval '1 day' \
-             order by ended_at desc limit $2",
+             from (select org_id, hold_id from drifted_task d where d.ended_at > now() - $1 * interval '1 day' \
+                 order by d.ended_at desc limit $2) drifted join hold using (org_id, hold_id) order by ended_at desc",
         )
         .bind(days)
         .bind(PAGE)
@@ -171,7 +171,8 @@ impl Database {
         let rows = sqlx::query(
             "select account, saturated(sum(drift) filter (where drift > 0)) as above, \
                saturated(-sum(drift) filter (where drift < 0)) as below \
-             from hold where drift <> 0 and ended_at > now() - interval '1 day' group by account",
+             from drifted_task d join hold using (org_id, hold_id) \
+             where d.ended_at > now() - interval '1 day' group by account",
         )
         .fetch_all(self.pool())
         .await?;

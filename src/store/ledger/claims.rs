@@ -5,11 +5,11 @@ use std::sync::Arc;
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::ids::{HoldId, OrgId, UserId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::once::Fingerprint;
-use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
+use crate::store::ledger::tasks::{COLUMNS, Task, task};
 
 /// The most keys that one statement deletes.
 const SOME: i64 = 5000;
@@ -30,10 +30,10 @@ impl Database {
     pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, claimed, first from ( \
-                 select {STORED}, k.fingerprint as claimed, c.first from idempotency k \
-                 join hold h on h.org_id = k.org_id and h.hold_id = k.hold_id \
-                 left join content c on c.org_id = h.org_id and c.hold_id = h.hold_id \
-                 where k.org_id = $1 and k.endpoint = 'generate' and k.key = $2) found"
+                 select k.org_id as owner, k.hold_id as made, k.fingerprint as claimed from idempotency k \
+                 where k.org_id = $1 and k.endpoint = 'generate' and k.key = $2) claim \
+             join task on task.org_id = claim.owner and task.hold_id = claim.made \
+             left join lateral (select c.first from content c where c.org_id = claim.owner and c.hold_id = claim.made) texts on true"
         )))
         .bind(org.as_uuid())
         .bind(key)
@@ -48,26 +48,20 @@ impl Database {
         }))
     }
 
-    /// The hold of a create without an idempotency key that is in doubt and has this body and this key (`None`: this
-    /// user, without a key).
+    /// The hold of this user's create without an idempotency key that is in doubt and has this body.
     pub async fn in_doubt(
         &self,
         org: OrgId,
         user: UserId,
-        key: Option<KeyId>,
         body: Fingerprint,
     ) -> Result<Option<HoldId>, StoreError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
-            "select hold_id from hold where org_id = $1 and key_id = $2 and fingerprint = $3 \
-             and state = 'IN_DOUBT' and idem_key is null \
-             union all \
-             select hold_id from hold where $2 is null and org_id = $1 and key_id is null and user_id = $4 and fingerprint = $3 \
-             and state = 'IN_DOUBT' and idem_key is null limit 1",
+            "select o.hold_id from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id \
+             where o.org_id = $1 and o.guarded = $3 and h.user_id = $2 limit 1",
         )
         .bind(org.as_uuid())
-        .bind(key.map(KeyId::as_uuid))
-        .bind(body.as_bytes())
         .bind(user.as_uuid())
+        .bind(body.as_bytes())
         .fetch_optional(self.pool())
         .await?;
         Ok(hold.map(HoldId::from_uuid))
@@ -90,8 +84,7 @@ impl Database {
                      select c.org_id, c.endpoint, c.key from idempotency c \
                      where c.created_at < now() - make_interval(hours => $2) \
                      and c.created_at < (select made_before from forgotten_keys) \
-                     and not exists (select from hold h where h.org_id = c.org_id and h.hold_id = c.hold_id \
-                                     and (h.state in ('HELD', 'RUNNING', 'IN_DOUBT') or h.late = 'open')) limit $1)",
+                     and not exists (select from open_task o where o.org_id = c.org_id and o.hold_id = c.hold_id) limit $1)",
             )
             .bind(SOME)
             .bind(hours)

@@ -179,11 +179,12 @@ impl Database {
         slice: Slice<HoldPosition>,
     ) -> Result<Vec<Doubt>, StoreError> {
         let rows = sqlx::query(
-            "select h.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, h.upstream_task, h.reason, \
-               h.created_at, o.name as org, h.doubt_at as since from hold h join org o using (org_id) \
-             where h.state = 'IN_DOUBT' and ($1::uuid is null or h.org_id = $1) \
-               and ($2::timestamptz is null or (h.doubt_at, h.hold_id) > ($2, $3)) \
-             order by since, h.hold_id limit $4",
+            "select d.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, d.upstream_task, d.reason, \
+               h.created_at, o.name as org, d.doubt_at as since \
+             from open_task d join hold h using (org_id, hold_id) join org o using (org_id) \
+             where d.state = 'IN_DOUBT' and ($1::uuid is null or d.org_id = $1) \
+               and ($2::timestamptz is null or (d.doubt_at, d.hold_id) > ($2, $3)) \
+             order by d.doubt_at, d.hold_id limit $4",
         )
         .bind(org.map(OrgId::as_uuid))
         .bind(slice.after.map(|after| after.at))
@@ -197,7 +198,7 @@ impl Database {
     /// The age of the oldest doubt in seconds; 0 without doubts.
     pub async fn oldest_doubt_seconds(&self) -> Result<f64, StoreError> {
         let age: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(doubt_at))::float8 from hold where state = 'IN_DOUBT'",
+            "select extract(epoch from now() - min(doubt_at))::float8 from open_task where state = 'IN_DOUBT'",
         )
         .fetch_one(self.pool())
         .await?;
@@ -248,7 +249,7 @@ impl Acting {
         // The statement goes through the organisations, which are few: a hold is indexed under its organisation.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select h.* from (select org_id as owner from org) o cross join lateral \
-             (select {COLUMNS} from hold h where h.org_id = o.owner and h.hold_id = $1 limit 1) h \
+             (select {COLUMNS} from task where org_id = o.owner and hold_id = $1 limit 1) h \
              where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
         )))
         .bind(hold.as_uuid())
@@ -319,7 +320,7 @@ impl Acting {
         .fetch_one(self.change())
         .await;
         let (outcome, answer) = resolved.map_err(|error| match &error {
-            error if is_unique_violation(error, "hold_by_upstream_task") => {
+            error if is_unique_violation(error, "vendor_task_pkey") => {
                 StoreError::Invalid("the vendor's task of that id belongs to another hold already".into())
             }
             sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {

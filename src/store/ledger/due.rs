@@ -14,7 +14,7 @@ use crate::ids::{GatewayId, HoldId, OrgId};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::ledger::step::Terms;
-use crate::store::ledger::tasks::{COLUMNS, STORED, Task, task};
+use crate::store::ledger::tasks::{COLUMNS, STORED, TERMS, Task, task};
 
 /// The most holds that one look returns; the next look finds the rest.
 const SOME: i64 = 1000;
@@ -34,31 +34,31 @@ impl Database {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with waiting as ( \
                  select b.org_id from org_balance b cross join lateral ( \
-                     select h.due_at from hold h where h.org_id = b.org_id and h.backend = $3 and h.due_at <= now() \
-                     and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
-                     order by h.due_at limit 1) first \
+                     select o.due_at from open_task o where o.org_id = b.org_id and o.backend = $3 and o.due_at <= now() \
+                     and o.upstream_task is not null and not o.reopened order by o.due_at limit 1) first \
                  where b.open_tasks > 0 or b.in_doubt > 0 order by first.due_at limit $1 \
              ), turns as ( \
                  select d.* from waiting w cross join lateral ( \
-                     select h.org_id, h.hold_id, h.due_at, row_number() over (order by h.due_at) as turn \
-                     from hold h where h.org_id = w.org_id and h.backend = $3 and h.due_at <= now() \
-                     and (h.state = 'RUNNING' or (h.state = 'IN_DOUBT' and h.upstream_task is not null)) \
-                     order by h.due_at limit $1) d \
+                     select o.org_id, o.hold_id, o.due_at, row_number() over (order by o.due_at) as turn \
+                     from open_task o where o.org_id = w.org_id and o.backend = $3 and o.due_at <= now() \
+                     and o.upstream_task is not null and not o.reopened order by o.due_at limit $1) d \
                  union all \
                  select l.org_id, l.hold_id, l.due_at, 1 from ( \
-                     select h.org_id, h.hold_id, h.due_at from hold h \
-                     where h.late = 'open' and h.backend = $3 and h.due_at <= now() order by h.due_at limit $1) l \
+                     select o.org_id, o.hold_id, o.due_at from open_task o \
+                     where o.reopened and o.backend = $3 and o.due_at <= now() order by o.due_at limit $1) l \
              ), due as ( \
-                 select h.org_id, h.hold_id \
+                 select o.org_id, o.hold_id \
                  from (select * from turns order by turn, due_at limit $1) t \
-                 join hold h on h.org_id = t.org_id and h.hold_id = t.hold_id \
-                 where h.due_at <= now() for no key update of h skip locked \
+                 join open_task o on o.org_id = t.org_id and o.hold_id = t.hold_id \
+                 where o.due_at <= now() for no key update of o skip locked \
              ), claimed as ( \
-                 update hold h set polls = h.polls + 1, \
-                     due_at = now() + (case when h.state = 'RUNNING' or h.late = 'open' then $2 * (1 + least(h.polls, 4)) else greatest($2, 600000) end) \
+                 update open_task o set polls = o.polls + 1, \
+                     due_at = now() + (case when o.state = 'RUNNING' then $2 * (1 + least(o.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
-                 from due where h.org_id = due.org_id and h.hold_id = due.hold_id returning {STORED} \
-             ) select {COLUMNS} from claimed"
+                 from due where o.org_id = due.org_id and o.hold_id = due.hold_id \
+                 returning o.org_id, o.hold_id, o.state, o.reopened, o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls \
+             ) select {COLUMNS} from (select {STORED} from claimed o cross join lateral ( \
+                 select {TERMS} from hold h where h.org_id = o.org_id and h.hold_id = o.hold_id limit 1) h) task"
         )))
         .bind(i64::from(limit))
         .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
@@ -71,7 +71,7 @@ impl Database {
     /// How late the oldest due poll is, in seconds.
     pub async fn poll_lag_seconds(&self) -> Result<f64, StoreError> {
         let lag: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from now() - min(due_at))::float8 from hold where state = 'RUNNING' and due_at <= now()",
+            "select extract(epoch from now() - min(due_at))::float8 from open_task where upstream_task is not null and state = 'RUNNING' and not reopened and due_at <= now()",
         )
         .fetch_one(self.pool())
         .await?;
@@ -81,7 +81,8 @@ impl Database {
     /// HELD holds of `owner` that are past their grace period.
     pub async fn overdue_holds(&self, owner: GatewayId) -> Result<Vec<(OrgId, HoldId, Terms)>, StoreError> {
         let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(
-            "select org_id, hold_id, amount, list_price from hold where state = 'HELD' and due_at < now() and owner = $1 limit $2",
+            "select o.org_id, o.hold_id, h.amount, h.list_price from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id \
+             where o.state = 'HELD' and o.due_at < now() and o.owner = $1 limit $2",
         )
         .bind(owner.as_uuid())
         .bind(SOME)
@@ -96,8 +97,8 @@ impl Database {
     /// HELD holds of other gateways whose lease has ended: their creates may have been sent.
     pub async fn orphaned_holds(&self, me: GatewayId) -> Result<Vec<(OrgId, HoldId)>, StoreError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "select h.org_id, h.hold_id from hold h left join gateway g on g.gateway_id = h.owner \
-             where h.state = 'HELD' and h.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit $2",
+            "select o.org_id, o.hold_id from open_task o left join gateway g on g.gateway_id = o.owner \
+             where o.state = 'HELD' and o.owner <> $1 and (g.gateway_id is null or g.alive_until < now()) limit $2",
         )
         .bind(me.as_uuid())
         .bind(SOME)
@@ -113,8 +114,10 @@ impl Database {
         age: Duration,
     ) -> Result<Vec<(OrgId, HoldId, Terms, Credits)>, StoreError> {
         let rows: Vec<(Uuid, Uuid, i64, i64, i64)> = sqlx::query_as(
-            "select org_id, hold_id, amount, list_price, case when raw_consumed between 1 and list_price::numeric * 100 then raw_consumed else list_price end from hold where state = 'IN_DOUBT' \
-             and doubt_at < now() - $1 * interval '1 second' limit $2",
+            "select o.org_id, o.hold_id, h.amount, h.list_price, case when o.raw_consumed between 1 and h.list_price::numeric * 100 \
+               then o.raw_consumed else h.list_price end \
+             from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id \
+             where o.state = 'IN_DOUBT' and o.doubt_at < now() - $1 * interval '1 second' limit $2",
         )
         .bind(age.as_secs_f64())
         .bind(SOME)

@@ -37,8 +37,7 @@ pub struct NewHold {
     pub fingerprint: Fingerprint,
     /// The caller's idempotency key, which is claimed in the same transaction as the hold.
     pub idempotency_key: Option<Arc<str>>,
-    /// Refuses the hold if a create without an idempotency key, with the same body and key (without a key: of the same
-    /// user), is in doubt.
+    /// Refuses the hold if a create of the same user without an idempotency key, and with the same body, is in doubt.
     pub refuse_if_in_doubt: bool,
 }
 

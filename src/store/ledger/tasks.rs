@@ -17,7 +17,7 @@ use crate::store::ledger::step::Terms;
 
 words! {
     /// The state of a hold (contract, "The life of a task").
-    pub enum State in "hold.state" {
+    pub enum State in "hold.state", "open_task.state" {
         /// Reserved. The create may have been sent, but no answer is recorded.
         Held = "HELD",
         Running = "RUNNING",
@@ -110,14 +110,18 @@ pub(in crate::store) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, st
                        account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
                        extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
 
-/// The columns of a hold `h` that [`COLUMNS`] need.
-pub(in crate::store) const STORED: &str = "h.hold_id, h.org_id, h.user_id, h.key_id, h.state, h.amount, h.list_price, h.factor_bp, \
-     h.task_type, h.backend, h.account, h.upstream_task, h.raw_consumed, h.charged, h.reason, h.created_at, h.recorded_at, \
-     h.ended_at, h.polls, h.late";
+/// The columns of an open task `o` and its hold `h` that [`COLUMNS`] need.
+pub(in crate::store) const STORED: &str = "o.org_id, o.hold_id, case when o.reopened then h.state else o.state end as state, \
+     o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls, h.user_id, h.key_id, h.amount, h.list_price, h.factor_bp, \
+     h.task_type, h.backend, h.account, h.charged, h.created_at, h.ended_at, h.late";
 
-/// The row of `content` of a row of `hold`, and its columns that a [`Task`] is read from.
+/// The columns of a hold `h` that [`STORED`] needs.
+pub(in crate::store) const TERMS: &str = "h.user_id, h.key_id, h.state, h.amount, h.list_price, h.factor_bp, h.task_type, h.backend, \
+     h.account, h.charged, h.created_at, h.ended_at, h.late";
+
+/// The row of `content` of a row of `task`, and its columns that a [`Task`] is read from.
 const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as data, c.erase_at is not null as fleeting \
-     from content c where c.org_id = hold.org_id and c.hold_id = hold.hold_id) texts on true";
+     from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true";
 const DATA: &str = "texts.data, texts.fleeting";
 
 pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
@@ -179,6 +183,96 @@ pub struct TaskFilter {
     pub before: Option<HoldId>,
 }
 
+/// What a list asks of each hold `h` beside its state and its place.
+const WANTED: &str = "and ($5::uuid is null or h.user_id = $5) and ($6::uuid is null or h.key_id = $6) \
+     and ($7::timestamptz is null or h.created_at >= $7) and ($8::timestamptz is null or h.created_at < $8)";
+
+/// By how much the clock of a gateway, which the id of a hold begins with, may differ from that of the database.
+const CLOCKS_DIFFER: time::Duration = time::Duration::HOUR;
+
+impl TaskFilter {
+    /// Where holds `h` of organisation `$1` with these states are read from, in the order of their ids, without reading
+    /// others: what goes on, what nobody paid for and what was charged each stand in a table of their own.
+    fn sources(&self) -> Vec<String> {
+        let by = |table: &str| match (self.user, self.key) {
+            (_, Some(_)) => format!("and {table}.key_id = $6"),
+            (Some(_), None) => format!("and {table}.user_id = $5"),
+            (None, None) => String::new(),
+        };
+        let place = |id: &str| format!("{id} < $3 and {id} >= $4");
+        let here = place("h.hold_id");
+        // What a user has made is what its keys made, and what it made without a key.
+        let of_hold = |state: &str| match (self.user, self.key) {
+            (Some(_), None) => vec![
+                format!(
+                    "api_key k cross join lateral (select h.hold_id, h.user_id, h.key_id, h.created_at from hold h \
+                     where h.org_id = $1 and h.key_id = k.key_id and {here} {state} {WANTED} \
+                     order by h.hold_id desc limit $10) h where k.user_id = $5"
+                ),
+                format!("hold h where h.org_id = $1 and h.key_id is null and {here} {state} {}", by("h")),
+            ],
+            _ => vec![format!("hold h where h.org_id = $1 and {here} {state} {}", by("h"))],
+        };
+        let Some(states) = &self.states else { return of_hold("") };
+        let any = |some: &[State]| states.iter().any(|state| some.contains(state));
+        let mut sources = Vec::new();
+        if any(&[State::Held, State::Running, State::InDoubt]) {
+            sources.push(format!(
+                "open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id where o.org_id = $1 and {} \
+                 and o.state = any($2) and (not o.reopened or $9)",
+                place("o.hold_id")
+            ));
+        }
+        let unpaid = any(&[State::Released, State::WrittenOff]);
+        if unpaid {
+            sources.push(format!(
+                "unpaid_task u join hold h on h.org_id = u.org_id and h.hold_id = u.hold_id where u.org_id = $1 and {} {} \
+                 and (not $9 or h.late is distinct from 'open') \
+                 and case when $9 and h.late = 'charged' then 'SETTLED' else h.state end = any($2)",
+                place("u.hold_id"),
+                by("u")
+            ));
+        }
+        if any(&[State::Settled]) {
+            if self.user.is_some() || self.key.is_some() {
+                sources.extend(of_hold("and h.state = 'SETTLED'"));
+            } else {
+                // The entry of a charge has the id of its hold.
+                sources.push(format!(
+                    "entry e join hold h on h.org_id = e.org_id and h.hold_id = e.entry_id where e.org_id = $1 and {} \
+                     and e.kind = 'consume'",
+                    place("e.entry_id")
+                ));
+            }
+            if self.as_shown && !unpaid {
+                sources.push(format!(
+                    "entry e join hold h on h.org_id = e.org_id and h.hold_id = e.hold_id where e.org_id = $1 and {} \
+                     and e.kind = 'correct' and e.seq = 1 and h.late = 'charged'",
+                    place("e.hold_id")
+                ));
+            }
+        }
+        sources
+    }
+
+    /// No listed id is this one or a newer one.
+    fn newest(&self) -> Uuid {
+        let cursor = self.before.map_or(Uuid::max(), HoldId::as_uuid);
+        self.until.map_or(cursor, |until| cursor.min(first_of(until.saturating_add(CLOCKS_DIFFER))))
+    }
+
+    /// No listed id is older than this one.
+    fn oldest(&self) -> Uuid {
+        self.since.map_or(Uuid::nil(), |since| first_of(since.saturating_sub(CLOCKS_DIFFER)))
+    }
+}
+
+/// The first id that can be made at this instant: ids begin with the milliseconds since 1970.
+fn first_of(at: OffsetDateTime) -> Uuid {
+    let ms = u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    Uuid::from_u64_pair(ms.min((1 << 48) - 1) << 16, 0)
+}
+
 /// How many holds in one state are open, and how many credits they hold.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenHolds {
@@ -193,7 +287,7 @@ impl Database {
     /// The task of `org` with this hold id, with its `data`.
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {DATA} from hold {CONTENT} where org_id = $1 and hold_id = $2"
+            "select {COLUMNS}, {DATA} from task {CONTENT} where org_id = $1 and hold_id = $2"
         )))
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
@@ -209,7 +303,10 @@ impl Database {
         upstream_task: &str,
     ) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {DATA} from hold {CONTENT} where upstream_task = $2 and org_id = $1 order by created_at limit 1"
+            "select {COLUMNS}, {DATA} from ( \
+                 select k.org_id as owner, k.hold_id as known from vendor_task k where k.upstream_task = $2 and k.org_id = $1 \
+                 order by k.hold_id limit 1) vendor \
+             join task on task.org_id = vendor.owner and task.hold_id = vendor.known {CONTENT}"
         )))
         .bind(org.as_uuid())
         .bind(upstream_task)
@@ -218,29 +315,36 @@ impl Database {
         row.as_ref().map(task).transpose()
     }
 
-    /// The newest tasks of `org` that match `filter`, without their `data`.
+    /// The newest tasks of `org` that match `filter`, without their `data`. Reads about as many rows as it returns, however
+    /// long the history of the organisation is.
     pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, StoreError> {
-        // Said once more as a constant, so that the index of these states is used.
-        let unpaid = [State::Released, State::WrittenOff];
-        let few =
-            filter.states.as_ref().is_some_and(|states| states.iter().all(|state| unpaid.contains(state)));
-        let few = if few { "and state in ('RELEASED', 'WRITTEN_OFF')" } else { "" };
+        let sources = filter.sources();
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = sources
+            .iter()
+            .map(|source| {
+                format!("(select h.hold_id as id from {source} {WANTED} order by h.hold_id desc limit $10)")
+            })
+            .collect();
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from hold where org_id = $1 {few} and ($2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
-             when $9 and late = 'charged' then 'SETTLED' else state end = any($2)) \
-             and ($3::uuid is null or user_id = $3) and ($4::uuid is null or key_id = $4) \
-             and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6) \
-             and ($7::uuid is null or hold_id < $7) order by hold_id desc limit $8"
+            "select {COLUMNS} from (select id from ({}) listed order by id desc limit $10) page \
+             join task on task.org_id = $1 and task.hold_id = page.id \
+             where $2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
+             when $9 and late = 'charged' then 'SETTLED' else state end = any($2) order by hold_id desc",
+            ids.join(" union all ")
         )))
         .bind(org.as_uuid())
         .bind(&filter.states)
+        .bind(filter.newest())
+        .bind(filter.oldest())
         .bind(filter.user.map(UserId::as_uuid))
         .bind(filter.key.map(KeyId::as_uuid))
         .bind(filter.since)
         .bind(filter.until)
-        .bind(filter.before.map(HoldId::as_uuid))
-        .bind(i64::from(limit))
         .bind(filter.as_shown)
+        .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(task).collect()
@@ -249,20 +353,16 @@ impl Database {
     /// Unfinished tasks of all organisations, by state.
     pub async fn open_holds(&self) -> Result<Vec<OpenHolds>, StoreError> {
         let rows: Vec<(State, i64, i64, f64)> = sqlx::query_as(
-            // Each state is counted separately: each has an index of its own, and no index covers all three.
-            "select state, holds, credits, coalesce(extract(epoch from now() - oldest), 0)::float8 from ( \
-             select 'HELD' as state, count(*) as holds, coalesce(sum(amount), 0)::bigint as credits, min(created_at) as oldest \
-             from hold where state = 'HELD' union all \
-             select 'RUNNING', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'RUNNING' union all \
-             select 'IN_DOUBT', count(*), coalesce(sum(amount), 0)::bigint, min(created_at) from hold where state = 'IN_DOUBT') open",
+            "select o.state, count(*), coalesce(sum(h.amount), 0)::bigint, \
+               coalesce(extract(epoch from now() - min(h.created_at)), 0)::float8 \
+             from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id where not o.reopened group by o.state",
         )
         .fetch_all(self.pool())
         .await?;
-        let open =
-            rows.into_iter().filter(|(_, count, ..)| *count > 0).map(|(state, count, credits, oldest)| {
-                let oldest = Duration::try_from_secs_f64(oldest).unwrap_or_default();
-                OpenHolds { state, count, credits: Credits::new(credits), oldest }
-            });
+        let open = rows.into_iter().map(|(state, count, credits, oldest)| {
+            let oldest = Duration::try_from_secs_f64(oldest).unwrap_or_default();
+            OpenHolds { state, count, credits: Credits::new(credits), oldest }
+        });
         Ok(open.collect())
     }
 }

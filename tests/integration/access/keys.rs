@@ -126,7 +126,7 @@ async fn a_rotated_key_keeps_its_id_and_its_former_text_works_until_the_overlap_
     assert_eq!(create(&gateway, &second).await.status, 200);
     assert_eq!(create(&gateway, &first).await.status, 200, "the overlap is a day");
     let tasks: Vec<Option<uuid::Uuid>> =
-        sqlx::query_scalar("select key_id from hold").fetch_all(gateway.db.pool()).await.unwrap();
+        sqlx::query_scalar("select key_id from task").fetch_all(gateway.db.pool()).await.unwrap();
     let key: KeyId = id.parse().unwrap();
     assert_eq!(tasks, [Some(key.as_uuid()); 3], "it is one key");
 

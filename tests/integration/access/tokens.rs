@@ -722,9 +722,9 @@ async fn a_create_that_is_in_doubt_is_not_sent_again_for_a_caller_without_a_key_
     // Somebody else's same body is somebody else's.
     let database = gateway.db.database();
     let row: (uuid::Uuid, Vec<u8>) =
-        sqlx::query_as("select user_id, fingerprint from hold").fetch_one(gateway.db.pool()).await.unwrap();
+        sqlx::query_as("select user_id, fingerprint from task").fetch_one(gateway.db.pool()).await.unwrap();
     let body = tollgate::store::Fingerprint::from_bytes(&row.1).unwrap();
-    let found = async |user: UserId| database.in_doubt(gateway.caller.org, user, None, body).await.unwrap();
+    let found = async |user: UserId| database.in_doubt(gateway.caller.org, user, body).await.unwrap();
     assert!(found(UserId::from_uuid(row.0)).await.is_some());
     assert!(found(gateway.caller.user).await.is_none());
 }

@@ -257,7 +257,7 @@ async fn what_waits_for_its_organisation_is_dated_and_counted_when_its_turn_come
     let (granted, over) = tokio::join!(reserve_at(&db, &tenant, None), make_wait(&db, rows, midnight));
     assert!(granted);
     let (dated, starts): (OffsetDateTime, OffsetDateTime) = sqlx::query_as(
-        "select h.created_at, w.starts_at from hold h join budget_window w on w.window_id = any (h.windows) \
+        "select h.created_at, w.starts_at from task h join budget_window w on w.window_id = any (h.windows) \
          where h.state = 'HELD'",
     )
     .fetch_one(db.pool())
@@ -280,11 +280,14 @@ async fn what_many_subjects_have_spent_is_counted_in_one_look() {
         .unwrap();
     sqlx::query(
         "with made as (insert into hold (org_id, hold_id, user_id, key_id, state, amount, list_price, factor_bp, price_book, \
-           balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at, upstream_task, charged, \
+           balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, upstream_task, charged, \
            ended_at) \
-         select $1, gen_random_uuid(), $1, md5((i % 300)::text)::uuid, case when e then 'SETTLED' else 'RUNNING' end, 100, 100, \
-           10000, 1, 0, 0, 't', 'b', 'a', $1, '', now(), now(), i::text, case when e then 90 end, case when e then now() end \
-         from generate_series(0, 2999) i, lateral (select i / 300 % 2 = 0) s(e) returning *) \
+         select $1, gen_random_uuid(), $1, md5((i % 300)::text)::uuid, case when e then 'SETTLED' end, 100, 100, \
+           10000, 1, 0, 0, 't', 'b', 'a', $1, '', now(), case when e then i::text end, case when e then 90 end, \
+           case when e then now() end \
+         from generate_series(0, 2999) i, lateral (select i / 300 % 2 = 0) s(e) returning *), \
+         open as (insert into open_task (org_id, hold_id, state, backend, account, owner, upstream_task, due_at) \
+         select org_id, hold_id, 'RUNNING', 'b', 'a', org_id, hold_id::text, now() from made where state is null) \
          insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, task_type, created_at) \
          select org_id, hold_id, 'consume', -charged, hold_id, user_id, key_id, task_type, ended_at from made \
          where state = 'SETTLED'",
@@ -314,7 +317,7 @@ async fn what_many_subjects_have_spent_is_counted_in_one_look() {
     assert!(read < 30 * 3000, "{read} rows read for 3000 tasks");
     let windows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(
         "select count(*), w.held, w.used, w.opening from budget_window w \
-         where (select count(*) from hold h where w.window_id = any (h.windows)) = 5 group by 2, 3, 4",
+         where (select count(*) from task h where w.window_id = any (h.windows)) = 5 group by 2, 3, 4",
     )
     .fetch_all(db.pool())
     .await
@@ -336,7 +339,7 @@ async fn each_breach_of_a_budget_is_found_by_name() {
         ("update budget_window set used = used - 1 where level = 'org'", &[COUNTED]),
         ("update budget_window set opening = opening + 1 where level = 'team'", &[COUNTED, MISSED]),
         ("delete from budget_window where level = 'user'", &[MISSED, OWN]),
-        ("update hold set windows = null where state = 'HELD'", &[COUNTED, MISSED, DRAWN]),
+        ("update hold set windows = null where state is null", &[COUNTED, MISSED, DRAWN]),
         // Out of windows that nobody has a budget for any more, which count nothing then.
         (
             "update hold set windows = null; update budget_window set held = 0, used = 0, opening = 0; delete from budget; \
@@ -344,12 +347,12 @@ async fn each_breach_of_a_budget_is_found_by_name() {
             &[DRAWN],
         ),
         ("update budget_window set used = used + 1, opening = opening + 1 where level = 'team'", &[MISSED]),
-        ("update hold set windows = windows || windows where state = 'HELD'", &[COUNTED]),
-        ("update hold set key_id = gen_random_uuid() where state = 'HELD'", &[MISSED, OWN]),
-        ("update hold set team_id = null where state = 'HELD'", &[OWN]),
-        ("update hold set created_at = created_at - interval '40 days' where state = 'HELD'", &[OWN]),
+        ("update hold set windows = windows || windows where state is null", &[COUNTED]),
+        ("update hold set key_id = gen_random_uuid() where state is null", &[MISSED, OWN]),
+        ("update hold set team_id = null where state is null", &[OWN]),
+        ("update hold set created_at = created_at - interval '40 days' where state is null", &[OWN]),
         ("update budget_window set org_id = gen_random_uuid() where level = 'key'", &[COUNTED, MISSED, OWN]),
-        ("update hold set budget_after = -1 where state = 'HELD'", &[BELOW]),
+        ("update hold set budget_after = -1 where state is null", &[BELOW]),
         ("delete from budget", &[FLAGS]),
         ("update org_balance set budgets = 0", &[FLAGS]),
         ("update org_balance set teams = false", &[FLAGS]),

@@ -117,8 +117,8 @@ async fn no_view_shows_what_callers_sent_or_a_secret() {
         guard.step(end).await.unwrap();
     }
     sqlx::raw_sql(AssertSqlSafe(format!(
-        "insert into content (org_id, hold_id, first, last) select org_id, hold_id, '{HIDDEN}', '{HIDDEN}' from hold; update hold set reason = '{HIDDEN}', drift = 7; update idempotency set answer = '{HIDDEN}'; \
-         insert into platform_loss select org_id, hold_id, 9, 1, true, '{HIDDEN}', now() from hold"
+        "insert into content (org_id, hold_id, first, last) select org_id, hold_id, '{HIDDEN}', '{HIDDEN}' from task; update hold set reason = '{HIDDEN}', drift = 7; update idempotency set answer = '{HIDDEN}'; \
+         insert into platform_loss select org_id, hold_id, 9, 1, true, '{HIDDEN}', now() from task"
     )))
     .execute(db.pool())
     .await

@@ -205,7 +205,7 @@ async fn a_month_of_a_hundred_thousand_tasks_is_the_ledger_is_the_balance() {
     let sql = MONTH.replace("%ORG%", &org.as_uuid().to_string());
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();
     let in_march =
-        "select count(*) from hold where to_char(created_at at time zone 'Asia/Kolkata', 'MM') = '03'";
+        "select count(*) from task where to_char(created_at at time zone 'Asia/Kolkata', 'MM') = '03'";
     let tasks: i64 = sqlx::query_scalar(in_march).fetch_one(db.pool()).await.unwrap();
     assert!(tasks > 100_000, "{tasks}");
 

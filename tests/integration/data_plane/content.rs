@@ -110,12 +110,12 @@ async fn whoever_wants_nothing_kept_reads_the_end_once() {
 
 /// What was read is to be erased within two minutes; and it is.
 async fn erased_soon(gateway: &TestGateway) {
-    let soon = "select count(*) from content where erase_at < now() + interval '2 minutes'";
+    let soon = "select count(*) from content where erase_at between now() and now() + interval '2 minutes'";
     until("its end was read", async || {
         sqlx::query_scalar::<_, i64>(soon).fetch_one(gateway.db.pool()).await.unwrap() == 1
     })
     .await;
-    let now = "update content set erase_at = now() where erase_at < 'infinity'";
+    let now = "update content set erase_at = now() where erase_at > now() and erase_at < 'infinity'";
     sqlx::query(now).execute(gateway.db.pool()).await.unwrap();
     gateway.db.database().erase_old_content(30).await.unwrap();
     assert_eq!(tables_with_the_prompt(gateway).await, [""; 0]);

@@ -163,7 +163,7 @@ async fn tasks_are_filtered() {
     let running = create(&gateway, &second_key, "running").await;
 
     let middle = sqlx::query_scalar::<_, time::OffsetDateTime>(
-        "select max(created_at) from hold where state = 'RELEASED'",
+        "select max(created_at) from task where state = 'RELEASED'",
     );
     let middle = middle.fetch_one(gateway.db.pool()).await.unwrap();
     let middle = middle.format(&time::format_description::well_known::Rfc3339).unwrap().replace('+', "%2B");

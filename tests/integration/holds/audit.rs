@@ -42,6 +42,9 @@ const KEPT: &str = "a create keeps its idempotency key, and its body, for as lon
 const ANSWER: &str = "a call that moved credits keeps its answer";
 const BOOKED: &str = "what a task cost is booked on who made it, and not before";
 const DRAWN: &str = "a task that drew on budgets is counted in their windows";
+const OPEN: &str = "a task goes on while it is open, and no longer";
+const VENDOR: &str = "the vendor's id of a task is known once";
+const LISTED: &str = "tasks that nobody paid for, and those that drifted, are listed";
 const RULES: &str = "the steps in the life of a task are those of this version";
 const GUARDS: &str = "the triggers that guard the books are on";
 
@@ -92,20 +95,33 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update org_balance set consumed = consumed + 1, available = available - 1", &[ENTRIES]),
         ("update org_balance set open_tasks = open_tasks + 1", &[COUNTERS]),
         ("update org_balance set in_doubt = 0", &[COUNTERS]),
-        ("delete from hold where idem_key = 'held'", &[HELD, COUNTERS, KEY]),
-        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY]),
-        ("delete from hold where idem_key = 'refused'", &[]),
+        ("delete from hold where idem_key = 'held'", &[HELD, COUNTERS, KEY, OPEN]),
+        ("delete from hold where idem_key = 'settled'", &[CONSUME, KEY, VENDOR]),
+        ("delete from hold where idem_key = 'refused'", &[LISTED]),
+        ("delete from open_task where state = 'HELD'", &[HELD, COUNTERS, OPEN]),
+        ("update open_task set hold_id = gen_random_uuid() where state = 'HELD'", &[HELD, COUNTERS, OPEN]),
+        ("update open_task set reopened = true where state = 'RUNNING'", &[HELD, COUNTERS, OPEN]),
+        ("delete from vendor_task", &[VENDOR]),
+        ("update vendor_task set hold_id = gen_random_uuid()", &[VENDOR]),
+        ("update vendor_task set upstream_task = upstream_task || ' and more'", &[VENDOR]),
+        ("delete from unpaid_task", &[LISTED]),
+        ("update unpaid_task set user_id = gen_random_uuid()", &[LISTED]),
+        ("update hold set drift = 1 where idem_key = 'settled'", &[LISTED]),
+        (
+            "insert into drifted_task (org_id, hold_id, ended_at) select org_id, hold_id, now() from hold where drift = 0",
+            &[LISTED],
+        ),
         ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT]),
         ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT]),
         ("update hold set factor_bp = 9999 where idem_key = 'failed'", &[]),
         ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT]),
         ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION]),
         ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[]),
-        ("update hold set state = 'IN_DOUBT', doubt_at = now() where idem_key = 'running'", &[COUNTERS]),
-        ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME]),
+        ("update open_task set state = 'IN_DOUBT', doubt_at = now() where state = 'RUNNING'", &[COUNTERS]),
+        ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME, LISTED]),
         (
             "update hold set state = 'SETTLED', charged = 0, raw_consumed = 0 where idem_key = 'failed'",
-            &[CONSUME, LOST],
+            &[CONSUME, LOST, LISTED],
         ),
         ("update hold set charged = 299 where idem_key = 'settled'", &[CONSUME, CHARGE]),
         ("update hold set raw_consumed = 301 where idem_key = 'settled'", &[CHARGE]),
@@ -123,7 +139,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ),
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
-             select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from hold where idem_key = 'refused'",
+             select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from task where idem_key = 'refused'",
             &[CONSUME, USAGE, BOOKED],
         ),
         (
@@ -138,7 +154,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update platform_loss set amount = -399 where amount = -400", &[LOST, COST]),
         ("delete from platform_loss where possible", &[LOSS, COST]),
         (
-            "delete from platform_loss where hold_id = (select hold_id from hold where idem_key = 'failed')",
+            "delete from platform_loss where hold_id = (select hold_id from task where idem_key = 'failed')",
             &[COST],
         ),
         ("update platform_loss set amount = amount + 1 where amount = 5", &[COST]),
@@ -253,7 +269,8 @@ async fn old_unfinished_work_is_a_warning_and_no_breach() {
     let db = TestDatabase::new().await;
     live(&db).await;
     sqlx::raw_sql(
-        "update hold set created_at = now() - interval '61 min', doubt_at = doubt_at - interval '61 min', due_at = now() - interval '11 min'",
+        "update hold set created_at = now() - interval '61 min'; \
+         update open_task set doubt_at = doubt_at - interval '61 min', due_at = now() - interval '11 min'",
     )
     .execute(db.pool())
     .await

@@ -22,11 +22,13 @@ async fn keyed(gateway: &TestGateway, key: &str) -> Answer {
 
 /// All doubts have lasted this many hours.
 async fn age_doubts(gateway: &TestGateway, hours: i32) {
-    sqlx::query("update hold set doubt_at = now() - make_interval(hours => $1) where state = 'IN_DOUBT'")
-        .bind(hours)
-        .execute(gateway.db.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "update open_task set doubt_at = now() - make_interval(hours => $1) where state = 'IN_DOUBT'",
+    )
+    .bind(hours)
+    .execute(gateway.db.pool())
+    .await
+    .unwrap();
 }
 
 async fn until_state(gateway: &TestGateway, state: &str) {
@@ -163,7 +165,7 @@ async fn doubts_and_losses_come_in_pages_and_all_of_them() {
         guards.push(guard);
     }
     // All of one instant: only their ids tell them apart.
-    let at_once = "update hold set doubt_at = '2026-01-01' where state = 'IN_DOUBT'";
+    let at_once = "update open_task set doubt_at = '2026-01-01' where state = 'IN_DOUBT'";
     sqlx::query(at_once).execute(db.pool()).await.unwrap();
     let cursor = |place: HoldPosition| place.to_string().parse::<HoldPosition>().unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
@@ -209,7 +211,7 @@ async fn an_operators_word_does_not_hide_what_the_vendor_reported() {
         guard.step(run).await.unwrap();
         guard.step(doubt()).await.unwrap();
         db.database().resolve(guard.id(), resolution, "test", None).await.unwrap();
-        let drift: i64 = sqlx::query_scalar("select drift from hold where hold_id = $1")
+        let drift: i64 = sqlx::query_scalar("select drift from task where hold_id = $1")
             .bind(guard.id().as_uuid())
             .fetch_one(db.pool())
             .await

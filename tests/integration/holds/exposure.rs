@@ -74,7 +74,8 @@ async fn a_day_later(db: &TestDatabase) {
     for statement in [
         "update org_balance set exposure_since = exposure_since - interval '1 day', \
          stopped_at = stopped_at - interval '1 day'",
-        "update hold set doubt_at = doubt_at - interval '1 day', ended_at = ended_at - interval '1 day'",
+        "with open as (update open_task set doubt_at = doubt_at - interval '1 day') \
+         update hold set doubt_at = doubt_at - interval '1 day', ended_at = ended_at - interval '1 day'",
     ] {
         sqlx::query(statement).execute(db.pool()).await.unwrap();
     }

@@ -26,7 +26,7 @@ fn one_lane() -> LaneSettings {
 }
 
 async fn count(pool: &PgPool, condition: &'static str) -> i64 {
-    let sql = sqlx::AssertSqlSafe(format!("select count(*) from hold where {condition}"));
+    let sql = sqlx::AssertSqlSafe(format!("select count(*) from task where {condition}"));
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 

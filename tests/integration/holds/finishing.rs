@@ -25,7 +25,10 @@ async fn due(db: &TestDatabase, ledger: &Ledger, org: OrgId, tasks: usize) {
 }
 
 async fn make_due(db: &TestDatabase) {
-    sqlx::query("update hold set due_at = now() - interval '1 second'").execute(db.pool()).await.unwrap();
+    sqlx::query("update open_task set due_at = now() - interval '1 second'")
+        .execute(db.pool())
+        .await
+        .unwrap();
 }
 
 async fn claim(db: &TestDatabase, limit: u32) -> Vec<Task> {

@@ -291,7 +291,7 @@ async fn a_record_that_the_database_refuses_is_written_once_it_can_be() {
     let ledger = ledger_with(&db, overdue_at_once).await;
     let (bad, good) = (funded(&db, 100).await, funded(&db, 100).await);
     let mut guard = grant(&ledger, new_hold(bad, 10)).await;
-    refuse_rows(&db, "hold", bad, "XX001").await;
+    refuse_rows(&db, "open_task", bad, "XX001").await;
     let answer = within("a bad record", guard.step(run(guard.id()))).await;
     assert!(matches!(answer, Err(StoreError::Database(_))), "{answer:?}");
     let refused = within("a bad reservation", ledger.reserve(new_hold(bad, 10))).await;
@@ -301,7 +301,7 @@ async fn a_record_that_the_database_refuses_is_written_once_it_can_be() {
     ledger.sweep(db.database(), HOUR).await.unwrap();
     ledger.step(good, HoldId::generate(), doubt()).await.unwrap();
     assert_eq!(state(db.database(), bad, guard.id()).await, State::Held);
-    mend_rows(&db, "hold").await;
+    mend_rows(&db, "open_task").await;
     until("it is recorded", async || state(db.database(), bad, guard.id()).await == State::Running).await;
     assert_eq!(guard.step(settle(10)).await.unwrap(), Applied::Yes);
     drop(within("a mended reservation", grant(&ledger, new_hold(bad, 10))).await);

@@ -186,7 +186,8 @@ impl Model {
     }
 
     fn doubts(&self, wish: &Wish, hold: &ModelHold) -> bool {
-        let same = hold.wish.key == wish.key && hold.wish.body == wish.body;
+        // One user makes them all, with one key or another.
+        let same = hold.wish.body == wish.body;
         same && hold.state == State::InDoubt && hold.wish.idem.is_none()
     }
 

@@ -119,7 +119,7 @@ async fn lost_in_a_crash(server: &mut TestCluster, url: &str, profile: Profile) 
     let acknowledged = callers.join_all().await.concat();
     ledger.shut_down().await;
     let there = format!(
-        "select coalesce(string_agg(hold_id::text, ','), '') from hold where org_id = '{}'",
+        "select coalesce(string_agg(hold_id::text, ','), '') from task where org_id = '{}'",
         org.as_uuid()
     );
     let there = server.run(&there).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tollgate::ids::{HoldId, KeyId, OrgId};
+use tollgate::ids::{HoldId, KeyId, OrgId, UserId};
 use tollgate::store::{
     Applied, Fingerprint, LaneSettings, Ledger, NewHold, OrgChange, State, Step, StoreError, Verdict,
 };
@@ -259,7 +259,7 @@ async fn old_keys_are_forgotten_unless_their_task_is_open() {
 }
 
 #[tokio::test]
-async fn the_same_body_from_the_same_key_is_refused_while_one_is_in_doubt() {
+async fn the_same_body_of_a_user_is_refused_while_one_is_in_doubt() {
     let db = TestDatabase::new().await;
     let (ledger, org, other) = (ledger(&db).await, funded(&db, 1000).await, funded(&db, 1000).await);
     let key = Some(KeyId::generate());
@@ -273,8 +273,9 @@ async fn the_same_body_from_the_same_key_is_refused_while_one_is_in_doubt() {
     assert_eq!(ask(&ledger, body("a dog")).await, "granted");
     let resend = NewHold { refuse_if_in_doubt: false, ..body("a cat") };
     assert_eq!(ask(&ledger, resend).await, "granted", "the caller insists");
-    assert_eq!(ask(&ledger, NewHold { key: Some(KeyId::generate()), ..body("a cat") }).await, "granted");
-    assert_eq!(ask(&ledger, NewHold { key: None, ..body("a cat") }).await, "granted");
+    assert_eq!(ask(&ledger, NewHold { key: Some(KeyId::generate()), ..body("a cat") }).await, "in doubt");
+    assert_eq!(ask(&ledger, NewHold { key: None, ..body("a cat") }).await, "in doubt");
+    assert_eq!(ask(&ledger, NewHold { user: UserId::generate(), ..body("a cat") }).await, "granted");
     assert_eq!(ask(&ledger, NewHold { org: other, ..body("a cat") }).await, "granted");
     doubted.step(refuse()).await.unwrap();
     assert_eq!(ask(&ledger, body("a cat")).await, "granted", "the doubt is over");

@@ -15,7 +15,7 @@ const STATES: [State; 6] =
     [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
 
 async fn row(pool: &PgPool, hold: HoldId) -> String {
-    sqlx::query_scalar("select h::text from hold h where hold_id = $1")
+    sqlx::query_scalar("select h::text from task h where hold_id = $1")
         .bind(hold.as_uuid())
         .fetch_one(pool)
         .await

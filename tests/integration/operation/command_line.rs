@@ -217,8 +217,8 @@ async fn an_audit_says_yes_or_shows_what_is_broken() {
     db.expect_broken();
     db.database().grant(org, tollgate::credits::Credits::new(100), None, TOP_UP, None).await.unwrap();
     let hold = "insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, \
-                overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at) \
-                select org_id, gen_random_uuid(), org_id, 7, 7, 10000, 1, 0, 0, 'x', 'x', 'x', org_id, '\\x00', now(), now() from org";
+                overdraft, task_type, backend, account, owner, fingerprint, created_at) \
+                select org_id, gen_random_uuid(), org_id, 7, 7, 10000, 1, 0, 0, 'x', 'x', 'x', org_id, '\\x00', now() from org";
     for (breaking, mending) in [
         (
             "update org_balance set available = available + 1",

@@ -74,7 +74,7 @@ impl Load {
 }
 
 async fn holds(server: &TestCluster) -> BTreeSet<String> {
-    let all = server.run("select coalesce(string_agg(hold_id::text, ','), '') from hold").await.unwrap();
+    let all = server.run("select coalesce(string_agg(hold_id::text, ','), '') from task").await.unwrap();
     all.split(',').map(str::to_owned).collect()
 }
 

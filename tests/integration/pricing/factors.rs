@@ -79,7 +79,7 @@ async fn a_factor_begins_and_ends_at_its_instants() {
         }
     }
     assert_eq!(seen, Some(201), "the price of a create while the factor is in force");
-    let last = "select factor_bp, amount from hold order by created_at desc limit 1";
+    let last = "select factor_bp, amount from task order by created_at desc limit 1";
     let hold: (i32, i64) = sqlx::query_as(last).fetch_one(gateway.db.pool()).await.unwrap();
     assert_eq!(hold, (5_001, 201));
     let call = gateway.request(Method::POST, "/api/quote").bearer_auth(&another.text);

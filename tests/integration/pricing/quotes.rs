@@ -61,7 +61,7 @@ async fn a_promised_price_holds_when_book_and_factor_change() {
     let answer = create(&gateway, &body("x"), &quote).await;
     assert_eq!(answer.data()["consumed_credits"], 400);
     let hold: (i32, i32, i64, i64) =
-        sqlx::query_as("select price_book, factor_bp, list_price, amount from hold")
+        sqlx::query_as("select price_book, factor_bp, list_price, amount from task")
             .fetch_one(gateway.db.pool())
             .await
             .unwrap();

@@ -87,7 +87,7 @@ async fn only_the_days_that_were_asked_for_count() {
     for _ in 0..3 {
         task(&ledger, org, "pro-text-to-video", 400, 10_000, Some(settle(400))).await;
     }
-    sqlx::query("update hold set created_at = created_at - interval '30 hours' where hold_id = (select min(hold_id::text)::uuid from hold)")
+    sqlx::query("update hold set created_at = created_at - interval '30 hours' where hold_id = (select min(hold_id::text)::uuid from task)")
         .execute(test.pool())
         .await
         .unwrap();

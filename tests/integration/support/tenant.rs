@@ -81,9 +81,9 @@ pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
     sqlx::query(
         "with ended as ( \
            insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
-             balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, due_at, recorded_at, \
+             balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, recorded_at, \
              ended_at, charged, raw_consumed, reported, drift) \
-           select $1, gen_random_uuid(), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, t, \
+           select $1, gen_random_uuid(), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
              90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
          charged as ( \
            insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \

@@ -370,7 +370,7 @@ async fn a_task_whose_account_is_not_configured_stays_as_it_is() {
         assert_eq!(gateway.status(&task).await.data()["status"], "IN_PROGRESS");
     }
     until("the reconciler has tried", async || {
-        let tried = "select polls from hold where state = 'RUNNING'";
+        let tried = "select polls from task where state = 'RUNNING'";
         sqlx::query_scalar::<_, i32>(tried).fetch_one(gateway.db.pool()).await.unwrap() > 1
     })
     .await;

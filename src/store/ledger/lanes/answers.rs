@@ -127,7 +127,7 @@ impl Answers {
 
     /// Handles a step that the database refuses for good. Returns the step that must follow in its place, if any.
     pub(super) fn refused(&self, mut item: StepItem, error: &sqlx::Error) -> Option<StepItem> {
-        if is_unique_violation(error, "hold_by_upstream_task") {
+        if is_unique_violation(error, "vendor_task_pkey") {
             tracing::error!(hold = %item.hold, org = %item.org, "the upstream gave one task id to two creates: the second is in doubt");
             metrics::counter!(m::DUPLICATE_TASKS).increment(1);
             let doubt = Step::Doubt { reason: "the upstream gave this task id to another create" };

@@ -284,7 +284,7 @@ impl Fleet {
     /// Waits until no hold is HELD or RUNNING.
     pub async fn until_ended(&self) {
         let ended = until("every hold has ended or is in doubt", async || {
-            sqlx::query_scalar("select not exists (select from hold where state in ('HELD', 'RUNNING'))")
+            sqlx::query_scalar("select not exists (select from task where state in ('HELD', 'RUNNING'))")
                 .fetch_one(&self.pool)
                 .await
                 .unwrap()

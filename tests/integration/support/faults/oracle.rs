@@ -56,7 +56,7 @@ impl Hold {
     /// Those that gateways made: a history that a test has written has no fingerprints.
     pub async fn all(pool: &PgPool) -> Vec<Self> {
         sqlx::query_as(
-            "select h.*, e.consumes, e.entered, l.loss, l.possible_loss from hold h \
+            "select h.*, e.consumes, e.entered, l.loss, l.possible_loss from task h \
              cross join lateral (select count(*) as consumes, coalesce(-sum(amount), 0)::bigint as entered \
              from entry where org_id = h.org_id and hold_id = h.hold_id and kind = 'consume') e \
              cross join lateral (select coalesce(sum(amount) filter (where not possible), 0)::bigint as loss, \

@@ -59,9 +59,10 @@ impl FromRow<'_, PgRow> for Hold {
 impl Hold {
     pub async fn all(pool: &PgPool) -> Vec<Self> {
         sqlx::query_as(
-            "select h.*, coalesce(sum(l.amount) filter (where not l.possible), 0)::bigint as loss, \
-             coalesce(sum(l.amount) filter (where l.possible), 0)::bigint as possible_loss \
-             from hold h left join platform_loss l using (org_id, hold_id) group by h.org_id, h.hold_id order by h.hold_id",
+            "select h.*, l.loss, l.possible_loss from task h cross join lateral ( \
+             select coalesce(sum(amount) filter (where not possible), 0)::bigint as loss, \
+             coalesce(sum(amount) filter (where possible), 0)::bigint as possible_loss \
+             from platform_loss where org_id = h.org_id and hold_id = h.hold_id) l order by h.hold_id",
         )
         .fetch_all(pool)
         .await
@@ -117,7 +118,7 @@ pub async fn close(
     let books = accounts(&http::client(), simulator).await;
     let pool = PgPool::connect(database_url).await.unwrap();
     let holds = Hold::all(&pool).await;
-    let held = sqlx::query("select count(*) from hold where state = 'HELD'").fetch_one(&pool).await.unwrap();
+    let held = sqlx::query("select count(*) from task where state = 'HELD'").fetch_one(&pool).await.unwrap();
     assert_eq!(held.get::<i64, _>(0), 0, "a gateway that stopped left holds it no longer works on");
     pool.close().await;
     Closing { finished, books, keys, holds }
