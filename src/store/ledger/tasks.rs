@@ -345,6 +345,8 @@ impl Database {
         .bind(filter.until)
         .bind(filter.as_shown)
         .bind(i64::from(limit))
+        // Planned anew each time: a plan for any user and key would go through the history for those who have little.
+        .persistent(false)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(task).collect()
