@@ -19,7 +19,7 @@ use crate::admin::Operations;
 use crate::admin::api::Api;
 use crate::api_key::PresentedKey;
 use crate::background::Work;
-use crate::config::{BadPair, Config, DatabaseConfig, ms};
+use crate::config::{BadExtraAuthorities, BadPair, Config, DatabaseConfig, ms};
 use crate::https::BadTrust;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate};
@@ -43,6 +43,9 @@ pub enum StartError {
     /// The certificate of a listener cannot be used.
     #[error("{section}.tls: {reason}")]
     Tls { section: &'static str, reason: Box<BadPair> },
+    /// The file of authorities to trust cannot be used.
+    #[error(transparent)]
+    ExtraAuthorities(#[from] BadExtraAuthorities),
     /// The TLS client for identity providers cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Trust(#[from] BadTrust),

@@ -21,14 +21,16 @@ use figment::value::Dict;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 pub use self::check::ConfigError;
 pub use self::environment::is_setting;
 pub use self::reference::reference;
 pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
-pub use self::tls::{BadPair, Pair, Tls};
+pub use self::tls::{BadPair, Pair, Tls, Trusted};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
+use crate::https::{Authorities, BadTrust, Egress};
 use crate::secret::{self, Secret};
 
 /// The whole configuration of a gateway.
@@ -43,6 +45,10 @@ pub struct Config {
     pub admin: Admin,
     /// The database that holds the ledger, and the pool of connections to it.
     pub database: DatabaseConfig,
+    /// What the gateway trusts when it connects to others by TLS: the vendor, identity providers, the trace collector, the
+    /// database.
+    #[serde(default)]
+    pub tls: Trusted,
     /// The vendor's backends and accounts, and the limits and time-outs of calls to them.
     pub upstream: Upstreams,
     /// Lanes, batches, time-outs and periods of the ledger.
@@ -176,7 +182,8 @@ impl Default for Admin {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// URL of the database, `postgres://user:password@host/database`. The variables of PostgreSQL's own programs (`PGHOST`,
+    /// URL of the database, `postgres://user:password@host/database`. With `?sslmode=verify-full` the server's certificate is
+    /// checked; `&sslrootcert=FILE` names the authority to trust, if it is not a public one. The variables of PostgreSQL's own programs (`PGHOST`,
     /// `PGPASSWORD`, `PGOPTIONS` and others) are ignored. A password that is left out is looked up in `~/.pgpass`.
     pub url: Option<Secret>,
     /// URLs of all servers of a replicated database, instead of `url`. The gateway uses the primary, and finds the new
@@ -193,6 +200,9 @@ pub struct DatabaseConfig {
     #[serde(default = "three_seconds")]
     #[schemars(range(min = 10, max = 60_000))]
     pub acquire_timeout_ms: u64,
+    /// The file of `tls.extra_ca_file`.
+    #[serde(skip)]
+    pub extra_ca_file: Option<PathBuf>,
 }
 
 impl DatabaseConfig {
@@ -204,12 +214,24 @@ impl DatabaseConfig {
             url_file: None,
             max_connections: ten(),
             acquire_timeout_ms: three_seconds(),
+            extra_ca_file: None,
         }
     }
 
-    /// The URL of every server, whether it was given as `url` or in `urls`.
+    /// The URL of every server, whether it was given as `url` or in `urls`, with the file of `tls.extra_ca_file` as its
+    /// `sslrootcert` unless it has one.
     pub fn servers(&self) -> Vec<Secret> {
-        self.url.iter().chain(&self.urls).cloned().collect()
+        let extra = self.extra_ca_file.as_deref().and_then(Path::to_str);
+        let with_extra = |url: &Secret| -> Option<Secret> {
+            let mut full = Url::parse(url.expose()).ok()?;
+            if full.query_pairs().any(|(name, _)| name == "sslrootcert" || name == "ssl-root-cert") {
+                return None;
+            }
+            full.query_pairs_mut().append_pair("sslrootcert", extra?);
+            Some(Secret::new(full.as_str()))
+        };
+        let urls = self.url.iter().chain(&self.urls);
+        urls.map(|url| with_extra(url).unwrap_or_else(|| url.clone())).collect()
     }
 }
 
@@ -467,6 +489,14 @@ impl Default for Log {
     }
 }
 
+/// The file of `tls.extra_ca_file` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("tls.extra_ca_file: {}: {reason}", file.display())]
+pub struct BadExtraAuthorities {
+    file: PathBuf,
+    reason: BadTrust,
+}
+
 /// A duration from a field in milliseconds.
 pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -479,7 +509,8 @@ impl Config {
             server: Server::default(),
             admin: Admin::default(),
             database,
-            upstream: Upstreams { kling_3: upstream, kling_o3: None },
+            tls: Trusted::default(),
+            upstream: Upstreams::of(upstream),
             ledger: LedgerConfig::default(),
             limits: Limits::default(),
             retention: Retention::default(),
@@ -491,6 +522,15 @@ impl Config {
             telemetry: Telemetry::default(),
         };
         config.check("the configuration")
+    }
+
+    /// What connections to the internet need. Reads the file of `tls.extra_ca_file`.
+    pub fn egress(&self) -> Result<Egress, BadExtraAuthorities> {
+        let read = |file: &PathBuf| {
+            Authorities::read(file).map_err(|reason| BadExtraAuthorities { file: file.clone(), reason })
+        };
+        let authorities = self.tls.extra_ca_file.as_ref().map(read).transpose()?;
+        Ok(Egress { authorities, proxy: self.upstream.proxy() })
     }
 
     /// Reads `file` and the environment, which overrides the file, and checks every value.

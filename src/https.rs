@@ -1,50 +1,51 @@
-//! The only HTTP client of this program. It decides on connections, trust, time-outs and the largest answer, for the
-//! vendor, identity providers, trace collectors and the command line alike.
+//! The only HTTP client of this program. It decides on connections, trust, proxies, time-outs, content codings and the
+//! largest answer, for the vendor, identity providers, trace collectors and the command line alike.
 //!
 //! No redirect is followed, so that only configured addresses are asked. The environment is not read (there are no
 //! proxy variables), except that [`Trust::Machine`] reads `SSL_CERT_FILE` and `SSL_CERT_DIR`, as other programs on the
 //! machine do.
+//!
+//! Every request asks for an answer without a content coding. An answer that has one all the same, because a CDN on the
+//! way compresses whatever it likes, is decoded; the bounds of answers count decoded bytes.
 
+mod route;
+mod trust;
+mod unreached;
 mod unverified;
 
-use std::sync::Arc;
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderValue, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use tower::ServiceExt;
+use tower::util::MapResponse;
+use tower_http::decompression::{Decompression, DecompressionBody};
 
-use self::unverified::Unverified;
+pub use self::route::Proxy;
+use self::route::Route;
+pub use self::trust::{Authorities, BadTrust, Trust};
+pub use self::unreached::{Unreached, reasons, untrusted};
 
-/// TCP keepalive: after this time of silence the system checks whether the peer of a connection still exists.
+/// TCP keepalive: after this time of silence the system checks whether the peer of a connection still exists. Something
+/// on the way may forget a connection that is silent for minutes, as that of a create that takes long is.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long after a check without an answer the next one is made, and after how many of them the connection has failed.
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE_RETRIES: u32 = 3;
 
 /// HTTP/2 only: after this time without an answer to a call, the server is pinged, and the connection is closed if the
 /// ping is not answered within the same time. Otherwise one dead connection would fail every later call, because all
 /// calls share it.
 const PING: Duration = Duration::from_secs(2);
-
-/// The server certificates that are accepted.
-#[derive(Debug, Clone)]
-pub enum Trust {
-    /// Certificates of the public authorities, which are built into the program: for servers on the internet.
-    Public,
-    /// Certificates of the authorities that this machine trusts: for servers that may be inside a private network.
-    Machine,
-    /// Certificates of the authorities in this PEM text, and of no others.
-    Only(Vec<u8>),
-    /// Every certificate. Only for a server on this machine that is sent no secret and whose answer permits nothing.
-    Any,
-}
 
 /// The HTTP version that a client speaks; there is no negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,33 +60,52 @@ pub enum Version {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub trust: Trust,
+    /// The proxy on the way to the internet; none: every server is asked directly.
+    pub proxy: Option<Proxy>,
     pub version: Version,
-    /// Time-out of the TCP connection to each address, without TLS.
+    /// Time-out of the TCP connection to each address, without TLS, and of the way through the proxy.
     pub connect_timeout: Duration,
     /// How long an unused connection is kept. Zero: each call opens its own.
     pub idle_timeout: Duration,
 }
 
-/// The configured trust cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum BadTrust {
-    /// The PEM text has no certificate, or a broken one.
-    #[error("{0}")]
-    Pem(String),
-    /// The certificates that this machine trusts cannot be read, or there are none.
-    #[error("this machine's trusted certificates cannot be read: {0}")]
-    Machine(std::io::Error),
-    /// The TLS library refuses its configuration.
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
+/// What the configuration says about connections to servers on the internet.
+#[derive(Debug, Clone, Default)]
+pub struct Egress {
+    /// Authorities that are trusted besides those of the machine.
+    pub authorities: Option<Authorities>,
+    /// The proxy on the way to the internet.
+    pub proxy: Option<Proxy>,
 }
 
 /// Connections to any number of servers, for requests with bodies of type `B`. A clone shares the connections.
-pub type Connections<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
+pub type Connections<B> = Decompression<MapResponse<legacy::Client<HttpsConnector<Route>, B>, Normalised>>;
 
-/// The `User-Agent` of all our requests.
-pub fn agent() -> HeaderValue {
-    HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+/// The body of an answer, decoded.
+pub type Decoded = DecompressionBody<Incoming>;
+
+type Normalised = fn(Response<Incoming>) -> Response<Incoming>;
+
+/// Writes the names of content codings as the decoder below expects them: RFC 9110 has them in any case, and `x-gzip` too.
+fn normalised(mut answer: Response<Incoming>) -> Response<Incoming> {
+    if answer.body().is_end_stream() {
+        // Nothing is no text of any coding.
+        answer.headers_mut().remove(CONTENT_ENCODING);
+    }
+    if let http::header::Entry::Occupied(mut coding) = answer.headers_mut().entry(CONTENT_ENCODING) {
+        let name = coding.get().as_bytes().trim_ascii().to_ascii_lowercase();
+        let name = if name == b"x-gzip" { b"gzip".to_vec() } else { name };
+        if let Ok(name) = HeaderValue::from_maybe_shared(Bytes::from(name)) {
+            coding.insert(name);
+        }
+    }
+    answer
+}
+
+/// Headers of all our requests: who we are, and that no content coding is wanted.
+pub fn introduce(headers: &mut HeaderMap) {
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 /// A client that opens connections when they are first needed. This call opens none.
@@ -100,10 +120,13 @@ where
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.connect_timeout));
     tcp.set_keepalive(Some(TCP_KEEPALIVE));
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls(&settings.trust)?).https_or_http();
+    tcp.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
+    let route = Route::new(tcp, settings.proxy.clone(), settings.connect_timeout);
+    let https = HttpsConnectorBuilder::new().with_tls_config(trust::tls(&settings.trust)?).https_or_http();
     let https = match settings.version {
-        Version::Http1 => https.enable_http1().wrap_connector(tcp),
-        Version::Http2 => https.enable_http2().wrap_connector(tcp),
+        Version::Http1 => https.enable_http1().wrap_connector(route),
+        Version::Http2 => https.enable_http2().wrap_connector(route),
     };
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).pool_idle_timeout(settings.idle_timeout);
@@ -114,31 +137,25 @@ where
         builder.http2_only(true).timer(TokioTimer::new());
         builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PING);
     }
-    Ok(builder.build(https))
+    Ok(Decompression::new(MapResponse::new(builder.build(https), normalised as Normalised)))
 }
 
-fn tls(trust: &Trust) -> Result<ClientConfig, BadTrust> {
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    Ok(match trust {
-        Trust::Public => config.with_webpki_roots(),
-        Trust::Machine => config.with_native_roots().map_err(BadTrust::Machine)?,
-        Trust::Only(pem) => config.with_root_certificates(authorities(pem)?),
-        Trust::Any => config.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::default())),
-    }
-    .with_no_client_auth())
+/// Sends a request, and completes with the head of its answer.
+pub fn send<B>(
+    connections: &Connections<B>,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<Decoded>, legacy::Error>> + Send + use<B>
+where
+    B: Body + Send + 'static + Unpin,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    connections.clone().oneshot(request)
 }
 
-fn authorities(pem: &[u8]) -> Result<RootCertStore, BadTrust> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| BadTrust::Pem(error.to_string()))?;
-        roots.add(certificate).map_err(|error| BadTrust::Pem(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(BadTrust::Pem("there is no certificate in it (PEM)".into()));
-    }
-    Ok(roots)
+/// Why no connection could be opened, and the same in a sentence; none: the error came later.
+pub fn unreached(error: &legacy::Error) -> Option<(Unreached, String)> {
+    error.is_connect().then(|| (Unreached::of(error), reasons(error)))
 }
 
 /// A call that got no complete answer. It is unknown whether the server acted on the request, except for
@@ -190,8 +207,8 @@ impl Client {
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, CallError> {
         let mut request = request.map(Full::new);
-        request.headers_mut().insert(USER_AGENT, agent());
-        let answer = self.connections.request(request).await.map_err(|error| {
+        introduce(request.headers_mut());
+        let answer = send(&self.connections, request).await.map_err(|error| {
             let why = reasons(&error);
             if error.is_connect() { CallError::NotReached(why) } else { CallError::Broken(why) }
         })?;
@@ -208,12 +225,6 @@ impl Client {
     }
 }
 
-/// The texts of an error and of its causes: the library's own text is only `client error (Connect)`.
-fn reasons(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -227,7 +238,8 @@ mod tests {
 
     fn client(timeout: Duration) -> Client {
         let settings = Settings {
-            trust: Trust::Public,
+            trust: Trust::Any,
+            proxy: None,
             version: Version::Http1,
             connect_timeout: SECOND,
             idle_timeout: Duration::ZERO,
@@ -295,12 +307,5 @@ mod tests {
         let (request, _served) = answering("nonsense\r\n\r\n").await;
         let ended = client(10 * SECOND).call(request).await;
         assert!(matches!(ended, Err(CallError::Broken(_))), "{ended:?}");
-    }
-
-    #[test]
-    fn a_file_without_certificates_is_refused() {
-        for pem in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"] {
-            assert!(matches!(tls(&Trust::Only(pem.into())), Err(BadTrust::Pem(_))), "{pem}");
-        }
     }
 }

@@ -60,7 +60,7 @@ metrics! {
     // The upstream.
     Counter UPSTREAM_CALLS = "tollgate_upstream_calls_total" ["backend", "call", "outcome"] "Calls to the upstream";
     Histogram UPSTREAM_SECONDS = "tollgate_upstream_seconds" ["backend", "call"] "Duration of a call to the upstream";
-    Counter UPSTREAM_ALARMS = "tollgate_upstream_alarms_total" ["backend", "kind"] "Upstream answers that need an operator, by kind: the master key was rejected, or the account is exhausted";
+    Counter UPSTREAM_ALARMS = "tollgate_upstream_alarms_total" ["backend", "kind"] "Upstream answers that need an operator, by kind: the master key was rejected, the account is exhausted, or the configured URL has no such endpoint";
     Gauge UPSTREAM_BREAKER = "tollgate_upstream_breaker_state" ["backend", "call"] "State of a breaker: 0 closed, 1 probing, 2 open";
     Gauge UPSTREAM_BREAKERS_OF_ORGS = "tollgate_upstream_breakers_of_organisations" ["backend", "call"] "Organisations whose own breaker is not closed, because their calls fail and those of others do not";
     Counter UPSTREAM_REFUSED = "tollgate_upstream_refused_total" ["backend", "call", "reason"] "Calls to the upstream that were not made, by reason: the breaker was open, or too many calls were in flight";

@@ -23,6 +23,7 @@ pub use self::span::Span;
 use self::context::Remote;
 use self::export::Exporter;
 use crate::config::Telemetry;
+use crate::https::Authorities;
 use crate::ids::GatewayId;
 
 /// The id of the request that the current task works on.
@@ -40,10 +41,15 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Does not connect yet: a collector that is down must not keep a gateway from starting.
-    pub fn new(config: &Telemetry, gateway: GatewayId) -> Result<Self, BadTelemetry> {
+    /// Does not connect yet: a collector that is down must not keep a gateway from starting. `authorities` are trusted besides
+    /// those of the machine.
+    pub fn new(
+        config: &Telemetry,
+        authorities: Option<Authorities>,
+        gateway: GatewayId,
+    ) -> Result<Self, BadTelemetry> {
         let exporter = match &config.otlp_endpoint {
-            Some(endpoint) => Some(Arc::new(Exporter::new(endpoint, config, gateway)?)),
+            Some(endpoint) => Some(Arc::new(Exporter::new(endpoint, config, authorities, gateway)?)),
             None => None,
         };
         let &Telemetry { sample_ratio: ratio, trust_parent, propagate, .. } = config;

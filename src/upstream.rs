@@ -22,6 +22,7 @@ use self::backend::Backend;
 use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::Upstreams;
+use crate::https::Egress;
 use crate::ids::OrgId;
 use crate::order::is_o3;
 
@@ -36,17 +37,19 @@ pub struct Upstream {
 const ALARM_KEY: &str = "master key rejected";
 /// Alarm: an account has no credits left.
 const ALARM_EXHAUSTED: &str = "account exhausted";
+/// Alarm: the configured URL has no endpoint for creates.
+const ALARM_ENDPOINT: &str = "no such endpoint";
 
 const KLING_3: &str = "kling-3.0";
 const KLING_O3: &str = "kling-o3";
 
 impl Upstream {
     /// Builds the clients of the configured backends; connects to none of them.
-    pub fn new(config: &Upstreams, bulk: &Bulk, clock: Clock) -> Result<Self, BadUpstream> {
+    pub fn new(config: &Upstreams, egress: &Egress, bulk: &Bulk, clock: Clock) -> Result<Self, BadUpstream> {
         let o3 = config.kling_o3.as_ref().unwrap_or(&config.kling_3);
         Ok(Self {
-            kling_3: Backend::new(KLING_3, &config.kling_3, bulk, clock)?.into(),
-            kling_o3: Backend::new(KLING_O3, o3, bulk, clock)?.into(),
+            kling_3: Backend::new(KLING_3, &config.kling_3, egress, bulk, clock)?.into(),
+            kling_o3: Backend::new(KLING_O3, o3, egress, bulk, clock)?.into(),
             clock,
         })
     }

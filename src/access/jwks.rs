@@ -21,7 +21,7 @@ use url::Url;
 use self::fetch::Fetcher;
 use crate::clock::Clock;
 use crate::config::{Auth, ms};
-use crate::https::BadTrust;
+use crate::https::{BadTrust, Egress};
 use crate::metrics as m;
 use crate::strict::{self, BadJson};
 
@@ -152,13 +152,13 @@ pub struct KeySets {
 
 impl KeySets {
     /// Fetches nothing yet: a set is fetched when a token needs it.
-    pub fn new(config: &Auth, clock: Clock) -> Result<Self, BadTrust> {
+    pub fn new(config: &Auth, egress: &Egress, clock: Clock) -> Result<Self, BadTrust> {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
         }
         let fresh = ms(config.jwks_refresh_ms);
         Ok(Self {
-            fetcher: Fetcher::new()?,
+            fetcher: Fetcher::new(egress)?,
             sources: Cache::new(1_000),
             fresh,
             stale: ms(config.stale_max_ms),
@@ -225,7 +225,7 @@ impl KeySets {
         let (fetcher, url, source) = (self.fetcher.clone(), url.clone(), source.clone());
         // A task of its own: a caller that leaves must not cancel the fetch for the others.
         self.tasks.spawn(async move {
-            let fetched = fetcher.fetch(&url).await.map_err(String::from);
+            let fetched = fetcher.fetch(&url).await;
             let fetched = fetched.and_then(|body| read(&body).map_err(|error| format!("no JWKS: {error}")));
             let outcome = if fetched.is_ok() { FETCHED } else { FAILED };
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(1);

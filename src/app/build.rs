@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::credits::Credits;
 use crate::handlers::Handlers;
+use crate::https::Egress;
 use crate::ids::{GatewayId, OrgId};
 use crate::layers::body::{BodyReader, MAX_BODY, MAX_MANAGEMENT_BODY};
 use crate::layers::forward::Forward;
@@ -52,14 +53,15 @@ impl App {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = recorder()?;
         let bulk = Bulk::new(config.server.max_bytes_under_way);
-        let upstream = Arc::new(Upstream::new(&config.upstream, &bulk, Clock)?);
+        let egress = config.egress()?;
+        let upstream = Arc::new(Upstream::new(&config.upstream, &egress, &bulk, Clock)?);
         let certificates = [
             certificate("server", "data", config.server.tls.as_ref())?,
             certificate("admin", "operations", config.admin.tls.as_ref())?,
         ];
         let pools = Pools::connect(&config.database).await?;
         let [data, admin] = listeners(&config, certificates).await?;
-        let shared = Shared::build(&config, pools, metrics, bulk, upstream).await?;
+        let shared = Shared::build(&config, &egress, pools, metrics, bulk, upstream).await?;
         let max_connections = descriptors::for_data_connections(&config);
         Ok(Self {
             max_connections,
@@ -160,16 +162,17 @@ struct Shared {
 impl Shared {
     async fn build(
         config: &Config,
+        egress: &Egress,
         pools: Pools,
         metrics: PrometheusHandle,
         bulk: Bulk,
         upstream: Arc<Upstream>,
     ) -> Result<Self, StartError> {
         let gateway = GatewayId::generate();
-        let tracing = Tracing::new(&config.telemetry, gateway)?;
+        let tracing = Tracing::new(&config.telemetry, egress.authorities.clone(), gateway)?;
         let lease = Arc::new(Lease::new(pools.lease.clone(), gateway, ms(config.ledger.lease_ms), Clock));
         let gateways = lease.renew().await?;
-        let authenticator = Arc::new(authenticator(config, &pools)?);
+        let authenticator = Arc::new(authenticator(config, egress, &pools)?);
         let prices = Arc::new(Prices::default());
         let watcher =
             Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
@@ -315,8 +318,8 @@ impl Shared {
     }
 }
 
-fn authenticator(config: &Config, pools: &Pools) -> Result<Authenticator, StartError> {
-    let key_sets = KeySets::new(&config.auth, Clock)?;
+fn authenticator(config: &Config, egress: &Egress, pools: &Pools) -> Result<Authenticator, StartError> {
+    let key_sets = KeySets::new(&config.auth, egress, Clock)?;
     let failures = config.limits.failed_logins_per_minute;
     let (known, new) = (pools.callers.clone(), pools.lookups.clone());
     Ok(Authenticator::new(known, new, key_sets, &config.auth, failures, Clock))

@@ -35,7 +35,8 @@ pub(super) struct AdminArgs {
     /// Operator token, or API key of an organisation's admin.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
-    /// PEM file of the certificate authorities to trust for the management API, instead of the public ones.
+    /// PEM file of the certificate authorities to trust for the management API, instead of those that
+    /// this machine trusts.
     #[arg(long, env = "TOLLGATE_ADMIN_CA_FILE", value_name = "FILE", global = true)]
     ca_file: Option<PathBuf>,
     /// Print JSON instead of tables.

@@ -39,6 +39,7 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
         // The certificate names the host that callers use, not this address, and may be newer than the one in the
         // files. Nothing secret is sent, and the answer grants nothing.
         trust: Trust::Any,
+        proxy: None,
         version: Version::Http1,
         connect_timeout: TIMEOUT,
         idle_timeout: Duration::ZERO,

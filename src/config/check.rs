@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Admin, BadPair, Config, DatabaseConfig};
+use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
 
@@ -28,6 +28,9 @@ pub enum ConfigError {
         /// What would be right.
         right: String,
     },
+    /// The file of authorities to trust cannot be used.
+    #[error("{origin}: {reason}")]
+    Trust { origin: String, reason: BadExtraAuthorities },
     /// A certificate or its key cannot be used.
     #[error("{origin}: {section}.tls: {reason}")]
     Tls { origin: String, section: &'static str, reason: Box<BadPair> },
@@ -98,8 +101,10 @@ impl Config {
             }
         }
         check_database(origin, &mut self.database)?;
+        self.database.extra_ca_file = self.tls.extra_ca_file.clone();
         check_admin(origin, &mut self.admin)?;
         self.upstream.check(origin)?;
+        self.egress().map_err(|reason| ConfigError::Trust { origin: origin.to_owned(), reason })?;
         self.telemetry.check(origin)?;
         Ok(self)
     }
@@ -220,6 +225,10 @@ mod tests {
 
     fn o3(more: &str) -> String {
         format!("[upstream.kling_o3]\nbase_url = \"http://x\"\nmaster_key = \"k\"\n{more}")
+    }
+
+    fn with_base(url: &str) -> String {
+        o3("").replace("http://x", url)
     }
 
     /// A backend with two accounts.
@@ -354,6 +363,32 @@ mod tests {
                 &o3("first_byte_timeout_ms = 2000\ncreate_timeout_ms = 1000"),
                 &["first_byte_timeout_ms is 2000", "at most create_timeout_ms"],
             ),
+            (
+                "[upstream.kling_o3]\nbase_url = \"http://x/#a\"\nmaster_key = \"k\"",
+                &["base_url is not usable", "http or https"],
+            ),
+            (&with_base("http://x/api"), &["base_url is one that ends in /api;", "adds /api/generate"]),
+            (&with_base("http://x//api//"), &["base_url is one that ends in /api;"]),
+            (&with_base("http://x/v1/api/generate/"), &["base_url is one that ends in /api/generate;"]),
+            (&with_base("http://x/api/status"), &["base_url is one that ends in /api/status;"]),
+            (
+                "[tls]\nextra_ca_file = \"/nowhere.pem\"",
+                &["tls.extra_ca_file: /nowhere.pem: it cannot be read"],
+            ),
+            ("[upstream]\nproxy_url = \"https://x\"", &["upstream.proxy_url is not usable", "http URL"]),
+            (
+                "[upstream]\nproxy_url = \"http://u:hunter2@x\"",
+                &["upstream.proxy_url", "proxy_credentials_file"],
+            ),
+            ("[upstream]\nproxy_credentials = \"u:hunter2\"", &["given without proxy_url"]),
+            (
+                "[upstream]\nproxy_url = \"http://x\"\nproxy_credentials = \"hunter2\"",
+                &["proxy_credentials is not shown", "user:password"],
+            ),
+            (
+                "[upstream]\nproxy_url = \"http://x\"\nproxy_exceptions = [\"a, b\"]",
+                &["upstream.proxy_exceptions is 'a, b'", "each by itself"],
+            ),
             (&o3("breaker_open_ms = 0"), &["breaker_open_ms is 0", "from 10 to 3600000"]),
             (&o3("max_creates = 0"), &["max_creates is 0", "from 1 to 100000"]),
             (&o3("max_polls = 1000000"), &["max_polls is 1000000", "from 1 to 100000"]),
@@ -369,6 +404,7 @@ mod tests {
             for part in expected {
                 assert!(problem.contains(part), "{more}: {problem}");
             }
+            assert!(!problem.contains("hunter2"), "{problem}");
         }
     }
 }

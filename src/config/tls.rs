@@ -1,4 +1,4 @@
-//! A certificate and its private key, read from files.
+//! Certificates and keys, read from files: a listener's own, and those that are trusted.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,16 @@ pub struct Tls {
     pub certificate_file: PathBuf,
     /// PEM file with the private key of the certificate.
     pub key_file: PathBuf,
+}
+
+/// What the gateway trusts when it connects to others by TLS: the vendor, identity providers, the trace collector, the
+/// database.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trusted {
+    /// PEM file of certificate authorities that are trusted besides those that the machine trusts, such as a company's own. For
+    /// the database it counts with `sslmode=verify-full` or `verify-ca`, unless its URL has an `sslrootcert`.
+    pub extra_ca_file: Option<PathBuf>,
 }
 
 /// A certificate with its key.

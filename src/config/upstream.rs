@@ -10,6 +10,7 @@ use url::Url;
 
 use super::check::{ConfigError, secret};
 use super::ms;
+use crate::https::Proxy;
 use crate::secret::Secret;
 
 /// The vendor's two backends, which may be the same one.
@@ -20,13 +21,44 @@ pub struct Upstreams {
     pub kling_3: UpstreamConfig,
     /// The backend of task types that begin with `o3-`; omitted: the same as `kling_3`.
     pub kling_o3: Option<UpstreamConfig>,
+    /// URL of a proxy, such as `http://proxy.example:3128`, through which the vendor and identity providers are called (HTTP
+    /// `CONNECT`); omitted: they are called directly. Proxy variables of the environment are ignored.
+    pub proxy_url: Option<Url>,
+    /// `user:password` for the proxy.
+    pub proxy_credentials: Option<Secret>,
+    /// File that holds the credentials, instead of `proxy_credentials`.
+    pub proxy_credentials_file: Option<PathBuf>,
+    /// Hosts that are called directly although there is a proxy: names (with all names below them), addresses, networks. This
+    /// machine always is.
+    #[serde(default)]
+    pub proxy_exceptions: Vec<String>,
+}
+
+impl Upstreams {
+    /// One backend for all task types, which is called directly.
+    pub fn of(kling_3: UpstreamConfig) -> Self {
+        Self {
+            kling_3,
+            kling_o3: None,
+            proxy_url: None,
+            proxy_credentials: None,
+            proxy_credentials_file: None,
+            proxy_exceptions: Vec::new(),
+        }
+    }
+
+    /// The proxy on the way to the internet.
+    pub(super) fn proxy(&self) -> Option<Proxy> {
+        let credentials = self.proxy_credentials.as_ref().map(Secret::expose);
+        Proxy::new(self.proxy_url.as_ref()?, credentials, &self.proxy_exceptions)
+    }
 }
 
 /// One backend of the vendor: its address and the accounts that pay for its tasks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// URL of the backend, without `/api/…`.
+    /// URL of the backend, without `/api`, which the gateway adds.
     pub base_url: Url,
     /// Name of the only account in the ledger; omitted: `main`.
     pub account: Option<String>,
@@ -153,6 +185,25 @@ impl Upstreams {
         let kling_3 = &mut self.kling_3;
         let kling_3_unnamed = unnamed(kling_3);
         check_upstream(origin, kling_3)?;
+        check_proxy(origin, &self.proxy_url, &self.proxy_exceptions)?;
+        let (field, file) = ("upstream.proxy_credentials", "upstream.proxy_credentials_file");
+        if self.proxy_credentials.is_some() || self.proxy_credentials_file.is_some() {
+            let given = self.proxy_credentials.take();
+            let credentials = secret(origin, field, given, file, &mut self.proxy_credentials_file)?;
+            let text = credentials.as_ref().map(Secret::expose).unwrap_or_default();
+            if !text.contains(':') || text.chars().any(char::is_control) {
+                return Err(ConfigError::value(origin, field, "not shown", "of the form user:password"));
+            }
+            if self.proxy_url.is_none() {
+                return Err(ConfigError::value(
+                    origin,
+                    field,
+                    "given without proxy_url",
+                    "left out, or beside it",
+                ));
+            }
+            self.proxy_credentials = credentials;
+        }
         let Some(o3) = &mut self.kling_o3 else { return Ok(()) };
         // Then both accounts are called `main`, which is allowed: tasks are looked up by their backend too.
         let both_unnamed = kling_3_unnamed && unnamed(o3);
@@ -184,6 +235,7 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
     if !matches!(url.scheme(), "http" | "https")
         || url.host().is_none()
         || url.query().is_some()
+        || url.fragment().is_some()
         || !url.username().is_empty()
         || url.password().is_some()
     {
@@ -192,6 +244,13 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
             "upstream.*.base_url",
             "not usable".into(),
             "an http or https URL without user and query",
+        );
+    }
+    if let Some(end) = own_path(url) {
+        return wrong(
+            "upstream.*.base_url",
+            format!("one that ends in {end}"),
+            "the part before it: the gateway adds /api/generate and /api/status itself",
         );
     }
     let first_byte = *upstream.first_byte_timeout_ms.get_or_insert(upstream.create_timeout_ms.min(240_000));
@@ -203,6 +262,46 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
         );
     }
     check_accounts(origin, upstream)
+}
+
+/// The end of a base URL that is part of the vendor's own paths: with it every call would go to a path that does not exist.
+fn own_path(url: &Url) -> Option<&'static str> {
+    let parts: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [.., "api"] => Some("/api"),
+        [.., "api", "generate"] => Some("/api/generate"),
+        [.., "api", "status"] => Some("/api/status"),
+        _ => None,
+    }
+}
+
+fn check_proxy(origin: &str, url: &Option<Url>, exceptions: &[String]) -> Result<(), ConfigError> {
+    if let Some(url) = url {
+        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        if url.scheme() != "http" || url.host().is_none() || !plain || url.path() != "/" {
+            // Not shown, because the URL may hold a password.
+            return Err(ConfigError::value(
+                origin,
+                "upstream.proxy_url",
+                "not usable",
+                "an http URL without user and path, such as http://proxy.example:3128; credentials go into \
+                 proxy_credentials_file",
+            ));
+        }
+    }
+    let wrong = exceptions.iter().find(|host| {
+        host.is_empty()
+            || host.contains(|c: char| c == ',' || c == '*' || c.is_whitespace() || c.is_control())
+    });
+    match wrong {
+        Some(host) => Err(ConfigError::value(
+            origin,
+            "upstream.proxy_exceptions",
+            format!("'{}'", host.escape_default()),
+            "a list of names, addresses and networks, each by itself",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Moves every account into `accounts`, checks it and reads its key.

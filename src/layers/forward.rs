@@ -205,6 +205,12 @@ impl Forward {
                 self.refuse(hold, "refused by the upstream without a reason", nothing).await;
                 Err(GatewayError::UpstreamError("the video service refused this request without saying why"))
             }
+            CreateOutcome::NoEndpoint { .. } => {
+                self.refuse(hold, "the upstream has no such endpoint: base_url is wrong", nothing).await;
+                Err(GatewayError::UpstreamError(
+                    "the video service cannot be used as it is configured here; the operators are notified, and nothing is charged",
+                ))
+            }
             CreateOutcome::KeyRejected => {
                 self.refuse(hold, "the upstream rejected the master key", nothing).await;
                 Err(GatewayError::UpstreamUnavailable(

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::otlp::Otlp;
 use crate::config::Telemetry;
+use crate::https::Authorities;
 use crate::ids::GatewayId;
 use crate::metrics as m;
 
@@ -45,12 +46,17 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub(super) fn new(endpoint: &Url, config: &Telemetry, gateway: GatewayId) -> Result<Self, BadTelemetry> {
+    pub(super) fn new(
+        endpoint: &Url,
+        config: &Telemetry,
+        authorities: Option<Authorities>,
+        gateway: GatewayId,
+    ) -> Result<Self, BadTelemetry> {
         for outcome in ["exported", "dropped", "failed"] {
             metrics::counter!(m::TRACE_SPANS, "outcome" => outcome).increment(0);
         }
         let waiting = Arc::new(AtomicUsize::new(0));
-        let sends = Otlp::new(endpoint, config)?;
+        let sends = Otlp::new(endpoint, config, authorities)?;
         let counted = CountedExporter { sends, waiting: waiting.clone(), failing: AtomicBool::new(false) };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)

@@ -25,7 +25,7 @@ use url::Url;
 
 use super::export::BadTelemetry;
 use crate::config::{OtlpProtocol, Telemetry};
-use crate::https::{Answer, Client, Settings, Trust, Version};
+use crate::https::{Answer, Authorities, Client, Settings, Trust, Version};
 
 /// How long a collector may take over a batch, the second attempt included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,10 +74,15 @@ enum Outcome {
 
 impl Otlp {
     /// Needs a Tokio runtime; connects to nothing yet.
-    pub(super) fn new(endpoint: &Url, config: &Telemetry) -> Result<Self, BadTelemetry> {
+    pub(super) fn new(
+        endpoint: &Url,
+        config: &Telemetry,
+        authorities: Option<Authorities>,
+    ) -> Result<Self, BadTelemetry> {
         let settings = Settings {
-            // Without TLS the machine's certificates are not needed, and there may be none.
-            trust: if endpoint.scheme() == "https" { Trust::Machine } else { Trust::Public },
+            trust: Trust::Machine(authorities),
+            // A collector is inside the private network.
+            proxy: None,
             version: match config.protocol {
                 OtlpProtocol::Grpc => Version::Http2,
                 OtlpProtocol::Http => Version::Http1,

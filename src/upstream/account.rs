@@ -35,8 +35,9 @@ pub(super) struct Accounts {
 impl Account {
     fn new(config: &AccountConfig) -> Result<Self, BadUpstream> {
         let key = config.master_key.as_ref().map(Secret::expose).unwrap_or_default();
-        let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| BadUpstream("master_key has characters that are not allowed in an HTTP header"))?;
+        let mut authorization = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
+            BadUpstream("master_key has characters that are not allowed in an HTTP header".into())
+        })?;
         authorization.set_sensitive(true);
         Ok(Self {
             name: config.name.as_str().into(),
@@ -66,7 +67,7 @@ impl Accounts {
         let all: Vec<Arc<Account>> =
             config.iter().map(|one| Account::new(one).map(Arc::new)).collect::<Result<_, _>>()?;
         if all.is_empty() {
-            return Err(BadUpstream("has no account"));
+            return Err(BadUpstream("has no account".into()));
         }
         let current = Mutex::new(vec![0; all.len()]);
         Ok(Self { all, current })

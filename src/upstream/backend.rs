@@ -7,10 +7,11 @@ use super::account::{Account, Accounts};
 use super::breaker::Evidence;
 use super::client::{BadUpstream, StatusError, VendorClient};
 use super::gate::Gate;
-use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
+use super::{ALARM_ENDPOINT, ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
 use crate::bulk::{Bulk, Payer};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
+use crate::https::Egress;
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::telemetry::Span;
@@ -36,11 +37,12 @@ impl Backend {
     pub(super) fn new(
         name: &'static str,
         config: &UpstreamConfig,
+        egress: &Egress,
         bulk: &Bulk,
         clock: Clock,
     ) -> Result<Self, BadUpstream> {
         // An alarm needs its series before it rings for the first time: monitoring watches for an increase.
-        for kind in [ALARM_KEY, ALARM_EXHAUSTED] {
+        for kind in [ALARM_KEY, ALARM_EXHAUSTED, ALARM_ENDPOINT] {
             metrics::counter!(m::UPSTREAM_ALARMS, "backend" => name, "kind" => kind).increment(0);
         }
         for (call, outcomes) in [(CREATE, &CreateOutcome::LABELS[..]), (STATUS, &StatusError::LABELS)] {
@@ -57,7 +59,7 @@ impl Backend {
             accounts: Accounts::new(&config.accounts)?,
             creates: gate(CREATE, config.max_creates),
             polls: gate(STATUS, config.max_polls),
-            client: VendorClient::new(config, bulk.clone(), clock)?,
+            client: VendorClient::new(config, egress, bulk.clone(), clock)?,
             retry_429: ms(config.retry_429_ms),
             clock,
         })

@@ -3,14 +3,15 @@
 
 mod tracked;
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 pub use self::tracked::MaySend;
 
@@ -23,7 +24,7 @@ use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room, SMALL};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
-use crate::https::{self, Connections, Settings, Trust, Version};
+use crate::https::{self, Connections, Decoded, Egress, Settings, Trust, Unreached, Version};
 use crate::telemetry::Span;
 
 /// The most bytes an answer may have: answers may echo a request with its images.
@@ -35,13 +36,16 @@ const COPIES: usize = 3;
 /// The outcome of a create whose answer there was no way to read.
 const UNREAD: CreateOutcome = CreateOutcome::Unknown { reason: "the upstream's answer could not be read" };
 
+/// A reason for which the upstream is not reached is logged at most so often, unless it is another one than before.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// The longest `Retry-After` that is believed, in seconds: a day.
 const LONGEST_PAUSE: u64 = 86_400;
 
 /// A backend that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {0}")]
-pub struct BadUpstream(pub(super) &'static str);
+pub struct BadUpstream(pub(super) Cow<'static, str>);
 
 /// Why a status call told nothing about the task.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +118,8 @@ pub(super) struct VendorClient {
     poll: Deadlines,
     bulk: Bulk,
     clock: Clock,
+    /// Why the upstream was not reached, as it was last logged.
+    told: Mutex<Option<(Unreached, Instant)>>,
 }
 
 /// Deadlines of a call, counted from its beginning.
@@ -139,28 +145,41 @@ enum CallFailure {
 }
 
 impl VendorClient {
-    pub(super) fn new(config: &UpstreamConfig, bulk: Bulk, clock: Clock) -> Result<Self, BadUpstream> {
+    pub(super) fn new(
+        config: &UpstreamConfig,
+        egress: &Egress,
+        bulk: Bulk,
+        clock: Clock,
+    ) -> Result<Self, BadUpstream> {
         let settings = Settings {
-            trust: Trust::Public,
+            trust: Trust::Machine(egress.authorities.clone()),
+            proxy: egress.proxy.clone(),
             version: Version::Http1,
             connect_timeout: ms(config.connect_timeout_ms),
             idle_timeout: ms(config.idle_timeout_ms),
         };
-        let http = https::connections(&settings).map_err(|_| BadUpstream("TLS cannot be set up"))?;
+        let http = https::connections(&settings)
+            .map_err(|error| BadUpstream(format!("cannot be called by TLS: {error}").into()))?;
         let base = config.base_url.as_str().trim_end_matches('/');
         let (create, poll) = (ms(config.create_timeout_ms), ms(config.status_timeout_ms));
         Ok(Self {
             http,
             generate: format!("{base}/api/generate")
                 .parse()
-                .map_err(|_| BadUpstream("base_url is not a URL"))?,
+                .map_err(|_| BadUpstream("base_url is not a URL".into()))?,
             status: format!("{base}/api/status?task_id="),
             connect_timeout: ms(config.connect_timeout_ms),
             create: Deadlines { first_byte: config.first_byte_timeout(), whole: create },
             poll: Deadlines { first_byte: poll, whole: poll },
             bulk,
             clock,
+            told: Mutex::default(),
         })
+    }
+
+    /// The URL that creates are sent to.
+    pub(super) fn endpoint(&self) -> String {
+        self.generate.to_string()
     }
 
     pub(super) async fn create(
@@ -244,7 +263,7 @@ impl VendorClient {
         headers.insert(AUTHORIZATION, authorization.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT, https::agent());
+        https::introduce(headers);
         if let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string()) {
             headers.insert("x-request-id", id);
         }
@@ -267,7 +286,7 @@ impl VendorClient {
         let begun = self.clock.now();
         let is_create = request.method() == Method::POST;
         let sending = request.body().sending.clone();
-        let mut head = std::pin::pin!(self.http.request(request));
+        let mut head = std::pin::pin!(https::send(&self.http, request));
         // Connecting, TLS included, has its own, shorter deadline; `cancel` succeeds only if no byte was written.
         let connected = begun + self.connect_timeout.min(first_byte);
         let answer = match tokio::time::timeout_at(connected.into(), &mut head).await {
@@ -282,8 +301,11 @@ impl VendorClient {
         let answer = answer.map_err(|error| {
             if sending.was_withheld() {
                 CallFailure::Withheld
-            } else if error.is_connect() || sending.never_begun() {
-                CallFailure::NotSent("the upstream cannot be reached")
+            } else if let Some((unreached, why)) = https::unreached(&error) {
+                self.tell(unreached, &why);
+                CallFailure::NotSent(words(unreached))
+            } else if sending.never_begun() {
+                CallFailure::NotSent(words(Unreached::Other))
             } else {
                 CallFailure::Unknown("the connection to the upstream broke")
             }
@@ -305,16 +327,25 @@ impl VendorClient {
         Ok(VendorAnswer { status: head.status, retry_after, body, share })
     }
 
-    /// The whole body of an answer, and room for it if it is large.
-    async fn whole(
-        &self,
-        mut body: Incoming,
-        payer: Payer,
-    ) -> Result<(Bytes, Option<ByteShare>), &'static str> {
+    /// Logs why the upstream is not reached, but not for each call.
+    fn tell(&self, unreached: Unreached, why: &str) {
+        let now = self.clock.now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.is_some_and(|(before, at)| before == unreached && now.duration_since(at) < TOLD_EVERY) {
+            *told = Some((unreached, now));
+            tracing::warn!(server = self.generate.host(), why, "the upstream cannot be reached");
+        }
+    }
+
+    /// The whole body of an answer, decoded, and room for it if it is large.
+    async fn whole(&self, body: Decoded, payer: Payer) -> Result<(Bytes, Option<ByteShare>), &'static str> {
         const NO_ROOM: &str = "there was no room for the upstream's answer";
+        let mut body = std::pin::pin!(body);
         let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
         let (mut chunks, mut share) = (BytesMut::new(), None);
         while let Some(frame) = body.frame().await {
+            // A few compressed bytes can become thousands of frames, none of which has to be waited for.
+            tokio::task::coop::consume_budget().await;
             let Ok(data) = frame.map_err(|_| "the upstream's answer broke off")?.into_data() else {
                 continue;
             };
@@ -346,6 +377,19 @@ impl VendorClient {
     }
 }
 
+/// Why a request was not sent, in a few words for the operators' view of its hold.
+fn words(unreached: Unreached) -> &'static str {
+    match unreached {
+        Unreached::Name => "the upstream's name has no address",
+        Unreached::Refused => "the upstream refused the connection",
+        Unreached::Time => "connecting to the upstream took too long",
+        Unreached::Certificate => "the upstream's certificate is not trusted",
+        Unreached::Tls => "the TLS handshake with the upstream failed",
+        Unreached::Proxy => "the proxy opened no tunnel to the upstream",
+        Unreached::Other => "the upstream cannot be reached",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -362,7 +406,9 @@ mod tests {
             "[database]\nurl = \"postgres://x\"\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"k\"\n{more}",
             listener.local_addr().unwrap()
         ));
-        (listener, VendorClient::new(&config.unwrap().upstream.kling_3, Bulk::new(100 << 20), Clock).unwrap())
+        let config = config.unwrap().upstream.kling_3;
+        let client = VendorClient::new(&config, &Egress::default(), Bulk::new(100 << 20), Clock).unwrap();
+        (listener, client)
     }
 
     async fn create(client: &VendorClient, may_send: bool) -> CreateOutcome {

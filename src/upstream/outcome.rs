@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::breaker::Evidence;
 use super::report::Report;
+use crate::pricing::whole_figure;
 
 /// The outcome of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum CreateOutcome {
     Refused { error: String, message: String },
     /// Refused without a code or a message.
     RefusedBare,
+    /// The vendor has no such endpoint: the fault of our configuration, and never of the request.
+    NoEndpoint { status: u16 },
     /// The vendor refused the master key.
     KeyRejected,
     /// The account has no credits left.
@@ -50,9 +53,10 @@ pub enum CreateOutcome {
 
 impl CreateOutcome {
     /// All names in metrics.
-    pub(super) const LABELS: [&str; 10] = [
+    pub(super) const LABELS: [&str; 11] = [
         "accepted",
         "refused",
+        "no endpoint",
         "key rejected",
         "account exhausted",
         "busy",
@@ -68,6 +72,7 @@ impl CreateOutcome {
         match self {
             Self::Accepted { .. } => "accepted",
             Self::Refused { .. } | Self::RefusedBare => "refused",
+            Self::NoEndpoint { .. } => "no endpoint",
             Self::KeyRejected => "key rejected",
             Self::Exhausted => "account exhausted",
             Self::Busy { .. } => "busy",
@@ -88,6 +93,7 @@ impl CreateOutcome {
             Self::Accepted { .. }
             | Self::Refused { .. }
             | Self::RefusedBare
+            | Self::NoEndpoint { .. }
             | Self::KeyRejected
             | Self::Exhausted
             | Self::Busy { .. } => Some(Evidence::Works),
@@ -121,10 +127,11 @@ impl<'a> Envelope<'a> {
             #[serde(borrow)]
             data: Option<&'a RawValue>,
         }
-        let raw: Raw = serde_json::from_slice(body).ok()?;
+        let raw: Raw = serde_json::from_slice(without_mark(body)).ok()?;
         let text =
             |value: Option<&RawValue>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
-        let code = raw.code.and_then(|code| code.get().trim_matches('"').parse().ok());
+        let code = raw.code.and_then(|code| whole_figure(code.get().trim_matches('"').trim()));
+        let code = code.and_then(|code| code.get().try_into().ok());
         let data = raw.data.map(RawValue::get);
         Some(Self { code, error: text(raw.error), message: text(raw.message), data })
     }
@@ -139,6 +146,11 @@ impl<'a> Envelope<'a> {
         let data = self.data.filter(|_| self.code == Some(200))?;
         Report::parse(data.into())
     }
+}
+
+/// A text without the byte order mark that some servers put before their JSON.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 /// The outcome that an answer to a create means.
@@ -169,6 +181,7 @@ pub(super) fn create_outcome(
     match code {
         401 | 403 if enveloped => CreateOutcome::KeyRejected,
         402 => CreateOutcome::Exhausted,
+        404 | 405 | 410 => CreateOutcome::NoEndpoint { status: code },
         408 => CreateOutcome::Unknown { reason: "the upstream timed out" },
         429 => CreateOutcome::Busy { retry_after },
         400..=499 => match envelope.filter(Envelope::is_vendors) {
@@ -219,7 +232,20 @@ mod tests {
             (200, no, "refused"),
             (400, no, "refused"),
             (400, html, "refused"),
-            (404, no, "refused"),
+            (404, no, "no endpoint"),
+            (404, html, "no endpoint"),
+            (405, no, "no endpoint"),
+            (410, html, "no endpoint"),
+            (200, r#"{"code":404,"error":"NOT_FOUND","message":"m"}"#, "no endpoint"),
+            (200, &ok.replace("200", "200.0"), "accepted"),
+            (200, &ok.replace("200", "\"200\""), "accepted"),
+            (200, &ok.replace("200", "\"200.0\""), "accepted"),
+            (200, &format!("\u{feff}{ok}"), "accepted"),
+            (200, &ok.replace("200", "200.5"), "unknown"),
+            (200, &ok.replace("200", "2e2"), "unknown"),
+            (200, &ok.replace("200", "-200"), "unknown"),
+            (200, &format!("\u{feff}\u{feff}{ok}"), "unknown"),
+            (200, r#"{"code":402.0,"message":"m"}"#, "account exhausted"),
             (413, html, "refused"),
             (401, r#"{"code":401,"error":"INVALID_API_KEY","message":"m"}"#, "key rejected"),
             (403, r#"{"code":403,"error":"F","message":"m"}"#, "key rejected"),
@@ -260,5 +286,7 @@ mod tests {
         assert!(read(r#"{"task_id":"n75other","status":"SUCCESS"}"#).is_none());
         assert!(status_report("n75a", br#"{"code":402,"message":"m"}"#).is_none());
         assert!(status_report("n75a", b"<html>").is_none());
+        let marked = format!("\u{feff}{}", body(r#"{"status":"QUEUED"}"#).replace("200", "200.0"));
+        assert!(status_report("n75a", marked.as_bytes()).is_some());
     }
 }

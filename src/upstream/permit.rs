@@ -11,7 +11,7 @@ use super::backend::{Backend, CREATE};
 use super::breaker::Evidence;
 use super::client::MaySend;
 use super::gate::CallPermit;
-use super::{ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
+use super::{ALARM_ENDPOINT, ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
 use crate::bulk::Payer;
 use crate::ids::OrgId;
 use crate::metrics as m;
@@ -52,8 +52,18 @@ impl Permit {
         let outcome = self.backend.create(self, body, may_send, client_gone).await;
         match &outcome {
             CreateOutcome::Accepted { .. } => self.account.restore(),
-            CreateOutcome::KeyRejected => self.alarm(ALARM_KEY),
-            CreateOutcome::Exhausted => self.alarm(ALARM_EXHAUSTED),
+            CreateOutcome::KeyRejected => self.set_aside(ALARM_KEY),
+            CreateOutcome::Exhausted => self.set_aside(ALARM_EXHAUSTED),
+            CreateOutcome::NoEndpoint { status } => {
+                tracing::error!(
+                    backend = self.backend.name,
+                    url = self.backend.client.endpoint(),
+                    %status,
+                    kind = ALARM_ENDPOINT,
+                    "the upstream has no such endpoint: is upstream.*.base_url right?"
+                );
+                self.alarm(ALARM_ENDPOINT);
+            }
             _ => {}
         }
         if let Some(evidence) = outcome.evidence() {
@@ -68,9 +78,14 @@ impl Permit {
         self.call.report(Evidence::FailedRequest, self.backend.clock.now());
     }
 
-    fn alarm(&self, kind: &'static str) {
+    /// Gives the account no new tasks for a while.
+    fn set_aside(&self, kind: &'static str) {
         self.account.avoid(self.backend.clock.now());
         tracing::error!(backend = self.backend.name, account = %self.account.name, kind, "an upstream account needs an operator");
+        self.alarm(kind);
+    }
+
+    fn alarm(&self, kind: &'static str) {
         metrics::counter!(m::UPSTREAM_ALARMS, "backend" => self.backend.name, "kind" => kind).increment(1);
     }
 }
@@ -151,6 +166,7 @@ mod tests {
     use crate::bulk::Bulk;
     use crate::clock::Clock;
     use crate::config::Config;
+    use crate::https::Egress;
 
     struct Kept {
         _mark: Arc<()>,
@@ -171,7 +187,9 @@ mod tests {
             vendor.local_addr().unwrap()
         ));
         let config = config.unwrap().upstream.kling_3;
-        let backend = Arc::new(Backend::new("kling-3.0", &config, &Bulk::new(100 << 20), Clock).unwrap());
+        let backend = Arc::new(
+            Backend::new("kling-3.0", &config, &Egress::default(), &Bulk::new(100 << 20), Clock).unwrap(),
+        );
         let (org, now) = (OrgId::generate(), Clock.now());
         let (call, account) = (backend.creates.acquire(org, now).unwrap(), backend.accounts.pick(now));
         let permit = Permit { backend, account, org, call };

@@ -2,8 +2,10 @@
 
 pub mod admin_client;
 pub mod cluster;
+pub mod company;
 pub mod connection;
 pub mod database;
+pub mod edge;
 pub mod faults;
 pub mod fixture;
 pub mod gateway;

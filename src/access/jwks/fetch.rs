@@ -7,7 +7,7 @@ use http::header::{ACCEPT, HeaderValue};
 use http::{Request, StatusCode, Uri};
 use url::Url;
 
-use crate::https::{BadTrust, CallError, Client, Settings, Trust, Version};
+use crate::https::{BadTrust, CallError, Client, Egress, Settings, Trust, Version};
 use crate::safe_url::is_safe;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,9 +19,10 @@ const MAX_BODY: usize = 1 << 20;
 pub(super) struct Fetcher(Client);
 
 impl Fetcher {
-    pub(super) fn new() -> Result<Self, BadTrust> {
+    pub(super) fn new(egress: &Egress) -> Result<Self, BadTrust> {
         let settings = Settings {
-            trust: Trust::Public,
+            trust: Trust::Machine(egress.authorities.clone()),
+            proxy: egress.proxy.clone(),
             version: Version::Http1,
             connect_timeout: TIMEOUT,
             // A provider is asked every few minutes.
@@ -30,9 +31,10 @@ impl Fetcher {
         Ok(Self(Client::new(&settings, TIMEOUT, MAX_BODY)?))
     }
 
-    pub(super) async fn fetch(&self, url: &Url) -> Result<Bytes, &'static str> {
+    /// The body of the answer; otherwise why there is none, for the log.
+    pub(super) async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
         if !is_safe(url) {
-            return Err("neither https nor on this machine");
+            return Err("neither https nor on this machine".into());
         }
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = url.as_str().parse::<Uri>().map_err(|_| "not a URL")?;
@@ -40,11 +42,10 @@ impl Fetcher {
         request.headers_mut().insert(ACCEPT, accepted);
         match self.0.call(request).await {
             Ok(answer) if answer.status == StatusCode::OK => Ok(answer.body),
-            Ok(_) => Err("an answer other than 200"),
-            Err(CallError::TimedOut) => Err("no answer in time"),
-            Err(CallError::NotReached(_)) => Err("not reached"),
-            Err(CallError::Broken(_)) => Err("cut off"),
-            Err(CallError::TooLarge(_)) => Err("too large"),
+            Ok(answer) => Err(format!("the answer is {}, not 200", answer.status.as_u16())),
+            Err(CallError::NotReached(why)) => Err(format!("not reached: {why}")),
+            Err(CallError::Broken(why)) => Err(format!("cut off: {why}")),
+            Err(error @ (CallError::TimedOut | CallError::TooLarge(_))) => Err(error.to_string()),
         }
     }
 }

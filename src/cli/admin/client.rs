@@ -228,15 +228,17 @@ impl Session {
     }
 }
 
-/// A client that trusts the certificates in `ca_file` and no others; without one, those of the public authorities.
+/// A client that trusts the certificates in `ca_file` and no others; without one, those of the authorities that this
+/// machine trusts.
 fn client(ca_file: Option<&Path>) -> Result<Client, CliError> {
     let unusable = |file: &Path, why: String| CliError::Usage(format!("--ca-file {}: {why}", file.display()));
     let trust = match ca_file {
         Some(file) => Trust::Only(std::fs::read(file).map_err(|error| unusable(file, error.to_string()))?),
-        None => Trust::Public,
+        None => Trust::Machine(None),
     };
     let settings = Settings {
         trust,
+        proxy: None,
         version: Version::Http1,
         connect_timeout: TIMEOUT,
         idle_timeout: Duration::from_secs(90),

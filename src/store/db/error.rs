@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::https;
+
 /// An error of the store. An error by itself never moves credits.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -73,6 +75,9 @@ impl From<sqlx::Error> for StoreError {
             && let Some(NoPrimary(why)) = why.downcast_ref()
         {
             return Self::NoPrimary(why.clone());
+        }
+        if let Some(why) = https::untrusted(&error) {
+            return Self::NoPrimary(why.into());
         }
         match &error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,

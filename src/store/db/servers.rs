@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::session;
 use crate::clock::Clock;
+use crate::https;
 use crate::secret::Secret;
 use crate::store::db::error::{NoPrimary, StoreError};
 
@@ -291,7 +292,7 @@ async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Examined {
             *kept = Some(connection);
             found
         }
-        Ok(Err(error)) => Examined::Unfit(format!("cannot be asked ({error})")),
+        Ok(Err(error)) => Examined::Unfit(format!("cannot be asked ({})", https::reasons(&error))),
         Err(_) => Examined::Unfit(format!("has not answered within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }

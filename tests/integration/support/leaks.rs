@@ -46,6 +46,8 @@ const WORDS: &[(&str, &str)] = &[
     ("task_id=", "a query"),
     ("valid_for=", "a query"),
     ("bearer ", "a credential"),
+    ("s3cret", "a proxy's password"),
+    ("z2f0zxdhetpzm2nyzxq", "a proxy's password"),
 ];
 
 /// What is in `text` that should not be.

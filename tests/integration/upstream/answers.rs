@@ -41,7 +41,7 @@ fn rows() -> Vec<(Value, End)> {
         (json!({"kind": "huge", "bytes": 5_000_000}), End::Accepted),
         (json!({"kind": "slow_drip", "ms_per_byte": 1}), End::Accepted),
         (body_code(400), End::Released(400, "INVALID_PROMPT")),
-        (body_code(404), End::Released(400, "TASK_NOT_FOUND")),
+        (body_code(404), BARE),
         (body_code(401), NO_CREDITS),
         (body_code(403), NO_CREDITS),
         (body_code(402), NO_CREDITS),
@@ -72,10 +72,11 @@ fn rows() -> Vec<(Value, End)> {
         (json!({"kind": "redirect", "location": "http://127.0.0.1:9/"}), NO_CREDITS),
         (json!({"kind": "redirect", "status": 307, "location": "/api/generate"}), NO_CREDITS),
     ];
-    rows.extend(
-        [400, 404, 409, 413, 418, 422].map(|status| (refused(status), End::Released(400, "THEIR_CODE"))),
-    );
-    rows.extend([400, 401, 403, 404, 413].map(|status| (error(status, false), BARE)));
+    rows.extend([400, 409, 413, 418, 422].map(|status| (refused(status), End::Released(400, "THEIR_CODE"))));
+    rows.extend([400, 401, 403, 413].map(|status| (error(status, false), BARE)));
+    // Our configuration is at fault, and never the request.
+    rows.extend([404, 405, 410].map(|status| (error(status, false), BARE)));
+    rows.extend([404, 405, 410].map(|status| (refused(status), BARE)));
     rows.extend([408, 500, 501, 502, 503, 504, 520, 524].map(|status| (error(status, false), End::InDoubt)));
     rows.extend([408, 502, 503].map(|status| (error(status, true), End::InDoubt)));
     rows
@@ -164,7 +165,9 @@ async fn an_answer_that_is_no_http_or_has_no_body() {
         (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull", "IN_DOUBT", 504),
         (b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n", "IN_DOUBT", 504),
         (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "RELEASED", 502),
+        (b"HTTP/1.1 400 Bad Request\r\ncontent-encoding: gzip\r\ncontent-length: 0\r\n\r\n", "RELEASED", 502),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", "RELEASED", 503),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "RELEASED", 502),
     ] {
         let (address, connections) = stub_upstream(said).await;
         let gateway = TestGateway::builder()
