@@ -125,6 +125,7 @@ metrics! {
     Gauge REVOCATION_LAG_SECONDS = "tollgate_revocation_lag_seconds" [] "Time since this gateway last read the epoch of credentials";
     Gauge PRICE_BOOK_VERSION = "tollgate_price_book_version" [] "Version of the price book in force; 0: no book";
     Counter JWKS_FETCHES = "tollgate_jwks_fetches_total" ["outcome"] "Fetches of identity providers' keys";
+    Counter JWKS_UNKNOWN_KEYS = "tollgate_jwks_unknown_keys_total" [] "Tokens that name a key which is not in the known set of their identity provider: a new key, or a wrong token";
     Gauge TLS_EXPIRY = "tollgate_tls_certificate_expiry_timestamp_seconds" ["listener"] "Unix time at which the certificate in use expires";
     Counter TLS_RELOADS = "tollgate_tls_reloads_total" ["listener", "outcome"] "Times the files of the certificate had changed and were read again, by outcome";
     Counter TLS_FAILURES = "tollgate_tls_handshake_failures_total" ["listener"] "Failed TLS handshakes";

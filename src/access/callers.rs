@@ -254,12 +254,12 @@ impl Authenticator {
         };
         let providers = self.trust.get((PROVIDERS, &self.providers), (), stale_will_do, read).await?;
         let known = providers.as_deref().map(Vec::as_slice).unwrap_or_default();
-        let verified = token::verify(text, known, &self.key_sets).await.map_err(|r| self.refused(r, peer))?;
+        let verified = token::verify(text, known, &self.key_sets, self.clock.wall()).await;
+        let verified = verified.map_err(|refused| self.refused(refused, peer))?;
         match verified.provider.spec.serves {
             Serves::Operators => {
                 let subject = verified.subject().map_err(|refused| self.refused(refused, peer))?;
-                let role = verified.role().map_err(|refused| self.refused(refused, peer))?;
-                operator(&verified, subject, role).map(Caller::Operator)
+                operator(&verified, subject, verified.role()).map(Caller::Operator)
             }
             Serves::Organisations => {
                 let presented =

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use moka::sync::Cache;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -50,24 +50,36 @@ pub struct PublicKey {
     pub key: DecodingKey,
 }
 
+impl KeyKind {
+    /// The algorithms that a key of this kind is published for. `Ed25519` is RFC 9864's name of what `EdDSA` with such a key is.
+    const fn algorithms(self) -> &'static [&'static str] {
+        match self {
+            Self::Rsa => &["RS256"],
+            Self::P256 => &["ES256"],
+            Self::Ed25519 => &["EdDSA", "Ed25519"],
+        }
+    }
+}
+
 impl PublicKey {
     /// A key for one of the supported algorithms; none if it is for something else.
-    fn of(jwk: &Jwk) -> Option<Self> {
+    fn of(published: serde_json::Value) -> Option<Self> {
+        // The library does not know every name of an algorithm, so the name is looked at here.
+        let algorithm = published.get("alg").filter(|name| !name.is_null());
+        let algorithm = algorithm.map(|name| name.as_str().map(ToOwned::to_owned));
+        let jwk: Jwk = serde_json::from_value(published).ok()?;
         let kind = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => KeyKind::Rsa,
             AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => KeyKind::P256,
             AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => KeyKind::Ed25519,
             _ => return None,
         };
-        let only_for = match kind {
-            KeyKind::Rsa => KeyAlgorithm::RS256,
-            KeyKind::P256 => KeyAlgorithm::ES256,
-            KeyKind::Ed25519 => KeyAlgorithm::EdDSA,
-        };
         let common = &jwk.common;
-        let fits = common.key_algorithm.as_ref().is_none_or(|algorithm| *algorithm == only_for)
-            && common.public_key_use.as_ref().is_none_or(|use_| *use_ == PublicKeyUse::Signature);
-        let key = DecodingKey::from_jwk(jwk).ok().filter(|_| fits)?;
+        let is_named = |name: Option<String>| name.is_some_and(|name| kind.algorithms().contains(&&*name));
+        let fits = algorithm.is_none_or(is_named)
+            && common.public_key_use.as_ref().is_none_or(|use_| *use_ == PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| fits)?;
         Some(Self { id: common.key_id.clone(), kind, key })
     }
 }
@@ -85,31 +97,34 @@ fn read(body: &[u8]) -> Result<KeySet, BadJson> {
     struct Published {
         keys: Vec<serde_json::Value>,
     }
+    // Some servers put a byte order mark before their JSON.
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let published: Published = strict::read_json(body)?;
-    let usable = published.keys.into_iter().take(MOST_KEYS).filter_map(|value| {
-        let jwk: Jwk = serde_json::from_value(value).ok()?;
-        PublicKey::of(&jwk).map(Arc::new)
-    });
-    Ok(Arc::new(usable.collect()))
+    let usable = published.keys.into_iter().take(MOST_KEYS).filter_map(PublicKey::of);
+    Ok(Arc::new(usable.map(Arc::new).collect()))
 }
 
 enum Pick {
     Found(Arc<PublicKey>),
     /// The set has no such key; the provider may have published it since the fetch.
     Missing,
+    /// The set has a key of that id, but for another algorithm. The provider may have published one for this algorithm too
+    /// since the fetch, but most likely the token is wrong.
+    OtherKind,
     /// There are several keys, and the token does not name one.
     Ambiguous,
 }
 
-fn pick(set: &KeySet, id: Option<&str>) -> Pick {
+/// Keys of different kinds may have one id (RFC 7517, 4.5), so the kind counts as well.
+fn pick(set: &KeySet, id: Option<&str>, kind: KeyKind) -> Pick {
+    let with_id = |key: &&Arc<PublicKey>| id.is_none() || key.id.as_deref() == id;
     match (id, set.as_slice()) {
-        (Some(_), keys) => {
-            let found = keys.iter().find(|key| key.id.as_deref() == id);
-            found.map_or(Pick::Missing, |key| Pick::Found(key.clone()))
-        }
-        (None, []) => Pick::Missing,
-        (None, [one]) => Pick::Found(one.clone()),
-        (None, _) => Pick::Ambiguous,
+        (None, [_, _, ..]) => Pick::Ambiguous,
+        (_, keys) => match keys.iter().filter(with_id).find(|key| key.kind == kind) {
+            Some(key) => Pick::Found(key.clone()),
+            None if keys.iter().any(|key| with_id(&key)) => Pick::OtherKind,
+            None => Pick::Missing,
+        },
     }
 }
 
@@ -156,6 +171,7 @@ impl KeySets {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
         }
+        metrics::counter!(m::JWKS_UNKNOWN_KEYS).increment(0);
         let fresh = ms(config.jwks_refresh_ms);
         Ok(Self {
             fetcher: Fetcher::new(egress)?,
@@ -168,9 +184,14 @@ impl KeySets {
         })
     }
 
-    /// The key with that id (none: the only key) of the set published at `url`. None if there is certainly no such key:
-    /// only a set that was fetched after this call began can tell, because the key may be new.
-    pub async fn find(&self, url: &Url, id: Option<&str>) -> Result<Option<Arc<PublicKey>>, Unavailable> {
+    /// The key of that kind with that id (none: the only key) of the set published at `url`. None if there is certainly no
+    /// such key: only a set that was fetched after this call began can tell, because the key may be new.
+    pub async fn find(
+        &self,
+        url: &Url,
+        id: Option<&str>,
+        kind: KeyKind,
+    ) -> Result<Option<Arc<PublicKey>>, Unavailable> {
         let called = self.clock.now();
         let source = self.sources.get_with(url.clone(), || {
             Arc::new(ProviderKeys { state: Mutex::default(), ended: watch::Sender::new(0) })
@@ -179,7 +200,7 @@ impl KeySets {
         let age = |asked: Instant| self.clock.since(asked);
         let usable = |(_, asked): &(KeySet, Instant)| age(*asked) < self.fresh + self.stale;
         let known = self.known(&source).filter(usable);
-        match known.as_ref().map(|(set, _)| pick(set, id)) {
+        match known.as_ref().map(|(set, _)| pick(set, id, kind)) {
             Some(Pick::Found(key)) => {
                 // A stale set serves this caller and is refreshed for the next.
                 if known.is_some_and(|(_, asked)| age(asked) >= self.fresh) {
@@ -188,16 +209,17 @@ impl KeySets {
                 return Ok(Some(key));
             }
             Some(Pick::Ambiguous) => return Ok(None),
-            Some(Pick::Missing) | None => {}
+            Some(Pick::Missing) => metrics::counter!(m::JWKS_UNKNOWN_KEYS).increment(1),
+            Some(Pick::OtherKind) | None => {}
         }
         if self.refresh(url, &source) {
             // Whether the fetch has ended or not, what is known by then decides.
             let _ = tokio::time::timeout(PATIENCE, ended.changed()).await;
         }
         match self.known(&source).filter(usable) {
-            Some((set, asked)) => match pick(&set, id) {
+            Some((set, asked)) => match pick(&set, id, kind) {
                 Pick::Found(key) => Ok(Some(key)),
-                Pick::Ambiguous => Ok(None),
+                Pick::Ambiguous | Pick::OtherKind => Ok(None),
                 Pick::Missing if asked >= called => Ok(None),
                 Pick::Missing => Err(Unavailable),
             },
@@ -257,10 +279,26 @@ mod tests {
         for more in [",\"alg\":\"RS512\"", ",\"alg\":\"HS256\"", ",\"use\":\"enc\"", ",\"alg\":\"none\""] {
             assert_eq!(usable(&rsa(more)), 0, "{more}");
         }
+        for more in [",\"key_ops\":[\"encrypt\"]", ",\"alg\":7", ",\"alg\":\"Ed25519\"", ",\"alg\":\"EdDSA\""]
+        {
+            assert_eq!(usable(&rsa(more)), 0, "{more}");
+        }
+        assert_eq!(usable(&rsa(",\"key_ops\":[\"verify\"],\"alg\":null")), 1);
+        let ed = |more: &str| {
+            let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+            format!("{{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"{x}\"{more}}}")
+        };
+        for (more, expected) in
+            [("", 1), ("EdDSA", 1), ("Ed25519", 1), ("Ed448", 0), ("ES256", 0), ("ed25519", 0)]
+        {
+            let more = if more.is_empty() { String::new() } else { format!(",\"alg\":\"{more}\"") };
+            assert_eq!(usable(&ed(&more)), expected, "{more}");
+        }
         assert_eq!(usable(r#"{"kty":"oct","k":"c2VjcmV0"}"#), 0);
         assert_eq!(usable(r#"{"kty":"EC","crv":"P-384","x":"AA","y":"AA"}"#), 0);
         assert_eq!(usable(r#"{"kty":"OKP","crv":"X25519","x":"AA"}, 7, null, {"kty":"new"}"#), 0);
         assert!(read(b"{}").is_err() && read(b"<html>").is_err());
+        assert!(read("\u{feff}{\"keys\":[]}".as_bytes()).is_ok());
     }
 
     #[test]

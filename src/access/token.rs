@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::dangerous::insecure_decode_claims;
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::crypto;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -15,11 +16,19 @@ use crate::access::jwks::{KeyKind, KeySets};
 use crate::store::{GivenRole, Presented, Provider, Role, SigningAlgorithm};
 use crate::strict::{self, BadJson};
 
-/// Longer tokens are refused unread.
-const MAX_TOKEN: usize = 8 * 1024;
+/// Longer tokens are refused unread. Two hundred groups, the most that Entra ID puts into a token, take 12 KiB; the head of
+/// a request may have 32 KiB.
+const MAX_TOKEN: usize = 24 * 1024;
 
-/// Users, organisations, teams and roles with longer names cannot exist: they are refused without a look-up.
+/// Users, organisations and teams with longer names cannot exist: they are refused without a look-up.
 const MAX_NAME: usize = 200;
+
+/// The types (`typ`) of tokens that say who is calling, in lower case and without `application/`. Other tokens of the same
+/// issuer, such as logout tokens, DPoP proofs and security events, are signed with the same keys and are not for this.
+const TYPES: &[&str] = &["jwt", "at+jwt", "jose"];
+
+/// Claims whose text is a list of words, separated by spaces (RFC 8693, 4.2; Entra ID).
+const LISTS_OF_WORDS: &[&str] = &["scope", "scp"];
 
 /// A token whose signature, audience and validity were verified.
 #[derive(Debug)]
@@ -47,6 +56,39 @@ const UNFIT: Refused = Refused::Wrong(
 );
 const UNSIGNED: Refused = Refused::Wrong("this token is not valid: its signature is not one of its issuer");
 
+const UNTYPED: Refused = Refused::Wrong(
+    "this token is not valid: its type (typ) says that it is neither an access token nor an ID token",
+);
+
+/// The fields of a token's header that are looked at. Keys, and URLs of keys, are none of them.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    typ: Option<String>,
+    kid: Option<String>,
+    crit: Option<Value>,
+    enc: Option<Value>,
+    zip: Option<Value>,
+}
+
+impl Header {
+    fn signature(&self) -> Option<(SigningAlgorithm, Algorithm, KeyKind)> {
+        Some(match self.alg.as_str() {
+            "RS256" => (SigningAlgorithm::Rs256, Algorithm::RS256, KeyKind::Rsa),
+            "ES256" => (SigningAlgorithm::Es256, Algorithm::ES256, KeyKind::P256),
+            // RFC 9864 names the curve too.
+            "EdDSA" | "Ed25519" => (SigningAlgorithm::EdDsa, Algorithm::EdDSA, KeyKind::Ed25519),
+            _ => return None,
+        })
+    }
+
+    fn is_of_a_caller(&self) -> bool {
+        let Some(typ) = self.typ.as_deref() else { return true };
+        let typ = typ.to_ascii_lowercase();
+        TYPES.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
+    }
+}
+
 /// The claims that lead to the provider; not trusted before its signature is verified.
 #[derive(Deserialize)]
 struct Claimed {
@@ -71,57 +113,62 @@ pub(super) async fn verify(
     token: &str,
     providers: &[Arc<Provider>],
     key_sets: &KeySets,
+    now: OffsetDateTime,
 ) -> Result<Verified, Refused> {
     if token.len() > MAX_TOKEN {
-        return Err(Refused::Wrong("this token is not valid: it is longer than 8 KiB"));
+        return Err(Refused::Wrong("this token is not valid: it is longer than 24 KiB"));
     }
-    check(token)?;
-    let header = decode_header(token).map_err(|_| MALFORMED)?;
-    let (algorithm, kind) = match header.alg {
-        Algorithm::RS256 => (SigningAlgorithm::Rs256, KeyKind::Rsa),
-        Algorithm::ES256 => (SigningAlgorithm::Es256, KeyKind::P256),
-        Algorithm::EdDSA => (SigningAlgorithm::EdDsa, KeyKind::Ed25519),
-        _ => return Err(MALFORMED),
-    };
+    let (message, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
+    let (header, claims) = message.split_once('.').ok_or(MALFORMED)?;
+    let header: Header = read(header)?;
+    let (algorithm, verifies, kind) = header.signature().ok_or(MALFORMED)?;
     // A token with critical extensions is refused: none is supported.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(MALFORMED);
     }
-    let claimed: Claimed = insecure_decode_claims(token).map_err(|_| MALFORMED)?;
+    if !header.is_of_a_caller() {
+        return Err(UNTYPED);
+    }
+    let claims: Map<String, Value> = read(claims)?;
+    // Logout tokens and security events have these claims, also where no type tells them from others.
+    if claims.contains_key("events") {
+        return Err(UNTYPED);
+    }
+    let claimed: Claimed = Claimed::deserialize(&claims).map_err(|_| MALFORMED)?;
     let provider = find(providers, &claimed)?;
     let spec = &provider.spec;
     if !spec.algorithms.contains(&algorithm) {
         return Err(Refused::Wrong("this token is not valid: its issuer may not sign with this algorithm"));
     }
-    let found = key_sets.find(&spec.jwks_url, header.kid.as_deref()).await.map_err(|_| Refused::Unknown)?;
-    let key = found.filter(|key| key.kind == kind).ok_or(UNSIGNED)?;
-    let mut validation = Validation::new(header.alg);
-    validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-    validation.set_issuer(&[&spec.issuer]);
-    validation.set_audience(&spec.audiences);
-    validation.leeway = spec.leeway_seconds.into();
-    validation.validate_nbf = true;
-    let data = decode::<Map<String, Value>>(token, &key.key, &validation).map_err(|error| {
-        use jsonwebtoken::errors::ErrorKind;
-        match error.kind() {
-            ErrorKind::ExpiredSignature => Refused::Over("this token has expired"),
-            ErrorKind::ImmatureSignature => Refused::Over("this token is not valid yet"),
-            ErrorKind::InvalidSignature => UNSIGNED,
-            _ => MALFORMED,
-        }
-    })?;
-    Ok(Verified { provider: provider.clone(), claims: data.claims })
+    let key = key_sets.find(&spec.jwks_url, header.kid.as_deref(), kind).await;
+    let key = key.map_err(|_| Refused::Unknown)?.ok_or(UNSIGNED)?;
+    if !crypto::verify(signature, message.as_bytes(), &key.key, verifies).unwrap_or(false) {
+        return Err(UNSIGNED);
+    }
+    check_validity(&claims, now.unix_timestamp(), spec.leeway_seconds.into())?;
+    Ok(Verified { provider: provider.clone(), claims })
 }
 
-/// Refuses a token whose header or claims have a key twice: two readers of it could take it for two different ones.
-fn check(token: &str) -> Result<(), Refused> {
-    for part in token.split('.').take(2) {
-        let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| MALFORMED)?;
-        strict::check_json(text).map_err(|refused| match refused {
-            BadJson::GivenTwice(_) => AMBIGUOUS,
-            _ => MALFORMED,
-        })?;
+/// Reads a part of a token. One that has a key twice is refused: two readers of it could take it for two different ones.
+fn read<T: DeserializeOwned>(part: &str) -> Result<T, Refused> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
+    strict::read_json(&bytes).map_err(|refused| match refused {
+        BadJson::GivenTwice(_) => AMBIGUOUS,
+        _ => MALFORMED,
+    })
+}
+
+/// Checks `exp`, which must be there, and `nbf`. The issuer and the audience have led to the provider.
+fn check_validity(claims: &Map<String, Value>, now: i64, leeway: i64) -> Result<(), Refused> {
+    let time = |name: &str| match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => whole(value).ok_or(MALFORMED).map(Some),
+    };
+    if time("exp")?.ok_or(MALFORMED)? < now.saturating_sub(leeway) {
+        return Err(Refused::Over("this token has expired"));
+    }
+    if time("nbf")?.is_some_and(|begin| begin > now.saturating_add(leeway)) {
+        return Err(Refused::Over("this token is not valid yet"));
     }
     Ok(())
 }
@@ -164,11 +211,12 @@ impl Verified {
             let text = name.as_deref().map_or(Ok(None), |name| self.text(name))?;
             Ok(text.map(ToOwned::to_owned))
         };
-        let given = self.role()?.and_then(GivenRole::in_organisation).unwrap_or(Role::Member);
+        let given = self.role().and_then(GivenRole::in_organisation).unwrap_or(Role::Member);
         Ok(Presented {
             subject: self.subject()?.to_owned(),
             organisation: claim(&spec.org_claim)?,
-            team: claim(&spec.team_claim)?,
+            // A team that nothing can be called is one that nobody knows: it changes nothing.
+            team: spec.team_claim.as_deref().and_then(|name| self.fit(name)).map(ToOwned::to_owned),
             role: spec.role_claim.as_ref().map(|_| given),
             issued_at: self.issued_at(now)?,
         })
@@ -192,26 +240,45 @@ impl Verified {
         Ok(issued_at)
     }
 
-    /// The role that the provider's map assigns to the role claim.
-    pub(super) fn role(&self) -> Result<Option<GivenRole>, Refused> {
-        let Some(claim) = self.provider.spec.role_claim.as_deref() else { return Ok(None) };
-        let values: Vec<&str> = match self.claims.get(claim) {
-            // Such a list holds many groups that mean nothing here: unusable ones are skipped.
-            Some(Value::Array(many)) => {
-                many.iter().filter_map(Value::as_str).filter(|text| is_fit(text)).collect()
-            }
-            _ => self.text(claim)?.into_iter().collect(),
+    /// The role that the provider's map assigns to the role claim. Its other values mean nothing here, whatever they are.
+    pub(super) fn role(&self) -> Option<GivenRole> {
+        let claim = self.provider.spec.role_claim.as_deref()?;
+        let values: Vec<&str> = match value_of(&self.claims, claim)? {
+            Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
+            Value::String(text) if LISTS_OF_WORDS.contains(&claim) => text.split_whitespace().collect(),
+            Value::String(text) => vec![text],
+            _ => return None,
         };
-        Ok(self.provider.spec.role_of(&values))
+        self.provider.spec.role_of(&values)
     }
 
     /// The value of a claim, if it is a text.
     fn text(&self, claim: &str) -> Result<Option<&str>, Refused> {
-        match self.claims.get(claim).and_then(Value::as_str) {
+        match value_of(&self.claims, claim).and_then(Value::as_str) {
             Some(text) if !is_fit(text) => Err(UNFIT),
             text => Ok(text),
         }
     }
+
+    /// The value of a claim, if it is a text that something can be called.
+    fn fit(&self, claim: &str) -> Option<&str> {
+        value_of(&self.claims, claim).and_then(Value::as_str).filter(|text| is_fit(text))
+    }
+}
+
+/// The value of the claim with this name; if there is none, the name is a path: `realm_access.roles` is the claim `roles`
+/// within the claim `realm_access`. Names of claims may have dots themselves (`https://example.com/roles`), so at each level
+/// the longest name that is there counts.
+fn value_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    if let Some(value) = claims.get(name) {
+        return Some(value);
+    }
+    let dots = name.rmatch_indices('.').map(|(at, _)| at);
+    let (within, rest) = dots.map(|at| (&name[..at], &name[at + 1..])).find_map(|(outer, rest)| {
+        let within = claims.get(outer)?.as_object()?;
+        Some((within, rest))
+    })?;
+    value_of(within, rest)
 }
 
 /// Whether a name can exist. Postgres refuses some texts even as a parameter.
@@ -222,4 +289,84 @@ fn is_fit(text: &str) -> bool {
 /// Reads a time in seconds; some issuers write fractions of a second.
 fn whole(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_found_by_its_name_or_by_a_path() {
+        let claims = json!({
+            "roles": "plain",
+            "a.b": "its own name",
+            "a": {"b": "a path", "c": {"d": "deep"}},
+            "https://example.com/roles": "a URL",
+            "resource_access": {"my.client": {"roles": "a client"}, "my": {"client": {"roles": "another"}}},
+            "list": ["x"],
+        });
+        let claims = claims.as_object().unwrap();
+        for (name, expected) in [
+            ("roles", Some("plain")),
+            ("a.b", Some("its own name")),
+            ("a.c.d", Some("deep")),
+            ("https://example.com/roles", Some("a URL")),
+            ("resource_access.my.client.roles", Some("a client")),
+            ("a.x", None),
+            ("list.0", None),
+            ("roles.x", None),
+            ("", None),
+            (".", None),
+            ("a..b", None),
+        ] {
+            assert_eq!(value_of(claims, name).and_then(Value::as_str), expected, "{name}");
+        }
+        assert!(value_of(claims, &"a.".repeat(250)).is_none());
+    }
+
+    #[test]
+    fn only_tokens_of_callers_are_taken() {
+        let of_a_caller = |typ: Option<&str>| {
+            let header = Header {
+                alg: "RS256".into(),
+                typ: typ.map(Into::into),
+                kid: None,
+                crit: None,
+                enc: None,
+                zip: None,
+            };
+            header.is_of_a_caller()
+        };
+        for typ in [None, Some("JWT"), Some("jwt"), Some("at+jwt"), Some("application/at+JWT"), Some("JOSE")]
+        {
+            assert!(of_a_caller(typ), "{typ:?}");
+        }
+        for typ in
+            ["logout+jwt", "dpop+jwt", "secevent+jwt", "application/logout+jwt", "entity-statement+jwt", ""]
+        {
+            assert!(!of_a_caller(Some(typ)), "{typ}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_valid_from_its_beginning_to_its_end() {
+        let check = |claims: Value| check_validity(claims.as_object().unwrap(), 1_000, 10);
+        for good in
+            [json!({"exp": 990}), json!({"exp": 2000.5, "nbf": 1010}), json!({"exp": 1e18, "nbf": null})]
+        {
+            assert!(check(good.clone()).is_ok(), "{good}");
+        }
+        for over in
+            [json!({"exp": 989}), json!({"exp": 2000, "nbf": 1011}), json!({"exp": -5}), json!({"exp": 0})]
+        {
+            assert!(matches!(check(over.clone()), Err(Refused::Over(_))), "{over}");
+        }
+        for wrong in
+            [json!({}), json!({"exp": null}), json!({"exp": "2000"}), json!({"exp": 2000, "nbf": "x"})]
+        {
+            assert!(matches!(check(wrong.clone()), Err(Refused::Wrong(_))), "{wrong}");
+        }
+    }
 }

@@ -4,6 +4,8 @@ mod ambiguous_tokens;
 mod keys;
 mod limits;
 mod lookups;
+mod products;
 mod proxies;
 mod revocation;
+mod shapes;
 mod tokens;

@@ -82,7 +82,8 @@ pub(super) struct ProviderBody {
     org_claim: Option<String>,
     /// The claim with the name of the team.
     team_claim: Option<String>,
-    /// The claim with the role: a text or a list of texts.
+    /// The claim with the role: a text or a list of texts. A name that is no claim's is a path: `realm_access.roles` is the
+    /// claim `roles` within `realm_access`. The same is true of the other claims.
     role_claim: Option<String>,
     /// Maps values of `role_claim` to roles: `member` or `admin`; for operators `operator` or `operator_read`.
     #[serde(default)]

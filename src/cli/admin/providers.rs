@@ -116,7 +116,7 @@ pub(super) struct ProviderSettings {
     /// Claim with the name of the team.
     #[arg(long, value_name = "CLAIM")]
     team_claim: Option<String>,
-    /// Claim with the role.
+    /// Claim with the role; a path such as 'realm_access.roles' leads to a claim within others.
     #[arg(long, value_name = "CLAIM")]
     role_claim: Option<String>,
     /// Roles by value of the role claim, such as bosses=admin; for operators ops=operator,support=operator_read.

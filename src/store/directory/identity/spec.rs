@@ -105,7 +105,8 @@ pub struct ProviderSpec {
     pub org_claim: Option<String>,
     /// The claim that names the team.
     pub team_claim: Option<String>,
-    /// The claim that gives the role: a text or a list of texts.
+    /// The claim that gives the role: a text or a list of texts. A name that is no claim's is a path: `realm_access.roles` is the
+    /// claim `roles` within `realm_access`. The same is true of the other claims.
     pub role_claim: Option<String>,
     /// The role for each value of the role claim: `member` or `admin`; for operators `operator` or `operator_read`.
     pub role_map: BTreeMap<String, GivenRole>,
@@ -145,6 +146,14 @@ impl ProviderSpec {
     }
 
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        match self.problem() {
+            None => Ok(()),
+            Some(problem) => Err(StoreError::Invalid(problem.into())),
+        }
+    }
+
+    /// What is wrong with the description, above all what no token could ever match.
+    pub(super) fn problem(&self) -> Option<&'static str> {
         let claims = [
             Some(&self.user_claim),
             self.org_claim.as_ref(),
@@ -153,8 +162,22 @@ impl ProviderSpec {
         ];
         let texts = [Some(&self.name), Some(&self.issuer)].into_iter().chain(claims).flatten();
         let bad_text = |text: &String| text.trim().is_empty() || text.chars().count() > 500;
-        let problem = if texts.chain(&self.audiences).any(bad_text) || self.audiences.is_empty() {
+        // A token's texts are compared as they are.
+        let padded = |text: &String| text.trim() != text || text.chars().any(char::is_control);
+        let compared = [Some(&self.issuer)].into_iter().chain(claims).flatten();
+        let compared = compared.chain(&self.audiences).chain(self.role_map.keys());
+        let of_operators = self.serves == Serves::Operators;
+        Some(if texts.chain(&self.audiences).any(bad_text) || self.audiences.is_empty() {
             "name, issuer, audiences and claims must not be empty, nor longer than 500 characters"
+        } else if self.role_map.keys().any(bad_text) {
+            "the values in role_map must not be empty, nor longer than 500 characters"
+        } else if compared.into_iter().any(padded) {
+            "issuer, audiences, claims and the values in role_map must not begin or end with blanks, nor have control \
+             characters: no token would match"
+        } else if self.issuer.contains(['{', '}']) || has_placeholder(&self.jwks_url) {
+            "issuer and jwks_url must not have a placeholder in braces: put the tenant's own id there"
+        } else if NOT_OF_A_USER.contains(&self.user_claim.as_str()) {
+            "user_claim must identify the user: iss, aud, exp, nbf, iat and jti do not"
         } else if self.algorithms.is_empty() {
             "at least one algorithm is needed"
         } else if !is_safe(&self.jwks_url) {
@@ -165,20 +188,30 @@ impl ProviderSpec {
             "role_map must map to member or admin, for operators to operator or operator_read"
         } else if !self.role_map.is_empty() && self.role_claim.is_none() {
             "role_map needs a role_claim"
-        } else if self.serves == Serves::Organisations && self.org_id.is_none() && self.org_claim.is_none() {
+        } else if !of_operators && self.org_id.is_none() && self.org_claim.is_none() {
             "either org_id or org_claim must say for which organisation it speaks"
-        } else if self.serves == Serves::Operators
+        } else if of_operators
             && (self.org_id.is_some()
                 || self.org_claim.is_some()
                 || self.team_claim.is_some()
                 || self.create_users)
         {
             "operators belong to no organisation: no org_id, org_claim, team_claim, create_users"
-        } else if self.serves == Serves::Operators && self.role_map.is_empty() {
+        } else if of_operators && self.role_map.is_empty() {
             "a provider of operators needs a role_claim and a role_map"
+        } else if self.role_claim.is_some() && self.role_map.is_empty() {
+            "role_claim needs a role_map: without one it gives no role"
         } else {
-            return Ok(());
-        };
-        Err(StoreError::Invalid(problem.into()))
+            return None;
+        })
     }
+}
+
+/// Claims of tokens that do not identify a user: `jti` would make a new user of each token.
+const NOT_OF_A_USER: &[&str] = &["iss", "aud", "exp", "nbf", "iat", "jti"];
+
+/// Whether a URL has braces, which its parser has perhaps escaped.
+fn has_placeholder(url: &Url) -> bool {
+    let text = url.as_str().to_ascii_lowercase();
+    ["{", "}", "%7b", "%7d"].iter().any(|brace| text.contains(brace))
 }
