@@ -158,6 +158,7 @@ impl Simulator {
         let public_url = config.public_url.unwrap_or_else(|| format!("http://{}", reachable(local_addr)));
         let shared = Arc::new(Shared {
             books: Books::new(&config.master_keys, tasks),
+            echoes: Default::default(),
             journal,
             script: Default::default(),
             recorder: Default::default(),

@@ -79,6 +79,7 @@ async fn accept(
             }
         }
     };
+    shared.echoes.keep(&task.task_id, task.ends, valid.body, Millis::now());
     shared.journal.append(&task).await;
     Ok(task)
 }
@@ -115,7 +116,7 @@ fn new_task(shared: &Shared, account: &Arc<str>, valid: &ValidCreate<'_>, plan: 
             Outcome::Success => charge,
             Outcome::Failed => 0,
         }),
-        request: echo::keep(valid.body),
+        request: echo::shortened(valid.body),
         oddities: (oddities != Oddities::default()).then(|| Box::new(oddities)),
         polls: AtomicU64::new(0),
     }

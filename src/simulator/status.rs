@@ -96,12 +96,13 @@ fn report(shared: &Shared, task: &Task, plan: &FaultPlan) -> Response<WireBody> 
     let odd_word = plan.status_word.as_deref().or(own_word.filter(|_| state == TaskState::InProgress));
     let shown = if odd_word.is_some() { TaskState::InProgress } else { state };
     let shape = plan.response.as_ref().or(task.oddities.as_ref().and_then(|own| own.response.as_ref()));
+    let echo = shared.echoes.of(&task.task_id);
     answer::success(Report {
         task_id: Figure::unless(&plan.task_id, &*task.task_id),
         status: odd_word.unwrap_or(state.word()),
         consumed_credits: Figure::unless(&plan.consumed, task.consumed(now)),
         created_at: task.created.to_rfc3339(),
-        request: &task.request,
+        request: echo.as_deref().unwrap_or(&task.request),
         response: match shown {
             TaskState::Ended(Outcome::Success) => videos(shared, task, shape.unwrap_or(&Shape::List)),
             _ => Some(Videos::Null),

@@ -100,6 +100,7 @@ pub(super) struct Task {
     pub(super) charge: i64,
     /// What is consumed from the end on.
     pub(super) final_charge: i64,
+    // Overlong strings are replaced here and in the state file; `Echoes` has them.
     // A body may span lines, a line of the state file may not: hence the detour over a JSON string.
     #[serde(with = "raw_as_string")]
     pub(super) request: Box<RawValue>,
