@@ -1,8 +1,12 @@
 //! Bodies and answers of megabytes: how many bytes of them may be in memory at a time, and where they are worked on.
 
+mod stream;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use self::stream::{Slices, Streaming};
 
 use crate::ids::OrgId;
 use crate::metrics as m;
@@ -16,6 +20,9 @@ const WORKERS: usize = 2;
 
 /// How many answers of the vendor may wait until there is room for them.
 const ANSWERS_WAITING: usize = 4_096;
+
+/// How many answers that are too large to be kept may stream by at a time. Each has a thread.
+const STREAMS: usize = 16;
 
 /// How many pieces of work may wait for them. What waits has its bytes already, so there are few.
 const WAITING: usize = 16_384;
@@ -33,12 +40,17 @@ pub enum Payer {
 pub struct Bulk {
     pub budget: ByteBudget,
     pub workers: BulkWorkers,
+    streams: Arc<Shares<Payer>>,
 }
 
 impl Bulk {
     /// At most `bytes` of bodies and answers in memory at a time.
     pub fn new(bytes: usize) -> Self {
-        Self { budget: ByteBudget::new(bytes), workers: BulkWorkers::default() }
+        Self {
+            budget: ByteBudget::new(bytes),
+            workers: BulkWorkers::default(),
+            streams: Shares::with_queue(STREAMS, ANSWERS_WAITING, metrics::Gauge::noop()),
+        }
     }
 
     /// An answer to a caller, which counts until its client has read it, if it is large; none: there is no room for it.
@@ -72,6 +84,12 @@ impl ByteBudget {
             metrics::counter!(m::BYTES_REFUSED).increment(1);
         }
         share
+    }
+
+    /// How many bytes are in memory.
+    #[cfg(test)]
+    pub fn taken(&self) -> usize {
+        self.0.taken()
     }
 
     /// Room for this many bytes of `payer`, as soon as there is so much.

@@ -5,6 +5,7 @@ mod account;
 mod backend;
 mod breaker;
 mod client;
+mod figures;
 mod gate;
 mod outcome;
 mod permit;

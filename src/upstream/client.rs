@@ -1,37 +1,31 @@
 //! The HTTP client of one backend. HTTP/1.1 only: there, a body that was never polled proves that no byte of the request
 //! was written, because head and body are written together.
 
+mod body;
 mod tracked;
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode, Uri};
-use http_body::Body as _;
-use http_body_util::BodyExt;
 
 pub use self::tracked::MaySend;
 
+use self::body::Said;
 use self::tracked::TrackedBody;
 use super::breaker::Evidence;
 use super::gate::Refusal;
 use super::outcome::{CreateOutcome, create_outcome, status_report};
 use super::report::Report;
-use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room, SMALL};
+use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
 use crate::https::{self, Connections, Decoded, Egress, Settings, Trust, Unreached, Version};
 use crate::telemetry::Span;
-
-/// The most bytes an answer may have: answers may echo a request with its images.
-const MAX_ANSWER: usize = 24 << 20;
-
-/// How many times its own size an answer needs: as it came, as it is kept, and as a caller is shown it.
-const COPIES: usize = 3;
 
 /// The outcome of a create whose answer there was no way to read.
 const UNREAD: CreateOutcome = CreateOutcome::Unknown { reason: "the upstream's answer could not be read" };
@@ -134,7 +128,7 @@ struct Deadlines {
 struct VendorAnswer {
     status: StatusCode,
     retry_after: Option<Duration>,
-    body: Bytes,
+    said: Said,
     share: Option<ByteShare>,
 }
 
@@ -196,8 +190,9 @@ impl VendorClient {
         match self.call(request, self.create, payer, span).await {
             Ok(mut answer) => {
                 let room = Room::from(answer.share.take());
-                let read =
-                    |answer: &VendorAnswer| create_outcome(answer.status, answer.retry_after, &answer.body);
+                let read = |answer: VendorAnswer| {
+                    create_outcome(answer.status, answer.retry_after, answer.said.envelope())
+                };
                 let mut outcome = self.read(payer, answer, read).await.unwrap_or(UNREAD);
                 if let CreateOutcome::Accepted { report, .. } = &mut outcome {
                     report.keep(room);
@@ -227,7 +222,7 @@ impl VendorClient {
             Ok(mut answer) => {
                 let room = Room::from(answer.share.take());
                 let (status, task) = (answer.status, task.to_owned());
-                let read = move |answer: &VendorAnswer| status_report(&task, &answer.body);
+                let read = move |answer: VendorAnswer| status_report(&task, answer.said.envelope());
                 match self.read(payer, answer, read).await {
                     Ok(Some(mut report)) => {
                         report.keep(room);
@@ -315,8 +310,8 @@ impl VendorClient {
         }
         let (head, body) = answer.into_parts();
         span.set_number("http.response.status_code", head.status.as_u16());
-        let body = self.whole(body, payer);
-        let (body, share) = tokio::time::timeout_at((begun + whole).into(), body)
+        let said = Box::pin(body::read(&self.bulk, body, payer));
+        let (said, share) = tokio::time::timeout_at((begun + whole).into(), said)
             .await
             .unwrap_or(Err("the upstream did not answer in time"))
             .map_err(CallFailure::Unknown)?;
@@ -324,7 +319,7 @@ impl VendorClient {
         let retry_after: Option<u64> =
             head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
-        Ok(VendorAnswer { status: head.status, retry_after, body, share })
+        Ok(VendorAnswer { status: head.status, retry_after, said, share })
     }
 
     /// Logs why the upstream is not reached, but not for each call.
@@ -337,43 +332,14 @@ impl VendorClient {
         }
     }
 
-    /// The whole body of an answer, decoded, and room for it if it is large.
-    async fn whole(&self, body: Decoded, payer: Payer) -> Result<(Bytes, Option<ByteShare>), &'static str> {
-        const NO_ROOM: &str = "there was no room for the upstream's answer";
-        let mut body = std::pin::pin!(body);
-        let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
-        let (mut chunks, mut share) = (BytesMut::new(), None);
-        while let Some(frame) = body.frame().await {
-            // A few compressed bytes can become thousands of frames, none of which has to be waited for.
-            tokio::task::coop::consume_budget().await;
-            let Ok(data) = frame.map_err(|_| "the upstream's answer broke off")?.into_data() else {
-                continue;
-            };
-            let length = chunks.len() + data.len();
-            if length > MAX_ANSWER {
-                return Err("the upstream's answer is too long");
-            }
-            if share.is_none() && (length > SMALL || announced.is_some_and(|announced| announced > SMALL)) {
-                let most = announced.map_or(MAX_ANSWER, |announced| announced.min(MAX_ANSWER));
-                share = Some(self.bulk.budget.wait(payer, COPIES * most).await.map_err(|_| NO_ROOM)?);
-                chunks.reserve(most - chunks.len());
-            }
-            chunks.extend_from_slice(&data);
-        }
-        if let Some(share) = &mut share {
-            share.shrink(COPIES * chunks.len());
-        }
-        Ok((chunks.freeze(), share))
-    }
-
     /// Reads an answer, a large one on a thread of its own.
     async fn read<T: Send + 'static>(
         &self,
         payer: Payer,
         answer: VendorAnswer,
-        read: impl FnOnce(&VendorAnswer) -> T + Send + 'static,
+        read: impl FnOnce(VendorAnswer) -> T + Send + 'static,
     ) -> Result<T, NotWorked> {
-        self.bulk.workers.run(payer, answer.body.len(), move || read(&answer)).await
+        self.bulk.workers.run(payer, answer.said.unread(), move || read(answer)).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The meaning of the vendor's answers. Pure functions: bytes in, meaning out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,11 +104,12 @@ impl CreateOutcome {
 }
 
 /// The vendor's envelope. Fields of the wrong type count as absent.
-struct Envelope<'a> {
-    code: Option<u16>,
-    error: Option<String>,
-    message: Option<String>,
-    data: Option<&'a str>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Envelope<'a> {
+    pub(super) code: Option<u16>,
+    pub(super) error: Option<String>,
+    pub(super) message: Option<String>,
+    pub(super) data: Option<Cow<'a, str>>,
 }
 
 impl<'a> Envelope<'a> {
@@ -115,7 +117,7 @@ impl<'a> Envelope<'a> {
         clippy::disallowed_methods,
         reason = "an envelope with a field twice is no envelope: serde refuses it"
     )]
-    fn parse(body: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(body: &'a [u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Raw<'a> {
             #[serde(borrow)]
@@ -128,12 +130,23 @@ impl<'a> Envelope<'a> {
             data: Option<&'a RawValue>,
         }
         let raw: Raw = serde_json::from_slice(without_mark(body)).ok()?;
-        let text =
-            |value: Option<&RawValue>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
-        let code = raw.code.and_then(|code| whole_figure(code.get().trim_matches('"').trim()));
+        let [code, error, message, data] =
+            [raw.code, raw.error, raw.message, raw.data].map(|field| field.map(RawValue::get));
+        Some(Self::of(code, error, message, data.map(Cow::Borrowed)))
+    }
+
+    /// An envelope with these fields, which are JSON.
+    #[expect(clippy::disallowed_methods, reason = "a string has no keys")]
+    pub(super) fn of(
+        code: Option<&str>,
+        error: Option<&str>,
+        message: Option<&str>,
+        data: Option<Cow<'a, str>>,
+    ) -> Self {
+        let text = |value: Option<&str>| value.and_then(|json| serde_json::from_str::<String>(json).ok());
+        let code = code.and_then(|code| whole_figure(code.trim_matches('"').trim()));
         let code = code.and_then(|code| code.get().try_into().ok());
-        let data = raw.data.map(RawValue::get);
-        Some(Self { code, error: text(raw.error), message: text(raw.message), data })
+        Self { code, error: text(error), message: text(message), data }
     }
 
     /// Whether the vendor wrote this answer, and not a proxy or CDN on the way.
@@ -143,7 +156,7 @@ impl<'a> Envelope<'a> {
 
     /// What the answer says about a task, if it is the answer to a success.
     fn report(&self) -> Option<Report> {
-        let data = self.data.filter(|_| self.code == Some(200))?;
+        let data = self.data.as_deref().filter(|_| self.code == Some(200))?;
         Report::parse(data.into())
     }
 }
@@ -153,13 +166,13 @@ fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
-/// The outcome that an answer to a create means.
+/// The outcome that an answer to a create means; without an envelope: something else has answered, or nothing that can be
+/// read.
 pub(super) fn create_outcome(
     status: StatusCode,
     retry_after: Option<Duration>,
-    body: &[u8],
+    envelope: Option<Envelope>,
 ) -> CreateOutcome {
-    let envelope = Envelope::parse(body);
     if let Some(report) = envelope.as_ref().and_then(Envelope::report)
         && let Some(task) = report.task_id()
     {
@@ -197,8 +210,8 @@ pub(super) fn create_outcome(
 }
 
 /// Reads an answer to a status call; none: it is not about `task`.
-pub(super) fn status_report(task: &str, body: &[u8]) -> Option<Report> {
-    let report = Envelope::parse(body)?.report()?;
+pub(super) fn status_report(task: &str, envelope: Option<Envelope>) -> Option<Report> {
+    let report = envelope?.report()?;
     // An answer about another task must not end this one.
     if report.task_id().is_some_and(|id| &*id != task) {
         return None;
@@ -213,7 +226,7 @@ mod tests {
     use crate::credits::Credits;
 
     fn outcome(status: u16, body: &str) -> &'static str {
-        create_outcome(StatusCode::from_u16(status).unwrap(), None, body.as_bytes()).label()
+        create_outcome(StatusCode::from_u16(status).unwrap(), None, Envelope::parse(body.as_bytes())).label()
     }
 
     #[test]
@@ -276,7 +289,7 @@ mod tests {
     #[test]
     fn status_answers() {
         let body = |data: &str| format!(r#"{{"code":200,"message":"success","data":{data}}}"#);
-        let read = |data: &str| status_report("n75a", body(data).as_bytes());
+        let read = |data: &str| status_report("n75a", Envelope::parse(body(data).as_bytes()));
         let report =
             read(r#"{"task_id":"n75a","status":"SUCCESS","consumed_credits":400.0,"response":{"x":[1]}}"#)
                 .unwrap();
@@ -284,9 +297,9 @@ mod tests {
         assert_eq!(read(r#"{"status":"QUEUED"}"#).unwrap().progress, Progress::Running);
         assert_eq!(read(r#"{"status":"FAILED","consumed_credits":"x"}"#).unwrap().raw, None);
         assert!(read(r#"{"task_id":"n75other","status":"SUCCESS"}"#).is_none());
-        assert!(status_report("n75a", br#"{"code":402,"message":"m"}"#).is_none());
-        assert!(status_report("n75a", b"<html>").is_none());
+        assert!(status_report("n75a", Envelope::parse(br#"{"code":402,"message":"m"}"#)).is_none());
+        assert!(status_report("n75a", Envelope::parse(b"<html>")).is_none());
         let marked = format!("\u{feff}{}", body(r#"{"status":"QUEUED"}"#).replace("200", "200.0"));
-        assert!(status_report("n75a", marked.as_bytes()).is_some());
+        assert!(status_report("n75a", Envelope::parse(marked.as_bytes())).is_some());
     }
 }

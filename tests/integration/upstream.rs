@@ -5,3 +5,4 @@ mod codings;
 mod delays;
 mod egress;
 mod health;
+mod large_answers;

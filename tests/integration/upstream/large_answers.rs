@@ -1,0 +1,87 @@
+//! Answers of megabytes: the vendor repeats what it was sent, and more.
+
+use serde_json::{Value, json};
+
+use crate::support::gateway::{TestGateway, body};
+use crate::support::leaks::PROMPT;
+
+const FORTY_MEGABYTES: usize = 40 << 20;
+/// A little more than is kept whole.
+const TOO_LARGE: usize = 25 << 20;
+
+/// The length of the longest text that is stored about a task.
+async fn stored(gateway: &TestGateway) -> i32 {
+    let longest = "select max(greatest(length(first), length(last))) from content";
+    sqlx::query_scalar(longest).fetch_one(gateway.db.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_vendor_repeats_is_shown_as_it_says_it() {
+    let gateway = TestGateway::start().await;
+    let image = format!("data:image/png;base64,{}", "A".repeat(12 << 20));
+    let create = json!({"type": "pro-image-to-video", "prompt": "large", "image": image});
+    let task = gateway.create(&create).await.task_id();
+    for _ in 0..2 {
+        let told = gateway.finished(&task).await.data();
+        assert_eq!((&told["status"], &told["consumed_credits"]), (&json!("SUCCESS"), &json!(400)));
+        assert!(told["request"]["image"] == image, "all of the image is there");
+        assert_eq!(told.get("gateway_note"), None);
+    }
+}
+
+/// A gateway that may have fewer bytes in memory than the answers have. What is not optimised takes its time to read them.
+async fn with_little_room() -> TestGateway {
+    TestGateway::builder()
+        .config(|config| {
+            config.server.max_bytes_under_way = 16 << 20;
+            config.upstream.kling_3.status_timeout_ms = 300_000;
+        })
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn a_status_of_forty_megabytes_settles_its_task() {
+    let gateway = with_little_room().await;
+    gateway.fault_on_status(json!({"kind": "huge", "bytes": FORTY_MEGABYTES})).await;
+    let task = gateway.task("too large").await;
+    let told = gateway.finished(&task).await.data();
+    assert_eq!((&told["status"], &told["consumed_credits"]), (&json!("SUCCESS"), &json!(400)));
+    assert_eq!(gateway.balance().await, [999_600, 0, 400]);
+    assert_eq!(told["response"].as_array().map(Vec::len), Some(1), "{told}");
+    assert!(told["request"]["prompt"].as_str().unwrap().contains(PROMPT), "{told}");
+    assert_eq!(told["padding"], "[41943040 bytes left out]");
+    let note = told["gateway_note"].as_str().unwrap();
+    assert!(note.contains("long values are left out"), "{note}");
+    assert!(stored(&gateway).await < 1 << 20);
+    assert_eq!(gateway.last_hold().await.state, "SETTLED");
+}
+
+#[tokio::test]
+async fn a_task_that_failed_in_too_many_megabytes_is_released() {
+    let gateway = with_little_room().await;
+    let rules = json!([
+        {"on": "create", "fault": {"kind": "outcome", "status": "FAILED"}},
+        {"on": "status", "fault": {"kind": "huge", "bytes": TOO_LARGE}},
+    ]);
+    gateway.script(json!({ "rules": rules })).await;
+    let task = gateway.task("too large, and failed").await;
+    let told = gateway.finished(&task).await.data();
+    assert_eq!((&told["status"], &told["consumed_credits"]), (&json!("FAILED"), &json!(0)));
+    assert_ne!(told["error_message"], Value::Null, "the vendor's words are kept");
+    assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+}
+
+/// It was bought: without its id it would be in doubt.
+#[tokio::test]
+async fn a_create_that_is_answered_with_too_many_megabytes_has_its_task() {
+    let gateway = with_little_room().await;
+    gateway.fault_on_create(json!({"kind": "huge", "bytes": TOO_LARGE})).await;
+    let created = gateway.create(&body("answered at length")).await;
+    let data = created.data();
+    assert_eq!((&data["consumed_credits"], &data["status"]), (&json!(400), &json!("IN_PROGRESS")));
+    assert_eq!(data["padding"], format!("[{TOO_LARGE} bytes left out]"));
+    gateway.finished(&created.task_id()).await;
+    assert_eq!(gateway.balance().await, [999_600, 0, 400]);
+    assert!(stored(&gateway).await < 1 << 20);
+}
