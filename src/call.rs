@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use crate::ids::HoldId;
-use crate::order::Order;
+use crate::order::{Excerpt, Order};
 use crate::store::{Fingerprint, HoldGuard, Principal};
 use crate::strict::{self, GivenTwice};
 use crate::upstream::Permit;
@@ -198,6 +198,8 @@ pub struct Priced {
     pub create: NewCreate,
     /// The body to be sent, and its price.
     pub order: Order,
+    /// What is kept of the body while the task is unfinished.
+    pub excerpt: Box<Excerpt>,
 }
 
 /// A create with a hold and a permit. Only the reserve stage makes one, so nothing can be forwarded without both.
@@ -205,6 +207,7 @@ pub struct Priced {
 #[must_use = "a held call that is dropped releases its hold"]
 pub struct Held {
     order: Order,
+    excerpt: Box<Excerpt>,
     guard: HoldGuard,
     permit: Permit,
     keeps_content: bool,
@@ -212,11 +215,13 @@ pub struct Held {
 
 impl Held {
     pub(crate) fn new(priced: Priced, guard: HoldGuard, permit: Permit) -> Self {
-        Self { order: priced.order, guard, permit, keeps_content: priced.create.keeps_content }
+        let Priced { create, order, excerpt } = priced;
+        Self { order, excerpt, guard, permit, keeps_content: create.keeps_content }
     }
 
-    /// The order to send, the hold that pays for it, the permit to send it, and whether content is kept after the end.
-    pub fn into_parts(self) -> (Order, HoldGuard, Permit, bool) {
-        (self.order, self.guard, self.permit, self.keeps_content)
+    /// The order to send, its excerpt, the hold that pays for it, the permit to send it, and whether content is kept after the
+    /// end.
+    pub fn into_parts(self) -> (Order, Box<Excerpt>, HoldGuard, Permit, bool) {
+        (self.order, self.excerpt, self.guard, self.permit, self.keeps_content)
     }
 }

@@ -1,9 +1,13 @@
 //! A create's body: parsed, validated, priced, and written out for the vendor (contract, "Validation").
 
+mod excerpt;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use utoipa::ToSchema;
+
+pub use self::excerpt::{Excerpt, digest};
 
 use crate::credits::PriceFactor;
 use crate::pricing::{Price, PriceBook, Tariff};

@@ -31,7 +31,7 @@ pub use self::budgets::{
     Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
     NewBudget, Period,
 };
-pub use self::content::{CONTENT_CONNECTIONS, Contents};
+pub use self::content::{CONTENT_CONNECTIONS, Contents, UnfinishedRequest};
 pub use self::credits::balance::Balance;
 pub use self::credits::post::{Overdraft, PostedEntry, Transferred, Why};
 pub use self::db::change::{Acting, Actor};

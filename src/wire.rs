@@ -158,6 +158,11 @@ impl<T: AsRef<str>> RawObject<T> {
         &self.text
     }
 
+    /// All fields as they were written, in their order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(name, range)| (name.as_str(), self.at(range)))
+    }
+
     fn at(&self, range: &Range<usize>) -> &str {
         self.text.as_ref().get(range.clone()).unwrap_or_default()
     }

@@ -153,6 +153,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(holds::list_doubts))
         .routes(resource!(holds::settle_hold))
         .routes(resource!(holds::release_hold))
+        .routes(resource!(holds::read_hold_request))
         .routes(resource!(holds::list_losses))
         .routes(resource!(holds::show_drift))
 }

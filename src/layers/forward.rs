@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::fail_point;
-use crate::order::Order;
+use crate::order::{Excerpt, Order};
 use crate::poll::Poller;
 use crate::store::{Applied, HoldGuard, Lease, Step, StoreError};
 use crate::telemetry::{Span, carry};
@@ -51,12 +51,12 @@ pub struct Forward {
 impl Below<Held> for Arc<Forward> {
     fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
         let Call { context, stage, .. } = call;
-        let (order, guard, permit, keeps_content) = stage.into_parts();
+        let (order, excerpt, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
         let (sender, answer) = oneshot::channel();
         let gone = CancellationToken::new();
         let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
-        let sending = Sending { order, hold: guard, permit, keeps_content };
+        let sending = Sending { order, excerpt, hold: guard, permit, keeps_content };
         self.tasks.spawn(carry(self.clone().run(sending, client, context.arrived)));
         async move {
             // Dropped with this future: when the client leaves, or has its answer.
@@ -71,6 +71,7 @@ impl Below<Held> for Arc<Forward> {
 /// A create on its way to the vendor.
 struct Sending {
     order: Order,
+    excerpt: Box<Excerpt>,
     hold: HoldGuard,
     permit: Permit,
     keeps_content: bool,
@@ -105,7 +106,7 @@ impl Client {
 
 impl Forward {
     async fn run(self: Arc<Self>, sending: Sending, client: Client, arrived: Instant) {
-        let Sending { mut order, mut hold, permit, keeps_content } = sending;
+        let Sending { mut order, excerpt, mut hold, permit, keeps_content } = sending;
         fail_point::reach("create.held");
         if !keeps_content && let Err(error) = self.poller.keep_none(hold.org(), hold.id()).await {
             self.refuse(
@@ -117,6 +118,9 @@ impl Forward {
             client.answer(Err(error.into()));
             return;
         }
+        // While the vendor works on it: nobody waits for this.
+        let (noting, org, id) = (self.clone(), hold.org(), hold.id());
+        self.tasks.spawn(carry(async move { noting.poller.note_request(org, id, excerpt).await }));
         let backend = permit.backend();
         let body = std::mem::take(&mut order.body);
         let mut span = Span::of_part("forward");
@@ -317,6 +321,7 @@ impl Forward {
     async fn refuse(&self, hold: &mut HoldGuard, reason: &'static str, possible_loss: Credits) {
         let result = write(hold, Step::Refuse { reason, possible_loss }).await;
         self.settle_in_time(result, hold);
+        self.poller.forget_request(hold.org(), hold.id());
     }
 
     async fn doubt(&self, hold: &mut HoldGuard, reason: &'static str) {

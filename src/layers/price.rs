@@ -8,7 +8,7 @@ use super::{Below, Outcome, Stage, tell};
 use crate::bulk::{BulkWorkers, Payer, counted};
 use crate::call::{Call, Fresh, Priced, ReadBody};
 use crate::error::GatewayError;
-use crate::order::Order;
+use crate::order::{Excerpt, Order};
 use crate::price_cache::Prices;
 use crate::store::Principal;
 use crate::strict;
@@ -31,24 +31,25 @@ impl Stage for Price {
         let mut span = Span::of_part("price");
         let order = self.order(&create.principal, body, &context.headers).await;
         tell(&mut span, &order);
-        if let Ok(order) = &order {
+        if let Ok((order, _)) = &order {
             span.set("tollgate.task_type", &order.task_type);
             span.set_number("tollgate.price_book", order.price.book.get());
         }
         drop(span);
-        let stage = Priced { create, order: order? };
+        let (order, excerpt) = order?;
+        let stage = Priced { create, order, excerpt };
         below.take(Call { context, body: unread, stage }).await
     }
 }
 
 impl Price {
-    /// Validates and prices a create. Of its body only the copy is left that will be sent.
+    /// Validates and prices a create. Of its body only the copy is left that will be sent, and an excerpt.
     async fn order(
         &self,
         principal: &Arc<Principal>,
         body: ReadBody,
         headers: &HeaderMap,
-    ) -> Result<Order, GatewayError> {
+    ) -> Result<(Order, Box<Excerpt>), GatewayError> {
         if principal.suspended {
             return Err(GatewayError::Suspended);
         }
@@ -56,11 +57,15 @@ impl Price {
         let size = bytes.len();
         let quote = quote_of(headers)?.map(str::to_owned);
         let (prices, payer) = (self.prices.clone(), principal.clone());
-        let price = move || prices.order(&payer, &bytes, quote.as_deref());
-        let mut order = self.workers.run(Payer::Org(principal.org), size, price).await??;
+        let price = move || {
+            let order = prices.order(&payer, &bytes, quote.as_deref())?;
+            let excerpt = Excerpt::of(&order.body);
+            Ok::<_, GatewayError>((order, excerpt))
+        };
+        let (mut order, excerpt) = self.workers.run(Payer::Org(principal.org), size, price).await??;
         share.shrink(order.body.len());
         order.body = counted(order.body, share);
-        Ok(order)
+        Ok((order, excerpt))
     }
 }
 

@@ -1,14 +1,34 @@
 //! What the poller stores of what the vendor says, and how it is erased.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Poller, View};
 use crate::bulk::SMALL;
 use crate::ids::{HoldId, OrgId};
+use crate::order::Excerpt;
 use crate::store::{StoreError, Task};
 use crate::upstream::Report;
 
+/// How long a create waits until its excerpt is stored, before it is sent without one.
+const EXCERPT_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Poller {
+    /// Stores the excerpt of a create before it is sent, so that it is there whatever becomes of this process. Without it the
+    /// create is sent all the same: whoever waits for a video must not pay for an operator's convenience.
+    pub async fn note_request(&self, org: OrgId, hold: HoldId, excerpt: Box<Excerpt>) {
+        let noted = self.contents.note_request(org, hold, *excerpt);
+        let noted = tokio::time::timeout(EXCERPT_TIMEOUT, Box::pin(noted)).await;
+        if let Err(error) = noted.unwrap_or(Err(StoreError::Timeout)) {
+            tracing::warn!(%org, %hold, %error, "no excerpt of a create is stored");
+        }
+    }
+
+    /// Erases the excerpt of a create that was refused.
+    pub fn forget_request(&self, org: OrgId, hold: HoldId) {
+        self.contents.forget_request(org, hold);
+    }
+
     /// Stores what a report that does not end the task says, at most once a minute, and no megabytes: until the end a poll
     /// tells them again.
     pub(super) async fn note_progress(&self, task: &Task, report: &Report) -> Result<(), StoreError> {

@@ -1,19 +1,26 @@
-//! Content: what the vendor said about tasks. It is not money: it is written outside the ledger's batches, over connections of
-//! its own, and can be erased without a change to a balance, an entry or the verdict of the audit.
+//! Content: what the vendor said about tasks, and excerpts of the requests of unfinished ones. It is not money: it is written
+//! outside the ledger's batches, over connections of its own, and can be erased without a change to a balance, an entry or the
+//! verdict of the audit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::Row;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{HoldId, OrgId};
+use crate::order::Excerpt;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::shared::SharedDatabase;
-use crate::store::ledger::tasks::Task;
+use crate::store::ledger::tasks::{State, Task};
+use crate::strict;
 
 /// The connections for content. Megabytes that one organisation's tasks bring take at most half of them.
 pub const CONTENT_CONNECTIONS: u32 = 6;
@@ -38,19 +45,48 @@ const SOME: i64 = 100;
 /// Whether the task of a hold `h` goes on.
 const GOES_ON: &str = "exists (select from open_task o where o.org_id = h.org_id and o.hold_id = h.hold_id)";
 
-/// What a text of the vendor's is.
+/// The most excerpts that one statement erases.
+const MANY: i64 = 10_000;
+
+/// Erases the excerpts of the holds in `ended (org_id, hold_id)`. Rows that have nothing else go.
+const FORGET: &str = "\
+    , gone as (delete from content c using ended e where c.org_id = e.org_id and c.hold_id = e.hold_id \
+        and c.first is null and c.last is null and c.erase_at is null) \
+    update content c set excerpt = null, digests = null from ended e where c.org_id = e.org_id and c.hold_id = e.hold_id \
+    and (c.first is not null or c.last is not null or c.erase_at is not null)";
+
+/// What a text is, which says where it is stored and what else is done in its statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// The excerpt of a create that is about to be sent.
+    Request,
+    /// The vendor's answer to the create.
     First,
     Progress,
     End,
+    /// The create was refused: its excerpt goes.
+    Refused,
 }
 
 impl Kind {
-    /// The statement that stores texts `$3` of this kind for holds `$2` of organisations `$1`.
+    /// The statement that stores texts `$3` of this kind (and digests `$4`) for holds `$2` of organisations `$1`.
     fn statement(self) -> String {
         let seconds = UNREAD_FOR.as_secs();
+        let quick = "cross join (select set_config('synchronous_commit', 'off', true)) quick";
         let (columns, texts, quick, update) = match self {
+            Self::Request => (
+                "excerpt, digests",
+                "n.data, n.digests::jsonb",
+                // What a killed gateway has stored is there; only a crash of the database at this instant loses it.
+                quick,
+                "excerpt = excluded.excerpt, digests = excluded.digests where not content.ended".into(),
+            ),
+            Self::Refused => {
+                return format!(
+                    "with ended as (select n.org_id, n.hold_id from unnest($1::uuid[], $2::uuid[]) n(org_id, hold_id) \
+                     join hold h on h.org_id = n.org_id and h.hold_id = n.hold_id where not {GOES_ON}){FORGET}"
+                );
+            }
             Self::First => (
                 "first",
                 "n.data",
@@ -67,16 +103,17 @@ impl Kind {
                 "last, ended",
                 "n.data, true",
                 // The transaction of the step that follows makes durable what was committed before it: no need to wait here.
-                "cross join (select set_config('synchronous_commit', 'off', true)) quick",
+                quick,
                 format!(
-                    "last = excluded.last, ended = true, updated_at = now(), erase_at = \
+                    "last = excluded.last, ended = true, excerpt = null, digests = null, updated_at = now(), erase_at = \
                      case when content.erase_at is not null then now() + interval '{seconds} seconds' end"
                 ),
             ),
         };
+        let (more, names) = if self == Self::Request { (", $4::text[]", ", digests") } else { ("", "") };
         format!(
             "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {texts} \
-             from unnest($1::uuid[], $2::uuid[], $3::text[]) n(org_id, hold_id, data) \
+             from unnest($1::uuid[], $2::uuid[], $3::text[]{more}) n(org_id, hold_id, data{names}) \
              cross join lateral (select from open_task o where o.org_id = n.org_id and o.hold_id = n.hold_id limit 1) open \
              {quick} order by n.org_id, n.hold_id on conflict (org_id, hold_id) do update set {update}"
         )
@@ -90,6 +127,8 @@ struct Note {
     hold: HoldId,
     kind: Kind,
     data: Box<str>,
+    /// The digests that belong to an excerpt; of other kinds: empty.
+    digests: Box<str>,
     /// Whether it is stored; if not, whoever sent it stores it alone.
     stored: oneshot::Sender<bool>,
 }
@@ -112,32 +151,51 @@ impl Contents {
         Self { database: database.into(), short }
     }
 
+    /// Stores the excerpt of a create that is about to be sent. It is there until the task has ended.
+    pub async fn note_request(&self, org: OrgId, hold: HoldId, excerpt: Excerpt) -> Result<(), StoreError> {
+        self.write(Kind::Request, org, hold, &excerpt.fields, &excerpt.digests).await
+    }
+
+    /// Erases the excerpt of a create that was refused, soon: if too much waits, when old content is erased.
+    pub fn forget_request(&self, org: OrgId, hold: HoldId) {
+        let (data, digests) = Default::default();
+        let (stored, _) = oneshot::channel();
+        let _ = self.short.try_send(Note { org, hold, kind: Kind::Refused, data, digests, stored });
+    }
+
     /// Stores the vendor's `data` of its answer to a create.
     pub async fn note_first(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::First, org, hold, data).await
+        self.write(Kind::First, org, hold, data, "").await
     }
 
     /// Stores the `data` of a report that did not end the task, unless its end is stored.
     pub async fn note_progress(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::Progress, org, hold, data).await
+        self.write(Kind::Progress, org, hold, data, "").await
     }
 
     /// Stores the `data` of the report that ends the task, unless it has ended. The step that ends it comes afterwards: a
     /// settled task whose result is lost would be a loss for its owner.
     pub async fn note_end(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::End, org, hold, data).await
+        self.write(Kind::End, org, hold, data, "").await
     }
 
-    async fn write(&self, kind: Kind, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        if data.len() <= SHORT {
+    async fn write(
+        &self,
+        kind: Kind,
+        org: OrgId,
+        hold: HoldId,
+        data: &str,
+        digests: &str,
+    ) -> Result<(), StoreError> {
+        if data.len() + digests.len() <= SHORT {
             let (stored, answer) = oneshot::channel();
-            let note = Note { org, hold, kind, data: data.into(), stored };
+            let note = Note { org, hold, kind, data: data.into(), digests: digests.into(), stored };
             if self.short.try_send(note).is_ok() && answer.await.unwrap_or(false) {
                 return Ok(());
             }
         }
         let turn = self.database.turn_of(org).await?;
-        store(&turn, kind, vec![org.as_uuid()], vec![hold.as_uuid()], vec![data]).await
+        store(&turn, kind, vec![org.as_uuid()], vec![hold.as_uuid()], vec![data], vec![digests]).await
     }
 
     /// Notes, before a create is sent, that none of its content is kept after its task has ended.
@@ -160,6 +218,8 @@ impl Contents {
             "insert into content (org_id, hold_id, ended, erase_at) \
              select h.org_id, h.hold_id, not {GOES_ON}, case when {GOES_ON} then 'infinity' else '-infinity' end::timestamptz from hold h where h.org_id = $1 and h.hold_id = $2 \
              on conflict (org_id, hold_id) do update set first = null, \
+                 excerpt = case when not content.ended and not excluded.ended then content.excerpt end, \
+                 digests = case when not content.ended and not excluded.ended then content.digests end, \
                  last = case when content.ended and not excluded.ended then content.last end, \
                  erase_at = case when content.ended and not excluded.ended then now() + interval '{} seconds' \
                                  else excluded.erase_at end, \
@@ -210,15 +270,26 @@ const UNKEPT: &str = "\
     and (c.erase_at < now() or (c.erase_at = 'infinity' and h.ended_at < now() - $2 * interval '1 second')) \
     and h.state is not null and h.late is distinct from 'open' limit $1";
 
+/// At most `$1` holds that have ended and still have an excerpt.
+const ENDED: &str = "\
+    select c.org_id, c.hold_id from content c join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
+    where c.excerpt is not null and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' limit $1";
+
 async fn store(
     database: &Database,
     kind: Kind,
     orgs: Vec<Uuid>,
     holds: Vec<Uuid>,
     data: Vec<&str>,
+    digests: Vec<&str>,
 ) -> Result<(), StoreError> {
-    let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement()));
-    stored.bind(orgs).bind(holds).bind(data).execute(database.pool()).await?;
+    let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement())).bind(orgs).bind(holds);
+    let stored = match kind {
+        Kind::Request => stored.bind(data).bind(digests),
+        Kind::First | Kind::Progress | Kind::End => stored.bind(data),
+        Kind::Refused => stored,
+    };
+    stored.execute(database.pool()).await?;
     Ok(())
 }
 
@@ -229,18 +300,19 @@ async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Note
         if notes.lock().await.recv_many(&mut some, TOGETHER).await == 0 {
             return;
         }
-        for kind in [Kind::First, Kind::Progress, Kind::End] {
+        for kind in [Kind::Request, Kind::First, Kind::Progress, Kind::End, Kind::Refused] {
             // One statement stores one text for a hold: of several the last counts.
             let latest: BTreeMap<_, _> = some
                 .iter()
                 .filter(|note| note.kind == kind)
-                .map(|note| ((note.org.as_uuid(), note.hold.as_uuid()), &*note.data))
+                .map(|note| ((note.org.as_uuid(), note.hold.as_uuid()), (&*note.data, &*note.digests)))
                 .collect();
             if latest.is_empty() {
                 continue;
             }
             let (orgs, holds) = latest.keys().copied().unzip();
-            let stored = store(&database, kind, orgs, holds, latest.values().copied().collect()).await;
+            let (data, digests) = latest.values().copied().unzip();
+            let stored = store(&database, kind, orgs, holds, data, digests).await;
             let (done, rest): (Vec<Note>, Vec<Note>) = some.into_iter().partition(|note| note.kind == kind);
             some = rest;
             for note in done {
@@ -252,8 +324,9 @@ async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Note
 }
 
 impl Database {
-    /// Erases content of ended tasks that is older than its organisation keeps it, or else than `days`, and content that is not
-    /// kept at all. Some at a time; returns of how many tasks.
+    /// Erases content of ended tasks that is older than its organisation keeps it, or else than `days`, content that is not kept
+    /// at all, and excerpts of tasks that ended without a report of the vendor's. Some at a time; returns of how many tasks the
+    /// content was erased.
     pub async fn erase_old_content(&self, days: u32) -> Result<u64, StoreError> {
         let some_more = |done: u64| i64::try_from(done).is_ok_and(|done| done >= SOME);
         let mut erased = 0;
@@ -272,6 +345,8 @@ impl Database {
             let unkept = unkept.execute(self.pool()).await?.rows_affected();
             erased += old + unkept;
             if !some_more(old) && !some_more(unkept) {
+                let ended = sqlx::query(sqlx::AssertSqlSafe(format!("with ended as ({ENDED}){FORGET}")));
+                ended.bind(MANY).execute(self.pool()).await?;
                 return Ok(erased);
             }
         }
@@ -295,7 +370,51 @@ impl Database {
     }
 }
 
+/// What is kept of the request of an unfinished task.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct UnfinishedRequest {
+    pub hold_id: HoldId,
+    pub org_id: OrgId,
+    pub state: State,
+    /// The fields of the request that the gateway knows, with long texts cut; of links the query is left out, of data all.
+    #[schema(value_type = Object)]
+    pub excerpt: Value,
+    /// The SHA-256 of each field's value, in URL-safe base64: of a text its characters, of a number its shortest form.
+    #[schema(value_type = Object)]
+    pub digests: Value,
+}
+
 impl Acting {
+    /// What is kept of the request of an unfinished task. That it was read is in the audit log: the statement that reads it
+    /// writes that.
+    pub async fn read_request(&self, hold: HoldId) -> Result<Option<UnfinishedRequest>, StoreError> {
+        // The statement goes through the organisations, which are few: a hold is indexed under its organisation.
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with found as (select c.org_id, c.hold_id, h.state, c.excerpt, c.digests \
+                 from (select org_id as owner from org) o cross join lateral \
+                 (select org_id, hold_id, excerpt, digests from content own \
+                  where own.org_id = o.owner and own.hold_id = $1 and own.excerpt is not null limit 1) c \
+                 join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id where {GOES_ON}), \
+             noted as (insert into audit_log (actor, address, action, request_id, target_kind, target_id, org_id) \
+                 select who.actor ->> 'actor', who.actor ->> 'address', who.actor ->> 'action', who.actor ->> 'request_id', \
+                        $2, found.hold_id::text, found.org_id \
+                 from found cross join (select current_setting('tollgate.audit')::jsonb as actor) who) \
+             select org_id, state, excerpt, digests from found"
+        )));
+        let row = row.bind(hold.as_uuid()).bind("hold").fetch_optional(self.change()).await?;
+        let Some(row) = row else { return Ok(None) };
+        // Not as `jsonb`, which takes no NUL.
+        let excerpt: String = row.try_get("excerpt")?;
+        let unreadable = |_| StoreError::Corrupt("an excerpt that is no JSON".into());
+        Ok(Some(UnfinishedRequest {
+            hold_id: hold,
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            state: row.try_get("state")?,
+            excerpt: strict::read_json(excerpt.as_bytes()).map_err(unreadable)?,
+            digests: row.try_get("digests")?,
+        }))
+    }
+
     /// Sets how many days an organisation keeps content; `None`: as many as the platform. Whether there is such an
     /// organisation.
     pub async fn set_content_days(&self, org: OrgId, days: Option<i32>) -> Result<bool, StoreError> {

@@ -6,3 +6,4 @@ mod bounds;
 mod credits;
 mod edges;
 mod providers;
+mod requests;

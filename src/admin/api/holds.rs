@@ -13,7 +13,7 @@ use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
-use crate::store::{Doubt, Drift, Loss, Resolution, Resolved};
+use crate::store::{Doubt, Drift, Loss, Resolution, Resolved, UnfinishedRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +117,26 @@ pub(super) async fn release_hold(
     let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
     let why = said(&caller, &sent.body.reason);
     Ok(Answered(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, sent.once()).await?))
+}
+
+/// Read the request of an unfinished task
+///
+/// A short excerpt of what the caller sent, for whoever has to find out what became of the task. It is kept until the task has
+/// ended. That you read it is in the audit log.
+#[utoipa::path(
+    post, path = "/admin/v1/holds/{hold_id}/read-request", tag = "doubts and losses",
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
+    responses((status = 200, body = UnfinishedRequest)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn read_hold_request(call: WriteCall<HoldId>) -> Result<Json<UnfinishedRequest>, Problem> {
+    let ApiCall { database, path: hold_id, .. } = call;
+    let found = database.read_request(hold_id).await?;
+    found.map(Json).ok_or_else(|| {
+        Problem::NotFound(format!(
+            "nothing is kept of the request of {hold_id}: there is no such task, or it has ended"
+        ))
+    })
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

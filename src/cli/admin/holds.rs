@@ -16,6 +16,11 @@ pub(super) enum HoldsCommand {
         #[arg(long)]
         org: Option<OrgId>,
     },
+    /// Show a short excerpt of the request of an unfinished task. That you read it is in the audit log.
+    Request {
+        /// Id of the hold, which is the caller's reference.
+        hold: HoldId,
+    },
     /// Resolve a doubt: the vendor took the task. Charges it, or has it polled to its end.
     Settle {
         /// Id of the hold, which is the caller's reference.
@@ -66,6 +71,7 @@ const DOUBT: &[Column] = &[
     ("SINCE", "since"),
     ("REASON", "reason"),
 ];
+const REQUEST: &[Column] = &[("HOLD", "hold_id"), ("ORG", "org_id"), ("STATE", "state")];
 const LOSS: &[Column] = &[
     ("BOOKED", "created_at"),
     ("HOLD", "hold_id"),
@@ -114,6 +120,19 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
         HoldsCommand::InDoubt { org } => {
             let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
             return session.list(&path, DOUBT).await;
+        }
+        HoldsCommand::Request { hold } => {
+            let path = format!("/admin/v1/holds/{hold}/read-request");
+            let found = session.call(Method::POST, &path, None).await?;
+            if session.prints_json() {
+                session.show(&found, &[]);
+            } else {
+                session.show(&found, REQUEST);
+                for name in ["excerpt", "digests"] {
+                    output::line(format_args!("\n{name}:\n{:#}", found[name]));
+                }
+            }
+            return Ok(());
         }
         HoldsCommand::Settle { hold, task_id, credits, reason, idempotency_key } => (
             hold,

@@ -31,6 +31,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0014_content",
     "0015_proofs",
     "0016_open_tasks",
+    "0017_excerpts",
 ];
 
 /// All migrations, ordered by version.

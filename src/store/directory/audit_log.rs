@@ -1,5 +1,6 @@
 //! The audit log: who changed what, and from where. Triggers write it in the statement that makes the change (function
-//! `audit_change`); it is read here.
+//! `audit_change`), and the one reading that is in it is written by its own statement (`Acting::read_request`); it is read
+//! here.
 
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ words! {
         Key = "key",
         /// An entry that an operator posted.
         Entry = "entry",
-        /// A task in doubt that an operator resolved.
+        /// A task in doubt that an operator resolved, or a task whose request an operator read.
         Hold = "hold",
         OperatorToken = "operator_token",
         Budget = "budget",

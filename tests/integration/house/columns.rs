@@ -192,6 +192,11 @@ impl<'a> Driver<'a> {
                 subject.values = vec![("hold_id".into(), hold)];
                 json!({"reason": "it is not in their list"})
             }
+            "POST /admin/v1/holds/{hold_id}/read-request" => {
+                let (hold, _) = self.doubt("cut_before").await;
+                subject.values = vec![("hold_id".into(), hold)];
+                return None;
+            }
             "POST /admin/v1/identity-providers" => self.provider_body(),
             "PATCH /admin/v1/identity-providers/{provider_id}" => json!({"leeway_seconds": 30}),
             "POST /admin/v1/orgs/{org_id}/identities" => self.identity_body(&user).await,
