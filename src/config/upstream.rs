@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::check::{ConfigError, secret};
+use super::check::Check;
 use super::ms;
 use crate::secret::Secret;
 
@@ -148,15 +148,15 @@ fn five_minutes() -> u64 {
 }
 
 impl Upstreams {
-    pub(super) fn check(&mut self, origin: &str) -> Result<(), ConfigError> {
+    pub(super) fn check(&mut self, check: &mut Check<'_>) {
         let unnamed = |upstream: &UpstreamConfig| upstream.account.is_none() && upstream.accounts.is_empty();
         let kling_3 = &mut self.kling_3;
         let kling_3_unnamed = unnamed(kling_3);
-        check_upstream(origin, kling_3)?;
-        let Some(o3) = &mut self.kling_o3 else { return Ok(()) };
+        check_upstream(check, "upstream.kling_3", kling_3);
+        let Some(o3) = &mut self.kling_o3 else { return };
         // Then both accounts are called `main`, which is allowed: tasks are looked up by their backend too.
         let both_unnamed = kling_3_unnamed && unnamed(o3);
-        check_upstream(origin, o3)?;
+        check_upstream(check, "upstream.kling_o3", o3);
         let same = |a: &AccountConfig, b: &AccountConfig| {
             a.master_key == b.master_key && kling_3.base_url == o3.base_url
         };
@@ -165,22 +165,19 @@ impl Upstreams {
         });
         match clash {
             // Two tasks with the same id, on accounts with the same name, are one task to the ledger.
-            Some(account) if !both_unnamed => Err(ConfigError::value(
-                origin,
+            Some(account) if !both_unnamed => check.wrong(
                 "upstream.kling_o3: the name of an account",
                 format!("'{}'", account.name),
                 "another than those of kling_3, unless base_url and master_key are the same",
-            )),
-            _ => Ok(()),
+            ),
+            _ => {}
         }
     }
 }
 
-fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
-    let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::value(origin, field, value, right))
-    };
+fn check_upstream(check: &mut Check<'_>, section: &str, upstream: &mut UpstreamConfig) {
     let url = &upstream.base_url;
+    let field = format!("{section}.base_url");
     if !matches!(url.scheme(), "http" | "https")
         || url.host().is_none()
         || url.query().is_some()
@@ -188,71 +185,57 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
         || url.password().is_some()
     {
         // Not shown, because the URL may hold a password.
-        return wrong(
-            "upstream.*.base_url",
-            "not usable".into(),
-            "an http or https URL without user and query",
-        );
+        check.wrong(&field, "not usable", "an http or https URL without user and query");
+    }
+    let path = url.path().trim_end_matches('/');
+    if let Some(end) = ["/api", "/api/generate", "/api/status"].into_iter().find(|end| path.ends_with(end)) {
+        check.problem(&field, format!("it ends in {end}, which the gateway adds by itself: leave that out"));
     }
     let first_byte = *upstream.first_byte_timeout_ms.get_or_insert(upstream.create_timeout_ms.min(240_000));
     if first_byte > upstream.create_timeout_ms {
-        return wrong(
-            "upstream.*.first_byte_timeout_ms",
-            first_byte.to_string(),
-            "at most create_timeout_ms",
-        );
+        let field = format!("{section}.first_byte_timeout_ms");
+        check.wrong(&field, first_byte.to_string(), "at most create_timeout_ms");
     }
-    check_accounts(origin, upstream)
+    check_accounts(check, section, upstream);
 }
 
 /// Moves every account into `accounts`, checks it and reads its key.
-fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
-    let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::value(origin, field, value, right))
+fn check_accounts(check: &mut Check<'_>, section: &str, upstream: &mut UpstreamConfig) {
+    let fields = |within: &str| {
+        ["name", "master_key", "master_key_file"].map(|field| format!("{section}.{within}{field}"))
     };
-    let (mut name_field, mut key_field, mut file_field) =
-        ("upstream.*.account", "upstream.*.master_key", "upstream.*.master_key_file");
+    let [_, mut key_field, mut file_field] = fields("");
+    let mut name_field = format!("{section}.account");
     let (name, key, file) =
         (upstream.account.take(), upstream.master_key.take(), upstream.master_key_file.take());
     if upstream.accounts.is_empty() {
         let name = name.unwrap_or_else(|| "main".into());
         upstream.accounts = vec![AccountConfig { name, master_key: key, master_key_file: file, weight: 1 }];
     } else {
-        let given = [(name_field, name.is_some()), (key_field, key.is_some()), (file_field, file.is_some())];
-        if let Some((field, _)) = given.into_iter().find(|(_, given)| *given) {
-            return wrong(
-                field,
-                "given beside accounts".into(),
-                "left out: each of the accounts has its own",
-            );
+        let given =
+            [(&name_field, name.is_some()), (&key_field, key.is_some()), (&file_field, file.is_some())];
+        for (field, _) in given.into_iter().filter(|(_, given)| *given) {
+            check.wrong(field, "given beside accounts", "left out: each of the accounts has its own");
         }
-        (name_field, key_field, file_field) = (
-            "upstream.*.accounts.name",
-            "upstream.*.accounts.master_key",
-            "upstream.*.accounts.master_key_file",
-        );
+        [name_field, key_field, file_field] = fields("accounts.");
     }
     let mut names = HashSet::new();
     for account in &mut upstream.accounts {
         if account.name.is_empty() || account.name.len() > 64 {
-            return wrong(name_field, format!("'{}'", account.name), "a name of 1 to 64 characters");
+            check.wrong(&name_field, format!("'{}'", account.name), "a name of 1 to 64 characters");
         }
         if !names.insert(account.name.clone()) {
-            return wrong(
-                name_field,
-                format!("'{}' twice", account.name),
-                "a name that no other account has",
-            );
+            check.wrong(&name_field, format!("'{}' twice", account.name), "a name that no other account has");
         }
         let key = account.master_key.take();
-        account.master_key = secret(origin, key_field, key, file_field, &mut account.master_key_file)?;
+        account.master_key = check.secret(&key_field, key, &file_field, &mut account.master_key_file);
         let text = account.master_key.as_ref().map(Secret::expose).unwrap_or_default();
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return wrong(key_field, "not shown".into(), "visible ASCII without spaces");
+            check.wrong(&key_field, "not shown", "visible ASCII without spaces");
         }
     }
     if upstream.accounts.iter().all(|account| account.weight == 0) {
-        return wrong("upstream.*.accounts.weight", "0 for all".into(), "above 0 for one of them at least");
+        let field = format!("{section}.accounts.weight");
+        check.wrong(&field, "0 for all", "above 0 for one of them at least");
     }
-    Ok(())
 }
