@@ -5,12 +5,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer;
 use super::books::Books;
+use super::control::Guard;
 use super::recorder::Recorder;
 use super::script::{FaultPlan, Instead, Script};
 use super::state_file::Journal;
 use super::wire::{Cut, WireBody};
 
 pub(super) struct Shared {
+    pub(super) guard: Guard,
     pub(super) books: Books,
     pub(super) journal: Journal,
     pub(super) script: Script,
