@@ -152,8 +152,9 @@ impl<'a> Check<'a> {
     pub(super) fn end(self, told: &[String]) -> Vec<ConfigError> {
         let known = |problem: &ConfigError| {
             // A wrong `urls` or `master_key_file` is told, and then neither `url` nor `master_key` is missing.
-            let follows =
-                |field: &String, leaf| field.rsplit('.').next().is_some_and(|told| told.starts_with(leaf));
+            let follows = |field: &String, leaf: &str| {
+                field.rsplit('.').next().is_some_and(|told| told.starts_with(leaf))
+            };
             problem.leaf().is_some_and(|leaf| told.iter().any(|field| follows(field, leaf)))
         };
         self.found.into_iter().filter(|problem| !known(problem)).collect()

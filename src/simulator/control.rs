@@ -22,7 +22,7 @@ pub(super) enum Guard {
     Open,
     /// Who presents this token.
     Token(String),
-    /// Nobody.
+    /// Nobody: other machines reach the simulator, and there is no token.
     Shut,
 }
 

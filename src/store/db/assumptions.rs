@@ -82,7 +82,7 @@ impl Database {
         Ok(most.fetch_one(self.pool()).await?)
     }
 
-    /// The database's clock.
+    /// What the database's clock says now.
     pub async fn time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
     }
