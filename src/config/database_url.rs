@@ -32,8 +32,8 @@ const FIRST_WITH_TLS: &str = "require";
 
 const FORM: &str = "postgres://user@host:5432/database";
 
-/// What is wrong with a database URL, as a sentence without its first and last word in doubt: never a part of the URL that
-/// may be secret. Nothing if it can be used.
+/// What is wrong with a database URL, in words for an operator; nothing if it can be used. The words repeat no part of the
+/// URL that may be secret.
 pub fn database_url_problem(text: &str) -> Option<String> {
     problem(text.trim()).err()
 }
@@ -68,7 +68,7 @@ fn problem(text: &str) -> Result<(), String> {
     if host.matches(':').count() > 1 && host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
         return Err("an IPv6 address is written in brackets, such as [::1] or [2001:db8::5]:5432".into());
     }
-    let url = Url::parse(text).map_err(|error| in_words(error))?;
+    let url = Url::parse(text).map_err(in_words)?;
     if url.fragment().is_some() {
         return Err("there is a # in it; in a password or a name that is written %23".into());
     }
