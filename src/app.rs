@@ -2,10 +2,12 @@
 
 mod build;
 mod descriptors;
+mod doctor;
 mod memory;
 mod metrics;
 mod run;
 
+pub use self::doctor::{Diagnosis, Level, diagnose};
 pub use self::memory::memory;
 
 use std::net::SocketAddr;

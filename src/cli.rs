@@ -3,6 +3,7 @@
 mod admin;
 mod database;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod operate;
 mod output;
@@ -25,7 +26,7 @@ use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
 use crate::simulator::SimulatorError;
-use crate::store::{Actor, OperatorRole, StoreError};
+use crate::store::{Actor, OperatorRole, Purpose, Shortfall, StoreError};
 use crate::telemetry::{Logging, log_to_stderr};
 
 /// A gateway that lets many teams share one paid video-generation account without losing a credit.
@@ -62,6 +63,9 @@ enum Command {
     /// Erase what is not money and is older than it is kept; safe while gateways run.
     #[command(subcommand)]
     Retention(operate::RetentionCommand),
+    /// Find out what would go wrong with a configuration: database, vendor, identity providers, certificates, limits. Buys
+    /// nothing and changes nothing.
+    Doctor(doctor::DoctorArgs),
     /// Check the health of the gateway on this machine, for containers without curl.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check a configuration file, or print the reference or the JSON Schema of such files.
@@ -178,9 +182,12 @@ impl Cli {
 impl Command {
     fn opens_a_database(&self) -> bool {
         match self {
-            Self::Demo(_) | Self::Serve { .. } | Self::Migrate(_) | Self::Audit(_) | Self::Retention(_) => {
-                true
-            }
+            Self::Demo(_)
+            | Self::Serve { .. }
+            | Self::Migrate(_)
+            | Self::Audit(_)
+            | Self::Doctor(_)
+            | Self::Retention(_) => true,
             Self::OperatorToken { enter, .. } => *enter,
             Self::Simulate(_)
             | Self::Healthcheck(_)
@@ -200,18 +207,26 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Serve { config, beside_demo } => operate::serve(Config::load(&config)?, beside_demo),
             Self::Migrate(args) => block_on(async move {
-                args.open("migrating").await?.migrate().await?;
+                let database = args.open("migrating").await?;
+                database.migrate().await?;
                 output::note("the schema is up to date");
+                for Shortfall { what, remedy, .. } in database.check_assumptions(Purpose::Serve).await? {
+                    eprintln!("tollgate: note: {what}. {remedy}");
+                }
                 Ok(())
             }),
             Self::Simulate(args) => operate::simulate(args),
             Self::Audit(args) => operate::audit(args),
             Self::Retention(command) => operate::retention(command),
+            Self::Doctor(args) => doctor::run(args),
             Self::Healthcheck(args) => healthcheck::run(args),
             Self::Config(ConfigCommand::Check { file, config }) => {
                 let file = file.or(config).unwrap_or_default();
                 let config = Config::load(&file)?;
                 output::note(format_args!("{} is a valid configuration", file.display()));
+                for warning in &config.warnings {
+                    eprintln!("tollgate: warning: {warning}");
+                }
                 let memory = crate::app::memory(&config);
                 let all: u64 = memory.iter().map(|(_, bytes)| bytes).sum();
                 output::note(format_args!("the gateway may need up to {} MiB of memory:", all >> 20));

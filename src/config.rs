@@ -4,6 +4,7 @@
 //! a file nor the environment is read.
 
 mod check;
+mod database_url;
 mod environment;
 mod reference;
 mod schema;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::check::ConfigError;
+pub use self::database_url::database_url_problem;
 pub use self::environment::is_setting;
 pub use self::reference::reference;
 pub use self::schema::schema;
@@ -31,6 +33,10 @@ pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tls::{BadPair, Pair, Tls, Trusted};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
 use crate::https::{Authorities, BadTrust, Egress};
+
+use self::check::Check;
+use self::environment::Settings;
+use self::schema::{Misfit, take_misfits};
 use crate::secret::{self, Secret};
 
 /// The whole configuration of a gateway.
@@ -78,6 +84,9 @@ pub struct Config {
     /// Traces, sent to an OpenTelemetry collector.
     #[serde(default)]
     pub telemetry: Telemetry,
+    /// What will work, but should not stay so, in sentences for the operator.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// The data plane's listener.
@@ -505,7 +514,7 @@ pub fn ms(milliseconds: u64) -> Duration {
 impl Config {
     /// A gateway on `database` in front of `upstream`, with defaults for everything else. Reads no file and no variable.
     pub fn of(database: DatabaseConfig, upstream: UpstreamConfig) -> Result<Self, ConfigError> {
-        let config = Self {
+        let mut config = Self {
             server: Server::default(),
             admin: Admin::default(),
             database,
@@ -520,8 +529,12 @@ impl Config {
             auth: Auth::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
+            warnings: Vec::new(),
         };
-        config.check("the configuration")
+        let origin = |_: &str| "the configuration".to_owned();
+        let mut check = Check::new(&origin);
+        config.check(&mut check);
+        ConfigError::of(check.end(&[])).map(|()| config)
     }
 
     /// What connections to the internet need. Reads the file of `tls.extra_ca_file`.
@@ -539,27 +552,55 @@ impl Config {
             return Err(ConfigError::Missing(file.to_owned()));
         }
         let source = file.display().to_string();
-        let settings = Figment::from(environment::settings()?);
+        let environment = Settings::read()?;
+        let settings = Figment::from(environment.given.clone());
         let mut given: Dict = Figment::from(Toml::file_exact(file))
             .extract()
             .map_err(|error| ConfigError::unreadable(&source, &error))?;
         environment::replace_alternatives(&mut given, &settings);
-        Self::read(Figment::from(Serialized::defaults(given)).merge(settings), &source)
+        let origin = |field: &str| match environment.variable(field) {
+            Some(variable) => format!("{variable} in the environment"),
+            None => source.clone(),
+        };
+        Self::read(Figment::from(Serialized::defaults(given)).merge(settings), &source, &origin)
     }
 
     /// Reads a TOML text, and nothing else, and checks every value.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::read(Figment::from(Toml::string(text)), "the configuration")
+        let source = "the configuration";
+        Self::read(Figment::from(Toml::string(text)), source, &|_| source.to_owned())
     }
 
-    fn read(given: Figment, source: &str) -> Result<Self, ConfigError> {
-        let figment = Figment::from(Serialized::default("log", Log::default())).merge(given);
-        let config: Self = figment.extract().map_err(|error| ConfigError::unreadable(source, &error))?;
-        // The types are right, so only the ranges of numbers are checked here.
-        let given = figment.extract().unwrap_or_default();
-        if let Some((field, value, right)) = schema::out_of_range(&given) {
-            return Err(ConfigError::Value { origin: source.to_owned(), field, value, right });
-        }
-        config.check(source)
+    fn read(given: Figment, source: &str, origin: &check::Origin<'_>) -> Result<Self, ConfigError> {
+        let unreadable = |error: figment::Error| ConfigError::unreadable(source, &error);
+        let mut values: serde_json::Value = given.extract().map_err(unreadable)?;
+        let misfits = take_misfits(&mut values);
+        let mut told: Vec<String> = misfits.iter().map(Misfit::field).collect();
+        let mut problems: Vec<ConfigError> =
+            misfits.into_iter().map(|misfit| ConfigError::of_misfit(misfit, origin)).collect();
+        // What fits is checked too, so that all problems are told at once.
+        let read: Result<Self, _> = if problems.is_empty() {
+            let defaults = Figment::from(Serialized::default("log", Log::default()));
+            defaults.merge(given).extract()
+        } else {
+            Figment::from(Serialized::defaults(values)).extract()
+        };
+        let mut config = match read {
+            Ok(config) => config,
+            Err(error) if problems.is_empty() => return Err(unreadable(error)),
+            Err(_) => return Err(ConfigError::of(problems).err().unwrap_or_else(|| unknown(source))),
+        };
+        let files = config.secret_files();
+        let mut check = Check::new(origin);
+        config.check(&mut check);
+        told.sort_unstable();
+        problems.extend(check.end(&told));
+        ConfigError::of(problems)?;
+        config.warnings = config.find_warnings(&files);
+        Ok(config)
     }
+}
+
+fn unknown(source: &str) -> ConfigError {
+    ConfigError::Unreadable { origin: source.to_owned(), problem: "it cannot be read".into() }
 }

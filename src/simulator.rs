@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use books::Books;
+use control::Guard;
 use shared::Shared;
 use state_file::{Journal, Writer};
 
@@ -59,6 +60,8 @@ pub struct SimulatorConfig {
     pub state_file: Option<PathBuf>,
     /// Base of the video URLs in answers; the listener's own address if absent.
     pub public_url: Option<String>,
+    /// Token for the pages under `/_sim/`. If absent, they are served without one, but only on a loopback address.
+    pub control_token: Option<String>,
 }
 
 impl Default for SimulatorConfig {
@@ -70,6 +73,7 @@ impl Default for SimulatorConfig {
             fail_ratio: 0.0,
             state_file: None,
             public_url: None,
+            control_token: None,
         }
     }
 }
@@ -156,7 +160,9 @@ impl Simulator {
             None => (Journal::none(), None, Vec::new()),
         };
         let public_url = config.public_url.unwrap_or_else(|| format!("http://{}", reachable(local_addr)));
+        let guard = Guard::of(config.control_token, local_addr.ip());
         let shared = Arc::new(Shared {
+            guard,
             books: Books::new(&config.master_keys, tasks),
             echoes: Default::default(),
             journal,

@@ -34,6 +34,7 @@ pub use self::budgets::{
 pub use self::content::{CONTENT_CONNECTIONS, Contents, UnfinishedRequest};
 pub use self::credits::balance::Balance;
 pub use self::credits::post::{Overdraft, PostedEntry, Transferred, Why};
+pub use self::db::assumptions::{Purpose, Shortfall};
 pub use self::db::change::{Acting, Actor};
 pub use self::db::database::Database;
 pub use self::db::epochs::{EpochListener, Epochs};

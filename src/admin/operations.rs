@@ -1,6 +1,6 @@
 //! Health checks and metrics: `/healthz`, `/readyz`, `/metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -10,9 +10,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::gauges::Gauges;
 use crate::clock::Clock;
@@ -29,16 +30,101 @@ pub struct Operations {
     /// Cancelled when the gateway begins to shut down: from then on it reports that it is not ready.
     pub draining: CancellationToken,
     pub metrics: PrometheusHandle,
-    /// The last answer to whether the gateway is ready, and when it was found.
-    pub readiness: Arc<Mutex<Option<(Instant, Readiness)>>>,
+    pub readiness: Arc<Readiness>,
 }
 
-/// Whether the gateway is ready, and what was found.
-pub type Readiness = (bool, Value);
+/// What the database said when it was last looked at. Looks run one at a time and by themselves: callers wait for a look, but
+/// not for longer than [`ANSWER_TIME`], and a caller that leaves ends none. So a database that hangs delays no answer, and
+/// however many ask, one connection of the jobs' pool is taken.
+#[derive(Debug)]
+pub struct Readiness {
+    last: Mutex<Option<Look>>,
+    turn: Arc<Semaphore>,
+    /// Changes with the end of each look.
+    ended: watch::Sender<()>,
+    looks: TaskTracker,
+}
 
-/// For how long an answer is given to others too. They wait for one another, so that they take at most one connection of
-/// the jobs' pool, however many ask.
-const READINESS_KEPT: Duration = Duration::from_millis(250);
+/// The findings of one look, and when it ended.
+#[derive(Debug, Clone)]
+struct Look {
+    at: Instant,
+    database: Result<(), String>,
+    schema: Result<(), String>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            last: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            ended: watch::Sender::new(()),
+            looks: TaskTracker::new(),
+        }
+    }
+}
+
+/// For how long a look answers others too.
+const LOOK_KEPT: Duration = Duration::from_millis(250);
+
+/// How long a caller waits for a look. Load balancers wait for as little as half a second.
+const ANSWER_TIME: Duration = Duration::from_millis(400);
+
+/// For how long a good look counts while the next one is not answered: a stall of a moment must not make all gateways of a
+/// database unready at once.
+const GOOD_LOOK_COUNTS: Duration = Duration::from_secs(2);
+
+impl Readiness {
+    fn last(&self) -> Option<Look> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn last_within(&self, time: Duration) -> Option<Look> {
+        self.last().filter(|look| Clock.since(look.at) < time)
+    }
+
+    /// What is known of the database now, within [`ANSWER_TIME`].
+    async fn look(self: &Arc<Self>, database: &Database) -> Look {
+        if let Some(look) = self.last_within(LOOK_KEPT) {
+            return look;
+        }
+        let mut ended = self.ended.subscribe();
+        if let Ok(turn) = self.turn.clone().try_acquire_owned() {
+            let (readiness, database) = (self.clone(), database.clone());
+            self.looks.spawn(async move {
+                let look = look_at(&database).await;
+                *readiness.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+                drop(turn);
+                readiness.ended.send_replace(());
+            });
+        }
+        let in_time = tokio::time::timeout(ANSWER_TIME, ended.changed()).await.is_ok();
+        match self.last() {
+            Some(look) if in_time || Clock.since(look.at) < LOOK_KEPT => look,
+            Some(look)
+                if look.database.is_ok()
+                    && look.schema.is_ok()
+                    && Clock.since(look.at) < GOOD_LOOK_COUNTS =>
+            {
+                look
+            }
+            _ => Look {
+                at: Clock.now(),
+                database: Err(format!("it has not answered within {} ms", ANSWER_TIME.as_millis())),
+                schema: Err("unknown: the database has not answered".into()),
+            },
+        }
+    }
+}
+
+async fn look_at(database: &Database) -> Look {
+    let found = database.ping().await.map_err(|error| error.to_string());
+    let schema = match &found {
+        Ok(()) => database.check_schema().await.map_err(|error| error.to_string()),
+        Err(_) => Err("unknown: the database cannot be reached".into()),
+    };
+    Look { at: Clock.now(), database: found, schema }
+}
 
 pub(super) fn router(operations: Operations) -> Router {
     Router::new()
@@ -59,43 +145,24 @@ async fn readyz(State(operations): State<Operations>) -> Response {
         let body = json!({ "ready": false, "draining": true });
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
-    let mut last = operations.readiness.lock().await;
-    let (ready, body) = match &*last {
-        Some((at, found)) if Clock.since(*at) < READINESS_KEPT => found.clone(),
-        _ => {
-            let found = look(&operations).await;
-            *last = Some((Clock.now(), found.clone()));
-            found
-        }
-    };
-    drop(last);
+    let look = operations.readiness.look(&operations.database).await;
+    let prices = operations.prices.current().map(|_| ()).map_err(|error| error.to_string());
+    let lease = if operations.lease.holds() { Ok(()) } else { Err("not renewed".to_owned()) };
+    let ready = look.database.is_ok() && look.schema.is_ok() && prices.is_ok() && lease.is_ok();
+    let told = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+    let body = json!({
+        "ready": ready,
+        "database": told(look.database),
+        "schema": told(look.schema),
+        "price_book": told(prices),
+        "lease": told(lease),
+    });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = (status, Json(body)).into_response();
     if !ready {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
     }
     answer
-}
-
-/// Asks the database and the parts.
-async fn look(operations: &Operations) -> Readiness {
-    let told = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
-    let database = operations.database.ping().await.map_err(|error| error.to_string());
-    let schema = match &database {
-        Ok(()) => operations.database.check_schema().await.map_err(|error| error.to_string()),
-        Err(_) => Err("unknown: the database cannot be reached".into()),
-    };
-    let prices = operations.prices.current().map(|_| ()).map_err(|error| error.to_string());
-    let lease = if operations.lease.holds() { Ok(()) } else { Err("not renewed".to_owned()) };
-    let ready = database.is_ok() && schema.is_ok() && prices.is_ok() && lease.is_ok();
-    let body = json!({
-        "ready": ready,
-        "database": told(database),
-        "schema": told(schema),
-        "price_book": told(prices),
-        "lease": told(lease),
-    });
-    (ready, body)
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {

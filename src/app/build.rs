@@ -36,8 +36,8 @@ use crate::rate_limits::RateLimits;
 use crate::server::{self, Certificate, bind};
 use crate::stack::Parts;
 use crate::store::{
-    CONTENT_CONNECTIONS, Contents, Database, LaneSettings, Lease, Ledger, RETRY_ASIDE, SIDE_LANES,
-    SharedDatabase, StoreError,
+    CONTENT_CONNECTIONS, Contents, Database, LaneSettings, Lease, Ledger, Purpose, RETRY_ASIDE, SIDE_LANES,
+    SharedDatabase, Shortfall, StoreError,
 };
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
@@ -125,6 +125,9 @@ impl Pools {
         // The first call should not have to wait for connections.
         for pool in [&lease, &upkeep, &lookups, &contents, &callers] {
             pool.find_primary().await?;
+        }
+        for Shortfall { what, remedy, .. } in upkeep.check_assumptions(Purpose::Serve).await? {
+            tracing::warn!(remedy, "{what}");
         }
         upkeep.check_schema().await?;
         let management = of(MANAGEMENT_CONNECTIONS)?.into();

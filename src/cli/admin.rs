@@ -21,13 +21,15 @@ use self::client::Session;
 use super::{CliError, block_on};
 use crate::secret::Secret;
 
+const DEFAULT_URL: &str = "http://127.0.0.1:8081";
+
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
-    /// Base URL of the management API, which a gateway serves on admin.listen.
+    /// Base URL of the management API, which a gateway serves on admin.listen; with or without /admin/v1 at its end.
     #[arg(
         long,
         env = "TOLLGATE_ADMIN_URL",
-        default_value = "http://127.0.0.1:8081",
+        default_value = DEFAULT_URL,
         value_name = "URL",
         global = true
     )]
@@ -135,7 +137,10 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
     let Some(token) = args.token.filter(|token| !token.trim().is_empty()) else {
         return Err(CliError::Usage("no credential given: use --token, or set TOLLGATE_ADMIN_TOKEN".into()));
     };
-    let session = Session::new(&args.url, args.ca_file.as_deref(), Secret::new(token.trim()), args.json)?;
+    // A variable without a value is one that nobody has set: that is how a container engine passes it on.
+    let url = if args.url.trim().is_empty() { DEFAULT_URL } else { &args.url };
+    let ca_file = args.ca_file.as_deref().filter(|file| !file.as_os_str().is_empty());
+    let session = Session::new(url, ca_file, Secret::new(token.trim()), args.json)?;
     block_on(async move { by_api(&session, args.command).await })
 }
 

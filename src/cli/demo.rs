@@ -25,7 +25,7 @@ use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
 use crate::secret::Secret;
 use crate::server::bind;
 use crate::simulator::{Simulator, SimulatorConfig};
-use crate::store::{Acting, Actor, Database};
+use crate::store::{Acting, Actor, Database, Purpose};
 
 const MASTER_KEY: &str = "sim-master-key";
 
@@ -171,6 +171,8 @@ async fn open(url: &Secret) -> Result<Acting, CliError> {
     let place = database.place();
     progress(&format!("the demo works in database {place}"));
     database.find_primary().await?;
+    // Before the mark: a database that cannot be used stays as it is.
+    database.check_assumptions(Purpose::Migrate).await?;
     if let Some(found) = database.claim_for_demo().await? {
         return Err(CliError::Usage(format!(
             "database {place} is neither empty nor a demo's: it has '{found}' in it. Nothing in it was changed. Give \

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::Request;
+use http::{Request, StatusCode};
+use serde_json::Value;
 
 use super::{CliError, block_on};
 use crate::config::Config;
 use crate::https::{Client, Settings, Trust, Version};
+use crate::strict;
 
 /// Less than the three seconds that orchestrators usually wait.
 const TIMEOUT: Duration = Duration::from_millis(2_500);
@@ -48,12 +50,24 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     let request = Request::get(&url).body(Bytes::new()).map_err(|error| wrong(error.to_string()))?;
     block_on(async move {
         let answer = client.call(request).await.map_err(|error| wrong(error.to_string()))?;
-        if answer.status.is_success() {
-            Ok(())
-        } else {
-            Err(wrong(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim())))
-        }
+        if answer.status.is_success() { Ok(()) } else { Err(wrong(reason(answer.status, &answer.body))) }
     })
+}
+
+/// What keeps the gateway from being ready, in words.
+fn reason(status: StatusCode, body: &[u8]) -> String {
+    let told: Option<Value> = strict::read_json(body).ok();
+    let parts = told.as_ref().and_then(Value::as_object).into_iter().flatten();
+    let unwell = parts.filter_map(|(part, state)| match state {
+        Value::String(state) if state != "ok" => Some(format!("{}: {state}", part.replace('_', " "))),
+        Value::Bool(true) if part == "draining" => Some("it is shutting down".to_owned()),
+        _ => None,
+    });
+    let unwell: Vec<String> = unwell.collect();
+    if unwell.is_empty() {
+        return format!("{status} {}", String::from_utf8_lossy(body).trim());
+    }
+    format!("not ready: {}", unwell.join("; "))
 }
 
 /// The address at which this machine reaches a listener on `listen`.
@@ -69,6 +83,17 @@ fn here(listen: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_is_in_words() {
+        let reason = |body: &str| reason(StatusCode::SERVICE_UNAVAILABLE, body.as_bytes());
+        assert_eq!(
+            reason(r#"{"ready":false,"database":"ok","lease":"not renewed","price_book":"there is none"}"#),
+            "not ready: lease: not renewed; price book: there is none"
+        );
+        assert_eq!(reason(r#"{"ready":false,"draining":true}"#), "not ready: it is shutting down");
+        assert_eq!(reason("no gateway\n"), "503 Service Unavailable no gateway");
+    }
 
     #[test]
     fn everywhere_is_reached_by_loopback() {

@@ -1,7 +1,7 @@
 //! The commands `serve`, `simulate`, `audit` and `retention`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -21,6 +21,9 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
         // SIGHUP reloads certificates. A gateway without certificates must not be ended by it either.
         let _hangup = signal(SignalKind::hangup()).map_err(|error| CliError::Failed(error.to_string()))?;
         let database = database::pool(&config.database)?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let place = database.place();
         say(&format!("tollgate: serving on database {place}"));
         database.find_primary().await.map_err(StartError::from)?;
@@ -58,7 +61,7 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArgs {
-    /// Address to listen on. Keep it off public networks: everybody who reaches it may read the keys and set faults.
+    /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// Master key that is accepted; may be repeated, and each key is an account of its own.
@@ -76,6 +79,19 @@ pub(super) struct SimulateArgs {
     /// File that keeps tasks and accounts over a restart.
     #[arg(long, value_name = "FILE")]
     state_file: Option<PathBuf>,
+    /// File with the token for the simulator's own pages, `/_sim/…`, which read keys and set faults. Without it they are
+    /// open to every program on this machine, and closed if the simulator listens for other machines too.
+    #[arg(long, value_name = "FILE")]
+    script_token_file: Option<PathBuf>,
+}
+
+/// The token in a file.
+fn token(file: &Path) -> Result<String, CliError> {
+    let wrong = |why: String| CliError::Usage(format!("--script-token-file {}: {why}", file.display()));
+    let text =
+        std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read ({})", error.kind())))?;
+    let token = text.trim();
+    if token.is_empty() { Err(wrong("it is empty".into())) } else { Ok(token.to_owned()) }
 }
 
 /// Simulates the vendor until a signal.
@@ -83,10 +99,12 @@ pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
     if !(0.0..=1.0).contains(&args.fail_ratio) {
         return Err(CliError::Usage(format!("--fail-ratio is {}; it must be from 0 to 1", args.fail_ratio)));
     }
+    let control_token = args.script_token_file.as_deref().map(token).transpose()?;
     let _log = log(&Log { format: LogFormat::Pretty, level: "info".into() })?;
     block_on(async move {
         let stop = stop_signal()?;
         let config = SimulatorConfig {
+            control_token,
             master_keys: args.master_keys,
             task_time: Duration::from_millis(args.task_ms),
             task_jitter: Duration::from_millis(args.jitter_ms),

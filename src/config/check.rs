@@ -1,7 +1,13 @@
-//! Checks of the configuration that its types alone cannot make.
+//! Checks of the configuration that its types alone cannot make. Every problem is found, not only the first.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::database_url::{database_url_problem, is_exposed, is_local};
+use super::schema::Misfit;
 use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
@@ -31,6 +37,9 @@ pub enum ConfigError {
     /// The file of authorities to trust cannot be used.
     #[error("{origin}: {reason}")]
     Trust { origin: String, reason: BadExtraAuthorities },
+    /// A field has a problem that is told in a sentence of its own.
+    #[error("{origin}: {field}: {problem}")]
+    Field { origin: String, field: String, problem: String },
     /// A certificate or its key cannot be used.
     #[error("{origin}: {section}.tls: {reason}")]
     Tls { origin: String, section: &'static str, reason: Box<BadPair> },
@@ -38,23 +47,21 @@ pub enum ConfigError {
     #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
     SecretFile {
         origin: String,
-        field: &'static str,
+        field: String,
         path: PathBuf,
         /// Why it cannot be read.
         reason: std::io::ErrorKind,
     },
+    /// There are several problems.
+    #[error("{} problems:{}", .0.len(), lines(.0))]
+    Several(Vec<ConfigError>),
+}
+
+fn lines(problems: &[ConfigError]) -> String {
+    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
 }
 
 impl ConfigError {
-    pub(super) fn value(origin: &str, field: &str, value: impl Into<String>, right: &str) -> Self {
-        Self::Value {
-            origin: origin.to_owned(),
-            field: field.to_owned(),
-            value: value.into(),
-            right: right.to_owned(),
-        }
-    }
-
     pub(super) fn unreadable(origin: &str, error: &figment::Error) -> Self {
         let problems: Vec<String> = error
             .clone()
@@ -68,6 +75,49 @@ impl ConfigError {
             .collect();
         Self::Unreadable { origin: origin.to_owned(), problem: problems.join("; ") }
     }
+
+    pub(super) fn of_misfit(misfit: Misfit, origin: &Origin<'_>) -> Self {
+        let origin = origin(&misfit.field());
+        match misfit {
+            Misfit::Value { field, value, right } => Self::Value { origin, field, value, right },
+            Misfit::Unknown { section, name, known } => {
+                let place = if section.is_empty() { String::new() } else { format!("{section}: ") };
+                let problem = format!("{place}unknown field '{name}'; there are {}", known.join(", "));
+                Self::Unreadable { origin, problem }
+            }
+        }
+    }
+
+    /// Every problem by itself.
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Several(problems) => problems,
+            one => vec![one],
+        }
+    }
+
+    /// One error for all problems; nothing if there are none.
+    pub(super) fn of(mut problems: Vec<Self>) -> Result<(), Self> {
+        match problems.len() {
+            0 => Ok(()),
+            1 => Err(problems.remove(0)),
+            _ => Err(Self::Several(problems)),
+        }
+    }
+
+    /// The last part of the name of the field that it concerns.
+    fn leaf(&self) -> Option<&str> {
+        match self {
+            Self::Value { field, .. } | Self::Field { field, .. } | Self::SecretFile { field, .. } => {
+                field.rsplit('.').next()
+            }
+            Self::Missing(_)
+            | Self::Unreadable { .. }
+            | Self::Tls { .. }
+            | Self::Trust { .. }
+            | Self::Several(_) => None,
+        }
+    }
 }
 
 /// The message of a TOML parser, without its excerpt of the file, which may hold a secret.
@@ -78,115 +128,259 @@ fn without_excerpt(problem: &str) -> String {
     lines.join(": ")
 }
 
-impl Config {
-    pub(super) fn check(mut self, origin: &str) -> Result<Self, ConfigError> {
-        let wrong = |field: &'static str, value: String, right: &'static str| {
-            Err(ConfigError::value(origin, field, value, right))
+/// Says where the value of a field was given: in a file, or in a variable.
+pub(super) type Origin<'a> = dyn Fn(&str) -> String + 'a;
+
+/// Collects what is wrong.
+pub(super) struct Check<'a> {
+    origin: &'a Origin<'a>,
+    found: Vec<ConfigError>,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(origin: &'a Origin<'a>) -> Self {
+        Self { origin, found: Vec::new() }
+    }
+
+    /// The value of a field is wrong.
+    pub(super) fn wrong(&mut self, field: &str, value: impl Into<String>, right: impl Into<String>) {
+        let origin = (self.origin)(field);
+        let (field, value, right) = (field.to_owned(), value.into(), right.into());
+        self.found.push(ConfigError::Value { origin, field, value, right });
+    }
+
+    /// A field has a problem.
+    pub(super) fn problem(&mut self, field: &str, problem: impl Into<String>) {
+        let origin = (self.origin)(field);
+        self.found.push(ConfigError::Field { origin, field: field.to_owned(), problem: problem.into() });
+    }
+
+    /// What was found. Problems of fields that are among `told` are left out: they follow from what was told.
+    pub(super) fn end(self, told: &[String]) -> Vec<ConfigError> {
+        let known = |problem: &ConfigError| {
+            // A wrong `urls` or `master_key_file` is told, and then neither `url` nor `master_key` is missing.
+            let follows = |field: &String, leaf: &str| {
+                field.rsplit('.').next().is_some_and(|told| told.starts_with(leaf))
+            };
+            problem.leaf().is_some_and(|leaf| told.iter().any(|field| follows(field, leaf)))
         };
-        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
-            return wrong(
-                "log.level",
-                format!("'{}'", self.log.level),
-                "a level (error, warn, info, debug, trace) or directives",
+        self.found.into_iter().filter(|problem| !known(problem)).collect()
+    }
+
+    /// The contents of the file of a secret.
+    fn read(&mut self, field: &str, path: PathBuf) -> Option<Secret> {
+        if let Some(mode) = written_by_others(&path) {
+            self.problem(
+                field,
+                format!(
+                    "{} may be written by every user of this machine (mode {mode:03o}): chmod o-w it, and make sure that \
+                     it still holds what you have put there",
+                    path.display()
+                ),
             );
         }
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(Secret::new(text.trim())),
+            Err(error) => {
+                let (origin, field) = ((self.origin)(field), field.to_owned());
+                self.found.push(ConfigError::SecretFile { origin, field, path, reason: error.kind() });
+                None
+            }
+        }
+    }
+
+    /// The secret itself, or the contents of its file; a problem if neither or both are given.
+    pub(super) fn secret(
+        &mut self,
+        field: &str,
+        value: Option<Secret>,
+        file_field: &str,
+        file: &mut Option<PathBuf>,
+    ) -> Option<Secret> {
+        let secret = match (value, file.take()) {
+            (Some(_), Some(_)) => {
+                self.wrong(field, format!("given beside {file_field}"), "the only one of the two");
+                return None;
+            }
+            (Some(secret), None) => secret,
+            (None, Some(path)) => self.read(file_field, path)?,
+            (None, None) => Secret::new(""),
+        };
+        if secret.is_empty() {
+            self.wrong(field, "missing", "set: here, by a file, or in the environment");
+            return None;
+        }
+        Some(secret)
+    }
+}
+
+/// The mode of a file that every user of the machine may write.
+fn written_by_others(path: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o002 != 0).then_some(mode)
+}
+
+/// Whether every user of the machine may read a file. Files below `/run/secrets` are a container's own.
+fn read_by_others(path: &Path) -> bool {
+    let in_container = ["/run/secrets", "/var/run/secrets"].iter().any(|place| path.starts_with(place));
+    !in_container && std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
+}
+
+impl Config {
+    /// Checks what the types alone cannot, and reads the files of secrets.
+    pub(super) fn check(&mut self, check: &mut Check<'_>) {
+        check_log(check, &self.log.level);
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
             if let Some(tls) = tls {
-                let bad = |reason| ConfigError::Tls {
-                    origin: origin.to_owned(),
-                    section,
-                    reason: Box::new(reason),
-                };
-                tls.read().and_then(|files| tls.parse(&files)).map_err(bad)?;
+                if let Err(reason) = tls.read().and_then(|files| tls.parse(&files)) {
+                    let origin = (check.origin)(&format!("{section}.tls"));
+                    check.found.push(ConfigError::Tls { origin, section, reason: Box::new(reason) });
+                }
+                if let Some(mode) = written_by_others(&tls.key_file) {
+                    let path = tls.key_file.display();
+                    check.problem(
+                        &format!("{section}.tls.key_file"),
+                        format!("{path} may be written by every user of this machine (mode {mode:03o}): chmod o-w it"),
+                    );
+                }
             }
         }
-        check_database(origin, &mut self.database)?;
+        check_database(check, &mut self.database);
+        check_admin(check, &mut self.admin);
         self.database.extra_ca_file = self.tls.extra_ca_file.clone();
-        check_admin(origin, &mut self.admin)?;
-        self.upstream.check(origin)?;
-        self.egress().map_err(|reason| ConfigError::Trust { origin: origin.to_owned(), reason })?;
-        self.telemetry.check(origin)?;
-        Ok(self)
+        self.upstream.check(check);
+        if let Err(reason) = self.egress() {
+            let origin = (check.origin)("tls.extra_ca_file");
+            check.found.push(ConfigError::Trust { origin, reason });
+        }
+        self.telemetry.check(check);
+    }
+
+    /// What will work, but should not stay so: secrets that cross a network unencrypted, and keys that others may read.
+    /// `files` are those that this configuration named before they were read.
+    pub(super) fn find_warnings(&self, files: &[(String, PathBuf)]) -> Vec<String> {
+        let mut found = Vec::new();
+        let backends =
+            [("kling_3", Some(&self.upstream.kling_3)), ("kling_o3", self.upstream.kling_o3.as_ref())];
+        for (name, backend) in backends {
+            if backend
+                .is_some_and(|backend| backend.base_url.scheme() == "http" && !is_local(&backend.base_url))
+            {
+                found.push(format!(
+                    "upstream.{name}.base_url is plain HTTP to another host: everybody on the way can read the master key \
+                     and change answers; use https"
+                ));
+            }
+        }
+        if let Some(url) = &self.telemetry.otlp_endpoint
+            && url.scheme() == "http"
+            && !is_local(url)
+            && !self.telemetry.headers.is_empty()
+        {
+            found.push(
+                "telemetry.otlp_endpoint is plain HTTP to another host, and telemetry.headers_file has secrets for it; use \
+                 https"
+                    .into(),
+            );
+        }
+        if self.database.servers().iter().any(|url| is_exposed(url.expose())) {
+            found.push(
+                "the database is on another host, and its URL does not ask for TLS: add ?sslmode=verify-full and \
+                 sslrootcert=FILE (or ?sslmode=require, which does not check whose server it is)"
+                    .into(),
+            );
+        }
+        for (field, path) in files.iter().filter(|(_, path)| read_by_others(path)) {
+            found.push(format!(
+                "{field}: {} may be read by every user of this machine: chmod o-r it",
+                path.display()
+            ));
+        }
+        found
+    }
+
+    /// The files of secrets that are named, before they are read.
+    pub(super) fn secret_files(&self) -> Vec<(String, PathBuf)> {
+        let mut files = vec![
+            ("admin.bootstrap_token_file".to_owned(), self.admin.bootstrap_token_file.clone()),
+            ("database.url_file".to_owned(), self.database.url_file.clone()),
+            ("telemetry.headers_file".to_owned(), self.telemetry.headers_file.clone()),
+            ("upstream.proxy_credentials_file".to_owned(), self.upstream.proxy_credentials_file.clone()),
+        ];
+        for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
+            files.push((format!("{section}.tls.key_file"), tls.as_ref().map(|tls| tls.key_file.clone())));
+        }
+        let backends =
+            [("kling_3", Some(&self.upstream.kling_3)), ("kling_o3", self.upstream.kling_o3.as_ref())];
+        for (name, backend) in backends.into_iter().filter_map(|(name, backend)| Some((name, backend?))) {
+            files.push((format!("upstream.{name}.master_key_file"), backend.master_key_file.clone()));
+            for account in &backend.accounts {
+                files.push((
+                    format!("upstream.{name}.accounts.master_key_file"),
+                    account.master_key_file.clone(),
+                ));
+            }
+        }
+        files.into_iter().filter_map(|(field, path)| Some((field, path?))).collect()
     }
 }
 
-fn check_admin(origin: &str, admin: &mut Admin) -> Result<(), ConfigError> {
+fn check_log(check: &mut Check<'_>, level: &str) {
+    let right =
+        "a level (error, warn, info, debug, trace), or directives such as info,tollgate::upstream=debug";
+    // A single word that is no level would be taken for the name of a module, of which there is none.
+    let no_module = level.split(',').map(str::trim).find(|directive| {
+        let is_name = !directive.is_empty() && directive.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_name && directive.parse::<LevelFilter>().is_err() && !MODULES.contains(directive)
+    });
+    if level.trim().is_empty() || no_module.is_some() || EnvFilter::try_new(level).is_err() {
+        check.wrong("log.level", format!("'{level}'"), right);
+    }
+}
+
+/// Crates whose events a directive may name by a single word.
+const MODULES: &[&str] =
+    &["tollgate", "hyper", "h2", "sqlx", "rustls", "tonic", "reqwest", "tower", "opentelemetry"];
+
+fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
     let (field, file) = ("admin.bootstrap_token", "admin.bootstrap_token_file");
     if admin.bootstrap_token.is_none() && admin.bootstrap_token_file.is_none() {
-        return Ok(());
+        return;
     }
-    let token = secret(origin, field, admin.bootstrap_token.take(), file, &mut admin.bootstrap_token_file)?;
-    let presented = token.as_ref().and_then(|token| PresentedKey::parse(token.expose()));
-    if presented.is_none_or(|presented| presented.env != OPERATOR_ENV) {
-        return Err(ConfigError::value(
-            origin,
-            field,
-            "not a token",
-            "one that 'tollgate operator-token' printed",
-        ));
+    let token = check.secret(field, admin.bootstrap_token.take(), file, &mut admin.bootstrap_token_file);
+    let Some(token) = token else { return };
+    if PresentedKey::parse(token.expose()).is_none_or(|presented| presented.env != OPERATOR_ENV) {
+        check.wrong(field, "not a token", "one that 'tollgate operator-token' printed");
     }
-    admin.bootstrap_token = token;
-    Ok(())
+    admin.bootstrap_token = Some(token);
 }
 
-fn check_database(origin: &str, database: &mut DatabaseConfig) -> Result<(), ConfigError> {
-    let wrong =
-        |value: &str, right: &'static str| Err(ConfigError::value(origin, "database.urls", value, right));
-    if !database.urls.is_empty() {
+fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
+    let field = if database.urls.is_empty() {
+        let field = if database.url_file.is_some() { "database.url_file" } else { "database.url" };
+        let url =
+            check.secret("database.url", database.url.take(), "database.url_file", &mut database.url_file);
+        let text = url.as_ref().map(Secret::expose).unwrap_or_default();
+        database.urls =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
+        field
+    } else {
         if database.url.is_some() {
-            return wrong("given beside database.url", "the only one of the two");
+            check.wrong("database.urls", "given beside database.url", "the only one of the two");
         }
         if database.url_file.is_some() {
-            return wrong("given beside database.url_file", "the only one of the two");
+            check.wrong("database.urls", "given beside database.url_file", "the only one of the two");
         }
         if database.urls.iter().any(Secret::is_empty) {
-            return wrong("partly empty", "a list of URLs");
+            check.wrong("database.urls", "partly empty", "a list of URLs");
         }
-        return Ok(());
-    }
-    let url =
-        secret(origin, "database.url", database.url.take(), "database.url_file", &mut database.url_file)?;
-    let text = url.as_ref().map(Secret::expose).unwrap_or_default();
-    database.urls = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
-    Ok(())
-}
-
-/// The secret itself, or the contents of its file; an error if neither or both are given.
-pub(super) fn secret(
-    origin: &str,
-    field: &'static str,
-    value: Option<Secret>,
-    file_field: &'static str,
-    file: &mut Option<PathBuf>,
-) -> Result<Option<Secret>, ConfigError> {
-    let secret = match (value, file.take()) {
-        (Some(_), Some(_)) => {
-            let value = format!("given beside {file_field}");
-            return Err(ConfigError::value(origin, field, value, "the only one of the two"));
-        }
-        (Some(secret), None) => secret,
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(text) => Secret::new(text.trim()),
-            Err(error) => {
-                return Err(ConfigError::SecretFile {
-                    origin: origin.to_owned(),
-                    field: file_field,
-                    path,
-                    reason: error.kind(),
-                });
-            }
-        },
-        (None, None) => Secret::new(""),
+        "database.urls"
     };
-    if secret.is_empty() {
-        return Err(ConfigError::value(
-            origin,
-            field,
-            "missing",
-            "set: here, by a file, or in the environment",
-        ));
+    for url in database.urls.iter().filter(|url| !url.is_empty()) {
+        if let Some(problem) = database_url_problem(url.expose()) {
+            check.problem(field, problem);
+        }
     }
-    Ok(Some(secret))
 }
 
 #[cfg(test)]
@@ -335,6 +529,73 @@ mod tests {
     }
 
     #[test]
+    fn all_problems_are_told_at_once_and_in_words() {
+        let text = "[server]\nlisten = \":8080\"\ndrain_ms = -1\ntrusted_proxies = \"10.0.0.0/8\"\n\
+                    [database]\nurl = \"mysql://u:hunter2@h/x\"\n[upstream.kling_3]\nbase_url = \"https://x/api\"\n\
+                    [upstream.kling_o3]\nmaster_key = 7\n[log]\nlevel = \"loud\"\n[ledgr]\n";
+        let told = Config::from_toml(text).unwrap_err().to_string();
+        for part in [
+            "server.listen is ':8080'",
+            "server.drain_ms is -1",
+            "server.trusted_proxies is '10.0.0.0/8'",
+            "upstream.kling_o3.base_url is missing",
+            "upstream.kling_o3.master_key is not shown",
+            "unknown field 'ledgr'; there are admin, auth",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(told.lines().count(), 7, "{told}");
+        // With every required field there, what fits is checked too.
+        let text = text.replace("master_key = 7", "master_key = 7\nbase_url = \"http://x\"");
+        let told = Config::from_toml(&text).unwrap_err().to_string();
+        for part in ["begins with mysql://", "it ends in /api", "log.level is 'loud'", "kling_3.master_key"] {
+            assert!(told.contains(part) || part == "kling_3.master_key", "{part}: {told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+        for jargon in ["u64", "invalid type", "expected", "SocketAddr", "serde", "variant"] {
+            assert!(!told.contains(jargon), "{jargon}: {told}");
+        }
+    }
+
+    #[test]
+    fn key_files_that_everybody_may_change_are_refused() {
+        let file = std::env::temp_dir().join(format!("tollgate-mode-{}", std::process::id()));
+        std::fs::write(&file, "k").unwrap();
+        let config = format!(
+            "[database]\nurl = \"postgres://x@127.0.0.1/x\"\n[upstream.kling_3]\nbase_url = \"https://x\"\n\
+             master_key_file = \"{}\"\n",
+            file.display()
+        );
+        let with = |mode: u32| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            Config::from_toml(&config).map(|config| config.warnings).map_err(|error| error.to_string())
+        };
+        assert_eq!(with(0o600).unwrap(), [""; 0]);
+        let warned = with(0o644).unwrap();
+        assert!(warned.len() == 1 && warned[0].contains("chmod o-r"), "{warned:?}");
+        let told = with(0o602).unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert!(
+            told.contains("master_key_file") && told.contains("602") && told.contains("chmod o-w"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_crosses_a_network_unencrypted_is_warned_of() {
+        let warnings = |database: &str, upstream: &str| {
+            let text = format!(
+                "[database]\nurl = \"{database}\"\n[upstream.kling_3]\nbase_url = \"{upstream}\"\nmaster_key = \"k\"\n"
+            );
+            Config::from_toml(&text).unwrap().warnings.len()
+        };
+        assert_eq!(warnings("postgres://localhost/x", "https://vendor.example"), 0);
+        assert_eq!(warnings("postgres://localhost/x", "http://127.0.0.1:9090"), 0);
+        assert_eq!(warnings("postgres://db.example/x?sslmode=verify-full", "https://vendor.example"), 0);
+        assert_eq!(warnings("postgres://db.example/x", "http://vendor.example"), 2);
+    }
+
+    #[test]
     fn a_configuration_built_as_a_value_is_that_of_the_least_file() {
         let database = DatabaseConfig::of(Secret::new("postgres://gw@localhost/tollgate"));
         let upstream = UpstreamConfig::of("https://vendor.example".parse().unwrap(), Secret::new("sk-test"));
@@ -350,7 +611,15 @@ mod tests {
         for (more, expected) in [
             ("[ledger]\nlanes = 0", &["ledger.lanes is 0", "from 1 to 64"][..]),
             ("[ledger]\nprofile = \"fast\"", &["ledger.profile", "fast", "plain", "two-commit"]),
-            ("[server]\nlisten = \"nowhere\"", &["server.listen", "invalid socket address"]),
+            ("[server]\nlisten = \"nowhere\"", &["server.listen is 'nowhere'", "an IP address and a port"]),
+            ("[server]\nlisten = \":8080\"", &["127.0.0.1:8080 (this machine only) or 0.0.0.0:8080"]),
+            ("[log]\nlevel = \"warning\"", &["log.level is 'warning'", "a level"]),
+            ("[log]\nlevel = \"info,tolgate\"", &["log.level is 'info,tolgate'", "a level"]),
+            (
+                &o3("").replace("http://x", "https://x/v/api/"),
+                &["base_url: it ends in /api", "leave that out"],
+            ),
+            (&o3("").replace("http://x", "https://x/api/generate"), &["ends in /api/generate"]),
             ("[server]\nlistn = \"x\"", &["server", "unknown field", "listn", "listen"]),
             ("[status]\nmin_interval_ms = \"soon\"", &["status.min_interval_ms", "soon"]),
             ("[log]\nlevel = \"loud=quiet\"", &["log.level is 'loud=quiet'", "directives"]),

@@ -1,12 +1,14 @@
 //! Settings from the environment: `TOLLGATE_SECTION__FIELD`, with the value as it would be in the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::{Dict, Value};
 
 use super::ConfigError;
+use super::schema::Field;
 
 const PREFIX: &str = "TOLLGATE_";
 const ORIGIN: &str = "the environment";
@@ -43,40 +45,126 @@ pub(super) fn replace_alternatives(file: &mut Dict, environment: &Figment) {
     }
 }
 
-/// The settings of the environment, for merging over those of a file.
-pub(super) fn settings() -> Result<Env, ConfigError> {
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
-    check(variables)?;
-    Ok(Env::prefixed(PREFIX).filter(|name| name.as_str().contains("__")).split("__"))
+/// What the environment sets.
+pub(super) struct Settings {
+    /// For merging over the settings of a file.
+    pub(super) given: Env,
+    /// The variable that sets a field, such as `server.listen`.
+    names: BTreeMap<String, String>,
 }
 
-/// Refuses variables that set one field twice: otherwise the variable that happens to come last would win.
-fn check(variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
-    let mut fields: BTreeMap<String, String> = BTreeMap::new();
-    for (name, value) in variables.filter(|(name, _)| is_setting(name)) {
+impl Settings {
+    /// The settings of the environment. A variable with an empty value sets nothing: that is how a container engine passes
+    /// on a variable that nobody has set.
+    pub(super) fn read() -> Result<Self, ConfigError> {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
+            .filter(|(_, value)| !value.trim().is_empty());
+        let names = check(variables)?;
+        let fields: BTreeSet<String> = names.keys().cloned().collect();
+        let given =
+            Env::prefixed(PREFIX).filter(move |name| fields.contains(&field_of(name.as_str()))).split("__");
+        Ok(Self { given, names })
+    }
+
+    /// The variable that sets a field, a section, or the list that a field is in.
+    pub(super) fn variable(&self, field: &str) -> Option<&str> {
+        let field = field.split(['[', ':']).next().unwrap_or_default();
+        let mut within = field;
+        loop {
+            if let Some(name) = self.names.get(within) {
+                return Some(name);
+            }
+            within = within.rsplit_once('.')?.0;
+        }
+    }
+}
+
+/// The field that a variable without its prefix sets.
+fn field_of(name: &str) -> String {
+    name.to_ascii_lowercase().replace("__", ".")
+}
+
+/// Refuses variables that set one field twice, because the variable that happens to come last would win, and those that set
+/// nothing because an underscore is missing or too many. Returns the variable of each field.
+fn check(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    let mut problems = Vec::new();
+    let mut wrong = |name: &str, value: String, right: &str| {
+        let (origin, field, right) = (ORIGIN.to_owned(), name.to_owned(), right.to_owned());
+        problems.push(ConfigError::Value { origin, field, value, right });
+    };
+    for (name, value) in variables {
+        if let Some(meant) = meant(&name) {
+            wrong(
+                &name,
+                "not a setting".into(),
+                &format!("written {meant}, with two underscores before each part"),
+            );
+            continue;
+        }
+        if !is_setting(&name) {
+            continue;
+        }
         if holds_table(&value.parse().unwrap_or(Value::from(false)))
             && Figment::from(Toml::string(&format!("value = {value}"))).find_value("value").is_err()
         {
             // The value may hold a secret: not shown.
-            let right = "a table as in the file, with each key once";
-            return Err(ConfigError::value(ORIGIN, &name, "not shown", right));
+            wrong(&name, "not shown".into(), "a table as in the file, with each key once");
+            continue;
         }
-        let field = name.to_ascii_lowercase();
-        let beside = fields.get(&field).or_else(|| {
+        let field = field_of(&name[PREFIX.len()..]);
+        let beside = names.get(&field).or_else(|| {
             let within = |shorter: &str, longer: &str| {
-                longer.strip_prefix(shorter).is_some_and(|rest| rest.starts_with("__"))
+                longer.strip_prefix(shorter).is_some_and(|rest| rest.starts_with('.'))
             };
-            let other = fields.iter().find(|(other, _)| within(other, &field) || within(&field, other));
+            let other = names.iter().find(|(other, _)| within(other, &field) || within(&field, other));
             other.map(|(_, name)| name)
         });
         if let Some(beside) = beside {
             let value = format!("given beside {beside}, which sets the same");
-            return Err(ConfigError::value(ORIGIN, &name, value, "the only one of the two"));
+            wrong(&name, value, "the only one of the two");
+            continue;
         }
-        fields.insert(field, name);
+        names.insert(field, name);
     }
-    Ok(())
+    ConfigError::of(problems).map(|()| names)
+}
+
+/// The variable that was meant by one that differs from it in the number of underscores, such as `TOLLGATE_SERVER_LISTEN`.
+fn meant(name: &str) -> Option<String> {
+    let plain = |name: &str| name.to_ascii_uppercase().replace('_', "");
+    let prefixed = name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+    if !prefixed {
+        return None;
+    }
+    let right = variables().iter().find(|right| plain(right) == plain(name))?;
+    (!right.eq_ignore_ascii_case(name)).then(|| right.clone())
+}
+
+/// The variables of all fields.
+fn variables() -> &'static [String] {
+    static ALL: LazyLock<Vec<String>> = LazyLock::new(|| {
+        fn add(fields: &[Field], all: &mut Vec<String>) {
+            for field in fields.iter().filter(|field| !field.path.contains("[]")) {
+                if field.path.contains('.') {
+                    all.push(variable(&field.path));
+                }
+                add(&field.fields, all);
+            }
+        }
+        let mut all = Vec::new();
+        add(&Field::all(), &mut all);
+        all
+    });
+    &ALL
+}
+
+/// The variable that sets a field.
+pub(super) fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.to_uppercase().replace('.', "__"))
 }
 
 fn holds_table(value: &Value) -> bool {
@@ -113,6 +201,45 @@ mod tests {
         ] {
             assert!(problem(&both).unwrap().contains("which sets the same"));
         }
+    }
+
+    #[test]
+    fn a_variable_with_a_wrong_number_of_underscores_is_told_the_right_one() {
+        for (name, right) in [
+            ("TOLLGATE_SERVER_LISTEN", "TOLLGATE_SERVER__LISTEN"),
+            ("TOLLGATE_SERVER__LIS_TEN", "TOLLGATE_SERVER__LISTEN"),
+            ("tollgate_database_url_file", "TOLLGATE_DATABASE__URL_FILE"),
+            ("TOLLGATE_UPSTREAM_KLING_3__MASTER_KEY", "TOLLGATE_UPSTREAM__KLING_3__MASTER_KEY"),
+            ("TOLLGATE_UPSTREAM__KLING__3__MASTER_KEY", "TOLLGATE_UPSTREAM__KLING_3__MASTER_KEY"),
+            ("TOLLGATE_SERVER_TLS_KEY_FILE", "TOLLGATE_SERVER__TLS__KEY_FILE"),
+        ] {
+            let said = problem(&[(name, "hunter2")]).unwrap_or_else(|| panic!("{name} is taken"));
+            assert!(said.contains(name) && said.contains(right) && !said.contains("hunter2"), "{said}");
+        }
+        // What commands and orchestrators set.
+        for name in [
+            "TOLLGATE_ADMIN_URL",
+            "TOLLGATE_ADMIN_TOKEN",
+            "TOLLGATE_SERVICE_HOST",
+            "TOLLGATE_PORT",
+            "TOLLGATE",
+        ] {
+            assert_eq!(problem(&[(name, "x")]), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_traced_to_its_variable() {
+        let variables = [("TOLLGATE_UPSTREAM__KLING_3__ACCOUNTS", "[]"), ("TOLLGATE_SERVER__LISTEN", "x")];
+        let names =
+            check(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        let settings = Settings { given: Env::raw(), names };
+        assert_eq!(settings.variable("server.listen"), Some("TOLLGATE_SERVER__LISTEN"));
+        assert_eq!(
+            settings.variable("upstream.kling_3.accounts[1].weight"),
+            Some("TOLLGATE_UPSTREAM__KLING_3__ACCOUNTS")
+        );
+        assert_eq!(settings.variable("server.drain_ms"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::check::{ConfigError, secret};
+use super::check::Check;
 use crate::secret::Secret;
 
 /// Traces, sent to an OpenTelemetry collector.
@@ -62,51 +62,52 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    pub(super) fn check(&mut self, origin: &str) -> Result<(), ConfigError> {
-        let wrong = |field: &'static str, value: String, right: &'static str| {
-            Err(ConfigError::value(origin, field, value, right))
-        };
+    pub(super) fn check(&mut self, check: &mut Check<'_>) {
         if let Some(url) = &self.otlp_endpoint {
             let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
             if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !plain {
                 // Not shown, because the URL may hold a password.
-                return wrong(
+                check.wrong(
                     "telemetry.otlp_endpoint",
-                    "not usable".into(),
+                    "not usable",
                     "an http or https URL without user and query, such as http://127.0.0.1:4317; secrets go into headers_file",
                 );
             }
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            return wrong("telemetry.sample_ratio", self.sample_ratio.to_string(), "from 0 to 1");
+            check.wrong("telemetry.sample_ratio", self.sample_ratio.to_string(), "from 0 to 1");
         }
-        if let Some(name) = self.resource.keys().find(|name| name.is_empty() || name.len() > 255) {
-            return wrong("telemetry.resource", format!("'{name}'"), "names of 1 to 255 characters");
+        for name in self.resource.keys().filter(|name| name.is_empty() || name.len() > 255) {
+            check.wrong("telemetry.resource", format!("'{name}'"), "names of 1 to 255 characters");
         }
         let file = "telemetry.headers_file";
-        if self.headers_file.is_some() {
-            let text = secret(origin, file, None, file, &mut self.headers_file)?;
-            let text = text.as_ref().map(Secret::expose).unwrap_or_default();
-            for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-                match line.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
-                    Some((name, value))
-                        if HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok() =>
-                    {
-                        let name = name.to_ascii_lowercase();
-                        if self.headers.iter().any(|(given, _)| *given == name) {
-                            return wrong(
-                                file,
-                                format!("not shown; it has {name} twice"),
-                                "a file with each header once",
-                            );
-                        }
-                        self.headers.push((name, Secret::new(value)));
+        if self.headers_file.is_some()
+            && let Some(text) = check.secret(file, None, file, &mut self.headers_file)
+        {
+            self.read_headers(check, file, &text);
+        }
+    }
+
+    fn read_headers(&mut self, check: &mut Check<'_>, file: &str, text: &Secret) {
+        for line in text.expose().lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match line.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
+                Some((name, value))
+                    if HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok() =>
+                {
+                    let name = name.to_ascii_lowercase();
+                    if self.headers.iter().any(|(given, _)| *given == name) {
+                        let value = format!("not shown; it has {name} twice");
+                        check.wrong(file, value, "a file with each header once");
+                        return;
                     }
-                    _ => return wrong(file, "not shown".into(), "lines of the form 'name: value'"),
+                    self.headers.push((name, Secret::new(value)));
+                }
+                _ => {
+                    check.wrong(file, "not shown", "lines of the form 'name: value'");
+                    return;
                 }
             }
         }
-        Ok(())
     }
 }
 

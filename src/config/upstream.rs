@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::check::{ConfigError, secret};
+use super::check::Check;
 use super::ms;
 use crate::https::Proxy;
 use crate::secret::Secret;
@@ -180,34 +180,29 @@ fn five_minutes() -> u64 {
 }
 
 impl Upstreams {
-    pub(super) fn check(&mut self, origin: &str) -> Result<(), ConfigError> {
+    pub(super) fn check(&mut self, check: &mut Check<'_>) {
         let unnamed = |upstream: &UpstreamConfig| upstream.account.is_none() && upstream.accounts.is_empty();
         let kling_3 = &mut self.kling_3;
         let kling_3_unnamed = unnamed(kling_3);
-        check_upstream(origin, kling_3)?;
-        check_proxy(origin, &self.proxy_url, &self.proxy_exceptions)?;
+        check_upstream(check, "upstream.kling_3", kling_3);
+        check_proxy(check, &self.proxy_url, &self.proxy_exceptions);
         let (field, file) = ("upstream.proxy_credentials", "upstream.proxy_credentials_file");
         if self.proxy_credentials.is_some() || self.proxy_credentials_file.is_some() {
             let given = self.proxy_credentials.take();
-            let credentials = secret(origin, field, given, file, &mut self.proxy_credentials_file)?;
-            let text = credentials.as_ref().map(Secret::expose).unwrap_or_default();
-            if !text.contains(':') || text.chars().any(char::is_control) {
-                return Err(ConfigError::value(origin, field, "not shown", "of the form user:password"));
+            let credentials = check.secret(field, given, file, &mut self.proxy_credentials_file);
+            let text = credentials.as_ref().map(Secret::expose);
+            if text.is_some_and(|text| !text.contains(':') || text.chars().any(char::is_control)) {
+                check.wrong(field, "not shown", "of the form user:password");
             }
             if self.proxy_url.is_none() {
-                return Err(ConfigError::value(
-                    origin,
-                    field,
-                    "given without proxy_url",
-                    "left out, or beside it",
-                ));
+                check.wrong(field, "given without proxy_url", "left out, or beside it");
             }
             self.proxy_credentials = credentials;
         }
-        let Some(o3) = &mut self.kling_o3 else { return Ok(()) };
+        let Some(o3) = &mut self.kling_o3 else { return };
         // Then both accounts are called `main`, which is allowed: tasks are looked up by their backend too.
         let both_unnamed = kling_3_unnamed && unnamed(o3);
-        check_upstream(origin, o3)?;
+        check_upstream(check, "upstream.kling_o3", o3);
         let same = |a: &AccountConfig, b: &AccountConfig| {
             a.master_key == b.master_key && kling_3.base_url == o3.base_url
         };
@@ -216,22 +211,19 @@ impl Upstreams {
         });
         match clash {
             // Two tasks with the same id, on accounts with the same name, are one task to the ledger.
-            Some(account) if !both_unnamed => Err(ConfigError::value(
-                origin,
+            Some(account) if !both_unnamed => check.wrong(
                 "upstream.kling_o3: the name of an account",
                 format!("'{}'", account.name),
                 "another than those of kling_3, unless base_url and master_key are the same",
-            )),
-            _ => Ok(()),
+            ),
+            _ => {}
         }
     }
 }
 
-fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
-    let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::value(origin, field, value, right))
-    };
+fn check_upstream(check: &mut Check<'_>, section: &str, upstream: &mut UpstreamConfig) {
     let url = &upstream.base_url;
+    let field = format!("{section}.base_url");
     if !matches!(url.scheme(), "http" | "https")
         || url.host().is_none()
         || url.query().is_some()
@@ -240,118 +232,83 @@ fn check_upstream(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), Con
         || url.password().is_some()
     {
         // Not shown, because the URL may hold a password.
-        return wrong(
-            "upstream.*.base_url",
-            "not usable".into(),
-            "an http or https URL without user and query",
-        );
+        check.wrong(&field, "not usable", "an http or https URL without user and query");
     }
-    if let Some(end) = own_path(url) {
-        return wrong(
-            "upstream.*.base_url",
-            format!("one that ends in {end}"),
-            "the part before it: the gateway adds /api/generate and /api/status itself",
-        );
+    let path = url.path().trim_end_matches('/');
+    if let Some(end) = ["/api", "/api/generate", "/api/status"].into_iter().find(|end| path.ends_with(end)) {
+        check.problem(&field, format!("it ends in {end}, which the gateway adds by itself: leave that out"));
     }
     let first_byte = *upstream.first_byte_timeout_ms.get_or_insert(upstream.create_timeout_ms.min(240_000));
     if first_byte > upstream.create_timeout_ms {
-        return wrong(
-            "upstream.*.first_byte_timeout_ms",
-            first_byte.to_string(),
-            "at most create_timeout_ms",
-        );
+        let field = format!("{section}.first_byte_timeout_ms");
+        check.wrong(&field, first_byte.to_string(), "at most create_timeout_ms");
     }
-    check_accounts(origin, upstream)
+    check_accounts(check, section, upstream);
 }
 
-/// The end of a base URL that is part of the vendor's own paths: with it every call would go to a path that does not exist.
-fn own_path(url: &Url) -> Option<&'static str> {
-    let parts: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
-    match parts.as_slice() {
-        [.., "api"] => Some("/api"),
-        [.., "api", "generate"] => Some("/api/generate"),
-        [.., "api", "status"] => Some("/api/status"),
-        _ => None,
-    }
-}
-
-fn check_proxy(origin: &str, url: &Option<Url>, exceptions: &[String]) -> Result<(), ConfigError> {
+fn check_proxy(check: &mut Check<'_>, url: &Option<Url>, exceptions: &[String]) {
     if let Some(url) = url {
         let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
         if url.scheme() != "http" || url.host().is_none() || !plain || url.path() != "/" {
             // Not shown, because the URL may hold a password.
-            return Err(ConfigError::value(
-                origin,
+            check.wrong(
                 "upstream.proxy_url",
                 "not usable",
                 "an http URL without user and path, such as http://proxy.example:3128; credentials go into \
                  proxy_credentials_file",
-            ));
+            );
         }
     }
     let wrong = exceptions.iter().find(|host| {
         host.is_empty()
             || host.contains(|c: char| c == ',' || c == '*' || c.is_whitespace() || c.is_control())
     });
-    match wrong {
-        Some(host) => Err(ConfigError::value(
-            origin,
+    if let Some(host) = wrong {
+        check.wrong(
             "upstream.proxy_exceptions",
             format!("'{}'", host.escape_default()),
             "a list of names, addresses and networks, each by itself",
-        )),
-        None => Ok(()),
+        );
     }
 }
 
 /// Moves every account into `accounts`, checks it and reads its key.
-fn check_accounts(origin: &str, upstream: &mut UpstreamConfig) -> Result<(), ConfigError> {
-    let wrong = |field: &'static str, value: String, right: &'static str| {
-        Err(ConfigError::value(origin, field, value, right))
+fn check_accounts(check: &mut Check<'_>, section: &str, upstream: &mut UpstreamConfig) {
+    let fields = |within: &str| {
+        ["name", "master_key", "master_key_file"].map(|field| format!("{section}.{within}{field}"))
     };
-    let (mut name_field, mut key_field, mut file_field) =
-        ("upstream.*.account", "upstream.*.master_key", "upstream.*.master_key_file");
+    let [_, mut key_field, mut file_field] = fields("");
+    let mut name_field = format!("{section}.account");
     let (name, key, file) =
         (upstream.account.take(), upstream.master_key.take(), upstream.master_key_file.take());
     if upstream.accounts.is_empty() {
         let name = name.unwrap_or_else(|| "main".into());
         upstream.accounts = vec![AccountConfig { name, master_key: key, master_key_file: file, weight: 1 }];
     } else {
-        let given = [(name_field, name.is_some()), (key_field, key.is_some()), (file_field, file.is_some())];
-        if let Some((field, _)) = given.into_iter().find(|(_, given)| *given) {
-            return wrong(
-                field,
-                "given beside accounts".into(),
-                "left out: each of the accounts has its own",
-            );
+        let given =
+            [(&name_field, name.is_some()), (&key_field, key.is_some()), (&file_field, file.is_some())];
+        for (field, _) in given.into_iter().filter(|(_, given)| *given) {
+            check.wrong(field, "given beside accounts", "left out: each of the accounts has its own");
         }
-        (name_field, key_field, file_field) = (
-            "upstream.*.accounts.name",
-            "upstream.*.accounts.master_key",
-            "upstream.*.accounts.master_key_file",
-        );
+        [name_field, key_field, file_field] = fields("accounts.");
     }
     let mut names = HashSet::new();
     for account in &mut upstream.accounts {
         if account.name.is_empty() || account.name.len() > 64 {
-            return wrong(name_field, format!("'{}'", account.name), "a name of 1 to 64 characters");
+            check.wrong(&name_field, format!("'{}'", account.name), "a name of 1 to 64 characters");
         }
         if !names.insert(account.name.clone()) {
-            return wrong(
-                name_field,
-                format!("'{}' twice", account.name),
-                "a name that no other account has",
-            );
+            check.wrong(&name_field, format!("'{}' twice", account.name), "a name that no other account has");
         }
         let key = account.master_key.take();
-        account.master_key = secret(origin, key_field, key, file_field, &mut account.master_key_file)?;
+        account.master_key = check.secret(&key_field, key, &file_field, &mut account.master_key_file);
         let text = account.master_key.as_ref().map(Secret::expose).unwrap_or_default();
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return wrong(key_field, "not shown".into(), "visible ASCII without spaces");
+            check.wrong(&key_field, "not shown", "visible ASCII without spaces");
         }
     }
     if upstream.accounts.iter().all(|account| account.weight == 0) {
-        return wrong("upstream.*.accounts.weight", "0 for all".into(), "above 0 for one of them at least");
+        let field = format!("{section}.accounts.weight");
+        check.wrong(&field, "0 for all", "above 0 for one of them at least");
     }
-    Ok(())
 }

@@ -98,6 +98,8 @@ impl ServerStart<'_> {
             for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
                 set(setting);
             }
+            // The ledger refuses such a server unless the server says this.
+            set("tollgate.data_may_be_lost=on");
         }
         args
     }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer;
 use super::books::Books;
+use super::control::Guard;
 use super::echo::Echoes;
 use super::recorder::Recorder;
 use super::script::{FaultPlan, Instead, Script};
@@ -12,6 +13,7 @@ use super::state_file::Journal;
 use super::wire::{Cut, WireBody};
 
 pub(super) struct Shared {
+    pub(super) guard: Guard,
     pub(super) books: Books,
     pub(super) echoes: Echoes,
     pub(super) journal: Journal,

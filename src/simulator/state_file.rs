@@ -4,8 +4,9 @@
 //! handed to the operating system (not to the disk), so a killed simulator remembers every task it ever
 //! confirmed. One thread writes whatever is queued in one go, so creates wait for at most one short write.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -65,8 +66,12 @@ pub(super) struct Writer {
 /// Opens the file, reads what it holds and cuts off a last line that a kill tore apart.
 pub(super) fn open(path: &Path) -> Result<(Journal, Writer, Vec<Task>), SimulatorError> {
     let failed = |source| SimulatorError::StateFile { path: path.to_owned(), source };
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    // It has prompts and accounts.
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    // Earlier versions made it readable by everybody. The file may be another user's: then its mode is that user's concern.
+    drop(file.set_permissions(Permissions::from_mode(0o600)));
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

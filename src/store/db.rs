@@ -1,5 +1,6 @@
 //! The database: its servers, connections with deadlines, changes on behalf of an actor, and the schema.
 
+pub(in crate::store) mod assumptions;
 pub(in crate::store) mod change;
 pub(in crate::store) mod database;
 mod definitions;

@@ -24,7 +24,7 @@ use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
-use crate::https::{self, Connections, Decoded, Egress, Settings, Trust, Unreached, Version};
+use crate::https::{self, Connections, Egress, Settings, Trust, Unreached, Version};
 use crate::telemetry::Span;
 
 /// The outcome of a create whose answer there was no way to read.

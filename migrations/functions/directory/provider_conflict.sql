@@ -6,7 +6,8 @@ create or replace function provider_conflict(
     p_provider uuid, p_name text, p_issuer text, p_audiences text[], p_org uuid
 ) returns text language plpgsql as $$
 begin
-    perform pg_advisory_xact_lock(7116012);
+    -- No advisory lock, which every login may take: the row of this function stands for what has no row of its own.
+    perform from schema_definition where name = 'functions/directory/provider_conflict' for update;
     return case
         when p_org is not null and not exists (select from org where org.org_id = p_org and org.deleted_at is null)
             then 'unknown_org'

@@ -1,6 +1,6 @@
 -- Makes a user of a subject that was never seen (if p_create), or takes over what a newer token says about its team and
--- role. Any number of gateways may do so at once: who asks for the same subject meanwhile waits. p_names: what a new user is
--- called, the first that is free. A team that nobody knows changes nothing.
+-- role. Any number of gateways may do so at once: who signs in to the same organisation meanwhile waits. p_names: what a
+-- new user is called, the first that is free. A team that nobody knows changes nothing.
 --
 -- False: there is no such organisation, or no such user and none is to be made.
 create or replace function sign_in(
@@ -16,9 +16,8 @@ begin
     select org.org_id into v_org from org
     where (p_own_org is null or org.org_id = p_own_org) and (p_claimed_org is null or org.org_id = p_claimed_org)
       and (p_claimed_name is null or org.name = p_claimed_name) and org.deleted_at is null
-    for key share;
+    for no key update;
     if not found then return false; end if;
-    perform pg_advisory_xact_lock(hashtextextended(p_provider::text || v_org::text || p_subject, 0));
     select identity.user_id into v_user from user_identity identity
     where identity.provider_id = p_provider and identity.org_id = v_org and identity.subject = p_subject;
     if v_user is null and not p_create then return false; end if;

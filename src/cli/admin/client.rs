@@ -67,7 +67,9 @@ impl Session {
         token: Secret,
         json: bool,
     ) -> Result<Self, CliError> {
-        let base = base.trim_end_matches('/').to_owned();
+        // The address as a demo prints it, with the path that every call adds by itself.
+        let base = base.trim().trim_end_matches('/');
+        let base = base.strip_suffix("/admin/v1").unwrap_or(base).trim_end_matches('/').to_owned();
         let uri: Option<Uri> = base.parse().ok();
         let is_right = |uri: &Uri| {
             // A password in it would be shown in messages.

@@ -160,3 +160,18 @@ async fn shutting_down_finishes_calls_in_flight() {
     assert_eq!(answer.0, StatusCode::OK);
     within(rig.stop()).await;
 }
+
+#[tokio::test]
+async fn its_own_pages_need_the_token_if_there_is_one() {
+    let rig = Rig::start(SimulatorConfig { control_token: Some("t".into()), ..instant() }).await;
+    let books = |token: Option<&str>| {
+        let call = rig.client.get(rig.url("/_sim/books"));
+        token.map(|token| call.try_clone().unwrap().bearer_auth(token)).unwrap_or(call).send()
+    };
+    assert_eq!(books(None).await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(books(Some(KEY)).await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(books(Some("t")).await.unwrap().status(), StatusCode::OK);
+    // The vendor's calls have their own keys.
+    rig.task("x").await;
+    rig.stop().await;
+}

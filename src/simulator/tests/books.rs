@@ -171,3 +171,17 @@ async fn parallel_creates_are_all_counted() {
     assert_eq!(rig.totals().await, (200 * 400, 200));
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn nobody_else_may_read_the_state_file() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let scratch = Scratch::new();
+    let mode = || std::fs::metadata(&scratch.0).unwrap().permissions().mode() & 0o777;
+    Rig::start(scratch.config()).await.stop().await;
+    assert_eq!(mode(), 0o600);
+    // One of an earlier version.
+    std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o644)).unwrap();
+    Rig::start(scratch.config()).await.stop().await;
+    assert_eq!(mode(), 0o600);
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Executor};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -44,24 +44,19 @@ impl Database {
         metered::register_queries();
         let servers = Arc::new(Servers::new(urls)?);
         let (before, after, released) = (servers.clone(), servers.clone(), servers.clone());
-        let suspicion = Arc::new(Suspicion::default());
+        let suspicion = Arc::new(Suspicion::new(acquire_timeout));
         let suspected = suspicion.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Queries::pool_timeout(acquire_timeout))
-            // A ping before each use would double the round trips of every read. A connection that was in use a moment
-            // ago is alive; one that was idle may have died with its server, and must not fail a status call.
+            // A connection that was in use a moment ago is alive; one that was idle may have died with its server, or be
+            // forgotten on the way, and must not fail a call.
             .test_before_acquire(false)
             .before_acquire(move |connection, state| {
                 // A connection to a former primary must not be used, even if it is alive.
                 let outdated = before.outdates(state.age);
-                let doubtful = state.idle_for > Duration::from_secs(1) || suspected.is_on(state.idle_for);
-                Box::pin(async move {
-                    if !outdated && doubtful {
-                        connection.ping().await?;
-                    }
-                    Ok(!outdated)
-                })
+                let suspected = suspected.clone();
+                Box::pin(async move { Ok(!outdated && suspected.allows(connection, state.idle_for).await?) })
             })
             .after_connect(move |connection, _| {
                 let servers = after.clone();

@@ -190,6 +190,11 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/prices/unschedule_book",
 ];
 
+/// The names of the functions that gateways call.
+pub(super) fn called_by_gateways() -> Vec<&'static str> {
+    CALLED_BY_GATEWAYS.iter().filter_map(|path| path.rsplit('/').next()).collect()
+}
+
 impl Definition {
     fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.text).into()

@@ -39,7 +39,7 @@ pub enum StoreError {
     /// something.
     #[error("unreadable row: {0}")]
     Corrupt(Cow<'static, str>),
-    /// The schema of the database does not fit this version.
+    /// The database is not as assumed, or its schema does not fit this version. The text says what to do.
     #[error("{0}")]
     Schema(Arc<str>),
     /// The caller of a management operation asked for something that is not allowed.
@@ -89,6 +89,7 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(e) if e.code().as_deref() == Some(REFUSED_BY_RULE) => {
                 Self::Conflict(e.message().to_owned())
             }
+            sqlx::Error::Database(e) if is_of_a_pooler(&**e) => Self::Schema(POOLER.into()),
             sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
                 Self::Unstorable(Arc::new(error))
             }
@@ -117,6 +118,14 @@ impl From<NoPrimary> for sqlx::Error {
 
 /// The SQLSTATE that functions raise when they refuse a change, with a message for the caller.
 const REFUSED_BY_RULE: &str = "TG001";
+
+const POOLER: &str = "between here and the server is a pooler that does not pass on the settings of a session (PgBouncer): \
+                      connect to PostgreSQL itself, by its own address and port in the database URL";
+
+/// Whether a pooler refuses the settings that a connection begins with. PostgreSQL has another code for wrong settings.
+fn is_of_a_pooler(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().as_deref() == Some("08P01") && error.message().contains("startup parameter")
+}
 
 /// Whether the value is at fault: data exceptions, broken constraints, exceeded limits such as a text too long for its
 /// index.

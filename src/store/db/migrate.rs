@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 
+use super::assumptions::Purpose;
 use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
 use super::error::StoreError;
@@ -20,11 +21,13 @@ const TRIES: u32 = 20;
 
 impl Database {
     /// Brings the schema up to date: migrations first, then functions, triggers and views. Safe while other gateways
-    /// run, and when several start at once.
+    /// run, and when several start at once. A database that is not as assumed is refused and not changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.check_assumptions(Purpose::Migrate).await?;
+        let mut holder = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
         let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
-        let migrated = with_the_lock(&mut connection).await;
-        drop(connection.close().await);
+        let migrated = with_the_lock(&mut holder, &mut connection).await;
+        drop(tokio::join!(connection.close(), holder.close()));
         migrated
     }
 
@@ -63,14 +66,38 @@ fn schema<T>(complaint: String) -> Result<T, StoreError> {
     Err(StoreError::Schema(complaint.into()))
 }
 
-/// Takes the migration lock first, so that gateways that start at once migrate one after the other.
-async fn with_the_lock(connection: &mut PgConnection) -> Result<(), StoreError> {
-    connection.execute("set lock_timeout = 0").await?;
-    // Without a time-out: another process may migrate for as long as it needs.
-    connection
-        .lock()
-        .await
-        .map_err(|error| StoreError::Schema(format!("migrating failed: {error}").into()))?;
+/// The migration lock: one that conflicts with itself, and with no statement of a migration or a gateway. It is no advisory
+/// lock, because PostgreSQL lets every login take those, also one that may only read.
+const MIGRATION_LOCK: &str = "lock table _sqlx_migrations in share update exclusive mode";
+
+/// Takes the migration lock first, so that gateways that start at once migrate one after the other. `holder` keeps the lock
+/// in a transaction of its own, because each migration is a transaction on `connection`.
+async fn with_the_lock(holder: &mut PgConnection, connection: &mut PgConnection) -> Result<(), StoreError> {
+    // Without time-outs: another process may migrate for as long as it needs.
+    holder.execute("set lock_timeout = 0; set idle_in_transaction_session_timeout = 0").await?;
+    make_history(holder).await?;
+    let mut locked = holder.begin().await?;
+    locked.execute(MIGRATION_LOCK).await?;
+    let migrated = under_the_lock(connection).await;
+    locked.rollback().await?;
+    migrated
+}
+
+/// Makes the table of migrations, unless it is there.
+async fn make_history(connection: &mut PgConnection) -> Result<(), StoreError> {
+    for _ in 0..TRIES {
+        match connection.ensure_migrations_table("_sqlx_migrations").await {
+            Ok(()) => return Ok(()),
+            // Another process makes it at the same moment.
+            Err(MigrateError::Execute(sqlx::Error::Database(error)))
+                if matches!(error.code().as_deref(), Some("23505" | "42P07")) => {}
+            Err(error) => return schema(format!("migrating failed: {error}")),
+        }
+    }
+    schema("migrating failed: the table of migrations cannot be made".into())
+}
+
+async fn under_the_lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     connection.execute(LOCK_TIMEOUT).await?;
     let mut tries = TRIES;
     loop {

@@ -31,6 +31,13 @@ const WAITERS: usize = 100;
 /// Opening a connection may take this much longer than the caller's patience.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// A connection that was idle for longer than this is pinged before it is used. A ping before each use would double the round
+/// trips of every read.
+pub(in crate::store) const IDLE: Duration = Duration::from_secs(1);
+
+/// Longer than any network takes, and short enough for a caller to get another connection in time.
+pub(in crate::store) const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A connection that is not idle within this time after its use is closed. Its statement has passed its server-side
 /// deadline by then. Until then its place in the pool is given to nobody, so that there are never more backends than
 /// places.
@@ -53,14 +60,47 @@ pub(crate) struct Queries {
 pub(in crate::store) type Kept = Arc<dyn fmt::Debug + Send + Sync>;
 
 /// When a connection was last found broken: connections that were idle at that time may be broken too.
-#[derive(Debug, Default)]
-pub(in crate::store) struct Suspicion(Mutex<Option<Instant>>);
+#[derive(Debug)]
+pub(in crate::store) struct Suspicion {
+    /// How long a ping may take.
+    patience: Duration,
+    broken: Mutex<Option<Instant>>,
+    /// When a connection was last found that answered nothing, and told nobody that it is dead.
+    silent: Mutex<Option<Instant>>,
+}
 
 impl Suspicion {
-    /// Whether a connection that was idle for this long must be pinged before it is used.
-    pub(in crate::store) fn is_on(&self, idle_for: Duration) -> bool {
-        let broken = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.is_some_and(|broken| Clock.since(broken) <= idle_for)
+    /// For callers that wait this long for a connection: after a ping there must be time left for another connection.
+    pub(in crate::store) fn new(patience: Duration) -> Self {
+        let patience = (patience / 3).min(PING_TIMEOUT);
+        Self { patience, broken: Mutex::default(), silent: Mutex::default() }
+    }
+
+    /// Whether a connection that was idle for this long may be used. What has been idle for more than a moment is pinged
+    /// with a deadline, because a firewall or a NAT on the way may have forgotten it; then those that were idle at the same
+    /// time are not even pinged, so that a caller waits for one deadline at most.
+    pub(in crate::store) async fn allows(
+        &self,
+        connection: &mut PgConnection,
+        idle_for: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        if Self::covers(&self.silent, idle_for) {
+            return Ok(false);
+        }
+        if idle_for > IDLE || Self::covers(&self.broken, idle_for) {
+            let answered = is_alive(connection, self.patience).await;
+            if matches!(answered, Err(sqlx::Error::PoolTimedOut)) {
+                *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Clock.now());
+                return Ok(false);
+            }
+            answered?;
+        }
+        Ok(true)
+    }
+
+    fn covers(found: &Mutex<Option<Instant>>, idle_for: Duration) -> bool {
+        let found = *found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.is_some_and(|found| Clock.since(found) <= idle_for)
     }
 
     fn note(&self, error: &sqlx::Error) {
@@ -71,9 +111,17 @@ impl Suspicion {
             _ => false,
         };
         if broken {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Clock.now());
+            *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Clock.now());
         }
     }
+}
+
+/// Pings a connection that has been idle.
+pub(in crate::store) async fn is_alive(
+    connection: &mut PgConnection,
+    patience: Duration,
+) -> Result<(), sqlx::Error> {
+    tokio::time::timeout(patience, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 impl fmt::Debug for Queries {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::session;
 use crate::clock::Clock;
+use crate::config::database_url_problem;
 use crate::https;
 use crate::secret::Secret;
 use crate::store::db::error::{NoPrimary, StoreError};
@@ -235,12 +236,25 @@ impl Servers {
 }
 
 fn server(url: &Secret) -> Result<Server, StoreError> {
-    let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
+    let text = url.expose().trim();
+    if let Some(problem) = database_url_problem(text) {
+        return Err(StoreError::Invalid(format!("the database URL: {problem}")));
+    }
+    let mut options = PgConnectOptions::from_str(text).map_err(|_| {
         StoreError::Invalid("the database URL is not of the form postgres://user@host/database".into())
     })?;
+    // The driver would look up a literal with its brackets as a name.
+    let literal =
+        options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
+    if let Some(address) = literal {
+        options = options.host(&address);
+    }
     let options = session::settings(options.application_name("tollgate"));
     let name = match options.get_socket() {
         Some(directory) => format!("{}:{}", directory.display(), options.get_port()),
+        None if options.get_host().contains(':') => {
+            format!("[{}]:{}", options.get_host(), options.get_port())
+        }
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
     let database = options.get_database().unwrap_or(options.get_username());
@@ -351,5 +365,8 @@ mod tests {
             ["postgres://me:hunter2@a:1/x", "postgres://me@localhost:2/y?host=/run/pg&password=hunter2"];
         let servers = Servers::new(&urls.map(Secret::new)).unwrap();
         assert_eq!(servers.place(), "x at a:1 or y at the socket in /run/pg, port 2");
+        let servers = Servers::new(&[Secret::new("postgres://me@[::1]:3/x")]).unwrap();
+        assert_eq!(servers.place(), "x at [::1]:3");
+        assert_eq!(servers.options().0.get_host(), "::1", "an address, and no name to look up");
     }
 }

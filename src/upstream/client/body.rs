@@ -158,7 +158,16 @@ mod tests {
              status_timeout_ms = 600000",
             listener.local_addr().unwrap()
         ));
-        (listener, VendorClient::new(&config.unwrap().upstream.kling_3, &crate::https::Egress::default(), bulk.clone(), Clock).unwrap())
+        (
+            listener,
+            VendorClient::new(
+                &config.unwrap().upstream.kling_3,
+                &crate::https::Egress::default(),
+                bulk.clone(),
+                Clock,
+            )
+            .unwrap(),
+        )
     }
 
     const KEY: HeaderValue = HeaderValue::from_static("Bearer k");

@@ -190,6 +190,7 @@ async fn what_a_key_may_is_changed_while_it_is_in_use() {
         (json!({"allowed_types": []}), 400),
         (json!({"allowed_types": ["no-such-type"]}), 400),
         (json!({"allowed_networks": ["10.0.0.0/33"]}), 400),
+        (json!({"allowed_networks": ["::ffff:10.0.0.0/104"]}), 400),
         (json!({"expires_at": "2020-01-01T00:00:00Z"}), 400),
         (json!({"name": " "}), 400),
         (json!({"expires_at": "9999-12-31T23:59:59-01:00"}), 400),

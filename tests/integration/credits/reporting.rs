@@ -226,6 +226,24 @@ async fn the_views_say_what_the_ledger_says() {
     drop(open);
 }
 
+/// Who may only read can keep nobody waiting: what is locked on purpose are rows and tables on which a reader has no right.
+#[tokio::test]
+async fn the_reader_can_lock_nothing_that_others_wait_for() {
+    let db = TestDatabase::new().await;
+    let mut reader = reader(&db).await;
+    for lock in [
+        "select from schema_definition for update",
+        "select from org for update",
+        "do $$ begin lock table _sqlx_migrations in share update exclusive mode; end $$",
+    ] {
+        assert!(is_denied(sqlx::raw_sql(lock).execute(&mut reader).await), "{lock}");
+    }
+    // Every advisory lock with a small number, and those that former versions took.
+    let locks = "select pg_advisory_lock(n) from generate_series(7116000, 7116100) n";
+    reader.execute(locks).await.unwrap();
+    db.database().migrate().await.unwrap();
+}
+
 /// Who migrates need not be an administrator; then the views are there, and the grants if the role is.
 #[tokio::test]
 async fn who_may_not_make_roles_migrates_all_the_same() {

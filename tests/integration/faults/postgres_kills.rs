@@ -96,7 +96,8 @@ async fn without_the_durability_barrier_the_judge_sees_the_loss() {
 async fn killed_without_the_barrier() -> Verdict {
     let mut server = TestCluster::new().await;
     let url = server.url();
-    let careless = format!("{url}&options=-c%20synchronous_commit%3Doff");
+    let careless =
+        format!("{url}&options=-c%20synchronous_commit%3Doff%20-c%20tollgate.data_may_be_lost%3Don");
     let spec = Spec { task_time: Duration::from_secs(3600), ..Spec::on(&url).through(&careless) };
     let fleet = Fleet::start(spec).await;
     // It would write a moment later what nobody waits for: a moment in which a crash hits only by luck.

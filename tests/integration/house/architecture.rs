@@ -53,7 +53,7 @@ const STORE: &[&[&str]] =
 const SQL: &[&str] = &["store"];
 
 /// Files that open a transaction which lasts for more than one statement.
-const TRANSACTIONS: &[&str] = &["store/books/audit.rs", "store/db/definitions.rs"];
+const TRANSACTIONS: &[&str] = &["store/books/audit.rs", "store/db/definitions.rs", "store/db/migrate.rs"];
 
 /// What only the application builds.
 const PARTS: &[&str] = &[
@@ -149,6 +149,39 @@ fn no_transaction_stays_open_across_anything_but_statements() {
         let any = source.seen.methods.iter().any(opens) || source.seen.strings.iter().any(begins);
         assert!(!any, "{} opens a transaction", source.path.display());
     }
+}
+
+/// PostgreSQL lets every login take advisory locks, also the dashboards' that may only read: it could keep everybody waiting.
+#[test]
+fn no_advisory_lock_is_taken() {
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for source in Source::all("src") {
+        texts
+            .extend(source.seen.strings.iter().map(|text| (source.path.display().to_string(), text.clone())));
+    }
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.lines().map(|line| line.split("--").next().unwrap());
+                texts.push((path.display().to_string(), code.collect::<Vec<_>>().join("\n")));
+            }
+        }
+    }
+    assert!(texts.len() > 100, "where are the statements?");
+    let taken: Vec<_> =
+        texts.iter().filter(|(_, text)| text.contains("advisory_")).map(|(path, _)| path).collect();
+    assert!(taken.is_empty(), "{taken:?}");
+    let migrate =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/db/migrate.rs")).unwrap();
+    assert!(
+        migrate.contains("set_locking(false)"),
+        "the library's own lock of migrations is an advisory one"
+    );
 }
 
 #[test]

@@ -349,6 +349,8 @@ async fn no_operation_minds_a_column_that_a_migration_adds_to_any_table() {
 
     let wrong = driver.drive(ROUNDS).await;
     assert!(wrong.is_empty(), "after a column was added to every table: {wrong:#?}");
-    let ready = gateway.client.get(gateway.admin_url("/readyz")).send().await.unwrap();
-    assert_eq!(ready.status(), 200);
+    until("it is ready", async || {
+        gateway.client.get(gateway.admin_url("/readyz")).send().await.unwrap().status() == 200
+    })
+    .await;
 }

@@ -9,7 +9,7 @@ use tollgate::credits::Credits;
 use tollgate::secret::Secret;
 use tollgate::store::{Database, EntryFilter, OrgFilter, Slice, StoreError, UserFilter};
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::TestGateway;
 use crate::support::process::{Scratch, run as run_tollgate};
 use crate::support::seed::{org_named, user_named};
@@ -123,9 +123,11 @@ async fn a_newer_schema_that_older_gateways_cannot_use_is_refused() {
     assert!(why.contains(&format!("knows migration {}", known + 7)), "{why}");
     assert!(why.contains("run a newer one (balances have moved)"), "{why}");
 
-    let ready = gateway.client.get(gateway.admin_url("/readyz")).send().await.unwrap();
-    assert_eq!(ready.status(), 503);
-    assert!(ready.text().await.unwrap().contains("balances have moved"));
+    until("it is not ready, and says why", async || {
+        let ready = gateway.client.get(gateway.admin_url("/readyz")).send().await.unwrap();
+        ready.status() == 503 && ready.text().await.unwrap().contains("balances have moved")
+    })
+    .await;
     let scratch = Scratch::new();
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\

@@ -169,7 +169,7 @@ async fn a_bad_configuration_is_refused_before_anything_is_bound() {
         (
             "type",
             format!("{good}[status]\nmin_interval_ms = \"soon\"\n"),
-            ["status.min_interval_ms", "soon", "u64"],
+            ["status.min_interval_ms", "soon", "a whole number"],
         ),
         ("key", good.replace(MASTER_KEY, ""), ["master_key", "missing", "by a file"]),
         ("url", good.replace("http://", "ftp://"), ["base_url", "not usable", "http or https"]),

@@ -40,8 +40,11 @@ async fn health_readiness_and_metrics_are_served() {
     gateway.finished(&task).await;
     gateway.create(&json!({})).await.expect(400);
     assert_eq!(fetch(&gateway, "/healthz").await, (200, "ok\n".into()));
-    let (status, ready) = fetch(&gateway, "/readyz").await;
-    assert_eq!((status, serde_json::from_str::<Value>(&ready).unwrap()["ready"].clone()), (200, json!(true)));
+    until("it is ready", async || {
+        let (status, ready) = fetch(&gateway, "/readyz").await;
+        (status, serde_json::from_str::<Value>(&ready).unwrap()["ready"].clone()) == (200, json!(true))
+    })
+    .await;
 
     let (status, metrics) = fetch(&gateway, "/metrics").await;
     assert_eq!(status, 200);

@@ -229,6 +229,19 @@ async fn a_restart_of_the_server_is_got_over() {
 
 /// A gateway on a server that falls silent: no error, no end of a connection.
 async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String, Scratch) {
+    gateway_by(server, &server.url(), IMPATIENT).await
+}
+
+/// Time-outs for tests that wait until they are over.
+const IMPATIENT: [&str; 2] =
+    ["acquire_timeout_ms = 500\n", "[ledger]\nreserve_timeout_ms = 500\ncall_timeout_ms = 1000\n"];
+
+/// The same by another way to the server.
+async fn gateway_by(
+    server: &TestCluster,
+    url: &str,
+    [of_database, of_ledger]: [&str; 2],
+) -> (Process, serde_json::Value, String, Scratch) {
     let database = server.database();
     let org = database.add_org(&org_named("a customer")).await.unwrap();
     database.grant(org, credits(100_000), None, TOP_UP, None).await.unwrap();
@@ -239,9 +252,8 @@ async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String
     // Nobody is at the vendor's address: what is sent there is refused, and known not to have been taken.
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_grace_ms = 3000\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [database]\nurl = \"{}\"\nacquire_timeout_ms = 500\n[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"x\"\n\
-         [ledger]\nreserve_timeout_ms = 500\ncall_timeout_ms = 1000\n[limits]\norg_create_per_minute = 0\n",
-        server.url(),
+         [database]\nurl = \"{url}\"\n{of_database}[upstream.kling_3]\nbase_url = \"http://{}\"\nmaster_key = \"x\"\n\
+         {of_ledger}[limits]\norg_create_per_minute = 0\n",
         crate::support::gateway::closed_port().await
     );
     let mut gateway = Process::start(&["serve", "--config", &scratch.file("gateway.toml", &config)]);
@@ -252,7 +264,7 @@ async fn gateway_on(server: &TestCluster) -> (Process, serde_json::Value, String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_costs_bounded_waits_and_no_restart() {
     let mut server = TestCluster::new().await;
-    let (gateway, serving, key, _scratch) = gateway_on(&server).await;
+    let (gateway, serving, key, scratch) = gateway_on(&server).await;
     let client = http::client();
     let create = async || {
         let url = format!("{}/api/generate", serving["data"].as_str().unwrap());
@@ -275,6 +287,20 @@ async fn a_frozen_server_costs_bounded_waits_and_no_restart() {
     }
     // The longest time that a statement may take is five seconds. Not each answer is late because of a busy machine.
     assert!(took.iter().any(|took| *took < Duration::from_secs(4)), "{took:?}");
+    // Load balancers and orchestrators wait for a second or two.
+    let url = format!("{}/readyz", serving["operations"].as_str().unwrap());
+    for _ in 0..3 {
+        let answer = client.get(&url).timeout(Duration::from_secs(2)).send().await.unwrap();
+        let (status, said) = (answer.status(), answer.text().await.unwrap());
+        assert!(status == 503 && !said.contains("\"database\":\"ok\""), "{said}");
+    }
+    let health = scratch.file("health.toml", &{
+        let config = std::fs::read_to_string(scratch.0.join("gateway.toml")).unwrap();
+        let listen = serving["operations"].as_str().unwrap().strip_prefix("http://").unwrap();
+        config.replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"{listen}\""))
+    });
+    let said = crate::support::process::run(&["healthcheck", "--ready", "--config", &health]).await;
+    assert!(said.code == 1 && said.err.contains("not ready: database: "), "{said:?}");
     assert_eq!(ready().await, 503);
     server.thaw();
     until("it is ready", async || ready().await == 200).await;
@@ -300,6 +326,37 @@ async fn a_frozen_server_does_not_keep_a_gateway_from_ending() {
     gateway.terminate();
     // The grace period is three seconds.
     tokio::time::timeout(GENEROUS, gateway.ended()).await.unwrap();
+}
+
+/// A NAT or a firewall on the way forgets connections that are idle, and tells nobody: a create after silence must not pay for
+/// it, neither in the pools nor in the lanes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_network_forgets_cost_no_create() {
+    let server = TestCluster::new().await;
+    let network = Network::to(&server.url()).await;
+    let (gateway, serving, key, _scratch) = gateway_by(&server, network.url(), [""; 2]).await;
+    let client = http::client();
+    let url = format!("{}/api/generate", serving["data"].as_str().unwrap());
+    let create = async || {
+        let call = client.post(&url).bearer_auth(&key).body(crate::support::gateway::body("x").to_string());
+        let answer = call.timeout(GENEROUS).send().await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["error"].clone()
+    };
+    for round in 0..3 {
+        // Nobody is at the vendor's address, so a create that the database has taken is this one.
+        assert_eq!(create().await, "UPSTREAM_UNAVAILABLE", "round {round}");
+        until("the lanes have been idle for a while", async || {
+            let idle = "select (count(*) > 0 and bool_and(clock_timestamp() - state_change > interval '1500 ms'))::text \
+                        from pg_stat_activity where application_name = 'tollgate-lane'";
+            server.run(idle).await.as_deref() == Some("true")
+        })
+        .await;
+        network.forget_connections();
+    }
+    assert_eq!(create().await, "UPSTREAM_UNAVAILABLE");
+    assert!(network.lost() > 0, "nothing was sent on a forgotten connection");
+    gateway.terminate();
+    assert_eq!(gateway.ended().await, 0);
 }
 
 /// Whatever a pool waits for when the network begins to swallow what the server says, the connection's place comes back.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::postgres::{Cluster, ClusterConfig};
 use tollgate::secret::Secret;
 use tollgate::store::{Acting, Database};
+use url::Url;
 
 use super::database::until;
 use super::process::Scratch;
@@ -49,8 +51,32 @@ impl TestCluster {
         server
     }
 
+    /// A durable server without a database of ours.
+    pub async fn empty() -> Self {
+        let server = start(Scratch::new()).await;
+        Database::create_database(&Secret::new(server.cluster.url("postgres")), NAME).await.unwrap();
+        server
+    }
+
+    /// A program of the server's version.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.cluster.bin_dir().join(name)
+    }
+
     pub fn url(&self) -> String {
         self.cluster.url(NAME)
+    }
+
+    /// One of its databases, as the administrator.
+    pub fn url_of(&self, database: &str) -> String {
+        self.cluster.url(database)
+    }
+
+    /// One of its databases, as a role.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
+        let mut url = Url::parse(&self.cluster.url(database)).unwrap();
+        url.set_username(role).unwrap();
+        url.into()
     }
 
     pub fn secret(&self) -> Secret {

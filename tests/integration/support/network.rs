@@ -56,6 +56,8 @@ pub struct Network {
     server: Arc<Mutex<PgConnectOptions>>,
     weather: watch::Sender<Weather>,
     lost: Arc<AtomicUsize>,
+    /// How often it has forgotten its connections.
+    era: watch::Sender<usize>,
     _accepting: JoinSet<()>,
 }
 
@@ -70,9 +72,16 @@ impl Network {
         url.set_query(Some("sslmode=disable"));
         let lost = Arc::new(AtomicUsize::new(0));
         let (weather, seen) = watch::channel(Weather::CLEAR);
+        let (era, eras) = watch::channel(0);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, server.clone(), seen, lost.clone()));
-        Self { url: url.into(), server, weather, lost, _accepting: accepting }
+        accepting.spawn(accept(listener, server.clone(), (seen, eras), lost.clone()));
+        Self { url: url.into(), server, weather, lost, era, _accepting: accepting }
+    }
+
+    /// Forgets all connections that there are, as a NAT forgets those that are idle: what is sent on them vanishes from now
+    /// on, and nobody is told. New connections are not affected.
+    pub fn forget_connections(&self) {
+        self.era.send_modify(|era| *era += 1);
     }
 
     pub fn url(&self) -> &str {
@@ -97,7 +106,7 @@ impl Network {
 async fn accept(
     listener: TcpListener,
     server: Arc<Mutex<PgConnectOptions>>,
-    weather: watch::Receiver<Weather>,
+    (weather, eras): (watch::Receiver<Weather>, watch::Receiver<usize>),
     lost: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
@@ -105,11 +114,12 @@ async fn accept(
         let (client, _) = listener.accept().await.unwrap();
         let server = server.lock().unwrap().clone();
         let (mut weather, lost) = (weather.clone(), lost.clone());
+        let (eras, made_in) = (eras.clone(), *eras.borrow());
         connections.spawn(async move {
             let mut ending = weather.clone();
             tokio::select! {
                 // An error is the end of the connection on either side.
-                _ = connect(client, &server, &mut weather, &lost) => {}
+                _ = connect(client, &server, &mut weather, &lost, || *eras.borrow() > made_in) => {}
                 _ = ending.wait_for(|weather| weather.cut) => {}
             }
         });
@@ -122,17 +132,18 @@ async fn connect(
     server: &PgConnectOptions,
     weather: &mut watch::Receiver<Weather>,
     lost: &AtomicUsize,
+    forgotten: impl Fn() -> bool,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
     match server.get_socket() {
         Some(directory) => {
             let path = directory.join(format!(".s.PGSQL.{}", server.get_port()));
-            relay(client, UnixStream::connect(path).await?, weather, lost).await
+            relay(client, UnixStream::connect(path).await?, weather, lost, forgotten).await
         }
         None => {
             let server = TcpStream::connect((server.get_host(), server.get_port())).await?;
             server.set_nodelay(true)?;
-            relay(client, server, weather, lost).await
+            relay(client, server, weather, lost, forgotten).await
         }
     }
 }
@@ -142,11 +153,13 @@ async fn relay<S: AsyncRead + AsyncWrite>(
     server: S,
     weather: &watch::Receiver<Weather>,
     lost: &AtomicUsize,
+    forgotten: impl Fn() -> bool,
 ) -> io::Result<()> {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = split(server);
-    let questions = flow(from_client, to_server, || weather.borrow().questions, lost);
-    let answers = flow(from_server, to_client, || weather.borrow().answers, lost);
+    let now = |flow: Flow| if forgotten() { Flow::Swallow } else { flow };
+    let questions = flow(from_client, to_server, || now(weather.borrow().questions), lost);
+    let answers = flow(from_server, to_client, || now(weather.borrow().answers), lost);
     tokio::select! {
         done = questions => done,
         done = answers => done,

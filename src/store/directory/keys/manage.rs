@@ -91,8 +91,8 @@ struct Standing {
 }
 
 impl Database {
-    /// Refuses what would make a key useless: an expiry in the past, an empty list of networks or types, a type that no
-    /// price book has.
+    /// Refuses what would make a key useless: an expiry in the past, an empty list of networks or types, a network that
+    /// matches nobody, a type that no price book has.
     async fn check_bounds(
         &self,
         expires_at: Option<OffsetDateTime>,
@@ -103,6 +103,16 @@ impl Database {
             return invalid(
                 "allowed types and networks must not be empty lists: leave them out to allow all",
             );
+        }
+        // Callers' addresses are compared in their IPv4 form.
+        let unmatched = networks.into_iter().flatten().find(|network| match network {
+            IpNet::V6(network) => network.prefix_len() >= 96 && network.addr().to_ipv4_mapped().is_some(),
+            IpNet::V4(_) => false,
+        });
+        if let Some(network) = unmatched {
+            return invalid(format!(
+                "{network} matches no caller: write the IPv4 network itself, such as 10.0.0.0/8"
+            ));
         }
         let (late, unknown): (Option<bool>, Option<String>) = sqlx::query_as(
             "select $1 <= now(), (select wanted from unnest($2::text[]) wanted \

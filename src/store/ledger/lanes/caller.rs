@@ -1,7 +1,7 @@
 //! Makes the calls of a lane on a connection of its own, and says how to go on after a failed one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnection;
@@ -12,6 +12,7 @@ use crate::fail_point;
 use crate::ids::GatewayId;
 use crate::metrics as m;
 use crate::store::db::error::{Failure, classify};
+use crate::store::db::queries::{IDLE, PING_TIMEOUT, is_alive};
 use crate::store::db::servers::{Servers, Turn};
 use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::batch::{self, RowOutcome, RowVerdict};
@@ -28,6 +29,8 @@ pub(super) struct Caller {
     wait: bool,
     /// The connection, and the turn of the primary that it was made in.
     connection: Option<(PgConnection, Turn)>,
+    /// When the connection was last handed out.
+    used: Instant,
 }
 
 /// A call that failed.
@@ -47,7 +50,7 @@ impl Caller {
         clock: Clock,
         wait: bool,
     ) -> Self {
-        Self { servers, owner, settings, clock, wait, connection: None }
+        Self { servers, owner, settings, clock, wait, connection: None, used: clock.now() }
     }
 
     /// The verdicts on a batch, in its order.
@@ -146,6 +149,17 @@ impl Caller {
 
     async fn connect(&mut self) -> Result<(&mut PgConnection, Turn), sqlx::Error> {
         let present = self.servers.turn();
+        // A firewall or a NAT on the way may have forgotten a connection that was idle, and tells nobody.
+        let idle = self.clock.since(self.used) > IDLE;
+        self.used = self.clock.now();
+        if idle
+            && let Some((connection, turn)) = &mut self.connection
+            && *turn == present
+            && let Err(error) = is_alive(connection, PING_TIMEOUT.min(self.settings.call_timeout / 5)).await
+        {
+            tracing::info!(%error, "the connection of a lane is dead; making another one");
+            self.connection = None;
+        }
         if self.connection.as_ref().is_none_or(|(_, turn)| *turn != present) {
             self.connection = None;
             let (server, turn) = self.servers.options();

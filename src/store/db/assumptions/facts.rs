@@ -1,0 +1,462 @@
+//! What is asked of the database, and what follows from the answers.
+
+use serde::Deserialize;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use super::{Purpose, Shortfall};
+use crate::store::db::definitions;
+use crate::store::db::migrations::MIGRATIONS;
+
+/// The oldest PostgreSQL that the tests run on.
+const LEAST_VERSION: i32 = 150_000;
+
+/// How many names of tables a sentence has at most.
+const NAMED: usize = 3;
+
+/// What the database says about itself and about the role that asks.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Facts {
+    version: i32,
+    database: String,
+    role: String,
+    /// The schema that new tables go into; nothing if the role may use none of its search path.
+    schema: Option<String>,
+    search_path: String,
+    encoding: String,
+    synchronous_commit: String,
+    /// Where that setting comes from, in the words of `pg_settings`.
+    synchronous_commit_source: String,
+    synchronous_standbys: bool,
+    fsync: String,
+    full_page_writes: String,
+    /// Whether the server, the database or the role says that its data may be lost: that of tests.
+    data_may_be_lost: bool,
+    may_create_schemas: bool,
+    may_create_tables: bool,
+    /// Whether the schema `reporting` exists, and the role may make views in it.
+    reporting: bool,
+    may_report: bool,
+    /// Whether the tables of the ledger are there.
+    ours: bool,
+    /// Whether there is a table `_sqlx_migrations`.
+    history: bool,
+    /// Relations and functions in our schemas, except those of extensions, a demo's mark, and the history.
+    objects: Vec<String>,
+    /// Relations in our schemas that belong to a role of which the connected one is no member, each with its owner.
+    not_owned: Vec<String>,
+    /// Tables that the role may not read, or not write as gateways do.
+    unreadable: Vec<String>,
+    unwritable: Vec<String>,
+    /// Functions that gateways call and that the role may not call.
+    uncallable: Vec<String>,
+    /// Whether the role of dashboards exists, and whether there is something that it may not read.
+    reader: bool,
+    reader_lacks: bool,
+    monitors: bool,
+    /// Whether the history is that of our migrations.
+    #[serde(skip)]
+    our_history: bool,
+}
+
+/// All but the history, in one snapshot: a migration that runs at the same moment is seen as a whole or not at all.
+const ASK: &str = "
+    with ours(schema) as (
+        select to_regnamespace(quote_ident(current_schema())) union all select to_regnamespace('reporting')
+    ), relation as (
+        select c.oid, c.relname::text as name, c.relkind, c.relowner, c.relnamespace
+        from pg_class c join ours on c.relnamespace = ours.schema
+        where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S')
+          and not exists (select from pg_depend d
+                          where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+    ), routine as (
+        select p.oid, p.proname::text as name
+        from pg_proc p join ours on p.pronamespace = ours.schema
+        where not exists (select from pg_depend d
+                          where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+    ), kept as (
+        select oid, name, oid in (
+                   select t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                   where p.proname = 'refuse_change') as only_added
+        from relation
+        where relkind in ('r', 'p') and relnamespace = to_regnamespace(quote_ident(current_schema()))
+    )
+    select to_jsonb(facts) from (
+    select current_setting('server_version_num')::integer as version,
+           current_database()::text as database,
+           current_user::text as role,
+           current_schema()::text as schema,
+           current_setting('search_path') as search_path,
+           pg_encoding_to_char(db.encoding)::text as encoding,
+           coalesce(current_setting('synchronous_commit', true), '') as synchronous_commit,
+           coalesce((select source from pg_settings where name = 'synchronous_commit'), '')
+               as synchronous_commit_source,
+           coalesce(current_setting('synchronous_standby_names', true), '') <> '' as synchronous_standbys,
+           coalesce(current_setting('fsync', true), '') as fsync,
+           coalesce(current_setting('full_page_writes', true), '') as full_page_writes,
+           coalesce(current_setting('tollgate.data_may_be_lost', true), '') in ('on', 'true', 'yes', '1')
+               as data_may_be_lost,
+           has_database_privilege(db.oid, 'CREATE') as may_create_schemas,
+           coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) as may_create_tables,
+           to_regnamespace('reporting') is not null as reporting,
+           coalesce(has_schema_privilege(to_regnamespace('reporting')::oid, 'CREATE'), false) as may_report,
+           exists (select from relation where name = 'schema_definition')
+               and exists (select from relation where name = 'schema_requirement') as ours,
+           exists (select from relation where name = '_sqlx_migrations') as history,
+           array(select name from relation where name not in ('_sqlx_migrations', 'tollgate_demo')
+                 union select name || '()' from routine order by 1) as objects,
+           array(select name || ' of ' || pg_get_userbyid(relowner) from relation
+                 where not pg_has_role(relowner, 'USAGE') order by name) as not_owned,
+           array(select name from kept where not has_table_privilege(oid, 'SELECT') order by name) as unreadable,
+           array(select name from kept
+                 where name not in ('_sqlx_migrations', 'schema_definition', 'schema_requirement', 'tollgate_demo',
+                                    'transition')
+                   and not (has_table_privilege(oid, 'INSERT')
+                            and (only_added or has_table_privilege(oid, 'UPDATE')))
+                 order by name) as unwritable,
+           array(select name from routine
+                 where name = any ($1) and not has_function_privilege(oid, 'EXECUTE') order by name) as uncallable,
+           exists (select from pg_roles where rolname = 'tollgate_reader') as reader,
+           coalesce((select not has_schema_privilege(r.oid, to_regnamespace('reporting')::oid, 'USAGE')
+                         or exists (select from relation
+                                    where relnamespace = to_regnamespace('reporting') and relkind = 'v'
+                                      and not has_table_privilege(r.oid, relation.oid, 'SELECT'))
+                     from pg_roles r where r.rolname = 'tollgate_reader'), false) as reader_lacks,
+           pg_has_role('pg_monitor', 'USAGE') as monitors
+    from pg_database db where db.datname = current_database()) facts";
+
+impl Facts {
+    pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let Json(mut facts): Json<Self> = sqlx::query_scalar(ASK)
+            .bind(definitions::called_by_gateways())
+            .fetch_one(&mut *connection)
+            .await?;
+        if facts.history {
+            facts.our_history = our_history(connection).await?;
+        }
+        Ok(facts)
+    }
+
+    /// Everything that is not as assumed, in the order in which it should be mended.
+    pub(super) fn shortfalls(&self, purpose: Purpose) -> Vec<Shortfall> {
+        let mut found = Vec::new();
+        self.server(&mut found);
+        self.durability(&mut found);
+        self.strangers(&mut found);
+        if !self.is_foreign() {
+            match purpose {
+                Purpose::Migrate => self.rights_to_migrate(&mut found),
+                Purpose::Serve if self.ours => {
+                    self.rights_to_serve(&mut found);
+                    self.reporting(&mut found);
+                }
+                // The check of the schema says what is missing.
+                Purpose::Serve => {}
+            }
+        }
+        found
+    }
+
+    fn server(&self, found: &mut Vec<Shortfall>) {
+        if self.version < LEAST_VERSION {
+            found.push(Shortfall::blocking(
+                format!("the server is PostgreSQL {}", self.version / 10_000),
+                "Use PostgreSQL 15 or newer",
+            ));
+        }
+        if self.encoding != "UTF8" {
+            found.push(Shortfall::blocking(
+                format!(
+                    "the encoding of the database is {}, which does not have all characters that callers and the \
+                     vendor send; it must be UTF8",
+                    self.encoding
+                ),
+                "The encoding of a database cannot be changed: make another one with \
+                 'createdb -E UTF8 -T template0 NAME', and name it in the database URL",
+            ));
+        }
+    }
+
+    fn durability(&self, found: &mut Vec<Shortfall>) {
+        if self.data_may_be_lost {
+            return;
+        }
+        if self.synchronous_commit == "off" {
+            found.push(Shortfall::blocking(
+                "synchronous_commit is off: a crash of the server would lose credits that were held and tasks that were \
+                 paid for",
+                self.synchronous_commit_remedy(),
+            ));
+        }
+        if self.synchronous_commit == "local" && self.synchronous_standbys {
+            found.push(Shortfall::advice(
+                "synchronous_commit is local: a promotion of the synchronous standby may lose what was acknowledged",
+                self.synchronous_commit_remedy(),
+            ));
+        }
+        for (name, value) in [("fsync", &self.fsync), ("full_page_writes", &self.full_page_writes)] {
+            if value == "off" {
+                found.push(Shortfall::blocking(
+                    format!("{name} is off: a crash of the machine would damage the ledger"),
+                    format!(
+                        "Set {name} = on in the server's configuration and reload it. Only where data may be lost, as in \
+                         tests: alter database {} set tollgate.data_may_be_lost = on",
+                        quoted(&self.database)
+                    ),
+                ));
+            }
+        }
+    }
+
+    fn synchronous_commit_remedy(&self) -> String {
+        let (role, database) = (quoted(&self.role), quoted(&self.database));
+        match self.synchronous_commit_source.as_str() {
+            "client" => "Take synchronous_commit out of the options in the database URL".into(),
+            "user" => format!("As an administrator: alter role {role} reset synchronous_commit"),
+            "database" => format!("As an administrator: alter database {database} reset synchronous_commit"),
+            "database user" => {
+                format!(
+                    "As an administrator: alter role {role} in database {database} reset synchronous_commit"
+                )
+            }
+            "command line" => "Start the server without synchronous_commit on its command line".into(),
+            _ => "As an administrator: alter system set synchronous_commit = on; select pg_reload_conf()"
+                .into(),
+        }
+    }
+
+    fn is_foreign(&self) -> bool {
+        !self.ours && (!self.objects.is_empty() || (self.history && !self.our_history))
+    }
+
+    fn strangers(&self, found: &mut Vec<Shortfall>) {
+        let remedy = "Give Tollgate a database of its own: make one with 'createdb -E UTF8 -T template0 NAME', and name it \
+                      in the database URL";
+        if self.history && !self.our_history {
+            found.push(Shortfall::blocking(
+                "its table _sqlx_migrations is the history of another application",
+                remedy,
+            ));
+        } else if self.is_foreign() {
+            found.push(Shortfall::blocking(
+                format!("there is something in it that is not Tollgate's: {}", some(&self.objects)),
+                remedy,
+            ));
+        }
+    }
+
+    fn rights_to_migrate(&self, found: &mut Vec<Shortfall>) {
+        let (role, database) = (quoted(&self.role), quoted(&self.database));
+        match &self.schema {
+            None => found.push(Shortfall::blocking(
+                format!(
+                    "role {role} may use none of the schemas in its search_path ({})",
+                    self.search_path
+                ),
+                format!("As the owner of the database or an administrator: grant usage, create on schema public to {role}"),
+            )),
+            Some(schema) if !self.may_create_tables => found.push(Shortfall::blocking(
+                format!("role {role} may not make tables in the schema {schema}"),
+                format!(
+                    "As the owner of the database or an administrator: grant usage, create on schema {} to {role}",
+                    quoted(schema)
+                ),
+            )),
+            Some(_) => {}
+        }
+        if !self.reporting && !self.may_create_schemas {
+            found.push(Shortfall::blocking(
+                format!("role {role} may not make the schema reporting"),
+                format!(
+                    "As the owner of the database or an administrator: grant create on database {database} to {role}"
+                ),
+            ));
+        }
+        if self.reporting && !self.may_report {
+            found.push(Shortfall::blocking(
+                format!("role {role} may not make views in the schema reporting"),
+                format!("As an administrator: alter schema reporting owner to {role}"),
+            ));
+        }
+        if !self.not_owned.is_empty() {
+            found.push(Shortfall::blocking(
+                format!(
+                    "role {role} does not own what is to be brought up to date: {}",
+                    some(&self.not_owned)
+                ),
+                format!("Migrate as their owner, or make {role} a member of it: grant OWNER to {role}"),
+            ));
+        }
+    }
+
+    fn rights_to_serve(&self, found: &mut Vec<Shortfall>) {
+        let role = quoted(&self.role);
+        let schema = quoted(self.schema.as_deref().unwrap_or("public"));
+        if !self.unreadable.is_empty() {
+            found.push(Shortfall::blocking(
+                format!("role {role} may not read {}", some(&self.unreadable)),
+                format!("As the owner: grant select on all tables in schema {schema} to {role}"),
+            ));
+        }
+        if !self.unwritable.is_empty() {
+            found.push(Shortfall::blocking(
+                format!("role {role} may not write to {}", some(&self.unwritable)),
+                format!(
+                    "As the owner: grant insert, update, delete on all tables in schema {schema} to {role}"
+                ),
+            ));
+        }
+        if !self.uncallable.is_empty() {
+            found.push(Shortfall::blocking(
+                format!("role {role} may not call {}", some(&self.uncallable)),
+                format!("As the owner: grant execute on all routines in schema {schema} to {role}"),
+            ));
+        }
+    }
+
+    /// What dashboards need; gateways do without.
+    fn reporting(&self, found: &mut Vec<Shortfall>) {
+        let role = quoted(&self.role);
+        const GRANTS: &str = "grant usage on schema reporting to tollgate_reader; grant select on all tables in schema \
+                              reporting to tollgate_reader; grant execute on all functions in schema reporting to \
+                              tollgate_reader; alter default privileges in schema reporting grant select on tables to \
+                              tollgate_reader; alter default privileges in schema reporting grant execute on functions to \
+                              tollgate_reader";
+        if !self.reader {
+            found.push(Shortfall::advice(
+                "there is no role tollgate_reader, so dashboards cannot read the views in the schema reporting",
+                format!("As an administrator: create role tollgate_reader nologin. Then, as {role}: {GRANTS}"),
+            ));
+        } else if self.reader_lacks {
+            found.push(Shortfall::advice(
+                "the role tollgate_reader may not read all views in the schema reporting, so dashboards show errors",
+                format!("As {role}: {GRANTS}"),
+            ));
+        }
+        if !self.monitors {
+            found.push(Shortfall::advice(
+                format!("role {role} does not see replication, so dashboards do not show standbys"),
+                format!("As an administrator: grant pg_monitor to {role}"),
+            ));
+        }
+    }
+}
+
+/// Whether the history is that of our migrations, or empty, as after a first migration that failed.
+async fn our_history(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let first: Result<Option<String>, sqlx::Error> =
+        sqlx::query_scalar("select description::text from _sqlx_migrations order by version limit 1")
+            .fetch_optional(connection)
+            .await;
+    match first {
+        Ok(first) => {
+            Ok(first
+                .is_none_or(|first| MIGRATIONS.iter().next().is_some_and(|ours| ours.description == first)))
+        }
+        // Columns of another tool. A missing right is told with the other rights.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42703") => Ok(false),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The first of some names, and how many there are besides.
+fn some(names: &[String]) -> String {
+    let (named, others) = names.split_at(names.len().min(NAMED));
+    match others.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Facts {
+        Facts {
+            version: 150_004,
+            database: "ledger".into(),
+            role: "tollgate".into(),
+            schema: Some("public".into()),
+            encoding: "UTF8".into(),
+            synchronous_commit: "on".into(),
+            fsync: "on".into(),
+            full_page_writes: "on".into(),
+            may_create_schemas: true,
+            may_create_tables: true,
+            reader: true,
+            monitors: true,
+            ..Facts::default()
+        }
+    }
+
+    fn blocking(facts: &Facts, purpose: Purpose) -> Vec<String> {
+        let found = facts.shortfalls(purpose).into_iter().filter(|shortfall| shortfall.blocking);
+        found.map(|shortfall| format!("{}. {}", shortfall.what, shortfall.remedy)).collect()
+    }
+
+    #[test]
+    fn what_is_as_assumed_is_not_complained_of() {
+        for facts in [good(), Facts { ours: true, history: true, our_history: true, ..good() }] {
+            for purpose in [Purpose::Migrate, Purpose::Serve] {
+                assert_eq!(facts.shortfalls(purpose), []);
+            }
+        }
+        // Remote waits are stronger than 'on', and what a demo or a failed first migration leaves is no stranger.
+        let other =
+            Facts { synchronous_commit: "remote_apply".into(), history: true, our_history: true, ..good() };
+        assert_eq!(other.shortfalls(Purpose::Migrate), []);
+    }
+
+    #[test]
+    fn the_remedy_is_where_the_setting_comes_from() {
+        for (source, remedy) in [
+            ("client", "options in the database URL"),
+            ("user", "alter role \"tollgate\" reset"),
+            ("database", "alter database \"ledger\" reset"),
+            ("database user", "alter role \"tollgate\" in database \"ledger\" reset"),
+            ("configuration file", "alter system set"),
+        ] {
+            let facts = Facts {
+                synchronous_commit: "off".into(),
+                synchronous_commit_source: source.into(),
+                ..good()
+            };
+            let told = blocking(&facts, Purpose::Serve);
+            assert!(told.len() == 1 && told[0].contains(remedy), "{source}: {told:?}");
+            assert_eq!(blocking(&Facts { data_may_be_lost: true, ..facts }, Purpose::Serve), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn everything_is_told_at_once() {
+        let facts = Facts {
+            version: 140_001,
+            encoding: "SQL_ASCII".into(),
+            fsync: "off".into(),
+            full_page_writes: "off".into(),
+            may_create_schemas: false,
+            may_create_tables: false,
+            ..good()
+        };
+        assert_eq!(blocking(&facts, Purpose::Migrate).len(), 6);
+        assert_eq!(blocking(&facts, Purpose::Serve).len(), 4);
+    }
+
+    #[test]
+    fn rights_are_not_asked_for_in_a_database_of_somebody_else() {
+        let facts = Facts {
+            objects: ["a", "b", "c", "d"].map(Into::into).into(),
+            may_create_tables: false,
+            ..good()
+        };
+        let told = blocking(&facts, Purpose::Migrate);
+        assert!(told.len() == 1 && told[0].contains("a, b, c and 1 more"), "{told:?}");
+    }
+}

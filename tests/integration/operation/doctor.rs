@@ -1,0 +1,86 @@
+//! `tollgate doctor`: everything that would go wrong, at once, and nothing bought or changed.
+
+use serde_json::Value;
+
+use crate::support::database::TestDatabase;
+use crate::support::gateway::{MASTER_KEY, TestGateway, closed_port};
+use crate::support::process::{Said, Scratch, run};
+
+fn config(database: &str, vendor: &str, more: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{database}\"\n\
+         [upstream.kling_3]\nbase_url = \"{vendor}\"\nmaster_key = \"{MASTER_KEY}\"\n{more}"
+    )
+}
+
+/// The findings of one level, as `area: what. remedy`.
+fn findings(said: &Said, level: &str) -> Vec<String> {
+    let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{said:?}"));
+    let found = told["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == level);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    found
+        .map(|finding| {
+            format!("{}: {}. {}", text(&finding["area"]), text(&finding["what"]), text(&finding["remedy"]))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_healthy_installation_is_called_that_and_nothing_is_bought() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", gateway.simulator());
+    let file = scratch.file("gateway.toml", &config(gateway.db.url(), &vendor, ""));
+    let said = run(&["doctor", "--config", &file]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    for part in ["ok       database: ", "ok       vendor: ", "ok       configuration: "] {
+        assert!(said.out.contains(part), "{part}: {said:?}");
+    }
+    let said = run(&["doctor", "--json", "--config", &file]).await;
+    assert_eq!(said.json()["healthy"], true);
+    assert!(!said.out.contains(MASTER_KEY) && findings(&said, "error").is_empty(), "{said:?}");
+    assert_eq!(gateway.upstream_creates().await, (0, 0), "nothing is bought");
+    // The vendor refuses another key.
+    let wrong = config(gateway.db.url(), &vendor, "").replace(MASTER_KEY, "another-key");
+    let said = run(&["doctor", "--json", "--config", &scratch.file("wrong.toml", &wrong)]).await;
+    let errors = findings(&said, "error");
+    assert!(said.code == 1 && errors.len() == 1 && errors[0].contains("refused the master key"), "{said:?}");
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_told_at_once() {
+    let db = TestDatabase::new().await;
+    sqlx::query("delete from _sqlx_migrations where version = 15").execute(db.pool()).await.unwrap();
+    let before: i64 =
+        sqlx::query_scalar("select count(*) from _sqlx_migrations").fetch_one(db.pool()).await.unwrap();
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", closed_port().await);
+    let more = "[[upstream.kling_o3.accounts]]\nname = \"o\"\nmaster_key = \"k\"\n[upstream.kling_o3]\n";
+    let more = format!("{more}base_url = \"http://{}\"\n", closed_port().await);
+    let text = config(db.url(), &vendor, &more).replacen("127.0.0.1:0", "192.0.2.1:8080", 1);
+    let text = text.replace("[admin]", "max_connections = 100000\n[admin]");
+    let file = scratch.file("gateway.toml", &text);
+    let said = run(&["doctor", "--json", "--config", &file]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let errors = findings(&said, "error").join("\n");
+    for part in [
+        "schema: the database lacks migration 15",
+        "tollgate migrate",
+        "listeners: server.listen is 192.0.2.1:8080",
+        "vendor: kling-3.0, account main",
+        "vendor: kling-o3, account o",
+    ] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    let after: i64 =
+        sqlx::query_scalar("select count(*) from _sqlx_migrations").fetch_one(db.pool()).await.unwrap();
+    assert_eq!(before, after, "nothing is changed");
+    sqlx::query("update _sqlx_migrations set success = false where false").execute(db.pool()).await.unwrap();
+
+    // A configuration that cannot be used is a finding for each of its problems.
+    let text = text.replace("192.0.2.1:8080", ":8080").replace(&vendor, "ftp://x");
+    let said = run(&["doctor", "--json", "--config", &scratch.file("bad.toml", &text)]).await;
+    let errors = findings(&said, "error");
+    assert!(said.code == 1 && errors.len() == 2, "{errors:#?}");
+    assert!(errors.iter().all(|error| error.starts_with("configuration: ")), "{errors:#?}");
+}
