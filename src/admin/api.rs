@@ -196,6 +196,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
+    docs_page::describe_bodies(&mut document);
     document
 }
 

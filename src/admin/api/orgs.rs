@@ -66,7 +66,7 @@ pub(super) struct OrgQuery {
 /// Oldest first. An organisation's admin sees its own organisation only.
 #[utoipa::path(
     get, path = "/admin/v1/orgs", tag = "organisations",
-    responses((status = 200, body = Page<ShownOrg>)),
+    responses((status = 200, description = "A page of organisations", body = Page<ShownOrg>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Json<Page<ShownOrg>>, Problem> {
@@ -103,7 +103,7 @@ fn utc() -> String {
 #[utoipa::path(
     post, path = "/admin/v1/orgs", tag = "organisations",
     request_body = OrgBody,
-    responses((status = 201, body = ShownOrg)),
+    responses((status = 201, description = "The new organisation", body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tagged<ShownOrg>, Problem> {
@@ -117,7 +117,7 @@ pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tag
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = ShownOrg)),
+    responses((status = 200, description = "The organisation", body = ShownOrg)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_org(call: ReadCall<OrgId>) -> Result<Tagged<ShownOrg>, Problem> {
@@ -162,7 +162,7 @@ pub(super) struct OrgPatch {
     patch, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = OrgPatch,
-    responses((status = 200, body = ShownOrg)),
+    responses((status = 200, description = "The organisation after the change", body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_org(

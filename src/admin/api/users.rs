@@ -37,7 +37,7 @@ pub(super) struct UserQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<User>)),
+    responses((status = 200, description = "A page of users", body = Page<User>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Result<Json<Page<User>>, Problem> {
@@ -70,7 +70,7 @@ fn member() -> Role {
     post, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = UserBody,
-    responses((status = 201, body = User)),
+    responses((status = 201, description = "The new user", body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Result<Tagged<User>, Problem> {
@@ -85,7 +85,7 @@ pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Resul
 #[utoipa::path(
     get, path = "/admin/v1/users/{user_id}", tag = "users",
     params(("user_id" = UserId, Path, description = "The user")),
-    responses((status = 200, body = User)),
+    responses((status = 200, description = "The user", body = User)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Problem> {
@@ -114,7 +114,7 @@ pub(super) struct UserPatch {
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
     params(("user_id" = UserId, Path, description = "The user")),
     request_body = UserPatch,
-    responses((status = 200, body = User)),
+    responses((status = 200, description = "The user after the change", body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_user(
