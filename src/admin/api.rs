@@ -99,6 +99,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(me::show_caller))
         .routes(resource!(orgs::list_orgs, orgs::create_org))
         .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
+        .routes(resource!(orgs::restore_org))
         .routes(resource!(quotas::show_quotas, quotas::update_quotas))
         .routes(resource!(retention::show_retention, retention::update_retention))
         .routes(resource!(teams::list_teams, teams::create_team))

@@ -4,5 +4,6 @@ mod api;
 mod authorisation;
 mod bounds;
 mod credits;
+mod deletion;
 mod edges;
 mod providers;

@@ -87,10 +87,30 @@ pub(super) enum OrgCommand {
         /// Id of the organisation.
         org: OrgId,
     },
-    /// Delete an organisation: its keys are refused, its balance and its history stay.
+    /// Delete an organisation: its keys are refused, its history stays. Refused while it has unfinished tasks, or credits
+    /// unless they are moved or forfeited.
     Delete {
         /// Id of the organisation.
         org: OrgId,
+        /// Move the remaining credits to this organisation.
+        #[arg(long, value_name = "ORG", conflicts_with = "forfeit_credits")]
+        move_credits_to: Option<OrgId>,
+        /// Take the remaining credits away.
+        #[arg(long)]
+        forfeit_credits: bool,
+        /// Repeating the command with the same key deletes and moves nothing again; without it, each command has a key of
+        /// its own.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+    /// Take the deletion of an organisation back: its users and keys are accepted again. Credits that were moved or forfeited
+    /// do not come back.
+    Restore {
+        /// Id of the organisation.
+        org: OrgId,
+        /// New name, if another organisation has taken the name by now.
+        #[arg(long)]
+        name: Option<String>,
     },
 }
 
@@ -194,9 +214,17 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
         OrgCommand::Resume { org } => {
             session.show(&session.patch(&path(org), json!({"status": "active"})).await?, ORG);
         }
-        OrgCommand::Delete { org } => {
-            session.call(Method::DELETE, &path(org), None).await?;
+        OrgCommand::Delete { org, move_credits_to, forfeit_credits, idempotency_key } => {
+            let query = QueryString::default()
+                .add("move_credits_to", move_credits_to)
+                .add("forfeit_credits", forfeit_credits.then_some(true));
+            let path = query.of(&path(org));
+            session.move_money(Method::DELETE, &path, idempotency_key, None).await?;
             session.say(&json!({"org_id": org, "deleted": true}), format_args!("{org} is deleted"));
+        }
+        OrgCommand::Restore { org, name } => {
+            let path = format!("{}/restore", path(org));
+            session.show(&session.post(&path, json!({"name": name})).await?, ORG);
         }
     }
     Ok(())

@@ -151,6 +151,7 @@ impl<'a> Driver<'a> {
         Some(match operation.to_string().as_str() {
             "POST /admin/v1/orgs" => json!({"name": self.fresh()}),
             "PATCH /admin/v1/orgs/{org_id}" => json!({"time_zone": "Europe/Berlin", "max_open_tasks": 7}),
+            "POST /admin/v1/orgs/{org_id}/restore" => json!({"name": self.fresh()}),
             "POST /admin/v1/orgs/{org_id}/teams" | "PATCH /admin/v1/teams/{team_id}" => {
                 json!({"name": self.fresh()})
             }
@@ -245,6 +246,7 @@ impl<'a> Driver<'a> {
                     "?group_by=org,day,team,user,key,task_type"
                 }
                 "/admin/v1/audit-log" if round % 2 == 1 => "?order=asc",
+                "/admin/v1/orgs/{org_id}" if operation.method == Method::DELETE => "?forfeit_credits=true",
                 "/admin/v1/orgs/{org_id}/entries" if round % 2 == 1 => "?kind=grant",
                 _ => "",
             };
