@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::database::DatabaseArgs;
 use crate::api_key::NewKey;
 use crate::app::StartError;
-use crate::config::{Config, ConfigError, Log};
+use crate::config::{Config, ConfigError, Log, Quotes};
 use crate::log_queue;
 use crate::postgres::PostgresError;
 use crate::postgres::child::{self, ChildArgs};
@@ -212,6 +212,9 @@ impl Command {
                 let file = file.or(config).unwrap_or_default();
                 let config = Config::load(&file)?;
                 output::note(format_args!("{} is a valid configuration", file.display()));
+                if config.quotes.is_unprotected() {
+                    output::note(format_args!("warning: {}", Quotes::UNPROTECTED));
+                }
                 let memory = crate::app::memory(&config);
                 let all: u64 = memory.iter().map(|(_, bytes)| bytes).sum();
                 output::note(format_args!("the gateway may need up to {} MiB of memory:", all >> 20));

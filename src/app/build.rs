@@ -170,7 +170,7 @@ impl Shared {
         let lease = Arc::new(Lease::new(pools.lease.clone(), gateway, ms(config.ledger.lease_ms), Clock));
         let gateways = lease.renew().await?;
         let authenticator = Arc::new(authenticator(config, &pools)?);
-        let prices = Arc::new(Prices::default());
+        let prices = Arc::new(Prices::new(&config.quotes));
         let watcher =
             Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
         watcher.look().await?;

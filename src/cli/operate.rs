@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::database::{self, DatabaseArgs};
 use super::{CliError, block_on, log, output, say, stop_signal, url_of};
 use crate::app::{App, StartError};
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{Config, Log, LogFormat, Quotes};
 use crate::simulator::{Simulator, SimulatorConfig};
 
 /// Serves until a signal. A demo's database is refused unless `beside_demo` is set.
@@ -31,6 +31,9 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
             )));
         }
         drop(database);
+        if config.quotes.is_unprotected() {
+            tracing::warn!("{}", Quotes::UNPROTECTED);
+        }
         let secure = [config.server.tls.is_some(), config.admin.tls.is_some()];
         let app = App::start(config).await?;
         // To standard output, not to the log: logs are kept, and read by many people.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Admin, BadPair, Config, DatabaseConfig};
+use super::{Admin, BadPair, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
 
@@ -99,6 +99,7 @@ impl Config {
         }
         check_database(origin, &mut self.database)?;
         check_admin(origin, &mut self.admin)?;
+        check_quotes(origin, &mut self.quotes)?;
         self.upstream.check(origin)?;
         self.telemetry.check(origin)?;
         Ok(self)
@@ -121,6 +122,19 @@ fn check_admin(origin: &str, admin: &mut Admin) -> Result<(), ConfigError> {
         ));
     }
     admin.bootstrap_token = token;
+    Ok(())
+}
+
+fn check_quotes(origin: &str, quotes: &mut Quotes) -> Result<(), ConfigError> {
+    let (field, file) = ("quotes.secret", "quotes.secret_file");
+    if quotes.secret.is_none() && quotes.secret_file.is_none() {
+        return Ok(());
+    }
+    let secret = secret(origin, field, quotes.secret.take(), file, &mut quotes.secret_file)?;
+    if secret.as_ref().is_none_or(|secret| secret.expose().chars().count() < 32) {
+        return Err(ConfigError::value(origin, field, "too short", "at least 32 random characters"));
+    }
+    quotes.secret = secret;
     Ok(())
 }
 
@@ -206,6 +220,29 @@ mod tests {
         let config = Config::from_toml(LEAST).unwrap();
         assert_eq!(config.server.listen.port(), 8080);
         assert!(!format!("{config:?}").contains("sk-test"), "secrets do not show");
+    }
+
+    #[test]
+    fn a_secret_of_quotes_is_long_enough_and_may_be_a_file() {
+        let long = "0123456789abcdef0123456789abcdef";
+        assert!(Config::from_toml(LEAST).unwrap().quotes.is_unprotected());
+        assert!(
+            !Config::from_toml(&format!("{LEAST}\n[quotes]\nmax_valid_seconds = 0"))
+                .unwrap()
+                .quotes
+                .is_unprotected()
+        );
+        let config = Config::from_toml(&format!("{LEAST}\n[quotes]\nsecret = \"{long}\"")).unwrap();
+        assert!(!config.quotes.is_unprotected() && !format!("{config:?}").contains(long));
+        let file = std::env::temp_dir().join(format!("tollgate-quotes-{}", std::process::id()));
+        std::fs::write(&file, format!("{long}\n")).unwrap();
+        let of_file = format!("{LEAST}\n[quotes]\nsecret_file = \"{}\"", file.display());
+        assert_eq!(Config::from_toml(&of_file).unwrap().quotes.secret.unwrap().expose(), long);
+        std::fs::remove_file(&file).unwrap();
+        assert!(problem("[quotes]\nsecret = \"short\"").contains("quotes.secret is too short"));
+        assert!(
+            problem("[quotes]\nsecret_file = \"/nowhere\"").contains("quotes.secret_file names /nowhere")
+        );
     }
 
     #[test]

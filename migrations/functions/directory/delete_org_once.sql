@@ -19,6 +19,8 @@ begin
         perform from org_balance balance where balance.org_id in (p_org, p_to) order by balance.org_id for no key update;
         select balance.available, balance.open_tasks + balance.in_doubt into credits, tasks
         from org_balance balance where balance.org_id = p_org;
+        -- Tasks that came to light after their ends, and may be charged yet, are few, and have an index of their own.
+        tasks := tasks + (select count(*) from hold reopened where reopened.org_id = p_org and reopened.late = 'open')::integer;
         perform from org where org.org_id = p_org and org.deleted_at is null and org.version = coalesce(p_version, org.version)
         for no key update;
         if not found then

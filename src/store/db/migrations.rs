@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0013_exposure",
     "0014_content",
     "0015_proofs",
+    "0021_former_factors_and_pseudonyms",
 ];
 
 /// All migrations, ordered by version.

@@ -113,6 +113,26 @@ async fn unfinished_tasks_and_debts_stand_in_the_way_whatever_is_said() {
 }
 
 #[tokio::test]
+async fn a_task_that_came_to_light_after_its_end_stands_in_the_way() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let late = gateway.another_org("late", 1000).await;
+    gateway.fault_on_create(json!({"kind": "outcome", "status": "FAILED", "consumed": 0})).await;
+    let call = gateway.request(Method::POST, "/api/generate").bearer_auth(&late.text);
+    Answer::to(call.body(body("z").to_string())).await.expect(200);
+    until("it has failed", async || shown(&operator, late.org).await["available"] == 1000).await;
+    let reopen = async |state: Option<&str>| {
+        let tomorrow = "update hold set late = $2, due_at = now() + interval '1 day' where org_id = $1";
+        let reopen = sqlx::query(tomorrow).bind(late.org.as_uuid()).bind(state);
+        reopen.execute(gateway.db.pool()).await.unwrap();
+    };
+    reopen(Some("open")).await;
+    in_the_way(delete(&operator, late.org, "?forfeit_credits=true", None).await, "1 unfinished tasks");
+    reopen(None).await;
+    delete(&operator, late.org, "?forfeit_credits=true", None).await.expect(204);
+}
+
+#[tokio::test]
 async fn a_deletion_is_taken_back_with_its_keys_and_its_standing() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
