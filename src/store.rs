@@ -51,8 +51,8 @@ pub use self::directory::keys::{
 };
 pub use self::directory::operators::{OperatorRole, OperatorToken};
 pub use self::directory::tenancy::{
-    DeletedOrg, NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind, RemainingCredits,
-    Status, Team, TeamChange, User, UserChange, UserFilter,
+    DeletedOrg, ForgottenUser, NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind,
+    RemainingCredits, Status, Team, TeamChange, User, UserChange, UserFilter,
 };
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;

@@ -262,6 +262,7 @@ impl Shared {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
+            contents: self.pools.contents.clone(),
             tasks: self.tasks.clone(),
             bodies: BodyReader {
                 most: MAX_MANAGEMENT_BODY,

@@ -6,4 +6,5 @@ mod bounds;
 mod credits;
 mod deletion;
 mod edges;
+mod forgetting;
 mod providers;

@@ -10,7 +10,7 @@ use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, TeamId, UserId};
-use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
+use crate::store::{ForgottenUser, NewUser, Role, Status, User, UserChange, UserFilter};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -145,4 +145,44 @@ pub(super) async fn delete_user(call: WriteCall<UserId, IfMatch>) -> Result<Stat
     let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_user(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is forgotten beside the name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForgetBody {
+    /// `true`: also what the video service said about the user's tasks is erased: prompts that it repeats, links, messages.
+    #[serde(default)]
+    erase_content: bool,
+}
+
+/// Forget a user
+///
+/// Deletes the user, and puts a pseudonym in place of its name, of the names of its keys, and of both in the audit log. Its links
+/// to identity providers go: if a provider still signs tokens for it, they are refused, or make a new user where the provider
+/// creates users. Balances, entries and tasks stay, as they name users by their ids. What people wrote elsewhere (reasons of
+/// entries, references) stays too. A user that was deleted before can be forgotten; forgetting twice changes nothing more.
+#[utoipa::path(
+    post, path = "/admin/v1/users/{user_id}/forget", tag = "users",
+    params(("user_id" = UserId, Path, description = "The user")),
+    request_body = ForgetBody,
+    responses((status = 200, description = "The pseudonym", body = ForgottenUser)),
+    security(("bearer" = ["operator", "org-admin"]))
+)]
+pub(super) async fn forget_user(
+    call: WriteCall<UserId, Body<ForgetBody>>,
+) -> Result<Json<ForgottenUser>, Problem> {
+    let ApiCall { database, path: id, input: Body(body), contents, .. } = call;
+    let pseudonym = database.forget_user(id).await?;
+    let (mut erased_tasks, mut after) = (0, None);
+    while body.erase_content {
+        let some = database.tasks_with_content(id, after).await?;
+        let Some((_, last)) = some.last() else { break };
+        after = Some(*last);
+        for (org, hold) in some {
+            contents.erase(org, hold).await?;
+            erased_tasks += 1;
+        }
+    }
+    Ok(Json(ForgottenUser { user_id: id, pseudonym, erased_tasks }))
 }

@@ -366,6 +366,15 @@ pub(super) enum UserCommand {
         /// Id of the user.
         user: UserId,
     },
+    /// Forget who a user is: delete it, and replace its name everywhere, also in the audit log, by a pseudonym. This cannot be
+    /// taken back. Balances, entries and tasks stay.
+    Forget {
+        /// Id of the user, which may be deleted already.
+        user: UserId,
+        /// Also erase what the video service said about the user's tasks.
+        #[arg(long)]
+        erase_content: bool,
+    },
 }
 
 pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), CliError> {
@@ -400,6 +409,15 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
         }
         UserCommand::Resume { user } => {
             session.show(&session.patch(&path(user), json!({"status": "active"})).await?, USER);
+        }
+        UserCommand::Forget { user, erase_content } => {
+            let path = format!("{}/forget", path(user));
+            let done = session.post(&path, json!({"erase_content": erase_content})).await?;
+            let (pseudonym, erased) = (named(&done, "pseudonym"), &done["erased_tasks"]);
+            session.say(
+                &done,
+                format_args!("{user} is called {pseudonym}; the content of {erased} task(s) was erased"),
+            );
         }
         UserCommand::Delete { user } => {
             session.call(Method::DELETE, &path(user), None).await?;

@@ -17,7 +17,7 @@ pub(super) const REVISION: i32 = 5;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "ac2f9d432a2b3f9f";
+const DIGEST: &str = "f0b30332565fbc15";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -42,6 +42,8 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/changes/bump_epoch",
     "functions/changes/bump_epoch_of",
     "functions/changes/next_version",
+    "functions/changes/pseudonymised",
+    "functions/changes/keep_audit_log",
     "functions/changes/refuse_change",
     "functions/credits/count_entries",
     "functions/credits/expire_credits",
@@ -53,6 +55,7 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/credits/set_low_threshold",
     "functions/credits/set_overdraft_once",
     "functions/credits/transfer_once",
+    "functions/directory/forget_user",
     "functions/directory/delete_org_once",
     "functions/budgets/cap_of",
     "functions/budgets/is_coming",
@@ -171,6 +174,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/directory/change_org",
     "functions/directory/delete_org_once",
     "functions/directory/delete_team",
+    "functions/directory/forget_user",
     "functions/directory/provider_conflict",
     "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",

@@ -158,6 +158,7 @@ impl<'a> Driver<'a> {
             "POST /admin/v1/orgs/{org_id}/users" | "PATCH /admin/v1/users/{user_id}" => {
                 json!({"name": self.fresh(), "role": "admin"})
             }
+            "POST /admin/v1/users/{user_id}/forget" => json!({"erase_content": true}),
             "POST /admin/v1/orgs/{org_id}/keys" => json!({"user_id": user, "name": self.fresh()}),
             "PATCH /admin/v1/keys/{key_id}" => json!({"name": self.fresh()}),
             "POST /admin/v1/keys/{key_id}/rotate" => json!({"overlap_seconds": 60}),
