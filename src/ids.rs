@@ -107,7 +107,7 @@ ids! {
     HoldId = "hold";
     /// An entry of the ledger.
     EntryId = "ent";
-    /// A budget.
+    /// A limit of what a key, user, team or organisation may spend in a period.
     BudgetId = "bud";
     /// A token of an operator.
     OperatorTokenId = "opt";

@@ -20,7 +20,7 @@ pub enum RemainingCredits {
     Forfeit,
 }
 
-/// A deleted organisation.
+/// What became of the credits of an organisation that is deleted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedOrg {
     /// The credits that were moved or forfeited.
