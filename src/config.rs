@@ -384,18 +384,34 @@ impl Default for Limits {
 }
 
 /// Quotes that promise a price.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotes {
-    /// Maximum validity of a quote that promises a price. 0: no such quotes.
+    /// Maximum validity of a quote that promises a price. 0: no such quotes. It is checked again when a quote is used.
     // At most 3,000 s, because a gateway keeps the books that were in force within the last hour.
     #[schemars(range(min = 0, max = 3_000))]
     pub max_valid_seconds: u32,
+    /// A secret of at least 32 characters that quotes are signed with, together with a key in the database; the same for all
+    /// gateways. Omitted: whoever can read the database can sign quotes.
+    pub secret: Option<Secret>,
+    /// File that holds the secret, instead of `secret`.
+    pub secret_file: Option<PathBuf>,
 }
 
 impl Default for Quotes {
     fn default() -> Self {
-        Self { max_valid_seconds: 900 }
+        Self { max_valid_seconds: 900, secret: None, secret_file: None }
+    }
+}
+
+impl Quotes {
+    /// What an operator should know about a configuration without a secret.
+    pub const UNPROTECTED: &str =
+        "quotes.secret_file is not set: whoever can read the database can sign quotes for an organisation";
+
+    /// Whether quotes are given out that the database alone is enough to sign.
+    pub fn is_unprotected(&self) -> bool {
+        self.max_valid_seconds > 0 && self.secret.is_none()
     }
 }
 

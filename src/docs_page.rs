@@ -6,6 +6,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
+use serde_json::Value;
+use utoipa::openapi::{OpenApi, RefOr};
 use utoipa_swagger_ui::Config;
 
 const AT: &str = "/docs";
@@ -14,6 +16,30 @@ const AT: &str = "/docs";
 const ONLY_OURS: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
 );
+
+/// Gives each request body the description of its schema: tools that are made from a document show it beside the call.
+pub fn describe_bodies(document: &mut OpenApi) {
+    let schemas =
+        document.components.as_ref().map(|components| components.schemas.clone()).unwrap_or_default();
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for body in operations.into_iter().flatten().filter_map(|operation| operation.request_body.as_mut()) {
+            let RefOr::T(body) = body else { continue };
+            let schema = body.content.values().find_map(|content| match content {
+                RefOr::T(content) => content.schema.as_ref(),
+                RefOr::Ref(_) => None,
+            });
+            let schema = match schema {
+                Some(RefOr::Ref(reference)) => {
+                    reference.ref_location.rsplit('/').next().and_then(|name| schemas.get(name))
+                }
+                own => own,
+            };
+            let schema = serde_json::to_value(schema).unwrap_or_default();
+            body.description = schema.get("description").and_then(Value::as_str).map(ToOwned::to_owned);
+        }
+    }
+}
 
 /// Whether `path` belongs to the page.
 pub fn is_below(path: &str) -> bool {

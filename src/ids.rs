@@ -17,8 +17,8 @@ pub struct InvalidId {
 }
 
 macro_rules! ids {
-    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
-        $(#[$doc])*
+    ($($(#[doc = $doc:literal])+ $name:ident = $prefix:literal;)*) => {$(
+        $(#[doc = $doc])+
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Uuid);
 
@@ -71,6 +71,9 @@ macro_rules! ids {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
                     .pattern(Some(concat!("^", $prefix, "_[0-9a-f]{32}$")))
+                    .description(Some(concat!($($doc),+).trim()))
+                    // Nobody has this id: a call with the example reaches nothing.
+                    .examples([concat!($prefix, "_00000000000000000000000000000000")])
                     .into()
             }
         }
@@ -104,6 +107,7 @@ ids! {
     HoldId = "hold";
     /// An entry of the ledger.
     EntryId = "ent";
+    /// A limit of what a key, user, team or organisation may spend in a period.
     BudgetId = "bud";
     /// A token of an operator.
     OperatorTokenId = "opt";

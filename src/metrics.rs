@@ -65,6 +65,7 @@ metrics! {
     Gauge UPSTREAM_BREAKERS_OF_ORGS = "tollgate_upstream_breakers_of_organisations" ["backend", "call"] "Organisations whose own breaker is not closed, because their calls fail and those of others do not";
     Counter UPSTREAM_REFUSED = "tollgate_upstream_refused_total" ["backend", "call", "reason"] "Calls to the upstream that were not made, by reason: the breaker was open, or too many calls were in flight";
     Gauge UPSTREAM_IN_FLIGHT = "tollgate_upstream_in_flight" ["backend", "call"] "Calls to the upstream in flight";
+    Counter UPSTREAM_TASKS_ENDED = "tollgate_upstream_tasks_ended_total" ["backend", "end"] "Tasks that the upstream reported as ended, by how: succeeded, failed; counted when the end is durable";
     Gauge UPSTREAM_ACCOUNT_USABLE = "tollgate_upstream_account_usable" ["backend", "account"] "1: the account gets new tasks; 0: it gets none, because its key was rejected or it is exhausted";
 
     // Holds, as far as this gateway changes them.
@@ -97,6 +98,8 @@ metrics! {
     Gauge OLDEST_HOLD_SECONDS = "tollgate_oldest_hold_seconds" ["state"] "Age of the oldest unfinished task in a state; 0: no such task";
     Gauge OLDEST_DOUBT_SECONDS = "tollgate_oldest_doubt_seconds" [] "How long the oldest doubt has lasted; 0: no doubt";
     Gauge STOPPED_ORGANISATIONS = "tollgate_stopped_organisations" [] "Organisations whose creates are stopped because of what their tasks cost the platform";
+    Gauge LONG_RUNNING_TASKS = "tollgate_long_running_tasks" ["backend"] "Tasks that have been running for more than two hours, over all organisations";
+    Gauge OUT_OF_CREDIT = "tollgate_organisations_out_of_credit" [] "Organisations that once had credits, and whose credits and overdraft do not pay for the cheapest task any more";
     Gauge RECONCILER_LAG_SECONDS = "tollgate_reconciler_lag_seconds" [] "How long the oldest due poll is overdue";
     Gauge DRIFT_CREDITS = "tollgate_drift_credits" ["account", "direction"] "Difference of what was booked from what the upstream reported, for the tasks of the last day; other: accounts that are no longer configured";
     Gauge AUDIT_BREACHES = "tollgate_audit_breaches" ["check"] "Rows that broke an invariant of the ledger in the last audit; other: checks that this gateway does not know";

@@ -16,6 +16,9 @@ use crate::wire::{Code, RawObject};
 
 const MAX_PROMPT_CHARS: usize = 2_000;
 const MAX_IMAGES: usize = 7;
+/// The shortest video, in seconds.
+pub const MIN_SECONDS: u8 = 3;
+const MAX_SECONDS: u8 = 15;
 const DEFAULT_SECONDS: u8 = 5;
 const DEFAULT_SOUND: bool = true;
 
@@ -42,18 +45,22 @@ pub struct Order {
 }
 
 /// The body of a create. The gateway checks these fields and passes all others through; `null` counts as absent.
+// The example is the cheapest task that needs no image: many a tool sends an example as it stands.
 #[derive(Debug, ToSchema)]
+#[schema(example = json!({
+    "type": "o3-std-text-to-video", "prompt": "A paper boat on a pond", "duration": 3, "aspect_ratio": "16:9"
+}))]
 pub struct CreateBody {
     /// One of the types in the price book in force, such as `pro-text-to-video`, `pro-image-to-video`,
     /// `std-text-to-video`, `std-image-to-video`, `o3-pro-text-to-video`, `o3-pro-image-to-video`,
     /// `o3-pro-reference-to-video`, `o3-pro-video-edit`, and the last four with `o3-std-`.
-    #[schema(rename = "type", example = "pro-text-to-video")]
+    #[schema(rename = "type", example = "o3-std-text-to-video")]
     pub task_type: String,
     /// Description of the video; must not be blank.
-    #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "An eagle over the sea")]
+    #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "A paper boat on a pond")]
     pub prompt: String,
     /// Length of the video in seconds; default 5. Ignored for `*-video-edit`. A string such as `"5"` is accepted too.
-    #[schema(value_type = Option<u8>, minimum = 3, maximum = 15)]
+    #[schema(value_type = Option<u8>, minimum = 3, maximum = 15, example = 3)]
     pub duration: Option<u8>,
     /// Aspect ratio of the video: 16:9, 9:16 or 1:1.
     #[schema(pattern = "^(16:9|9:16|1:1)$")]
@@ -181,7 +188,7 @@ fn duration(object: &RawObject<&str>) -> Result<u8, Invalid> {
     let zeros = !fraction.is_empty() && fraction.bytes().all(|b| b == b'0');
     let digits = !whole.is_empty() && whole.bytes().all(|b| b.is_ascii_digit());
     match whole.parse::<u8>() {
-        Ok(seconds @ 3..=15) if zeros && digits => Ok(seconds),
+        Ok(seconds @ MIN_SECONDS..=MAX_SECONDS) if zeros && digits => Ok(seconds),
         _ => {
             let shown: String = text.chars().take(32).collect();
             invalid(

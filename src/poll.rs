@@ -102,6 +102,15 @@ impl Drop for Landing<'_> {
     }
 }
 
+/// How the vendor ends tasks: label values of one counter.
+const ENDS: [&str; 2] = [SUCCEEDED, FAILED];
+const SUCCEEDED: &str = "succeeded";
+const FAILED: &str = "failed";
+
+fn how_ended(step: &Step) -> &'static str {
+    if matches!(step, Step::Fail { .. } | Step::LateFail { .. }) { FAILED } else { SUCCEEDED }
+}
+
 impl Poller {
     /// A poller with an empty cache.
     pub fn new(
@@ -117,6 +126,12 @@ impl Poller {
             metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(0);
         }
         drop(metrics::histogram!(m::SETTLE_LAG_SECONDS));
+        for backend in Upstream::names() {
+            for end in ENDS {
+                let backend = backend.to_string();
+                metrics::counter!(m::UPSTREAM_TASKS_ENDED, "backend" => backend, "end" => end).increment(0);
+            }
+        }
         Self {
             ledger,
             contents,
@@ -349,9 +364,10 @@ impl Poller {
         fail_point::reach("poll.answered");
         asking.recording.cancel();
         self.contents.note_end(task.org, task.hold, report.data()).await?;
+        let end = how_ended(&step);
         let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
-            self.settled(told);
+            self.settled(task, end, told);
         }
         let now = self.reload(task).await?;
         if applied != Applied::Yes && is_news(&now, report.progress) {
@@ -365,8 +381,10 @@ impl Poller {
         written(span, self.ledger.step_of(task, step)).await
     }
 
-    /// Measures the time from the vendor's report of an end, at `told`, to now, when the end is durable.
-    fn settled(&self, told: Instant) {
+    /// Counts the end of a task, and measures the time from the vendor's report of it, at `told`, to now, when it is durable.
+    fn settled(&self, task: &Task, end: &'static str, told: Instant) {
+        let backend = task.backend.to_string();
+        metrics::counter!(m::UPSTREAM_TASKS_ENDED, "backend" => backend, "end" => end).increment(1);
         metrics::histogram!(m::SETTLE_LAG_SECONDS).record(self.clock.since(told));
     }
 
@@ -385,8 +403,9 @@ impl Poller {
             && let Some(step) = end(&task, report)?
         {
             self.contents.note_end(task.org, task.hold, report.data()).await?;
+            let end = how_ended(&step);
             if self.step_of(&task, step).await? == Applied::Yes {
-                self.settled(told);
+                self.settled(&task, end, told);
             }
             return self.reload(&task).await;
         }

@@ -7,14 +7,13 @@ use arc_swap::ArcSwapOption;
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::config::Quotes;
 use crate::error::GatewayError;
 use crate::order::Order;
 use crate::pricing::{PriceBook, PriceList};
-use crate::quote::{Quote, SigningKey};
+use crate::quote::{BadQuote, Promises, Quote, SPREAD, SigningKey};
+use crate::secret::Secret;
 use crate::store::{Fingerprint, Principal, StoreError};
-
-/// Age from which a new key signs quotes: by then every gateway has read it.
-const KEY_SPREADS: Duration = Duration::from_secs(15);
 
 /// A reading of the database's clock, with the instant of this gateway's monotonic clock at which it was taken. Because all
 /// gateways go by the database's clock, books and factors come into force everywhere at the same instant.
@@ -32,11 +31,15 @@ struct Read {
 }
 
 /// The prices, as this gateway last read them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Prices {
     read: ArcSwapOption<Read>,
     time: ArcSwapOption<DatabaseTime>,
     clock: Clock,
+    /// The longest validity of a quote.
+    longest: Duration,
+    /// What the keys of the database sign with together.
+    secret: Option<Secret>,
 }
 
 /// A quote that promises a price.
@@ -48,8 +51,22 @@ pub struct Promise {
 }
 
 impl Prices {
+    /// Prices of which nothing was read yet.
+    pub fn new(quotes: &Quotes) -> Self {
+        Self {
+            read: ArcSwapOption::empty(),
+            time: ArcSwapOption::empty(),
+            clock: Clock,
+            longest: Duration::from_secs(quotes.max_valid_seconds.into()),
+            secret: quotes.secret.clone(),
+        }
+    }
+
     /// Replaces the prices with newly read ones.
-    pub fn set(&self, list: PriceList, keys: Vec<SigningKey>) {
+    pub fn set(&self, list: PriceList, mut keys: Vec<SigningKey>) {
+        if let Some(secret) = &self.secret {
+            keys = keys.into_iter().map(|key| key.under(secret)).collect();
+        }
         self.read.store(Some(Arc::new(Read { list, keys })));
     }
 
@@ -89,9 +106,15 @@ impl Prices {
             Some(text) => {
                 let refused = |why: &dyn std::fmt::Display| GatewayError::invalid_request(why.to_string());
                 let quote = Quote::open(text, &read.keys).map_err(|why| refused(&why))?;
-                quote
-                    .check(principal.org, Fingerprint::of(raw).as_bytes(), now)
-                    .map_err(|why| refused(&why))?;
+                let (list, longest) = (&read.list, self.longest);
+                let promises = Promises { list, default_factor: principal.factor, longest };
+                let checked = quote.check(principal.org, Fingerprint::of(raw).as_bytes(), now, &promises);
+                if let Err(why) = checked {
+                    if matches!(why, BadQuote::TooLong | BadQuote::NeverInForce) {
+                        tracing::error!(org = %principal.org, %why, "a quote with a valid signature promises what no gateway has promised: if no gateway has another configuration, the key was stolen; rotate it and set quotes.secret_file");
+                    }
+                    return Err(refused(&why));
+                }
                 let again = "the price of this quote is no longer known: request a new one";
                 let book = read.list.books.get(&quote.book).ok_or_else(|| refused(&again))?;
                 let order = Order::parse(raw, book, quote.factor)?;
@@ -116,7 +139,8 @@ impl Prices {
         valid_for: Duration,
     ) -> Result<Promise, GatewayError> {
         let (read, now) = (self.read()?, self.now()?);
-        let spread = |key: &&SigningKey| key.created_at + KEY_SPREADS <= now;
+        // Every gateway must have read a new key before it signs.
+        let spread = |key: &&SigningKey| key.created_at + SPREAD <= now;
         let key = read.keys.iter().rev().find(spread).or(read.keys.first());
         let key = key.ok_or(GatewayError::Internal("there is no key to sign quotes with".into()))?;
         let fingerprint = Fingerprint::of(raw).as_bytes().try_into().unwrap_or_default();

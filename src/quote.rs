@@ -2,14 +2,16 @@
 //! caller keeps; no gateway stores it.
 
 use std::fmt;
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::pricing::BookVersion;
+use crate::pricing::{BookVersion, PriceList};
+use crate::secret::Secret;
 
 const PREFIX: &str = "tgq1_";
 const CONTENT: usize = 76;
@@ -42,12 +44,25 @@ impl SigningKey {
         rand::random()
     }
 
-    fn mac(&self) -> Hmac<Sha256> {
-        // HMAC pads a key that is shorter than a block with zeros.
-        let mut block = [0; 64];
-        block[..32].copy_from_slice(&self.secret);
-        Hmac::new(&block.into())
+    /// The key that signs when the gateways have a secret of their own: it follows from both, so that neither the database
+    /// nor the secret alone is enough to sign.
+    #[must_use]
+    pub fn under(self, own: &Secret) -> Self {
+        let own: [u8; 32] = Sha256::digest(own.expose().as_bytes()).into();
+        let derived = keyed(&own).chain_update(b"tollgate quotes").chain_update(self.secret).finalize();
+        Self { secret: derived.into_bytes().into(), ..self }
     }
+
+    fn mac(&self) -> Hmac<Sha256> {
+        keyed(&self.secret)
+    }
+}
+
+fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
+    // HMAC pads a key that is shorter than a block with zeros.
+    let mut block = [0; 64];
+    block[..32].copy_from_slice(secret);
+    Hmac::new(&block.into())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +92,28 @@ pub enum BadQuote {
     OtherBody,
     #[error("this quote has expired: request a new one")]
     Expired,
+    /// A gateway with another `quotes.max_valid_seconds` gave it out, or somebody else has the key.
+    #[error("this quote is valid for longer than prices are promised: request a new one")]
+    TooLong,
+    /// Somebody else has the key.
+    #[error("the price of this quote was never in force for your organisation: request a new one")]
+    NeverInForce,
 }
+
+/// What a quote may promise: it is checked when the quote is used, so that a stolen key gives no more than the key's owner
+/// would have given.
+#[derive(Debug, Clone, Copy)]
+pub struct Promises<'a> {
+    /// The prices in force now and within the last hour.
+    pub list: &'a PriceList,
+    /// The organisation's default price factor now.
+    pub default_factor: PriceFactor,
+    /// The longest validity of a quote.
+    pub longest: Duration,
+}
+
+/// By how much the gateways' readings of the database's clock, and of its prices, may differ.
+pub const SPREAD: Duration = Duration::from_secs(15);
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -137,8 +173,16 @@ impl Quote {
         })
     }
 
-    /// Checks that the quote is valid for this organisation, this body and this instant.
-    pub fn check(&self, org: OrgId, fingerprint: &[u8], now: OffsetDateTime) -> Result<(), BadQuote> {
+    /// Checks that the quote is valid for this organisation, this body and this instant, and that an honest gateway may have
+    /// given it out: it expires no later than `longest` from now, and its book and factor were in force for the organisation at
+    /// some instant since it can have been given out.
+    pub fn check(
+        &self,
+        org: OrgId,
+        fingerprint: &[u8],
+        now: OffsetDateTime,
+        promises: &Promises<'_>,
+    ) -> Result<(), BadQuote> {
         if self.org != org {
             return Err(BadQuote::OtherOrg);
         }
@@ -148,16 +192,33 @@ impl Quote {
         if self.fingerprint != fingerprint {
             return Err(BadQuote::OtherBody);
         }
+        let given_out = OffsetDateTime::from_unix_timestamp(self.expires)
+            .ok()
+            .and_then(|expires| expires.checked_sub(promises.longest.try_into().ok()?));
+        let Some(given_out) = given_out.filter(|earliest| *earliest <= now + SPREAD) else {
+            return Err(BadQuote::TooLong);
+        };
+        let Promises { list, default_factor, .. } = *promises;
+        let since = (given_out - SPREAD).min(now);
+        if !list.had_book(self.book, since, now)
+            || !list.had_factor(org, self.factor, default_factor, since, now)
+        {
+            return Err(BadQuote::NeverInForce);
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use time::macros::datetime;
 
     use super::*;
+    use crate::pricing::PriceBook;
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
@@ -176,6 +237,58 @@ mod tests {
         }
     }
 
+    fn list() -> PriceList {
+        let book = PriceBook { version: quote().book, name: "a book".into(), prices: BTreeMap::new() };
+        PriceList {
+            books: [(book.version, Arc::new(book))].into(),
+            starts: vec![(NOW - Duration::from_secs(3600), quote().book)],
+            ..PriceList::default()
+        }
+    }
+
+    fn promises(list: &PriceList) -> Promises<'_> {
+        Promises { list, default_factor: quote().factor, longest: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn a_stolen_key_signs_nothing_that_was_never_promised() {
+        let (honest, mut list) = (quote(), list());
+        let check = |quote: &Quote, list: &PriceList| {
+            let promises = Promises { default_factor: honest.factor, ..promises(list) };
+            quote.check(quote.org, &quote.fingerprint, NOW, &promises)
+        };
+        assert_eq!(check(&honest, &list), Ok(()));
+        let later = |seconds| Quote { expires: NOW.unix_timestamp() + seconds, ..honest };
+        assert_eq!(check(&later(60 + 15), &list), Ok(()), "the clocks of gateways differ a little");
+        for seconds in [60 + 16, 3600, 2_366_841_600, i64::MAX - NOW.unix_timestamp()] {
+            assert_eq!(check(&later(seconds), &list), Err(BadQuote::TooLong), "{seconds}");
+        }
+        let free = Quote { factor: PriceFactor::new(0).unwrap(), ..honest };
+        assert_eq!(check(&free, &list), Err(BadQuote::NeverInForce));
+        let of_another_book = Quote { book: BookVersion::new(4), ..honest };
+        assert_eq!(check(&of_another_book, &list), Err(BadQuote::NeverInForce));
+        // What was the organisation's own price when the quote can have been given out is kept.
+        list.former.insert(honest.org, vec![(NOW - Duration::from_secs(10), free.factor)]);
+        assert_eq!(check(&free, &list), Ok(()));
+        assert_eq!(check(&Quote { org: OrgId::generate(), ..free }, &list), Err(BadQuote::NeverInForce));
+        list.former.insert(honest.org, vec![(NOW - Duration::from_secs(100), free.factor)]);
+        assert_eq!(check(&free, &list), Err(BadQuote::NeverInForce), "it had another price by then");
+    }
+
+    #[test]
+    fn neither_the_database_nor_the_secret_alone_signs() {
+        let (of_database, quote) = (key(1), quote());
+        let own = Secret::new("0123456789abcdef0123456789abcdef");
+        let signing = of_database.clone().under(&own);
+        let text = quote.sign(&signing);
+        assert_eq!(Quote::open(&text, &[of_database.clone().under(&own)]), Ok(quote));
+        assert_eq!(Quote::open(&text, std::slice::from_ref(&of_database)), Err(BadQuote::Forged));
+        assert_eq!(Quote::open(&text, &[key(1).under(&own)]), Err(BadQuote::Forged));
+        let other = Secret::new("another secret of 32 characters.");
+        assert_eq!(Quote::open(&text, &[of_database.clone().under(&other)]), Err(BadQuote::Forged));
+        assert_eq!(Quote::open(&quote.sign(&of_database), &[signing]), Err(BadQuote::Forged));
+    }
+
     #[test]
     fn what_one_key_signed_opens_with_it_and_with_no_other() {
         let (old, new, quote) = (key(1), key(2), quote());
@@ -192,9 +305,9 @@ mod tests {
 
     #[test]
     fn a_quote_binds_its_organisation_its_body_and_its_time() {
-        let quote = quote();
+        let (quote, list) = (quote(), list());
         let check = |org, body: u8, seconds| {
-            quote.check(org, &[body; 32], NOW + std::time::Duration::from_secs(seconds))
+            quote.check(org, &[body; 32], NOW + Duration::from_secs(seconds), &promises(&list))
         };
         assert_eq!(check(quote.org, 7, 59), Ok(()));
         assert_eq!(check(quote.org, 7, 60), Err(BadQuote::Expired));

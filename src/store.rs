@@ -53,8 +53,8 @@ pub use self::directory::keys::{
 };
 pub use self::directory::operators::{OperatorRole, OperatorToken};
 pub use self::directory::tenancy::{
-    NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind, Status, Team, TeamChange, User,
-    UserChange, UserFilter,
+    DeletedOrg, ForgottenUser, NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind,
+    RemainingCredits, Status, Team, TeamChange, User, UserChange, UserFilter,
 };
 pub use self::ledger::Ledger;
 pub use self::ledger::claims::Claim;

@@ -59,7 +59,7 @@ use crate::credits::Credits;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
 use crate::rate_limits::RateLimits;
-use crate::store::SharedDatabase;
+use crate::store::{Contents, SharedDatabase};
 use crate::telemetry::Tracing;
 
 /// The connections of the management API. One organisation, or one operator, gets half of what is free.
@@ -75,6 +75,8 @@ pub struct Api {
     pub proxies: TrustedProxies,
     /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
     pub max_exposure: Credits,
+    /// What the vendor said about tasks: forgetting a user may erase it.
+    pub contents: Contents,
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
     pub bodies: BodyReader,
@@ -99,12 +101,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(me::show_caller))
         .routes(resource!(orgs::list_orgs, orgs::create_org))
         .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
+        .routes(resource!(orgs::restore_org))
         .routes(resource!(quotas::show_quotas, quotas::update_quotas))
         .routes(resource!(retention::show_retention, retention::update_retention))
         .routes(resource!(teams::list_teams, teams::create_team))
         .routes(resource!(teams::show_team, teams::update_team, teams::delete_team))
         .routes(resource!(users::list_users, users::create_user))
         .routes(resource!(users::show_user, users::update_user, users::delete_user))
+        .routes(resource!(users::forget_user))
         .routes(resource!(keys::list_keys, keys::create_key))
         .routes(resource!(keys::show_key, keys::update_key))
         .routes(resource!(keys::rotate_key))
@@ -197,6 +201,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
+    docs_page::describe_bodies(&mut document);
     document
 }
 

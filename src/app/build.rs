@@ -176,7 +176,7 @@ impl Shared {
         let lease = Arc::new(Lease::new(pools.lease.clone(), gateway, ms(config.ledger.lease_ms), Clock));
         let gateways = lease.renew().await?;
         let authenticator = Arc::new(authenticator(config, egress, &pools)?);
-        let prices = Arc::new(Prices::default());
+        let prices = Arc::new(Prices::new(&config.quotes));
         let watcher =
             Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
         watcher.look().await?;
@@ -268,6 +268,7 @@ impl Shared {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
+            contents: self.pools.contents.clone(),
             tasks: self.tasks.clone(),
             bodies: BodyReader {
                 most: MAX_MANAGEMENT_BODY,

@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use crate::credits::Credits;
 use crate::metrics as m;
+use crate::order;
 use crate::store::{Database, State, StoreError};
+use crate::upstream::Upstream;
 
 /// The label value for accounts that are not configured any more: the database has any number of their names, and a
 /// label must have a closed set of values.
 const OTHER: &str = "other";
 
-/// Counts the open holds and the organisations that are stopped, and measures how late polls are and how old doubts are.
+/// A task that has been running for longer is counted as one that may never end: a video takes minutes.
+const LONG: Duration = Duration::from_secs(2 * 3600);
+
+/// Counts the open holds, the tasks that run for hours, and the organisations that are stopped or out of credit, and measures how late polls are and how old doubts are.
 pub(super) async fn holds(database: &Database) -> Result<(), StoreError> {
     let open = database.open_holds().await?;
     for state in [State::Held, State::Running, State::InDoubt] {
@@ -22,6 +27,13 @@ pub(super) async fn holds(database: &Database) -> Result<(), StoreError> {
         metrics::gauge!(m::HELD_CREDITS, "state" => state.as_str()).set(credits as f64);
         metrics::gauge!(m::OLDEST_HOLD_SECONDS, "state" => state.as_str()).set(oldest);
     }
+    let long = database.running_for(LONG).await?;
+    for backend in Upstream::names() {
+        let tasks = long.iter().find(|(name, _)| **name == *backend).map_or(0, |(_, tasks)| *tasks);
+        metrics::gauge!(m::LONG_RUNNING_TASKS, "backend" => backend.to_string()).set(tasks as f64);
+    }
+    let poor = database.out_of_credit(order::MIN_SECONDS).await?;
+    metrics::gauge!(m::OUT_OF_CREDIT).set(poor as f64);
     metrics::gauge!(m::RECONCILER_LAG_SECONDS).set(database.poll_lag_seconds().await?);
     metrics::gauge!(m::OLDEST_DOUBT_SECONDS).set(database.oldest_doubt_seconds().await?);
     metrics::gauge!(m::STOPPED_ORGANISATIONS).set(database.stopped_organisations().await? as f64);

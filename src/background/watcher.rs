@@ -18,6 +18,9 @@ use crate::store::{Database, Epochs, StoreError};
 /// come late.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a look at the prices may keep the news of credentials waiting.
+const PRICES_FIRST: Duration = Duration::from_millis(300);
+
 /// A reading of the database's clock older than this is replaced by the next one, even if that is less exact.
 const CLOCK_MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -65,13 +68,20 @@ impl Watcher {
         let before = *self.seen();
         let begun = self.clock.now();
         let epochs = self.database.epochs().await?;
+        let mut reprice = before.epochs.is_none_or(|seen| seen.prices != epochs.prices);
+        if reprice && before.epochs.is_some_and(|seen| seen.auth != epochs.auth) {
+            // A changed default factor is in both: the former one must be known as such before callers get the new one, or
+            // their quotes are refused for a moment. Callers must not wait for it, as they may have lost their access.
+            let read = tokio::time::timeout(PRICES_FIRST, self.read_prices()).await;
+            reprice = !read.is_ok_and(|read| read.is_ok());
+        }
         if before.epochs.is_none_or(|seen| seen.auth != epochs.auth) {
             self.authenticator.invalidate();
         }
         self.authenticator.confirm(begun);
         self.look_at_the_clock(before.timed).await?;
-        if before.epochs.is_none_or(|seen| seen.prices != epochs.prices) {
-            self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
+        if reprice {
+            self.read_prices().await?;
         }
         self.seen().epochs = Some(epochs);
         metrics::gauge!(m::REVOCATION_EPOCH).set(epochs.auth as f64);
@@ -81,6 +91,11 @@ impl Watcher {
             metrics::gauge!(m::PRICE_BOOK_VERSION).set(f64::from(book.version.get()));
             tracing::info!(version = %book.version, name = book.name, types = book.prices.len(), "price book in force");
         }
+        Ok(())
+    }
+
+    async fn read_prices(&self) -> Result<(), StoreError> {
+        self.prices.set(self.database.price_list().await?, self.database.signing_keys().await?);
         Ok(())
     }
 

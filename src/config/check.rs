@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::database_url::{database_url_problem, is_exposed, is_local};
 use super::schema::Misfit;
-use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig};
+use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::secret::Secret;
 
@@ -247,6 +247,7 @@ impl Config {
         }
         check_database(check, &mut self.database);
         check_admin(check, &mut self.admin);
+        check_quotes(check, &mut self.quotes);
         self.database.extra_ca_file = self.tls.extra_ca_file.clone();
         self.upstream.check(check);
         if let Err(reason) = self.egress() {
@@ -290,6 +291,9 @@ impl Config {
                     .into(),
             );
         }
+        if self.quotes.is_unprotected() {
+            found.push(Quotes::UNPROTECTED.into());
+        }
         for (field, path) in files.iter().filter(|(_, path)| read_by_others(path)) {
             found.push(format!(
                 "{field}: {} may be read by every user of this machine: chmod o-r it",
@@ -305,6 +309,7 @@ impl Config {
             ("admin.bootstrap_token_file".to_owned(), self.admin.bootstrap_token_file.clone()),
             ("database.url_file".to_owned(), self.database.url_file.clone()),
             ("telemetry.headers_file".to_owned(), self.telemetry.headers_file.clone()),
+            ("quotes.secret_file".to_owned(), self.quotes.secret_file.clone()),
             ("upstream.proxy_credentials_file".to_owned(), self.upstream.proxy_credentials_file.clone()),
         ];
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
@@ -353,6 +358,18 @@ fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
         check.wrong(field, "not a token", "one that 'tollgate operator-token' printed");
     }
     admin.bootstrap_token = Some(token);
+}
+
+fn check_quotes(check: &mut Check<'_>, quotes: &mut Quotes) {
+    let (field, file) = ("quotes.secret", "quotes.secret_file");
+    if quotes.secret.is_none() && quotes.secret_file.is_none() {
+        return;
+    }
+    let secret = check.secret(field, quotes.secret.take(), file, &mut quotes.secret_file);
+    if secret.as_ref().is_some_and(|secret| secret.expose().chars().count() < 32) {
+        check.wrong(field, "too short", "at least 32 random characters");
+    }
+    quotes.secret = secret;
 }
 
 fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
@@ -405,6 +422,29 @@ mod tests {
         let config = Config::from_toml(LEAST).unwrap();
         assert_eq!(config.server.listen.port(), 8080);
         assert!(!format!("{config:?}").contains("sk-test"), "secrets do not show");
+    }
+
+    #[test]
+    fn a_secret_of_quotes_is_long_enough_and_may_be_a_file() {
+        let long = "0123456789abcdef0123456789abcdef";
+        assert!(Config::from_toml(LEAST).unwrap().quotes.is_unprotected());
+        assert!(
+            !Config::from_toml(&format!("{LEAST}\n[quotes]\nmax_valid_seconds = 0"))
+                .unwrap()
+                .quotes
+                .is_unprotected()
+        );
+        let config = Config::from_toml(&format!("{LEAST}\n[quotes]\nsecret = \"{long}\"")).unwrap();
+        assert!(!config.quotes.is_unprotected() && !format!("{config:?}").contains(long));
+        let file = std::env::temp_dir().join(format!("tollgate-quotes-{}", std::process::id()));
+        std::fs::write(&file, format!("{long}\n")).unwrap();
+        let of_file = format!("{LEAST}\n[quotes]\nsecret_file = \"{}\"", file.display());
+        assert_eq!(Config::from_toml(&of_file).unwrap().quotes.secret.unwrap().expose(), long);
+        std::fs::remove_file(&file).unwrap();
+        assert!(problem("[quotes]\nsecret = \"short\"").contains("quotes.secret is too short"));
+        assert!(
+            problem("[quotes]\nsecret_file = \"/nowhere\"").contains("quotes.secret_file names /nowhere")
+        );
     }
 
     #[test]

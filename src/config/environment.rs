@@ -24,6 +24,7 @@ const ALTERNATIVES: &[(&str, &[&str])] = &[
     ("admin", &["bootstrap_token", "bootstrap_token_file"]),
     ("database", &["url", "urls", "url_file"]),
     ("upstream", &["proxy_credentials", "proxy_credentials_file"]),
+    ("quotes", &["secret", "secret_file"]),
     ("upstream.kling_3", &["master_key", "master_key_file"]),
     ("upstream.kling_o3", &["master_key", "master_key_file"]),
 ];

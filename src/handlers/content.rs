@@ -26,7 +26,7 @@ pub(super) struct ErasedData {
 /// minute.
 #[utoipa::path(
     delete, path = "/api/tasks/{task_id}/content", tag = "tasks", operation_id = "erase_content",
-    params(("task_id" = String, Path, min_length = 1, max_length = 255,
+    params(("task_id" = String, Path, min_length = 1, max_length = 255, example = "task-id-of-your-create",
             description = "The `task_id` of a create's answer, or the `reference` of the task")),
     responses((status = 200, description = "Nothing is stored any more", body = Success<ErasedData>))
 )]

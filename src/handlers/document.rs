@@ -11,6 +11,7 @@ use utoipa::openapi::{
     ContentBuilder, Header, ObjectBuilder, OpenApi, RefOr, Response, ResponseBuilder, Schema,
 };
 
+use crate::docs_page;
 use crate::wire::Code;
 
 #[derive(utoipa::OpenApi)]
@@ -110,6 +111,7 @@ pub fn document() -> OpenApi {
             }
         }
     }
+    docs_page::describe_bodies(&mut document);
     document
 }
 

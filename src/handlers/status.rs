@@ -14,7 +14,7 @@ use crate::wire::Success;
 /// state is old. Polling costs no credits. Poll every few seconds while `status` is `IN_PROGRESS` or a word you do not know.
 #[utoipa::path(
     get, path = "/api/status", tag = "tasks", operation_id = "status",
-    params(("task_id" = String, Query, min_length = 1, max_length = 255,
+    params(("task_id" = String, Query, min_length = 1, max_length = 255, example = "task-id-of-your-create",
             description = "The `task_id` of a create's answer, or the `reference` in a 504")),
     responses((
         status = 200, description = "The state of the task", body = Success<TaskData>,

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::Handlers;
 use crate::call::{Admitted, Call, Context};
@@ -84,7 +86,7 @@ pub(super) struct TasksData {
 pub(super) struct TasksQuery {
     /// Only tasks with this status: `IN_PROGRESS`, `SUCCESS`, `FAILED`; or in this state of the ledger: `HELD`, `RUNNING`,
     /// `IN_DOUBT`, `SETTLED`, `RELEASED`, `WRITTEN_OFF`.
-    #[param(inline, schema_with = status_words)]
+    #[param(value_type = Option<StatusWord>, inline)]
     status: Option<String>,
     /// Only tasks of this user.
     user: Option<UserId>,
@@ -103,16 +105,20 @@ pub(super) struct TasksQuery {
     cursor: Option<HoldId>,
 }
 
-fn status_words() -> utoipa::openapi::Schema {
-    let states =
-        [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
-    let words = [State::Running, State::Settled, State::Released].map(word);
-    let all = words.into_iter().chain(states.map(State::as_str));
-    utoipa::openapi::ObjectBuilder::new()
-        .schema_type(utoipa::openapi::schema::Type::String)
-        .enum_values(Some(all))
-        .into()
+/// The words that the filter `status` takes.
+struct StatusWord;
+
+impl PartialSchema for StatusWord {
+    fn schema() -> RefOr<Schema> {
+        let states =
+            [State::Held, State::Running, State::InDoubt, State::Settled, State::Released, State::WrittenOff];
+        let words = [State::Running, State::Settled, State::Released].map(word);
+        let all = words.into_iter().chain(states.map(State::as_str));
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(all)).into()
+    }
 }
+
+impl ToSchema for StatusWord {}
 
 fn row(task: &Task) -> TaskRow {
     TaskRow {

@@ -1,4 +1,4 @@
-//! Reading the ledger: entries, statements, summaries, usage, drift, exposure, and the audit that proves them consistent.
+//! Reading the ledger: entries, statements, summaries, usage, drift, exposure, what alarms watch, and the audit that proves them consistent.
 
 pub(in crate::store) mod audit;
 pub(in crate::store) mod drift;
@@ -7,3 +7,4 @@ pub(in crate::store) mod exposure;
 pub(in crate::store) mod statement;
 pub(in crate::store) mod summary;
 pub(in crate::store) mod usage;
+pub(in crate::store) mod watch;

@@ -211,10 +211,23 @@ impl Database {
                 PriceFactor::new(factor).ok_or(StoreError::Corrupt("price_factor.factor_bp".into()))?;
             factors.entry(OrgId::from_uuid(org)).or_default().push(FactorSpan { factor, from, until });
         }
+        let rows: Vec<(Uuid, i32, OffsetDateTime)> = sqlx::query_as(
+            "select org_id, factor_bp, replaced_at from former_price_factor \
+             where replaced_at > clock_timestamp() - interval '1 hour' order by former_id",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let mut former: HashMap<OrgId, Vec<(OffsetDateTime, PriceFactor)>> = HashMap::new();
+        for (org, factor, replaced_at) in rows {
+            let corrupt = || StoreError::Corrupt("former_price_factor.factor_bp".into());
+            let factor = PriceFactor::new(factor).ok_or_else(corrupt)?;
+            former.entry(OrgId::from_uuid(org)).or_default().push((replaced_at, factor));
+        }
         Ok(PriceList {
             books: books.into_iter().map(|(version, book)| (version, Arc::new(book))).collect(),
             starts: starts.into_iter().map(|(from, version)| (from, BookVersion::new(version))).collect(),
             factors,
+            former,
         })
     }
 

@@ -4,6 +4,8 @@ mod api;
 mod authorisation;
 mod bounds;
 mod credits;
+mod deletion;
 mod edges;
+mod forgetting;
 mod providers;
 mod requests;

@@ -66,7 +66,7 @@ async fn page(
 /// cursor: no entry is missed in between. With `order=asc` the answer is 503 while a change takes unusually long.
 #[utoipa::path(
     get, path = "/admin/v1/audit-log", tag = "audit log",
-    responses((status = 200, body = Page<AuditEntry>)),
+    responses((status = 200, description = "A page of changes", body = Page<AuditEntry>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_audit_log(
@@ -80,7 +80,7 @@ pub(super) async fn list_audit_log(
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/audit-log", tag = "audit log",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<AuditEntry>)),
+    responses((status = 200, description = "A page of changes", body = Page<AuditEntry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_org_audit_log(

@@ -59,7 +59,7 @@ async fn page(
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/budgets", tag = "budgets",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<Budget>)),
+    responses((status = 200, description = "A page of budgets", body = Page<Budget>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_org_budgets(
@@ -74,7 +74,7 @@ pub(super) async fn list_org_budgets(
 /// A default budget applies to organisations that have no budget of their own of the same level and period.
 #[utoipa::path(
     get, path = "/admin/v1/budgets", tag = "budgets",
-    responses((status = 200, body = Page<Budget>)),
+    responses((status = 200, description = "A page of budgets", body = Page<Budget>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_default_budgets(
@@ -143,7 +143,7 @@ async fn may_change(database: &Database, caller: &Caller, id: BudgetId) -> Resul
     post, path = "/admin/v1/orgs/{org_id}/budgets", tag = "budgets",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = BudgetBody,
-    responses((status = 201, body = Budget)),
+    responses((status = 201, description = "The new budget", body = Budget)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_org_budget(
@@ -161,7 +161,7 @@ pub(super) async fn create_org_budget(
 #[utoipa::path(
     post, path = "/admin/v1/budgets", tag = "budgets",
     request_body = BudgetBody,
-    responses((status = 201, body = Budget)),
+    responses((status = 201, description = "The new budget", body = Budget)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_default_budget(
@@ -175,7 +175,7 @@ pub(super) async fn create_default_budget(
 #[utoipa::path(
     get, path = "/admin/v1/budgets/{budget_id}", tag = "budgets",
     params(("budget_id" = BudgetId, Path, description = "The budget")),
-    responses((status = 200, body = Budget)),
+    responses((status = 200, description = "The budget", body = Budget)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_budget(call: ReadCall<BudgetId>) -> Result<Tagged<Budget>, Problem> {
@@ -202,7 +202,7 @@ pub(super) struct BudgetPatch {
     patch, path = "/admin/v1/budgets/{budget_id}", tag = "budgets",
     params(("budget_id" = BudgetId, Path, description = "The budget")),
     request_body = BudgetPatch,
-    responses((status = 200, body = Budget)),
+    responses((status = 200, description = "The budget after the change", body = Budget)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_budget(
@@ -234,7 +234,7 @@ pub(super) struct RaiseBody {
     post, path = "/admin/v1/budgets/{budget_id}/raise", tag = "budgets",
     params(("budget_id" = BudgetId, Path, description = "The budget")),
     request_body = RaiseBody,
-    responses((status = 200, body = Budget)),
+    responses((status = 200, description = "The budget after the change", body = Budget)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn raise_budget(
@@ -297,7 +297,7 @@ pub(super) struct EventQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/budget-events", tag = "budgets",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<BudgetEvent>)),
+    responses((status = 200, description = "A page of budget events", body = Page<BudgetEvent>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_budget_events(

@@ -24,7 +24,7 @@ use crate::bulk::Payer;
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::rate_limits::{Limited, Manager};
-use crate::store::{Acting, Actor, Database, StoreError};
+use crate::store::{Acting, Actor, Contents, Database, StoreError};
 use crate::telemetry::carry;
 
 /// A call whose caller may make it: authenticated, and admitted by the rule of the operation.
@@ -38,6 +38,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) input: I,
     /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
     pub(super) max_exposure: Credits,
+    /// What the vendor said about tasks: forgetting a user may erase it.
+    pub(super) contents: Contents,
 }
 
 /// A call that only reads.
@@ -170,6 +172,7 @@ where
         path: path.0,
         input,
         max_exposure: api.max_exposure,
+        contents: api.contents.clone(),
     };
     let work = handler(call);
     let answered = async move {

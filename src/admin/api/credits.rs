@@ -23,7 +23,7 @@ use crate::store::{
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = CreditSummary)),
+    responses((status = 200, description = "The balance and what belongs to it", body = CreditSummary)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_credits(call: ReadCall<OrgId>) -> Result<Tagged<CreditSummary>, Problem> {
@@ -47,7 +47,7 @@ pub(super) struct CreditsPatch {
     patch, path = "/admin/v1/orgs/{org_id}/credits", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = CreditsPatch,
-    responses((status = 200, body = CreditSummary)),
+    responses((status = 200, description = "The balance and what belongs to it", body = CreditSummary)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_credits(
@@ -84,7 +84,7 @@ pub(super) struct GrantBody {
     post, path = "/admin/v1/orgs/{org_id}/credits/grants", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation that gets the credits")),
     request_body = GrantBody,
-    responses((status = 201, body = PostedEntry)),
+    responses((status = 201, description = "The posted entry", body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn grant_credits(
@@ -118,7 +118,7 @@ pub(super) struct AdjustmentBody {
     post, path = "/admin/v1/orgs/{org_id}/credits/adjustments", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = AdjustmentBody,
-    responses((status = 201, body = PostedEntry)),
+    responses((status = 201, description = "The posted entry", body = PostedEntry)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn adjust_credits(
@@ -152,7 +152,7 @@ pub(super) struct TransferBody {
 #[utoipa::path(
     post, path = "/admin/v1/transfers", tag = "credits",
     request_body = TransferBody,
-    responses((status = 201, body = Transferred)),
+    responses((status = 201, description = "The two posted entries", body = Transferred)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn transfer_credits(
@@ -183,7 +183,7 @@ pub(super) struct OverdraftBody {
     put, path = "/admin/v1/orgs/{org_id}/credits/overdraft", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = OverdraftBody,
-    responses((status = 200, body = Overdraft)),
+    responses((status = 200, description = "The overdraft in force", body = Overdraft)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_overdraft(
@@ -210,7 +210,7 @@ pub(super) struct ResumeBody {
     post, path = "/admin/v1/orgs/{org_id}/credits/resume", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = ResumeBody,
-    responses((status = 200, body = CreditSummary)),
+    responses((status = 200, description = "The balance and what belongs to it", body = CreditSummary)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn resume_creates(
@@ -254,7 +254,7 @@ pub(super) struct EntryQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/entries", tag = "credits",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<Entry>)),
+    responses((status = 200, description = "A page of ledger entries", body = Page<Entry>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_entries(

@@ -33,7 +33,7 @@ pub(super) struct DoubtQuery {
 /// Tasks whose outcome is unknown, the oldest doubt first.
 #[utoipa::path(
     get, path = "/admin/v1/holds/in-doubt", tag = "doubts and losses",
-    responses((status = 200, body = Page<Doubt>)),
+    responses((status = 200, description = "A page of holds in doubt", body = Page<Doubt>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result<Json<Page<Doubt>>, Problem> {
@@ -78,7 +78,7 @@ fn said(caller: &Caller, reason: &Text) -> String {
     post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
     params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = SettleBody,
-    responses((status = 200, body = Resolved)),
+    responses((status = 200, description = "The ended hold", body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn settle_hold(
@@ -108,7 +108,7 @@ pub(super) async fn settle_hold(
     post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
     params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
     request_body = ReleaseBody,
-    responses((status = 200, body = Resolved)),
+    responses((status = 200, description = "The ended hold", body = Resolved)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn release_hold(
@@ -177,7 +177,7 @@ pub(super) struct LossQuery {
 /// Tasks by which the platform lost credits, or may have lost some; newest first.
 #[utoipa::path(
     get, path = "/admin/v1/losses", tag = "doubts and losses",
-    responses((status = 200, body = Page<Loss>)),
+    responses((status = 200, description = "A page of losses", body = Page<Loss>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<Json<Page<Loss>>, Problem> {
@@ -192,7 +192,7 @@ pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<
 /// Compares what was booked with what the vendor reported, by account, by task and by price.
 #[utoipa::path(
     get, path = "/admin/v1/drift", tag = "doubts and losses",
-    responses((status = 200, body = Drift)),
+    responses((status = 200, description = "The differences between the vendor and the ledger", body = Drift)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn show_drift(call: ReadCall<(), Query<DaysQuery>>) -> Result<Json<Drift>, Problem> {

@@ -31,7 +31,7 @@ pub(super) struct IdentityQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/identities", tag = "identity",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<IdentityInfo>)),
+    responses((status = 200, description = "A page of linked identities", body = Page<IdentityInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_identities(
@@ -68,7 +68,7 @@ pub(super) struct LinkedIdentity {
     post, path = "/admin/v1/orgs/{org_id}/identities", tag = "identity",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = IdentityBody,
-    responses((status = 201, body = LinkedIdentity)),
+    responses((status = 201, description = "The linked identity", body = LinkedIdentity)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_identity(

@@ -37,7 +37,7 @@ pub(super) struct KeyQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<KeyInfo>)),
+    responses((status = 200, description = "A page of keys", body = Page<KeyInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_keys(
@@ -112,7 +112,7 @@ pub(super) struct ShownKey {
     post, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = KeyBody,
-    responses((status = 201, body = ShownKey)),
+    responses((status = 201, description = "The key with its secret text", body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<Tagged<ShownKey>, Problem> {
@@ -137,7 +137,7 @@ pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<
 #[utoipa::path(
     get, path = "/admin/v1/keys/{key_id}", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
-    responses((status = 200, body = KeyInfo)),
+    responses((status = 200, description = "The key", body = KeyInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
@@ -181,7 +181,7 @@ pub(super) struct KeyPatch {
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
     request_body = KeyPatch,
-    responses((status = 200, body = KeyInfo)),
+    responses((status = 200, description = "The key after the change", body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_key(
@@ -224,7 +224,7 @@ fn a_day() -> u32 {
     post, path = "/admin/v1/keys/{key_id}/rotate", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
     request_body = RotationBody,
-    responses((status = 200, body = ShownKey)),
+    responses((status = 200, description = "The key with its secret text", body = ShownKey)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn rotate_key(
@@ -243,7 +243,7 @@ pub(super) async fn rotate_key(
 #[utoipa::path(
     post, path = "/admin/v1/keys/{key_id}/revoke", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
-    responses((status = 200, body = KeyInfo)),
+    responses((status = 200, description = "The key after the change", body = KeyInfo)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn revoke_key(call: WriteCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {

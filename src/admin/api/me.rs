@@ -25,7 +25,7 @@ pub(super) struct Me {
 /// Tells which role your credentials have.
 #[utoipa::path(
     get, path = "/admin/v1/me", tag = "caller",
-    responses((status = 200, body = Me)),
+    responses((status = 200, description = "The caller", body = Me)),
     security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
 pub(super) async fn show_caller(call: ReadCall) -> Json<Me> {

@@ -27,7 +27,7 @@ pub(super) struct TokenQuery {
 /// List operator tokens
 #[utoipa::path(
     get, path = "/admin/v1/operator-tokens", tag = "operators",
-    responses((status = 200, body = Page<OperatorToken>)),
+    responses((status = 200, description = "A page of operator tokens", body = Page<OperatorToken>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_operator_tokens(
@@ -66,7 +66,7 @@ pub(super) struct ShownToken {
 #[utoipa::path(
     post, path = "/admin/v1/operator-tokens", tag = "operators",
     request_body = TokenBody,
-    responses((status = 201, body = ShownToken)),
+    responses((status = 201, description = "The operator token with its secret text", body = ShownToken)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_operator_token(

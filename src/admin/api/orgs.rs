@@ -7,11 +7,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
 use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::idempotent::{AnsweredEmpty, IdempotentQuery};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::OrgId;
-use crate::store::{Database, NewOrg, Org, OrgChange, OrgFilter, Status};
+use crate::store::{Database, DeletedOrg, NewOrg, Org, OrgChange, OrgFilter, RemainingCredits, Status};
 
 /// An organisation with its current price factor.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,7 +67,7 @@ pub(super) struct OrgQuery {
 /// Oldest first. An organisation's admin sees its own organisation only.
 #[utoipa::path(
     get, path = "/admin/v1/orgs", tag = "organisations",
-    responses((status = 200, body = Page<ShownOrg>)),
+    responses((status = 200, description = "A page of organisations", body = Page<ShownOrg>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Json<Page<ShownOrg>>, Problem> {
@@ -103,7 +104,7 @@ fn utc() -> String {
 #[utoipa::path(
     post, path = "/admin/v1/orgs", tag = "organisations",
     request_body = OrgBody,
-    responses((status = 201, body = ShownOrg)),
+    responses((status = 201, description = "The new organisation", body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tagged<ShownOrg>, Problem> {
@@ -117,7 +118,7 @@ pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tag
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = ShownOrg)),
+    responses((status = 200, description = "The organisation", body = ShownOrg)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_org(call: ReadCall<OrgId>) -> Result<Tagged<ShownOrg>, Problem> {
@@ -162,7 +163,7 @@ pub(super) struct OrgPatch {
     patch, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = OrgPatch,
-    responses((status = 200, body = ShownOrg)),
+    responses((status = 200, description = "The organisation after the change", body = ShownOrg)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_org(
@@ -188,17 +189,65 @@ pub(super) async fn update_org(
     tagged(StatusCode::OK, &database, id).await
 }
 
+/// What becomes of the credits of an organisation that is deleted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeletionQuery {
+    /// The organisation that gets the remaining credits. They do not expire there.
+    move_credits_to: Option<OrgId>,
+    /// `true`: the remaining credits are taken away.
+    #[serde(default)]
+    forfeit_credits: bool,
+}
+
 /// Delete an organisation
 ///
-/// Its keys are refused from now on. Its balance, tasks and entries stay, and running tasks finish.
+/// Its keys are refused from now on; its tasks and entries stay. Refused (409, with what stands in the way) while a task is
+/// unfinished or in doubt, and while it has or owes credits, unless the query says what becomes of its credits.
 #[utoipa::path(
     delete, path = "/admin/v1/orgs/{org_id}", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 204, description = "Deleted")),
     security(("bearer" = ["operator"]))
 )]
-pub(super) async fn delete_org(call: WriteCall<OrgId, IfMatch>) -> Result<StatusCode, Problem> {
-    let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
-    database.delete_org(id, version).await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(super) async fn delete_org(
+    call: WriteCall<OrgId, (IfMatch, IdempotentQuery<DeletionQuery>)>,
+) -> Result<AnsweredEmpty<DeletedOrg>, Problem> {
+    let ApiCall { database, path: id, input: (IfMatch(version), sent), .. } = call;
+    let remaining = match (sent.query.move_credits_to, sent.query.forfeit_credits) {
+        (None, false) => RemainingCredits::Keep,
+        (Some(to), false) => RemainingCredits::MoveTo(to),
+        (None, true) => RemainingCredits::Forfeit,
+        (Some(_), true) => {
+            return Err(Problem::Invalid("give move_credits_to or forfeit_credits, not both".into()));
+        }
+    };
+    Ok(AnsweredEmpty(database.delete_org(id, version, remaining, sent.once()).await?))
+}
+
+/// How a deletion is taken back.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoreBody {
+    /// A new name, if another organisation has taken the name by now; omitted: the name it had.
+    name: Option<Text>,
+}
+
+/// Take the deletion of an organisation back
+///
+/// Its users and keys are accepted again. Credits that were moved or forfeited do not come back. An organisation that is not
+/// deleted stays as it is.
+#[utoipa::path(
+    post, path = "/admin/v1/orgs/{org_id}/restore", tag = "organisations",
+    params(("org_id" = OrgId, Path, description = "The organisation")),
+    request_body = RestoreBody,
+    responses((status = 200, description = "The organisation after the change", body = ShownOrg)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn restore_org(
+    call: WriteCall<OrgId, Body<RestoreBody>>,
+) -> Result<Tagged<ShownOrg>, Problem> {
+    let ApiCall { database, path: id, input: Body(body), .. } = call;
+    database.restore_org(id, body.name.as_ref().map(Text::as_str)).await?;
+    tagged(StatusCode::OK, &database, id).await
 }

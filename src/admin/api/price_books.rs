@@ -59,7 +59,7 @@ pub(super) struct BookQuery {
 /// Newest first, without their prices.
 #[utoipa::path(
     get, path = "/admin/v1/price-books", tag = "prices",
-    responses((status = 200, body = Page<BookInfo>)),
+    responses((status = 200, description = "A page of price books", body = Page<BookInfo>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_books(
@@ -89,7 +89,7 @@ pub(super) struct BookBody {
 #[utoipa::path(
     post, path = "/admin/v1/price-books", tag = "prices",
     request_body = BookBody,
-    responses((status = 201, body = Book)),
+    responses((status = 201, description = "The new price book with its prices", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_price_book(call: WriteCall<(), Body<BookBody>>) -> Result<Tagged<Book>, Problem> {
@@ -101,7 +101,7 @@ pub(super) async fn create_price_book(call: WriteCall<(), Body<BookBody>>) -> Re
 /// Show the price book in force
 #[utoipa::path(
     get, path = "/admin/v1/price-books/in-force", tag = "prices",
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices", body = Book)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_price_book_in_force(call: ReadCall) -> Result<Tagged<Book>, Problem> {
@@ -114,7 +114,7 @@ pub(super) async fn show_price_book_in_force(call: ReadCall) -> Result<Tagged<Bo
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices", body = Book)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn show_price_book(call: ReadCall<i32>) -> Result<Tagged<Book>, Problem> {
@@ -135,7 +135,7 @@ pub(super) struct BookPatch {
     patch, path = "/admin/v1/price-books/{version}", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
     request_body = BookPatch,
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices after the change", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn rename_price_book(
@@ -160,6 +160,33 @@ pub(super) async fn delete_price_book(call: WriteCall<i32, IfMatch>) -> Result<S
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// How a price is counted.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes a body")]
+enum PriceUnit {
+    /// By the second of video.
+    Second,
+    /// One price for each video.
+    Fixed,
+}
+
+/// The price of a task type.
+// The body is a `Tariff`. This is its description as one object: tools that are made from the document cannot take a body that is
+// one of several forms.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it only describes a body")]
+pub(super) struct PriceBody {
+    #[schema(inline)]
+    unit: PriceUnit,
+    /// Credits for a second, or for the video. With `credits_with_audio`: without sound.
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
+    credits: i64,
+    /// Credits for a second with sound; omitted: sound does not change the price. Only with the unit `second`.
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
+    credits_with_audio: Option<i64>,
+}
+
 /// Set a price of a draft
 #[utoipa::path(
     put, path = "/admin/v1/price-books/{version}/prices/{task_type}", tag = "prices",
@@ -167,8 +194,8 @@ pub(super) async fn delete_price_book(call: WriteCall<i32, IfMatch>) -> Result<S
         ("version" = i32, Path, description = "The price book"),
         ("task_type" = String, Path, description = "The task type")
     ),
-    request_body = Tariff,
-    responses((status = 200, body = Book)),
+    request_body = PriceBody,
+    responses((status = 200, description = "The price book with its prices after the change", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn set_price(
@@ -189,7 +216,7 @@ pub(super) async fn set_price(
         ("version" = i32, Path, description = "The price book"),
         ("task_type" = String, Path, description = "The task type")
     ),
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices after the change", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn remove_price(call: WriteCall<(i32, String), IfMatch>) -> Result<Tagged<Book>, Problem> {
@@ -224,7 +251,7 @@ pub(super) struct Comparison {
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/diff", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
-    responses((status = 200, body = Comparison)),
+    responses((status = 200, description = "The two price books, side by side", body = Comparison)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn compare_price_books(
@@ -262,7 +289,7 @@ fn a_week() -> u32 {
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/what-if", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
-    responses((status = 200, body = WhatIf)),
+    responses((status = 200, description = "What the tasks would have cost by the other price book", body = WhatIf)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn replay_tasks(call: ReadCall<i32, Query<Days>>) -> Result<Json<WhatIf>, Problem> {
@@ -287,7 +314,7 @@ pub(super) struct ActivateBody {
     post, path = "/admin/v1/price-books/{version}/activate", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
     request_body = ActivateBody,
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices after the change", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn activate_price_book(
@@ -305,7 +332,7 @@ pub(super) async fn activate_price_book(
 #[utoipa::path(
     post, path = "/admin/v1/price-books/{version}/unschedule", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book with its prices after the change", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn unschedule_price_book(call: WriteCall<i32, IfMatch>) -> Result<Tagged<Book>, Problem> {
@@ -330,7 +357,7 @@ pub(super) struct RollbackBody {
 #[utoipa::path(
     post, path = "/admin/v1/price-books/rollback", tag = "prices",
     request_body = RollbackBody,
-    responses((status = 200, body = Book)),
+    responses((status = 200, description = "The price book that is in force again", body = Book)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn roll_back_price_book(
@@ -346,7 +373,7 @@ pub(super) async fn roll_back_price_book(
 /// Which price book was in force when, newest first, with scheduled ones and those unscheduled before they began.
 #[utoipa::path(
     get, path = "/admin/v1/price-activations", tag = "prices",
-    responses((status = 200, body = Page<Activation>)),
+    responses((status = 200, description = "A page of activations of price books", body = Page<Activation>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_price_activations(
@@ -370,7 +397,7 @@ pub(super) struct QuoteKey {
 /// The new key signs as soon as every gateway knows it, some seconds later. Quotes that were given out remain binding.
 #[utoipa::path(
     post, path = "/admin/v1/quote-keys/rotate", tag = "prices",
-    responses((status = 200, body = QuoteKey)),
+    responses((status = 200, description = "The new signing key", body = QuoteKey)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn rotate_quote_key(call: WriteCall) -> Result<Json<QuoteKey>, Problem> {

@@ -19,7 +19,7 @@ use crate::store::PriceFactorInfo;
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/price-factors", tag = "prices",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<PriceFactorInfo>)),
+    responses((status = 200, description = "A page of price factors", body = Page<PriceFactorInfo>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_price_factors(
@@ -56,7 +56,7 @@ pub(super) struct FactorBody {
     post, path = "/admin/v1/orgs/{org_id}/price-factors", tag = "prices",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = FactorBody,
-    responses((status = 201, body = PriceFactorInfo)),
+    responses((status = 201, description = "The new price factor", body = PriceFactorInfo)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_price_factor(
@@ -84,7 +84,7 @@ pub(super) async fn create_price_factor(
         ("org_id" = OrgId, Path, description = "The organisation"),
         ("factor_id" = FactorId, Path, description = "The price factor")
     ),
-    responses((status = 200, body = PriceFactorInfo)),
+    responses((status = 200, description = "The price factor", body = PriceFactorInfo)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_price_factor(

@@ -31,7 +31,7 @@ pub(super) struct ProviderQuery {
 /// Oldest first.
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers", tag = "identity",
-    responses((status = 200, body = Page<Provider>)),
+    responses((status = 200, description = "A page of identity providers", body = Page<Provider>)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn list_providers(
@@ -115,7 +115,7 @@ fn sub() -> String {
 #[utoipa::path(
     post, path = "/admin/v1/identity-providers", tag = "identity",
     request_body = ProviderBody,
-    responses((status = 201, body = Provider)),
+    responses((status = 201, description = "The new identity provider", body = Provider)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn create_provider(
@@ -148,7 +148,7 @@ pub(super) async fn create_provider(
 #[utoipa::path(
     get, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
     params(("provider_id" = ProviderId, Path, description = "The identity provider")),
-    responses((status = 200, body = Provider)),
+    responses((status = 200, description = "The identity provider", body = Provider)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<Provider>, Problem> {
@@ -225,7 +225,7 @@ impl ProviderPatch {
     patch, path = "/admin/v1/identity-providers/{provider_id}", tag = "identity",
     params(("provider_id" = ProviderId, Path, description = "The identity provider")),
     request_body = ProviderPatch,
-    responses((status = 200, body = Provider)),
+    responses((status = 200, description = "The identity provider after the change", body = Provider)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_provider(

@@ -27,7 +27,7 @@ async fn quotas(database: &Database, org: OrgId) -> Result<Json<Quotas>, Problem
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/quotas", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Quotas)),
+    responses((status = 200, description = "The quotas, and what is used of each", body = Quotas)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_quotas(call: ReadCall<OrgId>) -> Result<Json<Quotas>, Problem> {
@@ -64,7 +64,7 @@ pub(super) struct QuotasPatch {
     patch, path = "/admin/v1/orgs/{org_id}/quotas", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = QuotasPatch,
-    responses((status = 200, body = Quotas)),
+    responses((status = 200, description = "The quotas, and what is used of each", body = Quotas)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_quotas(

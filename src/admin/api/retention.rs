@@ -26,7 +26,7 @@ async fn retention(database: &Database, org: OrgId) -> Result<Json<Retention>, P
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/retention", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Retention)),
+    responses((status = 200, description = "How long content is kept", body = Retention)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_retention(call: ReadCall<OrgId>) -> Result<Json<Retention>, Problem> {
@@ -52,7 +52,7 @@ pub(super) struct RetentionPatch {
     patch, path = "/admin/v1/orgs/{org_id}/retention", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = RetentionPatch,
-    responses((status = 200, body = Retention)),
+    responses((status = 200, description = "How long content is kept", body = Retention)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn update_retention(

@@ -56,7 +56,7 @@ pub(super) struct StatementPage {
         ("org_id" = OrgId, Path, description = "The organisation"),
         ("month" = Month, Path, description = "The month, such as 2026-11")
     ),
-    responses((status = 200, content((StatementPage = "application/json"), (String = "text/csv")))),
+    responses((status = 200, description = "A page of the statement, or as CSV all of it", content((StatementPage = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_statement(

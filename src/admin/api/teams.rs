@@ -29,7 +29,7 @@ pub(super) struct TeamQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<Team>)),
+    responses((status = 200, description = "A page of teams", body = Page<Team>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_teams(call: ReadCall<OrgId, Query<TeamQuery>>) -> Result<Json<Page<Team>>, Problem> {
@@ -52,7 +52,7 @@ pub(super) struct TeamBody {
     post, path = "/admin/v1/orgs/{org_id}/teams", tag = "teams",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = TeamBody,
-    responses((status = 201, body = Team)),
+    responses((status = 201, description = "The new team", body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_team(call: WriteCall<OrgId, Body<TeamBody>>) -> Result<Tagged<Team>, Problem> {
@@ -66,7 +66,7 @@ pub(super) async fn create_team(call: WriteCall<OrgId, Body<TeamBody>>) -> Resul
 #[utoipa::path(
     get, path = "/admin/v1/teams/{team_id}", tag = "teams",
     params(("team_id" = TeamId, Path, description = "The team")),
-    responses((status = 200, body = Team)),
+    responses((status = 200, description = "The team", body = Team)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Problem> {
@@ -89,7 +89,7 @@ pub(super) struct TeamPatch {
     patch, path = "/admin/v1/teams/{team_id}", tag = "teams",
     params(("team_id" = TeamId, Path, description = "The team")),
     request_body = TeamPatch,
-    responses((status = 200, body = Team)),
+    responses((status = 200, description = "The team after the change", body = Team)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_team(

@@ -56,7 +56,7 @@ pub(super) struct UsageQuery {
 /// Covers all organisations. A charge counts on the UTC day on which it was booked.
 #[utoipa::path(
     get, path = "/admin/v1/usage", tag = "usage",
-    responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
+    responses((status = 200, description = "A page of usage, or as CSV all of it", content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) -> Result<Response, Problem> {
@@ -70,7 +70,7 @@ pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) 
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/usage", tag = "usage",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, content((Page<Usage> = "application/json"), (String = "text/csv")))),
+    responses((status = 200, description = "A page of usage, or as CSV all of it", content((Page<Usage> = "application/json"), (String = "text/csv")))),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_org_usage(

@@ -10,7 +10,7 @@ use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, TeamId, UserId};
-use crate::store::{NewUser, Role, Status, User, UserChange, UserFilter};
+use crate::store::{ForgottenUser, NewUser, Role, Status, User, UserChange, UserFilter};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +37,7 @@ pub(super) struct UserQuery {
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
     params(("org_id" = OrgId, Path, description = "The organisation")),
-    responses((status = 200, body = Page<User>)),
+    responses((status = 200, description = "A page of users", body = Page<User>)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Result<Json<Page<User>>, Problem> {
@@ -70,7 +70,7 @@ fn member() -> Role {
     post, path = "/admin/v1/orgs/{org_id}/users", tag = "users",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = UserBody,
-    responses((status = 201, body = User)),
+    responses((status = 201, description = "The new user", body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Result<Tagged<User>, Problem> {
@@ -85,7 +85,7 @@ pub(super) async fn create_user(call: WriteCall<OrgId, Body<UserBody>>) -> Resul
 #[utoipa::path(
     get, path = "/admin/v1/users/{user_id}", tag = "users",
     params(("user_id" = UserId, Path, description = "The user")),
-    responses((status = 200, body = User)),
+    responses((status = 200, description = "The user", body = User)),
     security(("bearer" = ["operator", "operator-read", "org-admin"]))
 )]
 pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Problem> {
@@ -114,7 +114,7 @@ pub(super) struct UserPatch {
     patch, path = "/admin/v1/users/{user_id}", tag = "users",
     params(("user_id" = UserId, Path, description = "The user")),
     request_body = UserPatch,
-    responses((status = 200, body = User)),
+    responses((status = 200, description = "The user after the change", body = User)),
     security(("bearer" = ["operator", "org-admin"]))
 )]
 pub(super) async fn update_user(
@@ -145,4 +145,44 @@ pub(super) async fn delete_user(call: WriteCall<UserId, IfMatch>) -> Result<Stat
     let ApiCall { database, path: id, input: IfMatch(version), .. } = call;
     database.delete_user(id, version).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is forgotten beside the name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForgetBody {
+    /// `true`: also what the video service said about the user's tasks is erased: prompts that it repeats, links, messages.
+    #[serde(default)]
+    erase_content: bool,
+}
+
+/// Forget a user
+///
+/// Deletes the user, and puts a pseudonym in place of its name, of the names of its keys, and of both in the audit log. Its links
+/// to identity providers go: if a provider still signs tokens for it, they are refused, or make a new user where the provider
+/// creates users. Balances, entries and tasks stay, as they name users by their ids. What people wrote elsewhere (reasons of
+/// entries, references) stays too. A user that was deleted before can be forgotten; forgetting twice changes nothing more.
+#[utoipa::path(
+    post, path = "/admin/v1/users/{user_id}/forget", tag = "users",
+    params(("user_id" = UserId, Path, description = "The user")),
+    request_body = ForgetBody,
+    responses((status = 200, description = "The pseudonym", body = ForgottenUser)),
+    security(("bearer" = ["operator", "org-admin"]))
+)]
+pub(super) async fn forget_user(
+    call: WriteCall<UserId, Body<ForgetBody>>,
+) -> Result<Json<ForgottenUser>, Problem> {
+    let ApiCall { database, path: id, input: Body(body), contents, .. } = call;
+    let pseudonym = database.forget_user(id).await?;
+    let (mut erased_tasks, mut after) = (0, None);
+    while body.erase_content {
+        let some = database.tasks_with_content(id, after).await?;
+        let Some((_, last)) = some.last() else { break };
+        after = Some(*last);
+        for (org, hold) in some {
+            contents.erase(org, hold).await?;
+            erased_tasks += 1;
+        }
+    }
+    Ok(Json(ForgottenUser { user_id: id, pseudonym, erased_tasks }))
 }

@@ -168,7 +168,7 @@ impl Session {
         method: Method,
         path: &str,
         key: Option<String>,
-        body: Value,
+        body: Option<Value>,
     ) -> Result<Value, CliError> {
         let key = key.unwrap_or_else(|| format!("cli-{}", uuid::Uuid::new_v4().simple()));
         if !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -176,7 +176,7 @@ impl Session {
                 "--idempotency-key must be 1 to 255 visible ASCII characters".into(),
             ));
         }
-        read(&self.send(method, path, &[("idempotency-key", key)], Some(&body)).await?)
+        read(&self.send(method, path, &[("idempotency-key", key)], body.as_ref()).await?)
     }
 
     /// Fetches all items of a list, page after page.

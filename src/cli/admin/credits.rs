@@ -175,7 +175,7 @@ impl Why {
         if let Some(reference) = self.reference {
             body.insert("external_ref".into(), reference.into());
         }
-        session.move_money(Method::POST, path, self.idempotency_key, body.into()).await
+        session.move_money(Method::POST, path, self.idempotency_key, Some(body.into())).await
     }
 }
 
@@ -208,7 +208,7 @@ pub(super) async fn credit(session: &Session, command: CreditCommand) -> Result<
         CreditCommand::Overdraft { org, credits, idempotency_key } => {
             let body = json!({"overdraft": credits});
             let path = path(org, "credits/overdraft");
-            let done = session.move_money(Method::PUT, &path, idempotency_key, body).await?;
+            let done = session.move_money(Method::PUT, &path, idempotency_key, Some(body)).await?;
             session.say(&done, format!("{org}: overdraft of {} credits", done["overdraft"]));
         }
         CreditCommand::Low { org, below } => {

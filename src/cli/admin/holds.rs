@@ -145,7 +145,7 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
         }
     };
     let resolved =
-        session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, body).await?;
+        session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, Some(body)).await?;
     let said = match resolved["state"].as_str() {
         Some("POLLED") => "is polled until the vendor reports its end",
         Some("SETTLED") => "is charged",

@@ -87,10 +87,30 @@ pub(super) enum OrgCommand {
         /// Id of the organisation.
         org: OrgId,
     },
-    /// Delete an organisation: its keys are refused, its balance and its history stay.
+    /// Delete an organisation: its keys are refused, its history stays. Refused while it has unfinished tasks, or credits
+    /// unless they are moved or forfeited.
     Delete {
         /// Id of the organisation.
         org: OrgId,
+        /// Move the remaining credits to this organisation.
+        #[arg(long, value_name = "ORG", conflicts_with = "forfeit_credits")]
+        move_credits_to: Option<OrgId>,
+        /// Take the remaining credits away.
+        #[arg(long)]
+        forfeit_credits: bool,
+        /// Repeating the command with the same key deletes and moves nothing again; without it, each command has a key of
+        /// its own.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+    /// Take the deletion of an organisation back: its users and keys are accepted again. Credits that were moved or forfeited
+    /// do not come back.
+    Restore {
+        /// Id of the organisation.
+        org: OrgId,
+        /// New name, if another organisation has taken the name by now.
+        #[arg(long)]
+        name: Option<String>,
     },
 }
 
@@ -194,9 +214,17 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
         OrgCommand::Resume { org } => {
             session.show(&session.patch(&path(org), json!({"status": "active"})).await?, ORG);
         }
-        OrgCommand::Delete { org } => {
-            session.call(Method::DELETE, &path(org), None).await?;
+        OrgCommand::Delete { org, move_credits_to, forfeit_credits, idempotency_key } => {
+            let query = QueryString::default()
+                .add("move_credits_to", move_credits_to)
+                .add("forfeit_credits", forfeit_credits.then_some(true));
+            let path = query.of(&path(org));
+            session.move_money(Method::DELETE, &path, idempotency_key, None).await?;
             session.say(&json!({"org_id": org, "deleted": true}), format_args!("{org} is deleted"));
+        }
+        OrgCommand::Restore { org, name } => {
+            let path = format!("{}/restore", path(org));
+            session.show(&session.post(&path, json!({"name": name})).await?, ORG);
         }
     }
     Ok(())
@@ -338,6 +366,15 @@ pub(super) enum UserCommand {
         /// Id of the user.
         user: UserId,
     },
+    /// Forget who a user is: delete it, and replace its name everywhere, also in the audit log, by a pseudonym. This cannot be
+    /// taken back. Balances, entries and tasks stay.
+    Forget {
+        /// Id of the user, which may be deleted already.
+        user: UserId,
+        /// Also erase what the video service said about the user's tasks.
+        #[arg(long)]
+        erase_content: bool,
+    },
 }
 
 pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), CliError> {
@@ -372,6 +409,15 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
         }
         UserCommand::Resume { user } => {
             session.show(&session.patch(&path(user), json!({"status": "active"})).await?, USER);
+        }
+        UserCommand::Forget { user, erase_content } => {
+            let path = format!("{}/forget", path(user));
+            let done = session.post(&path, json!({"erase_content": erase_content})).await?;
+            let (pseudonym, erased) = (named(&done, "pseudonym"), &done["erased_tasks"]);
+            session.say(
+                &done,
+                format_args!("{user} is called {pseudonym}; the content of {erased} task(s) was erased"),
+            );
         }
         UserCommand::Delete { user } => {
             session.call(Method::DELETE, &path(user), None).await?;

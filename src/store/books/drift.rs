@@ -70,6 +70,7 @@ pub struct PriceDrift {
     pub consumed: Credits,
 }
 
+/// Differences between what the vendor reports and what the ledger has booked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Drift {
     pub accounts: Vec<AccountDrift>,

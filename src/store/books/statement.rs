@@ -53,6 +53,7 @@ impl utoipa::PartialSchema for Month {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
             .pattern(Some("^[0-9]{4}-(0[1-9]|1[0-2])$"))
+            .description(Some("A month of a year"))
             .into()
     }
 }

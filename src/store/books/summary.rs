@@ -19,6 +19,7 @@ use crate::store::db::words::words;
 /// The most expiring grants that a summary lists.
 const LOTS: i64 = 20;
 
+/// The credits of an organisation: balance, threshold, runway, exposure, and the grants that expire next.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CreditSummary {
     #[serde(flatten)]

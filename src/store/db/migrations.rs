@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0015_proofs",
     "0016_open_tasks",
     "0017_excerpts",
+    "0018_former_factors_and_pseudonyms",
 ];
 
 /// All migrations, ordered by version.

@@ -20,6 +20,7 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
+/// A change in the audit log: who made it, when, from where, and what was changed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AuditEntry {
     /// Entries that were written later have greater ids.

@@ -25,6 +25,7 @@ use crate::store::directory::tenancy::Status;
 /// How often an edit is tried while others change the same provider. An attempt fails only if another change succeeded.
 const EDITS: u32 = 5;
 
+/// An identity provider: an issuer of tokens that are accepted in place of a key.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Provider {
     pub provider_id: ProviderId,

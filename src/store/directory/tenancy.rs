@@ -17,11 +17,15 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 
+mod deletion;
+mod forget;
 mod orgs;
 mod quotas;
 mod teams;
 mod users;
 
+pub use crate::store::directory::tenancy::deletion::{DeletedOrg, RemainingCredits};
+pub use crate::store::directory::tenancy::forget::ForgottenUser;
 pub use crate::store::directory::tenancy::orgs::{NewOrg, Org, OrgChange, OrgFilter};
 pub use crate::store::directory::tenancy::quotas::{Quota, QuotaKind};
 pub use crate::store::directory::tenancy::teams::{Team, TeamChange};

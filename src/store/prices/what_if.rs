@@ -16,6 +16,7 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
 
+/// What the tasks of one organisation would have cost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrgOutcome {
     pub org_id: OrgId,

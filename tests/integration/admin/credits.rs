@@ -140,7 +140,7 @@ async fn an_overdraft_is_set_once_a_key() {
     admin.call(Method::PUT, &path, Some(json!({"overdraft": 1}))).await.expect(403);
     let nobody = format!("/admin/v1/orgs/{}/credits/overdraft", tollgate::ids::OrgId::generate());
     operator.call(Method::PUT, &nobody, Some(json!({"overdraft": 1}))).await.expect(404);
-    operator.delete(&org).await.expect(204);
+    operator.delete(&format!("{org}?forfeit_credits=true")).await.expect(204);
     set(1, "n").await.expect(409);
 }
 

@@ -161,3 +161,106 @@ async fn the_page_for_people_comes_whole_from_here() {
         assert_eq!(refused.header("allow"), "GET, HEAD");
     }
 }
+
+/// What a document leaves without a description: generators refuse a response without one, and the tools that are made from a
+/// document have nothing else to go by.
+fn undescribed(document: &Value) -> Vec<String> {
+    let missing = |part: &Value| part["description"].as_str().is_none_or(|text| text.trim().is_empty());
+    let mut found = Vec::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let place = format!("{method} {path}");
+            if operation["summary"].as_str().is_none_or(str::is_empty) {
+                found.push(format!("{place}: no summary"));
+            }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                if missing(response) {
+                    found.push(format!("{place}: response {status}"));
+                }
+                for (name, header) in response["headers"].as_object().into_iter().flatten() {
+                    if missing(header) {
+                        found.push(format!("{place}: header {name} of response {status}"));
+                    }
+                }
+            }
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if missing(parameter) {
+                    found.push(format!("{place}: parameter {}", parameter["name"]));
+                }
+            }
+            if operation.get("requestBody").is_some_and(missing) {
+                found.push(format!("{place}: body"));
+            }
+            // Tools for language models have one object of arguments.
+            for content in
+                operation["requestBody"]["content"].as_object().into_iter().flat_map(|map| map.values())
+            {
+                let schema = &content["schema"];
+                let schema =
+                    schema["$ref"].as_str().map_or(schema, |name| document.pointer(&name[1..]).unwrap());
+                if schema["type"] != "object" {
+                    found.push(format!("{place}: the body is not described as one object"));
+                }
+            }
+        }
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        if missing(schema) {
+            found.push(format!("schema {name}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_response_parameter_body_and_schema_has_a_description() {
+    for document in [tollgate::handlers::document(), tollgate::admin::api::document()] {
+        let document = serde_json::to_value(document).unwrap();
+        assert!(document["paths"].as_object().unwrap().len() > 5);
+        assert_eq!(undescribed(&document), [""; 0], "{}", document["info"]["title"]);
+    }
+}
+
+/// Many a tool sends the examples of a document as they stand.
+#[tokio::test]
+async fn the_example_of_a_create_is_the_cheapest_task_that_needs_no_image() {
+    let gateway = TestGateway::start().await;
+    let document = document(&gateway).await;
+    let schema = &document["components"]["schemas"]["CreateBody"];
+    let quoted = async |body: &Value| {
+        let call = gateway.call(Method::POST, "/api/quote").body(body.to_string());
+        Answer::to(call).await.json()["data"]["credits"].as_i64()
+    };
+    let example = quoted(&schema["example"]).await.unwrap();
+    let fields = schema["properties"].as_object().unwrap();
+    let of_fields: serde_json::Map<String, Value> = fields
+        .iter()
+        .filter_map(|(name, field)| Some((name.clone(), field.get("example")?.clone())))
+        .collect();
+    assert_eq!(quoted(&of_fields.into()).await, Some(example), "field by field it is the same task");
+    let mut compared = 0;
+    for family in ["", "o3-"] {
+        for grade in ["std", "pro"] {
+            let other =
+                json!({"type": format!("{family}{grade}-text-to-video"), "prompt": "x", "duration": 3});
+            let other = quoted(&other).await.unwrap();
+            assert!(example <= other, "{example} is more than {other}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 4);
+}
+
+#[test]
+fn ids_in_examples_are_placeholders() {
+    let document = serde_json::to_value(tollgate::admin::api::document()).unwrap();
+    let mut seen = 0;
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        if name.ends_with("Id") {
+            let example = schema["examples"][0].as_str().unwrap_or_default();
+            assert!(example.ends_with(&format!("_{}", "0".repeat(32))), "{name}: {example}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "only {seen} kinds of ids were found");
+}

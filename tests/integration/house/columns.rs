@@ -151,12 +151,14 @@ impl<'a> Driver<'a> {
         Some(match operation.to_string().as_str() {
             "POST /admin/v1/orgs" => json!({"name": self.fresh()}),
             "PATCH /admin/v1/orgs/{org_id}" => json!({"time_zone": "Europe/Berlin", "max_open_tasks": 7}),
+            "POST /admin/v1/orgs/{org_id}/restore" => json!({"name": self.fresh()}),
             "POST /admin/v1/orgs/{org_id}/teams" | "PATCH /admin/v1/teams/{team_id}" => {
                 json!({"name": self.fresh()})
             }
             "POST /admin/v1/orgs/{org_id}/users" | "PATCH /admin/v1/users/{user_id}" => {
                 json!({"name": self.fresh(), "role": "admin"})
             }
+            "POST /admin/v1/users/{user_id}/forget" => json!({"erase_content": true}),
             "POST /admin/v1/orgs/{org_id}/keys" => json!({"user_id": user, "name": self.fresh()}),
             "PATCH /admin/v1/keys/{key_id}" => json!({"name": self.fresh()}),
             "POST /admin/v1/keys/{key_id}/rotate" => json!({"overlap_seconds": 60}),
@@ -250,6 +252,7 @@ impl<'a> Driver<'a> {
                     "?group_by=org,day,team,user,key,task_type"
                 }
                 "/admin/v1/audit-log" if round % 2 == 1 => "?order=asc",
+                "/admin/v1/orgs/{org_id}" if operation.method == Method::DELETE => "?forfeit_credits=true",
                 "/admin/v1/orgs/{org_id}/entries" if round % 2 == 1 => "?kind=grant",
                 _ => "",
             };

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tollgate::credits::{Credits, PriceFactor};
-use tollgate::pricing::Tariff;
-use tollgate::store::{KeySpec, OrgChange};
+use tollgate::pricing::{BookVersion, Tariff};
+use tollgate::quote::{Quote, SigningKey};
+use tollgate::secret::Secret;
+use tollgate::store::{Fingerprint, KeySpec, OrgChange};
 
 use crate::support::database::until;
 use crate::support::gateway::{Answer, Caller, ENDLESS, MASTER_KEY, TestGateway, body};
@@ -213,4 +215,97 @@ async fn every_gateway_keeps_the_promises_of_the_others_also_over_a_new_key() {
     assert_eq!(log[..2], [("1".to_owned(), None), ("2".to_owned(), None)], "never the key itself");
     process.terminate();
     assert_eq!(process.ended().await, 0);
+}
+
+/// The newest signing key, as whoever can read the database finds it.
+async fn stolen_key(gateway: &TestGateway) -> SigningKey {
+    let (generation, created_at, key): (i32, time::OffsetDateTime, Vec<u8>) = sqlx::query_as(
+        "select generation, created_at, key from signing_key order by generation desc limit 1",
+    )
+    .fetch_one(gateway.db.pool())
+    .await
+    .unwrap();
+    SigningKey::new(generation, created_at, &key).unwrap()
+}
+
+/// A quote for the caller's organisation that promises a video of list price 400 for `bp` basis points of it.
+fn forgery(gateway: &TestGateway, body: &Value, bp: i32, expires: i64) -> Quote {
+    let factor = PriceFactor::new(bp).unwrap();
+    Quote {
+        org: gateway.caller.org,
+        book: BookVersion::new(1),
+        factor,
+        hold: factor.apply(Credits::new(400)).unwrap(),
+        fingerprint: Fingerprint::of(body.to_string().as_bytes()).as_bytes().try_into().unwrap(),
+        expires,
+    }
+}
+
+#[tokio::test]
+async fn a_stolen_signing_key_buys_nothing_below_price_and_nothing_for_long() {
+    let gateway = TestGateway::start().await;
+    promise(&gateway, &body("x")).await;
+    let key = stolen_key(&gateway).await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let forged = |bp, expires| forgery(&gateway, &body("x"), bp, expires).sign(&key);
+    let year_2100 = 4_102_444_800;
+    for bp in [0, 10_000] {
+        refused(&gateway, create(&gateway, &body("x"), &forged(bp, year_2100)).await, "valid for longer")
+            .await;
+    }
+    for bp in [0, 1, 9_999, 10_001] {
+        let answer = create(&gateway, &body("x"), &forged(bp, now + 300)).await;
+        refused(&gateway, answer, "never in force").await;
+    }
+    let dear = Tariff::Fixed { credits: Credits::new(1) };
+    let prices = BTreeMap::from([("pro-text-to-video".to_owned(), dear)]);
+    let draft = gateway.db.database().create_book("a draft", None, &prices).await.unwrap();
+    let of_draft =
+        Quote { book: draft, hold: Credits::new(1), ..forgery(&gateway, &body("x"), 10_000, now + 300) };
+    refused(&gateway, create(&gateway, &body("x"), &of_draft.sign(&key)).await, "never in force").await;
+    assert_eq!(gateway.upstream_creates().await, (0, 0));
+    // What was really the organisation's is no forgery, whoever signs it.
+    create(&gateway, &body("x"), &forged(10_000, now + 300)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_price_that_the_organisation_had_when_it_was_quoted_stays_promised() {
+    let gateway = TestGateway::start().await;
+    let db = gateway.db.database();
+    let org = gateway.caller.org;
+    let change = async |bp: i32, shown: i64| {
+        let factor = OrgChange { price_factor: PriceFactor::new(bp), ..OrgChange::default() };
+        db.update_org(org, factor, None).await.unwrap();
+        until("the factor is known", async || plain(&gateway).await == shown).await;
+    };
+    change(5_000, 200).await;
+    let quote = promise(&gateway, &body("x")).await;
+    for (bp, shown) in [(20_000, 800), (30_000, 1200)] {
+        change(bp, shown).await;
+        assert_eq!(create(&gateway, &body("x"), &quote).await.data()["consumed_credits"], 200);
+    }
+    // Once nobody can have been given such a quote any more, it is none.
+    sqlx::query("update former_price_factor set replaced_at = replaced_at - interval '16 minutes'")
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    change(40_000, 1600).await;
+    refused(&gateway, create(&gateway, &body("x"), &quote).await, "never in force").await;
+}
+
+#[tokio::test]
+async fn with_a_secret_of_the_gateways_the_database_is_not_enough_to_sign() {
+    const SECRET: &str = "a secret of thirty-two characters";
+    let gateway = TestGateway::builder()
+        .config(|config| config.quotes.secret = Some(Secret::new(SECRET)))
+        .start()
+        .await;
+    let quote = promise(&gateway, &body("x")).await;
+    let key = stolen_key(&gateway).await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let honest = forgery(&gateway, &body("x"), 10_000, now + 300);
+    refused(&gateway, create(&gateway, &body("x"), &honest.sign(&key)).await, "is not from POST /api/quote")
+        .await;
+    create(&gateway, &body("x"), &quote).await.expect(200);
+    create(&gateway, &body("x"), &honest.sign(&key.under(&Secret::new(SECRET)))).await.expect(200);
 }

@@ -1,4 +1,4 @@
-//! Organisations: created, listed, changed, deleted.
+//! Organisations: created, listed, changed.
 
 use sqlx::AssertSqlSafe;
 
@@ -146,7 +146,7 @@ impl Database {
         Ok(row.bind(org.as_uuid()).fetch_optional(self.pool()).await?)
     }
 
-    async fn missing_org(&self, org: OrgId) -> Result<StoreError, StoreError> {
+    pub(super) async fn missing_org(&self, org: OrgId) -> Result<StoreError, StoreError> {
         let current = sqlx::query_scalar("select version from org where org_id = $1 and deleted_at is null")
             .bind(org.as_uuid())
             .fetch_optional(self.pool())
@@ -217,21 +217,5 @@ impl Acting {
             ChangeOutcome::Unchanged => Err(self.missing_org(org).await?),
             ChangeOutcome::UnknownTimeZone => Err(unknown_zone(new.time_zone.as_deref().unwrap_or_default())),
         }
-    }
-
-    /// Deletes an organisation: its keys are refused; its balance, tasks and entries stay.
-    pub async fn delete_org(&self, org: OrgId, version: Option<i32>) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "update org set deleted_at = now(), status = 'suspended' \
-             where org_id = $1 and deleted_at is null and version = coalesce($2, version)",
-        )
-        .bind(org.as_uuid())
-        .bind(version)
-        .execute(self.change())
-        .await?;
-        if done.rows_affected() == 0 {
-            return Err(self.missing_org(org).await?);
-        }
-        Ok(())
     }
 }
