@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -115,6 +115,13 @@ pub struct ServeOptions {
     pub drain: CancellationToken,
     /// When this is cancelled, no more connections are accepted.
     pub stop: CancellationToken,
+}
+
+/// Adds what holds for every answer: nobody on the way keeps it, because it is for one caller, and no browser takes it for
+/// anything else than it says.
+fn guard(headers: &mut HeaderMap) {
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// A service that a listener can serve.
@@ -329,6 +336,7 @@ async fn serve_requests<I, S, B>(
             request.extensions_mut().insert(gate.peer().clone());
             let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
             let Ok(mut answer) = service.call(request).await;
+            guard(answer.headers_mut());
             if version < Version::HTTP_2 && drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -97,6 +97,13 @@ impl Config {
                 tls.read().and_then(|files| tls.parse(&files)).map_err(bad)?;
             }
         }
+        for listed in &self.server.cors_origins {
+            let same = |url: url::Url| url.origin().ascii_serialization() == *listed;
+            if !listed.starts_with("http") || !listed.parse().is_ok_and(same) {
+                let right = "a list of origins, each a scheme and a host, such as https://app.example.com";
+                return wrong("server.cors_origins", format!("'{listed}'"), right);
+            }
+        }
         check_database(origin, &mut self.database)?;
         check_admin(origin, &mut self.admin)?;
         self.upstream.check(origin)?;

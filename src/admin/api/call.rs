@@ -23,6 +23,7 @@ use crate::access::callers::Caller;
 use crate::bulk::Payer;
 use crate::credits::Credits;
 use crate::ids::OrgId;
+use crate::layers::body::Coding;
 use crate::rate_limits::{Limited, Manager};
 use crate::store::{Acting, Actor, Database, StoreError};
 use crate::telemetry::carry;
@@ -156,7 +157,12 @@ where
 {
     let actor = rule.admit(&api, &caller, &mut parts, H::WRITES).await?;
     // The body is read here, before anything is changed: a caller that is still sending must not delay a shutdown.
-    let body = if I::HAS_BODY { Some(api.bodies.read(body, payer(&caller)).await?) } else { None };
+    let body = if I::HAS_BODY {
+        let coding = Coding::of(&parts.headers)?;
+        Some(api.bodies.read(body, coding, payer(&caller)).await?)
+    } else {
+        None
+    };
     let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
     let path = axum::extract::Path::from_request_parts(&mut parts, &())
         .await

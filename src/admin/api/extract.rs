@@ -68,10 +68,7 @@ impl<T: DeserializeOwned + Send> Input for Body<T> {
 /// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
 pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<T, Problem> {
     strict::single_header(&parts.headers, "Content-Type")?;
-    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-        return Err(Problem::Invalid("the body must be a JSON object".into()));
-    }
-    strict::read_json(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+    strict::read_object(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
 /// The parameters of the query.
