@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::Api;
 use super::extract::Input;
 use super::problem::Problem;
 use super::rules::{AccessRule, caller};
 use super::trace::panicked;
+use super::{Api, conditions};
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
 use crate::credits::Credits;
@@ -110,7 +111,7 @@ pub(super) async fn answer<H, P, I, F, R>(
     api: Api,
     rule: Arc<AccessRule>,
     request: Request,
-    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+    handler: impl Fn(ApiCall<H, P, I>) -> F + Send + Sync,
 ) -> Result<Response, Problem>
 where
     H: Handle,
@@ -146,7 +147,7 @@ async fn handle<H, P, I, F, R>(
     caller: Caller,
     mut parts: Parts,
     body: Body,
-    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+    handler: impl Fn(ApiCall<H, P, I>) -> F + Send + Sync,
 ) -> Result<Response, Problem>
 where
     H: Handle,
@@ -164,15 +165,47 @@ where
         None
     };
     let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
-    let path = axum::extract::Path::from_request_parts(&mut parts, &())
+    conditions::check(&parts.headers)?;
+    let input = I::read(&parts, &bytes)?;
+    let mut further = conditions::further_versions(&parts);
+    // Without a list of versions, which is rare, the body has been read for good.
+    let again = (further.len() > 0).then_some((body, bytes));
+    let mut answer = attempt(&api, &caller, &actor, &mut parts, input, &handler).await?;
+    if let Some((_body, bytes)) = again {
+        while answer.status() == StatusCode::PRECONDITION_FAILED
+            && let Some(version) = further.next()
+        {
+            conditions::attempt(&mut parts, version);
+            let input = I::read(&parts, &bytes)?;
+            answer = attempt(&api, &caller, &actor, &mut parts, input, &handler).await?;
+        }
+    }
+    conditions::unless_known(&parts, answer)
+}
+
+/// Answers an admitted call whose body has arrived.
+async fn attempt<H, P, I, F, R>(
+    api: &Api,
+    caller: &Caller,
+    actor: &Actor,
+    parts: &mut Parts,
+    input: I,
+    handler: &(impl Fn(ApiCall<H, P, I>) -> F + Sync),
+) -> Result<Response, Problem>
+where
+    H: Handle,
+    P: DeserializeOwned + Send,
+    I: Input,
+    F: Future<Output = R> + Send + 'static,
+    R: IntoResponse,
+{
+    let path = axum::extract::Path::from_request_parts(parts, &())
         .await
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
-    let input = I::read(&parts, &bytes)?;
-    drop(body);
-    let turn = api.database.turn_of(TurnOwner::of(&caller)).await.map_err(no_turn)?;
+    let turn = api.database.turn_of(TurnOwner::of(caller)).await.map_err(no_turn)?;
     let call = ApiCall {
-        caller,
-        database: H::of(&turn, actor),
+        caller: caller.clone(),
+        database: H::of(&turn, actor.clone()),
         path: path.0,
         input,
         max_exposure: api.max_exposure,
