@@ -16,7 +16,7 @@ use http::HeaderMap;
 use crate::ids::HoldId;
 use crate::order::{Excerpt, Order};
 use crate::store::{Fingerprint, HoldGuard, Principal};
-use crate::strict::{self, GivenTwice};
+use crate::strict::{self, BadHost, GivenTwice};
 use crate::upstream::Permit;
 
 /// An endpoint of the data plane.
@@ -92,7 +92,9 @@ impl<S> Call<S> {
 #[derive(Debug, Clone)]
 pub struct Context {
     pub method: http::Method,
-    /// The path, with repeated slashes collapsed.
+    /// Whether the request names the one host that it is for.
+    pub host: Result<(), BadHost>,
+    /// The path, with repeated slashes collapsed and without a slash at its end.
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,

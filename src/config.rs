@@ -117,6 +117,9 @@ pub struct Server {
     /// The header in which trusted proxies name the client's address. The other header is ignored, because a client can
     /// forge a header that the proxies do not set.
     pub proxy_header: ProxyHeader,
+    /// Origins of pages whose scripts may call the data plane from a browser, such as `https://app.example.com`. Whoever reads
+    /// such a page can read the key that it uses.
+    pub cors_origins: Vec<String>,
     /// The most connections at a time. One network (an IPv4 address, or the /64 of an IPv6 address) gets half of those that are
     /// free; connections without valid credentials get a quarter of all. Trusted proxies get what is free.
     #[schemars(range(min = 16, max = 100_000))]
@@ -154,6 +157,7 @@ impl Default for Server {
             drain_ms: 0,
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
+            cors_origins: Vec::new(),
             max_connections: 3_000,
             write_timeout_ms: 30_000,
             max_bytes_under_way: 192 << 20,

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::credits::Credits;
 use crate::ids::HoldId;
 use crate::order::Invalid;
 use crate::store::{BudgetInForce, StoreError};
-use crate::strict::GivenTwice;
+use crate::strict::{BadHost, GivenTwice};
 use crate::upstream::Refusal;
 use crate::wire::{self, Code};
 
@@ -112,6 +112,11 @@ pub enum GatewayError {
     /// The body is over 16 MiB.
     #[error("the body is larger than 16 MiB")]
     BodyTooLarge,
+    /// The body is in a content coding that is not understood.
+    #[error(
+        "the body is in a content coding that is not understood: send it as it is, or compressed with 'Content-Encoding: gzip'"
+    )]
+    UnknownCoding,
     /// A rate limit was reached.
     #[error("too many requests for this {}: slow down", .level.as_str())]
     RateLimited { level: Level, retry_after: Duration },
@@ -199,6 +204,12 @@ impl From<GivenTwice> for GatewayError {
     }
 }
 
+impl From<BadHost> for GatewayError {
+    fn from(error: BadHost) -> Self {
+        Self::invalid_request(error.to_string())
+    }
+}
+
 /// What a caller of the data plane is told. Nothing was sent and nothing is charged in any of these.
 impl From<StoreError> for GatewayError {
     fn from(error: StoreError) -> Self {
@@ -247,6 +258,7 @@ impl GatewayError {
             Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
             Self::TaskNotFound => Code::TaskNotFound,
             Self::BodyTooLarge => Code::BodyTooLarge,
+            Self::UnknownCoding => Code::InvalidRequest,
             Self::RateLimited { .. } | Self::UpstreamBusy { .. } => Code::RateLimited,
             Self::TooManyTasks => Code::TooManyTasks,
             Self::InsufficientCredits { .. } => Code::InsufficientCredits,
@@ -263,6 +275,9 @@ impl GatewayError {
     }
 
     pub fn status(&self) -> StatusCode {
+        if let Self::UnknownCoding = self {
+            return StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        }
         self.code().map_or(StatusCode::BAD_REQUEST, Code::status)
     }
 
@@ -292,6 +307,7 @@ impl GatewayError {
             | Self::MethodNotAllowed(_)
             | Self::TaskNotFound
             | Self::BodyTooLarge
+            | Self::UnknownCoding
             | Self::IdempotencyKeyReused
             | Self::RefusedByVendor { .. }
             | Self::UpstreamError(_)
@@ -332,6 +348,7 @@ impl GatewayError {
             | Self::MethodNotAllowed(_)
             | Self::TaskNotFound
             | Self::BodyTooLarge
+            | Self::UnknownCoding
             | Self::TooManyTasks
             | Self::RequestInProgress
             | Self::IdempotencyKeyReused
@@ -361,6 +378,9 @@ impl GatewayError {
         if let Some(after) = self.retry_after() {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Self::UnknownCoding = self {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(wire::ACCEPTED_CODINGS));
         }
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));

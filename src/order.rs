@@ -11,7 +11,7 @@ pub use self::excerpt::{Excerpt, digest};
 
 use crate::credits::PriceFactor;
 use crate::pricing::{Price, PriceBook, Tariff};
-use crate::strict;
+use crate::strict::{self, BadJson};
 use crate::wire::{Code, RawObject};
 
 const MAX_PROMPT_CHARS: usize = 2_000;
@@ -21,6 +21,10 @@ pub const MIN_SECONDS: u8 = 3;
 const MAX_SECONDS: u8 = 15;
 const DEFAULT_SECONDS: u8 = 5;
 const DEFAULT_SOUND: bool = true;
+const CALLBACK: &str = "callback_url";
+
+/// The fields that decide on the price, or that the vendor must not see. No other field may be taken for one of them.
+const DECISIVE: [&str; 4] = ["type", "duration", "sound", CALLBACK];
 
 /// Why a create is refused, for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,12 @@ pub struct Invalid {
     pub code: Code,
     /// What is wrong, and what would be right.
     pub message: String,
+}
+
+impl Invalid {
+    fn request(message: String) -> Self {
+        Self { code: Code::InvalidRequest, message }
+    }
 }
 
 fn invalid<T>(code: Code, message: impl Into<String>) -> Result<T, Invalid> {
@@ -83,6 +93,10 @@ pub struct CreateBody {
     pub cfg_scale: Option<f64>,
     /// Description of what the video must not show.
     pub negative_prompt: Option<String>,
+    /// Not sent to the video service. Only `null` is accepted as long as the gateway has no webhook endpoints; the state of a
+    /// task is shown by GET /api/status.
+    #[schema(value_type = Option<String>, max_length = 0)]
+    pub callback_url: Option<String>,
 }
 
 /// A task as the video service describes it, but with the credits charged here. It may have more fields than these.
@@ -114,25 +128,19 @@ pub fn is_video_edit(task_type: &str) -> bool {
 impl Order {
     /// Parses, validates and prices `body`. The error is that of the first failing row of the contract's table.
     pub fn parse(body: &[u8], book: &PriceBook, factor: PriceFactor) -> Result<Self, Invalid> {
-        let text = match std::str::from_utf8(body) {
-            Ok(text) => text,
-            Err(error) => {
-                let at = error.valid_up_to();
-                return invalid(Code::InvalidRequest, format!("the body is not UTF-8 at byte {at}"));
-            }
-        };
-        if let Err(refused) = strict::check_json(text) {
-            return invalid(Code::InvalidRequest, format!("the body: {refused}"));
-        }
-        let Some(object) = RawObject::parse(text) else {
-            return invalid(Code::InvalidRequest, "the body must be a JSON object");
-        };
+        let refused = |refused: BadJson| Invalid::request(format!("the body: {refused}"));
+        let text = strict::check_object(body).map_err(refused)?;
+        let object = RawObject::read(text).map_err(|error| refused(error.into()))?;
+        check_keys(&object)?;
         let (task_type, tariff) = known_type(&object, book)?;
         check_prompt(&object)?;
         let seconds = if is_video_edit(&task_type) { DEFAULT_SECONDS } else { duration(&object)? };
         check_aspect_ratio(&object)?;
         check_media(&object, &task_type)?;
         let sound = check_options(&object)?;
+        check_callback(&object)?;
+        // Never sent: the vendor would call the address itself, before anything is settled here.
+        let object = object.without(CALLBACK);
 
         let Some(price) = book.price(tariff, seconds, sound, factor) else {
             return invalid(Code::InvalidRequest, "the price of this request is out of range");
@@ -149,7 +157,45 @@ impl Order {
     }
 }
 
+/// Refuses a key that the vendor may take for one of [`DECISIVE`]: the vendor would make what was not priced.
+fn check_keys(object: &RawObject<&str>) -> Result<(), Invalid> {
+    let decisive = strict::Names::of(&DECISIVE);
+    for key in object.keys() {
+        if let Some(name) = decisive.mistaken_for(key) {
+            let shown = strict::shown(key);
+            return invalid(
+                Code::InvalidRequest,
+                format!(
+                    "the field '{shown}' may be taken for '{name}': write '{name}', or leave the field out"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses half of a surrogate pair in the value of `key`: it has no meaning, so the text could not be what was meant.
+fn check_whole(object: &RawObject<&str>, key: &str, code: Code) -> Result<(), Invalid> {
+    match object.get(key).and_then(strict::half_pair) {
+        Some(half) => invalid(code, format!("'{key}' has {half}")),
+        None => Ok(()),
+    }
+}
+
+/// Where the vendor or the gateway should report to. As long as the gateway has no events, no address may be called.
+fn check_callback(object: &RawObject<&str>) -> Result<(), Invalid> {
+    if object.get(CALLBACK).is_none() {
+        return Ok(());
+    }
+    invalid(
+        Code::InvalidCallback,
+        "'callback_url' must be below the address of a webhook endpoint of your organisation, and it has none: leave it out, \
+         and ask GET /api/status for the state of the task",
+    )
+}
+
 fn known_type(object: &RawObject<&str>, book: &PriceBook) -> Result<(Arc<str>, Tariff), Invalid> {
+    check_whole(object, "type", Code::InvalidType)?;
     let known = || book.prices.keys().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
     match object.string("type") {
         None => invalid(Code::InvalidType, format!("'type' must be one of: {}", known())),
@@ -164,6 +210,7 @@ fn known_type(object: &RawObject<&str>, book: &PriceBook) -> Result<(Arc<str>, T
 }
 
 fn check_prompt(object: &RawObject<&str>) -> Result<(), Invalid> {
+    check_whole(object, "prompt", Code::InvalidPrompt)?;
     match object.string("prompt") {
         None => invalid(Code::InvalidPrompt, "'prompt' must be a string of 1 to 2000 characters"),
         Some(prompt) if prompt.trim().is_empty() => {
@@ -215,6 +262,11 @@ fn has_text(object: &RawObject<&str>, key: &str) -> bool {
 
 #[expect(clippy::disallowed_methods, reason = "a list of texts has no keys")]
 fn check_media(object: &RawObject<&str>, task_type: &str) -> Result<(), Invalid> {
+    for (key, code) in
+        [("image", Code::MissingImage), ("images", Code::MissingImage), ("video", Code::MissingVideo)]
+    {
+        check_whole(object, key, code)?;
+    }
     if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
         let hint = if object.get("image_url").is_some() {
             "; you sent 'image_url', the field is called 'image'"
@@ -269,6 +321,7 @@ fn check_options(object: &RawObject<&str>) -> Result<bool, Invalid> {
         }
     }
     for key in ["end_image", "negative_prompt"] {
+        check_whole(object, key, Code::InvalidRequest)?;
         if object.get(key).is_some() && object.string(key).is_none() {
             return invalid(Code::InvalidRequest, format!("'{key}' must be a string"));
         }
@@ -367,6 +420,51 @@ mod tests {
         assert_eq!(code(&body(&"🦅".repeat(2001))), "INVALID_PROMPT");
         assert_eq!(code(&body(" \\n\\t ")), "INVALID_PROMPT");
         assert_eq!(code(&body("\\ud800")), "INVALID_PROMPT");
+    }
+
+    #[test]
+    fn half_an_emoji_is_called_that_wherever_a_text_is_read() {
+        let said = |body: &str| parse(body).unwrap_err().message;
+        let prompt = said(r#"{"type":"pro-text-to-video","prompt":"eagle \ud83d"}"#);
+        assert!(prompt.contains("surrogate pair (\\ud83d) at character 7"), "{prompt}");
+        for field in [
+            r#""end_image":"\ud83d""#,
+            r#""negative_prompt":"\udc4d""#,
+            r#""image":"\ud83dx""#,
+            r#""images":["\ud83d"]"#,
+        ] {
+            assert!(said(&with(&format!(",{field}"))).contains("half of a surrogate pair"), "{field}");
+        }
+        assert!(said(r#"{"type":"\ud83d","prompt":"x"}"#).contains("half of a surrogate pair"));
+        assert!(said(r#"{"\ud83d":1}"#).contains("half of a surrogate pair"));
+        assert_eq!(code(&with(r#","watermark":"\ud83d""#)), "ok", "unknown fields pass through untouched");
+    }
+
+    #[test]
+    fn no_field_may_be_taken_for_one_that_is_priced() {
+        for key in
+            ["Duration", "duration\\u0000", "ſound", "TYPE", "dura\u{200b}tion", " sound", "Callback_URL"]
+        {
+            let refused = parse(&with(&format!(r#","duration":3,"{key}":15"#))).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidRequest, "{key}");
+            assert!(refused.message.contains("may be taken for"), "{key}: {}", refused.message);
+        }
+        assert_eq!(code(&with(r#","Prompt":1,"nested":{"Duration":15},"durations":1"#)), "ok");
+    }
+
+    #[test]
+    fn a_callback_is_refused_and_never_sent() {
+        for value in ["\"https://example.com/hook\"", "5", "\"\"", "[]"] {
+            assert_eq!(code(&with(&format!(r#","callback_url":{value}"#))), "INVALID_CALLBACK", "{value}");
+        }
+        assert_eq!(
+            code(&with(r#","callback_url":"x","sound":5"#)),
+            "INVALID_REQUEST",
+            "other rows come first"
+        );
+        let order = parse(&with(r#","callback_url":null,"x":null"#)).unwrap();
+        let sent = String::from_utf8_lossy(&order.body).into_owned();
+        assert!(!sent.contains("callback_url") && sent.contains(r#""x":null"#), "{sent}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod answers;
 mod connections;
+mod socket;
 mod strangers;
 pub mod tls;
 
@@ -17,8 +18,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -33,6 +34,7 @@ use tower::Service;
 use self::answers::{AnswerBody, Owed};
 pub use self::connections::register;
 use self::connections::{Connections, GRACE, Standing};
+use self::socket::Socket;
 use self::strangers::{StrangersGate, TooManyStrangers};
 pub use self::tls::Certificate;
 use crate::access::proxies::TrustedProxies;
@@ -115,6 +117,13 @@ pub struct ServeOptions {
     pub stop: CancellationToken,
 }
 
+/// Adds what holds for every answer: nobody on the way keeps it, because it is for one caller, and no browser takes it for
+/// anything else than it says.
+fn guard(headers: &mut HeaderMap) {
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
 /// A service that a listener can serve.
 pub trait Answers<B>:
     Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static
@@ -149,6 +158,9 @@ impl Serving {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
+            // A client that closes its direction after its request waits for the answer. One that has left is noticed by
+            // `Socket`.
+            .half_close(true)
             .timer(TokioTimer::new())
             .header_read_timeout(options.header_timeout)
             .max_headers(100)
@@ -213,7 +225,15 @@ where
         serving.connections.enter(address, &standing).await
     };
     let Some(mut place) = place else { return };
-    let mut serving_it = std::pin::pin!(serve_connection(stream, &peer, &standing, service, &serving));
+    let socket = Socket::new(stream);
+    let mut serving_it = std::pin::pin!(async {
+        tokio::select! {
+            biased;
+            () = serve_connection(socket.clone(), &peer, &standing, service, &serving) => {}
+            // Ends the requests in progress: nobody can be answered.
+            () = socket.broken(&peer) => {}
+        }
+    });
     tokio::select! {
         // First, so that a request that has arrived is seen before the connection may be closed.
         biased;
@@ -226,7 +246,7 @@ where
 }
 
 async fn serve_connection<S, B>(
-    stream: TcpStream,
+    stream: Socket,
     peer: &Peer,
     standing: &Standing,
     service: S,
@@ -236,17 +256,15 @@ async fn serve_connection<S, B>(
     B: AnswerOf,
 {
     let options = &serving.options;
-    drop(stream.set_nodelay(true));
     let late = std::pin::pin!(tokio::time::sleep(options.header_timeout));
     let Some(certificate) = &options.tls else {
         return serve_requests(stream, (peer, standing), service, serving, late).await;
     };
     let mut late = late;
     // Port probes and idle pre-connects that close before a request are not TLS handshake failures.
-    let mut first = [0];
     tokio::select! {
-        peeked = stream.peek(&mut first) => {
-            if !matches!(peeked, Ok(1..)) {
+        begun = stream.has_bytes() => {
+            if !begun {
                 return;
             }
         }
@@ -318,6 +336,7 @@ async fn serve_requests<I, S, B>(
             request.extensions_mut().insert(gate.peer().clone());
             let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
             let Ok(mut answer) = service.call(request).await;
+            guard(answer.headers_mut());
             if version < Version::HTTP_2 && drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 use tower_http::ServiceBuilderExt;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestId, RequestId};
 
 use crate::access::callers::Authenticator;
@@ -43,6 +45,8 @@ pub struct Parts {
     /// Proxies that are trusted to set the client-address header.
     pub proxies: TrustedProxies,
     pub keys: Arc<Authenticator>,
+    /// The origins of pages whose scripts may call; none: no page may.
+    pub origins: Vec<HeaderValue>,
     /// The data plane's OpenAPI document.
     pub document: Bytes,
     /// Rate limits of each key, user and organisation.
@@ -88,9 +92,11 @@ pub fn data_plane(
         // events that are logged from here on, even of a panic, carry the request's id and trace
         .layer(ContextLayer { tracing: parts.tracing })
         // marks credential headers, so that `Debug` output below redacts them
-        .sensitive_request_headers(Arc::from([AUTHORIZATION, COOKIE]))
+        .sensitive_request_headers(Arc::from([AUTHORIZATION, COOKIE, API_KEY]))
         // a defect costs one request, not the process
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
+        // a browser asks before it sends a credential, so the answer comes before authentication
+        .option_layer(cors(parts.origins))
         // logs one event a request, and makes it a typed call; the stages are shared by all requests, never copied
         .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
@@ -105,6 +111,37 @@ pub fn data_plane(
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Not looked at, but it holds a key if a client sends it.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Lets scripts of pages from these origins call, and read the headers of the answers. Never with cookies: a page must know
+/// the key. None: browsers let no page call.
+fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
+    const SENT: [&str; 6] = [
+        "idempotency-key",
+        "x-tollgate-quote",
+        "x-tollgate-resend",
+        "x-tollgate-store",
+        "x-tollgate-labels",
+        "traceparent",
+    ];
+    const READ: [&str; 5] =
+        ["x-request-id", "ratelimit", "ratelimit-policy", "idempotent-replayed", "x-tollgate-stale-seconds"];
+    if origins.is_empty() {
+        return None;
+    }
+    let sent = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING];
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_headers(sent.into_iter().chain(SENT.map(HeaderName::from_static)).collect::<Vec<_>>())
+        .expose_headers(
+            [RETRY_AFTER].into_iter().chain(READ.map(HeaderName::from_static)).collect::<Vec<_>>(),
+        )
+        .max_age(Duration::from_secs(600));
+    Some(layer)
+}
 
 /// Removes the caller's own request id, with which it could forge log lines.
 fn without_id(mut request: Request<Body>) -> Request<Body> {

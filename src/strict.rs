@@ -1,11 +1,15 @@
 //! Refuses input that gives a value twice. Whichever of the two values were used, the caller may have meant the other one,
 //! and would never know.
 //!
-//! Every JSON text from outside is read by [`read_json`] (or checked by [`check_json`], where only parts of it are read),
+//! Every JSON text from outside is read by [`read_json`] (or checked by [`check_json`], where only parts of it are read), every
+//! body of a caller by [`read_object`] (or checked by [`check_object`]), whose errors say what else the bytes are,
 //! every header with one value by [`single_header`], every query string by [`single_parameter`] or [`check_query`].
 //! `clippy.toml` bans the functions of serde_json that keep the last of two values. The TOML parser refuses duplicate keys
 //! by itself.
 
+mod diagnosis;
+mod fold;
+mod host;
 mod json;
 
 use std::collections::HashSet;
@@ -13,7 +17,11 @@ use std::collections::HashSet;
 use http::{HeaderMap, HeaderValue};
 use url::form_urlencoded;
 
-pub use self::json::{BadJson, MAX_DEPTH, check_json, read_json};
+pub use self::diagnosis::{HalfPair, Place, half_pair};
+pub use self::fold::{Names, folded, is_ignorable};
+pub use self::host::{BadHost, check_host};
+pub(crate) use self::json::shown;
+pub use self::json::{BadJson, MAX_DEPTH, check_json, check_object, read_json, read_object};
 
 /// A header or a query parameter that may be given only once was given twice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

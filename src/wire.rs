@@ -46,6 +46,8 @@ codes! {
     TooManyImages = "TOO_MANY_IMAGES", BAD_REQUEST;
     /// The task type needs a video.
     MissingVideo = "MISSING_VIDEO", BAD_REQUEST;
+    /// `callback_url` is not an address that may be called.
+    InvalidCallback = "INVALID_CALLBACK", BAD_REQUEST;
     /// There is no API key or token, or it is not valid.
     InvalidApiKey = "INVALID_API_KEY", UNAUTHORIZED;
     /// The organisation's balance does not cover the hold.
@@ -87,6 +89,9 @@ codes! {
     /// Whether the upstream accepted the task is unknown.
     OutcomeUnknown = "OUTCOME_UNKNOWN", GATEWAY_TIMEOUT;
 }
+
+/// The content codings of bodies that are understood, for the header `Accept-Encoding` of a refusal.
+pub const ACCEPTED_CODINGS: &str = "gzip, identity";
 
 /// The envelope of a successful answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -137,20 +142,37 @@ pub struct RawObject<T> {
 impl<T: AsRef<str>> RawObject<T> {
     /// Reads `text`; none if it is not a JSON object. Of duplicate keys the first one counts: a caller's text is checked by
     /// [`crate::strict`] before, the vendor's text is passed on as it is.
+    pub fn parse(text: T) -> Option<Self> {
+        Self::read(text).ok()
+    }
+
+    /// As [`Self::parse`], with the reason if `text` is not a JSON object.
     #[expect(
         clippy::disallowed_methods,
         reason = "it keeps every key, and the vendor may write what it likes"
     )]
-    pub fn parse(text: T) -> Option<Self> {
+    pub fn read(text: T) -> serde_json::Result<Self> {
         let whole = text.as_ref();
-        let Fields(fields) = serde_json::from_str(whole).ok()?;
+        let Fields(fields) = serde_json::from_str(whole)?;
         let range = |value: &RawValue| {
             let start = value.get().as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
             Some(start..start.checked_add(value.get().len())?)
         };
         let fields = fields.into_iter().map(|(key, value)| Some((key, range(value)?)));
-        let fields = fields.collect::<Option<_>>()?;
-        Some(Self { text, fields })
+        // The values are borrowed from the text, so each of them has a range of it.
+        let fields = fields.collect::<Option<_>>().unwrap_or_default();
+        Ok(Self { text, fields })
+    }
+
+    /// The keys, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// The object without `key`.
+    pub fn without(mut self, key: &str) -> Self {
+        self.fields.retain(|(name, _)| name != key);
+        self
     }
 
     /// The whole object, as it was written.

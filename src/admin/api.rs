@@ -11,6 +11,7 @@ mod audit;
 mod budgets;
 mod call;
 mod caller;
+mod conditions;
 mod credits;
 mod csv;
 mod extract;
@@ -19,6 +20,7 @@ mod idempotent;
 mod identities;
 mod keys;
 mod me;
+mod names;
 mod operators;
 mod orgs;
 mod page;
@@ -190,6 +192,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
             .build()
     };
     for item in document.paths.paths.values_mut() {
+        conditions::describe_reads(item);
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             for (status, description) in Problem::ANYWHERE {
@@ -238,7 +241,7 @@ mod tests {
             parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
         };
         let of_org = "/admin/v1/orgs/{org_id}";
-        assert_eq!(parameters(of_org, "get"), ["org_id"]);
+        assert_eq!(parameters(of_org, "get"), ["org_id", "If-None-Match"]);
         assert_eq!(parameters(of_org, "patch"), ["org_id", "If-Match"]);
         assert_eq!(parameters(&format!("{of_org}/credits/grants"), "post"), ["org_id", "Idempotency-Key"]);
         assert_eq!(parameters(&format!("{of_org}/price-factors"), "get"), ["org_id", "limit", "cursor"]);

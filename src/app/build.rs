@@ -217,7 +217,7 @@ impl Shared {
         let bodies = BodyReader {
             most: MAX_BODY,
             timeout: ms(config.server.body_timeout_ms),
-            budget: self.bulk.budget.clone(),
+            bulk: self.bulk.clone(),
         };
         Parts {
             clock: Clock,
@@ -225,6 +225,7 @@ impl Shared {
             draining: TaskTracker::new(),
             proxies: self.proxies.clone(),
             keys: self.authenticator.clone(),
+            origins: config.server.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect(),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
             price: Price { prices: self.prices.clone(), workers: self.bulk.workers.clone() },
@@ -273,7 +274,7 @@ impl Shared {
             bodies: BodyReader {
                 most: MAX_MANAGEMENT_BODY,
                 timeout: MANAGEMENT_BODY_TIMEOUT,
-                budget: self.bulk.budget.clone(),
+                bulk: self.bulk.clone(),
             },
             tracing: self.tracing.clone(),
         }

@@ -26,12 +26,13 @@ pub struct Peer {
     /// The address at the other end: a client's, or a proxy's.
     pub address: IpAddr,
     known: Arc<SetOnce<()>>,
+    half_closed: Arc<SetOnce<()>>,
 }
 
 impl Peer {
     /// A connection whose client has not authenticated yet.
     pub fn stranger(address: IpAddr) -> Self {
-        Self { address, known: Arc::new(SetOnce::new()) }
+        Self { address, known: Arc::new(SetOnce::new()), half_closed: Arc::new(SetOnce::new()) }
     }
 
     /// The connection of a request with these extensions; without one, as in tests of a service alone, a connection from
@@ -54,6 +55,17 @@ impl Peer {
     /// Completes when a request on this connection has had valid credentials.
     pub async fn known(&self) {
         self.known.wait().await;
+    }
+
+    /// Records that the client has closed its direction of the connection.
+    pub fn has_half_closed(&self) {
+        let _ = self.half_closed.set(());
+    }
+
+    /// Completes when the client has closed its direction of the connection. It may have left, or wait for its answer: TCP does
+    /// not tell. So it is answered, but nothing more is begun for it.
+    pub async fn half_closed(&self) {
+        self.half_closed.wait().await;
     }
 }
 

@@ -245,6 +245,13 @@ impl Config {
                 }
             }
         }
+        for listed in &self.server.cors_origins {
+            let same = |url: url::Url| url.origin().ascii_serialization() == *listed;
+            if !listed.starts_with("http") || !listed.parse().is_ok_and(same) {
+                let right = "a list of origins, each a scheme and a host, such as https://app.example.com";
+                check.wrong("server.cors_origins", format!("'{listed}'"), right);
+            }
+        }
         check_database(check, &mut self.database);
         check_admin(check, &mut self.admin);
         check_quotes(check, &mut self.quotes);

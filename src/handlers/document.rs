@@ -53,6 +53,7 @@ const BODY: &[Code] = &[
     Code::MissingImage,
     Code::TooManyImages,
     Code::MissingVideo,
+    Code::InvalidCallback,
     Code::TypeNotAllowed,
     Code::BodyTooLarge,
 ];
@@ -102,6 +103,11 @@ pub fn document() -> OpenApi {
                 for (status, codes) in by_status(codes(&id)) {
                     let vendors = id == "generate" && status == StatusCode::BAD_REQUEST;
                     responses.insert(status.as_u16().to_string(), RefOr::T(refusal(status, &codes, vendors)));
+                }
+                if codes(&id).contains(&BODY) {
+                    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                    let refused = refusal(status, &[Code::InvalidRequest], false);
+                    responses.insert(status.as_u16().to_string(), RefOr::T(refused));
                 }
             }
             for (status, response) in responses {
@@ -170,6 +176,9 @@ fn headers(status: &str, operation: &str) -> Vec<(String, RefOr<Header>)> {
     }
     if ["402", "409", "429", "503"].contains(&status) {
         headers.push(("Retry-After", header(Type::Integer, "Seconds to wait before a retry")));
+    }
+    if status == "415" {
+        headers.push(("Accept-Encoding", header(Type::String, "The content codings that are understood")));
     }
     if status == "401" {
         headers.push(("WWW-Authenticate", header(Type::String, "`Bearer`")));

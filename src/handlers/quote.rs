@@ -12,6 +12,7 @@ use crate::bulk::Payer;
 use crate::call::{Admitted, Call, Context};
 use crate::credits::{Credits, PriceFactor};
 use crate::error::{Answer, GatewayError, json_answer};
+use crate::layers::body::Coding;
 use crate::order::CreateBody;
 use crate::pricing::BookVersion;
 use crate::wire::{Success, success};
@@ -54,7 +55,8 @@ pub(super) async fn quote(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     let principal = call.stage.principal;
     let valid_for = valid_for(&call.context, handlers.max_quote)?;
     let payer = Payer::Org(principal.org);
-    let body = handlers.bodies.read_call(call.body, payer, &call.context.notes).await?;
+    let coding = Coding::of(&call.context.headers)?;
+    let body = handlers.bodies.read_call(call.body, coding, payer, &call.context.notes).await?;
     let size = body.bytes.len();
     let (prices, caller) = (handlers.prices.clone(), principal.clone());
     let price = move || {

@@ -1,6 +1,6 @@
 //! `GET /api/status?task_id=`: the state of a task.
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use super::Handlers;
 use crate::call::{Admitted, Call};
@@ -36,7 +36,10 @@ pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<
         notes.waited += waited;
     });
     let mut answer = handlers.success(call.stage.principal.org, view.body())?;
-    handlers.poller.has_read(&view);
+    // A HEAD request gets no body, so nothing was read.
+    if call.context.method != Method::HEAD {
+        handlers.poller.has_read(&view);
+    }
     if !view.is_final() {
         let seconds = view.age(handlers.clock).as_secs();
         answer.headers_mut().insert(HeaderName::from_static("x-tollgate-stale-seconds"), seconds.into());

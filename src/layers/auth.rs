@@ -34,6 +34,13 @@ impl Auth {
         strict::single_header(&call.context.headers, "Authorization")?;
         // Removed, so that no later stage can log or forward the credential.
         let header = call.context.headers.remove(AUTHORIZATION);
+        // Other services take keys there.
+        let elsewhere = call.context.headers.remove("x-api-key").is_some();
+        if header.is_none() && elsewhere {
+            return Err(GatewayError::Unauthenticated(
+                "X-API-Key is not looked at: send the key as 'Authorization: Bearer <key>'",
+            ));
+        }
         let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());
         let stale_will_do = call.stage.endpoint == Endpoint::Status;
         let peer = call.context.peer;

@@ -53,16 +53,26 @@ impl Below<Held> for Arc<Forward> {
         let Call { context, stage, .. } = call;
         let (order, excerpt, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
-        let (sender, answer) = oneshot::channel();
-        let gone = CancellationToken::new();
+        let (sender, mut answer) = oneshot::channel();
+        let (gone, connection) = (CancellationToken::new(), context.connection);
         let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
         let sending = Sending { order, excerpt, hold: guard, permit, keeps_content };
         self.tasks.spawn(carry(self.clone().run(sending, client, context.arrived)));
         async move {
             // Dropped with this future: when the client leaves, or has its answer.
+            let leaves = gone.clone();
             let _gone = gone.drop_guard();
+            let answer = tokio::select! {
+                biased;
+                answer = &mut answer => answer,
+                // It gets its answer. But it may have left, so the create is not sent again after a refusal.
+                () = connection.half_closed() => {
+                    leaves.cancel();
+                    answer.await
+                }
+            };
             // The task answers, or panics. In a panic its guard has put the hold in doubt.
-            let answer = answer.await.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
+            let answer = answer.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
             answer.map_err(Failure::from)
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::body::BodyReader;
+use super::body::{BodyReader, Coding};
 use super::{Below, Outcome, Stage, part};
 use crate::bulk::{Bulk, Payer};
 use crate::call::{Admitted, Call, Fresh, NewCreate, Notes, ReadBody, RequestBody};
@@ -34,10 +34,11 @@ impl Stage for Replay {
         let idempotency_key = idempotency_key(headers)?;
         let resend = resend(headers)?;
         let keeps_content = keeps_content(headers)?;
+        let coding = Coding::of(headers).map_err(GatewayError::from)?;
         let body = std::mem::take(&mut call.body);
         let (org, notes) = (call.stage.principal.org, &call.context.notes);
         let key = idempotency_key.as_deref();
-        let (body, fingerprint, claim) = part("replay", || self.read(org, body, key, notes)).await?;
+        let (body, fingerprint, claim) = part("replay", || self.read(org, body, coding, key, notes)).await?;
         if let Some(claim) = claim
             && let hold = claim.task.hold
             && let Some(result) = Box::pin(replay(*claim, fingerprint, &self.bulk, org)).await
@@ -65,11 +66,12 @@ impl Replay {
         &self,
         org: OrgId,
         body: RequestBody,
+        coding: Coding,
         key: Option<&str>,
         notes: &Notes,
     ) -> Result<(ReadBody, Fingerprint, Option<Box<Claim>>), GatewayError> {
         let payer = Payer::Org(org);
-        let body = self.bodies.read_call(body, payer, notes).await?;
+        let body = self.bodies.read_call(body, coding, payer, notes).await?;
         let bytes = body.bytes.clone();
         let fingerprint = self.bulk.workers.run(payer, bytes.len(), move || Fingerprint::of(&bytes)).await?;
         let claim = match key {

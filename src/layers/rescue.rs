@@ -27,7 +27,8 @@ impl RescueLayer {
     /// Registers a series for each way in which a request may end, at 0: an alarm must see the first increment.
     pub fn new() -> Self {
         let codes = Code::ALL.iter().map(|code| (code.status().as_u16(), code.as_str()));
-        let others = [(200, OK), (400, VENDORS_OWN), (499, CLIENT_GONE)];
+        let others =
+            [(200, OK), (400, VENDORS_OWN), (415, Code::InvalidRequest.as_str()), (499, CLIENT_GONE)];
         for route in Endpoint::ALL.iter().map(|endpoint| endpoint.as_str()).chain(["none"]) {
             for (status, code) in codes.clone().chain(others) {
                 metrics::counter!(m::REQUESTS, "route" => route, "status" => status.to_string(), "code" => code)

@@ -36,6 +36,9 @@ pub(crate) fn healthz() -> Answer {
     answer
 }
 
+/// The methods of a path that is only read.
+const READS: &str = "GET, HEAD";
+
 fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
     let looks = method == Method::GET || method == Method::HEAD;
     let (endpoint, takes, allowed) = match path {
@@ -43,17 +46,17 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
         "/openapi.json" if looks => return Ok(Found::Document),
         path if looks && docs_page::is_below(path) => return Ok(Found::Docs),
         path if ["/healthz", "/openapi.json"].contains(&path) || docs_page::is_below(path) => {
-            return Err(GatewayError::MethodNotAllowed("GET, HEAD"));
+            return Err(GatewayError::MethodNotAllowed(READS));
         }
         "/api/generate" => (Endpoint::Generate, Method::POST, "POST"),
         "/api/quote" => (Endpoint::Quote, Method::POST, "POST"),
-        "/api/status" => (Endpoint::Status, Method::GET, "GET"),
-        "/api/credits" => (Endpoint::Credits, Method::GET, "GET"),
-        "/api/tasks" => (Endpoint::Tasks, Method::GET, "GET"),
+        "/api/status" => (Endpoint::Status, Method::GET, READS),
+        "/api/credits" => (Endpoint::Credits, Method::GET, READS),
+        "/api/tasks" => (Endpoint::Tasks, Method::GET, READS),
         path if task_of_content(path).is_some() => (Endpoint::Content, Method::DELETE, "DELETE"),
         _ => return Err(GatewayError::NotFound),
     };
-    if *method == takes {
+    if *method == takes || (looks && takes == Method::GET) {
         Ok(Found::Endpoint(endpoint))
     } else {
         Err(GatewayError::MethodNotAllowed(allowed))
@@ -71,6 +74,7 @@ impl Stage for Route {
     type Out = Routed;
 
     async fn run(&self, call: Call<Arrived>, below: &impl Below<Routed>) -> Outcome {
+        call.context.host.map_err(GatewayError::from)?;
         match route(&call.context.method, &call.context.path)? {
             Found::Health => Ok(healthz()),
             Found::Document => Ok(json_answer(StatusCode::OK, self.document.clone())),

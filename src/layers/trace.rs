@@ -10,8 +10,10 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use http::header::EXPECT;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Method, Request, Version};
+use http_body::Body as _;
+use http_body_util::Full;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
@@ -19,10 +21,12 @@ use crate::access::proxies::TrustedProxies;
 use crate::call::Peer;
 use crate::call::{Arrived, Call, Context, Notes, RequestBody};
 use crate::clock::Clock;
+use crate::docs_page;
 use crate::error::Answer;
 use crate::layers::Below;
 use crate::layers::rescue::{CLIENT_GONE, Rescue, count_request};
 use crate::metrics as m;
+use crate::strict;
 use crate::telemetry::Span;
 use crate::wire::Code;
 
@@ -74,11 +78,12 @@ impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
         let inner = self.0.clone();
         let (call, event) = inner.settings.arrive(request);
         Box::pin(async move {
+            let only_head = call.context.method == Method::HEAD;
             let in_flight = InFlight::new();
             let answer = inner.below.answer(call).await;
             drop(in_flight);
             event.answered(&answer);
-            Ok(answer)
+            Ok(if only_head { without_body(answer) } else { answer })
         })
     }
 }
@@ -102,8 +107,9 @@ impl TraceLayer {
             status: None,
         };
         let context = Context {
+            host: strict::check_host(&head),
             method: head.method,
-            path: collapse_slashes(head.uri.path()),
+            path: normal_path(head.uri.path()),
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers: head.headers,
             connection,
@@ -221,13 +227,25 @@ impl Drop for InFlight {
     }
 }
 
-/// Collapses repeated slashes, because clients send `//api/generate` today.
-fn collapse_slashes(path: &str) -> String {
+/// The answer to a HEAD request: what GET would get, without its body.
+fn without_body(mut answer: Answer) -> Answer {
+    let length = answer.body().size_hint().exact().unwrap_or(0);
+    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+    *answer.body_mut() = Full::default();
+    answer
+}
+
+/// Collapses repeated slashes, because clients send `//api/generate` today, and drops a slash at the end. The pages below
+/// `/docs/` stay where they are, because their links are relative.
+fn normal_path(path: &str) -> String {
     let mut collapsed = String::with_capacity(path.len());
     for c in path.chars() {
         if c != '/' || !collapsed.ends_with('/') {
             collapsed.push(c);
         }
+    }
+    if collapsed.len() > 1 && collapsed.ends_with('/') && !docs_page::is_below(&collapsed) {
+        collapsed.pop();
     }
     collapsed
 }
@@ -238,8 +256,11 @@ mod tests {
 
     #[test]
     fn slashes_collapse() {
-        assert_eq!(collapse_slashes("//api///generate"), "/api/generate");
-        assert_eq!(collapse_slashes("/api/status"), "/api/status");
-        assert_eq!(collapse_slashes(""), "");
+        assert_eq!(normal_path("//api///generate"), "/api/generate");
+        assert_eq!(normal_path("/api/status"), "/api/status");
+        assert_eq!(normal_path("/api/quote//"), "/api/quote");
+        assert_eq!(normal_path("/docs/"), "/docs/");
+        assert_eq!(normal_path("//"), "/");
+        assert_eq!(normal_path(""), "");
     }
 }

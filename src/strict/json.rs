@@ -7,6 +7,9 @@ use std::collections::HashSet;
 use memchr::memchr2;
 use serde::de::DeserializeOwned;
 
+use super::diagnosis::{Place, object_text};
+use super::fold::is_ignorable;
+
 /// Maximum depth of nested objects and lists, the same as in serde_json.
 pub const MAX_DEPTH: usize = 128;
 
@@ -28,17 +31,67 @@ pub enum BadJson {
     /// There are too many values.
     #[error("it has more than {MAX_VALUES} values")]
     TooMany,
-    /// The bytes are not UTF-8, from this position on.
-    #[error("it is not UTF-8 at byte {0}")]
-    NotText(usize),
+    /// The bytes are not UTF-8, from this place on.
+    #[error(
+        "it is not UTF-8 at {at}, where {found}. If it is text in Latin-1, Latin-5 or another one-byte encoding, convert it"
+    )]
+    NotText { at: Place, found: String },
+    /// The bytes are something else than a JSON object; what they are, and what would be right.
+    #[error("{0}")]
+    Foreign(&'static str),
+    /// The bytes are not JSON from their beginning on.
+    #[error("it is not JSON at {0}; it must be a JSON object")]
+    NoObject(Place),
     /// The text is not JSON, or not of the wanted type.
-    #[error(transparent)]
+    #[error("{}", said(.0))]
     Parse(#[from] serde_json::Error),
+}
+
+impl BadJson {
+    pub(super) fn not_text(bytes: &[u8], error: std::str::Utf8Error) -> Self {
+        let at = Place::of(bytes, error.valid_up_to());
+        let found = match (error.error_len(), bytes.get(at.byte)) {
+            (Some(_), Some(byte)) => format!("0x{byte:02X} begins no character"),
+            _ => "it ends in the middle of a character".into(),
+        };
+        Self::NotText { at, found }
+    }
+}
+
+/// What is wrong with a JSON text, and where.
+fn said(error: &serde_json::Error) -> String {
+    let (line, column, told) = (error.line(), error.column(), error.to_string());
+    if error.is_eof() {
+        return format!("it ends at line {line}, column {column}, before the object is complete");
+    }
+    if told.contains("surrogate") || told.contains("hex escape") {
+        return format!(
+            "it has half of a surrogate pair (an emoji or another character that was cut in two) before line {line}, column \
+             {column}: send both halves, or neither"
+        );
+    }
+    if error.is_syntax() { format!("it is not JSON: {told}") } else { told }
 }
 
 /// Parses a JSON text; an error if any object has a key twice.
 pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
-    let text = std::str::from_utf8(bytes).map_err(|error| BadJson::NotText(error.valid_up_to()))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| BadJson::not_text(bytes, error))?;
+    parse(text)
+}
+
+/// Parses a JSON object from a caller, as [`read_json`]. Of other bytes the error says what they are.
+pub fn read_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
+    parse(object_text(bytes)?)
+}
+
+/// The text of a JSON object from a caller, checked as by [`check_json`]. Of other bytes the error says what they are.
+pub fn check_object(bytes: &[u8]) -> Result<&str, BadJson> {
+    let text = object_text(bytes)?;
+    check_json(text)?;
+    Ok(text)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, BadJson> {
     check_json(text)?;
     #[expect(clippy::disallowed_methods, reason = "the text has just been checked")]
     Ok(serde_json::from_str(text)?)
@@ -146,8 +199,8 @@ fn path(within: &[Level<'_>]) -> String {
     path
 }
 
-/// A name from the input as errors show it: shortened, and with control characters escaped.
-pub(super) fn shown(name: &str) -> String {
+/// A name from the input as errors show it: shortened, and with invisible characters escaped.
+pub(crate) fn shown(name: &str) -> String {
     let mut shown: String = name.chars().take(SHOWN).flat_map(visible).collect();
     if name.chars().nth(SHOWN).is_some() {
         shown.push('…');
@@ -156,8 +209,9 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 fn visible(c: char) -> impl Iterator<Item = char> {
-    let escaped = c.is_control().then(|| c.escape_default());
-    let plain = (!c.is_control()).then_some(c);
+    let unseen = c.is_control() || is_ignorable(c);
+    let escaped = unseen.then(|| c.escape_default());
+    let plain = (!unseen).then_some(c);
     escaped.into_iter().flatten().chain(plain)
 }
 

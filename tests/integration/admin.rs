@@ -3,6 +3,7 @@
 mod api;
 mod authorisation;
 mod bounds;
+mod conditions;
 mod credits;
 mod deletion;
 mod edges;

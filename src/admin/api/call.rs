@@ -9,20 +9,22 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::Api;
 use super::extract::Input;
 use super::problem::Problem;
 use super::rules::{AccessRule, caller};
 use super::trace::panicked;
+use super::{Api, conditions};
 use crate::access::callers::Caller;
 use crate::bulk::Payer;
 use crate::credits::Credits;
 use crate::ids::OrgId;
+use crate::layers::body::Coding;
 use crate::rate_limits::{Limited, Manager};
 use crate::store::{Acting, Actor, Contents, Database, StoreError};
 use crate::telemetry::carry;
@@ -111,7 +113,7 @@ pub(super) async fn answer<H, P, I, F, R>(
     api: Api,
     rule: Arc<AccessRule>,
     request: Request,
-    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+    handler: impl Fn(ApiCall<H, P, I>) -> F + Send + Sync,
 ) -> Result<Response, Problem>
 where
     H: Handle,
@@ -147,7 +149,7 @@ async fn handle<H, P, I, F, R>(
     caller: Caller,
     mut parts: Parts,
     body: Body,
-    handler: impl FnOnce(ApiCall<H, P, I>) -> F,
+    handler: impl Fn(ApiCall<H, P, I>) -> F + Send + Sync,
 ) -> Result<Response, Problem>
 where
     H: Handle,
@@ -158,17 +160,54 @@ where
 {
     let actor = rule.admit(&api, &caller, &mut parts, H::WRITES).await?;
     // The body is read here, before anything is changed: a caller that is still sending must not delay a shutdown.
-    let body = if I::HAS_BODY { Some(api.bodies.read(body, payer(&caller)).await?) } else { None };
+    let body = if I::HAS_BODY {
+        let coding = Coding::of(&parts.headers)?;
+        Some(api.bodies.read(body, coding, payer(&caller)).await?)
+    } else {
+        None
+    };
     let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
-    let path = axum::extract::Path::from_request_parts(&mut parts, &())
+    conditions::check(&parts.headers)?;
+    let input = I::read(&parts, &bytes)?;
+    let mut further = conditions::further_versions(&parts);
+    // Without a list of versions, which is rare, the body has been read for good.
+    let again = (further.len() > 0).then_some((body, bytes));
+    let mut answer = attempt(&api, &caller, &actor, &mut parts, input, &handler).await?;
+    if let Some((_body, bytes)) = again {
+        while answer.status() == StatusCode::PRECONDITION_FAILED
+            && let Some(version) = further.next()
+        {
+            conditions::attempt(&mut parts, version);
+            let input = I::read(&parts, &bytes)?;
+            answer = attempt(&api, &caller, &actor, &mut parts, input, &handler).await?;
+        }
+    }
+    conditions::unless_known(&parts, answer)
+}
+
+/// Answers an admitted call whose body has arrived.
+async fn attempt<H, P, I, F, R>(
+    api: &Api,
+    caller: &Caller,
+    actor: &Actor,
+    parts: &mut Parts,
+    input: I,
+    handler: &(impl Fn(ApiCall<H, P, I>) -> F + Sync),
+) -> Result<Response, Problem>
+where
+    H: Handle,
+    P: DeserializeOwned + Send,
+    I: Input,
+    F: Future<Output = R> + Send + 'static,
+    R: IntoResponse,
+{
+    let path = axum::extract::Path::from_request_parts(parts, &())
         .await
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
-    let input = I::read(&parts, &bytes)?;
-    drop(body);
-    let turn = api.database.turn_of(TurnOwner::of(&caller)).await.map_err(no_turn)?;
+    let turn = api.database.turn_of(TurnOwner::of(caller)).await.map_err(no_turn)?;
     let call = ApiCall {
-        caller,
-        database: H::of(&turn, actor),
+        caller: caller.clone(),
+        database: H::of(&turn, actor.clone()),
         path: path.0,
         input,
         max_exposure: api.max_exposure,

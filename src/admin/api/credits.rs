@@ -6,7 +6,8 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, given};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, Text, Timestamp, given};
 use super::idempotent::{Answered, Idempotent};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;

@@ -1,7 +1,9 @@
 //! Tables for spreadsheets (RFC 4180).
 //!
-//! A text that a caller wrote may begin like a formula, which some spreadsheets would run: it gets an apostrophe in front.
-//! Numbers, ids and times are written by the gateway and stay as they are.
+//! A text that a caller wrote may begin like a formula, which some spreadsheets would run: it gets an apostrophe in front. Where
+//! the decimal sign is a comma, a spreadsheet splits lines at `;` and knows nothing of our quotation marks: so an apostrophe is
+//! also set where a formula would begin after such a split. Numbers, ids and times are written by the gateway and stay as they
+//! are.
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -60,6 +62,29 @@ pub(super) fn text(value: Option<&str>) -> Cell {
     Cell::Text(value.unwrap_or_default().to_owned())
 }
 
+/// A text without any place where a spreadsheet could begin to read a formula.
+fn defused(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    // The tab and the line break are removed by some spreadsheets, which then read what follows.
+    let mut begins = true;
+    if text.starts_with(['\t', '\r']) {
+        safe.push('\'');
+    }
+    for c in text.chars() {
+        if begins && matches!(c, '=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠') {
+            safe.push('\'');
+        }
+        begins = matches!(c, ';' | '\t' | '|' | '\r' | '\n') || (begins && (c == '"' || c.is_whitespace()));
+        safe.push(c);
+    }
+    safe
+}
+
+/// The byte order mark, by which some spreadsheets know that a table is UTF-8; nothing if it is not wanted.
+pub(super) fn mark(wanted: bool) -> &'static str {
+    if wanted { "\u{feff}" } else { "" }
+}
+
 pub(super) fn line(table: &mut String, cells: impl IntoIterator<Item = Cell>) {
     for (n, cell) in cells.into_iter().enumerate() {
         if n > 0 {
@@ -67,8 +92,7 @@ pub(super) fn line(table: &mut String, cells: impl IntoIterator<Item = Cell>) {
         }
         let value = match cell {
             Cell::Plain(value) => value,
-            Cell::Text(value) if value.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{value}"),
-            Cell::Text(value) => value,
+            Cell::Text(value) => defused(&value),
         };
         if value.contains([',', '"', '\n', '\r']) {
             table.push('"');
@@ -101,9 +125,23 @@ mod tests {
         let mut table = String::new();
         let cells = ["a,b", "say \"hi\"", "two\nlines", "=1+1", "+1", "-1", "@x", "\t=1", "a=b", ""];
         line(&mut table, cells.map(|value| text(Some(value))));
-        assert_eq!(table, "\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\",'=1+1,'+1,'-1,'@x,'\t=1,a=b,\r\n");
+        assert_eq!(table, "\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\",'=1+1,'+1,'-1,'@x,'\t'=1,a=b,\r\n");
         let mut table = String::new();
         line(&mut table, [plain(Some(-400)), plain(None::<i64>), text(None)]);
         assert_eq!(table, "-400,,\r\n");
+    }
+
+    #[test]
+    fn no_split_makes_a_formula() {
+        for (text, safe) in [
+            ("x;=cmd|' /C calc'!A0;Gün", "x;'=cmd|' /C calc'!A0;Gün"),
+            ("x; \"=1", "x; \"'=1"),
+            ("x\t=1\n+2\r\n-3|@4", "x\t'=1\n'+2\r\n'-3|'@4"),
+            ("  =1", "  '=1"),
+            ("＝1", "'＝1"),
+            ("a-b; c=d, e@f", "a-b; c=d, e@f"),
+        ] {
+            assert_eq!(defused(text), safe);
+        }
     }
 }

@@ -68,10 +68,7 @@ impl<T: DeserializeOwned + Send> Input for Body<T> {
 /// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
 pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<T, Problem> {
     strict::single_header(&parts.headers, "Content-Type")?;
-    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-        return Err(Problem::Invalid("the body must be a JSON object".into()));
-    }
-    strict::read_json(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+    strict::read_object(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
 }
 
 /// The parameters of the query.
@@ -87,29 +84,6 @@ impl<T: DeserializeOwned + IntoParams + Send> Input for Query<T> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
             .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
-    }
-}
-
-/// The version that a change is meant for (`If-Match`); none: any version.
-pub(super) struct IfMatch(pub(super) Option<i32>);
-
-impl Input for IfMatch {
-    fn describe(parameters: &mut Vec<RefOr<Parameter>>) {
-        let description = "The `ETag` of the version you want to change. If it was changed since then, nothing happens \
-                           (412). Omitted: any version.";
-        parameters.push(header("If-Match", description, r#"^("[0-9]{1,9}"|\*)$"#, 11));
-    }
-
-    fn read(parts: &Parts, _: &Bytes) -> Result<Self, Problem> {
-        let Some(value) = strict::single_header(&parts.headers, "If-Match")? else { return Ok(Self(None)) };
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
-            return Ok(Self(None));
-        }
-        let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).parse();
-        version
-            .map(|version| Self(Some(version)))
-            .map_err(|_| Problem::Invalid("If-Match must be the ETag of an earlier answer".into()))
     }
 }
 
@@ -142,7 +116,7 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
     }
 }
 
-/// A name or a reason: trimmed, not empty, at most 200 characters, none of them a control character.
+/// A reason or another text for people: trimmed, not empty, at most 200 characters, none of them a control character.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]

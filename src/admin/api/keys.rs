@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing, given};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, Timestamp, existing, given};
+use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{KeyId, OrgId, UserId};
@@ -70,7 +72,7 @@ pub(super) struct KeyBody {
     /// The user whose calls the key authenticates.
     user_id: UserId,
     /// A name for people.
-    name: Text,
+    name: Name,
     /// The environment label in the key: tg_**live**_…
     #[serde(default = "live")]
     #[schema(pattern = "^[a-z0-9]{1,12}$", example = "live")]
@@ -151,7 +153,7 @@ pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, P
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {
     /// A name for people.
-    name: Option<Text>,
+    name: Option<Name>,
     /// `suspended`: creates with this key are refused.
     status: Option<Status>,
     /// When the key expires; null: never.
@@ -190,7 +192,7 @@ pub(super) async fn update_key(
     let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let rate = |given: Option<Option<PerMinute>>| given.map(|rate| rate.map(|rate| rate.0));
     let edit = KeyEdit {
-        name: patch.name.map(Text::into_string),
+        name: patch.name.map(Name::into_string),
         status: patch.status,
         expires_at: patch.expires_at.map(|end| end.map(Timestamp::get)),
         allowed_types: patch.allowed_types,

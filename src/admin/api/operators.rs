@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, Query, Text, Timestamp};
+use super::extract::{Body, Query, Timestamp};
+use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::clock::Clock;
@@ -44,7 +45,7 @@ pub(super) async fn list_operator_tokens(
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenBody {
     /// A name for people.
-    name: Text,
+    name: Name,
     /// `operator`: may do everything; `operator_read`: may read everything.
     role: OperatorRole,
     /// When the token expires; omitted: never.

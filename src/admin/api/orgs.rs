@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, existing, given};
 use super::idempotent::{AnsweredEmpty, IdempotentQuery};
+use super::names::{Name, TimeZone};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::credits::{Credits, PriceFactor};
@@ -89,15 +91,10 @@ pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Jso
 #[serde(deny_unknown_fields)]
 pub(super) struct OrgBody {
     /// A name that no other organisation has.
-    name: Text,
+    name: Name,
     /// A name of the IANA time zone database: days, weeks and months of the organisation begin in this time zone.
-    #[serde(default = "utc")]
-    #[schema(example = "Europe/Berlin")]
-    time_zone: String,
-}
-
-fn utc() -> String {
-    "UTC".into()
+    #[serde(default = "TimeZone::utc")]
+    time_zone: TimeZone,
 }
 
 /// Create an organisation
@@ -109,7 +106,7 @@ fn utc() -> String {
 )]
 pub(super) async fn create_org(call: WriteCall<(), Body<OrgBody>>) -> Result<Tagged<ShownOrg>, Problem> {
     let ApiCall { database, input: Body(body), .. } = call;
-    let new = NewOrg { name: body.name.into_string(), time_zone: body.time_zone };
+    let new = NewOrg { name: body.name.into_string(), time_zone: body.time_zone.into_string() };
     let id = database.add_org(&new).await?;
     tagged(StatusCode::CREATED, &database, id).await
 }
@@ -130,11 +127,11 @@ pub(super) async fn show_org(call: ReadCall<OrgId>) -> Result<Tagged<ShownOrg>, 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OrgPatch {
-    name: Option<Text>,
+    name: Option<Name>,
     /// `suspended`: creates are refused; running tasks finish and can be read.
     status: Option<Status>,
     /// A name of the IANA time zone database.
-    time_zone: Option<String>,
+    time_zone: Option<TimeZone>,
     /// Creates a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i32>, minimum = 0)]
@@ -176,9 +173,9 @@ pub(super) async fn update_org(
         return Err(Problem::Invalid("a limit cannot be negative".into()));
     }
     let change = OrgChange {
-        name: patch.name.map(Text::into_string),
+        name: patch.name.map(Name::into_string),
         status: patch.status,
-        time_zone: patch.time_zone,
+        time_zone: patch.time_zone.map(TimeZone::into_string),
         create_per_minute: patch.create_per_minute,
         status_per_minute: patch.status_per_minute,
         max_open_tasks: patch.max_open_tasks,
@@ -230,7 +227,7 @@ pub(super) async fn delete_org(
 #[serde(deny_unknown_fields)]
 pub(super) struct RestoreBody {
     /// A new name, if another organisation has taken the name by now; omitted: the name it had.
-    name: Option<Text>,
+    name: Option<Name>,
 }
 
 /// Take the deletion of an organisation back
@@ -248,6 +245,6 @@ pub(super) async fn restore_org(
     call: WriteCall<OrgId, Body<RestoreBody>>,
 ) -> Result<Tagged<ShownOrg>, Problem> {
     let ApiCall { database, path: id, input: Body(body), .. } = call;
-    database.restore_org(id, body.name.as_ref().map(Text::as_str)).await?;
+    database.restore_org(id, body.name.map(Name::into_string).as_deref()).await?;
     tagged(StatusCode::OK, &database, id).await
 }

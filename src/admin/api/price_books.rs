@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, Timestamp, existing};
+use super::names::Name;
 use super::page::{Page, PageLimit, PageQuery};
 use super::problem::Problem;
 use crate::pricing::{BookVersion, PriceChange, Tariff, changes};
@@ -76,7 +78,7 @@ pub(super) async fn list_price_books(
 #[serde(deny_unknown_fields)]
 pub(super) struct BookBody {
     /// A name for people.
-    name: Text,
+    name: Name,
     /// The price book whose prices are copied; omitted: the draft begins empty.
     #[schema(value_type = Option<i32>, minimum = 1)]
     copy_of: Option<BookVersion>,
@@ -127,7 +129,7 @@ pub(super) async fn show_price_book(call: ReadCall<i32>) -> Result<Tagged<Book>,
 #[serde(deny_unknown_fields)]
 pub(super) struct BookPatch {
     /// A name for people.
-    name: Text,
+    name: Name,
 }
 
 /// Rename a draft

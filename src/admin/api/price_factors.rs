@@ -6,7 +6,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, Timestamp, existing};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, Text, Timestamp, existing};
 use super::page::{Page, PageQuery};
 use super::problem::Problem;
 use crate::credits::PriceFactor;

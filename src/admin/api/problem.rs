@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::error::GatewayError;
 use crate::layers::body::BadBody;
 use crate::store::StoreError;
 use crate::strict::GivenTwice;
+use crate::wire::ACCEPTED_CODINGS;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -65,6 +66,11 @@ pub enum Problem {
     /// The body is over 1 MiB.
     #[error("the body is larger than 1 MiB")]
     TooLarge,
+    /// The body is in a content coding that is not understood.
+    #[error(
+        "the body is in a content coding that is not understood: send it as it is, or compressed with 'Content-Encoding: gzip'"
+    )]
+    UnknownCoding,
     /// The idempotency key was used with another body, or for another resource.
     #[error("this Idempotency-Key was used for another request")]
     KeyReused,
@@ -106,6 +112,7 @@ impl Problem {
         ("409", "The request conflicts with the current state of the resource"),
         ("412", "The resource was changed since you read it"),
         ("413", "The body is larger than 1 MiB"),
+        ("415", "The body is in a content coding that is not understood"),
         ("422", "The Idempotency-Key was used for another request"),
         ("429", "Too many calls in a minute, or too many wrong credentials from your address"),
         ("500", "A defect of the gateway"),
@@ -129,6 +136,9 @@ impl Problem {
             }
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "body_too_slow", "Body too slow"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
+            Self::UnknownCoding => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_coding", "Content coding not understood")
+            }
             Self::KeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")
             }
@@ -162,6 +172,7 @@ impl Problem {
             | Self::Stale { .. }
             | Self::TooSlow
             | Self::TooLarge
+            | Self::UnknownCoding
             | Self::KeyReused
             | Self::Internal => None,
         }
@@ -212,6 +223,10 @@ impl From<BadBody> for Problem {
             BadBody::TooLarge => Self::TooLarge,
             BadBody::TooSlow => Self::TooSlow,
             BadBody::NoRoom => Self::Busy,
+            BadBody::UnknownCoding => Self::UnknownCoding,
+            BadBody::NotGzip => {
+                Self::Invalid("the body is not gzip, although 'Content-Encoding: gzip' says so".into())
+            }
         }
     }
 }
@@ -238,6 +253,7 @@ impl From<GatewayError> for Problem {
             | GatewayError::MethodNotAllowed(_)
             | GatewayError::TaskNotFound
             | GatewayError::BodyTooLarge
+            | GatewayError::UnknownCoding
             | GatewayError::TooManyTasks
             | GatewayError::InsufficientCredits { .. }
             | GatewayError::BudgetExceeded(_)
@@ -273,6 +289,9 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Self::UnknownCoding = self {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED_CODINGS));
         }
         if let Self::MethodNotAllowed(allowed) = self
             && let Ok(allowed) = HeaderValue::try_from(allowed)

@@ -9,7 +9,9 @@ use url::Url;
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, existing, given};
+use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, ProviderId};
@@ -51,7 +53,7 @@ pub(super) async fn list_providers(
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderBody {
     /// A unique name for people.
-    name: Text,
+    name: Name,
     /// Whether its tokens identify users of organisations, or operators.
     #[serde(default = "organisations")]
     serves: Serves,
@@ -162,7 +164,7 @@ pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<P
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderPatch {
     /// A unique name for people.
-    name: Option<Text>,
+    name: Option<Name>,
     /// The `iss` claim of its tokens.
     issuer: Option<String>,
     /// A token must have one of these in its `aud` claim.
@@ -204,7 +206,7 @@ impl ProviderPatch {
                 *field = given;
             }
         }
-        set(&mut spec.name, self.name.map(Text::into_string));
+        set(&mut spec.name, self.name.map(Name::into_string));
         set(&mut spec.issuer, self.issuer);
         set(&mut spec.audiences, self.audiences);
         set(&mut spec.jwks_url, self.jwks_url);

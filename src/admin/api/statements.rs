@@ -27,6 +27,9 @@ pub(super) struct StatementQuery {
     /// `csv`: all lines at once, as with `Accept: text/csv`; omitted: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
+    /// `true`: a CSV table begins with a byte order mark, without which Excel takes it for another encoding than UTF-8.
+    #[serde(default)]
+    bom: bool,
     /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
@@ -66,7 +69,7 @@ pub(super) async fn show_statement(
     let statement = database.statement(org, month.parse()?).await?;
     if query.format.unwrap_or(accepted) == Format::Csv {
         let name = format!("statement-{org}-{}", statement.month);
-        return Ok(csv::answer(&name, table(database, statement)));
+        return Ok(csv::answer(&name, table(database, statement, query.bom)));
     }
     let slice = query.limit.after::<EntryPosition>(query.cursor.as_deref())?;
     let items = database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
@@ -102,7 +105,7 @@ enum Next {
 
 /// The CSV of a whole statement, as of the request; lines are read while earlier ones are sent. The table ends with a line
 /// for the closing balance; a file without it was cut off.
-fn table(database: Database, statement: Statement) -> Body {
+fn table(database: Database, statement: Statement, bom: bool) -> Body {
     let rows = stream::try_unfold(Next::Begin, move |next| {
         let (database, statement) = (database.clone(), statement.clone());
         async move {
@@ -110,6 +113,7 @@ fn table(database: Database, statement: Statement) -> Body {
             let (after, balance) = match next {
                 Next::Over => return Ok(None),
                 Next::Begin => {
+                    table.push_str(csv::mark(bom));
                     csv::line(&mut table, COLUMNS.map(|name| plain(Some(name))));
                     csv::line(&mut table, edge(statement.starts_at, "opening", statement.opening));
                     return Ok(Some((table, Next::After(None, statement.opening))));

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, existing};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, existing};
+use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, TeamId};
@@ -44,7 +46,7 @@ pub(super) async fn list_teams(call: ReadCall<OrgId, Query<TeamQuery>>) -> Resul
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamBody {
     /// A name, unique within the organisation.
-    name: Text,
+    name: Name,
 }
 
 /// Create a team
@@ -79,7 +81,7 @@ pub(super) async fn show_team(call: ReadCall<TeamId>) -> Result<Tagged<Team>, Pr
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamPatch {
-    name: Option<Text>,
+    name: Option<Name>,
     /// `suspended`: creates of its members are refused.
     status: Option<Status>,
 }
@@ -96,7 +98,7 @@ pub(super) async fn update_team(
     call: WriteCall<TeamId, (IfMatch, Body<TeamPatch>)>,
 ) -> Result<Tagged<Team>, Problem> {
     let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
-    let change = TeamChange { name: patch.name.map(Text::into_string), status: patch.status };
+    let change = TeamChange { name: patch.name.map(Name::into_string), status: patch.status };
     database.update_team(id, change, version).await?;
     let team = existing(database.team(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, team.version, team))

@@ -12,11 +12,15 @@ use axum::response::{IntoResponse, Response};
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::metrics as m;
+use crate::strict;
 use crate::telemetry::{Span, TraceContext, Tracing};
 
 /// Gives each request an id. Calls below `/admin/` also get a span, a log event and metrics; probes, scrapes and the
 /// documentation do not.
 pub(super) async fn trace(State(tracing): State<Tracing>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let host = strict::check_host(&head);
+    let request = Request::from_parts(head, body);
     let id = format!("req_{}", uuid::Uuid::now_v7().simple());
     let method = request.method().clone();
     let managing = request.uri().path().starts_with("/admin/");
@@ -34,7 +38,10 @@ pub(super) async fn trace(State(tracing): State<Tracing>, request: Request, next
             span.rename(format!("{named} {}", route.as_str()));
             span.set("http.route", route.as_str());
         }
-        let answer = next.run(request).await;
+        let answer = match host {
+            Ok(()) => next.run(request).await,
+            Err(bad) => Problem::Invalid(bad.to_string()).into_response(),
+        };
         if managing {
             count(&method, answer.status(), Clock.since(begun));
             let (method, route) = (known(&method), route.as_ref().map_or("none", MatchedPath::as_str));

@@ -43,6 +43,9 @@ pub(super) struct UsageQuery {
     /// `csv`: all lines at once, as with `Accept: text/csv`; omitted: JSON in pages.
     #[param(inline)]
     format: Option<Format>,
+    /// `true`: a CSV table begins with a byte order mark, without which Excel takes it for another encoding than UTF-8.
+    #[serde(default)]
+    bom: bool,
     /// The most items a page may have; 50 if omitted.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 200)]
@@ -114,7 +117,7 @@ async fn usage(
                 "more than {LINES} lines: ask for fewer days, or group by fewer things"
             )));
         }
-        return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows).into()));
+        return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows, query.bom).into()));
     }
     let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
@@ -146,8 +149,8 @@ fn group_by(text: Option<&str>) -> Result<Vec<UsageBy>, Problem> {
     Ok(by)
 }
 
-fn table(by: &[UsageBy], rows: &[Usage]) -> String {
-    let mut table = String::new();
+fn table(by: &[UsageBy], rows: &[Usage], bom: bool) -> String {
+    let mut table = String::from(csv::mark(bom));
     let sums = ["tasks", "charged", "corrected", "consumed"];
     csv::line(&mut table, by.iter().map(|by| by.name()).chain(sums).map(|name| plain(Some(name))));
     for row in rows {

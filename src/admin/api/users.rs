@@ -6,7 +6,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Body, IfMatch, Query, Tagged, Text, existing, given};
+use super::conditions::IfMatch;
+use super::extract::{Body, Query, Tagged, existing, given};
+use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, TeamId, UserId};
@@ -53,7 +55,7 @@ pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Resul
 #[serde(deny_unknown_fields)]
 pub(super) struct UserBody {
     /// A name, unique within the organisation.
-    name: Text,
+    name: Name,
     /// `member`: creates tasks and sees its own; `admin`: sees and manages its whole organisation.
     #[serde(default = "member")]
     role: Role,
@@ -98,7 +100,7 @@ pub(super) async fn show_user(call: ReadCall<UserId>) -> Result<Tagged<User>, Pr
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserPatch {
-    name: Option<Text>,
+    name: Option<Name>,
     /// What the user may do within its organisation.
     role: Option<Role>,
     /// `suspended`: creates of this user are refused.
@@ -122,7 +124,7 @@ pub(super) async fn update_user(
 ) -> Result<Tagged<User>, Problem> {
     let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
     let change = UserChange {
-        name: patch.name.map(Text::into_string),
+        name: patch.name.map(Name::into_string),
         role: patch.role,
         status: patch.status,
         team: patch.team_id,

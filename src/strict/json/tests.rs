@@ -74,7 +74,11 @@ fn a_text_has_a_bounded_number_of_values() {
 fn a_refusal_says_what_and_where() {
     let said = |bytes: &[u8]| read_json::<BTreeMap<String, i64>>(bytes).unwrap_err().to_string();
     assert_eq!(said(br#"{"a":1,"a":1}"#), "the key 'a' is given twice");
-    assert_eq!(said(b"{\"a\":\xff}"), "it is not UTF-8 at byte 5");
+    assert!(said(b"{\"a\":\xff}").starts_with("it is not UTF-8 at byte 5 (line 1, column 6), where 0xFF"));
+    assert!(said(b"{\"a\":\xc3").contains("in the middle of a character"));
+    assert_eq!(said(b"{\"a\":1,\n}"), "it is not JSON: trailing comma at line 2 column 1");
+    assert_eq!(said(b"{\"a\":1"), "it ends at line 1, column 6, before the object is complete");
+    assert!(said(br#"{"\ud83d":1}"#).contains("half of a surrogate pair"));
     assert!(said(b"{\n\"a\":}").contains("line 2 column 5"));
     assert_eq!(read_json::<BTreeMap<String, i64>>(br#"{"a":1}"#).unwrap()["a"], 1);
 }

@@ -24,16 +24,7 @@ async fn duplicate_slashes_are_collapsed() {
 #[tokio::test]
 async fn what_is_not_offered_is_refused_and_reaches_nobody() {
     let gateway = TestGateway::start().await;
-    for path in [
-        "/",
-        "/api",
-        "/api/",
-        "/api/generate/",
-        "/api/generate/x",
-        "/API/generate",
-        "/v1/videos",
-        "/_sim/books",
-    ] {
+    for path in ["/", "/api", "/api/", "/api/generate/x", "/API/generate", "/v1/videos", "/_sim/books"] {
         for call in [gateway.call(Method::GET, path), gateway.request(Method::POST, path)] {
             Answer::to(call.body(body("x").to_string())).await.refused(404, "NOT_FOUND");
         }
@@ -41,9 +32,9 @@ async fn what_is_not_offered_is_refused_and_reaches_nobody() {
     for (path, allowed, wrong) in [
         ("/api/generate", "POST", [Method::GET, Method::PUT, Method::DELETE]),
         ("/api/quote", "POST", [Method::GET, Method::PATCH, Method::OPTIONS]),
-        ("/api/status", "GET", [Method::POST, Method::PUT, Method::DELETE]),
-        ("/api/credits", "GET", [Method::POST, Method::PUT, Method::DELETE]),
-        ("/api/tasks", "GET", [Method::POST, Method::PATCH, Method::OPTIONS]),
+        ("/api/status", "GET, HEAD", [Method::POST, Method::PUT, Method::DELETE]),
+        ("/api/credits", "GET, HEAD", [Method::POST, Method::PUT, Method::DELETE]),
+        ("/api/tasks", "GET, HEAD", [Method::POST, Method::PATCH, Method::OPTIONS]),
     ] {
         for method in wrong {
             let answer = Answer::to(gateway.call(method, path).body(body("x").to_string())).await;
@@ -119,7 +110,17 @@ async fn headers_pass_by_allow_list_in_both_directions() {
     for answer in [answer, refused] {
         let mut names: Vec<&str> = answer.headers.keys().map(|name| name.as_str()).collect();
         names.sort_unstable();
-        assert_eq!(names, ["content-length", "content-type", "date", "x-request-id"]);
+        assert_eq!(
+            names,
+            [
+                "cache-control",
+                "content-length",
+                "content-type",
+                "date",
+                "x-content-type-options",
+                "x-request-id"
+            ]
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use tokio::net::TcpListener;
 
 use crate::support::database::{TestDatabase, until};
-use crate::support::gateway::{Answer, MASTER_KEY, TestGateway, body};
+use crate::support::gateway::{Answer, MASTER_KEY, RawClient, TestGateway, body};
 use crate::support::http;
 use crate::support::process::{Process, Scratch, run, run_unread};
 use crate::support::seed::{TOP_UP, org_named};
@@ -67,12 +67,15 @@ async fn the_log_has_one_event_a_request_and_no_secret() {
     status(&client, &base, &key, &task).await.expect(200);
     create(&client, &base, "tg_live_canaryofakey", "x").await.refused(401, "INVALID_API_KEY");
     gateway.fault_on_create(json!({"kind": "hang"})).await;
-    let leaving = {
-        let (client, base, key) = (client.clone(), base.clone(), key.clone());
-        tokio::spawn(async move { create(&client, &base, &key, "leaving").await })
-    };
+    let mut leaving = RawClient::connect(base.strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let text = body("leaving").to_string();
+    let length = text.len();
+    let request = format!(
+        "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n{text}"
+    );
+    leaving.write(request.as_bytes()).await;
     until("it is with the vendor", async || gateway.upstream_creates().await.0 == 2).await;
-    leaving.abort();
+    leaving.reset();
     until("its departure is noticed", async || {
         let metrics = client.get(format!("{operations}/metrics")).send().await.unwrap().text().await.unwrap();
         metrics.contains("{route=\"generate\",status=\"499\",code=\"CLIENT_GONE\"} 1")

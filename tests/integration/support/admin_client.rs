@@ -76,6 +76,8 @@ impl<'a> AdminClient<'a> {
         let status = answer.status();
         let etag = answer.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
         let headers = answer.headers().clone();
+        assert_eq!(headers["cache-control"], "no-store");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
         let text = answer.text().await.unwrap();
         let body = if text.is_empty() {
             Value::Null

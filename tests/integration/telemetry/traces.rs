@@ -14,7 +14,7 @@ use tollgate::config::{Config, OtlpProtocol};
 use tollgate::secret::Secret;
 
 use crate::support::database::until;
-use crate::support::gateway::{Answer, ENDLESS, MASTER_KEY, TestGateway, body, closed_port};
+use crate::support::gateway::{Answer, ENDLESS, MASTER_KEY, RawClient, TestGateway, body, closed_port};
 use crate::support::leaks::{self, COLLECTOR_TOKEN};
 use crate::support::otlp::{Collector, Seen, black_hole};
 use crate::support::process::{Process, Scratch};
@@ -258,9 +258,15 @@ async fn what_goes_on_without_its_client_is_traced_to_its_end() {
     let to = collector.clone();
     let gateway = TestGateway::builder().config(move |config| sent_to(config, &to)).start().await;
     gateway.fault_on_create(json!({"kind": "delay", "ms": 3000, "accept": true})).await;
-    let create = tokio::spawn(traced(gateway.creating(body("x").to_string()), true).send());
+    let (mut client, text) = (RawClient::connect(gateway.address()).await, body("x").to_string());
+    let (key, length) = (&gateway.caller.text, text.len());
+    let head = format!(
+        "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+         traceparent: 00-{TRACE}-{PARENT}-01\r\ntracestate: theirs=1\r\ncontent-length: {length}\r\n\r\n"
+    );
+    client.write(format!("{head}{text}").as_bytes()).await;
     until("it is with the vendor", async || gateway.upstream_creates().await.0 == 1).await;
-    create.abort();
+    client.reset();
     let spans = collector.trace(TRACE, &["record", "forward", "POST /api/generate"]).await;
     let server = spans.iter().find(|span| span.kind == SpanKind::Server).unwrap();
     assert_eq!((server.failed, server.get("error.type")), (true, "CLIENT_GONE"));

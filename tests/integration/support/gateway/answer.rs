@@ -28,6 +28,8 @@ impl Answer {
     pub fn check(&self) {
         assert!(self.header("x-request-id").starts_with("req_"), "{self:?}");
         assert_eq!(self.header("content-type"), "application/json", "{self:?}");
+        assert_eq!(self.header("cache-control"), "no-store", "{self:?}");
+        assert_eq!(self.header("x-content-type-options"), "nosniff", "{self:?}");
         let json = self.json();
         assert_eq!(json["code"], self.status, "{self:?}");
         assert!(json["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:?}");

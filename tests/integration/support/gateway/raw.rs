@@ -20,8 +20,31 @@ impl RawClient {
         self.0.write_all(bytes).await.unwrap();
     }
 
+    /// Closes its own direction: it sends nothing more, and can still read.
+    pub async fn half_close(&mut self) {
+        self.0.shutdown().await.unwrap();
+    }
+
+    /// Leaves so that the other side is told.
+    pub fn reset(self) {
+        self.0.set_zero_linger().unwrap();
+    }
+
+    /// Waits until the other side has closed the connection,. What it says before is not looked at.
+    pub async fn ended(mut self) {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).await.unwrap();
+    }
+
     /// The next answer, which must announce its length.
     pub async fn read(&mut self) -> Answer {
+        let answer = self.read_any().await;
+        answer.check();
+        answer
+    }
+
+    /// The next answer of any plane, which must announce its length.
+    pub async fn read_any(&mut self) -> Answer {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.0.read_u8().await.unwrap());
@@ -36,9 +59,7 @@ impl RawClient {
         let length = headers["content-length"].to_str().unwrap().parse().unwrap();
         let mut text = vec![0; length];
         self.0.read_exact(&mut text).await.unwrap();
-        let answer = Answer { status, headers, text: String::from_utf8(text).unwrap() };
-        answer.check();
-        answer
+        Answer { status, headers, text: String::from_utf8(text).unwrap() }
     }
 }
 
