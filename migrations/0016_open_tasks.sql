@@ -100,9 +100,9 @@ alter table hold drop column data, drop column due_at, drop column polls,
         and (late is null or (state is not null and state in ('RELEASED', 'WRITTEN_OFF'))));
 -- Room for the one update of each row on its own page.
 alter table hold set (fillfactor = 65);
--- Lists of what a key has made; what a user has made is what its keys made, and what it made without a key.
+-- Lists of what a user or a key has made.
+create index hold_by_user on hold (org_id, user_id, hold_id);
 create index hold_by_key on hold (org_id, key_id, hold_id) where key_id is not null;
-create index hold_without_key on hold (org_id, user_id, hold_id) where key_id is null;
 
 -- An end is stored beside the first answer: on its own page too, if no index knows of it. '-infinity': it is erased.
 drop index content_to_erase;

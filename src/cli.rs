@@ -224,7 +224,7 @@ impl Command {
                 let file = file.or(config).unwrap_or_default();
                 let config = Config::load(&file)?;
                 output::note(format_args!("{} is a valid configuration", file.display()));
-                for warning in &config.warnings {
+                for warning in config.warnings.iter().map(String::as_str).chain(config.quotes.warning()) {
                     eprintln!("tollgate: warning: {warning}");
                 }
                 let memory = crate::app::memory(&config);

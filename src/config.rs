@@ -409,13 +409,11 @@ impl Default for Quotes {
 }
 
 impl Quotes {
-    /// What an operator should know about a configuration without a secret.
-    pub const UNPROTECTED: &str =
-        "quotes.secret_file is not set: whoever can read the database can sign quotes for an organisation";
-
-    /// Whether quotes are given out that the database alone is enough to sign.
-    pub fn is_unprotected(&self) -> bool {
-        self.max_valid_seconds > 0 && self.secret.is_none()
+    /// What an operator should know: quotes are given out that the database alone is enough to sign.
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.max_valid_seconds > 0 && self.secret.is_none()).then_some(
+            "quotes.secret_file is not set: whoever can read the database can sign quotes for an organisation",
+        )
     }
 }
 

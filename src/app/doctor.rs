@@ -69,7 +69,7 @@ impl Diagnosis {
 /// Looks at everything that a gateway with this configuration depends on.
 pub async fn diagnose(config: &Config) -> Vec<Diagnosis> {
     let mut found = vec![Diagnosis::well("configuration", "every value is valid")];
-    let warned = config.warnings.iter();
+    let warned = config.warnings.iter().map(String::as_str).chain(config.quotes.warning());
     found.extend(warned.map(|warning| {
         let (what, remedy) =
             warning.rsplit_once(": ").unwrap_or((warning, "See the configuration reference"));

@@ -21,7 +21,7 @@ pub(super) fn serve(config: Config, beside_demo: bool) -> Result<(), CliError> {
         // SIGHUP reloads certificates. A gateway without certificates must not be ended by it either.
         let _hangup = signal(SignalKind::hangup()).map_err(|error| CliError::Failed(error.to_string()))?;
         let database = database::pool(&config.database)?;
-        for warning in &config.warnings {
+        for warning in config.warnings.iter().map(String::as_str).chain(config.quotes.warning()) {
             tracing::warn!("{warning}");
         }
         let place = database.place();

@@ -394,7 +394,7 @@ impl Acting {
                  from (select org_id as owner from org) o cross join lateral \
                  (select org_id, hold_id, excerpt, digests from content own \
                   where own.org_id = o.owner and own.hold_id = $1 and own.excerpt is not null limit 1) c \
-                 join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id where {GOES_ON}), \
+                 join task h on h.org_id = c.org_id and h.hold_id = c.hold_id where {GOES_ON}), \
              noted as (insert into audit_log (actor, address, action, request_id, target_kind, target_id, org_id) \
                  select who.actor ->> 'actor', who.actor ->> 'address', who.actor ->> 'action', who.actor ->> 'request_id', \
                         $2, found.hold_id::text, found.org_id \

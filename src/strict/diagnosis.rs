@@ -8,9 +8,9 @@ const BEGINNING: usize = 512;
 /// A place in a text, as people and editors count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// From 0.
+    /// How many bytes come before it.
     pub byte: usize,
-    /// From 1.
+    /// The number of its line; the first is 1.
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,

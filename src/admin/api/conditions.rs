@@ -32,7 +32,7 @@ const NEVER: i32 = -1;
 /// The tags of a condition.
 #[derive(Debug, PartialEq, Eq)]
 enum Tags {
-    /// `*`: any version.
+    /// The tag `*`, which every version of a resource that exists fits.
     Any,
     /// The versions that the tags name, in their order.
     Versions(Vec<i32>),

@@ -126,7 +126,7 @@ pub(super) async fn release_hold(
 #[utoipa::path(
     post, path = "/admin/v1/holds/{hold_id}/read-request", tag = "doubts and losses",
     params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
-    responses((status = 200, body = UnfinishedRequest)),
+    responses((status = 200, description = "The excerpt", body = UnfinishedRequest)),
     security(("bearer" = ["operator"]))
 )]
 pub(super) async fn read_hold_request(call: WriteCall<HoldId>) -> Result<Json<UnfinishedRequest>, Problem> {

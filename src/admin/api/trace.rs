@@ -111,7 +111,7 @@ mod tests {
         });
         let router = Router::new().route("/admin/v1/defect", defect);
         let router = super::super::guarded(router, Tracing::default());
-        let request = Request::get("/admin/v1/defect").body(Body::empty()).unwrap();
+        let request = Request::get("/admin/v1/defect").header("host", "x").body(Body::empty()).unwrap();
         let answer = router.oneshot(request).await.unwrap();
         assert_eq!(answer.status().as_u16(), 500);
         assert!(answer.headers().contains_key("x-request-id"), "it is traced");

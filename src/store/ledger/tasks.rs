@@ -201,19 +201,8 @@ impl TaskFilter {
         };
         let place = |id: &str| format!("{id} < $3 and {id} >= $4");
         let here = place("h.hold_id");
-        // What a user has made is what its keys made, and what it made without a key.
-        let of_hold = |state: &str| match (self.user, self.key) {
-            (Some(_), None) => vec![
-                format!(
-                    "api_key k cross join lateral (select h.hold_id, h.user_id, h.key_id, h.created_at from hold h \
-                     where h.org_id = $1 and h.key_id = k.key_id and {here} {state} {WANTED} \
-                     order by h.hold_id desc limit $10) h where k.user_id = $5"
-                ),
-                format!("hold h where h.org_id = $1 and h.key_id is null and {here} {state} {}", by("h")),
-            ],
-            _ => vec![format!("hold h where h.org_id = $1 and {here} {state} {}", by("h"))],
-        };
-        let Some(states) = &self.states else { return of_hold("") };
+        let of_hold = |state: &str| format!("hold h where h.org_id = $1 and {here} {state} {}", by("h"));
+        let Some(states) = &self.states else { return vec![of_hold("")] };
         let any = |some: &[State]| states.iter().any(|state| some.contains(state));
         let mut sources = Vec::new();
         if any(&[State::Held, State::Running, State::InDoubt]) {
@@ -235,7 +224,7 @@ impl TaskFilter {
         }
         if any(&[State::Settled]) {
             if self.user.is_some() || self.key.is_some() {
-                sources.extend(of_hold("and h.state = 'SETTLED'"));
+                sources.push(of_hold("and h.state = 'SETTLED'"));
             } else {
                 // The entry of a charge has the id of its hold.
                 sources.push(format!(

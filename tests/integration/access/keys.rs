@@ -84,9 +84,9 @@ async fn keys_of_the_deleted_are_refused_and_their_tasks_end_as_they_would() {
     assert_eq!(task_of(&gateway, &gateway.caller, &task).await.status, 200, "the others still read it");
 
     create(&gateway, &gateway.caller.text).await.expect(200);
-    operator.delete(&format!("/admin/v1/orgs/{}", gateway.caller.org)).await.expect(204);
-    until("all are refused", async || credits(&gateway, &gateway.caller.text).await == 401).await;
     until("what was under way is settled", async || gateway.balance().await == [999_200, 0, 800]).await;
+    operator.delete(&format!("/admin/v1/orgs/{}?forfeit_credits=true", gateway.caller.org)).await.expect(204);
+    until("all are refused", async || credits(&gateway, &gateway.caller.text).await == 401).await;
     let user = json!({"user_id": gateway.caller.user, "name": "late"});
     operator.post(&format!("/admin/v1/orgs/{}/keys", gateway.caller.org), user).await.expect(404);
     shown_as_revoked(&operator, &gateway.caller).await;

@@ -86,7 +86,7 @@ async fn a_table_makes_no_formula_and_can_say_that_it_is_utf_8() {
     let reason = "x;=cmd|' /C calc'!A0;Gün";
     let adjust = json!({"credits": 3, "reason": reason});
     operator.post(&format!("{org}/credits/adjustments"), adjust).await.expect(201);
-    let entries = operator.get(&format!("{org}/credits/entries")).await.expect(200);
+    let entries = operator.get(&format!("{org}/entries")).await.expect(200);
     let month = entries["items"][0]["created_at"].as_str().unwrap()[..7].to_owned();
     for (query, marked) in [("format=csv&bom=true", true), ("format=csv", false)] {
         for path in [format!("{org}/statements/{month}?{query}"), format!("{org}/usage?{query}")] {

@@ -226,7 +226,9 @@ impl Facts {
     }
 
     fn is_foreign(&self) -> bool {
-        !self.ours && (!self.objects.is_empty() || (self.history && !self.our_history))
+        // Who may use no schema sees nothing of what is ours.
+        let blind = self.schema.is_none();
+        !blind && !self.ours && (!self.objects.is_empty() || (self.history && !self.our_history))
     }
 
     fn strangers(&self, found: &mut Vec<Shortfall>) {
