@@ -75,6 +75,12 @@ fn machine() -> Result<RootCertStore, BadTrust> {
 }
 
 fn read_machine() -> Result<RootCertStore, String> {
+    // A file that somebody names is meant, whatever else is found.
+    if let Some(file) = std::env::var_os("SSL_CERT_FILE")
+        && let Err(error) = std::fs::File::open(&file)
+    {
+        return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), error.kind()));
+    }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Some of a machine's certificates are often unusable, and nobody misses them.

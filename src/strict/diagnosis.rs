@@ -136,8 +136,7 @@ pub fn half_pair(source: &str) -> Option<HalfPair> {
     };
     let (mut at, mut position) = (0, 1);
     // The quotation mark at the beginning is no character of the text.
-    let mut characters = source.char_indices().skip(usize::from(source.starts_with('"'))).peekable();
-    while let Some((here, c)) = characters.next() {
+    for (here, c) in source.char_indices().skip(usize::from(source.starts_with('"'))) {
         if here < at {
             continue;
         }

@@ -177,13 +177,15 @@ pub(super) async fn forget_user(
     let ApiCall { database, path: id, input: Body(body), contents, .. } = call;
     let pseudonym = database.forget_user(id).await?;
     let (mut erased_tasks, mut after) = (0, None);
-    while body.erase_content {
-        let some = database.tasks_with_content(id, after).await?;
-        let Some((_, last)) = some.last() else { break };
-        after = Some(*last);
-        for (org, hold) in some {
-            contents.erase(org, hold).await?;
-            erased_tasks += 1;
+    if body.erase_content {
+        loop {
+            let some = database.tasks_with_content(id, after).await?;
+            let Some((_, last)) = some.last() else { break };
+            after = Some(*last);
+            for (org, hold) in some {
+                contents.erase(org, hold).await?;
+                erased_tasks += 1;
+            }
         }
     }
     Ok(Json(ForgottenUser { user_id: id, pseudonym, erased_tasks }))

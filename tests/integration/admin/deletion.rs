@@ -59,7 +59,7 @@ async fn credits_stand_in_the_way_until_they_are_moved_or_forfeited_by_word() {
     delete(&operator, first.org, &moved, None).await.expect(404);
     assert_eq!(shown(&operator, heir).await["available"], 1_000_700, "moved once");
     let gone = shown(&operator, first.org).await;
-    assert_eq!((&gone["available"], &gone["deleted_at"] != &Value::Null), (&json!(0), true));
+    assert_eq!((&gone["available"], gone["deleted_at"] != Value::Null), (&json!(0), true));
     in_the_way(
         delete(&operator, second.org, &format!("?move_credits_to={}", first.org), None).await,
         "has been deleted",
