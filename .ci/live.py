@@ -430,10 +430,10 @@ class Live:
         doubts = until("something is in doubt", lambda: self.admin("GET", "/holds/in-doubt")["items"], 30)
         self.admin("POST", f"/holds/{doubts[0]['hold_id']}/release", {"reason": "not in the list of tasks"}, (200, 204, 409))
         # A doubt that is a day old is written off by the next sweep.
-        self.sql("update hold set doubt_at = now() - interval '25 hours' where (org_id, hold_id) in "
-                 "(select org_id, hold_id from hold where state = 'IN_DOUBT' order by doubt_at limit 1)")
+        self.sql("update open_task set doubt_at = now() - interval '25 hours' where (org_id, hold_id) in "
+                 "(select org_id, hold_id from open_task where state = 'IN_DOUBT' order by doubt_at limit 1)")
         # And then it comes to light: a task of the vendor's books that is in none of ours.
-        known = {row[0] for row in self.sql("select upstream_task from hold where upstream_task is not null")}
+        known = {row[0] for row in self.sql("select upstream_task from vendor_task")}
         accounts = http("GET", f"{self.simulator_url}/_sim/books")[1]["accounts"]
         lost = [task["task_id"] for account in accounts for task in account["tasks"] if task["task_id"] not in known]
         if lost:
@@ -483,7 +483,7 @@ if __name__ == "__main__":
         for expr in ("up", "sum by (route, status, code) (tollgate_requests_total)", "sum by (backend, call, outcome) (tollgate_upstream_calls_total)"):
             for row in it.query(expr):
                 print(row["metric"], row["value"][1])
-        print(it.sql("select state, count(*) from hold group by 1"))
+        print(it.sql("select state, count(*) from task group by 1"))
         print(it.sql("select kind, count(*) from entry group by 1"))
         print(it.sql("select drift, count(*) from hold where drift <> 0 group by 1"))
         print(it.sql("select possible, reason, sum(amount) from platform_loss group by 1, 2"))

@@ -196,7 +196,7 @@ impl Facts {
         }
         for (name, value) in [("fsync", &self.fsync), ("full_page_writes", &self.full_page_writes)] {
             if value == "off" {
-                found.push(Shortfall::blocking(
+                found.push(Shortfall::advice(
                     format!("{name} is off: a crash of the machine would damage the ledger"),
                     format!(
                         "Set {name} = on in the server's configuration and reload it. Only where data may be lost, as in \
