@@ -76,7 +76,7 @@ fn machine() -> Result<RootCertStore, BadTrust> {
 
 fn read_machine() -> Result<RootCertStore, String> {
     // A file that somebody names is meant, whatever else is found.
-    if let Some(file) = std::env::var_os("SSL_CERT_FILE")
+    if let Some(file) = named("SSL_CERT_FILE")
         && let Err(error) = std::fs::File::open(&file)
     {
         return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), error.kind()));
@@ -88,12 +88,17 @@ fn read_machine() -> Result<RootCertStore, String> {
     if usable > 0 {
         return Ok(roots);
     }
-    if ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some()) {
+    if ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| named(name).is_some()) {
         let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         return Err(if errors.is_empty() { "there is none".into() } else { errors.join("; ") });
     }
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     Ok(roots)
+}
+
+/// What a variable says; nothing if it is empty, as Compose leaves variables that have no value.
+fn named(variable: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(variable).filter(|value| !value.is_empty())
 }
 
 fn authorities(pem: &[u8]) -> Result<RootCertStore, BadTrust> {

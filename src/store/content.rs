@@ -58,7 +58,7 @@ const FORGET: &str = "\
 /// What a text is, which says where it is stored and what else is done in its statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The excerpt of a create that is about to be sent.
+    /// The excerpt of a create that is being sent.
     Request,
     /// The vendor's answer to the create.
     First,
@@ -151,7 +151,7 @@ impl Contents {
         Self { database: database.into(), short }
     }
 
-    /// Stores the excerpt of a create that is about to be sent. It is there until the task has ended.
+    /// Stores the excerpt of a create that is being sent. It is there until the task has ended.
     pub async fn note_request(&self, org: OrgId, hold: HoldId, excerpt: Excerpt) -> Result<(), StoreError> {
         self.write(Kind::Request, org, hold, &excerpt.fields, &excerpt.digests).await
     }

@@ -134,6 +134,12 @@ async fn the_variables_of_the_machine_name_authorities_too() {
     assert_eq!(event["server"], "localhost");
     process.terminate();
     assert_eq!(process.ended().await, 0);
+    // An empty variable names nothing.
+    let empty = [("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", "")];
+    let mut process = Process::with_env(&["serve", "--config", &config], &empty);
+    process.next_event("serving").await;
+    process.terminate();
+    assert_eq!(process.ended().await, 0);
     let mut process = Process::with_env(&["serve", "--config", &config], &[("SSL_CERT_FILE", "/nowhere")]);
     let said = process.rest_of_log();
     assert_ne!(process.ended().await, 0);
