@@ -27,8 +27,6 @@ create or replace function transition_batch(
 ) language plpgsql as $$
 declare
     v_now    timestamptz;
-    -- as a variable: by a constant the index of all such holds could be scanned
-    v_held   constant text := 'HELD';
     -- of each organisation, whether we need its balance row, and whether we have it
     v_wanted boolean[] := array_fill(false, array[cardinality(p_orgs)]);
     v_locked boolean[] := v_wanted;
@@ -102,29 +100,16 @@ begin
             where item.task is null or open.upstream_task is null and held.upstream_task is null
                or coalesce(open.upstream_task, held.upstream_task) = item.task
         ), changed as (
-            update open_task open set
-                state = stepped.to_state,
-                upstream_task = coalesce(open.upstream_task, stepped.task),
-                raw_consumed = coalesce(stepped.raw, open.raw_consumed),
-                reported = coalesce(stepped.reported, open.reported),
-                reason = coalesce(stepped.reason, open.reason),
-                recorded_at = case when stepped.kind = 'run' then v_now else open.recorded_at end,
-                doubt_at = case when stepped.to_state = 'IN_DOUBT' then v_now else open.doubt_at end,
-                guarded = case when stepped.to_state = 'IN_DOUBT' and stepped.idem_key is null then stepped.fingerprint end,
-                -- a task without an id cannot be asked about: it is never due
-                due_at = case when stepped.to_state = 'IN_DOUBT' and open.upstream_task is null then 'infinity'
-                              else v_now + coalesce(stepped.due_ms, 0) * interval '1 millisecond' end,
-                polls = case when stepped.kind = 'run' then 0 else open.polls end
-            from stepped
-            where stepped.goes_on and open.org_id = stepped.org_id and open.hold_id = stepped.hold_id
-              and open.state = stepped.open_state
-            returning stepped.ord
+            select stepped.ord
+            from stepped cross join lateral step_open_task(
+                stepped.org_id, stepped.hold_id, stepped.open_state, stepped.to_state, stepped.kind, stepped.task, stepped.raw,
+                stepped.reported, stepped.reason, case when stepped.idem_key is null then stepped.fingerprint end,
+                stepped.due_ms, v_now) done(account)
+            where stepped.goes_on and stepped.kind <> 'late_run' and done.account is not null
         ), closed as (
-            delete from open_task open using stepped
-            where not stepped.goes_on and stepped.kind <> 'late_run'
-              and open.org_id = stepped.org_id and open.hold_id = stepped.hold_id and open.state = stepped.open_state
-            returning stepped.ord, open.upstream_task, open.raw_consumed, open.reported, open.reason, open.recorded_at,
-                      open.doubt_at
+            select stepped.ord, was.upstream_task, was.raw_consumed, was.reported, was.reason, was.recorded_at, was.doubt_at
+            from stepped cross join lateral close_open_task(stepped.org_id, stepped.hold_id, stepped.open_state) was
+            where not stepped.goes_on and stepped.kind <> 'late_run' and was.closed
         ), reopened as (
             insert into open_task (org_id, hold_id, state, reopened, backend, account, owner, upstream_task, raw_consumed,
                                    reported, reason, recorded_at, doubt_at, due_at)
@@ -304,20 +289,23 @@ begin
 
     if true = any(v_light) then
         with accepted as materialized (
-            select open.org_id, open.hold_id, item.task, item.raw, item.reported, item.due_ms, item.ord
+            select free.org_id, free.hold_id, item.task, item.raw, item.reported, item.due_ms, item.ord
             from unnest(p_pos, p_hold, v_light, p_task, p_raw, p_reported, p_due_ms) with ordinality
                  item(pos, hold_id, light, task, raw, reported, due_ms, ord)
-            join open_task open on open.org_id = p_orgs[item.pos] and open.hold_id = item.hold_id
-            where item.light and open.state = v_held for no key update of open skip locked
-        ), running as (
-            update open_task open set
-                state = 'RUNNING', upstream_task = accepted.task, raw_consumed = accepted.raw, reported = accepted.reported,
-                recorded_at = v_now, due_at = v_now + coalesce(accepted.due_ms, 0) * interval '1 millisecond', polls = 0
-            from accepted where open.org_id = accepted.org_id and open.hold_id = accepted.hold_id
-            returning open.upstream_task, open.account, open.org_id, open.hold_id, accepted.ord
+            cross join lateral (
+                select open.org_id, open.hold_id from open_task open
+                where open.org_id = p_orgs[item.pos] and open.hold_id = item.hold_id
+                  and open.state is not distinct from 'HELD' for no key update skip locked) free
+            where item.light
+        ), running as materialized (
+            select accepted.task, done.account, accepted.org_id, accepted.hold_id, accepted.ord
+            from accepted cross join lateral step_open_task(
+                accepted.org_id, accepted.hold_id, 'HELD', 'RUNNING', 'run', accepted.task, accepted.raw, accepted.reported,
+                null, null, accepted.due_ms, v_now) done(account)
+            where done.account is not null
         ), known as (
             insert into vendor_task (upstream_task, account, org_id, hold_id)
-            select running.upstream_task, running.account, running.org_id, running.hold_id from running
+            select running.task, running.account, running.org_id, running.hold_id from running
         )
         select coalesce(array_agg(running.ord::integer), '{}') into v_done from running;
         foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;

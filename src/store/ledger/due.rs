@@ -46,17 +46,10 @@ impl Database {
                  select l.org_id, l.hold_id, l.due_at, 1 from ( \
                      select o.org_id, o.hold_id, o.due_at from open_task o \
                      where o.reopened and o.backend = $3 and o.due_at <= now() order by o.due_at limit $1) l \
-             ), due as ( \
-                 select o.org_id, o.hold_id \
+             ), claimed as materialized ( \
+                 select t.org_id, t.hold_id, c.state, c.reopened, c.upstream_task, c.raw_consumed, c.reason, c.recorded_at, c.polls \
                  from (select * from turns order by turn, due_at limit $1) t \
-                 join open_task o on o.org_id = t.org_id and o.hold_id = t.hold_id \
-                 where o.due_at <= now() for no key update of o skip locked \
-             ), claimed as ( \
-                 update open_task o set polls = o.polls + 1, \
-                     due_at = now() + (case when o.state = 'RUNNING' then $2 * (1 + least(o.polls, 4)) else greatest($2, 600000) end) \
-                     * (0.75 + random() / 2) * interval '1 millisecond' \
-                 from due where o.org_id = due.org_id and o.hold_id = due.hold_id \
-                 returning o.org_id, o.hold_id, o.state, o.reopened, o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls \
+                 cross join lateral claim_open_task(t.org_id, t.hold_id, $2) c where c.state is not null \
              ) select {COLUMNS} from (select {STORED} from claimed o cross join lateral ( \
                  select {TERMS} from hold h where h.org_id = o.org_id and h.hold_id = o.hold_id limit 1) h) task"
         )))

@@ -1,10 +1,15 @@
 //! Plans of statements: which index they use, and what becomes of one whose result has another type than when it was prepared.
 
-use sqlx::Executor;
-use tollgate::ids::KeyId;
-use tollgate::store::{State, TaskFilter};
+use std::time::Duration;
 
-use crate::support::database::{TestDatabase, until};
+use futures_util::future::join_all;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tollgate::ids::KeyId;
+use tollgate::secret::Secret;
+use tollgate::store::{Applied, Database, HoldGuard, State, Step, TaskFilter};
+
+use crate::support::database::{PATIENCE, TestDatabase, until};
+use crate::support::fixture::{HOUR, doubt, grant, ledger, refuse, settle, write_off};
 use crate::support::seed::user_named;
 use crate::support::tenant::{Tenant, history};
 
@@ -20,11 +25,31 @@ async fn a_connection_whose_plans_are_outdated_is_replaced() {
     until("statements are prepared anew", async || db.database().providers().await.is_ok()).await;
 }
 
-/// Rows that were read of tasks and entries, as far as backends have told; they tell about once a second.
-async fn rows_read(db: &TestDatabase) -> i64 {
-    let read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::bigint from pg_stat_user_tables \
-                where relname in ('hold', 'open_task', 'unpaid_task', 'entry')";
-    sqlx::query_scalar(read).fetch_one(db.pool()).await.unwrap()
+/// How many lists of a kind are made. What each of them reads is counted exactly.
+const LISTS: i64 = 10;
+
+/// Rows of these tables that backends read while `calls` are made. A backend tells what it has read at its end, at the
+/// latest: so all of this database are ended, and the calls get a pool of their own.
+async fn rows_read(db: &TestDatabase, tables: &[&str], calls: impl AsyncFnOnce(&Database)) -> i64 {
+    let mut looking = PgConnection::connect(db.url()).await.unwrap();
+    let before = told(&mut looking, tables).await;
+    calls(&Database::connect(&Secret::new(db.url()), 2, PATIENCE).unwrap()).await;
+    told(&mut looking, tables).await - before
+}
+
+async fn told(looking: &mut PgConnection, tables: &[&str]) -> i64 {
+    let others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    until("no other backend is left", async || {
+        looking.execute(AssertSqlSafe(format!("select pg_terminate_backend(pid) {others}"))).await.unwrap();
+        let left: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) {others}")))
+            .fetch_one(&mut *looking)
+            .await
+            .unwrap();
+        left == 0
+    })
+    .await;
+    let read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::bigint from pg_stat_user_tables where relname = any($1)";
+    sqlx::query_scalar(read).bind(tables).fetch_one(looking).await.unwrap()
 }
 
 #[tokio::test]
@@ -53,17 +78,68 @@ async fn no_list_of_tasks_reads_the_whole_history() {
     ] {
         for as_shown in [false, true] {
             let filter = TaskFilter { as_shown, ..filter.clone() };
-            let (before, mut lists) = (rows_read(&db).await, 0);
-            let mut read = 0;
-            until("the backend has told what it read", async || {
-                assert_eq!(db.database().tasks(tenant.org, &filter, 21).await.unwrap().len(), found);
-                lists += 1;
-                // What was never looked up is never told.
-                read = rows_read(&db).await - before;
-                read > 0 || lists > 500
+            let read = rows_read(&db, &["hold", "open_task", "unpaid_task", "entry"], async |database| {
+                for _ in 0..LISTS {
+                    assert_eq!(database.tasks(tenant.org, &filter, 21).await.unwrap().len(), found);
+                }
             })
             .await;
-            assert!(read <= lists * 2_000, "{filter:?}: {read} rows for {lists} lists");
+            // What is found is read, or else nothing is counted at all.
+            let least = LISTS * i64::try_from(found).unwrap();
+            assert!((least..=LISTS * 2_000).contains(&read), "{filter:?}: {read} rows for {LISTS} lists");
         }
     }
+}
+
+/// What is open comes and goes, and whoever takes statistics while nothing is open notes that the table has no rows.
+#[tokio::test]
+async fn what_is_done_to_open_tasks_reads_no_others_when_statistics_know_of_none() {
+    const OPEN: usize = 1_500;
+    const SOME: usize = 30;
+    let db = TestDatabase::new().await;
+    let tenant = Tenant::new(&db, 100_000).await;
+    let ledger = ledger(&db).await;
+    db.pool().execute("alter table open_task set (autovacuum_enabled = off)").await.unwrap();
+    grant(&ledger, tenant.hold(10)).await.step(refuse()).await.unwrap();
+    // It has a page now, and no rows.
+    db.pool().execute("analyze open_task").await.unwrap();
+    let mut open = join_all((0..OPEN).map(|_| grant(&ledger, tenant.hold(10)))).await;
+
+    // Each of these batches may read a few rows for each of its tasks, and none of the others.
+    let counted = async |what: &str, guards: Vec<HoldGuard>, step: &dyn Fn(&HoldGuard) -> Step| {
+        let mut guards = guards;
+        let read = rows_read(&db, &["open_task"], async |_| {
+            for done in join_all(guards.iter_mut().map(|guard| guard.step(step(guard)))).await {
+                assert_eq!(done.unwrap(), Applied::Yes);
+            }
+        });
+        assert_few(what, read.await, SOME);
+        guards
+    };
+    let run = |guard: &HoldGuard| Step::Run {
+        task: guard.id().to_string().into(),
+        raw: None,
+        poll_in: Duration::ZERO,
+    };
+    let running = counted("accepted", open.split_off(OPEN - SOME), &run).await;
+    let doubts = counted("in doubt", open.split_off(OPEN - 2 * SOME), &|_| doubt()).await;
+    let claims = rows_read(&db, &["open_task"], async |database| {
+        let claimed = database.claim_due("kling-3.0", 100, HOUR).await.unwrap();
+        assert_eq!(claimed.len(), SOME);
+    });
+    assert_few("claimed", claims.await, SOME);
+    counted("settled", running, &|_| settle(10)).await;
+    counted("written off", doubts, &|_| write_off(10)).await;
+    let reserved = rows_read(&db, &["open_task"], async |_| {
+        for guard in join_all((0..SOME).map(|_| grant(&ledger, tenant.hold(10)))).await {
+            ledger.step(guard.org(), guard.id(), refuse()).await.unwrap();
+        }
+    });
+    assert_few("reserved and refused", reserved.await, SOME);
+}
+
+/// A few rows for each task, and not none: else nothing was counted at all.
+fn assert_few(what: &str, read: i64, tasks: usize) {
+    let most = i64::try_from(tasks * 10).unwrap();
+    assert!((1..=most).contains(&read), "{what}: {read} rows for {tasks} tasks");
 }
