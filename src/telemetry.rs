@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use opentelemetry_sdk::trace::SpanExporter as _;
 
 pub use self::context::{TraceContext, carry};
 pub use self::events::{Logging, events, log_to_stderr};
@@ -22,6 +23,7 @@ pub use self::span::Span;
 
 use self::context::Remote;
 use self::export::Exporter;
+use self::otlp::Otlp;
 use crate::config::Telemetry;
 use crate::https::Authorities;
 use crate::ids::GatewayId;
@@ -54,6 +56,16 @@ impl Tracing {
         };
         let &Telemetry { sample_ratio: ratio, trust_parent, propagate, .. } = config;
         Ok(Self { exporter, ratio, trust_parent, propagate })
+    }
+
+    /// Whether the configured collector takes spans: it is sent none at all. `None`: none is configured.
+    pub async fn look(config: &Telemetry, authorities: Option<Authorities>) -> Option<Result<(), String>> {
+        let endpoint = config.otlp_endpoint.as_ref()?;
+        let sends = match Otlp::new(endpoint, config, authorities) {
+            Ok(sends) => sends,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        Some(sends.export(Vec::new()).await.map_err(|error| error.to_string()))
     }
 
     /// The context of a request with these headers. It continues the caller's trace.

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Tls, UpstreamConfig};
 use crate::ids::OrgId;
 use crate::store::{Database, Purpose, Shortfall, StoreError};
+use crate::telemetry::Tracing;
 use crate::upstream::{StatusError, Upstream};
 
 /// A certificate that ends within this time should be replaced now.
@@ -83,10 +84,28 @@ pub async fn diagnose(config: &Config) -> Vec<Diagnosis> {
         found.extend(of_address(section, listen).await);
         found.extend(tls.map(|tls| of_certificate(section, tls)));
     }
-    let (of_database, of_vendor) = tokio::join!(of_database(config), of_vendor(config));
+    let (of_database, of_vendor, of_collector) =
+        tokio::join!(of_database(config), of_vendor(config), of_collector(config));
     found.extend(of_database);
     found.extend(of_vendor);
+    found.extend(of_collector);
     found
+}
+
+/// Sends no spans to the trace collector. Without it a gateway does all its work, and is not traced.
+async fn of_collector(config: &Config) -> Option<Diagnosis> {
+    const AREA: &str = "trace collector";
+    let endpoint = config.telemetry.otlp_endpoint.as_ref()?;
+    // What is wrong with them is told of the vendor.
+    let authorities = config.egress().ok()?.authorities;
+    Some(match Tracing::look(&config.telemetry, authorities).await? {
+        Ok(()) => Diagnosis::well(AREA, format!("{endpoint} takes spans")),
+        Err(why) => Diagnosis::warning(
+            AREA,
+            format!("{endpoint} takes no spans: {why}"),
+            "Make sure that it listens there, and for telemetry.protocol; until then nothing is traced",
+        ),
+    })
 }
 
 fn of_descriptors(config: &Config) -> Diagnosis {

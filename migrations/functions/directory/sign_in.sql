@@ -42,10 +42,15 @@ begin
     end if;
 
     foreach v_name in array p_names loop
-        insert into app_user (user_id, org_id, name, role, team_id)
-        values (p_user, v_org, v_name, coalesce(p_role, 'member'), v_team)
-        on conflict (org_id, name) where deleted_at is null do nothing;
-        exit when found;
+        begin
+            insert into app_user (user_id, org_id, name, role, team_id)
+            values (p_user, v_org, v_name, coalesce(p_role, 'member'), v_team)
+            on conflict (org_id, name) where deleted_at is null do nothing;
+            exit when found;
+        exception when sqlstate 'TG001' then
+            -- it looks like another one; the last is refused for good
+            if v_name = p_names[cardinality(p_names)] then raise; end if;
+        end;
     end loop;
     insert into user_identity (identity_id, provider_id, org_id, subject, user_id, claims_as_of)
     values (p_identity, p_provider, v_org, p_subject, p_user, p_issued_at);

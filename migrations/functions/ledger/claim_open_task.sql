@@ -5,7 +5,7 @@
 -- One task a call, for the reason that `step_open_task` gives.
 create or replace function claim_open_task(
     p_org uuid, p_hold uuid, p_again_ms bigint,
-    out state text, out reopened boolean, out upstream_task text, out raw_consumed bigint, out reason text,
+    out open_state text, out reopened boolean, out upstream_task text, out raw_consumed bigint, out reason text,
     out recorded_at timestamptz, out polls integer
 ) language plpgsql as $$
 begin
@@ -20,5 +20,5 @@ begin
                                else greatest(p_again_ms, 600000) end) * (0.75 + random() / 2) * interval '1 millisecond'
     where open.org_id = p_org and open.hold_id = p_hold
     returning open.state, open.reopened, open.upstream_task, open.raw_consumed, open.reason, open.recorded_at, open.polls
-    into state, reopened, upstream_task, raw_consumed, reason, recorded_at, polls;
+    into open_state, reopened, upstream_task, raw_consumed, reason, recorded_at, polls;
 end $$;

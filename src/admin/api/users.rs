@@ -11,7 +11,7 @@ use super::extract::{Body, Query, Tagged, existing, given};
 use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
-use crate::ids::{OrgId, TeamId, UserId};
+use crate::ids::{HoldId, OrgId, TeamId, UserId};
 use crate::store::{ForgottenUser, NewUser, Role, Status, User, UserChange, UserFilter};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -156,6 +156,9 @@ pub(super) struct ForgetBody {
     /// `true`: also what the video service said about the user's tasks is erased: prompts that it repeats, links, messages.
     #[serde(default)]
     erase_content: bool,
+    /// Go on where an earlier call stopped: `next` of its answer.
+    #[serde(default)]
+    after: Option<HoldId>,
 }
 
 /// Forget a user
@@ -164,6 +167,8 @@ pub(super) struct ForgetBody {
 /// to identity providers go: if a provider still signs tokens for it, they are refused, or make a new user where the provider
 /// creates users. Balances, entries and tasks stay, as they name users by their ids. What people wrote elsewhere (reasons of
 /// entries, references) stays too. A user that was deleted before can be forgotten; forgetting twice changes nothing more.
+///
+/// One call erases the content of at most 500 tasks, and its answer says where the next call goes on.
 #[utoipa::path(
     post, path = "/admin/v1/users/{user_id}/forget", tag = "users",
     params(("user_id" = UserId, Path, description = "The user")),
@@ -176,17 +181,14 @@ pub(super) async fn forget_user(
 ) -> Result<Json<ForgottenUser>, Problem> {
     let ApiCall { database, path: id, input: Body(body), contents, .. } = call;
     let pseudonym = database.forget_user(id).await?;
-    let (mut erased_tasks, mut after) = (0, None);
+    let mut forgotten = ForgottenUser { user_id: id, pseudonym, erased_tasks: 0, next: None };
     if body.erase_content {
-        loop {
-            let some = database.tasks_with_content(id, after).await?;
-            let Some((_, last)) = some.last() else { break };
-            after = Some(*last);
-            for (org, hold) in some {
-                contents.erase(org, hold).await?;
-                erased_tasks += 1;
-            }
+        let some = database.tasks_with_content(id, body.after).await?;
+        for (org, hold) in &some {
+            contents.erase(*org, *hold).await?;
+            forgotten.erased_tasks += 1;
         }
+        forgotten.next = some.last().map(|(_, hold)| *hold);
     }
-    Ok(Json(ForgottenUser { user_id: id, pseudonym, erased_tasks }))
+    Ok(Json(forgotten))
 }

@@ -412,8 +412,18 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
         }
         UserCommand::Forget { user, erase_content } => {
             let path = format!("{}/forget", path(user));
-            let done = session.post(&path, json!({"erase_content": erase_content})).await?;
-            let (pseudonym, erased) = (named(&done, "pseudonym"), &done["erased_tasks"]);
+            let (mut erased, mut after) = (0, Value::Null);
+            let mut done = loop {
+                let some =
+                    session.post(&path, json!({"erase_content": erase_content, "after": after})).await?;
+                erased += some["erased_tasks"].as_u64().unwrap_or_default();
+                after = some["next"].clone();
+                if after.is_null() {
+                    break some;
+                }
+            };
+            done["erased_tasks"] = erased.into();
+            let pseudonym = named(&done, "pseudonym");
             session.say(
                 &done,
                 format_args!("{user} is called {pseudonym}; the content of {erased} task(s) was erased"),

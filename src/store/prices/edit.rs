@@ -26,10 +26,11 @@ impl<'a> Columns<'a> {
         for (task_type, tariff) in prices {
             let refuse = |why: &str| Err(StoreError::Invalid(format!("{task_type}: {why}")));
             // A task type is written in paths, log lines and tables of the command line.
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
             if !(1..=100).contains(&task_type.len()) || !task_type.bytes().all(plain) {
                 return Err(StoreError::Invalid(
-                    "a task type is 1 to 100 letters, digits, '-', '_' or '.'".into(),
+                    "a task type is 1 to 100 lower-case letters, digits, '-', '_' or '.'".into(),
                 ));
             }
             let (unit, credits, with_audio) = match tariff {

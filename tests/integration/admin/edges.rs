@@ -366,3 +366,40 @@ async fn what_is_pasted_into_a_path_is_not_logged() {
         assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
     }
 }
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_is_dropped() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let orgs = operator.get("/admin/v1/orgs/?limit=1").await.expect(200);
+    assert_eq!(orgs["items"].as_array().unwrap().len(), 1);
+    operator.post("/admin/v1/orgs/", json!({"name": "made with a slash"})).await.expect(201);
+    operator.get("/readyz/").await.expect(200);
+    operator.get("/admin/v1/orgs/none/").await.expect(404);
+    operator.get("/").await.expect(404);
+}
+
+#[tokio::test]
+async fn no_name_looks_like_another_one_in_use() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let create = async |name: &str| operator.post("/admin/v1/orgs", json!({"name": name})).await;
+    let acme = create("Ace Copy").await.expect(201);
+    let users = format!("/admin/v1/orgs/{}/users", acme["org_id"].as_str().unwrap());
+    // In small letters, in wide ones, and in Cyrillic ones alone.
+    for name in ["ace copy", "Ａce Copy", "АСЕ СОРУ"] {
+        let refused = create(name).await.expect(409);
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("looks like Ace Copy, which is in use"), "{detail}");
+    }
+    create("Ace Copying").await.expect(201);
+    let ada = operator.post(&users, json!({"name": "ada"})).await.expect(201);
+    operator.post(&users, json!({"name": "Ada"})).await.expect(409);
+    let other = operator.post(&users, json!({"name": "bea"})).await.expect(201);
+    let path = |user: &Value| format!("/admin/v1/users/{}", user["user_id"].as_str().unwrap());
+    operator.patch(&path(&other), json!({"name": "ADA"})).await.expect(409);
+    // Its own name may be spelled in another way, and a name that is free again may be given.
+    operator.patch(&path(&ada), json!({"name": "Ada"})).await.expect(200);
+    operator.delete(&path(&ada)).await.expect(204);
+    operator.patch(&path(&other), json!({"name": "ADA"})).await.expect(200);
+}

@@ -107,6 +107,14 @@ async fn forget(client: &AdminClient<'_>, user: UserId, body: Value) -> Value {
     client.post(&format!("/admin/v1/users/{user}/forget"), body).await.expect(200)
 }
 
+/// The only task.
+async fn erased_hold(gateway: &TestGateway) -> String {
+    sqlx::query_scalar("select 'hold_' || replace(hold_id::text, '-', '') from hold")
+        .fetch_one(gateway.db.pool())
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_forgotten_user_is_named_nowhere_and_the_books_are_as_they_were() {
     let gateway = TestGateway::start().await;
@@ -128,7 +136,10 @@ async fn a_forgotten_user_is_named_nowhere_and_the_books_are_as_they_were() {
     assert_eq!(named(&gateway).await, [""; 0]);
     let pseudonym = erased["pseudonym"].as_str().unwrap();
     assert_eq!((&kept["pseudonym"], &kept["erased_tasks"]), (&json!(pseudonym), &json!(0)));
-    assert_eq!(erased["erased_tasks"], 1);
+    assert_eq!((&erased["erased_tasks"], &erased["next"]), (&json!(1), &json!(erased_hold(&gateway).await)));
+    // There the next call goes on, and finds nothing.
+    let rest = forget(&operator, user, json!({"erase_content": true, "after": erased["next"]})).await;
+    assert_eq!((&rest["erased_tasks"], &rest["next"]), (&json!(0), &Value::Null));
     assert_eq!(books(&gateway).await, of_books);
 
     // The audit log has the same changes as before, and this one, by its actor and under its own name.

@@ -4,7 +4,11 @@ use serde_json::Value;
 
 use crate::support::database::TestDatabase;
 use crate::support::gateway::{MASTER_KEY, TestGateway, closed_port};
-use crate::support::process::{Said, Scratch, run};
+use crate::support::otlp::Collector;
+use crate::support::process::{Said, Scratch, run, run_with_env};
+
+/// The variable that says where traces go.
+const TRACES: &str = "TOLLGATE_TELEMETRY__OTLP_ENDPOINT";
 
 fn config(database: &str, vendor: &str, more: &str) -> String {
     format!(
@@ -31,15 +35,20 @@ async fn a_healthy_installation_is_called_that_and_nothing_is_bought() {
     let scratch = Scratch::new();
     let vendor = format!("http://{}", gateway.simulator());
     let file = scratch.file("gateway.toml", &config(gateway.db.url(), &vendor, ""));
-    let said = run(&["doctor", "--config", &file]).await;
+    let collector = Collector::grpc().await;
+    let traces = format!("http://{}", collector.address);
+    let said = run_with_env(&["doctor", "--config", &file], &[(TRACES, &traces)]).await;
     assert_eq!(said.code, 0, "{said:?}");
-    for part in ["ok       database: ", "ok       vendor: ", "ok       configuration: "] {
+    for part in
+        ["ok       database: ", "ok       vendor: ", "ok       configuration: ", "ok       trace collector: "]
+    {
         assert!(said.out.contains(part), "{part}: {said:?}");
     }
     let said = run(&["doctor", "--json", "--config", &file]).await;
     assert_eq!(said.json()["healthy"], true);
     assert!(!said.out.contains(MASTER_KEY) && findings(&said, "error").is_empty(), "{said:?}");
     assert_eq!(gateway.upstream_creates().await, (0, 0), "nothing is bought");
+    assert_eq!(collector.spans().len(), 0, "nothing is traced");
     // The vendor refuses another key.
     let wrong = config(gateway.db.url(), &vendor, "").replace(MASTER_KEY, "another-key");
     let said = run(&["doctor", "--json", "--config", &scratch.file("wrong.toml", &wrong)]).await;
@@ -60,7 +69,8 @@ async fn everything_that_is_wrong_is_told_at_once() {
     let text = config(db.url(), &vendor, &more).replacen("127.0.0.1:0", "192.0.2.1:8080", 1);
     let text = text.replace("[admin]", "max_connections = 100000\n[admin]");
     let file = scratch.file("gateway.toml", &text);
-    let said = run(&["doctor", "--json", "--config", &file]).await;
+    let nobody = format!("http://{}", closed_port().await);
+    let said = run_with_env(&["doctor", "--json", "--config", &file], &[(TRACES, &nobody)]).await;
     assert_eq!(said.code, 1, "{said:?}");
     let errors = findings(&said, "error").join("\n");
     for part in [
@@ -72,6 +82,8 @@ async fn everything_that_is_wrong_is_told_at_once() {
     ] {
         assert!(errors.contains(part), "{part}: {errors}");
     }
+    let warnings = findings(&said, "warning").join("\n");
+    assert!(warnings.contains("trace collector: http://127.0.0.1:"), "{warnings}");
     let after: i64 =
         sqlx::query_scalar("select count(*) from _sqlx_migrations").fetch_one(db.pool()).await.unwrap();
     assert_eq!(before, after, "nothing is changed");

@@ -95,6 +95,8 @@ async fn prices_that_cannot_be_are_refused_and_change_nothing() {
         ("", fixed(1)),
         ("two words", fixed(1)),
         ("a/b", fixed(1)),
+        // A vendor that folds case would run the other one.
+        ("Pro-text-to-video", fixed(1)),
     ] {
         let refused = db.set_price(version, task_type, tariff, None).await;
         assert!(matches!(refused, Err(StoreError::Invalid(_))), "{task_type} {refused:?}");

@@ -13,8 +13,10 @@ pub struct ForgottenUser {
     pub user_id: UserId,
     /// What the user is called from now on: it follows from its id.
     pub pseudonym: String,
-    /// Of how many tasks the content was erased.
+    /// Of how many tasks this call erased the content.
     pub erased_tasks: u64,
+    /// Where the next call goes on; `null`: there was nothing left to erase.
+    pub next: Option<HoldId>,
 }
 
 impl Acting {
