@@ -110,6 +110,7 @@ begin
                 reason = coalesce(stepped.reason, open.reason),
                 recorded_at = case when stepped.kind = 'run' then v_now else open.recorded_at end,
                 doubt_at = case when stepped.to_state = 'IN_DOUBT' then v_now else open.doubt_at end,
+                unanswered = null,
                 guarded = case when stepped.to_state = 'IN_DOUBT' and stepped.idem_key is null then stepped.fingerprint end,
                 -- a task without an id cannot be asked about: it is never due
                 due_at = case when stepped.to_state = 'IN_DOUBT' and open.upstream_task is null then 'infinity'
@@ -311,7 +312,7 @@ begin
             where item.light and open.state = v_held for no key update of open skip locked
         ), running as (
             update open_task open set
-                state = 'RUNNING', upstream_task = accepted.task, raw_consumed = accepted.raw, reported = accepted.reported,
+                state = 'RUNNING', unanswered = null, upstream_task = accepted.task, raw_consumed = accepted.raw, reported = accepted.reported,
                 recorded_at = v_now, due_at = v_now + coalesce(accepted.due_ms, 0) * interval '1 millisecond', polls = 0
             from accepted where open.org_id = accepted.org_id and open.hold_id = accepted.hold_id
             returning open.upstream_task, open.account, open.org_id, open.hold_id, accepted.ord
