@@ -1,14 +1,18 @@
-//! Gateways that die while a repetition waits for their answer, or with their callers.
+//! Gateways that die while a repetition waits for their answer, with their callers, or before they have stored what they sent.
 
 use std::time::Instant;
 
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
+use tollgate::secret::Secret;
+use tollgate::store::Database;
 
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{PATIENCE, TestDatabase, until};
 use crate::support::faults::fleet::{Fleet, Spec};
 use crate::support::faults::load::{Create, Reply};
 use crate::support::faults::scaled;
 use crate::support::faults::table::{Row, report};
+use crate::support::seed::acting;
 
 /// Sends a create to the first gateway; ends when the vendor has it.
 async fn with_the_vendor(fleet: &Fleet, create: &Create) -> tokio::task::JoinHandle<Create> {
@@ -103,4 +107,40 @@ async fn who_is_cut_off_by_the_death_of_a_gateway_buys_nothing_twice() {
 
 async fn text_of(url: &str) -> String {
     crate::support::http::client().get(url).send().await.unwrap().text().await.unwrap()
+}
+
+/// The excerpt of a request is stored while the vendor works on it. A gateway that dies between the two leaves a doubt without an
+/// excerpt, and nothing worse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_killed_between_the_send_and_the_excerpt_leaves_a_doubt_without_one() {
+    let db = TestDatabase::new().await;
+    let mut fleet = Fleet::start(Spec { gateways: 2, ..Spec::on(db.url()) }).await;
+    let mut keeper = PgConnection::connect(db.url()).await.unwrap();
+    keeper.execute("begin; lock table content in access exclusive mode").await.unwrap();
+    let create = fleet.customers.draft(5);
+    let first = with_the_vendor(&fleet, &create).await;
+    let last = Instant::now();
+    fleet.kill(0).await;
+    let mut create = first.await.unwrap();
+    assert_eq!(create.attempts[0].reply, Reply::NoAnswer);
+    // What waits for the table would be done by the server although its gateway is dead.
+    let waiting = "select count(pg_terminate_backend(pid)) >= 0 from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    assert!(counts(&fleet, waiting).await);
+    keeper.execute("rollback").await.unwrap();
+    drop(keeper);
+
+    fleet.vendor.behave().await;
+    fleet.until_state(&create, "IN_DOUBT").await;
+    assert!(counts(&fleet, "select not exists (select from content where excerpt is not null)").await);
+    let hold = fleet.holds_of(&create).await.remove(0);
+    let database = acting(&Database::connect(&Secret::new(db.url()), 1, PATIENCE).unwrap());
+    assert!(database.read_request(hold.id()).await.unwrap().is_none(), "there is nothing to read");
+    assert!(matches!(fleet.customers.send(&mut create, 1).await, Reply::Unknown(_)));
+    fleet.customers.note(create);
+    fleet.launch_again(0).await;
+    let verdict = fleet.conclude(last).await;
+    let fault = "gateway killed between the send and the excerpt".into();
+    report(&Row { fault, tried: 1, verdict: verdict.clone(), served: None });
+    verdict.must_be_clean();
 }
