@@ -27,10 +27,13 @@ create or replace function repeated_creates(
                    and coalesce(open.recorded_at, ended.recorded_at) > p_now - interval '60 seconds'))
         order by caller.hold_id limit 1) left_alone on item.guard is distinct from false
     left join lateral (
-        select open_task.hold_id from open_task
-        join hold on hold.org_id = open_task.org_id and hold.hold_id = open_task.hold_id
-        where open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
-          and hold.user_id = item.user_id and open_task.hold_id <> item.hold_id
+        select same.hold_id
+        from (select open_task.hold_id from open_task
+              where open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
+                and open_task.hold_id <> item.hold_id offset 0) same
+        -- never the other way round, through all that the user has ever made
+        cross join lateral (select from hold where hold.org_id = p_orgs[item.pos] and hold.hold_id = same.hold_id
+                                               and hold.user_id = item.user_id limit 1) owned
         limit 1) under_way on item.guard is null and left_alone.hold_id is null
     where left_alone.hold_id is not null or under_way.hold_id is not null
 $$;
