@@ -240,6 +240,7 @@ fn new_hold(org: OrgId) -> NewHold {
         fingerprint: Fingerprint::from_bytes(&[7; 32]).unwrap(),
         idempotency_key: None,
         refuse_if_in_doubt: true,
+        refuse_if_unanswered: false,
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::finish::Finisher;
 use crate::access::callers::Authenticator;
+use crate::layers::unanswered::Unanswered;
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::store::{Database, Lease, Ledger, StoreError};
@@ -27,9 +28,9 @@ use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
 
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
-/// statement hangs takes no connection that another job needs, and one for the question whether the gateway is ready. The
-/// lease has a pool of its own.
-pub const CONNECTIONS: u32 = 17;
+/// statement hangs takes no connection that another job needs, one for the question whether the gateway is ready, and one
+/// for the notes of callers that have gone. The lease has a pool of its own.
+pub const CONNECTIONS: u32 = 19;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -67,6 +68,8 @@ pub struct Work {
     pub ledger: Ledger,
     pub poller: Arc<Poller>,
     pub authenticator: Arc<Authenticator>,
+    /// Tells other gateways that this one lives.
+    pub unanswered: Arc<Unanswered>,
     /// Follows what operators change.
     pub watcher: Arc<Watcher>,
     pub metrics: PrometheusHandle,
@@ -82,13 +85,14 @@ pub struct Work {
 
 impl Work {
     /// The table of jobs. The name of a job is the label `job_name` of the metrics `tollgate_job_…`.
-    fn jobs(self: &Arc<Self>, changed: &Arc<Notify>) -> Vec<Job> {
+    fn jobs(self: &Arc<Self>, changed: &Arc<Notify>, asked: &Arc<Notify>) -> Vec<Job> {
         let (lease, sweep, work) = (self.lease.interval(), self.pace.sweep, self);
         vec![
             // Jobs that keep this gateway able to serve. A renewed lease counts from the start of the renewal, so a
             // renewal that takes longer than the lease is useless.
             work.job("renew lease", lease, (lease * 4).min(QUICK), renew_lease).until_drained(),
             work.job("follow changes", secs(1), LONG, follow_changes).woken_by(changed.clone()),
+            work.job("show life", secs(1), QUICK, show_life).until_drained().woken_by(asked.clone()),
             // Jobs that bring holds, credits and budgets forward.
             work.job("sweep holds", sweep, LONG, sweep_holds),
             work.job("expire credits", sweep, LONG, expire_credits),
@@ -117,10 +121,11 @@ impl Work {
         tasks: &TaskTracker,
         drained: &CancellationToken,
     ) {
-        let changed = Arc::new(Notify::new());
-        tasks.spawn(self.watcher.clone().listen(changed.clone(), self.stop.clone()));
+        let (changed, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let woken = [changed.clone(), asked.clone()];
+        tasks.spawn(self.watcher.clone().listen(woken, self.stop.clone()));
         let finishing = Upstream::names().map(|backend| self.finisher(backend).job(QUICK));
-        for job in self.jobs(&changed).into_iter().chain(finishing).chain(more) {
+        for job in self.jobs(&changed, &asked).into_iter().chain(finishing).chain(more) {
             job.start(tasks, &self.stop, drained);
         }
     }
@@ -165,6 +170,10 @@ async fn renew_lease(work: Arc<Work>) -> Result<(), StoreError> {
 
 async fn follow_changes(work: Arc<Work>) -> Result<(), StoreError> {
     work.watcher.look().await
+}
+
+async fn show_life(work: Arc<Work>) -> Result<(), StoreError> {
+    work.unanswered.show_life().await
 }
 
 async fn sweep_holds(work: Arc<Work>) -> Result<(), StoreError> {
@@ -213,7 +222,8 @@ async fn note_key_uses(work: Arc<Work>) -> Result<(), StoreError> {
 
 async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), StoreError> {
     let hours = i32::try_from(work.pace.idempotency_hours).unwrap_or(i32::MAX);
-    work.database.forget_old_claims(hours).await.map(drop)
+    work.database.forget_old_claims(hours).await?;
+    work.database.forget_gone_callers().await
 }
 
 async fn erase_content(work: Arc<Work>) -> Result<(), StoreError> {

@@ -188,7 +188,7 @@ pub struct NewCreate {
     pub fingerprint: Fingerprint,
     /// The caller's idempotency key.
     pub idempotency_key: Option<Arc<str>>,
-    /// Whether to create even if an earlier create of the same body is in doubt.
+    /// Whether to create even if an earlier create of the same body is in doubt, or unanswered although its caller has gone.
     pub resend: bool,
     /// Whether content is kept after the task has ended.
     pub keeps_content: bool,
@@ -213,12 +213,19 @@ pub struct Held {
     guard: HoldGuard,
     permit: Permit,
     keeps_content: bool,
+    is_keyed: bool,
 }
 
 impl Held {
     pub(crate) fn new(priced: Priced, guard: HoldGuard, permit: Permit) -> Self {
         let Priced { create, order, excerpt } = priced;
-        Self { order, excerpt, guard, permit, keeps_content: create.keeps_content }
+        let (keeps_content, is_keyed) = (create.keeps_content, create.idempotency_key.is_some());
+        Self { order, excerpt, guard, permit, keeps_content, is_keyed }
+    }
+
+    /// Whether the create has an idempotency key.
+    pub fn is_keyed(&self) -> bool {
+        self.is_keyed
     }
 
     /// The order to send, its excerpt, the hold that pays for it, the permit to send it, and whether content is kept after the

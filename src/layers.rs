@@ -11,6 +11,7 @@ pub mod rescue;
 pub mod reserve;
 pub mod route;
 pub mod trace;
+pub mod unanswered;
 
 use std::future::Future;
 

@@ -65,6 +65,7 @@ pub use self::ledger::lanes::settings::{LaneSettings, RETRY_ASIDE, SIDE_LANES};
 pub use self::ledger::lease::Lease;
 pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::ledger::unanswered::{Question, Sign};
 pub use self::prices::{
     Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,
 };

@@ -29,6 +29,7 @@ use crate::layers::forward::Forward;
 use crate::layers::price::Price;
 use crate::layers::replay::Replay;
 use crate::layers::reserve::Reserve;
+use crate::layers::unanswered::{Book, Unanswered};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -63,14 +64,15 @@ impl App {
         let [data, admin] = listeners(&config, certificates).await?;
         let shared = Shared::build(&config, &egress, pools, metrics, bulk, upstream).await?;
         let max_connections = descriptors::for_data_connections(&config);
+        let unanswered = shared.unanswered(&config);
         Ok(Self {
             max_connections,
             data,
             admin,
-            parts: shared.parts(&config),
+            parts: shared.parts(&config, unanswered.clone()),
             api: shared.api(&config),
             operations: shared.operations(),
-            work: Arc::new(shared.work(&config)),
+            work: Arc::new(shared.work(&config, unanswered)),
             tasks: shared.tasks,
             stop: shared.stop,
             draining: shared.draining,
@@ -213,7 +215,21 @@ impl Shared {
         })
     }
 
-    fn parts(&self, config: &Config) -> Parts {
+    fn unanswered(&self, config: &Config) -> Arc<Unanswered> {
+        Arc::new(Unanswered {
+            ledger: self.ledger.clone(),
+            database: self.pools.upkeep.clone(),
+            bulk: self.bulk.clone(),
+            tasks: self.tasks.clone(),
+            client_deadline: ms(config.server.create_deadline_ms),
+            stop: self.stop.clone(),
+            last_wait: last_wait(config),
+            clock: Clock,
+            book: Book::default(),
+        })
+    }
+
+    fn parts(&self, config: &Config, unanswered: Arc<Unanswered>) -> Parts {
         let bodies = BodyReader {
             most: MAX_BODY,
             timeout: ms(config.server.body_timeout_ms),
@@ -238,15 +254,16 @@ impl Shared {
                 ledger: self.ledger.clone(),
                 upstream: self.upstream.clone(),
                 bulk: self.bulk.clone(),
+                unanswered: unanswered.clone(),
             },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
+                unanswered,
                 lease: self.lease.clone(),
                 tasks: self.tasks.clone(),
                 client_deadline: ms(config.server.create_deadline_ms),
                 stop: self.stop.clone(),
-                // A create that stops waiting must still have time to record its doubt and to answer.
-                last_wait: time_in_flight(ms(config.server.shutdown_grace_ms)).mul_f64(0.75),
+                last_wait: last_wait(config),
                 first_poll: ms(config.reconciler.interval_ms),
                 clock: Clock,
             }),
@@ -305,13 +322,14 @@ impl Shared {
         }
     }
 
-    fn work(&self, config: &Config) -> Work {
+    fn work(&self, config: &Config, unanswered: Arc<Unanswered>) -> Work {
         Work {
             lease: self.lease.clone(),
             database: self.pools.upkeep.clone(),
             ledger: self.ledger.clone(),
             poller: self.poller.clone(),
             authenticator: self.authenticator.clone(),
+            unanswered,
             watcher: self.watcher.clone(),
             metrics: self.metrics.clone(),
             accounts: accounts(config),
@@ -348,6 +366,11 @@ fn ledger(config: &Config, database: &SharedDatabase<OrgId>, gateway: GatewayId)
 }
 
 /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
+/// How long after a stop a create may still wait for the vendor: it must then have time to record its doubt and to answer.
+fn last_wait(config: &Config) -> Duration {
+    time_in_flight(ms(config.server.shutdown_grace_ms)).mul_f64(0.75)
+}
+
 fn max_exposure(config: &Config) -> Credits {
     Credits::new(config.limits.max_exposure_per_day.into())
 }

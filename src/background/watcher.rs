@@ -119,20 +119,21 @@ impl Watcher {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notifies `changed` whenever the database announces a change, and whenever an announcement may have been lost.
+    /// Notifies all of `woken` whenever the database announces a change, and whenever an announcement may have been lost.
     /// Uses a connection of its own, until `stop`.
-    pub async fn listen(self: Arc<Self>, changed: Arc<Notify>, stop: CancellationToken) {
+    pub async fn listen<const N: usize>(self: Arc<Self>, woken: [Arc<Notify>; N], stop: CancellationToken) {
+        let wake = || woken.iter().for_each(|job| job.notify_one());
         let listening = async {
             loop {
                 match self.database.listen().await {
                     Ok(mut listener) => {
                         while listener.changed().await.is_ok() {
-                            changed.notify_one();
+                            wake();
                         }
                     }
                     Err(error) => tracing::warn!(%error, "cannot listen for changes"),
                 }
-                changed.notify_one();
+                wake();
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
         };

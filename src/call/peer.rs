@@ -62,6 +62,11 @@ impl Peer {
         let _ = self.half_closed.set(());
     }
 
+    /// Whether the client has closed its direction of the connection.
+    pub fn is_half_closed(&self) -> bool {
+        self.half_closed.initialized()
+    }
+
     /// Completes when the client has closed its direction of the connection. It may have left, or wait for its answer: TCP does
     /// not tell. So it is answered, but nothing more is begun for it.
     pub async fn half_closed(&self) {

@@ -9,6 +9,10 @@ use crate::wire::Success;
 ///
 /// The task's credits are held before the request is sent to the video service. Send an `Idempotency-Key`: then you can
 /// repeat the call until it is answered, and get only one task.
+///
+/// Without a key, the same body from the same user gets the answer to an earlier call (with `Idempotent-Replayed: true`) if the caller of
+/// that one had gone before the answer: while it is not answered, and for 60 seconds after the video service accepted its task. While an
+/// earlier call is in doubt, it gets the same 504. In all other cases it is another purchase.
 #[utoipa::path(
     post, path = "/api/generate", tag = "tasks", operation_id = "generate",
     params(
@@ -17,14 +21,14 @@ use crate::wire::Success;
         ("X-Tollgate-Quote" = Option<String>, Header,
          description = "The `quote` that POST /api/quote has answered for exactly this body: the task costs the quoted price"),
         ("X-Tollgate-Resend" = Option<String>, Header,
-         description = "`yes`: create a task even if an earlier create of the same body is in doubt"),
+         description = "`yes`: create a task even if an earlier create of the same body is in doubt, or unanswered although its caller has gone"),
         ("X-Tollgate-Store" = Option<String>, Header, pattern = "^([Yy][Ee][Ss]|[Nn][Oo])$",
          description = "`no`: nothing that the video service says of the task is kept for more than some minutes after its end has been read, or an hour after its end")
     ),
     request_body = CreateBody,
     responses((
         status = 200, description = "The video service has accepted the task", body = Success<TaskData>,
-        headers(("Idempotent-Replayed" = String, description = "`true`: this is the stored answer of an earlier call with the same key"))
+        headers(("Idempotent-Replayed" = String, description = "`true`: this is the answer to an earlier call: one with the same key, or one with the same body and no key whose caller had gone"))
     ))
 )]
 pub(super) async fn generate<C: Below<Admitted>>(create: &C, call: Call<Admitted>) -> Outcome {

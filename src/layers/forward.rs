@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::unanswered::Unanswered;
 use super::{Below, Failure, Outcome, tell};
 use crate::bulk::counted;
 use crate::call::{Call, Held, Notes};
@@ -34,6 +35,8 @@ pub struct Forward {
     pub poller: Arc<Poller>,
     /// The lease of this gateway, without which nothing is sent.
     pub lease: Arc<Lease>,
+    /// Is told when callers leave before their answers.
+    pub unanswered: Arc<Unanswered>,
     /// Runs the tasks of creates; a stop of the gateway waits for them.
     pub tasks: TaskTracker,
     /// Time-out after which the client is told that the outcome is unknown.
@@ -51,8 +54,11 @@ pub struct Forward {
 impl Below<Held> for Arc<Forward> {
     fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
         let Call { context, stage, .. } = call;
+        let is_keyed = stage.is_keyed();
         let (order, excerpt, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
+        // A create with a key needs nobody who attends: the key finds it again.
+        let mut caller = (!is_keyed).then(|| Box::new(self.unanswered.attend(guard.org(), reference)));
         let (sender, mut answer) = oneshot::channel();
         let (gone, connection) = (CancellationToken::new(), context.connection);
         let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
@@ -65,12 +71,15 @@ impl Below<Held> for Arc<Forward> {
             let answer = tokio::select! {
                 biased;
                 answer = &mut answer => answer,
-                // It gets its answer. But it may have left, so the create is not sent again after a refusal.
+                // It gets its answer. But it may have left, so the create is not sent again after a refusal, and a repetition
+                // of it gets the same answer.
                 () = connection.half_closed() => {
                     leaves.cancel();
+                    caller.iter_mut().for_each(|caller| caller.leaves());
                     answer.await
                 }
             };
+            caller.into_iter().for_each(|caller| caller.got_answer());
             // The task answers, or panics. In a panic its guard has put the hold in doubt.
             let answer = answer.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
             answer.map_err(Failure::from)

@@ -13,7 +13,7 @@ use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::poll::created;
-use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State};
+use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State, Task};
 use crate::strict;
 
 /// Reads a create's body, and replays the stored answer for a known idempotency key.
@@ -111,12 +111,17 @@ pub(super) async fn replay(
 ) -> Option<Result<Answer, GatewayError>> {
     match judge(&claim, fingerprint)? {
         Err(refused) => Some(Err(refused)),
-        Ok(()) => Some(again(claim, bulk, org).await),
+        Ok(()) => Some(again(claim.task, claim.first, bulk, org).await),
     }
 }
 
-/// The answer to the create once more.
-async fn again(Claim { task, first, .. }: Claim, bulk: &Bulk, org: OrgId) -> Result<Answer, GatewayError> {
+/// The answer to the create of `task` once more; `first`: the vendor's.
+pub(super) async fn again(
+    task: Task,
+    first: Option<Arc<str>>,
+    bulk: &Bulk,
+    org: OrgId,
+) -> Result<Answer, GatewayError> {
     let (payer, bytes) = (Payer::Org(org), first.as_ref().map_or(0, |first| first.len()));
     let body = bulk.workers.run(payer, bytes, move || created(task, first)).await?;
     let body = bulk.answer(payer, body.into()).ok_or(GatewayError::NoRoom)?;
@@ -126,7 +131,7 @@ async fn again(Claim { task, first, .. }: Claim, bulk: &Bulk, org: OrgId) -> Res
     Ok(answer)
 }
 
-/// Whether the caller wants to create although an earlier create of the same body is in doubt.
+/// Whether the caller wants to create although an earlier create of the same body is in doubt, or unanswered.
 fn resend(headers: &HeaderMap) -> Result<bool, GatewayError> {
     let value = strict::single_header(headers, "X-Tollgate-Resend")?;
     Ok(value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"yes")))

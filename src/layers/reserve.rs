@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::replay::replay;
+use super::unanswered::Unanswered;
 use super::{Below, Outcome, Stage, tell};
 use crate::bulk::Bulk;
-use crate::call::{Call, Held, NewCreate, Notes, Priced};
+use crate::call::{Call, Context, Held, NewCreate, Notes, Priced};
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::{BudgetId, HoldId, OrgId};
 use crate::metrics as m;
@@ -21,6 +22,8 @@ pub struct Reserve {
     pub upstream: Arc<Upstream>,
     /// Counts the answer to a create that repeats an earlier one.
     pub bulk: Bulk,
+    /// Answers creates that repeat one whose caller has gone.
+    pub unanswered: Arc<Unanswered>,
 }
 
 impl Stage for Reserve {
@@ -29,14 +32,20 @@ impl Stage for Reserve {
 
     async fn run(&self, call: Call<Priced>, below: &impl Below<Held>) -> Outcome {
         let mut span = Span::of_part("reserve");
-        let reserved = span.around(self.reserve(&call.stage, &call.context.notes)).await;
+        let mut reserved = span.around(self.reserve(&call.stage, &call.context.notes, true)).await;
         span.set_number("tollgate.credits", call.stage.order.price.hold.get());
         tell(&mut span, &reserved);
         drop(span);
+        if let Ok(Reserved::Attached(_) | Reserved::Unanswered(_)) = reserved {
+            reserved = Box::pin(self.follow(reserved, &call.stage, &call.context)).await;
+        }
         match reserved? {
             Reserved::Answered(answer) => Ok(answer),
             Reserved::Granted(guard, permit) => {
                 below.take(call.advance(|priced| Held::new(priced, guard, permit))).await
+            }
+            Reserved::Attached(reference) | Reserved::Unanswered(reference) => {
+                Err(GatewayError::OutcomeUnknown { reference }.into())
             }
         }
     }
@@ -47,21 +56,26 @@ enum Reserved {
     Granted(HoldGuard, Permit),
     /// The create repeats an earlier one, and gets the stored answer.
     Answered(Answer),
+    /// The create repeats this one, whose caller has gone before the answer.
+    Attached(HoldId),
+    /// The create is like this one, which has no answer yet; whether its caller is there is not known.
+    Unanswered(HoldId),
 }
 
 impl Reserve {
-    /// Rare paths are boxed, because the future of every create would otherwise have room for them.
-    async fn reserve(&self, priced: &Priced, notes: &Notes) -> Result<Reserved, GatewayError> {
+    /// `looks`: whether an unanswered create with this body is looked for, wherever its caller is. Rare paths are boxed, because the
+    /// future of every create would otherwise have room for them.
+    async fn reserve(&self, priced: &Priced, notes: &Notes, looks: bool) -> Result<Reserved, GatewayError> {
         let (create, task_type) = (&priced.create, &priced.order.task_type);
         let org = create.principal.org;
         // Before credits are held: without a free slot the create is refused at once.
         let permit = match self.upstream.admit(org, task_type) {
             Ok(permit) => permit,
-            Err(refusal) => return Err(Box::pin(self.refused(priced, refusal)).await),
+            Err(refusal) => return Box::pin(self.refused(priced, refusal)).await,
         };
         // Another create can take the idempotency key after our look-up, and free it before we look up its claim.
         for _ in 0..3 {
-            let new = self.new_hold(priced, &permit);
+            let new = self.new_hold(priced, &permit, looks);
             let required = new.amount;
             match self.ledger.reserve(new).await? {
                 Verdict::Granted(guard) => {
@@ -83,6 +97,8 @@ impl Reserve {
                 Verdict::TooManyTasks => return Err(GatewayError::TooManyTasks),
                 Verdict::Stopped => return Err(GatewayError::Stopped),
                 Verdict::InDoubt(reference) => return Err(GatewayError::OutcomeUnknown { reference }),
+                Verdict::Attach(earlier) => return Ok(Reserved::Attached(earlier)),
+                Verdict::Unanswered(earlier) => return Ok(Reserved::Unanswered(earlier)),
                 Verdict::UnknownOrg => {
                     return Err(GatewayError::Internal("a key of an organisation without a balance".into()));
                 }
@@ -108,16 +124,66 @@ impl Reserve {
         Err(GatewayError::RequestInProgress)
     }
 
-    /// The error for a create without a permit. If the create repeats one in doubt, it gets the 504 of that doubt, because
-    /// "unavailable" would mean that no credits are held.
-    async fn refused(&self, priced: &Priced, refusal: Refusal) -> GatewayError {
+    /// What becomes of a create without a permit. If it repeats one in doubt, it gets the 504 of that doubt, because "unavailable"
+    /// would mean that no credits are held; and one whose caller has gone needs no permit of its own.
+    async fn refused(&self, priced: &Priced, refusal: Refusal) -> Result<Reserved, GatewayError> {
         let create = &priced.create;
-        if refuses_if_in_doubt(create)
-            && let Ok(Some(reference)) = self.doubt(create).await
-        {
-            return GatewayError::OutcomeUnknown { reference };
+        if refuses_repetition(create) {
+            if let Ok(Some(reference)) = self.doubt(create).await {
+                return Err(GatewayError::OutcomeUnknown { reference });
+            }
+            if let Ok(Some(earlier)) = self.left_alone(create).await {
+                return Ok(Reserved::Attached(earlier));
+            }
         }
-        GatewayError::NotAdmitted(refusal)
+        Err(GatewayError::NotAdmitted(refusal))
+    }
+
+    /// Goes on with a create that may be a repetition: waits for the answer to the first, or reserves again, if nothing was bought or
+    /// if the callers of all like it are there.
+    async fn follow(
+        &self,
+        reserved: Result<Reserved, GatewayError>,
+        priced: &Priced,
+        context: &Context,
+    ) -> Result<Reserved, GatewayError> {
+        let (mut reserved, mut looks, create) = (reserved?, true, &priced.create);
+        let (org, user) = (create.principal.org, create.principal.user);
+        loop {
+            match reserved {
+                Reserved::Attached(earlier) => {
+                    if let Some(answer) = self.answer_of(org, earlier, context).await {
+                        return answer.map(Reserved::Answered);
+                    }
+                }
+                Reserved::Unanswered(_) => {
+                    self.unanswered.are_noted(org, user, create.fingerprint, context.arrived).await?;
+                    looks = false;
+                }
+                Reserved::Granted(..) | Reserved::Answered(_) => return Ok(reserved),
+            }
+            reserved = self.reserve(priced, &context.notes, looks).await?;
+        }
+    }
+
+    /// The answer to the create `earlier`; nothing: it was refused, and bought nothing.
+    async fn answer_of(
+        &self,
+        org: OrgId,
+        earlier: HoldId,
+        context: &Context,
+    ) -> Option<Result<Answer, GatewayError>> {
+        let began = self.unanswered.clock.now();
+        let answer = self.unanswered.answer(org, earlier, &context.connection, context.arrived).await;
+        let waited = self.unanswered.clock.since(began);
+        context.notes.add(|notes| notes.waited += waited);
+        if let Some(answer) = &answer {
+            context.notes.add(|notes| notes.hold = Some(earlier));
+            if answer.is_ok() {
+                metrics::counter!(m::REPLAYS).increment(1);
+            }
+        }
+        answer
     }
 
     async fn budget(&self, org: OrgId, budget: BudgetId) -> Result<Option<BudgetInForce>, StoreError> {
@@ -134,7 +200,13 @@ impl Reserve {
         self.ledger.turn_of(org).await?.in_doubt(org, user, create.fingerprint).await
     }
 
-    fn new_hold(&self, priced: &Priced, permit: &Permit) -> NewHold {
+    /// The earlier create with the same body that is unanswered although its caller has gone.
+    async fn left_alone(&self, create: &NewCreate) -> Result<Option<HoldId>, StoreError> {
+        let (org, user) = (create.principal.org, create.principal.user);
+        self.ledger.turn_of(org).await?.left_alone(org, user, create.fingerprint).await
+    }
+
+    fn new_hold(&self, priced: &Priced, permit: &Permit, looks: bool) -> NewHold {
         let (create, order) = (&priced.create, &priced.order);
         NewHold {
             hold: HoldId::generate(),
@@ -150,11 +222,13 @@ impl Reserve {
             account: permit.account(),
             fingerprint: create.fingerprint,
             idempotency_key: create.idempotency_key.clone(),
-            refuse_if_in_doubt: refuses_if_in_doubt(create),
+            refuse_if_in_doubt: refuses_repetition(create),
+            refuse_if_unanswered: looks && refuses_repetition(create),
         }
     }
 }
 
-fn refuses_if_in_doubt(create: &NewCreate) -> bool {
+/// Whether the create must not buy what an earlier one may have bought.
+fn refuses_repetition(create: &NewCreate) -> bool {
     create.idempotency_key.is_none() && !create.resend
 }

@@ -11,6 +11,7 @@ pub(in crate::store) mod metered;
 pub(in crate::store) mod step;
 pub(in crate::store) mod step_queue;
 pub(in crate::store) mod tasks;
+pub(in crate::store) mod unanswered;
 
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ mod exposure;
 mod frames;
 mod idempotency;
 mod money;
+mod repetition;
 mod status;
 mod validation;
 mod vendor_examples;

@@ -14,5 +14,6 @@ mod partitions;
 mod pauses;
 mod postgres_kills;
 mod races;
+mod repetitions;
 mod steps;
 mod vendor_faults;

@@ -3,7 +3,9 @@
 --
 -- p_orgs: the organisations of the batch in the order of their ids, which is the order in which every writer locks their
 -- balance rows (or two mixed batches deadlock). p_pos: of each item, the place of its organisation among them.
--- p_keyed: whether the item has an idempotency key; p_guard: whether to refuse it while the same body is in doubt.
+-- p_keyed: whether the item has an idempotency key; p_guard: whether to look for an earlier create that it repeats: while the
+-- same body is in doubt it is refused, and (for gateways that know these verdicts) it is attached to one whose caller has gone.
+-- Null: also one whose caller may be there is told of, before anything is granted.
 -- p_resend: an earlier sending of these ids may have been committed. p_now: for tests; null: the database's clock.
 -- p_wait: whether to wait for a balance row that somebody else has locked. A batch of many organisations must not, or all
 -- of them wait for one.
@@ -18,6 +20,8 @@
 -- 'over_budget'               what is left of it         the budget
 -- 'key_taken'                                            its hold          null if another item of this batch has the key
 -- 'in_doubt'                                             the hold          the same body is in doubt
+-- 'attach'                                               the hold          its caller has gone: the item waits for its answer
+-- 'unanswered'                                           the hold          the same body has no answer yet; ask again with p_guard true
 -- 'unknown_org'
 -- 'busy'                                                                   its balance row is locked: nothing was decided
 --
@@ -64,6 +68,9 @@ declare
 
     -- a gateway of an earlier version does not know the verdict 'stopped', nor does it have this setting
     v_knows_stops constant boolean := current_setting('tollgate.max_exposure_per_day', true) is not null;
+    -- nor does one of an earlier version know 'attach' and 'unanswered'
+    v_looks constant boolean := current_setting('tollgate.attaches', true) is not null
+                                and (true = any(p_guard) or array_position(p_guard, null) is not null);
 
     v_any_wanted     boolean := false;
     v_any_in_doubt   boolean := false;
@@ -127,11 +134,24 @@ begin
         from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
                              v_plan.cap, v_plan.thresholds) present;
     end if;
+    -- Before any refusal: the earlier create may hold the last credits. Nor need it be looked for under the lock: it was there, and
+    -- its caller has gone, before this item was sent.
+    if v_looks and not p_resend then
+        for v_row in
+            select known.place, known.earlier, known.gone
+            from repeated_creates(p_orgs, p_pos, p_hold, p_user, p_fingerprint, p_guard, v_now) known
+        loop
+            verdict[v_row.place] := case when v_row.gone then 'attach' else 'unanswered' end;
+            reference[v_row.place] := v_row.earlier;
+        end loop;
+    end if;
     for v_item in 1..v_items loop
         v_org := p_pos[v_item];
-        if v_available[v_org] is null then
+        if verdict[v_item] is not null then
+            continue;
+        elsif v_available[v_org] is null then
             verdict[v_item] := 'unknown_org';
-        elsif p_keyed[v_item] or p_resend or (p_guard[v_item] and v_in_doubt[v_org] > 0) then
+        elsif p_keyed[v_item] or p_resend or (p_guard[v_item] is distinct from false and v_in_doubt[v_org] > 0) then
             v_wanted[v_org] := true; v_any_wanted := true;
         elsif v_stopped[v_org] then
             verdict[v_item] := case when v_knows_stops then 'stopped' else 'too_many_tasks' end;
@@ -213,6 +233,17 @@ begin
             verdict[v_row.ord] := case when v_row.state = 'HELD' then 'granted_before' else 'ended' end;
             available[v_row.ord] := v_row.balance_after;
         end loop;
+        if v_looks then
+            for v_row in
+                select known.place, known.earlier, known.gone
+                from repeated_creates(p_orgs, p_pos, p_hold, p_user, p_fingerprint, p_guard, v_now) known
+            loop
+                if verdict[v_row.place] is null then
+                    verdict[v_row.place] := case when v_row.gone then 'attach' else 'unanswered' end;
+                    reference[v_row.place] := v_row.earlier;
+                end if;
+            end loop;
+        end if;
     end if;
 
     if true = any(p_keyed) then
@@ -248,7 +279,7 @@ begin
                 join hold on hold.org_id = open_task.org_id and hold.hold_id = open_task.hold_id
                 where open_task.org_id = p_orgs[item.pos] and open_task.guarded = item.fingerprint
                   and hold.user_id = item.user_id limit 1) doubt
-            where item.guarded
+            where item.guarded is distinct from false
         loop
             if verdict[v_row.ord] is null then
                 verdict[v_row.ord] := 'in_doubt'; reference[v_row.ord] := v_row.hold_id;
@@ -329,10 +360,11 @@ begin
                  fingerprint, idem, verdict, after, team_id, caller, budget_after)
     where item.verdict = 'granted';
 
-    insert into open_task (org_id, hold_id, state, backend, account, owner, due_at)
+    insert into open_task (org_id, hold_id, state, backend, account, owner, due_at, unanswered)
     select p_orgs[item.pos], item.hold_id, 'HELD', item.backend, item.account, p_owner,
-           v_now + p_lease_ms * interval '1 millisecond'
-    from unnest(p_pos, p_hold, p_backend, p_account, verdict) as item(pos, hold_id, backend, account, verdict)
+           v_now + p_lease_ms * interval '1 millisecond', case when item.idem is null then item.fingerprint end
+    from unnest(p_pos, p_hold, p_backend, p_account, p_fingerprint, p_idem, verdict)
+         as item(pos, hold_id, backend, account, fingerprint, idem, verdict)
     where item.verdict = 'granted';
 
     if true = any(p_keyed) then

@@ -18,6 +18,7 @@ begin
         reason = coalesce(p_reason, open.reason),
         recorded_at = case when p_kind = 'run' then p_now else open.recorded_at end,
         doubt_at = case when p_to = 'IN_DOUBT' then p_now else open.doubt_at end,
+        unanswered = null,
         guarded = case when p_to = 'IN_DOUBT' then p_guarded end,
         -- a task without an id cannot be asked about: it is never due
         due_at = case when p_to = 'IN_DOUBT' and open.upstream_task is null then 'infinity'

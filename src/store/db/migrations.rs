@@ -33,6 +33,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0016_open_tasks",
     "0017_excerpts",
     "0018_former_factors_and_pseudonyms",
+    "0019_unanswered_creates",
     "0021_look_alike_names",
 ];
 

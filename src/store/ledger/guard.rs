@@ -30,6 +30,10 @@ pub enum Verdict {
     KeyTaken,
     /// A create with the same body and key (without a key: of the same user) is in doubt under this reference.
     InDoubt(HoldId),
+    /// The caller of a create with the same user and body has gone before its answer: this one waits for that.
+    Attach(HoldId),
+    /// A create with the same user and body has no answer yet. Whether its caller is there is not known.
+    Unanswered(HoldId),
     UnknownOrg,
     /// An earlier sending of this reservation was granted, and the hold has ended since.
     Ended,

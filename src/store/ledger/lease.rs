@@ -31,6 +31,11 @@ impl Database {
         sqlx::query("delete from gateway where alive_until < now() - interval '1 day'")
             .execute(self.pool())
             .await?;
+        sqlx::query(
+            "delete from sign_of_life s where not exists (select from gateway g where g.gateway_id = s.gateway_id)",
+        )
+        .execute(self.pool())
+        .await?;
         Ok(())
     }
 

@@ -13,13 +13,14 @@ use crate::store::ledger::step::{Applied, Step, StepKind, Terms};
 use crate::store::ledger::tasks::State;
 
 /// The reasons for which reservations are refused: label values of one counter.
-const REFUSALS: [&str; 13] = [
+const REFUSALS: [&str; 14] = [
     "credits",
     "budget",
     "open tasks",
     "stopped",
     "key taken",
     "in doubt",
+    "attached",
     "unknown organisation",
     "ended",
     "queue full",
@@ -104,13 +105,15 @@ pub(in crate::store) fn granted(amount: Credits) {
 /// Counts the verdict that a caller was told.
 pub(in crate::store) fn verdict(told: &Result<Verdict, StoreError>) {
     let reason = match told {
-        Ok(Verdict::Granted(_)) => return,
+        // What is unanswered is asked for again.
+        Ok(Verdict::Granted(_) | Verdict::Unanswered(_)) => return,
         Ok(Verdict::Insufficient { .. }) => "credits",
         Ok(Verdict::OverBudget { .. }) => "budget",
         Ok(Verdict::TooManyTasks) => "open tasks",
         Ok(Verdict::Stopped) => "stopped",
         Ok(Verdict::KeyTaken) => "key taken",
         Ok(Verdict::InDoubt(_)) => "in doubt",
+        Ok(Verdict::Attach(_)) => "attached",
         Ok(Verdict::UnknownOrg) => "unknown organisation",
         Ok(Verdict::Ended) => "ended",
         Err(error) => unanswered(error),

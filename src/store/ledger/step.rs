@@ -38,7 +38,10 @@ pub struct NewHold {
     /// The caller's idempotency key, which is claimed in the same transaction as the hold.
     pub idempotency_key: Option<Arc<str>>,
     /// Refuses the hold if a create of the same user without an idempotency key, and with the same body, is in doubt.
+    /// Or attaches it to such a create whose caller has gone.
     pub refuse_if_in_doubt: bool,
+    /// Also grants nothing while such a create has no answer yet, wherever its caller is.
+    pub refuse_if_unanswered: bool,
 }
 
 impl NewHold {

@@ -14,6 +14,7 @@ use crate::support::fixture::{
     credits, doubt, fail, funded, grant, lanes, ledger, ledger_with, money, new_hold, refuse, run, settle,
     state, with_key, write_off,
 };
+use crate::support::seed::TOP_UP;
 
 /// One word for a verdict; what was granted stays held.
 fn word(verdict: Verdict) -> &'static str {
@@ -28,6 +29,8 @@ fn word(verdict: Verdict) -> &'static str {
         Verdict::Stopped => "stopped",
         Verdict::KeyTaken => "key taken",
         Verdict::InDoubt(_) => "in doubt",
+        Verdict::Attach(_) => "attach",
+        Verdict::Unanswered(_) => "unanswered",
         Verdict::UnknownOrg => "unknown",
         Verdict::Ended => "ended",
     }
@@ -284,6 +287,49 @@ async fn the_same_body_of_a_user_is_refused_while_one_is_in_doubt() {
     let mut doubted = grant(&ledger, idempotent).await;
     doubted.step(doubt()).await.unwrap();
     assert_eq!(ask(&ledger, body("a cow")).await, "granted", "its idempotency key guards that one");
+}
+
+#[tokio::test]
+async fn a_create_whose_caller_has_gone_has_its_repetitions_attached() {
+    let db = TestDatabase::new().await;
+    // The first takes the last credits.
+    let (ledger, org, other) = (ledger(&db).await, funded(&db, 100).await, funded(&db, 100).await);
+    let body = |text: &str| NewHold { fingerprint: Fingerprint::of(text.as_bytes()), ..new_hold(org, 100) };
+    let looking = |text: &str| NewHold { refuse_if_unanswered: true, ..body(text) };
+    let mut first = grant(&ledger, body("a cat")).await;
+    assert_eq!(ask(&ledger, looking("a cat")).await, "unanswered");
+    assert_eq!(ask(&ledger, body("a cat")).await, "insufficient", "its caller is there");
+
+    let database = db.database();
+    database.note_gone_callers(&[(org, first.id()), (org, first.id())]).await.unwrap();
+    for new in [looking("a cat"), body("a cat"), NewHold { key: Some(KeyId::generate()), ..body("a cat") }] {
+        let told = ledger.reserve(new).await.unwrap();
+        assert!(matches!(told, Verdict::Attach(hold) if hold == first.id()), "{told:?}");
+    }
+    for (new, told) in [
+        (looking("a dog"), "insufficient"),
+        (NewHold { refuse_if_in_doubt: false, ..body("a cat") }, "insufficient"),
+        (NewHold { user: UserId::generate(), ..looking("a cat") }, "insufficient"),
+        (NewHold { org: other, ..looking("a cat") }, "granted"),
+    ] {
+        assert_eq!(ask(&ledger, new).await, told);
+    }
+
+    let running = run(first.id());
+    first.step(running).await.unwrap();
+    assert_eq!(ask(&ledger, looking("a cat")).await, "attach", "its answer was not read");
+    database.forget_gone_caller(org, first.id()).await.unwrap();
+    assert_eq!(ask(&ledger, looking("a cat")).await, "insufficient", "it was read");
+    database.note_gone_callers(&[(org, first.id())]).await.unwrap();
+    ledger.step(org, first.id(), settle(50)).await.unwrap();
+    assert_eq!(ask(&ledger, looking("a cat")).await, "attach", "nor is it read when the task has ended");
+
+    // One with a key is found by its key.
+    database.grant(org, credits(150), None, TOP_UP, None).await.unwrap();
+    let keyed = grant(&ledger, NewHold { idempotency_key: Some("k".into()), ..body("a cow") }).await;
+    database.note_gone_callers(&[(org, keyed.id())]).await.unwrap();
+    assert_eq!(ask(&ledger, looking("a cow")).await, "granted");
+    drop(keyed);
 }
 
 /// The task in doubt may have taken the last credits, or the last place under the cap.

@@ -76,6 +76,7 @@ pub fn new_hold(org: OrgId, amount: i64) -> NewHold {
         fingerprint: Fingerprint::of(hold.to_string().as_bytes()),
         idempotency_key: None,
         refuse_if_in_doubt: true,
+        refuse_if_unanswered: false,
     }
 }
 

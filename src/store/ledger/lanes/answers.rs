@@ -86,6 +86,8 @@ impl Answers {
             RowVerdict::Stopped => Ok(Verdict::Stopped),
             RowVerdict::KeyTaken => Ok(Verdict::KeyTaken),
             RowVerdict::InDoubt(hold) => Ok(Verdict::InDoubt(hold)),
+            RowVerdict::Attach(hold) => Ok(Verdict::Attach(hold)),
+            RowVerdict::Unanswered(hold) => Ok(Verdict::Unanswered(hold)),
             RowVerdict::UnknownOrg => Ok(Verdict::UnknownOrg),
             RowVerdict::Ended => {
                 // An earlier sending whose answer was lost was granted, and a gateway that counted this one as dead

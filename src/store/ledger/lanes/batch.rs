@@ -37,6 +37,8 @@ pub(in crate::store) enum RowVerdict {
     Stopped,
     KeyTaken,
     InDoubt(HoldId),
+    Attach(HoldId),
+    Unanswered(HoldId),
     UnknownOrg,
     Ended,
     /// The organisation's balance row is locked by somebody else, and the batch does not wait.
@@ -94,7 +96,7 @@ pub(in crate::store) async fn reserve(
     .bind(news().map(|new| new.fingerprint.as_bytes()).collect::<Vec<_>>())
     .bind(news().map(|new| new.idempotency_key.as_deref()).collect::<Vec<_>>())
     .bind(news().map(|new| new.idempotency_key.is_some()).collect::<Vec<_>>())
-    .bind(news().map(|new| new.refuse_if_in_doubt).collect::<Vec<_>>())
+    .bind(news().map(guard).collect::<Vec<_>>())
     .bind(owner.as_uuid())
     .bind(settings.max_open_tasks)
     .bind(i64::try_from(settings.hold_grace.as_millis()).unwrap_or(i64::MAX))
@@ -113,6 +115,11 @@ pub(in crate::store) async fn reserve(
         .collect())
 }
 
+/// Which earlier creates stop this one, as `reserve_batch` is told.
+fn guard(new: &NewHold) -> Option<bool> {
+    (!new.refuse_if_unanswered).then_some(new.refuse_if_in_doubt)
+}
+
 words! {
     /// The verdicts of `reserve_batch`, whose file explains them.
     enum VerdictWord in "reserve_batch()" {
@@ -125,6 +132,8 @@ words! {
         OverBudget = "over_budget",
         KeyTaken = "key_taken",
         InDoubt = "in_doubt",
+        Attach = "attach",
+        Unanswered = "unanswered",
         UnknownOrg = "unknown_org",
         Busy = "busy",
     }
@@ -144,11 +153,12 @@ fn row_verdict(verdict: Option<&str>, available: Option<i64>, reference: Option<
         }
         (Word::KeyTaken, ..) => RowVerdict::KeyTaken,
         (Word::InDoubt, _, Some(hold)) => RowVerdict::InDoubt(HoldId::from_uuid(hold)),
+        (Word::Attach, _, Some(hold)) => RowVerdict::Attach(HoldId::from_uuid(hold)),
+        (Word::Unanswered, _, Some(hold)) => RowVerdict::Unanswered(HoldId::from_uuid(hold)),
         (Word::UnknownOrg, ..) => RowVerdict::UnknownOrg,
         (Word::Busy, ..) => RowVerdict::Busy,
-        (Word::Granted | Word::GrantedBefore | Word::Insufficient | Word::OverBudget | Word::InDoubt, ..) => {
-            RowVerdict::Corrupt
-        }
+        (Word::Granted | Word::GrantedBefore | Word::Insufficient | Word::OverBudget, ..)
+        | (Word::InDoubt | Word::Attach | Word::Unanswered, ..) => RowVerdict::Corrupt,
     }
 }
 
@@ -352,6 +362,8 @@ mod tests {
             (Some("insufficient"), None, None),
             (Some("over_budget"), Some(1), None),
             (Some("in_doubt"), Some(1), None),
+            (Some("attach"), Some(1), None),
+            (Some("unanswered"), Some(1), None),
         ] {
             let verdict = row_verdict(word, available, reference);
             assert!(matches!(verdict, RowVerdict::Corrupt), "{word:?}");

@@ -79,6 +79,8 @@ pub(super) fn lane_options(server: PgConnectOptions, settings: &LaneSettings) ->
             ("statement_timeout", Deadline::of_lane(settings.call_timeout).setting()),
             // Not an argument: a function that gateways of other versions call keeps its arguments.
             ("tollgate.max_exposure_per_day", settings.max_exposure.to_string()),
+            // We know the verdicts that a repetition of an unanswered create gets.
+            ("tollgate.attaches", "on".to_owned()),
         ])
         .disable_statement_logging()
 }

@@ -53,6 +53,11 @@ impl FromRow<'_, PgRow> for Hold {
 }
 
 impl Hold {
+    /// Its id.
+    pub fn id(&self) -> HoldId {
+        HoldId::from_uuid(self.hold_id)
+    }
+
     /// Those that gateways made: a history that a test has written has no fingerprints.
     pub async fn all(pool: &PgPool) -> Vec<Self> {
         sqlx::query_as(

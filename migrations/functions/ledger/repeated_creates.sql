@@ -1,0 +1,39 @@
+-- Which items of a batch of creates repeat an earlier create of the same user that has not been answered: the same body, and
+-- neither with an idempotency key. p_orgs, p_pos, p_hold, p_user, p_fingerprint as in reserve_batch.
+--
+-- p_guard: false: the item is not looked for; true: a create whose caller has gone is looked for; null: and so is one that has no
+-- answer yet, whose caller may be there.
+--
+-- gone: the earlier create's caller has gone. The note of that counts while the create is HELD, and after it was accepted for as
+-- long as a client may take to try again: its answer was not read. A doubt is not told here; reserve_batch has it.
+--
+-- Plans: see reserve_batch.
+create or replace function repeated_creates(
+    p_orgs uuid[], p_pos integer[], p_hold uuid[], p_user uuid[], p_fingerprint bytea[], p_guard boolean[], p_now timestamptz
+) returns table (place bigint, earlier uuid, gone boolean) language sql stable as $$
+    select item.place, coalesce(left_alone.hold_id, under_way.hold_id), left_alone.hold_id is not null
+    from unnest(p_pos, p_hold, p_user, p_fingerprint, p_guard) with ordinality
+         item(pos, hold_id, user_id, fingerprint, guard, place)
+    left join lateral (
+        select caller.hold_id from gone_caller caller
+        left join lateral (select open_task.state, open_task.recorded_at from open_task
+                           where open_task.org_id = caller.org_id and open_task.hold_id = caller.hold_id limit 1) open on true
+        left join lateral (select hold.recorded_at from hold
+                           where hold.org_id = caller.org_id and hold.hold_id = caller.hold_id limit 1) ended on true
+        where caller.org_id = p_orgs[item.pos] and caller.user_id = item.user_id and caller.fingerprint = item.fingerprint
+          and caller.hold_id <> item.hold_id
+          and (open.state = 'HELD'
+               or (open.state is distinct from 'IN_DOUBT'
+                   and coalesce(open.recorded_at, ended.recorded_at) > p_now - interval '60 seconds'))
+        order by caller.hold_id limit 1) left_alone on item.guard is distinct from false
+    left join lateral (
+        select same.hold_id
+        from (select open_task.hold_id from open_task
+              where open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
+                and open_task.hold_id <> item.hold_id offset 0) same
+        -- never the other way round, through all that the user has ever made
+        cross join lateral (select from hold where hold.org_id = p_orgs[item.pos] and hold.hold_id = same.hold_id
+                                               and hold.user_id = item.user_id limit 1) owned
+        limit 1) under_way on item.guard is null and left_alone.hold_id is null
+    where left_alone.hold_id is not null or under_way.hold_id is not null
+$$;

@@ -1,0 +1,350 @@
+//! A create without an idempotency key whose caller leaves before the answer, and what becomes of the same create sent again: to
+//! the same gateway or, as most here, to another one.
+
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+use tollgate::ids::GatewayId;
+use tollgate::store::{KeySpec, Sign};
+
+use crate::support::database::{TestDatabase, until};
+use crate::support::gateway::{Answer, Caller, ENDLESS, RawClient, TestGateway, body};
+use crate::support::http;
+use crate::support::process::{Process, Scratch};
+use crate::support::replica::another_with_operations;
+
+/// A gateway, and another one on the same database.
+struct Two {
+    first: TestGateway,
+    second: Process,
+    there: String,
+    operations: String,
+    _scratch: Scratch,
+}
+
+impl Two {
+    async fn with(first: TestGateway) -> Self {
+        let scratch = Scratch::new();
+        let (second, there, operations) = another_with_operations(&first, &scratch, 30_000).await;
+        Self { first, second, there, operations, _scratch: scratch }
+    }
+
+    /// Two gateways whose vendor takes a create at once, and answers it so many milliseconds later.
+    async fn answered_after(ms: u64) -> Self {
+        let two = Self::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+        two.first.fault_on_create(slow(ms)).await;
+        two
+    }
+
+    /// A create to be sent to the second gateway.
+    fn there(&self, caller: &Caller, body: &Value) -> RequestBuilder {
+        let call = self.first.client.post(format!("{}/api/generate", self.there));
+        call.bearer_auth(&caller.text).body(body.to_string())
+    }
+
+    /// The same create, by another client that gives up as soon as the vendor has it.
+    async fn abandoned(&self, body: &Value) {
+        let client = begun(&self.first, body).await;
+        drop(client);
+    }
+
+    /// Whether the second gateway has attached so many repetitions.
+    async fn has_attached(&self, repetitions: u32) -> bool {
+        let metrics = self.first.client.get(format!("{}/metrics", self.operations)).send().await.unwrap();
+        let series = format!("{{reason=\"attached\"}} {repetitions}");
+        metrics.text().await.unwrap().lines().any(|line| line.ends_with(&series))
+    }
+
+    async fn ends(self) {
+        self.first.script(json!({})).await;
+        self.second.terminate();
+        assert_eq!(self.second.ended().await, 0);
+    }
+}
+
+fn slow(ms: u64) -> Value {
+    json!({"kind": "delay", "ms": ms, "accept": true})
+}
+
+/// A connection on which a create was sent that the vendor has got.
+async fn begun(gateway: &TestGateway, body: &Value) -> RawClient {
+    let (before, _) = gateway.upstream_creates().await;
+    let (key, body) = (&gateway.caller.text, body.to_string());
+    let mut client = RawClient::connect(gateway.address()).await;
+    let head = "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer";
+    client.write(format!("{head} {key}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
+    until("the vendor has it", async || gateway.upstream_creates().await.0 == before + 1).await;
+    client
+}
+
+async fn noted(gateway: &TestGateway) -> i64 {
+    sqlx::query_scalar("select count(*) from gone_caller").fetch_one(gateway.db.pool()).await.unwrap()
+}
+
+#[track_caller]
+fn assert_attached(answer: &Answer, task: &str) {
+    assert_eq!((answer.status, answer.header("idempotent-replayed")), (200, "true"), "{answer:?}");
+    assert_eq!(answer.task_id(), task);
+}
+
+#[tokio::test]
+async fn a_repetition_gets_the_answer_to_the_first_on_any_gateway_with_any_key() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let second_key = gateway.another_key(KeySpec::default()).await;
+    two.abandoned(&body("x")).await;
+    // At once, as some clients do: perhaps before the note.
+    let again = body("x");
+    let (here, there) = tokio::join!(gateway.create(&again), Answer::to(two.there(&second_key, &body("x"))));
+    let task = here.task_id();
+    assert_attached(&here, &task);
+    assert_attached(&there, &task);
+    assert_eq!(here.text, there.text);
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    assert_eq!(gateway.balance().await, [999_600, 400, 0]);
+    assert_eq!(gateway.holds().await.len(), 1);
+
+    // Now it is answered. The next one is another purchase.
+    gateway.script(json!({})).await;
+    assert_eq!(noted(gateway).await, 0);
+    let next = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+    assert_eq!((next.status, next.header("idempotent-replayed")), (200, ""));
+    assert_ne!(next.task_id(), task);
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn a_client_s_time_out_is_enough() {
+    let two = Two::answered_after(4000).await;
+    let gateway = &two.first;
+    let impatient = http::builder().timeout(std::time::Duration::from_millis(1500)).build().unwrap();
+    let url = format!("http://{}/api/generate", gateway.address());
+    let sent = impatient.post(url).bearer_auth(&gateway.caller.text).body(body("x").to_string()).send().await;
+    assert!(sent.is_err_and(|error| error.is_timeout()));
+    let again = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+    // On a busy machine the create may not have come as far as a hold.
+    if !gateway.holds().await.iter().any(|hold| hold.state == "RELEASED") {
+        assert_attached(&again, &again.task_id());
+        assert_eq!(gateway.upstream_creates().await, (1, 1));
+    }
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn others_and_those_who_insist_buy() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let colleague = gateway.another_user("a colleague", "member").await;
+    let stranger = gateway.another_org("another customer", 400).await;
+    two.abandoned(&body("x")).await;
+    until("that is noted", async || noted(gateway).await == 1).await;
+    let spaced = gateway.creating(format!("{} ", body("x")));
+    let answers = futures_util::future::join_all([
+        Answer::to(two.there(&colleague, &body("x"))),
+        Answer::to(two.there(&stranger, &body("x"))),
+        Answer::to(two.there(&gateway.caller, &body("y"))),
+        Answer::to(two.there(&gateway.caller, &body("x")).header("x-tollgate-resend", "yes")),
+        Answer::to(two.there(&gateway.caller, &body("x")).header("idempotency-key", "k")),
+        Answer::to(spaced),
+    ])
+    .await;
+    for answer in &answers {
+        answer.expect(200);
+        assert_eq!(answer.header("idempotent-replayed"), "");
+    }
+    assert_eq!(gateway.upstream_creates().await, (7, 7));
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn while_the_first_caller_is_there_the_second_buys() {
+    let two = Two::answered_after(2000).await;
+    let gateway = &two.first;
+    let mut client = begun(gateway, &body("x")).await;
+    let again = body("x");
+    let (there, here) = tokio::join!(Answer::to(two.there(&gateway.caller, &again)), gateway.create(&again));
+    let first = client.read().await;
+    let mut tasks = [first.task_id(), there.task_id(), here.task_id()];
+    tasks.sort();
+    assert!(tasks[0] != tasks[1] && tasks[1] != tasks[2], "{tasks:?}");
+    for answer in [&first, &there, &here] {
+        assert_eq!(answer.header("idempotent-replayed"), "");
+    }
+    assert_eq!(gateway.upstream_creates().await, (3, 3));
+    assert_eq!(noted(gateway).await, 0);
+    two.ends().await;
+}
+
+/// A gateway of an earlier version does not answer: that it renews its lease says that it lives.
+#[tokio::test]
+async fn a_gateway_answers_for_its_life_or_renews_its_lease() {
+    let db = TestDatabase::new().await;
+    let database = db.database();
+    let [old, new, dead] = [(); 3].map(|()| GatewayId::generate());
+    let lease = std::time::Duration::from_secs(60);
+    for gateway in [old, new, dead] {
+        database.renew_lease(gateway, lease).await.unwrap();
+    }
+    let questions = database.ask_for_life(&[old, new, dead]).await.unwrap();
+    assert_eq!(database.signs_of_life(&questions).await.unwrap(), []);
+    database.renew_lease(old, lease * 2).await.unwrap();
+    database.end_lease(dead).await.unwrap();
+    let asked = database.asked_for_life(new).await.unwrap().unwrap();
+    let again = database.ask_for_life(&[new]).await.unwrap();
+    database.show_life(new, asked).await.unwrap();
+    let mut signs = database.signs_of_life(&questions).await.unwrap();
+    signs.sort_by_key(|(gateway, _)| *gateway);
+    let mut expected = [(old, Sign::Renewed), (new, Sign::Answered)];
+    expected.sort_by_key(|(gateway, _)| *gateway);
+    assert_eq!(signs, expected);
+    assert_eq!(database.signs_of_life(&again).await.unwrap(), [], "the second question is another one");
+    assert!(database.asked_for_life(new).await.unwrap() > Some(asked));
+    assert_eq!(database.asked_for_life(GatewayId::generate()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_half_closed_caller_gets_its_answer_and_so_does_its_repetition() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let mut client = begun(gateway, &body("x")).await;
+    client.half_close().await;
+    let (first, again) = tokio::join!(client.read(), Answer::to(two.there(&gateway.caller, &body("x"))));
+    assert_attached(&again, &first.task_id());
+    assert_eq!((first.status, first.header("idempotent-replayed")), (200, ""));
+    assert_eq!(first.text, again.text);
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    two.ends().await;
+}
+
+// Two threads: an HTTP/2 client takes part in the gateway's orderly end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_stream_of_http_2_is_a_caller_that_has_gone() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let client = http::builder().http2_prior_knowledge().build().unwrap();
+    let call = || {
+        let call = client.post(format!("http://{}/api/generate", gateway.address()));
+        call.bearer_auth(&gateway.caller.text).body(body("x").to_string())
+    };
+    let sending = tokio::spawn(call().send());
+    until("the vendor has it", async || gateway.upstream_creates().await.0 == 1).await;
+    sending.abort();
+    // The connection stays.
+    let again = Answer::to(call()).await;
+    assert_attached(&again, &again.task_id());
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    drop(client);
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_read_is_given_to_the_repetition() {
+    for task_time in [ENDLESS, std::time::Duration::ZERO] {
+        let gateway = TestGateway::builder().task_time(task_time).start().await;
+        gateway.fault_on_create(slow(500)).await;
+        let two = Two::with(gateway).await;
+        let gateway = &two.first;
+        two.abandoned(&body("x")).await;
+        let state = if task_time == ENDLESS { "RUNNING" } else { "SETTLED" };
+        until("the vendor has answered", async || gateway.last_hold().await.state == state).await;
+        until("that its caller has gone is noted", async || noted(gateway).await == 1).await;
+        gateway.script(json!({})).await;
+        let again = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+        assert_attached(&again, gateway.last_hold().await.upstream_task.as_deref().unwrap());
+        assert_eq!(again.data()["status"], "IN_PROGRESS", "as the create was answered");
+        assert_eq!(gateway.upstream_creates().await, (1, 1));
+
+        // It is read now.
+        gateway.create(&body("x")).await.expect(200);
+        assert_eq!(gateway.upstream_creates().await, (2, 2));
+        two.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_read_counts_for_a_minute() {
+    let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
+    gateway.fault_on_create(slow(500)).await;
+    drop(begun(&gateway, &body("x")).await);
+    until("the vendor has answered", async || gateway.last_hold().await.state == "RUNNING").await;
+    until("that its caller has gone is noted", async || noted(&gateway).await == 1).await;
+    gateway.script(json!({})).await;
+    let earlier = "update open_task set recorded_at = recorded_at - interval '61 seconds'";
+    sqlx::query(earlier).execute(gateway.db.pool()).await.unwrap();
+    assert_eq!(gateway.create(&body("x")).await.header("idempotent-replayed"), "");
+    assert_eq!(gateway.upstream_creates().await, (2, 2));
+
+    sqlx::query("update gone_caller set noted_at = noted_at - interval '2 hours'")
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    gateway.db.database().forget_gone_callers().await.unwrap();
+    assert_eq!(noted(&gateway).await, 0);
+}
+
+#[tokio::test]
+async fn after_a_refusal_the_repetition_creates() {
+    let two = Two::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+    let gateway = &two.first;
+    let error = json!({"kind": "http_error", "status": 400, "error": "BUSY_TODAY", "message": "not now"});
+    let refused = json!({"on": "create", "times": 1, "fault": [{"kind": "delay", "ms": 3000}, error]});
+    gateway.script(json!({"rules": [refused]})).await;
+    two.abandoned(&body("x")).await;
+    until("that is noted", async || noted(gateway).await == 1).await;
+    let again = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, ""));
+    let states: Vec<String> = gateway.holds().await.into_iter().map(|hold| hold.state).collect();
+    assert_eq!(states, ["RELEASED", "RUNNING"]);
+    assert_eq!(gateway.balance().await, [999_600, 400, 0]);
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn after_a_doubt_the_repetition_gets_the_504() {
+    let two = Two::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+    let gateway = &two.first;
+    let doubt = json!([{"kind": "delay", "ms": 3000}, {"kind": "cut_after"}]);
+    gateway.fault_on_create(doubt).await;
+    two.abandoned(&body("x")).await;
+    until("that is noted", async || noted(gateway).await == 1).await;
+    let again = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+    assert_eq!(again.reference(), gateway.last_hold().await.reference());
+    assert_eq!(gateway.create(&body("x")).await.reference(), again.reference());
+    gateway.script(json!({})).await;
+    Answer::to(two.there(&gateway.caller, &body("x")).header("x-tollgate-resend", "yes")).await.expect(200);
+    assert_eq!(gateway.upstream_creates().await, (2, 2));
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn a_repetition_needs_no_credits_no_room_and_no_place_at_the_vendor() {
+    let builder = TestGateway::builder().credits(400).task_time(ENDLESS);
+    let gateway = builder.config(|config| config.upstream.kling_3.max_creates = 1).start().await;
+    gateway.fault_on_create(slow(3000)).await;
+    let two = Two::with(gateway).await;
+    let gateway = &two.first;
+    two.abandoned(&body("x")).await;
+    until("that is noted", async || noted(gateway).await == 1).await;
+    let again = body("x");
+    let (here, there) =
+        tokio::join!(gateway.create(&again), Answer::to(two.there(&gateway.caller, &body("x"))));
+    assert_attached(&here, &here.task_id());
+    assert_attached(&there, &here.task_id());
+    assert_eq!(gateway.balance().await, [0, 400, 0]);
+    gateway.create(&body("y")).await.refused(402, "INSUFFICIENT_CREDITS");
+    two.ends().await;
+}
+
+#[tokio::test]
+async fn a_repetition_that_leaves_too_changes_nothing() {
+    let two = Two::answered_after(4000).await;
+    let gateway = &two.first;
+    two.abandoned(&body("x")).await;
+    until("that is noted", async || noted(gateway).await == 1).await;
+    let second = tokio::spawn(two.there(&gateway.caller, &body("x")).send());
+    until("it is attached", async || two.has_attached(1).await).await;
+    second.abort();
+    let third = gateway.create(&body("x")).await;
+    assert_attached(&third, &third.task_id());
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    two.ends().await;
+}
