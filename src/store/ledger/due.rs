@@ -56,7 +56,7 @@ impl Database {
                      due_at = now() + (case when o.state = 'RUNNING' then $2 * (1 + least(o.polls, 4)) else greatest($2, 600000) end) \
                      * (0.75 + random() / 2) * interval '1 millisecond' \
                  from due where o.org_id = due.org_id and o.hold_id = due.hold_id \
-                 returning o.org_id, o.hold_id, o.state, o.reopened, o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls \
+                 returning o.org_id, o.hold_id, o.state, o.reopened, o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls, o.by_hand \
              ) select {COLUMNS} from (select {STORED} from claimed o cross join lateral ( \
                  select {TERMS} from hold h where h.org_id = o.org_id and h.hold_id = o.hold_id limit 1) h) task"
         )))
