@@ -331,10 +331,15 @@ async fn appraised(
     }
 }
 
-/// The refusal to adopt what the vendor showed.
+/// The refusal to adopt what the vendor showed. Whose request it is is unknown, and no hold is there on whose record it would be
+/// read: digests are shown, and no words of it.
 fn unfit(body: &AdoptBody, report: &Report, why: String) -> Problem {
+    let mut theirs = side_of_vendor(&body.task_id, report);
+    if let Some(theirs) = theirs.as_object_mut() {
+        theirs.remove("request");
+    }
     Problem::DoesNotFit {
         why: format!("the vendor's task '{}' cannot be adopted: {why}", body.task_id),
-        data: json!({"hold": null, "vendor": side_of_vendor(&body.task_id, report)}),
+        data: json!({"hold": null, "vendor": theirs}),
     }
 }

@@ -401,6 +401,10 @@ async fn what_cannot_be_adopted_is_refused_in_words() {
     ] {
         let refused = operator.post(&path, body).await.expect(status);
         assert!(refused["detail"].as_str().unwrap().contains(words), "{words}: {refused}");
+        assert!(
+            !refused["data"].to_string().contains("a boat"),
+            "no words of a request without a record: {refused}"
+        );
     }
     let free = unknown_task(&gateway, "a plane").await;
     operator.post(&path, of("kling-3.0", &free, nobody)).await.expect(400);
