@@ -179,6 +179,35 @@ async fn without_the_vendor_it_must_be_forced_with_a_reason_and_is_marked() {
 }
 
 #[tokio::test]
+async fn questions_that_hang_take_no_place_from_polls() {
+    let gateway = TestGateway::builder()
+        .config(|config| {
+            config.upstream.kling_3.max_polls = 2;
+            config.upstream.kling_3.status_timeout_ms = 3_000;
+        })
+        .start()
+        .await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let (hold, _) = doubt(&gateway, "a boat").await;
+    let hang =
+        json!({"rules": [{"on": "status", "match": {"task_id": "n75hangs"}, "fault": {"kind": "hang"}}]});
+    gateway.script(hang).await;
+    let body = json!({"task_id": "n75hangs", "reason": WHY});
+    let ask = async || settle(&operator, &hold, body.clone()).await.expect(503);
+    let polled = async {
+        for prompt in ["one", "two", "three"] {
+            let task = gateway.task(prompt).await;
+            assert_eq!(gateway.finished(&task).await.data()["status"], "SUCCESS");
+        }
+    };
+    let (one, two, three, ()) = tokio::join!(ask(), ask(), ask(), polled);
+    for answer in [one, two, three] {
+        assert_eq!(answer["code"], "vendor_unreachable");
+    }
+    assert_eq!(gateway.balance().await, [998_400, 400, 1_200]);
+}
+
+#[tokio::test]
 async fn a_mistyped_id_is_taken_back_and_the_right_one_settles() {
     let gateway = TestGateway::start().await;
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
