@@ -437,7 +437,7 @@ class Live:
         accounts = http("GET", f"{self.simulator_url}/_sim/books")[1]["accounts"]
         lost = [task["task_id"] for account in accounts for task in account["tasks"] if task["task_id"] not in known]
         if lost:
-            body = {"task_id": lost[0], "reason": "found in the list of tasks"}
+            body = {"task_id": lost[0], "reason": "found in the list of tasks", "force": True}
             self.admin("POST", f"/holds/{doubts[0]['hold_id']}/settle", body)
         key = self.orgs[1]["keys"][0]
         self.admin("POST", f"/keys/{key['key_id']}/rotate", {"overlap_seconds": 60})

@@ -267,6 +267,7 @@ async fn whole_life(ledger: &Ledger, org: OrgId) {
     };
     assert_eq!(guard.step(run).await.unwrap(), Applied::Yes);
     let settle = Step::Settle {
+        task: None,
         raw: Credits::new(400),
         reported: Some(Credits::new(400)),
         charge: Credits::new(400),

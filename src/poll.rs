@@ -45,6 +45,9 @@ const TASKS: &str = "tasks";
 const TOO_OLD: &str = "it ran longer than the maximum age";
 const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
 
+/// Why a task that an operator recorded is charged by the operator's figure.
+const STATED: &str = "the upstream did not confirm it: an operator's figure counts";
+
 type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
 
 /// When a poll was sent and when it was answered. A caller waits for other parts of the poll too, and only this part counts
@@ -429,7 +432,7 @@ impl Poller {
             return;
         }
         let step = match (task.state, task.late) {
-            (State::Running, _) => Step::Doubt { reason },
+            (State::Running, _) => stated_end(task).unwrap_or(Step::Doubt { reason }),
             (_, Some(Late::Open)) => Step::LateDrop,
             _ => return,
         };
@@ -501,7 +504,7 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
             if late {
                 Step::LateSettle { raw, reported, charge }
             } else {
-                Step::Settle { raw, reported, charge, flag: judged.flag }
+                Step::Settle { task: task.upstream_task.clone(), raw, reported, charge, flag: judged.flag }
             }
         }
         Progress::Failed => {
@@ -511,9 +514,24 @@ fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
             if loss > Credits::ZERO {
                 tracing::warn!(hold = %task.hold, consumed = ?report.raw, %loss, "a failed task consumed credits: the platform's loss");
             }
-            if late { Step::LateFail { loss } } else { Step::Fail { loss } }
+            if late { Step::LateFail { loss } } else { Step::Fail { task: task.upstream_task.clone(), loss } }
         }
     }))
+}
+
+/// The end of a task that an operator recorded with a figure, and that the vendor has not confirmed within its maximum age;
+/// nothing if there is no such figure.
+fn stated_end(task: &Task) -> Option<Step> {
+    let raw = task.stated?;
+    let judged = consumption(Some(raw), None, task.list_price, task.factor)?;
+    Some(Step::Settle {
+        task: task.upstream_task.clone(),
+        raw: judged.raw,
+        // If the vendor never reported a figure, the operator's is the only one.
+        reported: task.raw_consumed.is_none().then_some(raw),
+        charge: judged.charge,
+        flag: Some(STATED),
+    })
 }
 
 /// Whether a later report of the vendor contradicts the end that is in the ledger.

@@ -8,7 +8,9 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::config::Quotes;
+use crate::credits::PriceFactor;
 use crate::error::GatewayError;
+use crate::ids::OrgId;
 use crate::order::Order;
 use crate::pricing::{PriceBook, PriceList};
 use crate::quote::{BadQuote, Promises, Quote, SPREAD, SigningKey};
@@ -128,6 +130,14 @@ impl Prices {
             return Err(GatewayError::TypeNotAllowed(order.task_type.to_string()));
         }
         Ok(order)
+    }
+
+    /// Prices `raw`, a request that the vendor has taken already, for `org`, by the book in force; `default`: the factor that the
+    /// organisation pays if none is in force for it.
+    pub fn appraise(&self, org: OrgId, default: PriceFactor, raw: &[u8]) -> Result<Order, GatewayError> {
+        let (read, now) = (self.read()?, self.now()?);
+        let book = read.list.book_at(now).ok_or_else(nothing_in_force)?;
+        Ok(Order::parse(raw, book, read.list.factor_at(org, now).unwrap_or(default))?)
     }
 
     /// Promises the price of `order`, whose body is `raw`, for `valid_for`.

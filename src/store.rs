@@ -57,8 +57,10 @@ pub use self::directory::tenancy::{
     RemainingCredits, Status, Team, TeamChange, User, UserChange, UserFilter,
 };
 pub use self::ledger::Ledger;
+pub use self::ledger::adopt::{Adopted, Adoption, ToAdopt};
+pub use self::ledger::by_hand::{Earlier, Evidence, HoldInfo, TakenBack, ToSettle};
 pub use self::ledger::claims::Claim;
-pub use self::ledger::doubts::{Doubt, Loss, Resolution, Resolved, ResolvedState};
+pub use self::ledger::doubts::{Doubt, Loss, Resolved, ResolvedState};
 pub use self::ledger::entry_kind::EntryKind;
 pub use self::ledger::guard::{HoldGuard, Verdict};
 pub use self::ledger::lanes::settings::{LaneSettings, RETRY_ASIDE, SIDE_LANES};

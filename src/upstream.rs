@@ -12,8 +12,10 @@ mod permit;
 mod report;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::client::{BadUpstream, MaySend, StatusError};
+pub use self::figures::is_left_out;
 pub use self::gate::Refusal;
 pub use self::outcome::CreateOutcome;
 pub use self::permit::Permit;
@@ -40,6 +42,9 @@ const ALARM_KEY: &str = "master key rejected";
 const ALARM_EXHAUSTED: &str = "account exhausted";
 /// Alarm: the configured URL has no endpoint for creates.
 const ALARM_ENDPOINT: &str = "no such endpoint";
+
+/// The longest that an operator's look-up takes, if `status_timeout_ms` allows more.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 const KLING_3: &str = "kling-3.0";
 const KLING_O3: &str = "kling-o3";
@@ -78,6 +83,27 @@ impl Upstream {
     ) -> Result<Report, StatusError> {
         let backend = self.by_name(backend).ok_or(StatusError::UnknownAccount)?;
         backend.status(org, account, task).await
+    }
+
+    /// The names of the accounts of a backend in the ledger; none: there is no such backend.
+    pub fn accounts(&self, backend: &str) -> Option<Vec<Arc<str>>> {
+        Some(self.by_name(backend)?.accounts.names())
+    }
+
+    /// Asks for the state of a task on behalf of an operator. `owner`: whose task it is, or shall be. Look-ups have a few places
+    /// of their own, so that they take none from polls, and neither ask the breaker nor tell it anything.
+    pub async fn look_up(
+        &self,
+        owner: OrgId,
+        backend: &str,
+        account: &str,
+        task: &str,
+    ) -> Result<Report, StatusError> {
+        let backend = self.by_name(backend).ok_or(StatusError::UnknownAccount)?;
+        let asked = backend.look_up(owner, account, task);
+        tokio::time::timeout(LOOK_UP_TIMEOUT, Box::pin(asked))
+            .await
+            .unwrap_or(Err(StatusError::Unanswered("the upstream did not answer in time")))
     }
 
     /// Whether a poll for `org` would be admitted by the backend now.

@@ -14,6 +14,7 @@ mod caller;
 mod conditions;
 mod credits;
 mod csv;
+mod evidence;
 mod extract;
 mod holds;
 mod idempotent;
@@ -60,9 +61,11 @@ use crate::access::proxies::TrustedProxies;
 use crate::credits::Credits;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
+use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
 use crate::store::{Contents, SharedDatabase};
 use crate::telemetry::Tracing;
+use crate::upstream::Upstream;
 
 /// The connections of the management API. One organisation, or one operator, gets half of what is free.
 pub const MANAGEMENT_CONNECTIONS: u32 = 6;
@@ -79,6 +82,10 @@ pub struct Api {
     pub max_exposure: Credits,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub contents: Contents,
+    /// The vendor, with whose word an operator's is compared.
+    pub upstream: Arc<Upstream>,
+    /// The prices in force, for tasks that are adopted.
+    pub prices: Arc<Prices>,
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
     pub bodies: BodyReader,
@@ -157,7 +164,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(usage::show_org_usage))
         .routes(resource!(statements::show_statement))
         .routes(resource!(holds::list_doubts))
-        .routes(resource!(holds::settle_hold))
+        .routes(resource!(holds::show_hold))
+        .routes(resource!(evidence::settle_hold))
+        .routes(resource!(evidence::take_back_hold))
+        .routes(resource!(evidence::adopt_task))
         .routes(resource!(holds::release_hold))
         .routes(resource!(holds::read_hold_request))
         .routes(resource!(holds::list_losses))

@@ -287,6 +287,8 @@ impl Shared {
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
             contents: self.pools.contents.clone(),
+            upstream: self.upstream.clone(),
+            prices: self.prices.clone(),
             tasks: self.tasks.clone(),
             bodies: BodyReader {
                 most: MAX_MANAGEMENT_BODY,

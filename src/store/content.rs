@@ -110,11 +110,16 @@ impl Kind {
                 ),
             ),
         };
+        // The vendor's reports are about its task: a hold that has none any more keeps none of them.
+        let known = match self {
+            Self::Progress | Self::End => "and o.upstream_task is not null",
+            Self::Request | Self::First | Self::Refused => "",
+        };
         let (more, names) = if self == Self::Request { (", $4::text[]", ", digests") } else { ("", "") };
         format!(
             "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {texts} \
              from unnest($1::uuid[], $2::uuid[], $3::text[]{more}) n(org_id, hold_id, data{names}) \
-             cross join lateral (select from open_task o where o.org_id = n.org_id and o.hold_id = n.hold_id limit 1) open \
+             cross join lateral (select from open_task o where o.org_id = n.org_id and o.hold_id = n.hold_id {known} limit 1) open \
              {quick} order by n.org_id, n.hold_id on conflict (org_id, hold_id) do update set {update}"
         )
     }

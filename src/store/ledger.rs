@@ -1,5 +1,7 @@
 //! The ledger of a running gateway: it reserves, takes steps, sweeps, and finds the tasks that are due.
 
+pub(in crate::store) mod adopt;
+pub(in crate::store) mod by_hand;
 pub(in crate::store) mod claims;
 pub(in crate::store) mod doubts;
 pub(in crate::store) mod due;

@@ -102,6 +102,10 @@ impl Accounts {
         }
     }
 
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.all.iter().map(|account| account.name.clone()).collect()
+    }
+
     pub(super) fn by_name(&self, name: &str) -> Option<&Arc<Account>> {
         self.all.iter().find(|account| &*account.name == name)
     }

@@ -1,12 +1,13 @@
 //! One backend of the vendor. It has its own connections, accounts, breakers and limits of calls in flight, so that trouble
 //! with one backend does not affect the other.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Accounts};
 use super::breaker::Evidence;
 use super::client::{BadUpstream, StatusError, VendorClient};
-use super::gate::Gate;
+use super::gate::{Gate, Refusal};
 use super::{ALARM_ENDPOINT, ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
 use crate::bulk::{Bulk, Payer};
 use crate::clock::Clock;
@@ -14,11 +15,15 @@ use crate::config::{UpstreamConfig, ms};
 use crate::https::Egress;
 use crate::ids::OrgId;
 use crate::metrics as m;
+use crate::shares::Shares;
 use crate::telemetry::Span;
 
 /// The names of the two calls in metrics.
 pub(super) const CREATE: &str = "create";
 const STATUS: &str = "status";
+
+/// So many look-ups of operators may be in flight: those for one organisation take half of them.
+const LOOK_UPS: usize = 4;
 
 /// One backend of the vendor.
 #[derive(Debug)]
@@ -28,6 +33,7 @@ pub(super) struct Backend {
     pub(super) accounts: Accounts,
     pub(super) creates: Gate,
     pub(super) polls: Gate,
+    look_ups: Arc<Shares<OrgId>>,
     pub(super) client: VendorClient,
     pub(super) retry_429: Duration,
     pub(super) clock: Clock,
@@ -59,6 +65,7 @@ impl Backend {
             accounts: Accounts::new(&config.accounts)?,
             creates: gate(CREATE, config.max_creates),
             polls: gate(STATUS, config.max_polls),
+            look_ups: Shares::new(LOOK_UPS, metrics::Gauge::noop()),
             client: VendorClient::new(config, egress, bulk.clone(), clock)?,
             retry_429: ms(config.retry_429_ms),
             clock,
@@ -70,14 +77,37 @@ impl Backend {
         let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
         let begun = self.clock.now();
         let permit = self.polls.acquire(org, begun)?;
+        let result = self.ask(account, task, Payer::Org(org), begun).await;
+        let evidence = result.as_ref().map_or_else(StatusError::evidence, |_| Evidence::Works);
+        permit.report(evidence, self.clock.now());
+        result
+    }
+
+    /// Asks on behalf of an operator: see [`Upstream::look_up`](super::Upstream::look_up).
+    pub(super) async fn look_up(
+        &self,
+        owner: OrgId,
+        account: &str,
+        task: &str,
+    ) -> Result<Report, StatusError> {
+        let account = self.accounts.by_name(account).ok_or(StatusError::UnknownAccount)?;
+        let _place = self.look_ups.take(owner, 1).ok_or(Refusal::Full)?;
+        self.ask(account, task, Payer::Operators, self.clock.now()).await
+    }
+
+    async fn ask(
+        &self,
+        account: &Account,
+        task: &str,
+        payer: Payer,
+        begun: Instant,
+    ) -> Result<Report, StatusError> {
         let mut span = self.span("GET /api/status", account);
-        let result = self.client.status(&account.authorization, task, Payer::Org(org), &mut span).await;
+        let result = self.client.status(&account.authorization, task, payer, &mut span).await;
         if let Err(error) = &result {
             span.fail(error.label());
         }
         drop(span);
-        let evidence = result.as_ref().map_or_else(StatusError::evidence, |_| Evidence::Works);
-        permit.report(evidence, self.clock.now());
         self.count(STATUS, result.as_ref().map_or_else(StatusError::label, |_| StatusError::NONE), begun);
         result
     }

@@ -28,6 +28,14 @@ const LONGEST_TOKEN: u64 = 64 << 10;
 const DEEPEST: usize = 32;
 const DEEPEST_READ: u32 = 10_000;
 
+/// How the note ends that stands in place of a long string.
+const LEFT_OUT: &str = " bytes left out]";
+
+/// Whether a value of the vendor's, as JSON, has a note in place of a long string.
+pub fn is_left_out(json: &str) -> bool {
+    json.contains(LEFT_OUT)
+}
+
 /// The field that says that something was left out.
 const NOTE: &str = "gateway_note";
 
@@ -269,7 +277,7 @@ impl<R: Read> Reader<R> {
         (&mut string).take(most).read_to_end(&mut bytes)?;
         if bytes.len() > LONGEST_STRING {
             let rest = io::copy(&mut string, &mut io::sink())?;
-            text.push_str(&json(&format!("[{} bytes left out]", most.saturating_add(rest))));
+            text.push_str(&json(&format!("[{}{LEFT_OUT}", most.saturating_add(rest))));
         } else {
             text.push_str(&json(std::str::from_utf8(&bytes).map_err(|_| Unreadable)?));
         }

@@ -56,6 +56,16 @@ impl Report {
         self.object.text()
     }
 
+    /// The text of a field of it.
+    pub fn text(&self, field: &str) -> Option<String> {
+        self.object.string(field)
+    }
+
+    /// The request that the vendor repeats, as JSON; none: it repeats none that is an object.
+    pub fn request(&self) -> Option<&str> {
+        self.object.get("request").filter(|request| request.starts_with('{'))
+    }
+
     /// The whole answer that shows it to a caller, with `changes`: names of fields and their new values as JSON.
     pub fn shown(&self, changes: &[(&str, String)]) -> String {
         success_with(&self.object, changes)

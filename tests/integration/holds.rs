@@ -4,6 +4,7 @@ mod audit;
 mod audit_runs;
 mod consumption;
 mod doubt;
+mod evidence;
 mod exposure;
 mod faults;
 mod finishing;

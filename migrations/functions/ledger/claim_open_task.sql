@@ -6,7 +6,7 @@
 create or replace function claim_open_task(
     p_org uuid, p_hold uuid, p_again_ms bigint,
     out open_state text, out reopened boolean, out upstream_task text, out raw_consumed bigint, out reason text,
-    out recorded_at timestamptz, out polls integer
+    out recorded_at timestamptz, out polls integer, out by_hand jsonb
 ) language plpgsql as $$
 begin
     perform from open_task open
@@ -19,6 +19,7 @@ begin
         due_at = now() + (case when open.state = 'RUNNING' then p_again_ms * (1 + least(open.polls, 4))
                                else greatest(p_again_ms, 600000) end) * (0.75 + random() / 2) * interval '1 millisecond'
     where open.org_id = p_org and open.hold_id = p_hold
-    returning open.state, open.reopened, open.upstream_task, open.raw_consumed, open.reason, open.recorded_at, open.polls
-    into open_state, reopened, upstream_task, raw_consumed, reason, recorded_at, polls;
+    returning open.state, open.reopened, open.upstream_task, open.raw_consumed, open.reason, open.recorded_at, open.polls,
+              open.by_hand
+    into open_state, reopened, upstream_task, raw_consumed, reason, recorded_at, polls, by_hand;
 end $$;

@@ -275,10 +275,13 @@ begin
             from unnest(p_pos, p_user, p_fingerprint, p_guard) with ordinality
                  item(pos, user_id, fingerprint, guarded, ord)
             cross join lateral (
-                select open_task.hold_id from open_task
-                join hold on hold.org_id = open_task.org_id and hold.hold_id = open_task.hold_id
-                where open_task.org_id = p_orgs[item.pos] and open_task.guarded = item.fingerprint
-                  and hold.user_id = item.user_id limit 1) doubt
+                select same.hold_id
+                from (select open_task.hold_id from open_task
+                      where open_task.org_id = p_orgs[item.pos] and open_task.guarded = item.fingerprint offset 0) same
+                -- never the other way round, through all that the user has ever made
+                cross join lateral (select from hold where hold.org_id = p_orgs[item.pos] and hold.hold_id = same.hold_id
+                                                       and hold.user_id = item.user_id limit 1) owned
+                limit 1) doubt
             where item.guarded is distinct from false
         loop
             if verdict[v_row.ord] is null then

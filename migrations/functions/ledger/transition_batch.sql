@@ -15,7 +15,8 @@
 -- p_raw: what the task consumed, before the factor; p_reported: the upstream's own figure, as it stood in its answer;
 -- p_charge: what the tenant pays; p_loss: what the platform loses, for sure or possibly (p_possible). Evidence that comes
 -- after the end moves no state: it adds a correcting entry, and takes back what was booked as a loss. A task id, once
--- known, is never replaced. p_data and p_answer are not used any more.
+-- known, is never replaced: take_back_step alone forgets one. An end that names the id of its task (p_task) is no end of a hold
+-- that has another id, or none any more. p_data and p_answer are not used any more.
 --
 -- Entries are dated under the balance row: none is older than one that was there before it, so that a reader who goes on
 -- by time misses none.
@@ -97,8 +98,8 @@ begin
                 from open_task where open_task.org_id = item.org_id and open_task.hold_id = item.hold_id limit 1) open on true
             join transition step on step.kind = item.kind and step.from_state = coalesce(held.state, open.state)
                                 and step.from_late is not distinct from held.late
-            where item.task is null or open.upstream_task is null and held.upstream_task is null
-               or coalesce(open.upstream_task, held.upstream_task) = item.task
+            where item.task is null or coalesce(open.upstream_task, held.upstream_task) = item.task
+               or open.upstream_task is null and held.upstream_task is null and item.kind in ('run', 'late_run')
         ), changed as (
             select stepped.ord
             from stepped cross join lateral step_open_task(
@@ -107,7 +108,8 @@ begin
                 stepped.due_ms, v_now) done(account)
             where stepped.goes_on and stepped.kind <> 'late_run' and done.account is not null
         ), closed as (
-            select stepped.ord, was.upstream_task, was.raw_consumed, was.reported, was.reason, was.recorded_at, was.doubt_at
+            select stepped.ord, was.upstream_task, was.raw_consumed, was.reported, was.reason, was.recorded_at, was.doubt_at,
+                   was.by_hand
             from stepped cross join lateral close_open_task(stepped.org_id, stepped.hold_id, stepped.open_state) was
             where not stepped.goes_on and stepped.kind <> 'late_run' and was.closed
         ), reopened as (
@@ -120,15 +122,16 @@ begin
             returning org_id, hold_id, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at
         ), moved as materialized (
             select stepped.*, 'generate'::text as endpoint, was.upstream_task, was.raw_consumed,
-                   was.reported as reported_then, was.reason as reason_then, was.recorded_at, was.doubt_at
+                   was.reported as reported_then, was.reason as reason_then, was.recorded_at, was.doubt_at, was.by_hand
             from stepped join (
                 select ord, null::text as upstream_task, null::bigint as raw_consumed, null::bigint as reported,
-                       null::text as reason, null::timestamptz as recorded_at, null::timestamptz as doubt_at from changed
+                       null::text as reason, null::timestamptz as recorded_at, null::timestamptz as doubt_at,
+                       null::jsonb as by_hand from changed
                 union all
-                select ord, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at from closed
+                select ord, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at, by_hand from closed
                 union all
                 select again.ord, reopened.upstream_task, reopened.raw_consumed, reopened.reported, reopened.reason,
-                       reopened.recorded_at, reopened.doubt_at
+                       reopened.recorded_at, reopened.doubt_at, null
                 from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id) was
               on was.ord = stepped.ord
         ), ended as (
@@ -152,6 +155,7 @@ begin
                 reason = coalesce(moved.reason, moved.reason_then),
                 recorded_at = moved.recorded_at,
                 doubt_at = moved.doubt_at,
+                by_hand = coalesce(moved.by_hand, hold.by_hand),
                 ended_at = coalesce(hold.ended_at, v_now)
             from moved
             where not moved.goes_on and hold.org_id = moved.org_id and hold.hold_id = moved.hold_id

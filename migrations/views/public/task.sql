@@ -10,6 +10,6 @@ select hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.team_id,
        coalesce(open.reported, hold.reported) as reported, hold.drift, hold.charged, hold.lost,
        coalesce(open.reason, hold.reason) as reason, hold.created_at,
        coalesce(open.recorded_at, hold.recorded_at) as recorded_at, coalesce(open.doubt_at, hold.doubt_at) as doubt_at,
-       hold.ended_at, open.due_at, coalesce(open.polls, 0) as polls
+       hold.ended_at, open.due_at, coalesce(open.polls, 0) as polls, coalesce(open.by_hand, hold.by_hand) as by_hand
 from hold
 left join open_task open on open.org_id = hold.org_id and open.hold_id = hold.hold_id;

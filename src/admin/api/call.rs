@@ -21,13 +21,15 @@ use super::rules::{AccessRule, caller};
 use super::trace::panicked;
 use super::{Api, conditions};
 use crate::access::callers::Caller;
-use crate::bulk::Payer;
+use crate::bulk::{BulkWorkers, Payer};
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::layers::body::Coding;
+use crate::price_cache::Prices;
 use crate::rate_limits::{Limited, Manager};
 use crate::store::{Acting, Actor, Contents, Database, StoreError};
 use crate::telemetry::carry;
+use crate::upstream::Upstream;
 
 /// A call whose caller may make it: authenticated, and admitted by the rule of the operation.
 pub(super) struct ApiCall<H, P = (), I = ()> {
@@ -42,6 +44,16 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) max_exposure: Credits,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub(super) contents: Contents,
+    pub(super) vendor: Vendor,
+}
+
+/// What a call needs that compares with what the vendor says.
+#[derive(Clone)]
+pub(super) struct Vendor {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) prices: Arc<Prices>,
+    /// Parses what is large.
+    pub(super) workers: BulkWorkers,
 }
 
 /// A call that only reads.
@@ -212,6 +224,11 @@ where
         input,
         max_exposure: api.max_exposure,
         contents: api.contents.clone(),
+        vendor: Vendor {
+            upstream: api.upstream.clone(),
+            prices: api.prices.clone(),
+            workers: api.bodies.bulk.workers.clone(),
+        },
     };
     let work = handler(call);
     let answered = async move {

@@ -6,14 +6,13 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::call::{ApiCall, ReadCall, WriteCall};
-use super::extract::{Query, Text};
+use super::extract::{Query, Text, existing};
 use super::idempotent::{Answered, Idempotent};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::access::callers::Caller;
-use crate::credits::Credits;
 use crate::ids::{HoldId, OrgId};
-use crate::store::{Doubt, Drift, Loss, Resolution, Resolved, UnfinishedRequest};
+use crate::store::{Doubt, Drift, HoldInfo, Loss, Resolved, UnfinishedRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -43,19 +42,18 @@ pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result
     Ok(Page::of(doubts, query.limit, Doubt::place))
 }
 
-/// Evidence that the vendor accepted a task.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SettleBody {
-    /// The vendor's id of the task: 1 to 255 visible ASCII characters.
-    #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
-    task_id: String,
-    /// The credits that the vendor consumed. Better omitted while the vendor still knows the task: the gateway then asks
-    /// the vendor until the task has ended, and the organisation gets the result.
-    #[schema(minimum = 0)]
-    credits: Option<i64>,
-    /// How you know this; kept with the task and in the audit log.
-    reason: Text,
+/// Show a hold
+///
+/// Its state, what an operator recorded of it, and digests of its request, by which it can be found on the vendor's pages.
+#[utoipa::path(
+    get, path = "/admin/v1/holds/{hold_id}", tag = "doubts and losses",
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
+    responses((status = 200, description = "The hold", body = HoldInfo)),
+    security(("bearer" = ["operator", "operator-read"]))
+)]
+pub(super) async fn show_hold(call: ReadCall<HoldId>) -> Result<Json<HoldInfo>, Problem> {
+    let ApiCall { database, path: hold_id, .. } = call;
+    Ok(Json(existing(database.hold(hold_id).await?, hold_id)?))
 }
 
 /// Evidence that the vendor did not accept a task.
@@ -67,38 +65,8 @@ pub(super) struct ReleaseBody {
 }
 
 /// The text that is kept with the task: who resolved the doubt, and why.
-fn said(caller: &Caller, reason: &Text) -> String {
+pub(super) fn said(caller: &Caller, reason: &Text) -> String {
     format!("{}: {}", caller.name(), reason.as_str())
-}
-
-/// Settle a task in doubt
-///
-/// States that the vendor accepted the task. It is charged.
-#[utoipa::path(
-    post, path = "/admin/v1/holds/{hold_id}/settle", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
-    request_body = SettleBody,
-    responses((status = 200, description = "The ended hold", body = Resolved)),
-    security(("bearer" = ["operator"]))
-)]
-pub(super) async fn settle_hold(
-    call: WriteCall<HoldId, Idempotent<SettleBody>>,
-) -> Result<Answered<Resolved>, Problem> {
-    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
-    let body = &sent.body;
-    let usable =
-        (1..=255).contains(&body.task_id.len()) && body.task_id.bytes().all(|b| b.is_ascii_graphic());
-    if !usable {
-        return Err(Problem::Invalid("task_id must be 1 to 255 visible ASCII characters".into()));
-    }
-    let task = body.task_id.as_str().into();
-    let resolution = match body.credits {
-        Some(credits @ 0..) => Resolution::Succeeded { task, consumed: Credits::new(credits) },
-        Some(_) => return Err(Problem::Invalid("credits cannot be negative".into())),
-        None => Resolution::Taken { task },
-    };
-    let why = said(&caller, &body.reason);
-    Ok(Answered(StatusCode::OK, database.resolve(hold_id, resolution, &why, sent.once()).await?))
 }
 
 /// Release a task in doubt
@@ -116,7 +84,7 @@ pub(super) async fn release_hold(
 ) -> Result<Answered<Resolved>, Problem> {
     let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
     let why = said(&caller, &sent.body.reason);
-    Ok(Answered(StatusCode::OK, database.resolve(hold_id, Resolution::NotOwed, &why, sent.once()).await?))
+    Ok(Answered(StatusCode::OK, database.release(hold_id, &why, sent.once()).await?))
 }
 
 /// Read the request of an unfinished task

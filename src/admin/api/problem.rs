@@ -7,6 +7,7 @@ use axum::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::error::GatewayError;
@@ -29,6 +30,11 @@ pub struct ProblemDetails {
     detail: String,
     /// The kind of problem as a stable word, for programs.
     code: &'static str,
+    /// Of `does_not_fit`: both sides that were compared, `hold` and `vendor`, and the names of fields that `matched`, `differed`
+    /// or were `not_compared`. Absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    data: Option<Value>,
 }
 
 /// Why a management call failed. Nothing was changed, except that after `Unavailable` and `Internal` it may have been.
@@ -52,6 +58,16 @@ pub enum Problem {
     /// The request conflicts with the current state of the resource.
     #[error("{0}")]
     Conflict(String),
+    /// What an operator says does not fit what the vendor says, or what the ledger has.
+    #[error("{why}")]
+    DoesNotFit {
+        why: String,
+        /// What both sides say, and which fields were compared.
+        data: Value,
+    },
+    /// The vendor cannot be asked, so that what an operator says cannot be checked. Nothing was changed.
+    #[error("{0}")]
+    VendorUnreachable(String),
     /// The resource was changed since the caller read it.
     #[error(
         "the resource was changed in the meantime: its version is {current} now. Read it again before you change it"
@@ -116,7 +132,10 @@ impl Problem {
         ("422", "The Idempotency-Key was used for another request"),
         ("429", "Too many calls in a minute, or too many wrong credentials from your address"),
         ("500", "A defect of the gateway"),
-        ("503", "The database cannot be reached, or too many calls are in progress"),
+        (
+            "503",
+            "The database, or the vendor that has to be asked, cannot be reached, or too many calls are in progress",
+        ),
     ];
 
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
@@ -131,6 +150,10 @@ impl Problem {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
             }
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::DoesNotFit { .. } => (StatusCode::CONFLICT, "does_not_fit", "Does not fit"),
+            Self::VendorUnreachable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "vendor_unreachable", "Vendor cannot be reached")
+            }
             Self::Stale { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "Changed in the meantime")
             }
@@ -162,13 +185,14 @@ impl Problem {
                 Some(after.as_secs().saturating_add(1))
             }
             Self::InProgress | Self::Busy => Some(1),
-            Self::Unavailable => Some(5),
+            Self::Unavailable | Self::VendorUnreachable(_) => Some(5),
             Self::Invalid(_)
             | Self::Unauthenticated(_)
             | Self::Forbidden(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(_)
             | Self::Conflict(_)
+            | Self::DoesNotFit { .. }
             | Self::Stale { .. }
             | Self::TooSlow
             | Self::TooLarge
@@ -283,6 +307,7 @@ impl IntoResponse for Problem {
             status: status.as_u16(),
             detail: self.to_string(),
             code,
+            data: if let Self::DoesNotFit { data, .. } = &self { Some(data.clone()) } else { None },
         };
         let mut answer = (status, serde_json::to_string(&details).unwrap_or_default()).into_response();
         let headers = answer.headers_mut();

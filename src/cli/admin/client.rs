@@ -132,6 +132,10 @@ impl Session {
         let problem: Option<Value> = strict::read_json(&answer.body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         let said = detail.map_or_else(|| format!("the management API answered {status}"), str::to_owned);
+        // What was compared is the result of the command, and may have words of a request: it is no part of the error.
+        if let Some(sides) = problem.as_ref().and_then(|problem| problem.get("data")) {
+            self.say(sides, format_args!("{sides:#}"));
+        }
         Err(match status.as_u16() {
             503 => CliError::Unreachable(said),
             401 => CliError::Usage(format!("--token: {said}")),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::{CliError, output};
 use super::client::{Column, QueryString, Session};
-use crate::ids::{HoldId, OrgId};
+use crate::ids::{HoldId, OrgId, UserId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldsCommand {
@@ -21,20 +21,70 @@ pub(super) enum HoldsCommand {
         /// Id of the hold, which is the caller's reference.
         hold: HoldId,
     },
-    /// Resolve a doubt: the vendor took the task. Charges it, or has it polled to its end.
+    /// Show a hold: its state, what an operator recorded of it, and digests of its request.
+    Show {
+        /// Id of the hold, which is the caller's reference.
+        hold: HoldId,
+    },
+    /// Resolve a doubt: the vendor took the task under this id. The vendor is asked, and type and request must be the same;
+    /// then the task is polled to its end, which charges it. If they are not the same, both sides are printed.
     Settle {
         /// Id of the hold, which is the caller's reference.
         hold: HoldId,
         /// Id that the vendor gave the task.
         #[arg(long, value_name = "ID")]
         task_id: String,
-        /// Credits that the vendor consumed. Better omitted while the vendor still knows the task: then the task is polled
-        /// until it has ended, and the organisation gets the result.
+        /// Credits that the vendor consumed, if its pages show them: they are compared with what the vendor reports, and charged
+        /// if the vendor never reports the end of the task.
         #[arg(long, value_parser = clap::value_parser!(i64).range(0..), value_name = "CREDITS")]
         credits: Option<i64>,
-        /// How you know this; kept with the task.
+        /// How you know this; kept with the task and in the audit log.
         #[arg(long)]
         reason: String,
+        /// Record it although it does not fit, or although the vendor cannot be asked. This is marked on the hold and in the
+        /// audit log.
+        #[arg(long)]
+        force: bool,
+        /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
+        #[arg(long)]
+        idempotency_key: Option<String>,
+    },
+    /// Take back what 'settle' or 'adopt' recorded, as long as the vendor has not reported the end of the task.
+    TakeBack {
+        /// Id of the hold, which is the caller's reference.
+        hold: HoldId,
+        /// What was wrong; kept with the task and in the audit log.
+        #[arg(long)]
+        reason: String,
+        /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
+        #[arg(long)]
+        idempotency_key: Option<String>,
+    },
+    /// Adopt a task that the vendor runs and no hold knows, such as after a restore. The vendor is asked, and the task is
+    /// charged to the organisation when the vendor reports its end.
+    Adopt {
+        /// Organisation that the task is charged to.
+        #[arg(long)]
+        org: OrgId,
+        /// User whom the task is counted for.
+        #[arg(long)]
+        user: UserId,
+        /// Backend of the vendor: kling-3.0 or kling-o3.
+        #[arg(long)]
+        backend: String,
+        /// Account with the vendor; omitted: all accounts of the backend are asked.
+        #[arg(long)]
+        account: Option<String>,
+        /// Id that the vendor gave the task.
+        #[arg(long, value_name = "ID")]
+        task_id: String,
+        /// How you know whose task it is; kept with the task and in the audit log.
+        #[arg(long)]
+        reason: String,
+        /// Adopt the task although a task in doubt has the same type and prompt. This is marked on the hold and in the audit
+        /// log.
+        #[arg(long)]
+        force: bool,
         /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
         #[arg(long)]
         idempotency_key: Option<String>,
@@ -70,6 +120,28 @@ const DOUBT: &[Column] = &[
     ("VENDOR'S TASK", "upstream_task"),
     ("SINCE", "since"),
     ("REASON", "reason"),
+];
+const HOLD: &[Column] = &[
+    ("HOLD", "hold_id"),
+    ("ORG", "org_id"),
+    ("NAME", "org"),
+    ("USER", "user_id"),
+    ("STATE", "state"),
+    ("TYPE", "task_type"),
+    ("CREDITS", "credits"),
+    ("CHARGED", "charged"),
+    ("ACCOUNT", "account"),
+    ("VENDOR'S TASK", "upstream_task"),
+    ("CREATED", "created_at"),
+    ("REASON", "reason"),
+];
+const ADOPTED: &[Column] = &[
+    ("HOLD", "hold_id"),
+    ("ORG", "org_id"),
+    ("USER", "user_id"),
+    ("VENDOR'S TASK", "task_id"),
+    ("TYPE", "task_type"),
+    ("HELD", "credits"),
 ];
 const REQUEST: &[Column] = &[("HOLD", "hold_id"), ("ORG", "org_id"), ("STATE", "state")];
 const LOSS: &[Column] = &[
@@ -124,28 +196,43 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
         HoldsCommand::Request { hold } => {
             let path = format!("/admin/v1/holds/{hold}/read-request");
             let found = session.call(Method::POST, &path, None).await?;
-            if session.prints_json() {
-                session.show(&found, &[]);
-            } else {
-                session.show(&found, REQUEST);
-                for name in ["excerpt", "digests"] {
-                    output::line(format_args!("\n{name}:\n{:#}", found[name]));
-                }
-            }
+            show_parts(session, &found, REQUEST, &["excerpt", "digests"]);
             return Ok(());
         }
-        HoldsCommand::Settle { hold, task_id, credits, reason, idempotency_key } => (
+        HoldsCommand::Show { hold } => {
+            let found = session.get(&format!("/admin/v1/holds/{hold}")).await?;
+            show_parts(session, &found, HOLD, &["by_hand", "digests"]);
+            return Ok(());
+        }
+        HoldsCommand::Adopt { org, user, backend, account, task_id, reason, force, idempotency_key } => {
+            let body = json!({
+                "user_id": user, "backend": backend, "account": account, "task_id": task_id, "reason": reason, "force": force,
+            });
+            let path = format!("/admin/v1/orgs/{org}/adopt-task");
+            let adopted = session.move_money(Method::POST, &path, idempotency_key, Some(body)).await?;
+            session.show(&adopted, ADOPTED);
+            return Ok(());
+        }
+        HoldsCommand::Settle { hold, task_id, credits, reason, force, idempotency_key } => (
             hold,
             "settle",
             idempotency_key,
-            json!({"task_id": task_id, "credits": credits, "reason": reason}),
+            json!({"task_id": task_id, "credits": credits, "reason": reason, "force": force}),
         ),
+        HoldsCommand::TakeBack { hold, reason, idempotency_key } => {
+            (hold, "take-back", idempotency_key, json!({"reason": reason}))
+        }
         HoldsCommand::Release { hold, reason, idempotency_key } => {
             (hold, "release", idempotency_key, json!({"reason": reason}))
         }
     };
     let resolved =
         session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, Some(body)).await?;
+    if step == "take-back" {
+        let state = resolved["state"].as_str().unwrap_or_default();
+        session.say(&resolved, format_args!("{hold}: taken back; the task is {state}"));
+        return Ok(());
+    }
     let said = match resolved["state"].as_str() {
         Some("POLLED") => "is polled until the vendor reports its end",
         Some("SETTLED") => "is charged",
@@ -154,6 +241,17 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
     };
     session.say(&resolved, format_args!("{hold} {said}"));
     Ok(())
+}
+
+/// Prints a table of one line and, below it, the parts that are objects; or all of it as JSON.
+fn show_parts(session: &Session, found: &Value, columns: &[Column], parts: &[&str]) {
+    session.show(found, columns);
+    if session.prints_json() {
+        return;
+    }
+    for name in parts {
+        output::line(format_args!("\n{name}:\n{:#}", found[*name]));
+    }
 }
 
 pub(super) async fn losses(session: &Session, args: DaysArgs) -> Result<(), CliError> {

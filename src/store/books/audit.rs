@@ -283,6 +283,14 @@ const INVARIANTS: &[(&str, &str)] = &[
       or (u.hold_id is not null and (u.user_id, u.key_id) is distinct from (h.user_id, h.key_id))",
     ),
     (
+        "what an operator recorded of a task is in the audit log",
+        "select format('org %s hold %s: %s', h.org_id, h.hold_id, h.by_hand) from task h \
+      where h.by_hand is not null and not exists (select from audit_log a where a.target_id = h.hold_id::text \
+      and a.target_kind = 'hold' and a.org_id = h.org_id and a.after ->> 'task_id' = h.by_hand ->> 'task_id' \
+      and (a.after -> 'forced') is not distinct from (h.by_hand -> 'forced') \
+      and a.after -> 'refused' is null)",
+    ),
+    (
         "the steps in the life of a task are those of this version",
         "select format('a rule of all organisations: %s from %s', kind, from_state) from transition t full join (values \
       ('run','HELD','RUNNING',null,null), ('run','IN_DOUBT','RUNNING',null,null), ('settle','RUNNING','SETTLED',null,null), \

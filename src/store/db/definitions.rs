@@ -17,7 +17,7 @@ pub(super) const REVISION: i32 = 6;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "b27b3a842b8e2b4e";
+const DIGEST: &str = "2d680aceec3e9a0b";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -102,6 +102,9 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/ledger/transition_batch",
     "functions/ledger/transition_batch_two_commits",
     "functions/ledger/resolve_doubt",
+    "functions/ledger/settle_by_hand",
+    "functions/ledger/take_back_step",
+    "functions/ledger/adopt_task",
     "functions/prices/keep_former_factor",
     "functions/prices/price_activation_keeps",
     "functions/prices/price_book_activates",
@@ -186,12 +189,15 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/directory/revoke_operator_token",
     "functions/directory/sign_in",
     "functions/ledger/claim_open_task",
+    "functions/ledger/adopt_task",
     "functions/ledger/exposure_start",
     "functions/ledger/repeated_creates",
     "functions/ledger/reserve_batch",
     "functions/ledger/reserve_batch_two_commits",
     "functions/ledger/resolve_doubt",
     "functions/ledger/resume_creates",
+    "functions/ledger/settle_by_hand",
+    "functions/ledger/take_back_step",
     "functions/ledger/transition_batch",
     "functions/ledger/transition_batch_two_commits",
     "functions/prices/create_book",

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0017_excerpts",
     "0018_former_factors_and_pseudonyms",
     "0019_unanswered_creates",
+    "0020_evidence_by_hand",
     "0021_look_alike_names",
 ];
 

@@ -56,8 +56,9 @@ impl Database {
         body: Fingerprint,
     ) -> Result<Option<HoldId>, StoreError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
-            "select o.hold_id from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id \
-             where o.org_id = $1 and o.guarded = $3 and h.user_id = $2 limit 1",
+            "select o.hold_id from (select d.hold_id from open_task d where d.org_id = $1 and d.guarded = $3 offset 0) o \
+             cross join lateral (select from hold h where h.org_id = $1 and h.hold_id = o.hold_id and h.user_id = $2 limit 1) own \
+             limit 1",
         )
         .bind(org.as_uuid())
         .bind(user.as_uuid())

@@ -1,8 +1,6 @@
 //! Tasks in doubt, as operators see and resolve them, and the platform's losses.
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -13,19 +11,17 @@ use crate::ids::{HoldId, KeyId, OrgId, UserId};
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::db::error::is_unique_violation;
 use crate::store::db::once::{Done, KeyClaim, Once, replayed};
 use crate::store::db::page::HoldPosition;
 use crate::store::db::page::Slice;
 use crate::store::db::words::words;
-use crate::store::ledger::lanes::batch;
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Applied;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
 use crate::store::ledger::tasks::{COLUMNS, task};
 
-const SETTLE: &str = "holds.settle";
+pub(in crate::store) const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
 
 /// A task in doubt: its outcome is unknown.
@@ -47,6 +43,9 @@ pub struct Doubt {
     pub account: String,
     /// The vendor's id of the task; null: it is unknown.
     pub upstream_task: Option<String>,
+    /// The SHA-256 of the prompt's characters in URL-safe base64: it can be compared with a prompt on the vendor's pages. Null:
+    /// nothing was kept of the request.
+    pub prompt_digest: Option<String>,
     pub reason: Option<String>,
     /// When the task was created.
     #[serde(with = "time::serde::rfc3339")]
@@ -54,24 +53,6 @@ pub struct Doubt {
     /// When the doubt began.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
-}
-
-/// What an operator found out about a task in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resolution {
-    /// The vendor has the task under this id: it is polled to its end.
-    Taken {
-        /// The vendor's id of the task.
-        task: Arc<str>,
-    },
-    Succeeded {
-        /// The vendor's id of the task.
-        task: Arc<str>,
-        /// Credits that the vendor consumed for the task.
-        consumed: Credits,
-    },
-    /// Nothing is owed for the task.
-    NotOwed,
 }
 
 /// The result of resolving a task in doubt.
@@ -94,7 +75,7 @@ words! {
 }
 
 words! {
-    enum ResolveOutcome in "resolve_doubt()" {
+    pub(in crate::store) enum ResolveOutcome in "resolve_doubt()", "settle_by_hand()" {
         Resolved = "resolved",
         Unchanged = "unchanged",
         Replayed = "replayed",
@@ -137,6 +118,7 @@ fn doubt(row: &PgRow) -> Result<Doubt, sqlx::Error> {
         backend: row.try_get("backend")?,
         account: row.try_get("account")?,
         upstream_task: row.try_get("upstream_task")?,
+        prompt_digest: row.try_get("prompt_digest")?,
         reason: row.try_get("reason")?,
         created_at: row.try_get("created_at")?,
         since: row.try_get("since")?,
@@ -180,8 +162,9 @@ impl Database {
     ) -> Result<Vec<Doubt>, StoreError> {
         let rows = sqlx::query(
             "select d.hold_id, org_id, h.user_id, h.key_id, h.task_type, h.amount, h.backend, h.account, d.upstream_task, d.reason, \
-               h.created_at, o.name as org, d.doubt_at as since \
+               h.created_at, o.name as org, d.doubt_at as since, c.digests ->> 'prompt' as prompt_digest \
              from open_task d join hold h using (org_id, hold_id) join org o using (org_id) \
+             left join content c using (org_id, hold_id) \
              where d.state = 'IN_DOUBT' and ($1::uuid is null or d.org_id = $1) \
                and ($2::timestamptz is null or (d.doubt_at, d.hold_id) > ($2, $3)) \
              order by d.doubt_at, d.hold_id limit $4",
@@ -226,21 +209,15 @@ impl Database {
 }
 
 impl Acting {
-    /// Ends a doubt by what an operator found out; `why` is stored with the task. A task that was released or written
-    /// off is reopened if its id is given. Calls with the same idempotency key take effect once.
-    pub async fn resolve(
+    /// Ends a doubt because nothing is owed for the task; `why` is stored with it. Calls with the same idempotency key take
+    /// effect once.
+    pub async fn release(
         &self,
         hold: HoldId,
-        resolution: Resolution,
         why: &str,
         once: Option<Once<'_>>,
     ) -> Result<Done<Resolved>, StoreError> {
-        let (endpoint, state) = match &resolution {
-            Resolution::Taken { .. } => (SETTLE, ResolvedState::Polled),
-            Resolution::Succeeded { .. } => (SETTLE, ResolvedState::Settled),
-            Resolution::NotOwed => (RELEASE, ResolvedState::Released),
-        };
-        let claim = KeyClaim::of(endpoint, hold.as_uuid(), once);
+        let claim = KeyClaim::of(RELEASE, hold.as_uuid(), once);
         // An earlier call with this key has ended the doubt, so its stored answer must be looked up before the hold's
         // state is.
         if let Some(earlier) = self.answered(&claim).await? {
@@ -255,54 +232,18 @@ impl Acting {
         .bind(hold.as_uuid())
         .fetch_optional(self.pool())
         .await?;
-        let gone = || StoreError::Conflict(format!("{hold} is not in doubt (any more)"));
-        let found = task(row.as_ref().ok_or_else(gone)?)?;
-        // After the end of a task only the vendor's own word counts, which the poll gets: an operator gives the id and
-        // no figure.
-        let ended = found.state.is_terminal();
-        if ended && !matches!(resolution, Resolution::Taken { .. }) {
+        let found = task(row.as_ref().ok_or_else(|| gone(hold))?)?;
+        if found.state.is_terminal() {
             return Err(StoreError::Conflict(format!(
                 "{hold} is not in doubt any more: it was {}. If the vendor ran it, give its task id and no credits: it is \
                  polled, and charged by a correction if it succeeded",
                 if found.state == State::WrittenOff { "written off" } else { "released" }
             )));
         }
-        let known = found.upstream_task.clone();
-        let same = |task: &Arc<str>| match &known {
-            Some(known) if known != task => {
-                Err(StoreError::Invalid(format!("{hold} is the vendor's task '{known}', not '{task}'")))
-            }
-            _ => Ok(()),
-        };
-        let reason: Arc<str> = why.into();
-        let step = match resolution {
-            Resolution::Taken { task } => {
-                same(&task)?;
-                if ended {
-                    Step::LateRun { task, reason: Some(reason), poll_in: Duration::ZERO }
-                } else {
-                    Step::ResolveRun { task, reason }
-                }
-            }
-            Resolution::Succeeded { task, consumed } => {
-                same(&task)?;
-                // The rule for the vendor's own figures holds here too: an implausible figure is a mistake.
-                let sane = found.list_price.checked_mul(100).is_none_or(|ceiling| consumed <= ceiling);
-                let charge = found.factor.apply(consumed).filter(|_| sane).ok_or_else(|| {
-                    StoreError::Invalid(format!(
-                        "{consumed} credits cannot be: the list price of this task is {}",
-                        found.list_price
-                    ))
-                })?;
-                let reported = found.raw_consumed.is_none().then_some(consumed);
-                Step::ResolveSettle { task, raw: consumed, reported, charge, reason }
-            }
-            Resolution::NotOwed => Step::ResolveRelease { taken: known.is_some(), reason },
-        };
-        let columns = batch::columns(&step);
-        let reply = Resolved { hold_id: hold, state };
-        let resolved: Result<(ResolveOutcome, Option<String>), _> = sqlx::query_as(
-            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, null, $12, $13)",
+        let step = Step::ResolveRelease { taken: found.upstream_task.is_some(), reason: why.into() };
+        let reply = Resolved { hold_id: hold, state: ResolvedState::Released };
+        let resolved = sqlx::query_as(
+            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, null, null, null, null, $7, null, null, $8)",
         )
         .bind(claim.endpoint)
         .bind(claim.key)
@@ -310,38 +251,44 @@ impl Acting {
         .bind(found.org.as_uuid())
         .bind(hold.as_uuid())
         .bind(step.kind())
-        .bind(columns.task)
-        .bind(columns.raw)
-        .bind(columns.reported)
-        .bind(columns.charge)
-        .bind(columns.reason)
-        .bind(columns.due_ms)
+        .bind(why)
         .bind(serde_json::to_string(&reply).unwrap_or_default())
         .fetch_one(self.change())
         .await;
-        let (outcome, answer) = resolved.map_err(|error| match &error {
-            error if is_unique_violation(error, "vendor_task_pkey") => {
-                StoreError::Invalid("the vendor's task of that id belongs to another hold already".into())
-            }
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("22003") => {
-                StoreError::Invalid("the credits are more than a balance can hold".into())
-            }
-            _ => error.into(),
-        })?;
-        match outcome {
-            ResolveOutcome::Resolved => {
-                metered::step(hold, Some(found.terms()), &step, Applied::Yes);
-                Ok(Done { answer: reply, replayed: false })
-            }
-            ResolveOutcome::Unchanged => Err(gone()),
-            ResolveOutcome::Replayed => replayed(answer),
-            ResolveOutcome::KeyReused => Err(StoreError::KeyReused),
-            ResolveOutcome::InProgress => Err(StoreError::InProgress),
+        let done = settled_by_hand(hold, resolved.map_err(StoreError::from), reply)?;
+        if !done.replayed {
+            metered::step(hold, Some(found.terms()), &step, Applied::Yes);
         }
+        Ok(done)
     }
+}
 
-    /// The stored answer of an earlier call with this idempotency key.
-    async fn answered(&self, claim: &KeyClaim<'_>) -> Result<Option<Done<Resolved>>, StoreError> {
+fn gone(hold: HoldId) -> StoreError {
+    StoreError::Conflict(format!("{hold} is not in doubt (any more)"))
+}
+
+/// What a function answered that ends a doubt: its outcome, and the stored answer of a replay.
+pub(in crate::store) fn settled_by_hand(
+    hold: HoldId,
+    said: Result<(ResolveOutcome, Option<String>), StoreError>,
+    reply: Resolved,
+) -> Result<Done<Resolved>, StoreError> {
+    let (outcome, answer) = said?;
+    match outcome {
+        ResolveOutcome::Resolved => Ok(Done { answer: reply, replayed: false }),
+        ResolveOutcome::Unchanged => Err(gone(hold)),
+        ResolveOutcome::Replayed => replayed(answer),
+        ResolveOutcome::KeyReused => Err(StoreError::KeyReused),
+        ResolveOutcome::InProgress => Err(StoreError::InProgress),
+    }
+}
+
+impl Database {
+    /// The stored answer of an earlier call of an operator with this idempotency key.
+    pub(in crate::store) async fn answered<T: DeserializeOwned>(
+        &self,
+        claim: &KeyClaim<'_>,
+    ) -> Result<Option<Done<T>>, StoreError> {
         let Some(key) = claim.key else { return Ok(None) };
         let stored: Option<(Vec<u8>, Option<String>)> = sqlx::query_as(
             "select fingerprint, answer from idempotency where org_id = $1 and endpoint = $2 and key = $3",

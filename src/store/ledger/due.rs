@@ -47,7 +47,7 @@ impl Database {
                      select o.org_id, o.hold_id, o.due_at from open_task o \
                      where o.reopened and o.backend = $3 and o.due_at <= now() order by o.due_at limit $1) l \
              ), claimed as materialized ( \
-                 select t.org_id, t.hold_id, c.open_state as state, c.reopened, c.upstream_task, c.raw_consumed, c.reason, c.recorded_at, c.polls \
+                 select t.org_id, t.hold_id, c.open_state as state, c.reopened, c.upstream_task, c.raw_consumed, c.reason, c.recorded_at, c.polls, c.by_hand \
                  from (select * from turns order by turn, due_at limit $1) t \
                  cross join lateral claim_open_task(t.org_id, t.hold_id, $2) c where c.open_state is not null \
              ) select {COLUMNS} from (select {STORED} from claimed o cross join lateral ( \

@@ -160,10 +160,6 @@ pub(in crate::store) fn step(hold: HoldId, terms: Option<Terms>, step: &Step, ap
             }
             ended(hold, State::Settled, terms.map(|terms| excess(terms.amount, *charge)));
         }
-        Step::ResolveSettle { raw, charge, .. } => {
-            charged(terms, *raw, *charge);
-            ended(hold, State::Settled, terms.map(|terms| excess(terms.amount, *charge)));
-        }
         // The hold of this task was released long before.
         Step::LateSettle { raw, charge, .. } => charged(terms, *raw, *charge),
         Step::Fail { loss, .. } => {

@@ -71,6 +71,9 @@ pub enum Step {
     },
     /// The task succeeded and is charged.
     Settle {
+        /// The vendor's task that this is the end of. A hold that has another one by now, or none any more, is not changed.
+        /// `None`: whatever task the hold has.
+        task: Option<Arc<str>>,
         /// The figure that the charge is calculated from.
         raw: Credits,
         /// The vendor's own final figure, if it was a valid number.
@@ -82,6 +85,8 @@ pub enum Step {
     },
     /// The vendor accepted the task and failed it: nothing is charged.
     Fail {
+        /// The vendor's task that this is the end of; as for [`Step::Settle`].
+        task: Option<Arc<str>>,
         /// What the vendor consumed nevertheless: the platform's loss.
         loss: Credits,
     },
@@ -139,18 +144,6 @@ pub enum Step {
         task: Arc<str>,
         reason: Arc<str>,
     },
-    /// An operator found out that a task in doubt succeeded, and what it consumed.
-    ResolveSettle {
-        /// The vendor's id of the task.
-        task: Arc<str>,
-        /// What the vendor consumed.
-        raw: Credits,
-        /// The same figure if the vendor never reported one itself: then the operator's figure is the only one.
-        reported: Option<Credits>,
-        /// What the organisation pays: raw × factor.
-        charge: Credits,
-        reason: Arc<str>,
-    },
     /// An operator found out that nothing is owed for a task in doubt.
     ResolveRelease {
         /// Whether the vendor accepted the task: if so, its idempotency key stays bound, else it can be used again.
@@ -195,7 +188,7 @@ impl Step {
     pub fn kind(&self) -> StepKind {
         match self {
             Self::Run { .. } | Self::ResolveRun { .. } => StepKind::Run,
-            Self::Settle { .. } | Self::ResolveSettle { .. } => StepKind::Settle,
+            Self::Settle { .. } => StepKind::Settle,
             Self::Fail { .. } | Self::ResolveRelease { taken: true, .. } => StepKind::Fail,
             Self::Refuse { .. } | Self::ResolveRelease { taken: false, .. } => StepKind::Refuse,
             Self::Abandon => StepKind::Abandon,

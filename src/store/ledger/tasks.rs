@@ -87,11 +87,13 @@ pub struct Task {
     /// When the hold was reserved.
     pub created_at: OffsetDateTime,
     pub ended_at: Option<OffsetDateTime>,
-    /// The age of the task when it was read, by the database's clock. The age of a reopened task counts from when its
-    /// id became known.
+    /// The age of the task when it was read, by the database's clock. The age of a task that was reopened, or that an
+    /// operator recorded, counts from when its id became known.
     pub age: Duration,
     /// How often gateways have claimed the task for polling: the token of the last claim.
     pub polls: u32,
+    /// What the vendor consumed, as the operator read it who recorded the task; `None`: no operator did, or gave no figure.
+    pub stated: Option<Credits>,
 }
 
 impl Task {
@@ -108,11 +110,13 @@ impl Task {
 /// The columns that a [`Task`] is read from, without its `data`.
 pub(in crate::store) const COLUMNS: &str = "hold_id, org_id, user_id, key_id, state, amount, list_price, factor_bp, task_type, backend, \
                        account, upstream_task, raw_consumed, charged, reason, created_at, ended_at, polls, late, \
-                       extract(epoch from clock_timestamp() - case when late = 'open' then recorded_at else created_at end)::float8 as age";
+                       (by_hand ->> 'credits')::bigint as stated, \
+                       extract(epoch from clock_timestamp() - case when late = 'open' or by_hand is not null \
+                       then coalesce(recorded_at, created_at) else created_at end)::float8 as age";
 
 /// The columns of an open task `o` and its hold `h` that [`COLUMNS`] need.
 pub(in crate::store) const STORED: &str = "o.org_id, o.hold_id, case when o.reopened then h.state else o.state end as state, \
-     o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls, h.user_id, h.key_id, h.amount, h.list_price, h.factor_bp, \
+     o.upstream_task, o.raw_consumed, o.reason, o.recorded_at, o.polls, o.by_hand, h.user_id, h.key_id, h.amount, h.list_price, h.factor_bp, \
      h.task_type, h.backend, h.account, h.charged, h.created_at, h.ended_at, h.late";
 
 /// The columns of a hold `h` that [`STORED`] needs.
@@ -152,6 +156,7 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
         // Negative for a task that was created while the database's clock was ahead.
         age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
         polls: polls.try_into().map_err(|_| StoreError::Corrupt("hold.polls".into()))?,
+        stated: row.try_get::<Option<i64>, _>("stated")?.map(Credits::new),
     })
 }
 

@@ -178,14 +178,17 @@ async fn a_doubt_is_ended_once_a_key() {
     for fault in ["cut_before", "cut_after"] {
         gateway.fault_on_create(json!({"kind": fault})).await;
         gateway.create(&body(fault)).await;
-        until("it is in doubt", async || ledger.doubts(None, whole).await.unwrap().len() == holds.len() + 1)
-            .await;
+        until("it is in doubt, with its excerpt", async || {
+            let doubts = ledger.doubts(None, whole).await.unwrap();
+            doubts.len() == holds.len() + 1 && doubts.iter().all(|doubt| doubt.prompt_digest.is_some())
+        })
+        .await;
         holds = ledger.doubts(None, whole).await.unwrap().iter().map(|doubt| doubt.hold_id).collect();
     }
     let release = (format!("/admin/v1/holds/{}/release", holds[0]), json!({"reason": "not theirs"}));
     let settle = json!({"task_id": gateway.books().await["tasks"][0]["task_id"], "credits": 400, "reason": "their invoice"});
     let settle = (format!("/admin/v1/holds/{}/settle", holds[1]), settle);
-    for ((path, body), state) in [(release, "RELEASED"), (settle, "SETTLED")] {
+    for ((path, body), state) in [(release, "RELEASED"), (settle, "POLLED")] {
         let keyed = [("idempotency-key", "k")];
         let first = operator.call_with(Method::POST, &path, Some(body.clone()), &keyed).await;
         assert!(!first.headers.contains_key("idempotent-replayed"));
@@ -201,7 +204,7 @@ async fn a_doubt_is_ended_once_a_key() {
         let unkeyed = operator.call_with(Method::POST, &path, Some(body), &[("idempotency-key", "l")]).await;
         unkeyed.expect(409);
     }
-    assert_eq!(gateway.balance().await, [999_600, 0, 400]);
+    until("the task is charged", async || gateway.balance().await == [999_600, 0, 400]).await;
 }
 
 #[tokio::test]

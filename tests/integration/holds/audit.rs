@@ -45,6 +45,7 @@ const DRAWN: &str = "a task that drew on budgets is counted in their windows";
 const OPEN: &str = "a task goes on while it is open, and no longer";
 const VENDOR: &str = "the vendor's id of a task is known once";
 const LISTED: &str = "tasks that nobody paid for, and those that drifted, are listed";
+const BY_HAND: &str = "what an operator recorded of a task is in the audit log";
 const RULES: &str = "the steps in the life of a task are those of this version";
 const GUARDS: &str = "the triggers that guard the books are on";
 
@@ -177,6 +178,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
             &[USAGE, BOOKED],
         ),
         ("update hold set budget_after = 0 where idem_key = 'settled'", &[DRAWN]),
+        ("update hold set by_hand = '{\"task_id\": \"n75\"}' where idem_key = 'settled'", &[BY_HAND]),
         (
             "insert into transition (kind, from_state, to_state) values ('settle', 'HELD', 'SETTLED')",
             &[RULES],

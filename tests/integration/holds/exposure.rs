@@ -133,6 +133,7 @@ async fn overruns_stop_creates_and_a_price_factor_is_no_overrun() {
     let half =
         NewHold { amount: credits(200), factor: PriceFactor::new(5000).unwrap(), ..new_hold(org, 400) };
     let charged = |raw, charge| Step::Settle {
+        task: None,
         raw: credits(raw),
         reported: Some(credits(raw)),
         charge: credits(charge),

@@ -531,13 +531,14 @@ impl History<'_> {
             Kind::Settle(raw) => {
                 let (raw, charge) = charge(&hold.wish, *raw);
                 Step::Settle {
+                    task: None,
                     raw: credits(raw),
                     reported: Some(credits(raw)),
                     charge: credits(charge),
                     flag: None,
                 }
             }
-            Kind::Fail(loss) => Step::Fail { loss: credits(*loss) },
+            Kind::Fail(loss) => Step::Fail { task: None, loss: credits(*loss) },
             Kind::Refuse => refuse(),
             Kind::Abandon => Step::Abandon,
             Kind::Doubt => doubt(),

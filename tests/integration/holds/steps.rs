@@ -96,7 +96,13 @@ async fn hold_and_charge_follow_the_price_factor_the_hold_was_made_with() {
     assert_eq!((task.factor, task.list_price, task.amount), (factor, credits(400), credits(334)));
     let charge = factor.apply(credits(361)).unwrap();
     guard
-        .step(Step::Settle { raw: credits(361), reported: Some(credits(361)), charge, flag: None })
+        .step(Step::Settle {
+            task: None,
+            raw: credits(361),
+            reported: Some(credits(361)),
+            charge,
+            flag: None,
+        })
         .await
         .unwrap();
     assert_eq!(money(db.database(), org).await, [1000 - 301, 0, 301]);

@@ -85,7 +85,9 @@ impl<'a> Driver<'a> {
         self.gateway.script(json!({"rules": []})).await;
         until("it is in doubt", async || {
             let listed = self.operator.get("/admin/v1/holds/in-doubt").await.expect(200);
-            listed["items"].as_array().unwrap().iter().any(|doubt| doubt["hold_id"] == reference)
+            let mut doubts = listed["items"].as_array().unwrap().iter();
+            // A create waits a second for its excerpt and is sent without it: then it comes a little later.
+            doubts.any(|doubt| doubt["hold_id"] == reference && doubt["prompt_digest"].is_string())
         })
         .await;
         let books = self.gateway.books().await;
@@ -193,6 +195,28 @@ impl<'a> Driver<'a> {
                 let (hold, _) = self.doubt("cut_before").await;
                 subject.values = vec![("hold_id".into(), hold)];
                 json!({"reason": "it is not in their list"})
+            }
+            "POST /admin/v1/holds/{hold_id}/take-back" => {
+                let (hold, task) = self.doubt("cut_after").await;
+                let body = json!({"task_id": task.unwrap(), "reason": "it is in their list"});
+                self.gateway.fault_on_status(json!({"kind": "status_word", "value": "QUEUED"})).await;
+                self.operator.post(&format!("/admin/v1/holds/{hold}/settle"), body).await.expect(200);
+                subject.values = vec![("hold_id".into(), hold)];
+                json!({"reason": "it was another one"})
+            }
+            "GET /admin/v1/holds/{hold_id}" => {
+                let (hold, _) = self.doubt("cut_before").await;
+                subject.values = vec![("hold_id".into(), hold)];
+                return None;
+            }
+            "POST /admin/v1/orgs/{org_id}/adopt-task" => {
+                let (hold, task) = self.doubt("cut_after").await;
+                let release = format!("/admin/v1/holds/{hold}/release");
+                self.operator
+                    .post(&release, json!({"reason": "its organisation is another one"}))
+                    .await
+                    .expect(200);
+                json!({"user_id": user, "backend": "kling-3.0", "task_id": task.unwrap(), "reason": "a restore lost it"})
             }
             "POST /admin/v1/holds/{hold_id}/read-request" => {
                 let (hold, _) = self.doubt("cut_before").await;

@@ -43,8 +43,13 @@ async fn charged_tasks_are_priced_by_the_draft_with_the_factor_they_had() {
     // 5 s with sound, and without.
     task(&ledger, big, pro, 400, 10_000, Some(settle(400))).await;
     task(&ledger, big, pro, 270, 10_000, Some(settle(200))).await;
-    let third =
-        Step::Settle { raw: credits(400), reported: Some(credits(400)), charge: credits(134), flag: None };
+    let third = Step::Settle {
+        task: None,
+        raw: credits(400),
+        reported: Some(credits(400)),
+        charge: credits(134),
+        flag: None,
+    };
     // 5 s with sound at a third of the price: 134 held.
     task(&ledger, small, pro, 400, 3_333, Some(third)).await;
     // 4 s with sound, or 6 without.

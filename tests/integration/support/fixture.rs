@@ -104,6 +104,7 @@ pub fn run_as(task: &str) -> Step {
 /// Success, at list price.
 pub fn settle(consumed: i64) -> Step {
     Step::Settle {
+        task: None,
         raw: credits(consumed),
         reported: Some(credits(consumed)),
         charge: credits(consumed),
@@ -112,7 +113,7 @@ pub fn settle(consumed: i64) -> Step {
 }
 
 pub fn fail(loss: i64) -> Step {
-    Step::Fail { loss: credits(loss) }
+    Step::Fail { task: None, loss: credits(loss) }
 }
 
 pub fn refuse() -> Step {

@@ -185,14 +185,16 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
             due_ms: ms(poll_in),
             ..Columns::default()
         },
-        Step::Settle { raw, reported, charge, flag } => Columns {
+        Step::Settle { task, raw, reported, charge, flag } => Columns {
+            task: task.as_deref(),
             raw: Some(raw.get()),
             reported: reported.map(Credits::get),
             charge: Some(charge.get()),
             reason: *flag,
             ..Columns::default()
         },
-        Step::Fail { loss } => Columns {
+        Step::Fail { task, loss } => Columns {
+            task: task.as_deref(),
             raw: (*loss > Credits::ZERO).then_some(loss.get()),
             reported: Some(loss.get()),
             loss: loss.get(),
@@ -237,14 +239,6 @@ pub(in crate::store) fn columns(step: &Step) -> Columns<'_> {
         Step::ResolveRun { task, reason } => {
             Columns { task: Some(task), reason: Some(reason), ..Columns::default() }
         }
-        Step::ResolveSettle { task, raw, reported, charge, reason } => Columns {
-            task: Some(task),
-            raw: Some(raw.get()),
-            reported: reported.map(Credits::get),
-            charge: Some(charge.get()),
-            reason: Some(reason),
-            ..Columns::default()
-        },
         Step::ResolveRelease { reason, .. } => Columns { reason: Some(reason), ..Columns::default() },
     }
 }
