@@ -12,4 +12,5 @@ mod lanes;
 mod model;
 mod profiles;
 mod reserve;
+mod seals;
 mod steps;

@@ -13,11 +13,11 @@ mod tests;
 
 /// The revision of all definitions together: a landing that changes a definition increments it. A gateway serves on the
 /// revision that it was built with and on newer ones; an older program does not replace newer texts by its own.
-pub(super) const REVISION: i32 = 5;
+pub(super) const REVISION: i32 = 6;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "6f264f4a855e0ca6";
+const DIGEST: &str = "d72a480d410cc579";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -37,6 +37,9 @@ macro_rules! definitions {
 /// Ordered so that each definition comes after those it uses: Postgres checks the text of a view, and of a function in
 /// plain SQL, when it is created.
 const DEFINITIONS: &[Definition] = definitions![
+    "functions/ledger/entry_seal",
+    "functions/ledger/hold_seal",
+    "functions/ledger/unsealed_history",
     "functions/changes/audit_change",
     "functions/changes/audit_signing_key",
     "functions/changes/bump_epoch",
@@ -89,6 +92,9 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",
     "functions/directory/sign_in",
+    "functions/ledger/end_of_chain",
+    "functions/ledger/place_entry",
+    "functions/ledger/seal_hold",
     "functions/ledger/exposure_start",
     "functions/ledger/count_exposure",
     "functions/ledger/resume_creates",
@@ -117,9 +123,11 @@ const DEFINITIONS: &[Definition] = definitions![
     "triggers/app_user",
     "triggers/audit_log",
     "triggers/budget",
+    "triggers/credit_lot_event",
     "triggers/credit_setting",
     "triggers/entry",
     "triggers/former_price_factor",
+    "triggers/hold",
     "triggers/identity_provider",
     "triggers/operator_token",
     "triggers/org",
@@ -180,13 +188,16 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",
     "functions/directory/sign_in",
+    "functions/ledger/entry_seal",
     "functions/ledger/exposure_start",
+    "functions/ledger/hold_seal",
     "functions/ledger/reserve_batch",
     "functions/ledger/reserve_batch_two_commits",
     "functions/ledger/resolve_doubt",
     "functions/ledger/resume_creates",
     "functions/ledger/transition_batch",
     "functions/ledger/transition_batch_two_commits",
+    "functions/ledger/unsealed_history",
     "functions/prices/create_book",
     "functions/prices/create_price_factor",
     "functions/prices/delete_book",

@@ -45,6 +45,13 @@ impl Database {
                 "the database lacks functions of revision {REVISION}: run 'tollgate migrate' first"
             ));
         }
+        let taken_down: bool =
+            sqlx::query_scalar("select exists (select from history_seal)").fetch_one(self.pool()).await?;
+        if !taken_down {
+            return schema(
+                "entries and holds of before are not sealed yet: run 'tollgate migrate' first".into(),
+            );
+        }
         let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
         let needed: Option<(i64, String)> = sqlx::query_as(
             "select needs_migration, reason from schema_requirement where needs_migration > $1 \
@@ -133,8 +140,22 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
             "the database has functions of revision {revision}, this version of tollgate knows {REVISION}: run a newer one"
         ))?);
     }
-    Ok(definitions::apply(connection).await?)
+    definitions::apply(connection).await?;
+    sqlx::query(TAKE_DOWN_HISTORY).execute(connection).await?;
+    Ok(())
 }
+
+/// Takes down what there was of before entries and holds were sealed, once, and begins the journal of grants that expire.
+/// It comes after the definitions: from then on nothing without a seal is added, so that nobody needs to be locked out.
+const TAKE_DOWN_HISTORY: &str = "\
+    with due as materialized (select where not exists (select from history_seal)), begun as ( \
+    insert into credit_lot_event (org_id, entry_id, expires_at, burned) \
+    select l.org_id, l.entry_id, l.expires_at, l.burned - coalesce(e.burned, 0) from due, credit_lot l \
+    left join (select org_id, entry_id, sum(burned)::bigint as burned, count(expires_at) as begun from credit_lot_event group by 1, 2) e \
+    using (org_id, entry_id) where coalesce(e.begun, 0) = 0) \
+    insert into history_seal (org_id, entries, balance, seals, holds) \
+    select known.org_id, known.entries, known.balance, known.seals, known.holds from due, unsealed_history() known \
+    union all select '00000000-0000-0000-0000-000000000000', 0, 0, 0, 0 from due";
 
 /// Why an attempt failed. What had not been committed was rolled back, so the attempt can be repeated.
 enum Failure {

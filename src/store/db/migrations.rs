@@ -33,6 +33,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0016_open_tasks",
     "0017_excerpts",
     "0018_former_factors_and_pseudonyms",
+    "0019_seals",
 ];
 
 /// All migrations, ordered by version.
