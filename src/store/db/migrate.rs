@@ -11,6 +11,7 @@ use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
 use super::error::StoreError;
 use super::migrations::MIGRATIONS;
+use super::role;
 use super::session::Deadline;
 
 /// While a migration waits for a lock on a table, all other statements on that table wait behind it. So a migration
@@ -24,8 +25,8 @@ impl Database {
     /// run, and when several start at once. A database that is not as assumed is refused and not changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.check_assumptions(Purpose::Migrate).await?;
-        let mut holder = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
-        let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
+        let mut holder = self.connection_of_login("tollgate-migrate", Deadline::UNBOUNDED).await?;
+        let mut connection = self.connection_of_login("tollgate-migrate", Deadline::UNBOUNDED).await?;
         let migrated = with_the_lock(&mut holder, &mut connection).await;
         drop(tokio::join!(connection.close(), holder.close()));
         migrated
@@ -141,7 +142,8 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
         ))?);
     }
     definitions::apply(connection).await?;
-    sqlx::query(TAKE_DOWN_HISTORY).execute(connection).await?;
+    sqlx::query(TAKE_DOWN_HISTORY).execute(&mut *connection).await?;
+    role::grant(connection).await?;
     Ok(())
 }
 
