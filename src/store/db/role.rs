@@ -82,9 +82,18 @@ begin
             and has_column_privilege('tollgate_app', 'audit_log', 'after', 'UPDATE')) then
         grant update (before, after) on audit_log to tollgate_app;
     end if;
-    if not has_sequence_privilege('tollgate_app', 'budget_state', 'USAGE') then
-        grant usage on sequence budget_state to tollgate_app;
+    -- what takes its turn by a lock on a row there (provider_conflict) must be allowed to write a column
+    if not has_column_privilege('tollgate_app', 'schema_definition', 'digest', 'UPDATE') then
+        grant update (digest) on schema_definition to tollgate_app;
     end if;
+    -- an export of the audit log reads how far its ids are given out
+    for relation in
+        select c.oid::regclass::text as name from pg_class c
+        where c.relnamespace = current_schema()::regnamespace and c.relkind = 'S' and pg_has_role(c.relowner, 'USAGE')
+          and not (has_sequence_privilege('tollgate_app', c.oid, 'USAGE') and has_sequence_privilege('tollgate_app', c.oid, 'SELECT'))
+    loop
+        execute format('grant usage, select on sequence %s to tollgate_app', relation.name);
+    end loop;
     for relation in
         select p.oid::regprocedure::text as name from pg_proc p
         where p.pronamespace = current_schema()::regnamespace and pg_has_role(p.proowner, 'USAGE')
