@@ -193,6 +193,7 @@ async fn of_database(config: &Config) -> Vec<Diagnosis> {
     found.extend(of_clock(&database).await);
     if !found.iter().any(|finding| finding.level == Level::Error) {
         found.push(Diagnosis::well(AREA, format!("{} is as assumed", database.place())));
+        found.extend(of_role(&database).await);
         found.extend(of_providers(&database, config).await);
     }
     found
@@ -206,6 +207,16 @@ async fn of_schema(database: &Database) -> Option<Diagnosis> {
         remedy.push_str(&format!("; before that: {}. {}", shortfall.what, shortfall.remedy));
     }
     Some(Diagnosis::error("schema", error.to_string(), remedy))
+}
+
+/// What a gateway is to the database. That another role would be better is a shortfall of the database.
+async fn of_role(database: &Database) -> Option<Diagnosis> {
+    let role = database.role().await.ok()?;
+    let may = match role.as_str() {
+        "tollgate_app" => "it adds entries and cannot change them, nor any table, trigger, function or rule",
+        _ => "it may do what that role may",
+    };
+    Some(Diagnosis::well("database", format!("a gateway runs as {role}: {may}")))
 }
 
 async fn of_connections(database: &Database, config: &Config) -> Option<Diagnosis> {

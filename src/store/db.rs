@@ -13,6 +13,7 @@ mod migrations;
 pub(in crate::store) mod once;
 pub(in crate::store) mod page;
 pub(in crate::store) mod queries;
+mod role;
 pub(in crate::store) mod servers;
 pub(in crate::store) mod session;
 pub(in crate::store) mod shared;

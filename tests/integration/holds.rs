@@ -13,4 +13,5 @@ mod lanes;
 mod model;
 mod profiles;
 mod reserve;
+mod seals;
 mod steps;

@@ -18,7 +18,13 @@ create or replace function follow_holds(
         on conflict (org_id, level, period, starts_at, subject_id) do update set held = known.held + excluded.held
         returning known.window_id, known.subject_id
     )
-    update hold set windows = coalesce(hold.windows, '{}') || counted.window_id
+    update hold set windows = coalesce(hold.windows, '{}') || counted.window_id,
+                    -- a hold of before there were seals has none
+                    seal = case when hold.seal is not null then
+                        hold_seal(hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.team_id, hold.amount,
+                                  hold.list_price, hold.factor_bp, hold.price_book, hold.balance_after, hold.overdraft,
+                                  coalesce(hold.windows, '{}') || counted.window_id, hold.budget_after, hold.task_type,
+                                  hold.backend, hold.account, hold.owner, hold.fingerprint, hold.idem_key) end
     from taken join counted on counted.subject_id = taken.subject_id
     where hold.org_id = p_org and hold.hold_id = taken.hold_id
 $$;

@@ -22,6 +22,7 @@ begin
         corrected = known.corrected + excluded.corrected;
 
     insert into credit_event (org_id, entry_id)
-    select added.org_id, added.entry_id from new_entry added join credit_pool using (org_id) where added.kind <> 'expire';
+    select added.org_id, added.entry_id from new_entry added join credit_pool using (org_id) where added.kind <> 'expire'
+    order by added.org_id, added.place;
     return null;
 end $$;

@@ -116,6 +116,9 @@ begin
     from unnest(v_ids, v_counted, v_burned, v_expired) as result(entry_id, counted, burned, expired)
     where lot.org_id = p_org and lot.entry_id = result.entry_id
       and (result.burned > 0 or result.expired > 0 or result.counted <> lot.counted);
+    insert into credit_lot_event (org_id, entry_id, burned)
+    select p_org, result.entry_id, result.burned from unnest(v_ids, v_burned) result(entry_id, burned)
+    where result.burned > 0;
     if not more and not exists (select from unnest(v_left) as grants(amount) where grants.amount > 0) then
         -- no grant is left that could expire: from now on its entries need not be attributed
         delete from credit_pool pool where pool.org_id = p_org;

@@ -34,6 +34,7 @@ begin
     values (p_org, p_entry, p_kind, p_amount, p_reason, p_external_ref, p_related, p_actor, v_now);
     if p_expires_at is not null then
         insert into credit_lot (org_id, entry_id, amount, expires_at) values (p_org, p_entry, p_amount, p_expires_at);
+        insert into credit_lot_event (org_id, entry_id, expires_at, burned) values (p_org, p_entry, p_expires_at, 0);
     end if;
     update org_balance balance set available = balance.available + p_amount, granted = balance.granted + p_amount
     where balance.org_id = p_org;

@@ -353,10 +353,13 @@ begin
 
     insert into hold (org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, balance_after,
                       overdraft, task_type, backend, account, owner, fingerprint, idem_key, windows, budget_after,
-                      created_at)
+                      created_at, seal)
     select p_orgs[item.pos], item.hold_id, item.user_id, item.key_id, item.team_id, item.amount, item.list, item.factor,
            item.book, item.after, v_overdraft[item.pos], item.type, item.backend, item.account, p_owner, item.fingerprint,
-           item.idem, v_windows[item.caller]::bigint[], item.budget_after, v_now
+           item.idem, v_windows[item.caller]::bigint[], item.budget_after, v_now,
+           hold_seal(p_orgs[item.pos], item.hold_id, item.user_id, item.key_id, item.team_id, item.amount, item.list,
+                     item.factor, item.book, item.after, v_overdraft[item.pos], v_windows[item.caller]::bigint[],
+                     item.budget_after, item.type, item.backend, item.account, p_owner, item.fingerprint, item.idem)
     from unnest(p_pos, p_hold, p_user, p_key, p_amount, p_list, p_factor, p_book, p_type, p_backend, p_account,
                 p_fingerprint, p_idem, verdict, available, v_team, v_caller_of, v_budget_after)
          as item(pos, hold_id, user_id, key_id, amount, list, factor, book, type, backend, account,

@@ -174,22 +174,36 @@ begin
             -- evidence after the end may be what was booked after all
             delete from drifted_task known using ended
             where not ended.ends and ended.drift = 0 and known.org_id = ended.org_id and known.hold_id = ended.hold_id
-        ), consumed as (
-            insert into entry (org_id, entry_id, kind, amount, hold_id, overrun, user_id, key_id, team_id, task_type, reason,
-                               created_at)
-            select org_id, hold_id, 'consume', -charge, hold_id, greatest(charge - amount, 0), user_id, key_id, team_id,
-                   task_type, null, v_now
-            from moved where to_state = 'SETTLED'
-        ), corrected as (
-            insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
-                               reason, created_at)
-            select moved.org_id, gen_random_uuid(), 'correct', -moved.charge, moved.hold_id, correction.next,
+        ), chained as materialized (
+            select booking.org_id, former.place, former.balance
+            from (select distinct moved.org_id from moved where moved.to_state = 'SETTLED' or moved.kind = 'late_settle') booking
+            cross join lateral end_of_chain(booking.org_id) former
+        ), booked as materialized (
+            select moved.org_id, moved.hold_id as entry_id, 'consume' as kind, moved.charge, moved.hold_id, 0 as seq,
+                   greatest(moved.charge - moved.amount, 0) as overrun, moved.user_id, moved.key_id, moved.team_id,
+                   moved.task_type, null::text as reason, moved.ord
+            from moved where moved.to_state = 'SETTLED'
+            union all
+            select moved.org_id, gen_random_uuid(), 'correct', moved.charge, moved.hold_id, correction.next,
                    greatest(moved.charge - moved.amount, 0), moved.user_id, moved.key_id, moved.team_id, moved.task_type,
-                   moved.reason, v_now
+                   moved.reason, moved.ord
             from moved cross join lateral (
                 select coalesce(max(entry.seq), 0) + 1 as next from entry
                 where entry.org_id = moved.org_id and entry.hold_id = moved.hold_id and entry.kind = 'correct') correction
             where moved.kind = 'late_settle'
+        ), numbered as materialized (
+            select booked.*, chained.place + row_number() over so_far as place,
+                   (chained.balance - sum(booked.charge) over so_far)::bigint as balance_after
+            from booked join chained on chained.org_id = booked.org_id
+            window so_far as (partition by booked.org_id order by booked.ord rows unbounded preceding)
+        ), journal as (
+            insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
+                               reason, created_at, place, balance_after, seal)
+            select org_id, entry_id, kind, -charge, hold_id, seq, overrun, user_id, key_id, team_id, task_type, reason, v_now,
+                   place, balance_after,
+                   entry_seal(org_id, entry_id, kind, -charge, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
+                              reason, null, null, null, v_now, place, balance_after)
+            from numbered order by org_id, place
         ), lost as (
             insert into platform_loss (org_id, hold_id, seq, amount, possible, reason, created_at)
             select org_id, hold_id, 0, loss, coalesce(possible, false), coalesce(reason, kind), v_now

@@ -1,6 +1,7 @@
 //! The invariants of the ledger as SQL, proved in one snapshot of a running system.
 
 mod periodic;
+mod seals;
 
 pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 
@@ -175,10 +176,15 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "a task is counted in windows of its own organisation, team, user and key, and of its time",
-        "select format('org %s hold %s: window %s of %s %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id) \
-      from task h cross join lateral unnest(h.windows) n(window_id) \
-      left join budget_window w on w.org_id = h.org_id and w.window_id = n.window_id \
-      where w.window_id is null or h.created_at < w.starts_at \
+        // A window of a former time zone ends by another clock.
+        "with w as materialized (select b.org_id, b.window_id, b.level, b.subject_id, b.starts_at, \
+      case when window_start(b.period, o.time_zone, b.starts_at) = b.starts_at then window_end(b.period, o.time_zone, b.starts_at) \
+      else b.starts_at + case b.period when 'daily' then interval '26 hours' when 'weekly' then interval '170 hours' \
+      else interval '746 hours' end end as ends_at from budget_window b left join org o using (org_id)) \
+      select format('org %s hold %s: window %s of %s %s from %s to %s', h.org_id, h.hold_id, n.window_id, w.level, w.subject_id, \
+      w.starts_at, w.ends_at) from hold h cross join lateral unnest(h.windows) n(window_id) \
+      left join w on w.org_id = h.org_id and w.window_id = n.window_id \
+      where w.window_id is null or h.created_at < w.starts_at or h.created_at >= w.ends_at \
       or w.subject_id is distinct from subject_of(w.level, h.org_id, h.team_id, h.user_id, h.key_id)",
     ),
     (
@@ -264,7 +270,8 @@ const INVARIANTS: &[(&str, &str)] = &[
         "select format('org %s hold %s: ended as %s, %s, open as %s', coalesce(h.org_id, o.org_id), coalesce(h.hold_id, o.hold_id), \
       h.state, h.late, o.state) from hold h full join open_task o on o.org_id = h.org_id and o.hold_id = h.hold_id \
       where h.hold_id is null or (h.state is null or h.late is not distinct from 'open') <> (o.hold_id is not null) \
-      or o.reopened <> (h.state is not null)",
+      or o.reopened <> (h.state is not null) or (o.account, o.backend) is distinct from \
+      (case when o.hold_id is not null then h.account end, case when o.hold_id is not null then h.backend end)",
     ),
     (
         "the vendor's id of a task is known once",
@@ -308,12 +315,19 @@ const INVARIANTS: &[(&str, &str)] = &[
         "the triggers that guard the books are on",
         "select format('a trigger of all organisations: %s of %s', coalesce(t.tgname::text, r.name), coalesce(c.relname::text, r.guarded)) from (values \
       ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), ('entry', 'entry_counted'), \
+      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), \
+      ('credit_lot_event', 'credit_lot_event_append_only'), ('credit_lot_event', 'credit_lot_event_no_truncate'), \
       ('platform_loss', 'platform_loss_append_only'), ('platform_loss', 'platform_loss_no_truncate'), \
       ('audit_log', 'audit_log_append_only'), ('audit_log', 'audit_log_no_truncate')) as r(guarded, name) \
       full join (pg_trigger t join pg_class c on c.oid = t.tgrelid and c.relnamespace = 'public'::regnamespace \
       and not t.tgisinternal) on c.relname::text = r.guarded and t.tgname::text = r.name \
       where t.tgname is null or t.tgenabled not in ('O', 'A')",
     ),
+    seals::CHAIN,
+    seals::HISTORY,
+    seals::HOLDS,
+    seals::LOTS,
+    seals::LOGGED,
 ];
 
 const NAMES: [&str; INVARIANTS.len()] = {

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use self::facts::Facts;
 use super::database::Database;
 use super::error::StoreError;
+use super::role;
 use super::session::Deadline;
 
 /// What the database is examined for.
@@ -58,13 +59,18 @@ impl Database {
     }
 
     async fn examine(&self, purpose: Purpose) -> Result<Vec<Shortfall>, StoreError> {
-        let mut first = self.connection_for_long_work("tollgate-check", Deadline::QUERY).await?;
-        let mut second = self.connection_for_long_work("tollgate-check", Deadline::QUERY).await?;
+        let mut first = self.connection_of_login("tollgate-check", Deadline::QUERY).await?;
+        let mut second = self.connection_of_login("tollgate-check", Deadline::QUERY).await?;
         let mut found: Vec<Shortfall> =
             sessions::shortfall(&mut first, &mut second).await?.into_iter().collect();
         // Where sessions are mixed up, no answer about a session can be relied on.
         if found.is_empty() {
-            found = Facts::read(&mut first).await?.shortfalls(purpose);
+            let mut facts = Facts::read(&mut first).await?;
+            if purpose == Purpose::Serve {
+                role::assume(&mut second).await?;
+                facts.serve_as(Facts::read(&mut second).await?);
+            }
+            found = facts.shortfalls(purpose);
         }
         drop(tokio::join!(first.close(), second.close()));
         Ok(found)
@@ -77,9 +83,14 @@ impl Database {
                               - current_setting('superuser_reserved_connections')::integer,
                           nullif(db.datconnlimit, -1), nullif(own.rolconnlimit, -1))
              from pg_database db, pg_roles own
-             where db.datname = current_database() and own.rolname = current_user",
+             where db.datname = current_database() and own.rolname = session_user",
         );
         Ok(most.fetch_one(self.pool()).await?)
+    }
+
+    /// The role that a gateway's connections are of.
+    pub async fn role(&self) -> Result<String, StoreError> {
+        Ok(sqlx::query_scalar("select current_user::text").fetch_one(self.pool()).await?)
     }
 
     /// What the database's clock says now.

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::error::StoreError;
 use super::metered;
 use super::queries::{Kept, Queries, Suspicion};
+use super::role;
 use super::servers::Servers;
 use super::session::{Deadline, RESET};
 use crate::secret::Secret;
@@ -60,7 +61,7 @@ impl Database {
             })
             .after_connect(move |connection, _| {
                 let servers = after.clone();
-                Box::pin(async move { servers.admit(connection).await })
+                Box::pin(async move { servers.receive(connection).await })
             })
             .after_release(move |connection, _| {
                 let (servers, turn) = (released.clone(), released.turn());
@@ -127,6 +128,19 @@ impl Database {
     /// A connection outside of the pool for work that takes long, so that it takes no connection that others need. Each
     /// of its statements ends by the deadline.
     pub(in crate::store) async fn connection_for_long_work(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<PgConnection, StoreError> {
+        let mut connection = self.connection_of_login(name, deadline).await?;
+        let assumed = tokio::time::timeout(Deadline::QUERY.patience(), role::assume(&mut connection)).await;
+        assumed.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        Ok(connection)
+    }
+
+    /// The same with all the rights of the user in the database's URL, for what a gateway must not do: migrating, and
+    /// examining what that user may.
+    pub(super) async fn connection_of_login(
         &self,
         name: &str,
         deadline: Deadline,

@@ -58,8 +58,15 @@ impl Database {
         // Not from the pool: a connection that hangs with a silent server must not take a place there.
         let (options, turn) = self.servers.options();
         let patience = Deadline::QUERY.patience();
-        let pool =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(patience).connect_lazy_with(options);
+        let servers = self.servers.clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(patience)
+            .after_connect(move |connection, _| {
+                let servers = servers.clone();
+                Box::pin(async move { servers.receive(connection).await })
+            })
+            .connect_lazy_with(options);
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);

@@ -11,6 +11,7 @@ use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
 use super::error::StoreError;
 use super::migrations::MIGRATIONS;
+use super::role;
 use super::session::Deadline;
 
 /// While a migration waits for a lock on a table, all other statements on that table wait behind it. So a migration
@@ -24,8 +25,8 @@ impl Database {
     /// run, and when several start at once. A database that is not as assumed is refused and not changed.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.check_assumptions(Purpose::Migrate).await?;
-        let mut holder = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
-        let mut connection = self.connection_for_long_work("tollgate-migrate", Deadline::UNBOUNDED).await?;
+        let mut holder = self.connection_of_login("tollgate-migrate", Deadline::UNBOUNDED).await?;
+        let mut connection = self.connection_of_login("tollgate-migrate", Deadline::UNBOUNDED).await?;
         let migrated = with_the_lock(&mut holder, &mut connection).await;
         drop(tokio::join!(connection.close(), holder.close()));
         migrated
@@ -44,6 +45,13 @@ impl Database {
             return schema(format!(
                 "the database lacks functions of revision {REVISION}: run 'tollgate migrate' first"
             ));
+        }
+        let taken_down: bool =
+            sqlx::query_scalar("select exists (select from history_seal)").fetch_one(self.pool()).await?;
+        if !taken_down {
+            return schema(
+                "entries and holds of before are not sealed yet: run 'tollgate migrate' first".into(),
+            );
         }
         let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
         let needed: Option<(i64, String)> = sqlx::query_as(
@@ -133,8 +141,23 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
             "the database has functions of revision {revision}, this version of tollgate knows {REVISION}: run a newer one"
         ))?);
     }
-    Ok(definitions::apply(connection).await?)
+    definitions::apply(connection).await?;
+    sqlx::query(TAKE_DOWN_HISTORY).execute(&mut *connection).await?;
+    role::grant(connection).await?;
+    Ok(())
 }
+
+/// Takes down what there was of before entries and holds were sealed, once, and begins the journal of grants that expire.
+/// It comes after the definitions: from then on nothing without a seal is added, so that nobody needs to be locked out.
+const TAKE_DOWN_HISTORY: &str = "\
+    with due as materialized (select where not exists (select from history_seal)), begun as ( \
+    insert into credit_lot_event (org_id, entry_id, expires_at, burned) \
+    select l.org_id, l.entry_id, l.expires_at, l.burned - coalesce(e.burned, 0) from due, credit_lot l \
+    left join (select org_id, entry_id, sum(burned)::bigint as burned, count(expires_at) as begun from credit_lot_event group by 1, 2) e \
+    using (org_id, entry_id) where coalesce(e.begun, 0) = 0) \
+    insert into history_seal (org_id, entries, balance, seals, holds) \
+    select known.org_id, known.entries, known.balance, known.seals, known.holds from due, unsealed_history() known \
+    union all select '00000000-0000-0000-0000-000000000000', 0, 0, 0, 0 from due";
 
 /// Why an attempt failed. What had not been committed was rolled back, so the attempt can be repeated.
 enum Failure {

@@ -36,6 +36,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0019_unanswered_creates",
     "0020_evidence_by_hand",
     "0021_look_alike_names",
+    "0022_seals",
 ];
 
 /// All migrations, ordered by version.

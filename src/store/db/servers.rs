@@ -19,7 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::session;
+use super::{role, session};
 use crate::clock::Clock;
 use crate::config::database_url_problem;
 use crate::https;
@@ -172,6 +172,12 @@ impl Servers {
             changed
         });
         complaint.map_or(Ok(()), |why| Err(NoPrimary(why).into()))
+    }
+
+    /// Admits a new connection of a gateway, and makes it one of the role that gateways run as.
+    pub(in crate::store) async fn receive(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.admit(connection).await?;
+        role::assume(connection).await
     }
 
     /// Looks at all servers until `stop`, and points the pool at the primary.

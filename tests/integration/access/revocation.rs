@@ -20,7 +20,8 @@ const GATE: &str = "alter table team rename to real_team; create sequence look_u
     create function gate() returns boolean language plpgsql volatile as $$ begin \
       if nextval('look_ups') = 1 then perform pg_advisory_lock_shared(42); perform pg_advisory_unlock_shared(42); end if; \
       return true; end $$; \
-    create view team as select * from real_team where gate()";
+    create view team as select * from real_team where gate(); \
+    grant usage on sequence look_ups to public; grant select, insert, update on team to public";
 
 #[tokio::test]
 async fn a_look_up_that_was_under_way_does_not_revive_a_revoked_key() {

@@ -329,6 +329,7 @@ const COUNTED: &str = "a window of a budget counts the tasks that list it";
 const MISSED: &str = "an open window of a budget in force misses no task";
 const OWN: &str = "a task is counted in windows of its own organisation, team, user and key, and of its time";
 const DRAWN: &str = "a task that drew on budgets is counted in their windows";
+const HOLD: &str = "a hold is as it was made, in price, factor, account and windows";
 const BELOW: &str = "no admission took a budget below zero";
 const FLAGS: &str = "an organisation knows whether there are budgets and teams to look for";
 
@@ -339,20 +340,33 @@ async fn each_breach_of_a_budget_is_found_by_name() {
         ("update budget_window set used = used - 1 where level = 'org'", &[COUNTED]),
         ("update budget_window set opening = opening + 1 where level = 'team'", &[COUNTED, MISSED]),
         ("delete from budget_window where level = 'user'", &[MISSED, OWN]),
-        ("update hold set windows = null where state is null", &[COUNTED, MISSED, DRAWN]),
+        ("update hold set windows = null where state is null", &[COUNTED, MISSED, DRAWN, HOLD]),
         // Out of windows that nobody has a budget for any more, which count nothing then.
         (
             "update hold set windows = null; update budget_window set held = 0, used = 0, opening = 0; delete from budget; \
              update org_balance set budgets = 0",
-            &[DRAWN],
+            &[DRAWN, HOLD],
+        ),
+        // Into a window that had ended, and out of all that counted it, with what they count.
+        (
+            "with past as (insert into budget_window (org_id, level, subject_id, period, starts_at, held) \
+               select org_id, level, subject_id, period, starts_at - interval '2 days', 100 from budget_window \
+               where period = 'daily' limit 1 returning window_id) \
+             update hold set windows = windows || past.window_id from past where state is null",
+            &[OWN, HOLD],
+        ),
+        (
+            "update budget_window set used = used - 120 where window_id in (select unnest(windows) from hold where charged = 120); \
+             update hold set windows = null, budget_after = null where charged = 120",
+            &[MISSED, HOLD],
         ),
         ("update budget_window set used = used + 1, opening = opening + 1 where level = 'team'", &[MISSED]),
-        ("update hold set windows = windows || windows where state is null", &[COUNTED]),
-        ("update hold set key_id = gen_random_uuid() where state is null", &[MISSED, OWN]),
-        ("update hold set team_id = null where state is null", &[OWN]),
+        ("update hold set windows = windows || windows where state is null", &[COUNTED, HOLD]),
+        ("update hold set key_id = gen_random_uuid() where state is null", &[MISSED, OWN, HOLD]),
+        ("update hold set team_id = null where state is null", &[OWN, HOLD]),
         ("update hold set created_at = created_at - interval '40 days' where state is null", &[OWN]),
         ("update budget_window set org_id = gen_random_uuid() where level = 'key'", &[COUNTED, MISSED, OWN]),
-        ("update hold set budget_after = -1 where state is null", &[BELOW]),
+        ("update hold set budget_after = -1 where state is null", &[BELOW, HOLD]),
         ("delete from budget", &[FLAGS]),
         ("update org_balance set budgets = 0", &[FLAGS]),
         ("update org_balance set teams = false", &[FLAGS]),

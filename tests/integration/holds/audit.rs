@@ -48,6 +48,13 @@ const LISTED: &str = "tasks that nobody paid for, and those that drifted, are li
 const BY_HAND: &str = "what an operator recorded of a task is in the audit log";
 const RULES: &str = "the steps in the life of a task are those of this version";
 const GUARDS: &str = "the triggers that guard the books are on";
+const CHAIN: &str =
+    "entries follow one another: each has the balance before it and its amount, and is as it was booked";
+const HISTORY: &str = "entries and holds of before there were seals are those that were there";
+const HOLD: &str = "a hold is as it was made, in price, factor, account and windows";
+const ENDS: &str =
+    "a grant that runs out ends when it was granted to end, and its journal says what was burned of it";
+const LOGGED: &str = "what people and expiry booked is in the audit log, as it was booked";
 
 /// An organisation with a hold in every state, each with an idempotency key.
 async fn live(db: &TestDatabase) -> OrgId {
@@ -112,12 +119,12 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
             "insert into drifted_task (org_id, hold_id, ended_at) select org_id, hold_id, now() from hold where drift = 0",
             &[LISTED],
         ),
-        ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT]),
-        ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT]),
-        ("update hold set factor_bp = 9999 where idem_key = 'failed'", &[]),
-        ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT]),
-        ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION]),
-        ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[]),
+        ("update hold set amount = amount + 1 where idem_key = 'held'", &[HELD, AMOUNT, HOLD]),
+        ("update hold set amount = amount + 1 where idem_key = 'failed'", &[AMOUNT, HOLD]),
+        ("update hold set factor_bp = 9999 where idem_key = 'failed'", &[HOLD]),
+        ("update hold set factor_bp = 9974 where idem_key = 'failed'", &[AMOUNT, HOLD]),
+        ("update hold set balance_after = -1 where idem_key = 'failed'", &[ADMISSION, HOLD]),
+        ("update hold set balance_after = -7, overdraft = 7 where idem_key = 'failed'", &[HOLD]),
         ("update open_task set state = 'IN_DOUBT', doubt_at = now() where state = 'RUNNING'", &[COUNTERS]),
         ("update hold set state = 'RELEASED', charged = null where idem_key = 'settled'", &[CONSUME, LISTED]),
         (
@@ -127,31 +134,31 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update hold set charged = 299 where idem_key = 'settled'", &[CONSUME, CHARGE]),
         ("update hold set raw_consumed = 301 where idem_key = 'settled'", &[CHARGE]),
         ("update hold set raw_consumed = null where idem_key = 'settled'", &[CHARGE]),
-        ("update entry set overrun = 0 where overrun > 0", &[OVERRUN]),
-        ("update entry set overrun = 1 where kind = 'consume'", &[OVERRUN]),
-        ("update entry set amount = amount + 1 where kind = 'grant'", &[ENTRIES]),
-        ("update entry set amount = amount - 1 where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
-        ("delete from entry where kind = 'grant'", &[ENTRIES, KEY]),
-        ("delete from entry where kind = 'consume'", &[ENTRIES, CONSUME, USAGE]),
+        ("update entry set overrun = 0 where overrun > 0", &[OVERRUN, CHAIN]),
+        ("update entry set overrun = 1 where kind = 'consume'", &[OVERRUN, CHAIN]),
+        ("update entry set amount = amount + 1 where kind = 'grant'", &[ENTRIES, CHAIN, LOGGED]),
+        ("update entry set amount = amount - 1 where kind = 'consume'", &[ENTRIES, CONSUME, USAGE, CHAIN]),
+        ("delete from entry where kind = 'grant'", &[ENTRIES, KEY, CHAIN, LOGGED]),
+        ("delete from entry where kind = 'consume'", &[ENTRIES, CONSUME, USAGE, CHAIN]),
         (
             "insert into entry (org_id, entry_id, kind, amount, created_at) \
              select org_id, gen_random_uuid(), 'adjust', -1, now() from org",
-            &[ENTRIES],
+            &[ENTRIES, CHAIN, HISTORY, LOGGED],
         ),
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
              select org_id, hold_id, 'consume', 0, hold_id, task_type, now() from task where idem_key = 'refused'",
-            &[CONSUME, USAGE, BOOKED],
+            &[CONSUME, USAGE, BOOKED, CHAIN, HISTORY],
         ),
         (
             "insert into entry (org_id, entry_id, kind, amount, hold_id, task_type, created_at) \
              select org_id, gen_random_uuid(), 'correct', 0, gen_random_uuid(), 't', now() from org",
-            &[CORRECTION, LATE, USAGE],
+            &[CORRECTION, LATE, USAGE, CHAIN, HISTORY],
         ),
         ("update hold set late = 'lost' where idem_key = 'late'", &[LATE]),
         ("update hold set late = 'charged' where idem_key = 'failed'", &[LOST, LATE]),
         ("update hold set raw_consumed = 301 where idem_key = 'late'", &[LATE]),
-        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE, USAGE]),
+        ("update entry set amount = amount - 1 where kind = 'correct'", &[ENTRIES, LATE, USAGE, CHAIN]),
         ("update platform_loss set amount = -399 where amount = -400", &[LOST, COST]),
         ("delete from platform_loss where possible", &[LOSS, COST]),
         (
@@ -171,13 +178,13 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update idempotency set fingerprint = '\\x00' where key = 'settled'", &[KEPT]),
         ("delete from idempotency where key = 'settled'; update forgotten_keys set made_before = now()", &[]),
         ("update idempotency set answer = null where key = 'top-up'", &[ANSWER]),
-        ("update entry set user_id = gen_random_uuid() where kind = 'consume'", &[USAGE, BOOKED]),
-        ("update entry set key_id = gen_random_uuid() where kind = 'correct'", &[USAGE, BOOKED]),
+        ("update entry set user_id = gen_random_uuid() where kind = 'consume'", &[USAGE, BOOKED, CHAIN]),
+        ("update entry set key_id = gen_random_uuid() where kind = 'correct'", &[USAGE, BOOKED, CHAIN]),
         (
             "update entry set created_at = created_at - interval '1 day' where kind = 'consume'",
-            &[USAGE, BOOKED],
+            &[USAGE, BOOKED, CHAIN],
         ),
-        ("update hold set budget_after = 0 where idem_key = 'settled'", &[DRAWN]),
+        ("update hold set budget_after = 0 where idem_key = 'settled'", &[DRAWN, HOLD]),
         ("update hold set by_hand = '{\"task_id\": \"n75\"}' where idem_key = 'settled'", &[BY_HAND]),
         (
             "insert into transition (kind, from_state, to_state) values ('settle', 'HELD', 'SETTLED')",
@@ -188,6 +195,46 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("alter table entry disable trigger entry_append_only", &[GUARDS]),
         ("alter table org disable trigger org_epoch", &[GUARDS]),
         ("drop trigger platform_loss_append_only on platform_loss", &[GUARDS]),
+        ("alter table hold disable trigger hold_sealed", &[GUARDS]),
+        ("alter table credit_lot_event disable trigger credit_lot_event_no_truncate", &[GUARDS]),
+        // All that is counted is shifted alike.
+        (
+            "update entry set amount = amount - 1 where hold_id = (select hold_id from hold where idem_key = 'settled'); \
+             update hold set charged = charged + 1, raw_consumed = raw_consumed + 1, reported = reported + 1 \
+             where idem_key = 'settled'; update usage_day set charged = charged + 1; \
+             update org_balance set consumed = consumed + 1, available = available - 1",
+            &[CHAIN],
+        ),
+        (
+            "update entry set kind = 'adjust' where kind = 'grant'; \
+             update audit_log set after = after || '{\"kind\": \"adjust\"}' where target_kind = 'entry'",
+            &[CHAIN],
+        ),
+        (
+            "update entry set place = place + 100 where place in (2, 3); update entry set place = 105 - place where place > 100",
+            &[CHAIN],
+        ),
+        ("update entry set seal = null where kind = 'consume'", &[CHAIN]),
+        ("update entry set place = null where kind = 'correct'", &[CHAIN, HISTORY]),
+        ("delete from audit_log where target_kind = 'entry'", &[LOGGED]),
+        ("update hold set amount = 800, list_price = 800 where idem_key = 'failed'", &[HOLD]),
+        (
+            "update hold set list_price = 2 * list_price, factor_bp = 5000 where idem_key = 'settled'",
+            &[CHARGE, HOLD],
+        ),
+        ("update hold set price_book = 2 where idem_key = 'refused'", &[HOLD]),
+        ("update hold set task_type = 'other' where idem_key = 'held'", &[HOLD]),
+        ("update hold set account = 'another' where idem_key = 'held'", &[OPEN, HOLD]),
+        ("update hold set account = 'another' where idem_key = 'settled'", &[VENDOR, HOLD]),
+        ("update open_task set account = 'another' where state = 'HELD'", &[OPEN]),
+        (
+            "update hold set account = 'another'; update open_task set account = 'another'; \
+             update vendor_task set account = 'another'",
+            &[HOLD],
+        ),
+        ("update hold set seal = null where idem_key = 'failed'", &[HISTORY, HOLD]),
+        ("insert into history_seal select org_id, 1, 0, 0, 0 from org", &[HISTORY]),
+        ("delete from history_seal", &[HISTORY]),
         ("update usage_day set tasks = tasks + 1", &[USAGE]),
         ("update usage_day set charged = charged + 1, corrected = corrected - 1", &[USAGE]),
         ("update usage_day set day = day - 1", &[USAGE]),
@@ -233,18 +280,36 @@ async fn each_breach_of_what_operators_move_is_found_by_name() {
     for (statement, expected) in [
         (
             "update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0",
-            &[TRANSFER][..],
+            &[TRANSFER, CHAIN][..],
         ),
-        ("update entry set amount = amount + 1 where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
-        ("delete from entry where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER]),
-        ("update entry set related_entry = gen_random_uuid() where kind = 'expire'", &[LOT]),
-        ("update entry set amount = amount - 1 where kind = 'expire'", &[ENTRIES, LOT]),
-        ("delete from entry where kind = 'expire'", &[ENTRIES, LOT]),
-        ("update credit_lot set expired = 0, burned = burned + expired where expired > 0", &[LOT]),
-        ("update credit_lot set amount = amount + 1, burned = burned + 1", &[LOT]),
-        ("update credit_lot set burned = 1 where burned = 0", &[POOL]),
-        ("delete from credit_lot where expired = 0", &[POOL]),
-        ("delete from credit_lot where expired > 0", &[LOT]),
+        (
+            "update entry set amount = amount + 1 where kind = 'transfer' and amount > 0",
+            &[ENTRIES, TRANSFER, CHAIN, LOGGED],
+        ),
+        ("delete from entry where kind = 'transfer' and amount > 0", &[ENTRIES, TRANSFER, LOGGED]),
+        ("update entry set related_entry = gen_random_uuid() where kind = 'expire'", &[LOT, CHAIN]),
+        ("update entry set amount = amount - 1 where kind = 'expire'", &[ENTRIES, LOT, CHAIN, LOGGED]),
+        ("delete from entry where kind = 'expire'", &[ENTRIES, LOT, CHAIN, LOGGED]),
+        ("update credit_lot set expired = 0, burned = burned + expired where expired > 0", &[LOT, ENDS]),
+        ("update credit_lot set amount = amount + 1, burned = burned + 1", &[LOT, ENDS]),
+        ("update credit_lot set burned = 1 where burned = 0", &[POOL, ENDS]),
+        ("delete from credit_lot where expired = 0", &[POOL, ENDS]),
+        ("delete from credit_lot where expired > 0", &[LOT, ENDS]),
+        ("update credit_lot set expires_at = expires_at + interval '1 day'", &[ENDS]),
+        (
+            "update credit_lot set burned = burned - 1 where expired > 0; update credit_lot set burned = burned + 1 where expired = 0",
+            &[ENDS],
+        ),
+        (
+            "update credit_lot set burned = burned + 1 where expired = 0; update credit_pool set credits = credits + 1",
+            &[ENDS],
+        ),
+        ("delete from credit_lot_event where burned > 0", &[ENDS]),
+        (
+            "delete from entry where kind = 'adjust'; update org_balance set granted = granted + 10, available = available + 10 \
+             where org_id in (select org_id from credit_pool)",
+            &[LOGGED],
+        ),
         ("update credit_pool set credits = credits + 1", &[POOL]),
         ("delete from credit_pool", &[POOL]),
         ("delete from credit_event", &[POOL]),

@@ -9,7 +9,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::support::database::{PATIENCE, TestDatabase};
-use crate::support::gateway::closed_port;
+use crate::support::gateway::{TestGateway, closed_port};
 use crate::support::process::{Process, Said, Scratch, run};
 
 /// A database, and perhaps a role, on the server of a test's own.
@@ -236,7 +236,7 @@ async fn what_dashboards_lack_is_told_and_refuses_nothing() {
     let said = made.migrate().await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains(&format!("grant pg_monitor to \"{}\"", made.role())), "{said:?}");
-    made.as_administrator(&format!("grant pg_monitor to {}", made.role())).await;
+    made.as_administrator(&format!("grant pg_monitor, tollgate_app to {}", made.role())).await;
     assert_eq!(made.shortfalls(Purpose::Serve).await, []);
     made.run_as_administrator("revoke select on reporting.gateways from tollgate_reader").await;
     let told = made.shortfalls(Purpose::Serve).await;
@@ -248,6 +248,123 @@ async fn what_dashboards_lack_is_told_and_refuses_nothing() {
     owner.close().await.unwrap();
     assert_eq!(made.shortfalls(Purpose::Serve).await, []);
     made.remove().await;
+}
+
+/// Who may not act as the role of gateways serves as before, and is told what to do.
+#[tokio::test]
+async fn a_gateway_runs_as_the_role_that_migrate_makes_where_its_user_may() {
+    let db = TestDatabase::new().await;
+    assert_eq!(db.database().role().await.unwrap(), "tollgate_app");
+    let made = Made::owned(&db).await;
+    let said = made.migrate().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let remedy = format!("grant tollgate_app to \"{}\"", made.role());
+    assert!(said.err.contains(&remedy), "{said:?}");
+    let role =
+        async || Database::connect(&Secret::new(&made.url), 1, PATIENCE).unwrap().role().await.unwrap();
+    assert_eq!(role().await, made.role());
+
+    made.as_administrator(&remedy).await;
+    assert_eq!(role().await, "tollgate_app");
+    let told = made.shortfalls(Purpose::Serve).await;
+    assert!(told.iter().all(|told| !told.remedy.contains("tollgate_app")), "{told:?}");
+    // Migrating is the owner's.
+    made.run_as_administrator(
+        "drop function saturated cascade; delete from schema_definition where name like '%saturated'",
+    )
+    .await;
+    assert_eq!(made.migrate().await.code, 0);
+    // What it lacks is told, as of any role.
+    made.run_as_administrator("revoke insert on hold from tollgate_app").await;
+    let told = made.shortfalls(Purpose::Serve).await;
+    assert!(
+        told.iter().any(|told| told.blocking && told.what.contains("\"tollgate_app\" may not write to hold")),
+        "{told:?}"
+    );
+    assert_eq!(made.migrate().await.code, 0);
+    assert!(made.shortfalls(Purpose::Serve).await.iter().all(|told| !told.blocking));
+    made.remove().await;
+}
+
+#[tokio::test]
+async fn the_role_of_gateways_can_change_no_rule_and_nothing_that_is_only_added() {
+    let db = TestDatabase::new().await;
+    let mut gateway = PgConnection::connect(db.url()).await.unwrap();
+    gateway.execute("set role tollgate_app").await.unwrap();
+    for refused in [
+        "alter table entry disable trigger entry_append_only",
+        "alter table entry add column more text",
+        "drop trigger entry_audit on entry",
+        "truncate entry",
+        "truncate org_balance",
+        "delete from entry",
+        "update entry set amount = 1",
+        "delete from hold",
+        "delete from platform_loss",
+        "update platform_loss set amount = 1",
+        "update credit_lot_event set burned = 1",
+        "delete from audit_log",
+        "update audit_log set actor = 'somebody'",
+        "delete from price_activation",
+        "insert into transition (kind, from_state, to_state) values ('settle', 'HELD', 'SETTLED')",
+        "update transition set to_state = 'RELEASED'",
+        "insert into history_seal values (gen_random_uuid(), 1, 1, 1, 1)",
+        "update schema_definition set revision = 1",
+        "create function refuse_nothing() returns trigger language plpgsql as 'begin return new; end'",
+        "create or replace function refuse_change() returns trigger language plpgsql as 'begin return new; end'",
+        "create table another (id integer)",
+        "drop table entry",
+        "set session_replication_role = replica",
+    ] {
+        let error = gateway.execute(refused).await.unwrap_err();
+        let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+        assert_eq!(code.as_deref(), Some("42501"), "{refused}: {error}");
+    }
+}
+
+/// Every connection of a gateway: those of its pools, its lanes and its jobs.
+#[tokio::test]
+async fn all_that_a_gateway_writes_is_written_as_that_role() {
+    let mut gateway = TestGateway::start().await;
+    // The trigger is nobody's but this test's.
+    gateway.db.expect_broken();
+    let watch = |table: &str| {
+        format!(
+            "create trigger seen_{table} after insert or update on {table} for each statement execute function note_role();"
+        )
+    };
+    let tables = [
+        "hold",
+        "open_task",
+        "entry",
+        "org_balance",
+        "idempotency",
+        "gateway",
+        "content",
+        "epoch",
+        "audit_log",
+    ];
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "create table seen (role text, relation text, primary key (role, relation)); grant insert, select on seen to public; \
+         create function note_role() returns trigger language plpgsql as $$ begin insert into seen values (current_user, \
+         tg_table_name) on conflict do nothing; return null; end $$; {}",
+        tables.map(watch).concat()
+    )))
+    .execute(gateway.db.pool())
+    .await
+    .unwrap();
+    let made = gateway.admin_says(&["org", "create", "another"]).await;
+    assert_eq!(made.code, 0, "{made:?}");
+    let task = gateway.task("a task").await;
+    gateway.finished(&task).await;
+    let seen: Vec<(String, String)> = sqlx::query_as("select role, relation from seen order by 1, 2")
+        .fetch_all(gateway.db.pool())
+        .await
+        .unwrap();
+    assert!(seen.iter().all(|(role, _)| role == "tollgate_app"), "{seen:?}");
+    for written in ["hold", "open_task", "entry", "org_balance", "audit_log"] {
+        assert!(seen.iter().any(|(_, relation)| relation == written), "{written}: {seen:?}");
+    }
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ async fn all_is_there(ledger: &Ledger, database: &Database, org: OrgId, availabl
 /// Lets the next so many holds fail with an error of this code.
 async fn fail_holds(db: &TestDatabase, code: &str, times: u32) {
     let script = format!(
-        "create sequence failures; create function fail() returns trigger language plpgsql as $$ begin \
+        "create sequence failures; grant usage on sequence failures to public; create function fail() returns trigger language plpgsql as $$ begin \
          if nextval('failures') <= {times} then raise exception 'on purpose' using errcode = '{code}'; end if; \
          return null; end $$; create trigger fail before insert or update on hold for each statement execute function fail()"
     );

@@ -19,7 +19,8 @@ async fn prepare(server: &TestCluster) {
     for statement in [
         "create role tollgate login",
         "create role tollgate_reader nologin",
-        "grant pg_monitor to tollgate",
+        "create role tollgate_app nologin",
+        "grant tollgate_app, pg_monitor to tollgate",
         "create database tollgate owner tollgate encoding 'UTF8' template template0",
     ] {
         server.run(statement).await;

@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use super::{Purpose, Shortfall};
 use crate::store::db::definitions;
 use crate::store::db::migrations::MIGRATIONS;
+use crate::store::db::role;
 
 /// The oldest PostgreSQL that the tests run on.
 const LEAST_VERSION: i32 = 150_000;
@@ -50,6 +51,11 @@ pub(super) struct Facts {
     unwritable: Vec<String>,
     /// Functions that gateways call and that the role may not call.
     uncallable: Vec<String>,
+    /// The role that gateways run as, if it is another one than the user's.
+    serves_as: Option<String>,
+    /// Whether the role `tollgate_app` exists, and whether the user may act as it.
+    app: bool,
+    app_usable: bool,
     /// Whether the role of dashboards exists, and whether there is something that it may not read.
     reader: bool,
     reader_lacks: bool,
@@ -109,13 +115,16 @@ const ASK: &str = "
                  where not pg_has_role(relowner, 'USAGE') order by name) as not_owned,
            array(select name from kept where not has_table_privilege(oid, 'SELECT') order by name) as unreadable,
            array(select name from kept
-                 where name not in ('_sqlx_migrations', 'schema_definition', 'schema_requirement', 'tollgate_demo',
-                                    'transition')
+                 where name not in ('_sqlx_migrations', 'schema_definition', 'schema_requirement', 'history_seal',
+                                    'tollgate_demo', 'transition')
                    and not (has_table_privilege(oid, 'INSERT')
                             and (only_added or has_table_privilege(oid, 'UPDATE')))
                  order by name) as unwritable,
            array(select name from routine
                  where name = any ($1) and not has_function_privilege(oid, 'EXECUTE') order by name) as uncallable,
+           nullif(current_user::text, session_user::text) as serves_as,
+           exists (select from pg_roles where rolname = 'tollgate_app') as app,
+           coalesce((select /*usable*/ from pg_roles r where r.rolname = 'tollgate_app'), false) as app_usable,
            exists (select from pg_roles where rolname = 'tollgate_reader') as reader,
            coalesce((select not has_schema_privilege(r.oid, to_regnamespace('reporting')::oid, 'USAGE')
                          or exists (select from relation
@@ -127,7 +136,8 @@ const ASK: &str = "
 
 impl Facts {
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        let Json(mut facts): Json<Self> = sqlx::query_scalar(ASK)
+        let ask = ASK.replace("/*usable*/", role::USABLE);
+        let Json(mut facts): Json<Self> = sqlx::query_scalar(sqlx::AssertSqlSafe(ask))
             .bind(definitions::called_by_gateways())
             .fetch_one(&mut *connection)
             .await?;
@@ -135,6 +145,14 @@ impl Facts {
             facts.our_history = our_history(connection).await?;
         }
         Ok(facts)
+    }
+
+    /// Takes over what a gateway's own connection may.
+    pub(super) fn serve_as(&mut self, gateway: Self) {
+        self.serves_as = gateway.serves_as;
+        self.unreadable = gateway.unreadable;
+        self.unwritable = gateway.unwritable;
+        self.uncallable = gateway.uncallable;
     }
 
     /// Everything that is not as assumed, in the order in which it should be mended.
@@ -148,6 +166,7 @@ impl Facts {
                 Purpose::Migrate => self.rights_to_migrate(&mut found),
                 Purpose::Serve if self.ours => {
                     self.rights_to_serve(&mut found);
+                    self.role_to_serve(&mut found);
                     self.reporting(&mut found);
                 }
                 // The check of the schema says what is missing.
@@ -291,8 +310,24 @@ impl Facts {
         }
     }
 
-    fn rights_to_serve(&self, found: &mut Vec<Shortfall>) {
+    /// Gateways serve without a role of their own, too.
+    fn role_to_serve(&self, found: &mut Vec<Shortfall>) {
+        if self.serves_as.is_some() || self.app_usable {
+            return;
+        }
         let role = quoted(&self.role);
+        let make = if self.app { "" } else { "create role tollgate_app nologin; " };
+        found.push(Shortfall::advice(
+            format!("gateways run as {role}, which may switch off the triggers that guard the books, if it owns the tables"),
+            format!(
+                "As an administrator: {make}grant tollgate_app to {role}. Then 'tollgate migrate' as the owner, and gateways \
+                 run as tollgate_app, which may not"
+            ),
+        ));
+    }
+
+    fn rights_to_serve(&self, found: &mut Vec<Shortfall>) {
+        let role = quoted(self.serves_as.as_deref().unwrap_or(&self.role));
         let schema = quoted(self.schema.as_deref().unwrap_or("public"));
         if !self.unreadable.is_empty() {
             found.push(Shortfall::blocking(
@@ -392,6 +427,8 @@ mod tests {
             full_page_writes: "on".into(),
             may_create_schemas: true,
             may_create_tables: true,
+            app: true,
+            app_usable: true,
             reader: true,
             monitors: true,
             ..Facts::default()

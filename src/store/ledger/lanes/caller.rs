@@ -165,7 +165,7 @@ impl Caller {
             let (server, turn) = self.servers.options();
             let connect = async {
                 let mut connection = lane_options(server, &self.settings).connect().await?;
-                self.servers.admit(&mut connection).await?;
+                self.servers.receive(&mut connection).await?;
                 Ok::<_, sqlx::Error>(connection)
             };
             let connection = in_time(&self.servers, turn, self.settings.call_timeout, connect)
