@@ -98,7 +98,7 @@ async fn make_history(connection: &mut PgConnection) -> Result<(), StoreError> {
             Ok(()) => return Ok(()),
             // Another process makes it at the same moment.
             Err(MigrateError::Execute(sqlx::Error::Database(error)))
-                if matches!(error.code().as_deref(), Some("23505" | "42P07")) => {}
+                if matches!(error.code().as_deref(), Some("23505" | "42710" | "42P07")) => {}
             Err(error) => return schema(format!("migrating failed: {error}")),
         }
     }

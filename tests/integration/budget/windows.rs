@@ -335,6 +335,29 @@ const FLAGS: &str = "an organisation knows whether there are budgets and teams t
 
 #[tokio::test]
 async fn each_breach_of_a_budget_is_found_by_name() {
+    let original = TestDatabase::new().await;
+    let (ledger, tenant) = (ledger(&original).await, Tenant::new(&original, 1_000_000).await);
+    let mut before = grant(&ledger, tenant.hold(100)).await;
+    before.step(run(before.id())).await.unwrap();
+    before.step(settle(90)).await.unwrap();
+    for (level, period) in [(Key, Daily), (User, Total), (Team, Weekly), (Organisation, Monthly)] {
+        tenant.budget(&original, level, period, 10_000).await;
+    }
+    make(&original, None, Key, None, Total, None).await.unwrap();
+    for steps in [
+        vec![],
+        vec![refuse()],
+        vec![run(HoldId::generate()), settle(120)],
+        vec![doubt(), write_off(100), late_run(), late_settle(80)],
+    ] {
+        let mut guard = grant(&ledger, tenant.hold(100)).await;
+        for step in steps {
+            guard.step(step).await.unwrap();
+        }
+        std::mem::forget(guard);
+    }
+    ledger.shut_down().await;
+    assert_eq!(original.database().audit().await.unwrap().breaches, []);
     for (statement, expected) in [
         ("update budget_window set held = held + 1 where level = 'key'", &[COUNTED][..]),
         ("update budget_window set used = used - 1 where level = 'org'", &[COUNTED]),
@@ -371,28 +394,7 @@ async fn each_breach_of_a_budget_is_found_by_name() {
         ("update org_balance set budgets = 0", &[FLAGS]),
         ("update org_balance set teams = false", &[FLAGS]),
     ] {
-        let mut db = TestDatabase::new().await;
-        let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 1_000_000).await);
-        let mut before = grant(&ledger, tenant.hold(100)).await;
-        before.step(run(before.id())).await.unwrap();
-        before.step(settle(90)).await.unwrap();
-        for (level, period) in [(Key, Daily), (User, Total), (Team, Weekly), (Organisation, Monthly)] {
-            tenant.budget(&db, level, period, 10_000).await;
-        }
-        make(&db, None, Key, None, Total, None).await.unwrap();
-        for steps in [
-            vec![],
-            vec![refuse()],
-            vec![run(HoldId::generate()), settle(120)],
-            vec![doubt(), write_off(100), late_run(), late_settle(80)],
-        ] {
-            let mut guard = grant(&ledger, tenant.hold(100)).await;
-            for step in steps {
-                guard.step(step).await.unwrap();
-            }
-            std::mem::forget(guard);
-        }
-        assert_eq!(db.database().audit().await.unwrap().breaches, []);
+        let mut db = original.copy().await;
         db.expect_broken();
         let sql = format!("begin; set local session_replication_role = replica; {statement}; commit");
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();

@@ -91,6 +91,11 @@ async fn break_it(db: &TestDatabase, statement: &str) {
 
 #[tokio::test]
 async fn each_breach_is_found_by_name_and_nothing_else_is() {
+    let original = TestDatabase::new().await;
+    live(&original).await;
+    let before = original.database().audit().await.unwrap();
+    assert_eq!((before.breaches, before.warnings), (vec![], vec![]));
+    assert_eq!((before.orgs, before.holds, before.entries), (1, 10, 4));
     for (statement, expected) in [
         ("delete from org", &[ORGS][..]),
         ("insert into org (org_id, name) values (gen_random_uuid(), 'no balance')", &[ORGS]),
@@ -241,11 +246,7 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update usage_day set user_id = gen_random_uuid()", &[USAGE]),
         ("delete from usage_day", &[USAGE]),
     ] {
-        let mut db = TestDatabase::new().await;
-        live(&db).await;
-        let before = db.database().audit().await.unwrap();
-        assert_eq!((before.breaches, before.warnings), (vec![], vec![]));
-        assert_eq!((before.orgs, before.holds, before.entries), (1, 10, 4));
+        let mut db = original.copy().await;
         db.expect_broken();
         break_it(&db, statement).await;
         let report = db.database().audit().await.unwrap();
@@ -277,6 +278,9 @@ async fn dealing(db: &TestDatabase) {
 
 #[tokio::test]
 async fn each_breach_of_what_operators_move_is_found_by_name() {
+    let original = TestDatabase::new().await;
+    dealing(&original).await;
+    assert_eq!(original.database().audit().await.unwrap().breaches, []);
     for (statement, expected) in [
         (
             "update entry set related_entry = gen_random_uuid() where kind = 'transfer' and amount > 0",
@@ -319,9 +323,7 @@ async fn each_breach_of_what_operators_move_is_found_by_name() {
         ),
         ("update idempotency set hold_id = gen_random_uuid()", &[KEY]),
     ] {
-        let mut db = TestDatabase::new().await;
-        dealing(&db).await;
-        assert_eq!(db.database().audit().await.unwrap().breaches, []);
+        let mut db = original.copy().await;
         db.expect_broken();
         break_it(&db, statement).await;
         let mut found: Vec<_> =

@@ -195,12 +195,26 @@ impl TestDatabase {
     pub async fn new() -> Self {
         leaks::watch();
         let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
+        Self::like(&server.template).await
+    }
+
+    /// Another one with the same rows. Connections to this one are ended first, and it is not to be used any more.
+    pub async fn copy(&self) -> Self {
+        let mut admin = PgConnection::connect(SERVER.url.as_str()).await.unwrap();
+        let end = sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1");
+        end.bind(&self.name).execute(&mut admin).await.unwrap();
+        until_unused(&mut admin, &self.name).await;
+        admin.close().await.unwrap();
+        Self::like(&self.name).await
+    }
+
+    async fn like(template: &str) -> Self {
         let name = format!("tollgate_test_{}", Uuid::now_v7().simple());
-        let mut admin = PgConnection::connect(server.url.as_str()).await.unwrap();
-        let create = format!("create database {name} template {} strategy file_copy", server.template);
+        let mut admin = PgConnection::connect(SERVER.url.as_str()).await.unwrap();
+        let create = format!("create database {name} template {template} strategy file_copy");
         admin.execute(AssertSqlSafe(create)).await.unwrap();
         admin.close().await.unwrap();
-        let url = at(&server.url, &name);
+        let url = at(&SERVER.url, &name);
         let database = acting(&Database::connect(&Secret::new(&url), 8, PATIENCE).unwrap());
         let pool =
             PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).connect_lazy(&url).unwrap();
@@ -230,15 +244,16 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let (name, url) = (self.name.clone(), self.url.clone());
+        let (name, url) = (self.name.clone(), (!self.expect_broken).then(|| self.url.clone()));
         // We may be inside the test's runtime, which cannot be waited for from within.
-        let audit = thread::spawn(move || block_on(audit_and_remove(&name, &url))).join();
+        let audit = thread::spawn(move || block_on(audit_and_remove(&name, url))).join();
         if self.expect_broken {
             return;
         }
         let complaint = match audit {
-            Ok(Ok(report)) if report.breaches.is_empty() => return leaks::assert_none(),
-            Ok(Ok(report)) => format!("the ledger's invariants are broken: {:#?}", report.breaches),
+            Ok(Ok(None)) => return,
+            Ok(Ok(Some(report))) if report.breaches.is_empty() => return leaks::assert_none(),
+            Ok(Ok(Some(report))) => format!("the ledger's invariants are broken: {:#?}", report.breaches),
             Ok(Err(error)) => format!("the ledger cannot be audited: {error}"),
             Err(_) => "the audit panicked".into(),
         };
@@ -251,9 +266,12 @@ impl Drop for TestDatabase {
     }
 }
 
-async fn audit_and_remove(name: &str, url: &str) -> Result<AuditReport, StoreError> {
-    let report = Database::connect(&Secret::new(url), 1, PATIENCE)?.audit().await;
+async fn audit_and_remove(name: &str, url: Option<String>) -> Result<Option<AuditReport>, StoreError> {
+    let report = match url {
+        Some(url) => Some(Database::connect(&Secret::new(url), 1, PATIENCE)?.audit().await),
+        None => None,
+    };
     let mut admin = PgConnection::connect(SERVER.url.as_str()).await?;
     admin.execute(AssertSqlSafe(format!("drop database {name} with (force)"))).await?;
-    report
+    report.transpose()
 }
