@@ -280,11 +280,13 @@ async fn whole_life(ledger: &Ledger, org: OrgId) {
 async fn cte(pool: &sqlx::PgPool, org: OrgId) {
     let done = sqlx::query(
         "with paid as (update org_balance set available = available - 400, held = held + 400, open_tasks = open_tasks + 1 \
-           where org_id = $1 and available >= 400 returning available) \
-         insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, overdraft, \
+           where org_id = $1 and available >= 400 returning available), \
+         made as (insert into hold (org_id, hold_id, user_id, amount, list_price, factor_bp, price_book, balance_after, overdraft, \
            task_type, backend, account, owner, fingerprint, created_at) \
          select $1, $2, $1, 400, 400, 10000, 1, available, 0, 'pro-text-to-video', 'kling-3.0', 'main', $1, \
-           decode(repeat('07', 32), 'hex'), now() from paid",
+           decode(repeat('07', 32), 'hex'), now() from paid returning org_id, hold_id, backend, account, owner) \
+         insert into open_task (org_id, hold_id, state, backend, account, owner, due_at) \
+         select org_id, hold_id, 'HELD', backend, account, owner, now() + interval '1 minute' from made",
     )
     .bind(org.as_uuid())
     .bind(HoldId::generate().as_uuid())

@@ -20,20 +20,23 @@ create or replace function repeated_creates(
                            where open_task.org_id = caller.org_id and open_task.hold_id = caller.hold_id limit 1) open on true
         left join lateral (select hold.recorded_at from hold
                            where hold.org_id = caller.org_id and hold.hold_id = caller.hold_id limit 1) ended on true
-        where caller.org_id = p_orgs[item.pos] and caller.user_id = item.user_id and caller.fingerprint = item.fingerprint
+        where item.guard is distinct from false
+          and caller.org_id = p_orgs[item.pos] and caller.user_id = item.user_id and caller.fingerprint = item.fingerprint
           and caller.hold_id <> item.hold_id
           and (open.state = 'HELD'
                or (open.state is distinct from 'IN_DOUBT'
                    and coalesce(open.recorded_at, ended.recorded_at) > p_now - interval '60 seconds'))
-        order by caller.hold_id limit 1) left_alone on item.guard is distinct from false
+        order by caller.hold_id limit 1) left_alone on true
     left join lateral (
         select same.hold_id
         from (select open_task.hold_id from open_task
-              where open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
+              -- in here, or they are looked for whatever the item asks for
+              where item.guard is null and left_alone.hold_id is null
+                and open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
                 and open_task.hold_id <> item.hold_id offset 0) same
         -- never the other way round, through all that the user has ever made
         cross join lateral (select from hold where hold.org_id = p_orgs[item.pos] and hold.hold_id = same.hold_id
                                                and hold.user_id = item.user_id limit 1) owned
-        limit 1) under_way on item.guard is null and left_alone.hold_id is null
+        limit 1) under_way on true
     where left_alone.hold_id is not null or under_way.hold_id is not null
 $$;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::ids::KeyId;
 use tollgate::secret::Secret;
-use tollgate::store::{Applied, Database, HoldGuard, State, Step, TaskFilter};
+use tollgate::store::{Applied, Database, Fingerprint, HoldGuard, NewHold, State, Step, TaskFilter};
 
 use crate::support::database::{PATIENCE, TestDatabase, until};
 use crate::support::fixture::{HOUR, doubt, grant, ledger, refuse, settle, write_off};
@@ -136,6 +136,20 @@ async fn what_is_done_to_open_tasks_reads_no_others_when_statistics_know_of_none
         }
     });
     assert_few("reserved and refused", reserved.await, SOME);
+
+    // Whoever sends the same body again and again, on purpose, does not have it looked for.
+    let body = Fingerprint::of(b"the same");
+    let again = || NewHold {
+        fingerprint: body,
+        refuse_if_in_doubt: true,
+        refuse_if_unanswered: false,
+        ..tenant.hold(10)
+    };
+    let mut same = join_all((0..10 * SOME).map(|_| grant(&ledger, again()))).await;
+    let reserved = rows_read(&db, &["open_task"], async |_| {
+        same.extend(join_all((0..SOME).map(|_| grant(&ledger, again()))).await);
+    });
+    assert_eq!(reserved.await, 0, "rows for {SOME} tasks of the same body");
 }
 
 /// A few rows for each task, and not none: else nothing was counted at all.
