@@ -163,17 +163,23 @@ async fn old_and_unread_content_is_erased_and_that_of_tasks_that_go_on_is_not() 
     operator.patch(&path, json!({"content_days": 1})).await.expect(200);
     assert_eq!(database.erase_old_content(0).await.unwrap(), 0, "its own time counts");
     operator.patch(&path, json!({"content_days": 0})).await.expect(200);
-    assert_eq!(database.old_content(30).await.unwrap(), (1, 0));
     let command = ["retention", "run", "--dry-run", "--database-url", gateway.db.url()];
     assert_eq!(run(&command).await.code, 2, "nobody guesses how long content is kept");
-    let said = run(&[&command[..], &["--content-days", "30"]].concat()).await;
-    assert!(
-        said.code == 0 && said.out.contains("1 tasks is older") && said.out.contains("0 tasks is not"),
-        "{said:?}"
-    );
-    assert_eq!(tables_with_the_prompt(&gateway).await, ["content"]);
-    assert_eq!(database.erase_old_content(30).await.unwrap(), 1);
-    assert_eq!(tables_with_the_prompt(&gateway).await, [""; 0]);
+    for attempt in 1.. {
+        let found = database.old_content(30).await.unwrap();
+        let said = run(&[&command[..], &["--content-days", "30"]].concat()).await;
+        let shown = said.out.contains("1 tasks is older") && said.out.contains("0 tasks is not");
+        let there = tables_with_the_prompt(&gateway).await;
+        let erased = database.erase_old_content(30).await.unwrap();
+        assert_eq!(tables_with_the_prompt(&gateway).await, [""; 0]);
+        if (found, shown, there.as_slice(), erased) == ((1, 0), true, &["content".to_owned()][..], 1) {
+            break;
+        }
+        // The gateway erases too, once a minute, and may have been the first.
+        assert!(attempt < 3, "{found:?} {said:?} {there:?} {erased}");
+        gateway.finished(&gateway.task("old").await).await;
+        sqlx::query(older).execute(gateway.db.pool()).await.unwrap();
+    }
 
     operator.patch(&path, json!({"content_days": null})).await.expect(200);
     let unread = keyed(&gateway, "unread", &[("x-tollgate-store", "no")]).await.task_id();
