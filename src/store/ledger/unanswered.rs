@@ -114,8 +114,10 @@ impl Database {
         body: Fingerprint,
     ) -> Result<Vec<(HoldId, GatewayId)>, StoreError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "select o.hold_id, o.owner from open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id \
-             where o.org_id = $1 and o.unanswered = $3 and h.user_id = $2 order by o.hold_id",
+            "select o.hold_id, o.owner from (select n.hold_id, n.owner from open_task n \
+                 where n.org_id = $1 and n.unanswered = $3 offset 0) o \
+             cross join lateral (select from hold h where h.org_id = $1 and h.hold_id = o.hold_id and h.user_id = $2 limit 1) own \
+             order by o.hold_id",
         )
         .bind(org.as_uuid())
         .bind(user.as_uuid())

@@ -150,6 +150,23 @@ async fn what_is_done_to_open_tasks_reads_no_others_when_statistics_know_of_none
         same.extend(join_all((0..SOME).map(|_| grant(&ledger, again()))).await);
     });
     assert_eq!(reserved.await, 0, "rows for {SOME} tasks of the same body");
+
+    // Nor are all notes read of a user who left such creates again and again.
+    sqlx::query(
+        "insert into gone_caller (org_id, user_id, fingerprint, hold_id) \
+         select $1, $2, $3, gen_random_uuid() from generate_series(1, 5000)",
+    )
+    .bind(tenant.org.as_uuid())
+    .bind(tenant.user.as_uuid())
+    .bind(body.as_bytes())
+    .execute(db.pool())
+    .await
+    .unwrap();
+    let notes = rows_read(&db, &["gone_caller"], async |_| {
+        same.extend(join_all((0..SOME).map(|_| grant(&ledger, again()))).await);
+    });
+    let (read, most) = (notes.await, i64::try_from(2 * 16 * SOME).unwrap());
+    assert!((1..=most).contains(&read), "{read} notes for {SOME} tasks");
 }
 
 /// A few rows for each task, and not none: else nothing was counted at all.
