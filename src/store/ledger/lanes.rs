@@ -1,6 +1,7 @@
 //! Lanes. Each lane has a task and a database connection of its own, and sends whatever is waiting in one call: within
-//! an organisation in order of arrival, and organisations in turns. There is no timer: an idle lane serves a lone request
-//! at once, and a busy lane batches what arrives during a call.
+//! an organisation in order of arrival, and organisations in turns. An idle lane serves a lone request at once, and a busy
+//! lane batches what arrives during a call. Only the end of a task, which nobody waits for by the millisecond, waits a little
+//! for company.
 //!
 //! An organisation always uses the same lane, so its balance row has one writer in each process. Callers talk to lanes
 //! through channels: a cancelled request cannot cancel a statement, and the paid path waits for no pool.
@@ -120,6 +121,7 @@ impl Lanes {
                 work,
                 waiting: Line::new(),
                 steps: Line::new(),
+                patience: None,
             };
             let (at_work, drained) = (at_work.clone(), drained.clone());
             tasks.spawn(or_abort(async move {

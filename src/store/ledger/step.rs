@@ -183,6 +183,13 @@ words! {
     }
 }
 
+impl StepKind {
+    /// Whether it ends a task that the vendor had accepted, because of what the vendor said.
+    pub fn ends_what_was_accepted(self) -> bool {
+        matches!(self, Self::Settle | Self::Fail | Self::LateSettle | Self::LateFail)
+    }
+}
+
 impl Step {
     /// The kind of the step in the table `transition`.
     pub fn kind(&self) -> StepKind {

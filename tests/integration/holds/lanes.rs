@@ -53,6 +53,37 @@ async fn live(ledger: &Ledger, org: OrgId) {
 }
 
 #[tokio::test]
+async fn ends_of_tasks_wait_a_little_for_company() {
+    let db = TestDatabase::new().await;
+    let ledger = ledger_with(&db, one_lane()).await;
+    let org = funded(&db, 1_000_000).await;
+    // In one round or another, on a machine that is busy.
+    until("two ends share a transaction although the lane had been idle in between", async || {
+        let mut first = grant(&ledger, new_hold(org, 10)).await;
+        let mut second = grant(&ledger, new_hold(org, 10)).await;
+        for guard in [&mut first, &mut second] {
+            assert_eq!(guard.step(run(guard.id())).await.unwrap(), Applied::Yes);
+        }
+        let holds = [first.id(), second.id()].map(HoldId::as_uuid);
+        let later = async {
+            // Before it grants this, the lane takes every step that does not wait.
+            let between = grant(&ledger, new_hold(org, 10)).await;
+            let settled = second.step(settle(10)).await;
+            drop(between);
+            settled
+        };
+        let (first, second) = tokio::join!(biased; first.step(settle(10)), later);
+        assert_eq!([first.unwrap(), second.unwrap()], [Applied::Yes, Applied::Yes]);
+        let sql =
+            "select count(distinct xmin::text) from entry where hold_id = any ($1) and kind = 'consume'";
+        let transactions: i64 = sqlx::query_scalar(sql).bind(holds).fetch_one(db.pool()).await.unwrap();
+        transactions == 1
+    })
+    .await;
+    ledger.shut_down().await;
+}
+
+#[tokio::test]
 async fn a_locked_row_delays_nobody_else_and_no_accepted_create() {
     let db = TestDatabase::new().await;
     let ledger = ledger_with(&db, one_lane()).await;

@@ -16,6 +16,10 @@ impl<T> Line<T> {
         Self { by_org: HashMap::new(), turns: VecDeque::new() }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_org.values().map(VecDeque::len).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }

@@ -1,7 +1,7 @@
 //! The worker of one lane: its queues, its batches, and how it repeats failed calls.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,14 @@ pub(super) struct Worker {
     /// What was received and waits for its batch.
     pub(super) waiting: Line<ReserveItem>,
     pub(super) steps: Line<StepItem>,
+    /// Until when these steps wait for company, if all of them may.
+    pub(super) patience: Option<Instant>,
 }
+
+/// So long ends of tasks wait for company, or until there are so many: a transaction costs as much as the ends of dozens of
+/// tasks in it.
+const COMPANY_WAIT: Duration = Duration::from_millis(20);
+const COMPANY: usize = 64;
 
 /// A batch, and how often the server has refused it.
 type Attempt<T> = (Vec<T>, u32);
@@ -43,23 +50,15 @@ type Attempt<T> = (Vec<T>, u32);
 impl Worker {
     pub(super) async fn run(mut self) {
         loop {
-            if self.steps.is_empty() && self.waiting.is_empty() {
-                let (stop, side) = (self.stop.clone(), self.side.clone());
-                let ended = async {
-                    stop.cancelled().await;
-                    // A hold that a side lane grants to nobody comes back here.
-                    side.empty().await;
-                };
-                tokio::select! {
-                    biased;
-                    Some(work) = self.work.recv() => self.take(work),
-                    Some(item) = self.reserves.recv() => self.enter(item),
-                    () = ended => {}
-                }
+            if self.waiting.is_empty() && (self.steps.is_empty() || self.waits_for_company()) {
+                self.more().await;
             }
             self.receive();
-            let steps = self.next_steps();
-            self.take_steps(steps).await;
+            if !self.waits_for_company() {
+                self.patience = None;
+                let steps = self.next_steps();
+                self.take_steps(steps).await;
+            }
 
             self.receive();
             let batch = self.next_reserves();
@@ -74,6 +73,34 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Waits for the next item, the end of the lane, or the end of the patience.
+    async fn more(&mut self) {
+        let (stop, side, patience) = (self.stop.clone(), self.side.clone(), self.patience);
+        let ended = async {
+            stop.cancelled().await;
+            // A hold that a side lane grants to nobody comes back here.
+            side.empty().await;
+        };
+        let waited = async {
+            match patience {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(work) = self.work.recv() => self.take(work),
+            Some(item) = self.reserves.recv() => self.enter(item),
+            () = ended => {}
+            () = waited => {}
+        }
+    }
+
+    fn waits_for_company(&self) -> bool {
+        let patient = self.patience.is_some_and(|until| self.clock.now() < until);
+        patient && self.steps.len() < COMPANY && !self.stop.is_cancelled()
     }
 
     /// Takes everything out of the channels, so that organisations take turns and not calls.
@@ -108,6 +135,11 @@ impl Worker {
         if self.side.wants_step(&item) {
             self.side.push_step(item);
         } else {
+            let patient = item.step.kind().ends_what_was_accepted();
+            self.patience = match self.patience {
+                None if patient && self.steps.is_empty() => Some(self.clock.now() + COMPANY_WAIT),
+                until => until.filter(|_| patient),
+            };
             self.steps.push(item.org, item);
         }
     }
