@@ -89,10 +89,19 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(e) if e.code().as_deref() == Some(REFUSED_BY_RULE) => {
                 Self::Conflict(e.message().to_owned())
             }
-            sqlx::Error::Database(e) if is_of_a_pooler(&**e) => Self::Schema(POOLER.into()),
-            sqlx::Error::Database(e) if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
-                Self::Unstorable(Arc::new(error))
-            }
+            sqlx::Error::Database(e) => match fault_of_a_pooler(&**e) {
+                Some(fault) => Self::Schema(
+                    format!(
+                        "between here and the server is a pooler that {fault} (PgBouncer): connect to PostgreSQL itself, by \
+                         its own address and port in the database URL"
+                    )
+                    .into(),
+                ),
+                None if is_of_a_value(e.code().as_deref().unwrap_or_default()) => {
+                    Self::Unstorable(Arc::new(error))
+                }
+                None => Self::Database(Arc::new(error)),
+            },
             // The columns that were read are not those that the statement asked for, or hold an impossible value.
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
@@ -119,12 +128,16 @@ impl From<NoPrimary> for sqlx::Error {
 /// The SQLSTATE that functions raise when they refuse a change, with a message for the caller.
 const REFUSED_BY_RULE: &str = "TG001";
 
-const POOLER: &str = "between here and the server is a pooler that does not pass on the settings of a session (PgBouncer): \
-                      connect to PostgreSQL itself, by its own address and port in the database URL";
-
-/// Whether a pooler refuses the settings that a connection begins with. PostgreSQL has another code for wrong settings.
-fn is_of_a_pooler(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.code().as_deref() == Some("08P01") && error.message().contains("startup parameter")
+/// What a pooler does wrong, if that is what the error says. PostgreSQL has another code for wrong settings, and has every
+/// statement that was prepared on the same connection.
+fn fault_of_a_pooler(error: &dyn sqlx::error::DatabaseError) -> Option<&'static str> {
+    match error.code().as_deref() {
+        Some("08P01") if error.message().contains("startup parameter") => {
+            Some("does not pass on the settings of a session")
+        }
+        Some("26000" | "42P05") => Some("does not keep sessions apart"),
+        _ => None,
+    }
 }
 
 /// Whether the value is at fault: data exceptions, broken constraints, exceeded limits such as a text too long for its
