@@ -6,12 +6,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::street::{Street, Target};
+use super::street::{LARGE, Street, Target};
 use crate::support::faults::scaled;
 use crate::support::http;
-
-/// As large as a body may be.
-const LARGE: usize = (16 << 20) - 200;
 
 /// Sends this body to be priced, over and over, on so many connections.
 async fn price(target: &Target, connections: usize, body: String) {

@@ -25,6 +25,9 @@ use crate::support::http;
 use crate::support::seed::admin_named;
 use crate::support::tenant::{Tenant, history};
 
+/// As large as a body may be.
+pub const LARGE: usize = (16 << 20) - 200;
+
 /// The organisations by their place in the fleet.
 const ATTACKER: usize = 0;
 const NEIGHBOURS: [usize; 2] = [1, 2];
@@ -241,7 +244,8 @@ impl Street {
             until("a large create finds room", async || {
                 match customers.send(&mut create, 0).await {
                     Reply::Accepted(accepted) => task = Some(accepted),
-                    Reply::Refused { status: 503, .. } => {}
+                    // no answer: its body was refused, and is not read for longer than some seconds
+                    Reply::Refused { status: 503, .. } | Reply::NoAnswer => {}
                     other => panic!("{other:?}"),
                 }
                 task.is_some()
@@ -330,7 +334,8 @@ impl Street {
     }
 }
 
-/// Takes connections, reads, and answers nothing.
+/// Takes connections, reads, and answers nothing. It hangs up after the largest body, as whoever comes again is as busy then as
+/// before a gateway.
 async fn ignore(listener: TcpListener, over: CancellationToken) {
     let tasks = TaskTracker::new();
     loop {
@@ -342,7 +347,14 @@ async fn ignore(listener: TcpListener, over: CancellationToken) {
         let over = over.clone();
         tasks.spawn(async move {
             let mut buffer = vec![0; 64 << 10];
-            let reading = async { while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {} };
+            let mut room = LARGE;
+            let reading = async {
+                while room > 0
+                    && let Ok(read @ 1..) = stream.read(&mut buffer).await
+                {
+                    room = room.saturating_sub(read);
+                }
+            };
             tokio::select! {
                 () = over.cancelled() => {}
                 () = reading => {}
