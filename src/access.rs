@@ -4,6 +4,7 @@ pub mod callers;
 pub mod jwks;
 mod lookups;
 pub mod proxies;
+pub mod sessions;
 mod token;
 mod trusted;
 mod uses;

@@ -17,12 +17,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::callers::Authenticator;
+use crate::access::proxies::TrustedProxies;
 use crate::admin::Operations;
 use crate::admin::api::Api;
 use crate::api_key::PresentedKey;
 use crate::background::Work;
-use crate::config::{BadExtraAuthorities, BadPair, Config, DatabaseConfig, ms};
+use crate::config::{self, BadExtraAuthorities, BadPair, Config, DatabaseConfig, ms};
 use crate::https::BadTrust;
+use crate::layers::body::BodyReader;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate};
 use crate::stack::Parts;
@@ -69,6 +72,7 @@ pub struct App {
     parts: Parts,
     operations: Operations,
     api: Api,
+    consoles: Option<Consoles>,
     /// The parts that the background jobs work on.
     work: Arc<Work>,
     /// Tracks creates and polls in progress: they continue when their clients leave, and a stop waits for them.
@@ -77,6 +81,14 @@ pub struct App {
     stop: CancellationToken,
     /// Cancelled when load balancers and clients should go elsewhere.
     draining: CancellationToken,
+}
+
+/// What the consoles of the two listeners are built from, besides the APIs that they call.
+struct Consoles {
+    settings: config::Console,
+    authenticator: Arc<Authenticator>,
+    proxies: TrustedProxies,
+    bodies: BodyReader,
 }
 
 /// A bound socket, and the certificate if the listener serves HTTPS.

@@ -30,7 +30,7 @@ use crate::upstream::Upstream;
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs, one for the question whether the gateway is ready, and one
 /// for the notes of callers that have gone. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 19;
+pub const CONNECTIONS: u32 = 20;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -109,6 +109,7 @@ impl Work {
             work.job("forget idempotency keys", TIDY, LONG, forget_idempotency_keys).at_once(),
             work.job("erase content", secs(60), LONG, erase_content).at_once(),
             work.job("forget dead gateways", TIDY, QUICK, forget_dead_gateways).at_once(),
+            work.job("forget sessions", secs(60), QUICK, forget_sessions).at_once(),
             work.job("forget idle limits", sweep, QUICK, forget_idle_limits),
             work.job("fold metrics", secs(5), QUICK, fold_metrics),
         ]
@@ -232,6 +233,10 @@ async fn erase_content(work: Arc<Work>) -> Result<(), StoreError> {
 
 async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.forget_dead_gateways().await
+}
+
+async fn forget_sessions(work: Arc<Work>) -> Result<(), StoreError> {
+    work.database.forget_sessions().await
 }
 
 async fn forget_idle_limits(work: Arc<Work>) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
 use crate::ids::HoldId;
 use crate::order::{Excerpt, Order};
@@ -27,12 +27,24 @@ pub enum Endpoint {
     Quote,
     Credits,
     Tasks,
+    Task,
     Content,
+    Prices,
+    Me,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 6] =
-        [Self::Generate, Self::Status, Self::Quote, Self::Credits, Self::Tasks, Self::Content];
+    pub const ALL: [Self; 9] = [
+        Self::Generate,
+        Self::Status,
+        Self::Quote,
+        Self::Credits,
+        Self::Tasks,
+        Self::Task,
+        Self::Content,
+        Self::Prices,
+        Self::Me,
+    ];
 
     /// The endpoint's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -42,7 +54,10 @@ impl Endpoint {
             Self::Quote => "quote",
             Self::Credits => "credits",
             Self::Tasks => "tasks",
+            Self::Task => "task",
             Self::Content => "content",
+            Self::Prices => "prices",
+            Self::Me => "me",
         }
     }
 
@@ -53,7 +68,10 @@ impl Endpoint {
             Self::Quote => "/api/quote",
             Self::Credits => "/api/credits",
             Self::Tasks => "/api/tasks",
+            Self::Task => "/api/tasks/{task_id}",
             Self::Content => "/api/tasks/{task_id}/content",
+            Self::Prices => "/api/prices",
+            Self::Me => "/api/me",
         }
     }
 
@@ -65,7 +83,10 @@ impl Endpoint {
             Self::Quote => "POST /api/quote",
             Self::Credits => "GET /api/credits",
             Self::Tasks => "GET /api/tasks",
+            Self::Task => "GET /api/tasks/{task_id}",
             Self::Content => "DELETE /api/tasks/{task_id}/content",
+            Self::Prices => "GET /api/prices",
+            Self::Me => "GET /api/me",
         }
     }
 }
@@ -98,6 +119,8 @@ pub struct Context {
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
+    /// What the program itself adds to a request: its connection, and the caller that the console has signed in.
+    pub extensions: Extensions,
     /// The connection that the request arrived on.
     pub connection: Peer,
     /// The caller's address; behind a trusted proxy, the one that the proxy names.

@@ -4,6 +4,7 @@
 //! a file nor the environment is read.
 
 mod check;
+mod console;
 mod database_url;
 mod environment;
 mod reference;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::check::ConfigError;
+pub use self::console::Console;
 pub use self::database_url::database_url_problem;
 pub use self::environment::is_setting;
 pub use self::reference::reference;
@@ -78,6 +80,9 @@ pub struct Config {
     /// Caching of credentials, and of the keys of identity providers.
     #[serde(default)]
     pub auth: Auth,
+    /// The console, `/console` on both listeners: pages for people.
+    #[serde(default)]
+    pub console: Console,
     /// The log, on standard error.
     #[serde(default)]
     pub log: Log,
@@ -545,6 +550,7 @@ impl Config {
             status: Status::default(),
             reconciler: Reconciler::default(),
             auth: Auth::default(),
+            console: Console::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
             warnings: Vec::new(),

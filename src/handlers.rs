@@ -4,8 +4,11 @@ mod content;
 mod credits;
 mod document;
 mod generate;
+mod me;
+mod prices;
 mod quote;
 mod status;
+mod task;
 mod tasks;
 
 pub use self::document::document;
@@ -58,6 +61,9 @@ impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
             Endpoint::Quote => quote::quote(&self.handlers, call).await,
             Endpoint::Credits => credits::credits(&self.handlers, call).await,
             Endpoint::Tasks => tasks::tasks(&self.handlers, call).await,
+            Endpoint::Task => task::task(&self.handlers, call).await,
+            Endpoint::Prices => prices::prices(&self.handlers, call).await,
+            Endpoint::Me => me::me(&self.handlers, call).await,
             Endpoint::Content => content::erase_content(&self.handlers, call).await,
         };
         Ok(answer?)

@@ -14,7 +14,7 @@
 //! | 4 the call | [`error`] [`call`] | the one error type above the store; a type for each stage of a call |
 //! | 5 shared by both planes | [`access`] [`price_cache`] [`rate_limits`] | who is calling, what prices are in force, how often a caller may call |
 //! | 6 layers | [`poll`] [`layers`] [`handlers`] | the poller, the layers, the calls that the database answers; one file each |
-//! | 7 assemblies | [`stack`] [`server`] [`admin`] [`background`] | the wholes of layers, listeners and jobs; they do not import one another |
+//! | 7 assemblies | [`stack`] [`server`] [`admin`] [`background`] [`console`] | the wholes of layers, listeners, jobs and pages; they do not import one another |
 //! | 8 the whole | [`app`] | builds every part, once |
 //! | 9 the command line | [`cli`] | |
 //!
@@ -36,6 +36,9 @@
 //! What people manage (organisations, keys, budgets, credits, prices) goes through [`admin::api`], whose OpenAPI
 //! document is also its access rule; `tollgate admin` is a client of it. A change is one statement and needs a
 //! [`store::Acting`], which carries the actor. Triggers write the audit log, so that no change is missing from it.
+//!
+//! People without a command line use the [`console`]: pages on both listeners, which call the two APIs within the process as
+//! the signed-in caller, and reach nothing else.
 //!
 //! A request has a [`telemetry::TraceContext`] from its first layer to the end of its own task. Spans and log events
 //! find the context there, so that it need not be passed along.
@@ -90,6 +93,7 @@ pub mod call;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod credits;
 pub mod docs_page;
 pub mod error;

@@ -1,6 +1,7 @@
 //! A create's body: parsed, validated, priced, and written out for the vendor (contract, "Validation").
 
 mod excerpt;
+mod rules;
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use utoipa::ToSchema;
 
 pub use self::excerpt::{Excerpt, digest};
+pub use self::rules::{Need, TypeFields};
 
 use crate::credits::PriceFactor;
 use crate::pricing::{Price, PriceBook, Tariff};
@@ -21,6 +23,7 @@ pub const MIN_SECONDS: u8 = 3;
 const MAX_SECONDS: u8 = 15;
 const DEFAULT_SECONDS: u8 = 5;
 const DEFAULT_SOUND: bool = true;
+const ASPECT_RATIOS: [&str; 3] = ["16:9", "9:16", "1:1"];
 const CALLBACK: &str = "callback_url";
 
 /// The fields that decide on the price, or that the vendor must not see. No other field may be taken for one of them.
@@ -251,7 +254,7 @@ fn check_aspect_ratio(object: &RawObject<&str>) -> Result<(), Invalid> {
         return Ok(());
     }
     match object.string("aspect_ratio").as_deref() {
-        Some("16:9" | "9:16" | "1:1") => Ok(()),
+        Some(ratio) if ASPECT_RATIOS.contains(&ratio) => Ok(()),
         _ => invalid(Code::InvalidAspectRatio, "'aspect_ratio' must be 16:9, 9:16 or 1:1"),
     }
 }

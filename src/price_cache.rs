@@ -91,6 +91,13 @@ impl Prices {
         self.read()?.list.book_at(self.now()?).cloned().ok_or_else(nothing_in_force)
     }
 
+    /// The price book in force, and the price factor of `principal`.
+    pub fn in_force(&self, principal: &Principal) -> Result<(Arc<PriceBook>, PriceFactor), StoreError> {
+        let (read, now) = (self.read()?, self.now()?);
+        let book = read.list.book_at(now).cloned().ok_or_else(nothing_in_force)?;
+        Ok((book, read.list.factor_at(principal.org, now).unwrap_or(principal.factor)))
+    }
+
     /// Validates and prices a create of `principal`. A `quote` must be valid, and then sets the price.
     pub fn order(
         &self,

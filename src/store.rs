@@ -51,7 +51,9 @@ pub use self::directory::identity::{
 pub use self::directory::keys::{
     FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
 };
+pub use self::directory::names::{CallerNames, KeyName};
 pub use self::directory::operators::{OperatorRole, OperatorToken};
+pub use self::directory::sessions::{SessionHash, SessionKind, SessionOf};
 pub use self::directory::tenancy::{
     DeletedOrg, ForgottenUser, NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind,
     RemainingCredits, Status, Team, TeamChange, User, UserChange, UserFilter,
@@ -65,6 +67,7 @@ pub use self::ledger::entry_kind::EntryKind;
 pub use self::ledger::guard::{HoldGuard, Verdict};
 pub use self::ledger::lanes::settings::{LaneSettings, RETRY_ASIDE, SIDE_LANES};
 pub use self::ledger::lease::Lease;
+pub use self::ledger::proof::Proof;
 pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
 pub use self::ledger::unanswered::{Question, Sign};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use moka::sync::Cache;
 
-use super::lookups::Lookups;
+use super::lookups::{LookupTurn, Lookups};
 use super::token::{self, Refused, Verified};
 use super::trusted::{self, Cached, Freshness};
 use super::uses::{LastNoted, Uses};
@@ -18,8 +18,8 @@ use crate::error::GatewayError;
 use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;
 use crate::store::{
-    Actor, Database, FoundIdentity, FoundKey, GivenRole, OperatorRole, Presented, Principal, Provider,
-    Serves, SharedDatabase, StoreError,
+    Actor, Database, FoundIdentity, FoundKey, GivenRole, OperatorRole, OperatorToken, Presented, Principal,
+    Provider, Serves, SharedDatabase, StoreError,
 };
 
 #[derive(Debug, Clone)]
@@ -57,6 +57,13 @@ pub struct Operator {
     /// The operator as the audit log names it: a kind and an id, followed by a name for people.
     pub name: String,
     pub role: OperatorRole,
+}
+
+impl Operator {
+    fn of(token: &OperatorToken) -> Self {
+        // Two tokens may have the same name: the audit log must tell them apart.
+        Self { name: format!("operator:{} ({})", token.token_id, token.name), role: token.role }
+    }
 }
 
 #[derive(Debug)]
@@ -183,9 +190,29 @@ impl Authenticator {
     ) -> Result<Caller, GatewayError> {
         let found = self.lookups.turn_of(peer).await?.find_operator(presented).await?;
         let token = found.ok_or_else(|| self.lookups.wrong(WRONG, peer))?;
-        // Two tokens may have the same name: the audit log must tell them apart.
-        let name = format!("operator:{} ({})", token.token_id, token.name);
-        Ok(Caller::Operator(Operator { name, role: token.role }))
+        Ok(Caller::Operator(Operator::of(&token)))
+    }
+
+    /// The operator with this token, for a session that the token has opened.
+    pub(super) async fn operator_with_token(
+        &self,
+        public_id: &str,
+        peer: IpAddr,
+    ) -> Result<Caller, GatewayError> {
+        let found = self.lookups.turn_of(peer).await?.find_operator_token(public_id).await?;
+        let token =
+            found.ok_or(GatewayError::Unauthenticated("the token of this session is not valid any more"))?;
+        Ok(Caller::Operator(Operator::of(&token)))
+    }
+
+    /// A turn for a look-up that a client at `peer` causes.
+    pub(super) async fn lookup_turn(&self, peer: IpAddr) -> Result<LookupTurn, StoreError> {
+        self.lookups.turn_of(peer).await
+    }
+
+    /// Counts a failed login of `peer`.
+    pub(super) fn wrong_credential(&self, why: &'static str, peer: IpAddr) -> GatewayError {
+        self.lookups.wrong(why, peer)
     }
 
     async fn by_key(
@@ -194,7 +221,33 @@ impl Authenticator {
         peer: IpAddr,
         stale_will_do: bool,
     ) -> Result<Caller, GatewayError> {
-        let public_id = &presented.public_id;
+        let known = self.known_key(&presented.public_id, peer, stale_will_do).await?;
+        let known =
+            known.filter(|known| known.found.secret.matches(&presented.secret) && !known.found.revoked);
+        let known = known.ok_or_else(|| self.lookups.wrong(WRONG, peer))?;
+        self.usable(&known, peer)
+    }
+
+    /// The caller with this key, for a session that the key has opened.
+    pub(super) async fn caller_with_key(
+        &self,
+        public_id: &str,
+        peer: IpAddr,
+    ) -> Result<Caller, GatewayError> {
+        let known = self.known_key(public_id, peer, false).await?;
+        let known = known.filter(|known| !known.found.revoked).ok_or(GatewayError::Unauthenticated(
+            "the API key of this session is not valid any more: sign in with another one",
+        ))?;
+        self.usable(&known, peer)
+    }
+
+    /// The key with this public id, from the cache or the database.
+    async fn known_key(
+        &self,
+        public_id: &str,
+        peer: IpAddr,
+        stale_will_do: bool,
+    ) -> Result<Option<Arc<KnownKey>>, StoreError> {
         let read = || async {
             let known = self.keys.get(public_id).map(|known| known.value);
             let (asked, found) = self.find_key(public_id, known.as_deref(), peer).await?;
@@ -205,12 +258,11 @@ impl Authenticator {
                 found,
             }))
         };
-        let known = self.trust.get((KEYS, &self.keys), public_id.clone(), stale_will_do, read).await?;
-        let Some(known) =
-            known.filter(|known| known.found.secret.matches(&presented.secret) && !known.found.revoked)
-        else {
-            return Err(self.lookups.wrong(WRONG, peer));
-        };
+        self.trust.get((KEYS, &self.keys), public_id.to_owned(), stale_will_do, read).await
+    }
+
+    /// The caller that a valid key identifies, if the key may be used now and from `peer`.
+    fn usable(&self, known: &KnownKey, peer: IpAddr) -> Result<Caller, GatewayError> {
         // An expired key is reported as expired, not as wrong, and does not count as a failed login.
         if known.ends.is_some_and(|end| end <= self.clock.now()) {
             return Err(GatewayError::Unauthenticated("this API key has expired"));

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::metrics::recorder;
 use super::run::time_in_flight;
-use super::{App, Listener, StartError, database, descriptors};
+use super::{App, Consoles, Listener, StartError, database, descriptors};
 use crate::access::LOOKUP_CONNECTIONS;
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
@@ -72,6 +72,7 @@ impl App {
             parts: shared.parts(&config, unanswered.clone()),
             api: shared.api(&config),
             operations: shared.operations(),
+            consoles: shared.consoles(&config),
             work: Arc::new(shared.work(&config, unanswered)),
             tasks: shared.tasks,
             stop: shared.stop,
@@ -297,6 +298,19 @@ impl Shared {
             },
             tracing: self.tracing.clone(),
         }
+    }
+
+    fn consoles(&self, config: &Config) -> Option<Consoles> {
+        config.console.enabled.then(|| Consoles {
+            settings: config.console.clone(),
+            authenticator: self.authenticator.clone(),
+            proxies: self.proxies.clone(),
+            bodies: BodyReader {
+                most: MAX_BODY,
+                timeout: ms(config.server.body_timeout_ms),
+                bulk: self.bulk.clone(),
+            },
+        })
     }
 
     fn operations(&self) -> Operations {

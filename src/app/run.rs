@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
-use super::{App, Listener};
+use super::{App, Consoles, Listener};
 use crate::access::proxies::TrustedProxies;
 use crate::admin::router;
 use crate::background::{Job, JobError, Next, Work};
 use crate::config::{Config, ms};
+use crate::console::{self, Apis, Audience, mount};
 use crate::server::tls::{self, Certificate};
 use crate::server::{ServeOptions, serve};
 use crate::stack::data_plane;
@@ -101,8 +105,22 @@ impl App {
             stop: drained.clone(),
             ..options.clone()
         };
-        background.spawn(serve(admin_socket, router(self.operations, self.api), admin_options));
-        let server = background.spawn(serve(socket, data_plane(self.parts), options));
+        let data = data_plane(self.parts);
+        let management = router(self.operations, self.api);
+        let apis = Apis {
+            data: BoxCloneSyncService::new(data.clone().map_response(|answer| answer.map(Body::new))),
+            management: BoxCloneSyncService::new(management.clone()),
+        };
+        let base = self.config.console.base();
+        let console = |audience, https| {
+            let consoles = self.consoles.as_ref()?;
+            Some(console::router(consoles.parts(audience, apis.clone(), https)))
+        };
+        let members = console(Audience::Members, options.tls.is_some());
+        let operators = console(Audience::Operators, admin_options.tls.is_some());
+        let management = mount(operators, base, management);
+        background.spawn(serve(admin_socket, management, admin_options));
+        let server = background.spawn(serve(socket, mount(members, base, data), options));
         Running {
             config: self.config,
             work: self.work,
@@ -112,6 +130,20 @@ impl App {
             stop: self.stop,
             draining: self.draining,
             drained,
+        }
+    }
+}
+
+impl Consoles {
+    fn parts(&self, audience: Audience, apis: Apis, https: bool) -> console::Parts {
+        console::Parts {
+            audience,
+            settings: self.settings.clone(),
+            authenticator: self.authenticator.clone(),
+            proxies: self.proxies.clone(),
+            bodies: self.bodies.clone(),
+            apis,
+            https,
         }
     }
 }

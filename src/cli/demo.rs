@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use self::furnish::Furnished;
 use self::ready::Ready;
 use super::{CliError, block_on, database, log, stop_signal, url_of};
+use crate::access::sessions::new_link;
 use crate::app::App;
 use crate::config::{Admin, Config, DatabaseConfig, Log, LogFormat, Server, UpstreamConfig, is_setting};
 use crate::postgres::{Cluster, ClusterConfig, default_demo_data_dir};
@@ -137,9 +138,21 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     let app = App::start(config(&args, url.clone(), &simulator_url)?).await?;
     let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
     let (base_url, admin_url) = (address(app.data_address()), address(app.admin_address()));
+    let console_url = console_link(&database, &key, &base_url).await?;
+    let operators_url = console_link(&database, &operator_token, &admin_url).await?;
     drop(database);
 
-    let ready = Ready { base_url, admin_url, key, operator_token, org, simulator_url, database_url: url };
+    let ready = Ready {
+        base_url,
+        admin_url,
+        console_url,
+        operators_url,
+        key,
+        operator_token,
+        org,
+        simulator_url,
+        database_url: url,
+    };
     if args.json {
         ready.print_json()
     } else {
@@ -160,6 +173,15 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     } else {
         Err(CliError::Failed("stopped before all requests in flight were finished".into()))
     }
+}
+
+/// How long the links that a demo prints can be used.
+const LINK_LASTS: Duration = Duration::from_secs(15 * 60);
+
+/// A link that opens one session of the console for the bearer of this key or token.
+async fn console_link(database: &Database, credential: &Secret, url: &str) -> Result<String, CliError> {
+    let link = new_link(database, credential, LINK_LASTS).await?;
+    Ok(link.map(|link| format!("{url}/console/link/{}", link.expose())).unwrap_or_default())
 }
 
 /// Opens and migrates the demo's database. A database that is neither empty nor a demo's is refused and not changed.
@@ -194,6 +216,8 @@ fn config(args: &DemoArgs, database: Secret, simulator_url: &str) -> Result<Conf
         admin: Admin { listen: args.admin_listen, ..Admin::default() },
         ..Config::of(DatabaseConfig::of(database), upstream)?
     };
+    // Where the simulated videos are.
+    config.console.media_hosts = vec![simulator_url.trim_end_matches('/').to_owned()];
     if args.unlimited {
         config.limits.max_exposure_per_day = 0;
         config.limits.org_management_per_minute = 0;

@@ -255,6 +255,7 @@ impl Config {
         check_database(check, &mut self.database);
         check_admin(check, &mut self.admin);
         check_quotes(check, &mut self.quotes);
+        self.console.check(check);
         self.database.extra_ca_file = self.tls.extra_ca_file.clone();
         self.upstream.check(check);
         if let Err(reason) = self.egress() {

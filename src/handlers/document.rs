@@ -28,7 +28,10 @@ use crate::wire::Code;
         super::quote::quote,
         super::credits::credits,
         super::tasks::tasks,
+        super::task::task,
         super::content::erase_content,
+        super::prices::prices,
+        super::me::me,
         crate::layers::route::healthz
     )
 )]
@@ -76,7 +79,7 @@ fn codes(operation: &str) -> &'static [&'static [Code]] {
     match operation {
         "generate" => &[BODY, CREATE],
         "quote" => &[BODY],
-        "status" => &[&[Code::TaskNotFound]],
+        "status" | "task" => &[&[Code::TaskNotFound]],
         "tasks" => &[&[Code::Forbidden]],
         "erase_content" => &[&[Code::TaskNotFound, Code::Forbidden]],
         _ => &[],

@@ -6,6 +6,7 @@ use http::header::AUTHORIZATION;
 
 use super::{Below, Outcome, Stage, part};
 use crate::access::callers::{Authenticator, Caller};
+use crate::access::sessions::SignedIn;
 use crate::call::{Authenticated, Call, Endpoint, Routed};
 use crate::error::GatewayError;
 use crate::store::Principal;
@@ -41,10 +42,14 @@ impl Auth {
                 "X-API-Key is not looked at: send the key as 'Authorization: Bearer <key>'",
             ));
         }
+        let signed_in = call.context.extensions.remove::<SignedIn>();
         let header = header.as_ref().map(|value| value.to_str().unwrap_or_default());
         let stale_will_do = call.stage.endpoint == Endpoint::Status;
         let peer = call.context.peer;
-        let caller = part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await?;
+        let caller = match signed_in {
+            Some(signed_in) => signed_in.into_caller(),
+            None => part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await?,
+        };
         call.context.connection.is_known();
         match caller {
             Caller::Tenant(principal) => Ok(principal),

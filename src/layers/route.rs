@@ -53,6 +53,9 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
         "/api/status" => (Endpoint::Status, Method::GET, READS),
         "/api/credits" => (Endpoint::Credits, Method::GET, READS),
         "/api/tasks" => (Endpoint::Tasks, Method::GET, READS),
+        "/api/prices" => (Endpoint::Prices, Method::GET, READS),
+        "/api/me" => (Endpoint::Me, Method::GET, READS),
+        path if task_of(path).is_some() => (Endpoint::Task, Method::GET, READS),
         path if task_of_content(path).is_some() => (Endpoint::Content, Method::DELETE, "DELETE"),
         _ => return Err(GatewayError::NotFound),
     };
@@ -61,6 +64,12 @@ fn route(method: &Method, path: &str) -> Result<Found, GatewayError> {
     } else {
         Err(GatewayError::MethodNotAllowed(allowed))
     }
+}
+
+/// The task that a path of [`Endpoint::Task`] names.
+pub(crate) fn task_of(path: &str) -> Option<&str> {
+    let task = path.strip_prefix("/api/tasks/")?;
+    (!task.is_empty() && !task.contains('/')).then_some(task)
 }
 
 /// The task that a path of [`Endpoint::Content`] names.

@@ -112,6 +112,7 @@ impl TraceLayer {
             path: normal_path(head.uri.path()),
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers: head.headers,
+            extensions: head.extensions,
             connection,
             peer,
             arrived: event.arrived,

@@ -10,6 +10,7 @@ pub(in crate::store) mod guard;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod lease;
 pub(in crate::store) mod metered;
+pub(in crate::store) mod proof;
 pub(in crate::store) mod step;
 pub(in crate::store) mod step_queue;
 pub(in crate::store) mod tasks;

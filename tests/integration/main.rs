@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod both_profiles;
 mod budget;
+mod console;
 mod credits;
 mod data_plane;
 mod faults;

@@ -14,6 +14,7 @@ use super::caller::ApiRole;
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
+use crate::access::sessions::SignedIn;
 use crate::call::Peer;
 use crate::ids::OrgId;
 use crate::store::{Actor, Owned, SharedDatabase};
@@ -72,8 +73,11 @@ impl AccessRule {
     }
 }
 
-/// The caller whose credentials a request has.
+/// The caller whose credentials a request has, or whose session the console makes it for.
 pub(super) async fn caller(api: &Api, parts: &Parts) -> Result<Caller, Problem> {
+    if let Some(signed_in) = parts.extensions.get::<SignedIn>() {
+        return Ok(signed_in.caller().clone());
+    }
     let header = strict::single_header(&parts.headers, "Authorization")?;
     let header = header.map(|value| value.to_str().unwrap_or_default());
     let caller = api.authenticator.authenticate(header, address(parts, &api.proxies), false).await?;

@@ -10,6 +10,9 @@ use crate::secret::Secret;
 pub(super) struct Ready {
     pub base_url: String,
     pub admin_url: String,
+    /// Links that open one session of the console each.
+    pub console_url: String,
+    pub operators_url: String,
     pub key: Secret,
     pub operator_token: Secret,
     pub org: OrgId,
@@ -22,6 +25,8 @@ impl Ready {
         output::note(json!({
             "base_url": self.base_url,
             "admin_url": self.admin_url,
+            "console_url": self.console_url,
+            "operators_console_url": self.operators_url,
             "api_key": self.key.expose(),
             "operator_token": self.operator_token.expose(),
             "org_id": self.org,
@@ -32,7 +37,7 @@ impl Ready {
     }
 
     pub(super) fn print(&self) {
-        let Self { base_url, admin_url, org, simulator_url, .. } = self;
+        let Self { base_url, admin_url, console_url, operators_url, org, simulator_url, .. } = self;
         let database_url = self.database_url.expose();
         let key = self.key.expose();
         let token = self.operator_token.expose();
@@ -49,6 +54,11 @@ Tollgate is ready. Ctrl-C stops everything; the data stays.
   management   {admin_url}/admin/v1
   simulator    {simulator_url}/_sim/books
   database     {database_url}
+
+Open the console, signed in; each link works once, for 15 minutes:
+
+  members      {console_url}
+  operators    {operators_url}
 
 Create a task:
 

@@ -90,6 +90,18 @@ impl Database {
         Ok(if secret.matches(&presented.secret) { Some(FromRow::from_row(&row)?) } else { None })
     }
 
+    /// The token with this public id, if it is valid. The caller has proved before that it has the secret.
+    pub async fn find_operator_token(&self, public_id: &str) -> Result<Option<OperatorToken>, StoreError> {
+        Ok(sqlx::query_as(
+            "select token_id, name, role, created_at, expires_at, revoked_at from operator_token \
+             where public_id = $1 and revoked_at is null and unconfirmed_since is null \
+               and (expires_at is null or expires_at > now())",
+        )
+        .bind(public_id)
+        .fetch_optional(self.pool())
+        .await?)
+    }
+
     /// The operator tokens, revoked ones included, oldest first.
     pub async fn list_operator_tokens(
         &self,

@@ -28,7 +28,7 @@ const FLOORS: &[&[&str]] = &[
     &["error", "call"],
     &["access", "price_cache", "rate_limits"],
     &["poll", "layers", "handlers"],
-    &["stack", "server", "admin", "background"],
+    &["stack", "server", "admin", "background", "console"],
     &["app"],
     &["cli"],
 ];

@@ -1,0 +1,237 @@
+//! Calls of the APIs, within the process, as the signed-in caller.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+use super::answers::Envelope;
+use crate::access::sessions::SignedIn;
+use crate::call::Peer;
+use crate::error::GatewayError;
+use crate::strict;
+
+/// How many calls one page may make.
+pub(super) const MOST_CALLS: u32 = 16;
+
+/// The largest answer that a page reads. What the vendor says about a task may be larger: it is not shown then.
+const MOST_BYTES: usize = 4 << 20;
+
+/// An API as a service within the process.
+pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// The two APIs.
+#[derive(Debug, Clone)]
+pub struct Apis {
+    /// The data plane; operators have no use for it.
+    pub data: Service,
+    /// The management API.
+    pub management: Service,
+}
+
+/// A refusal of an API, as a page tells it.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    /// The API's own word for it.
+    pub(super) code: String,
+    pub(super) message: String,
+    /// Figures that belong to it.
+    pub(super) data: Value,
+    pub(super) request_id: Option<String>,
+    pub(super) retry_after: Option<u64>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        let (code, message) = (code.to_owned(), message.into());
+        let request_id = crate::telemetry::request_id();
+        Self { status, code, message, data: Value::Null, request_id, retry_after: None }
+    }
+
+    /// A refusal of the sign-in itself.
+    pub(super) fn of(error: &GatewayError) -> Self {
+        let code = error.code().map_or("INTERNAL_ERROR", crate::wire::Code::as_str);
+        Self::new(error.status(), code, error.to_string())
+    }
+
+    /// Whether the same call may do better later.
+    pub(super) fn is_passing(&self) -> bool {
+        [429, 502, 503, 504].contains(&self.status.as_u16())
+    }
+
+    fn unreadable(what: &str) -> Self {
+        tracing::error!(what, "an answer of an API cannot be shown");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "An answer could not be shown.")
+    }
+}
+
+/// An answer of an API that is no refusal.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) bytes: Bytes,
+}
+
+/// A call to be made.
+pub(super) struct ToCall<'a> {
+    client: &'a Client,
+    service: &'a Service,
+    request: http::request::Builder,
+    body: Bytes,
+}
+
+/// Calls the APIs for one page.
+#[derive(Debug)]
+pub(super) struct Client {
+    apis: Apis,
+    signed_in: SignedIn,
+    host: Option<HeaderValue>,
+    /// Where trusted proxies name the client's address.
+    forwarded: Vec<(HeaderName, HeaderValue)>,
+    peer: Peer,
+    made: AtomicU32,
+}
+
+const FORWARDED: [&str; 2] = ["x-forwarded-for", "forwarded"];
+
+impl Client {
+    pub(super) fn new(apis: &Apis, signed_in: SignedIn, head: &Parts) -> Self {
+        let forwarded = FORWARDED.iter().flat_map(|name| {
+            let name = HeaderName::from_static(name);
+            head.headers.get_all(&name).iter().map(move |value| (name.clone(), value.clone()))
+        });
+        Self {
+            apis: apis.clone(),
+            signed_in,
+            host: head.headers.get_all(HOST).iter().next().cloned(),
+            forwarded: forwarded.collect(),
+            peer: Peer::of(&head.extensions),
+            made: AtomicU32::new(0),
+        }
+    }
+
+    /// The caller of all these calls.
+    pub(super) fn signed_in(&self) -> &SignedIn {
+        &self.signed_in
+    }
+
+    /// A call of the data plane.
+    pub(super) fn data(&self, method: Method, place: &str) -> ToCall<'_> {
+        self.to_call(&self.apis.data, method, place)
+    }
+
+    /// A call of the management API.
+    pub(super) fn manage(&self, method: Method, place: &str) -> ToCall<'_> {
+        self.to_call(&self.apis.management, method, place)
+    }
+
+    /// What a `GET` of the data plane answers in its `data`.
+    pub(super) async fn read<T: DeserializeOwned>(&self, place: &str) -> Result<T, Problem> {
+        self.data(Method::GET, place).data().await
+    }
+
+    /// What a `GET` of the management API answers.
+    pub(super) async fn look<T: DeserializeOwned>(&self, place: &str) -> Result<T, Problem> {
+        self.manage(Method::GET, place).whole().await
+    }
+
+    fn to_call<'a>(&'a self, service: &'a Service, method: Method, place: &str) -> ToCall<'a> {
+        let mut request = Request::builder().method(method).uri(place);
+        if let Some(host) = &self.host {
+            request = request.header(HOST, host);
+        }
+        for (name, value) in &self.forwarded {
+            request = request.header(name, value);
+        }
+        let request = request.extension(self.peer.clone()).extension(self.signed_in.clone());
+        ToCall { client: self, service, request, body: Bytes::new() }
+    }
+}
+
+impl ToCall<'_> {
+    pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    /// A body of JSON.
+    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.request = self.request.header(CONTENT_TYPE, "application/json");
+        self.body = body.into();
+        self
+    }
+
+    /// What the data plane answers in its `data`.
+    pub(super) async fn data<T: DeserializeOwned>(self) -> Result<T, Problem> {
+        let answer = self.send().await?;
+        let read = strict::read_json::<Envelope<T>>(&answer.bytes);
+        read.map(|envelope| envelope.data).map_err(|error| Problem::unreadable(&error.to_string()))
+    }
+
+    /// What the management API answers.
+    pub(super) async fn whole<T: DeserializeOwned>(self) -> Result<T, Problem> {
+        let answer = self.send().await?;
+        strict::read_json(&answer.bytes).map_err(|error| Problem::unreadable(&error.to_string()))
+    }
+
+    /// Makes the call.
+    pub(super) async fn send(self) -> Result<Answer, Problem> {
+        let made = self.client.made.fetch_add(1, Ordering::Relaxed);
+        if made >= MOST_CALLS {
+            return Err(Problem::unreadable("a page made more calls than it may"));
+        }
+        let request = self.request.body(Body::from(self.body));
+        let request = request.map_err(|error| Problem::unreadable(&error.to_string()))?;
+        let Ok(answer) = self.service.clone().oneshot(request).await;
+        let (head, body) = answer.into_parts();
+        let bytes = Limited::new(body, MOST_BYTES).collect().await;
+        let bytes = bytes.map_err(|_| Problem::unreadable("an answer is too large"))?.to_bytes();
+        if head.status.is_success() || head.status.is_redirection() {
+            return Ok(Answer { headers: head.headers, bytes });
+        }
+        Err(refusal(head.status, &head.headers, &bytes))
+    }
+}
+
+/// The body of a refusal: of the data plane's, or a problem document of the management API.
+#[derive(Deserialize)]
+struct Refusal {
+    error: Option<String>,
+    message: Option<String>,
+    code: Option<Value>,
+    detail: Option<String>,
+    #[serde(default)]
+    data: Value,
+}
+
+fn refusal(status: StatusCode, headers: &HeaderMap, bytes: &[u8]) -> Problem {
+    let read: Refusal = strict::read_json(bytes).unwrap_or(Refusal {
+        error: None,
+        message: None,
+        code: None,
+        detail: None,
+        data: Value::Null,
+    });
+    let text = |name: &'static str| {
+        strict::single_header(headers, name).ok().flatten().and_then(|value| value.to_str().ok())
+    };
+    let code = read.error.or_else(|| Some(read.code?.as_str()?.to_owned()));
+    Problem {
+        status,
+        code: code.unwrap_or_default(),
+        message: read.message.or(read.detail).unwrap_or_else(|| "The call was refused.".into()),
+        data: read.data,
+        request_id: text("x-request-id").map(ToOwned::to_owned),
+        retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()),
+    }
+}

@@ -1,0 +1,14 @@
+//! The pages, a file each.
+
+pub(super) mod budgets;
+pub(super) mod clip;
+pub(super) mod clips;
+pub(super) mod create;
+pub(super) mod keys;
+pub(super) mod orgs;
+pub(super) mod people;
+pub(super) mod playground;
+pub(super) mod sign_in;
+pub(super) mod start;
+pub(super) mod statement;
+pub(super) mod usage;

@@ -1,0 +1,189 @@
+//! The budgets of an organisation: what is spent of each, a raise with an end, and new ones for teams, users and keys.
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Map, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::Clock;
+use crate::console::answers::{Page, Person, Team};
+use crate::console::frame::html;
+use crate::console::pages::start::{BudgetLine, period};
+use crate::console::shell::Shell;
+use crate::console::trouble::{Trouble, redirect};
+use crate::console::view::{Meter, Money, Name, When};
+use crate::console::visit::{Outcome, Visit};
+use crate::console::zone::Zone;
+
+#[derive(askama::Template)]
+#[template(path = "budgets.html")]
+struct BudgetsPage {
+    shell: Shell,
+    mine: Vec<BudgetLine>,
+    /// All budgets of the organisation; none: the visitor is no admin.
+    all: Option<Vec<OrgBudget>>,
+    people: Vec<Person>,
+    teams: Vec<Team>,
+    next: Option<String>,
+}
+
+struct OrgBudget {
+    budget_id: String,
+    whose: Name,
+    level: &'static str,
+    period: &'static str,
+    limit: Option<Money>,
+    used: Option<Money>,
+    meter: Option<Meter>,
+    raised: Option<When>,
+    resets: Option<When>,
+    version: i32,
+    counting: bool,
+    may_change: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Budget {
+    budget_id: String,
+    level: String,
+    subject_id: Option<String>,
+    period: String,
+    limit: Option<i64>,
+    used: Option<i64>,
+    held: Option<i64>,
+    version: i32,
+    counting: bool,
+    #[serde(with = "time::serde::rfc3339::option")]
+    raised_until: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    resets_at: Option<OffsetDateTime>,
+}
+
+fn level(level: &str) -> &'static str {
+    match level {
+        "key" => "Key",
+        "user" => "User",
+        "team" => "Team",
+        _ => "Organisation",
+    }
+}
+
+impl OrgBudget {
+    fn new(budget: Budget, people: &[Person], teams: &[Team], zone: &Zone) -> Self {
+        let whose = match &budget.subject_id {
+            None if budget.level == "org" => "The organisation".to_owned(),
+            None => "Everyone without one of their own".to_owned(),
+            Some(id) => {
+                let person = people.iter().find(|one| one.user_id == *id).map(|one| one.name.clone());
+                let team = || teams.iter().find(|one| one.team_id == *id).map(|one| one.name.clone());
+                person.or_else(team).unwrap_or_else(|| id.clone())
+            }
+        };
+        let used = budget.used.map(|used| used.saturating_add(budget.held.unwrap_or(0)));
+        Self {
+            budget_id: budget.budget_id,
+            whose: Name(whose),
+            level: level(&budget.level),
+            period: period(&budget.period),
+            limit: budget.limit.map(Money),
+            used: used.map(Money),
+            meter: used.zip(budget.limit).map(|(used, limit)| Meter { used, limit }),
+            raised: When::maybe(zone, budget.raised_until.filter(|until| *until > Clock.wall())),
+            resets: When::maybe(zone, budget.resets_at),
+            version: budget.version,
+            counting: budget.counting,
+            may_change: budget.level != "org",
+        }
+    }
+}
+
+pub(in crate::console) async fn budgets(visit: Visit) -> Outcome {
+    let (member, shell) = visit.member("Budgets").await?;
+    let zone = &member.zone;
+    let mine = BudgetLine::all(&member.me.budgets, zone);
+    if !member.me.is_admin() {
+        let (people, teams) = (Vec::new(), Vec::new());
+        return Ok(html(&BudgetsPage { shell, mine, all: None, people, teams, next: None }));
+    }
+    let org = &member.me.organisation.org_id;
+    let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    let places = [
+        format!("/admin/v1/orgs/{org}/budgets?limit=50{cursor}"),
+        format!("/admin/v1/orgs/{org}/users?limit=200"),
+        format!("/admin/v1/orgs/{org}/teams?limit=200"),
+    ];
+    let (found, people, teams) = tokio::try_join!(
+        visit.client.look::<Page<Budget>>(&places[0]),
+        visit.client.look::<Page<Person>>(&places[1]),
+        visit.client.look::<Page<Team>>(&places[2]),
+    )?;
+    let all =
+        found.items.into_iter().map(|one| OrgBudget::new(one, &people.items, &teams.items, zone)).collect();
+    let page = BudgetsPage {
+        mine,
+        all: Some(all),
+        people: people.items,
+        teams: teams.items,
+        next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/budgets"))),
+        shell,
+    };
+    Ok(html(&page))
+}
+
+/// A whole number that was typed into a form.
+fn whole(text: &str) -> Result<i64, Trouble> {
+    let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
+    digits.parse().map_err(|_| Trouble::bad_request("The credits must be a whole number."))
+}
+
+pub(in crate::console) async fn create(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let (member, _) = visit.member("Budgets").await?;
+    let subject = fields.need("subject")?;
+    let mut body = Map::new();
+    // `team:team_…`, `user:usr_…`, or a level for everyone of it.
+    let (level, id) = subject.split_once(':').unwrap_or((subject, ""));
+    body.insert("level".into(), json!(level));
+    if !id.is_empty() {
+        body.insert("subject_id".into(), json!(id));
+    }
+    body.insert("period".into(), json!(fields.need("period")?));
+    body.insert("credits".into(), json!(fields.get("credits").map(whole).transpose()?));
+    let place = format!("/admin/v1/orgs/{}/budgets", member.me.organisation.org_id);
+    visit
+        .client
+        .manage(Method::POST, &place)
+        .body(serde_json::Value::Object(body).to_string())
+        .send()
+        .await?;
+    Ok(redirect(&visit.link("/budgets?done=created")))
+}
+
+/// Changes a limit for good, or raises it for some days.
+pub(in crate::console) async fn change(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let credits = whole(fields.need("credits")?)?;
+    let version = format!("\"{}\"", fields.text("version"));
+    let place = format!("/admin/v1/budgets/{}", visit.param("budget"));
+    let days: i64 = fields.get("days").and_then(|days| days.trim().parse().ok()).unwrap_or(0);
+    if days > 0 {
+        let until = Clock.wall().checked_add(time::Duration::days(days.min(3_650)));
+        let until = until.and_then(|until| until.format(&Rfc3339).ok());
+        let body = json!({"credits": credits, "until": until}).to_string();
+        let call = visit.client.manage(Method::POST, &format!("{place}/raise")).header("if-match", &version);
+        call.body(body).send().await?;
+    } else {
+        let call = visit.client.manage(Method::PATCH, &place).header("if-match", &version);
+        call.body(json!({"credits": credits}).to_string()).send().await?;
+    }
+    Ok(redirect(&visit.link("/budgets?done=saved")))
+}
+
+pub(in crate::console) async fn delete(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let version = format!("\"{}\"", fields.text("version"));
+    let place = format!("/admin/v1/budgets/{}", visit.param("budget"));
+    visit.client.manage(Method::DELETE, &place).header("if-match", &version).send().await?;
+    Ok(redirect(&visit.link("/budgets?done=deleted")))
+}

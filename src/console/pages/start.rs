@@ -1,0 +1,148 @@
+//! The first page: what there is to spend, what it is limited by, and what was made last. Before the first success: how to begin.
+
+use crate::console::answers::{MyBudget, TaskRow, Tasks};
+use crate::console::frame::html;
+use crate::console::shell::Shell;
+use crate::console::view::{Badge, Id, Meter, Money, When};
+use crate::console::visit::{Outcome, Visit};
+use crate::console::zone::Zone;
+
+/// How many clips are shown.
+const SHOWN: usize = 6;
+
+#[derive(askama::Template)]
+#[template(path = "start.html")]
+struct StartPage {
+    shell: Shell,
+    available: Money,
+    held: Money,
+    consumed: Money,
+    open_tasks: i32,
+    in_doubt: i32,
+    budgets: Vec<BudgetLine>,
+    clips: Vec<ClipLine>,
+    /// How to begin; nothing once something has succeeded.
+    guide: Option<Guide>,
+}
+
+/// A budget, with the nearest to its limit first.
+pub(in crate::console) struct BudgetLine {
+    pub(in crate::console) whose: &'static str,
+    pub(in crate::console) period: &'static str,
+    pub(in crate::console) used: Money,
+    pub(in crate::console) limit: Option<Money>,
+    pub(in crate::console) left: Option<Money>,
+    pub(in crate::console) meter: Option<Meter>,
+    pub(in crate::console) resets: Option<When>,
+    share: i64,
+}
+
+impl BudgetLine {
+    pub(in crate::console) fn new(budget: &MyBudget, zone: &Zone) -> Self {
+        let spent = budget.used.saturating_add(budget.held);
+        let share =
+            budget.limit.map_or(-1, |limit| spent.saturating_mul(1_000).checked_div(limit).unwrap_or(1_000));
+        Self {
+            whose: whose(&budget.level),
+            period: period(&budget.period),
+            used: Money(spent),
+            limit: budget.limit.map(Money),
+            left: budget.limit.map(|limit| Money(limit.saturating_sub(spent).max(0))),
+            meter: budget.limit.map(|limit| Meter { used: spent, limit }),
+            resets: When::maybe(zone, budget.resets_at),
+            share,
+        }
+    }
+
+    /// All of them, the nearest to its limit first.
+    pub(in crate::console) fn all(budgets: &[MyBudget], zone: &Zone) -> Vec<Self> {
+        let mut lines: Vec<Self> = budgets.iter().map(|budget| Self::new(budget, zone)).collect();
+        lines.sort_by_key(|line| std::cmp::Reverse(line.share));
+        lines
+    }
+}
+
+/// Whose spending a budget limits, for its reader.
+fn whose(level: &str) -> &'static str {
+    match level {
+        "key" => "This key",
+        "user" => "You",
+        "team" => "Your team",
+        _ => "The organisation",
+    }
+}
+
+/// The windows of a budget.
+pub(in crate::console) fn period(period: &str) -> &'static str {
+    match period {
+        "daily" => "a day",
+        "weekly" => "a week",
+        "monthly" => "a month",
+        _ => "in total",
+    }
+}
+
+/// A task in a list.
+pub(in crate::console) struct ClipLine {
+    pub(in crate::console) task_id: String,
+    pub(in crate::console) id: Id,
+    pub(in crate::console) badge: Badge,
+    pub(in crate::console) task_type: String,
+    pub(in crate::console) cost: Money,
+    pub(in crate::console) user: Id,
+    pub(in crate::console) created: When,
+    pub(in crate::console) has_video: bool,
+}
+
+impl ClipLine {
+    pub(in crate::console) fn new(task: &TaskRow, zone: &Zone) -> Self {
+        Self {
+            task_id: task.reference.clone(),
+            id: Id(task.task_id.clone()),
+            badge: Badge::of_task(&task.state, &task.status),
+            task_type: task.task_type.clone(),
+            cost: Money(task.consumed_credits),
+            user: Id(task.user_id.clone()),
+            created: When::new(zone, task.created_at),
+            has_video: task.status == "SUCCESS",
+        }
+    }
+}
+
+/// How to make the first call, in three languages.
+struct Guide {
+    base_url: String,
+    /// What became of the last call, if there was one that failed.
+    failed: Option<ClipLine>,
+    /// Whether a call is under way.
+    waiting: bool,
+}
+
+pub(in crate::console) async fn start(visit: Visit) -> Outcome {
+    let (member, shell) = visit.member("Start").await?;
+    let list: Tasks = visit.client.read(&format!("/api/tasks?limit={SHOWN}")).await?;
+    let zone = &member.zone;
+    let any_success = list.tasks.iter().any(|task| task.status == "SUCCESS") || member.balance.consumed > 0;
+    let waiting = list.tasks.iter().any(|task| task.status == "IN_PROGRESS");
+    let guide = (!any_success).then(|| Guide {
+        base_url: visit.public_url(),
+        failed: list
+            .tasks
+            .first()
+            .filter(|task| task.status == "FAILED")
+            .map(|task| ClipLine::new(task, zone)),
+        waiting,
+    });
+    let page = StartPage {
+        available: Money(member.balance.available),
+        held: Money(member.balance.held),
+        consumed: Money(member.balance.consumed),
+        open_tasks: member.balance.open_tasks,
+        in_doubt: member.balance.in_doubt,
+        budgets: BudgetLine::all(&member.me.budgets, zone),
+        clips: list.tasks.iter().map(|task| ClipLine::new(task, zone)).collect(),
+        shell: shell.refreshed((guide.is_some() || waiting).then_some(5)),
+        guide,
+    };
+    Ok(html(&page))
+}

@@ -1,0 +1,315 @@
+//! Usage of an organisation: a chart drawn here, and the figures that it shows as a table.
+
+use std::fmt::{self, Display, Formatter};
+
+use askama::filters::HtmlSafe;
+use axum::response::{IntoResponse, Response};
+use http::Method;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use serde::Deserialize;
+use time::Duration;
+use time::macros::format_description;
+
+use crate::clock::Clock;
+use crate::console::answers::{Page, Person, Team};
+use crate::console::client::Problem;
+use crate::console::frame::html;
+use crate::console::pages::clips::Choice;
+use crate::console::shell::Shell;
+use crate::console::view::{Alert, Money, Number, grouped};
+use crate::console::visit::{Fields, Outcome, Visit};
+
+#[derive(askama::Template)]
+#[template(path = "usage.html")]
+struct UsagePage {
+    shell: Shell,
+    groups: Vec<Choice>,
+    group_name: &'static str,
+    from: String,
+    to: String,
+    lines: Vec<UsageLine>,
+    chart: Option<Chart>,
+    total: Money,
+    tasks: Number,
+    alert: Option<Alert>,
+    csv: String,
+    next: Option<String>,
+}
+
+struct UsageLine {
+    name: String,
+    tasks: Number,
+    charged: Number,
+    corrected: Number,
+    consumed: Number,
+}
+
+#[derive(Debug, Deserialize)]
+struct Usage {
+    day: Option<String>,
+    #[serde(default)]
+    team_id: Option<String>,
+    user_id: Option<String>,
+    #[serde(default)]
+    key_id: Option<String>,
+    task_type: Option<String>,
+    tasks: i64,
+    charged: i64,
+    corrected: i64,
+    consumed: i64,
+}
+
+/// What can be grouped by: the API's word, and the head of the column.
+const GROUPS: [(&str, &str); 5] =
+    [("day", "Day"), ("user", "User"), ("team", "Team"), ("key", "Key"), ("task_type", "Type")];
+
+/// The bars of a chart: a name and a value each.
+struct Chart(Vec<(String, i64)>);
+
+/// The most bars of a chart; more would be lines.
+const BARS: usize = 62;
+
+const WIDTH: i64 = 900;
+const HEIGHT: i64 = 220;
+const LEFT: i64 = 64;
+const BOTTOM: i64 = 24;
+
+/// The next number with one leading digit, so that the axis ends at a round one.
+fn round_up(most: i64) -> i64 {
+    let mut unit = 1_i64;
+    while unit.saturating_mul(10) <= most {
+        unit = unit.saturating_mul(10);
+    }
+    let steps = most.checked_add(unit - 1).and_then(|sum| sum.checked_div(unit)).unwrap_or(1);
+    steps.max(1).saturating_mul(unit)
+}
+
+impl Display for Chart {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let most = round_up(self.0.iter().map(|(_, value)| *value).max().unwrap_or(0).max(1));
+        let count = i64::try_from(self.0.len()).unwrap_or(1).max(1);
+        let (room, tall) = (WIDTH - LEFT, HEIGHT - BOTTOM - 10);
+        let step = room * 100 / count;
+        write!(
+            f,
+            r#"<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Credits, as in the table below">"#
+        )?;
+        for part in 0..=2 {
+            let (y, value) = (10 + tall - tall * part / 2, most / 2 * part);
+            let class = if part == 0 { "axis" } else { "grid" };
+            let value = if part == 2 { most } else { value };
+            write!(f, r#"<line class="{class}" x1="{LEFT}" x2="{WIDTH}" y1="{y}" y2="{y}"/>"#)?;
+            write!(f, r#"<text x="{}" y="{}" text-anchor="end">{}</text>"#, LEFT - 8, y + 4, grouped(value))?;
+        }
+        let every = (count / 8).max(1);
+        for (at, (name, value)) in (0_i64..).zip(&self.0) {
+            let height = i128::from((*value).max(0)) * i128::from(tall) / i128::from(most);
+            let height = i64::try_from(height).unwrap_or(0).max(i64::from(*value > 0));
+            let x = LEFT + at * step / 100;
+            let (width, y) = ((step * 7 / 1_000).clamp(2, 48), 10 + tall - height);
+            let x = x + (step / 100 - width) / 2;
+            let label = crate::console::view::escaped(name);
+            write!(
+                f,
+                r#"<rect class="bar" x="{x}" y="{y}" width="{width}" height="{height}" rx="2"><title>{label}: {}</title></rect>"#,
+                grouped(*value)
+            )?;
+            if at % every == 0 {
+                let short: String = name
+                    .chars()
+                    .skip(if name.len() == 10 && name.as_bytes().get(4) == Some(&b'-') { 5 } else { 0 })
+                    .take(12)
+                    .collect();
+                write!(
+                    f,
+                    r#"<text x="{}" y="{}" text-anchor="middle">{}</text>"#,
+                    x + width / 2,
+                    HEIGHT - 6,
+                    crate::console::view::escaped(&short)
+                )?;
+            }
+        }
+        f.write_str("</svg>")
+    }
+}
+
+impl HtmlSafe for Chart {}
+
+struct Asked {
+    group: &'static str,
+    group_name: &'static str,
+    from: String,
+    to: String,
+}
+
+impl Asked {
+    fn of(fields: &Fields) -> Self {
+        let group = fields.get("by").unwrap_or("day");
+        let (group, group_name) =
+            GROUPS.into_iter().find(|(word, _)| *word == group).unwrap_or(("day", "Day"));
+        let day = format_description!("[year]-[month]-[day]");
+        let today = Clock.wall().date();
+        let text = |date: time::Date| date.format(&day).unwrap_or_default();
+        Self {
+            group,
+            group_name,
+            from: fields
+                .get("from")
+                .map_or_else(|| text(today.saturating_sub(Duration::days(29))), ToOwned::to_owned),
+            to: fields.get("to").map_or_else(|| text(today), ToOwned::to_owned),
+        }
+    }
+
+    fn place(&self, org: &str) -> String {
+        let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let (from, to) = (encoded(&self.from), encoded(&self.to));
+        format!("/admin/v1/orgs/{org}/usage?group_by={}&from={from}&to={to}", self.group)
+    }
+}
+
+/// The names of users and teams, for lines that have ids.
+struct Names {
+    people: Vec<Person>,
+    teams: Vec<Team>,
+}
+
+impl Names {
+    async fn of(visit: &Visit, org: &str, group: &str) -> Result<Self, Problem> {
+        let (mut people, mut teams) = (Vec::new(), Vec::new());
+        match group {
+            "user" => {
+                people = visit
+                    .client
+                    .look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=200"))
+                    .await?
+                    .items
+            }
+            "team" => {
+                teams = visit
+                    .client
+                    .look::<Page<Team>>(&format!("/admin/v1/orgs/{org}/teams?limit=200"))
+                    .await?
+                    .items
+            }
+            _ => {}
+        }
+        Ok(Self { people, teams })
+    }
+
+    fn name(&self, usage: &Usage, group: &str) -> String {
+        let none = |text: &str| text.to_owned();
+        match group {
+            "day" => usage.day.clone().unwrap_or_default(),
+            "task_type" => usage.task_type.clone().unwrap_or_default(),
+            "key" => usage.key_id.clone().unwrap_or_else(|| none("without a key")),
+            "team" => {
+                let Some(id) = &usage.team_id else { return none("without a team") };
+                self.teams
+                    .iter()
+                    .find(|team| team.team_id == *id)
+                    .map_or(id.clone(), |team| team.name.clone())
+            }
+            _ => {
+                let id = usage.user_id.clone().unwrap_or_default();
+                self.people.iter().find(|one| one.user_id == id).map_or(id, |one| one.name.clone())
+            }
+        }
+    }
+}
+
+pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
+    let (member, shell) = visit.member("Usage").await?;
+    let org = &member.me.organisation.org_id;
+    let query = visit.query();
+    let asked = Asked::of(&query);
+    let place = asked.place(org);
+    let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    let found = visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await;
+    let (found, alert) = match found {
+        Ok(found) => (found, None),
+        Err(problem) if problem.status == http::StatusCode::BAD_REQUEST => {
+            (Page { items: Vec::new(), next_cursor: None }, Some(Alert::of(&problem)))
+        }
+        Err(problem) => return Err(problem.into()),
+    };
+    let names = Names::of(&visit, org, asked.group).await?;
+    let bars = found.items.iter().map(|usage| (names.name(usage, asked.group), usage.consumed));
+    let bars: Vec<_> = bars.take(BARS).collect();
+    let sum = |of: fn(&Usage) -> i64| found.items.iter().map(of).fold(0, i64::saturating_add);
+    let filters = format!("by={}&from={}&to={}", asked.group, asked.from, asked.to);
+    let page = UsagePage {
+        shell,
+        groups: GROUPS
+            .iter()
+            .map(|(value, text)| Choice {
+                value: (*value).to_owned(),
+                text: (*text).to_owned(),
+                is_chosen: *value == asked.group,
+            })
+            .collect(),
+        total: Money(sum(|usage| usage.consumed)),
+        tasks: Number(sum(|usage| usage.tasks)),
+        lines: found
+            .items
+            .iter()
+            .map(|usage| UsageLine {
+                name: names.name(usage, asked.group),
+                tasks: Number(usage.tasks),
+                charged: Number(usage.charged),
+                corrected: Number(usage.corrected),
+                consumed: Number(usage.consumed),
+            })
+            .collect(),
+        chart: (!bars.is_empty()).then_some(Chart(bars)),
+        alert,
+        csv: format!("{}?{filters}", visit.link("/usage.csv")),
+        next: found.next_cursor.map(|cursor| format!("{}?{filters}&cursor={cursor}", visit.link("/usage"))),
+        group_name: asked.group_name,
+        from: asked.from,
+        to: asked.to,
+    };
+    Ok(html(&page))
+}
+
+/// The same figures as CSV.
+pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
+    let (member, _) = visit.member("Usage").await?;
+    let asked = Asked::of(&visit.query());
+    let place = format!("{}&format=csv", asked.place(&member.me.organisation.org_id));
+    download(&visit, &place).await
+}
+
+/// A table of the management API, as it is.
+pub(in crate::console) async fn download(visit: &Visit, place: &str) -> Outcome {
+    let table = visit.client.manage(Method::GET, place).send().await?;
+    let mut answer: Response = table.bytes.into_response();
+    for name in [CONTENT_TYPE, CONTENT_DISPOSITION] {
+        if let Some(value) = table.headers.get_all(&name).iter().next() {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_ends_at_a_round_number() {
+        assert_eq!(
+            [1, 7, 10, 11, 399, 400, 401, 99_999].map(round_up),
+            [1, 7, 10, 20, 400, 400, 500, 100_000]
+        );
+    }
+
+    #[test]
+    fn a_chart_escapes_names_and_shows_every_value() {
+        let chart =
+            Chart(vec![("<b>".into(), 5), ("2026-11-30".into(), 0), ("c".into(), i64::MAX / 2)]).to_string();
+        assert!(
+            !chart.contains("<b>") && chart.contains("11-30") && chart.matches("<rect").count() == 3,
+            "{chart}"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What surrounds a page: title, navigation, organisation, balance, theme.
+
+use super::Console;
+use super::answers::{Balance, Me};
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::client::Problem;
+use super::cookies::Theme;
+use super::view::Money;
+use super::visit::Visit;
+use super::zone::Zone;
+use crate::access::callers::Caller;
+use crate::store::OperatorRole;
+
+/// What a page without a session needs.
+#[derive(Debug, Clone)]
+pub(super) struct Bare {
+    pub(super) title: String,
+    /// What stands before every link.
+    pub(super) base: String,
+    pub(super) theme: Theme,
+    pub(super) style: String,
+    pub(super) script: String,
+    pub(super) icon: String,
+}
+
+impl Bare {
+    pub(super) fn new(console: &Console, theme: Theme, title: &str) -> Self {
+        let asset = |name: &str| format!("{}/console/assets/{name}", console.base());
+        Self {
+            title: title.to_owned(),
+            base: console.base().to_owned(),
+            theme,
+            style: asset(&STYLE.name),
+            script: asset(&SCRIPT.name),
+            icon: asset(&ICON.name),
+        }
+    }
+}
+
+/// An entry of the navigation.
+#[derive(Debug, Clone)]
+pub(super) struct NavItem {
+    /// The place below `/console`.
+    pub(super) place: &'static str,
+    pub(super) text: &'static str,
+    pub(super) is_here: bool,
+}
+
+/// What surrounds a page of a signed-in caller.
+#[derive(Debug, Clone)]
+pub(super) struct Shell {
+    pub(super) bare: Bare,
+    pub(super) nav: Vec<NavItem>,
+    /// The organisation; of operators: that they are.
+    pub(super) org: String,
+    /// The user or operator.
+    pub(super) who: String,
+    pub(super) role: &'static str,
+    pub(super) balance: Option<Money>,
+    pub(super) held: Option<Money>,
+    pub(super) suspended: bool,
+    /// The page's own address, to come back to after a change of the theme.
+    pub(super) here: String,
+    /// What was just done, from the address.
+    pub(super) notice: Option<&'static str>,
+    /// A page that changes by itself is loaded again after so many seconds where scripts are off.
+    pub(super) refresh: Option<u32>,
+}
+
+/// The navigation of members: place, text, and whether it is for admins only.
+const MEMBERS: &[(&str, &str, bool)] = &[
+    ("", "Start", false),
+    ("/playground", "Playground", false),
+    ("/clips", "Clips", false),
+    ("/keys", "Keys", false),
+    ("/budgets", "Budgets", false),
+    ("/usage", "Usage", true),
+    ("/statement", "Statement", true),
+    ("/people", "People and teams", true),
+];
+
+const OPERATORS: &[(&str, &str)] = &[("", "Organisations")];
+
+/// What a page may say was just done; the address has the word only.
+const NOTICES: &[(&str, &str)] = &[
+    ("erased", "The content of this clip was deleted."),
+    ("saved", "Saved."),
+    ("revoked", "The key was revoked."),
+    ("deleted", "Deleted."),
+    ("created", "Created."),
+];
+
+impl Shell {
+    fn new(visit: &Visit, title: &str, nav: Vec<NavItem>) -> Self {
+        let done = visit.query().text("done");
+        Self {
+            bare: Bare::new(&visit.console, visit.theme, title),
+            nav,
+            org: String::new(),
+            who: String::new(),
+            role: "",
+            balance: None,
+            held: None,
+            suspended: false,
+            here: visit.path.clone(),
+            notice: NOTICES.iter().find(|(word, _)| *word == done).map(|(_, text)| *text),
+            refresh: None,
+        }
+    }
+
+    pub(super) fn refreshed(self, seconds: Option<u32>) -> Self {
+        Self { refresh: seconds, ..self }
+    }
+}
+
+/// A signed-in member: who it is, and what it has.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) me: Me,
+    pub(super) balance: Balance,
+    pub(super) zone: Zone,
+}
+
+impl Visit {
+    /// Who is visiting, and what surrounds its page. Two calls.
+    pub(super) async fn member(&self, title: &str) -> Result<(Member, Shell), Problem> {
+        let (me, balance) =
+            tokio::try_join!(self.client.read::<Me>("/api/me"), self.client.read::<Balance>("/api/credits"))?;
+        let nav = MEMBERS.iter().filter(|(_, _, for_admins)| !for_admins || me.is_admin());
+        let nav = nav.map(|(place, text, _)| self.nav_item(place, text)).collect();
+        let shell = Shell {
+            org: me.organisation.name.clone(),
+            who: me.user.name.clone(),
+            role: if me.is_admin() { "Admin" } else { "Member" },
+            balance: Some(Money(balance.available)),
+            held: (balance.held > 0).then_some(Money(balance.held)),
+            suspended: me.suspended,
+            ..Shell::new(self, title, nav)
+        };
+        let zone = Zone::named(&me.organisation.time_zone);
+        Ok((Member { me, balance, zone }, shell))
+    }
+
+    /// What surrounds a page of an operator. No call.
+    pub(super) fn operator(&self, title: &str) -> Shell {
+        let nav = OPERATORS.iter().map(|(place, text)| self.nav_item(place, text)).collect();
+        let (who, role) = match self.caller() {
+            Caller::Operator(operator) => (operator.name.clone(), operator.role),
+            Caller::Tenant(_) => (String::new(), OperatorRole::OperatorRead),
+        };
+        let role = match role {
+            OperatorRole::Operator => "Operator",
+            OperatorRole::OperatorRead => "Read-only operator",
+        };
+        Shell { org: "Operations".into(), who, role, ..Shell::new(self, title, nav) }
+    }
+
+    fn nav_item(&self, place: &'static str, text: &'static str) -> NavItem {
+        let here = self.path.strip_prefix("/console").unwrap_or_default();
+        let is_here = if place.is_empty() {
+            here.is_empty()
+        } else {
+            here == place || here.starts_with(&format!("{place}/"))
+        };
+        NavItem { place, text, is_here }
+    }
+}

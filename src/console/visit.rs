@@ -1,0 +1,230 @@
+//! One request of a signed-in caller for a page.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use url::form_urlencoded;
+
+use super::client::Client;
+use super::cookies::{SessionCookie, Theme};
+use super::trouble::Trouble;
+use super::{Audience, Console};
+use crate::access::callers::Caller;
+use crate::bulk::Payer;
+use crate::call::Peer;
+use crate::error::GatewayError;
+use crate::layers::body::{BodyReader, Coding};
+use crate::strict;
+
+/// The outcome of a page.
+pub(super) type Outcome = Result<Response, Trouble>;
+
+/// The largest form without a file, in bytes.
+const MOST_FORM: usize = 256 << 10;
+
+/// One request of a signed-in caller.
+pub(super) struct Visit {
+    pub(super) console: Arc<Console>,
+    pub(super) client: Client,
+    pub(super) theme: Theme,
+    pub(super) headers: HeaderMap,
+    /// The path without what stands before `/console` in links.
+    pub(super) path: String,
+    query: String,
+    params: Vec<(String, String)>,
+    /// Taken by [`Visit::form`]. Behind a lock only because a body cannot be shared.
+    body: Mutex<Option<Body>>,
+}
+
+/// The fields of a form, or the parameters of a query.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    pub(super) fn parse(text: &[u8]) -> Self {
+        Self(form_urlencoded::parse(text).into_owned().collect())
+    }
+
+    /// The value of a field; nothing if it was not filled in.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|text| !text.trim().is_empty())
+    }
+
+    /// The value of a field as it is to be shown in the form again.
+    pub(super) fn text(&self, name: &str) -> String {
+        self.get(name).unwrap_or_default().to_owned()
+    }
+
+    /// All values of a field.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    pub(super) fn need(&self, name: &str) -> Result<&str, Trouble> {
+        self.get(name).ok_or_else(|| Trouble::bad_request(format!("The field '{name}' is empty.")))
+    }
+
+    /// These fields as a query, without those that are empty and without `but`.
+    pub(super) fn query_without(&self, but: &[&str]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in &self.0 {
+            if !value.trim().is_empty() && !but.contains(&name.as_str()) {
+                query.append_pair(name, value);
+            }
+        }
+        query.finish()
+    }
+}
+
+impl Visit {
+    /// What stands before `/console` in every link.
+    pub(super) fn base(&self) -> &str {
+        self.console.base()
+    }
+
+    /// A link to a place of this console, such as `/keys`.
+    pub(super) fn link(&self, place: &str) -> String {
+        format!("{}/console{place}", self.base())
+    }
+
+    pub(super) fn query(&self) -> Fields {
+        Fields::parse(self.query.as_bytes())
+    }
+
+    /// The part of the path that the route names so, written as a part of a path or a query.
+    pub(super) fn param(&self, name: &str) -> String {
+        let value = self.params.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
+        percent_encode(value.as_bytes(), NON_ALPHANUMERIC).to_string().replace("%5F", "_").replace("%2D", "-")
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        self.client.signed_in().caller()
+    }
+
+    /// The fields of the form that was sent.
+    pub(super) async fn form(&mut self) -> Result<Fields, Trouble> {
+        self.form_of(MOST_FORM).await
+    }
+
+    /// The fields of a form that may contain a file as a `data:` URI.
+    pub(super) async fn form_of(&mut self, most: usize) -> Result<Fields, Trouble> {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let payer = self.caller().org().map_or(Payer::Operators, Payer::Org);
+        let reader = BodyReader { most, ..self.console.parts.bodies.clone() };
+        let read = reader.read(body, Coding::Identity, payer).await.map_err(GatewayError::from)?;
+        Ok(Fields::parse(&read.bytes))
+    }
+}
+
+/// The address of the client of a request.
+pub(super) fn address(console: &Console, head: &Parts) -> IpAddr {
+    console.parts.proxies.client(Peer::of(&head.extensions).address, &head.headers)
+}
+
+/// The cookie that holds the session of a request.
+pub(super) fn cookie(console: &Console, headers: &HeaderMap) -> SessionCookie {
+    SessionCookie::of(console.parts.audience, headers, console.parts.https)
+}
+
+/// A page that is only looked at.
+pub(super) fn page<F, Fut>(page: F) -> MethodRouter<Arc<Console>, Infallible>
+where
+    F: Fn(Visit) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    get(move |State(console): State<Arc<Console>>, request: Request| {
+        let page = page.clone();
+        async move { answer(console, request, page).await }
+    })
+}
+
+/// What a form is sent to.
+pub(super) fn form<F, Fut>(page: F) -> MethodRouter<Arc<Console>, Infallible>
+where
+    F: Fn(Visit) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    post(move |State(console): State<Arc<Console>>, request: Request| {
+        let page = page.clone();
+        async move { answer(console, request, page).await }
+    })
+}
+
+async fn answer<F, Fut>(console: Arc<Console>, request: Request, page: F) -> Response
+where
+    F: Fn(Visit) -> Fut + Send,
+    Fut: Future<Output = Outcome> + Send,
+{
+    match visit(console, request).await {
+        // Boxed: the future of a page with its calls is large.
+        Ok(visit) => Box::pin(page(visit)).await.unwrap_or_else(IntoResponse::into_response),
+        Err(trouble) => trouble.into_response(),
+    }
+}
+
+/// Looks the session of a request up.
+async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble> {
+    let (mut head, body) = request.into_parts();
+    let place = head.uri.path_and_query().map_or("/console", |place| place.as_str());
+    let back = if head.method == Method::GET { place.to_owned() } else { "/console".to_owned() };
+    let ended = || Trouble::SignIn { back: back.clone() };
+    strict::check_query(head.uri.query().unwrap_or_default()).map_err(GatewayError::from)?;
+    let session = cookie(&console, &head.headers).read(&head.headers).ok_or_else(ended)?;
+    let address = address(&console, &head);
+    let signed_in = console.parts.authenticator.signed_in(&session, address).await;
+    let signed_in = match signed_in {
+        Err(GatewayError::Unauthenticated(_)) => return Err(ended()),
+        other => other?,
+    };
+    let expected = match signed_in.caller() {
+        Caller::Tenant(_) => Audience::Members,
+        Caller::Operator(_) => Audience::Operators,
+    };
+    if expected != console.parts.audience {
+        return Err(ended());
+    }
+    Peer::of(&head.extensions).is_known();
+    let params = RawPathParams::from_request_parts(&mut head, &()).await;
+    let params = params.map_err(|_| Trouble::not_found("There is no page at this address."))?;
+    let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Ok(Visit {
+        client: Client::new(&console.parts.apis, signed_in, &head),
+        theme: Theme::of(&head.headers),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        params,
+        body: Mutex::new(Some(body)),
+        console,
+    })
+}
+
+impl Visit {
+    /// The URL under which a program calls this gateway: as configured, or as the browser has reached it.
+    pub(super) fn public_url(&self) -> String {
+        let parts = &self.console.parts;
+        if let Some(url) = &parts.settings.public_url {
+            return url.as_str().trim_end_matches('/').to_owned();
+        }
+        let mut hosts = self.headers.get_all(HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        format!("{}://{host}", if parts.https { "https" } else { "http" })
+    }
+}

@@ -1,0 +1,5 @@
+//! The console: pages for people, on both listeners.
+
+mod pages;
+mod playground;
+mod sessions;
