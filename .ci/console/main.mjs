@@ -1,0 +1,72 @@
+// The console in a browser: `node main.mjs settings.json`. The settings name the roles with their addresses and credentials, and
+// where pictures go.
+import fs from 'node:fs';
+import http from 'node:http';
+import { createRequire } from 'node:module';
+import { chromium } from 'playwright-core';
+import { crawl } from './crawl.mjs';
+import { walks } from './walks.mjs';
+
+const settings = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
+const axe = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const complaints = new Set();
+const complain = (where, what) => complaints.add(`${where}: ${what}`);
+
+const browser = await chromium.launch({ executablePath: settings.chromium, args: ['--no-sandbox'] });
+
+// A proxy that takes a path away, as before a gateway that shares its name with other services.
+const proxy = http.createServer((request, answer) => {
+  const { path, target } = settings.proxy;
+  if (!request.url.startsWith(path)) {
+    complain(request.url, 'leaves the path of the proxy');
+    answer.writeHead(404).end();
+    return;
+  }
+  const options = { method: request.method, headers: request.headers };
+  const onward = http.request(target + request.url.slice(path.length), options, (from) => {
+    answer.writeHead(from.statusCode, from.headers);
+    from.pipe(answer);
+  });
+  onward.on('error', () => answer.destroy());
+  request.pipe(onward);
+});
+await new Promise((listening) => proxy.listen(settings.proxy.port, '127.0.0.1', listening));
+
+// Signs in by the form, as a person does, and keeps the cookie for other contexts of the same role.
+const signIn = async (base, credential) => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(base);
+  await page.fill('input[name=credential]', credential);
+  await Promise.all([page.waitForURL((url) => !url.pathname.includes('sign-in')), page.click('form button.main')]);
+  const state = await context.storageState();
+  await context.close();
+  return state;
+};
+
+try {
+  fs.mkdirSync(settings.pictures, { recursive: true });
+  for (const { role, base, credential } of settings.roles) {
+    const storageState = await signIn(base, credential);
+    const open = (look) => browser.newContext({ storageState, ...look });
+    const mediaHosts = settings.mediaHosts;
+    const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
+    console.log(`${role}: ${pages} pages`);
+  }
+  for (const [name, walk] of Object.entries(walks)) {
+    const open = (look = {}) => browser.newContext(look);
+    try {
+      await walk({ settings, open, signIn, axe, complain: (where, what) => complain(`${name}: ${where}`, what) });
+      console.log(`${name}: walked`);
+    } catch (error) {
+      complain(name, error.message.split('\n').slice(0, 4).join(' / '));
+    }
+  }
+} finally {
+  proxy.close();
+  proxy.closeAllConnections();
+  await browser.close();
+}
+for (const complaint of complaints) console.log(complaint);
+console.log(complaints.size ? `${complaints.size} complaints` : 'nothing to complain about');
+process.exit(complaints.size ? 1 : 0);

@@ -1,0 +1,150 @@
+// What people do in the console. Each walk throws, or complains, if it does not end as it should.
+import http from 'node:http';
+import { findings, listen } from './crawl.mjs';
+
+const assert = (holds, what) => {
+  if (!holds) throw new Error(what);
+};
+
+const call = async (settings, method, path, key, body) => {
+  const answer = await fetch(`${settings.dataUrl}${path}`, {
+    method,
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: body && JSON.stringify(body),
+  });
+  return answer.json();
+};
+
+const clipsLike = async (settings, prompt) => {
+  const { data } = await call(settings, 'GET', '/api/tasks?limit=50', settings.member.api_key);
+  const prompts = await Promise.all(
+    data.tasks.map(async ({ task_id }) => (await call(settings, 'GET', `/api/tasks/${task_id}`, settings.member.api_key)).data),
+  );
+  return prompts.filter((task) => JSON.stringify(task).includes(prompt)).length;
+};
+
+// To the price of a prompt in the playground.
+const priced = async (page, base, prompt) => {
+  await page.goto(`${base}/playground?type=std-text-to-video`);
+  await page.fill('#prompt', prompt);
+  await page.waitForSelector('#price button[value=create]:not([disabled])');
+};
+
+export const walks = {
+  // No documentation is read: everything that is clicked can be seen.
+  'the walk of a newcomer': async ({ settings, open, axe, complain }) => {
+    const page = await (await open()).newPage();
+    listen(page, settings.data, settings.mediaHosts, complain);
+    await page.goto(settings.link);
+    await page.click('text=Open the console');
+    await page.waitForSelector('h1:has-text("Start")');
+    await page.click('nav >> text=Playground');
+    await page.fill('#prompt', 'A lighthouse that counts ships');
+    await page.waitForSelector('#price button[value=create]:not([disabled])');
+    const price = await page.textContent('#price .price');
+    assert(/[1-9]/.test(price), `the price is ${price}`);
+    for (const wrong of await findings(page, axe)) complain('playground with a price', wrong);
+    await page.click('#price button[value=create]');
+    await page.waitForSelector('video, a:has-text("video")', { timeout: 60_000 });
+    for (const wrong of await findings(page, axe)) complain('a finished clip', wrong);
+    await page.screenshot({ path: `${settings.pictures}/walk-clip.png`, fullPage: true });
+    await page.click('nav >> text=Keys');
+    await page.waitForSelector('h1');
+    await page.click('nav >> text=Usage');
+    await page.waitForSelector('table');
+    assert((await page.textContent('main')).includes(price.match(/[\d,.\s]+/)[0].trim()), 'the usage does not show the price');
+    await page.click('text=Sign out');
+    await page.waitForSelector('input[name=credential]');
+  },
+
+  'a double click, a reload and the back button buy one clip': async ({ settings, open, signIn, complain }) => {
+    const storageState = await signIn(settings.data, settings.member.api_key);
+    const page = await (await open({ storageState })).newPage();
+    listen(page, settings.data, settings.mediaHosts, complain);
+    const prompt = `bought once ${Date.now()}`;
+    await priced(page, settings.data, prompt);
+    await page.dblclick('#price button[value=create]');
+    await page.waitForURL(/clips/);
+    await page.reload();
+    await page.goBack();
+    const again = page.locator('#price button[value=create]:not([disabled])');
+    if (await again.count()) {
+      await again.first().click();
+      await page.waitForLoadState();
+    }
+    const bought = await clipsLike(settings, prompt);
+    assert(bought === 1, `${bought} clips were bought`);
+  },
+
+  'everything without scripts': async ({ settings, open, signIn }) => {
+    const storageState = await signIn(settings.data, settings.member.api_key);
+    const page = await (await open({ storageState, javaScriptEnabled: false })).newPage();
+    const prompt = `without scripts ${Date.now()}`;
+    await page.goto(`${settings.data}/playground?type=std-text-to-video`);
+    await page.fill('#prompt', prompt);
+    await page.click('#price button[value=price]');
+    await page.click('#price button[value=create]');
+    await page.waitForURL(/clips/);
+    const bought = await clipsLike(settings, prompt);
+    assert(bought === 1, `${bought} clips were bought`);
+  },
+
+  'the keyboard alone': async ({ settings, open }) => {
+    const page = await (await open()).newPage();
+    await page.goto(settings.data);
+    await page.keyboard.type(settings.member.api_key);
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('h1:has-text("Start")');
+    const reached = new Set();
+    for (let step = 0; step < 60; step += 1) {
+      await page.keyboard.press('Tab');
+      const here = await page.evaluate(() => {
+        const at = document.activeElement;
+        if (at === document.body) return null;
+        const style = getComputedStyle(at);
+        const shows = style.outlineStyle !== 'none' || style.boxShadow !== 'none';
+        return { text: at.textContent.trim().slice(0, 30) || at.name || at.tagName, shows };
+      });
+      if (!here) break;
+      assert(here.shows, `one does not see that ${here.text} has the focus`);
+      reached.add(here.text);
+    }
+    for (const wanted of ['Playground', 'Clips', 'Keys', 'Usage', 'Sign out']) {
+      assert([...reached].some((text) => text.includes(wanted)), `${wanted} cannot be reached: ${[...reached]}`);
+    }
+  },
+
+  'a revoked key ends its sessions': async ({ settings, open, signIn }) => {
+    const storageState = await signIn(settings.data, settings.spare.api_key);
+    const page = await (await open({ storageState })).newPage();
+    await page.goto(settings.data);
+    await page.waitForSelector('h1:has-text("Start")');
+    const revoked = await fetch(`${settings.adminUrl}/admin/v1/keys/${settings.spare.key_id}/revoke`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${settings.operator}` },
+    });
+    assert(revoked.ok, `the key was not revoked: ${revoked.status}`);
+    const end = Date.now() + 10_000;
+    while (!(await page.locator('input[name=credential]').count())) {
+      assert(Date.now() < end, 'the session goes on');
+      await page.reload();
+    }
+  },
+
+  'a page of another origin cannot send its forms': async ({ settings, open, signIn }) => {
+    const storageState = await signIn(settings.data, settings.member.api_key);
+    const page = await (await open({ storageState })).newPage();
+    const hostile = http.createServer((_, answer) => {
+      answer.setHeader('content-type', 'text/html');
+      answer.end(`<form method="post" action="${settings.data}/keys"><input name="name" value="stolen"><button>x</button></form>`);
+    });
+    await new Promise((listening) => hostile.listen(0, '127.0.0.1', listening));
+    try {
+      await page.goto(`http://127.0.0.1:${hostile.address().port}/`);
+      const [answer] = await Promise.all([page.waitForNavigation(), page.click('button')]);
+      assert(answer.status() >= 400 || !(await page.locator('text=stolen').count()), `answered ${answer.status()}`);
+    } finally {
+      hostile.close();
+    }
+  },
+};
