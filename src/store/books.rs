@@ -4,6 +4,7 @@ pub(in crate::store) mod audit;
 pub(in crate::store) mod drift;
 pub(in crate::store) mod entries;
 pub(in crate::store) mod exposure;
+pub(in crate::store) mod months;
 pub(in crate::store) mod statement;
 pub(in crate::store) mod summary;
 pub(in crate::store) mod usage;

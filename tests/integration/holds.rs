@@ -11,6 +11,7 @@ mod finishing;
 mod lane_mates;
 mod lanes;
 mod model;
+mod months;
 mod partitions;
 mod profiles;
 mod reserve;

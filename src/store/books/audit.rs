@@ -318,7 +318,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         "the triggers that guard the books are on",
         "select format('a trigger of all organisations: %s of %s', coalesce(t.tgname::text, r.name), coalesce(c.relname::text, r.guarded)) from (values \
       ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), ('entry', 'entry_counted'), \
-      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), ('correction', 'correction_append_only'), ('correction', 'correction_no_truncate'), \
+      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), ('month_seal', 'month_seal_append_only'), ('month_seal', 'month_seal_no_truncate'), ('correction', 'correction_append_only'), ('correction', 'correction_no_truncate'), \
       ('credit_lot_event', 'credit_lot_event_append_only'), ('credit_lot_event', 'credit_lot_event_no_truncate'), \
       ('platform_loss', 'platform_loss_append_only'), ('platform_loss', 'platform_loss_no_truncate'), \
       ('audit_log', 'audit_log_append_only'), ('audit_log', 'audit_log_no_truncate')) as r(guarded, name) \

@@ -38,6 +38,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0021_look_alike_names",
     "0022_seals",
     "0023_partitions",
+    "0024_month_seals",
 ];
 
 /// All migrations, ordered by version.
