@@ -100,6 +100,8 @@ impl Work {
             work.job("tell budget events", sweep, QUICK, tell_budget_events),
             work.job("tell low balances", sweep, QUICK, tell_low_balances),
             work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
+            work.job("make partitions", TIDY, LONG, make_partitions).at_once(),
+            work.job("seal months", TIDY, audit::DEADLINE, seal_months),
             // Jobs that measure and report.
             work.job("count holds", sweep, LONG, count_holds).at_once(),
             work.job("measure drift", sweep, LONG, measure_drift).at_once(),
@@ -196,6 +198,15 @@ async fn tell_budget_events(work: Arc<Work>) -> Result<(), StoreError> {
 
 async fn tell_low_balances(work: Arc<Work>) -> Result<(), StoreError> {
     work.database.tell_low_balances().await
+}
+
+async fn make_partitions(work: Arc<Work>) -> Result<(), StoreError> {
+    work.database.make_partitions().await
+}
+
+/// What is left over is for the next run. On a connection of its own: a month of a busy organisation takes a while.
+async fn seal_months(work: Arc<Work>) -> Result<(), StoreError> {
+    work.database.seal_months(TIDY / 2).await.map(drop)
 }
 
 async fn audit(work: Arc<Work>) -> Result<(), StoreError> {

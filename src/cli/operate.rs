@@ -121,6 +121,10 @@ pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
 
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
+    /// Also prove each month that is sealed: compute its sums and its chain of digests again. Reads all holds and entries
+    /// once more, one organisation and month at a time.
+    #[arg(long)]
+    months: bool,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -130,15 +134,23 @@ pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
     block_on(async move {
         let database = args.database.open("auditing, without a change,").await?;
         database.check_schema().await?;
-        let report = database.audit().await?;
+        let mut report = database.audit().await?;
+        let mut proved = String::new();
+        if args.months {
+            let (months, wrong) = database.prove_months().await?;
+            report.breaches.extend(wrong);
+            proved = format!(", {months} sealed months");
+        }
         for warning in &report.warnings {
             output::note(format_args!("warning: {}: {}", warning.check, warning.detail));
         }
         for breach in &report.breaches {
             output::note(format_args!("BREACH: {}: {}", breach.check, breach.detail));
         }
-        let seen =
-            format!("{} organisations, {} holds, {} entries", report.orgs, report.holds, report.entries);
+        let seen = format!(
+            "{} organisations, {} holds, {} entries{proved}",
+            report.orgs, report.holds, report.entries
+        );
         if report.breaches.is_empty() {
             output::note(format_args!("audit clean: {seen}, {} warnings", report.warnings.len()));
             Ok(())

@@ -12,6 +12,7 @@ pub(in crate::store) mod migrate;
 mod migrations;
 pub(in crate::store) mod once;
 pub(in crate::store) mod page;
+mod partitions;
 pub(in crate::store) mod queries;
 mod role;
 pub(in crate::store) mod servers;

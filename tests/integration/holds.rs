@@ -11,6 +11,8 @@ mod finishing;
 mod lane_mates;
 mod lanes;
 mod model;
+mod months;
+mod partitions;
 mod profiles;
 mod reserve;
 mod seals;

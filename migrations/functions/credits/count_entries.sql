@@ -1,5 +1,5 @@
--- Trigger: counts new entries of tasks by day (usage_day), and puts those of an organisation with grants that expire in
--- line for attribution (credit_event).
+-- Trigger: counts new entries of tasks by day (usage_day), puts those of an organisation with grants that expire in line for
+-- attribution (credit_event), and has the balance row know the last place, where who booked them has not done so.
 create or replace function count_entries() returns trigger language plpgsql as $$
 declare
     v_none constant uuid := '00000000-0000-0000-0000-000000000000';
@@ -20,6 +20,10 @@ begin
     on conflict on constraint usage_day_pkey do update
     set tasks = known.tasks + excluded.tasks, charged = known.charged + excluded.charged,
         corrected = known.corrected + excluded.corrected;
+
+    update org_balance balance set entries = added.place
+    from (select new_entry.org_id, max(new_entry.place) as place from new_entry group by new_entry.org_id) added
+    where balance.org_id = added.org_id and balance.entries is distinct from added.place;
 
     insert into credit_event (org_id, entry_id)
     select added.org_id, added.entry_id from new_entry added join credit_pool using (org_id) where added.kind <> 'expire'

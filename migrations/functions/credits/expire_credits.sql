@@ -100,7 +100,7 @@ begin
             v_part := least(v_left[v_each] - v_part, v_room);
             continue when v_part = 0;
             insert into entry (org_id, entry_id, kind, amount, reason, related_entry, actor, created_at)
-            values (p_org, gen_random_uuid(), 'expire', -v_part, 'expired', v_ids[v_each], p_actor, v_now);
+            values (p_org, uuid_v7(v_now), 'expire', -v_part, 'expired', v_ids[v_each], p_actor, v_now);
             v_expired[v_each] := v_part; v_left[v_each] := v_left[v_each] - v_part;
             v_room := v_room - v_part; expired := expired + v_part;
         end loop;

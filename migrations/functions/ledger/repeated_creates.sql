@@ -23,8 +23,7 @@ create or replace function repeated_creates(
               order by noted.hold_id desc limit 16) caller
         left join lateral (select open_task.state, open_task.recorded_at from open_task
                            where open_task.org_id = caller.org_id and open_task.hold_id = caller.hold_id limit 1) open on true
-        left join lateral (select hold.recorded_at from hold
-                           where hold.org_id = caller.org_id and hold.hold_id = caller.hold_id limit 1) ended on true
+        cross join lateral maker_of(caller.org_id, case when open.recorded_at is null then caller.hold_id end) ended
         where caller.hold_id <> item.hold_id
           and (open.state = 'HELD'
                or (open.state is distinct from 'IN_DOUBT'
@@ -38,8 +37,8 @@ create or replace function repeated_creates(
                 and open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
                 and open_task.hold_id <> item.hold_id offset 0) same
         -- never the other way round, through all that the user has ever made
-        cross join lateral (select from hold where hold.org_id = p_orgs[item.pos] and hold.hold_id = same.hold_id
-                                               and hold.user_id = item.user_id limit 1) owned
+        cross join lateral maker_of(p_orgs[item.pos], same.hold_id) owned
+        where owned.user_id = item.user_id
         limit 1) under_way on true
     where left_alone.hold_id is not null or under_way.hold_id is not null
 $$;

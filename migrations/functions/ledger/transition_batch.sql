@@ -20,12 +20,15 @@
 --
 -- Entries are dated under the balance row: none is older than one that was there before it, so that a reader who goes on
 -- by time misses none.
+--
+-- Plans: `hold` has a partition for each month. Between the least and the greatest id of the batch there are one or two, and
+-- because both are known before a statement begins, the others are not opened by it.
 create or replace function transition_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_kind text[], p_task text[],
     p_raw bigint[], p_reported bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
     p_reason text[], p_data text[], p_answer text[], p_due_ms bigint[], p_now timestamptz, p_wait boolean default true,
     out outcome text[]
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     v_now    timestamptz;
     -- of each organisation, whether we need its balance row, and whether we have it
@@ -37,6 +40,9 @@ declare
     v_take   boolean[];
     v_done   integer[];
     v_item   integer;
+    -- the least and the greatest id
+    v_least  uuid := p_hold[1];
+    v_most   uuid := p_hold[1];
     -- windows in which more was spent than had been held, by organisation
     v_grown  jsonb;
     v_row    record;
@@ -63,6 +69,9 @@ begin
         end if;
     end if;
     v_now := coalesce(p_now, clock_timestamp());
+    for v_item in 2..cardinality(p_hold) loop
+        v_least := least(v_least, p_hold[v_item]); v_most := greatest(v_most, p_hold[v_item]);
+    end loop;
 
     v_take := array(select not item.light and v_locked[item.pos]
                     from unnest(p_pos, v_light) with ordinality item(pos, light, ord) order by item.ord);
@@ -79,7 +88,8 @@ begin
                    held.list_price, held.backend, held.account, held.owner, held.fingerprint,
                    open.state as open_state, coalesce(open.upstream_task, held.upstream_task) as known_task,
                    held.raw_consumed as raw_before, held.reported as reported_before, held.reason as reason_before,
-                   held.doubt_at as doubt_before,
+                   held.doubt_at as doubt_before, held.ended_at as ended_before, held.drift as drift_before,
+                   held.lost as lost_before, held.by_hand as by_hand_before,
                    -- when what may have been lost was counted before this step
                    case when step.from_state not in ('HELD', 'RUNNING')
                         then coalesce(open.doubt_at, held.doubt_at, held.ended_at) end as exposed_at,
@@ -91,8 +101,10 @@ begin
             cross join lateral (
                 select hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows, hold.team_id, hold.task_type,
                        hold.list_price, hold.backend, hold.account, hold.owner, hold.fingerprint, hold.state, hold.late,
-                       hold.upstream_task, hold.raw_consumed, hold.reported, hold.reason, hold.doubt_at, hold.ended_at
-                from hold where hold.org_id = item.org_id and hold.hold_id = item.hold_id limit 1) held
+                       hold.upstream_task, hold.raw_consumed, hold.reported, hold.reason, hold.doubt_at, hold.ended_at,
+                       hold.drift, hold.lost, hold.by_hand
+                from hold where hold.org_id = item.org_id and hold.hold_id = item.hold_id
+                            and hold.hold_id >= v_least and hold.hold_id <= v_most limit 1) held
             left join lateral (
                 select open_task.state, open_task.upstream_task, open_task.doubt_at
                 from open_task where open_task.org_id = item.org_id and open_task.hold_id = item.hold_id limit 1) open on true
@@ -134,32 +146,35 @@ begin
                        reopened.recorded_at, reopened.doubt_at, null
                 from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id) was
               on was.ord = stepped.ord
-        ), ended as (
-            update hold set
-                state = moved.to_state,
-                late = moved.to_late,
-                upstream_task = coalesce(moved.upstream_task, moved.task),
-                raw_consumed = coalesce(moved.raw, moved.raw_consumed),
-                reported = coalesce(moved.reported, moved.reported_then),
-                drift = case
+        ), ended as materialized (
+            select moved.org_id, moved.hold_id, moved.user_id, moved.key_id, moved.ends, moved.kind, moved.to_state as state,
+                   moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
+                   coalesce(moved.raw, moved.raw_consumed) as raw_consumed,
+                   coalesce(moved.reported, moved.reported_then) as reported,
+                   case
                     when moved.kind in ('settle', 'late_settle')
                         then moved.raw - coalesce(moved.reported, moved.reported_then, 0)
                     when moved.kind in ('fail', 'late_fail')
                         then coalesce(moved.loss, 0) - coalesce(moved.reported, moved.reported_then, 0)
                     -- what may have been taken is no drift where nothing was reported
                     when moved.kind = 'write_off' and moved.reported_then is not null then moved.loss - moved.reported_then
-                    else coalesce(hold.drift, 0) end,
-                charged = case when moved.to_state = 'SETTLED' then moved.charge end,
-                -- what the rows of platform_loss add up to
-                lost = case when moved.kind in ('late_run', 'late_drop') then hold.lost else coalesce(moved.loss, 0) end,
-                reason = coalesce(moved.reason, moved.reason_then),
-                recorded_at = moved.recorded_at,
-                doubt_at = moved.doubt_at,
-                by_hand = coalesce(moved.by_hand, hold.by_hand),
-                ended_at = coalesce(hold.ended_at, v_now)
-            from moved
-            where not moved.goes_on and hold.org_id = moved.org_id and hold.hold_id = moved.hold_id
-            returning hold.org_id, hold.hold_id, hold.user_id, hold.key_id, hold.state, hold.drift, hold.ended_at, moved.ends
+                    else coalesce(moved.drift_before, 0) end as drift,
+                   case when moved.to_state = 'SETTLED' then moved.charge end as charged,
+                   -- what the rows of platform_loss add up to
+                   case when moved.kind in ('late_run', 'late_drop') then moved.lost_before else coalesce(moved.loss, 0) end as lost,
+                   coalesce(moved.reason, moved.reason_then) as reason, moved.recorded_at, moved.doubt_at,
+                   coalesce(moved.by_hand, moved.by_hand_before) as by_hand, coalesce(moved.ended_before, v_now) as ended_at
+            from moved where not moved.goes_on
+        ), written as (
+            -- without a result: it would be prepared for each partition
+            update hold set state = ended.state, late = ended.late, upstream_task = ended.upstream_task,
+                            raw_consumed = ended.raw_consumed, reported = ended.reported, drift = ended.drift,
+                            charged = ended.charged, lost = ended.lost, reason = ended.reason,
+                            recorded_at = ended.recorded_at, doubt_at = ended.doubt_at, by_hand = ended.by_hand,
+                            ended_at = ended.ended_at
+            from ended
+            where hold.org_id = ended.org_id and hold.hold_id = ended.hold_id
+              and hold.hold_id >= v_least and hold.hold_id <= v_most
         ), known as (
             insert into vendor_task (upstream_task, account, org_id, hold_id)
             select task, account, org_id, hold_id from moved where task is not null and known_task is null
@@ -177,19 +192,20 @@ begin
         ), chained as materialized (
             select booking.org_id, former.place, former.balance
             from (select distinct moved.org_id from moved where moved.to_state = 'SETTLED' or moved.kind = 'late_settle') booking
-            cross join lateral end_of_chain(booking.org_id) former
+            join org_balance balance on balance.org_id = booking.org_id
+            cross join lateral end_of_chain(booking.org_id, balance.entries, balance.granted - balance.consumed) former
         ), booked as materialized (
             select moved.org_id, moved.hold_id as entry_id, 'consume' as kind, moved.charge, moved.hold_id, 0 as seq,
                    greatest(moved.charge - moved.amount, 0) as overrun, moved.user_id, moved.key_id, moved.team_id,
                    moved.task_type, null::text as reason, moved.ord
             from moved where moved.to_state = 'SETTLED'
             union all
-            select moved.org_id, gen_random_uuid(), 'correct', moved.charge, moved.hold_id, correction.next,
+            select moved.org_id, uuid_v7(v_now), 'correct', moved.charge, moved.hold_id, correction.next,
                    greatest(moved.charge - moved.amount, 0), moved.user_id, moved.key_id, moved.team_id, moved.task_type,
                    moved.reason, moved.ord
             from moved cross join lateral (
-                select coalesce(max(entry.seq), 0) + 1 as next from entry
-                where entry.org_id = moved.org_id and entry.hold_id = moved.hold_id and entry.kind = 'correct') correction
+                select coalesce(max(earlier.seq), 0) + 1 as next from correction earlier
+                where earlier.org_id = moved.org_id and earlier.hold_id = moved.hold_id) correction
             where moved.kind = 'late_settle'
         ), numbered as materialized (
             select booked.*, chained.place + row_number() over so_far as place,
@@ -204,6 +220,9 @@ begin
                    entry_seal(org_id, entry_id, kind, -charge, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
                               reason, null, null, null, v_now, place, balance_after)
             from numbered order by org_id, place
+        ), corrected as (
+            insert into correction (org_id, hold_id, seq, entry_id)
+            select org_id, hold_id, seq, entry_id from booked where kind = 'correct'
         ), lost as (
             insert into platform_loss (org_id, hold_id, seq, amount, possible, reason, created_at)
             select org_id, hold_id, 0, loss, coalesce(possible, false), coalesce(reason, kind), v_now
@@ -271,6 +290,7 @@ begin
                 consumed = balance.consumed + total.charged,
                 open_tasks = balance.open_tasks + total.open,
                 in_doubt = balance.in_doubt + total.doubt,
+                entries = coalesce(reached.place, balance.entries),
                 (exposure_since, exposure_lost, exposure_in_doubt, exposure_overrun, stopped_at) = (
                     select counted.since, counted.lost, counted.in_doubt, counted.overrun, counted.stopped
                     from count_exposure(balance.exposure_since, balance.exposure_lost, balance.exposure_in_doubt,
@@ -285,8 +305,9 @@ begin
                           - count(*) filter (where from_state = 'IN_DOUBT'))::integer as doubt
                   from moved group by org_id) total
             left join exposed on exposed.org_id = total.org_id
+            left join (select org_id, max(place) as place from numbered group by org_id) reached on reached.org_id = total.org_id
             where balance.org_id = total.org_id
-              and (total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
+              and (reached.place is not null or total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
                    or exposed.org_id is not null)
         )
         select coalesce((select array_agg(ord::integer) from moved), '{}'),

@@ -104,7 +104,10 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a correction belongs to a hold",
         "select format('org %s entry %s: hold %s', e.org_id, e.entry_id, e.hold_id) from entry e where e.kind = 'correct' \
-      and not exists (select from task h where h.org_id = e.org_id and h.hold_id = e.hold_id)",
+      and not exists (select from task h where h.org_id = e.org_id and h.hold_id = e.hold_id) \
+      union all select format('org %s hold %s: correction %s is entry %s, counted as %s', org_id, hold_id, seq, e.entry_id, c.entry_id) \
+      from (select org_id, hold_id, seq, entry_id from entry where kind = 'correct') e \
+      full join correction c using (org_id, hold_id, seq) where e.entry_id is distinct from c.entry_id",
     ),
     (
         "an idempotency key points to what it made",
@@ -315,13 +318,19 @@ const INVARIANTS: &[(&str, &str)] = &[
         "the triggers that guard the books are on",
         "select format('a trigger of all organisations: %s of %s', coalesce(t.tgname::text, r.name), coalesce(c.relname::text, r.guarded)) from (values \
       ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), ('entry', 'entry_counted'), \
-      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), \
+      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), ('month_seal', 'month_seal_append_only'), ('month_seal', 'month_seal_no_truncate'), ('correction', 'correction_append_only'), ('correction', 'correction_no_truncate'), \
       ('credit_lot_event', 'credit_lot_event_append_only'), ('credit_lot_event', 'credit_lot_event_no_truncate'), \
       ('platform_loss', 'platform_loss_append_only'), ('platform_loss', 'platform_loss_no_truncate'), \
       ('audit_log', 'audit_log_append_only'), ('audit_log', 'audit_log_no_truncate')) as r(guarded, name) \
       full join (pg_trigger t join pg_class c on c.oid = t.tgrelid and c.relnamespace = 'public'::regnamespace \
       and not t.tgisinternal) on c.relname::text = r.guarded and t.tgname::text = r.name \
-      where t.tgname is null or t.tgenabled not in ('O', 'A')",
+      where t.tgname is null or t.tgenabled not in ('O', 'A') \
+      union all select format('a trigger of all organisations: %s of %s', own.name, part.relname) from pg_inherits i \
+      join pg_class part on part.oid = i.inhrelid and part.relnamespace = 'public'::regnamespace \
+      join pg_class whole on whole.oid = i.inhparent and whole.relkind = 'p' \
+      join (values ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), \
+      ('entry', 'entry_placed'), ('hold', 'hold_sealed')) own(guarded, name) on own.guarded = whole.relname::text \
+      where not exists (select from pg_trigger t where t.tgrelid = i.inhrelid and t.tgname::text = own.name)",
     ),
     seals::CHAIN,
     seals::HISTORY,

@@ -144,6 +144,8 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
     definitions::apply(connection).await?;
     sqlx::query(TAKE_DOWN_HISTORY).execute(&mut *connection).await?;
     role::grant(connection).await?;
+    // They are made again and again by a job of each gateway; the first ones are there before any gateway starts.
+    sqlx::query("select make_partitions()").execute(connection).await?;
     Ok(())
 }
 

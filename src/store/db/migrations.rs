@@ -37,7 +37,9 @@ const FILES: &[(&str, &str)] = migrations![
     "0020_evidence_by_hand",
     "0021_look_alike_names",
     "0022_seals",
-    "0023_console",
+    "0023_partitions",
+    "0024_month_seals",
+    "0025_console",
 ];
 
 /// All migrations, ordered by version.

@@ -69,6 +69,8 @@ begin
                     then array['INSERT', 'SELECT']
                 else array['DELETE', 'INSERT', 'SELECT', 'UPDATE'] end) wanted(rights)
         where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v')
+          -- partitions are reached through their table alone
+          and not c.relispartition
           and pg_has_role(c.relowner, 'USAGE')
           and not exists (select from pg_depend d
                           where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')

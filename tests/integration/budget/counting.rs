@@ -17,7 +17,7 @@ use crate::support::fixture::{
 };
 use crate::support::gateway::MASTER_KEY;
 use crate::support::process::{Process, Scratch};
-use crate::support::tenant::{Tenant, history, make};
+use crate::support::tenant::{Tenant, history, make, without_autovacuum};
 
 /// Makes a budget of the organisation's keys and leaves the count to others.
 async fn coming(db: &TestDatabase, tenant: &Tenant, credits: i64) {
@@ -94,10 +94,7 @@ async fn history_is_counted_without_the_balance_row() {
 async fn no_step_under_the_balance_row_reads_history() {
     let db = TestDatabase::new().await;
     let (ledger, tenant) = (ledger(&db).await, Tenant::new(&db, 1_000_000).await);
-    sqlx::raw_sql("alter table hold set (autovacuum_enabled = false); alter table entry set (autovacuum_enabled = false)")
-        .execute(db.pool())
-        .await
-        .unwrap();
+    without_autovacuum(&db).await;
     for _ in 0..4 {
         kept(&ledger, tenant.hold(100)).await;
     }

@@ -13,7 +13,7 @@ use tollgate::store::{BudgetLevel, OrgChange, Period};
 
 use crate::support::database::{PATIENCE, TestDatabase, ahead, until};
 use crate::support::fixture::{doubt, grant, late_run, late_settle, ledger, refuse, run, settle, write_off};
-use crate::support::tenant::{Tenant, make};
+use crate::support::tenant::{Tenant, make, without_autovacuum};
 use BudgetLevel::{Key, Organisation, Team, User};
 use Period::{Daily, Monthly, Total, Weekly};
 
@@ -274,15 +274,12 @@ async fn what_many_subjects_have_spent_is_counted_in_one_look() {
     // Tasks from nowhere; and a planner that knows nothing of them.
     db.expect_broken();
     let tenant = Tenant::new(&db, 0).await;
-    sqlx::raw_sql("alter table hold set (autovacuum_enabled = false); alter table entry set (autovacuum_enabled = false)")
-        .execute(db.pool())
-        .await
-        .unwrap();
+    without_autovacuum(&db).await;
     sqlx::query(
         "with made as (insert into hold (org_id, hold_id, user_id, key_id, state, amount, list_price, factor_bp, price_book, \
            balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, upstream_task, charged, \
            ended_at) \
-         select $1, gen_random_uuid(), $1, md5((i % 300)::text)::uuid, case when e then 'SETTLED' end, 100, 100, \
+         select $1, uuid_v7(now()), $1, md5((i % 300)::text)::uuid, case when e then 'SETTLED' end, 100, 100, \
            10000, 1, 0, 0, 't', 'b', 'a', $1, '', now(), case when e then i::text end, case when e then 90 end, \
            case when e then now() end \
          from generate_series(0, 2999) i, lateral (select i / 300 % 2 = 0) s(e) returning *), \

@@ -14,7 +14,8 @@ use crate::support::process::run;
 /// The tables in which the prompt of a create stands.
 async fn tables_with_the_prompt(gateway: &TestGateway) -> Vec<String> {
     let tables: Vec<String> = sqlx::query_scalar(
-        "select tablename::text from pg_tables where schemaname = 'public' order by tablename",
+        "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') \
+         and not relispartition order by relname",
     )
     .fetch_all(gateway.db.pool())
     .await

@@ -46,7 +46,7 @@ async fn places(db: &TestDatabase, org: OrgId) -> Vec<(Option<i64>, Option<i64>)
 }
 
 /// What the database of a former version has.
-const FORMER: &str = "update entry set place = null, balance_after = null, seal = null; update hold set seal = null; \
+const FORMER: &str = "update org_balance set entries = null; update entry set place = null, balance_after = null, seal = null; update hold set seal = null; \
     delete from history_seal; delete from credit_lot_event; \
     update audit_log set after = after - array['place', 'balance_after', 'seal']";
 

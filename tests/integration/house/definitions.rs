@@ -15,7 +15,8 @@ async fn objects(connection: &mut PgConnection) -> BTreeMap<String, String> {
          from pg_proc p where p.pronamespace::regnamespace::text in ('public', 'reporting') \
          union all \
          select 'trigger ' || t.tgname || ' on ' || t.tgrelid::regclass, pg_get_triggerdef(t.oid) \
-         from pg_trigger t where not t.tgisinternal \
+         from pg_trigger t join pg_class c on c.oid = t.tgrelid \
+         where not t.tgisinternal and not c.relispartition \
          union all \
          select 'view ' || c.oid::regclass, pg_get_viewdef(c.oid) \
          from pg_class c where c.relkind = 'v' and c.relnamespace::regnamespace::text in ('public', 'reporting')",

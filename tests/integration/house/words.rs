@@ -63,7 +63,7 @@ async fn the_words_of_the_code_are_those_that_the_constraints_allow() {
     let constraints: Vec<(String, String)> = sqlx::query_as(
         "select format('%s.%s', c.conrelid::regclass, a.attname), pg_get_constraintdef(c.oid) from pg_constraint c \
          join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1] \
-         where c.connamespace = 'public'::regnamespace and c.contype = 'c' and cardinality(c.conkey) = 1",
+         where c.connamespace = 'public'::regnamespace and c.contype = 'c' and cardinality(c.conkey) = 1 and c.conislocal",
     )
     .fetch_all(db.pool())
     .await
@@ -233,7 +233,7 @@ impl Lawless {
         let mut connection = PgConnection::connect(db.url()).await.unwrap();
         let rules: Vec<String> = sqlx::query_scalar(
             "select format('alter table %s drop constraint %I', c.conrelid::regclass, c.conname) from pg_constraint c \
-             where c.connamespace = 'public'::regnamespace and c.contype = 'c'",
+             where c.connamespace = 'public'::regnamespace and c.contype = 'c' and c.conislocal",
         )
         .fetch_all(&mut connection)
         .await

@@ -48,7 +48,8 @@ async fn told(looking: &mut PgConnection, tables: &[&str]) -> i64 {
         left == 0
     })
     .await;
-    let read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::bigint from pg_stat_user_tables where relname = any($1)";
+    let read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::bigint from pg_stat_user_tables \
+                where coalesce(pg_partition_root(relid)::regclass::text, relname) = any($1)";
     sqlx::query_scalar(read).bind(tables).fetch_one(looking).await.unwrap()
 }
 

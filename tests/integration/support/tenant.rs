@@ -83,14 +83,14 @@ pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
            insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
              balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, recorded_at, \
              ended_at, charged, raw_consumed, reported, drift) \
-           select $1, gen_random_uuid(), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
+           select $1, uuid_v7(t), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
              90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
          charged as ( \
            insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \
            select org_id, hold_id, 'consume', -90, hold_id, user_id, key_id, team_id, task_type, ended_at from ended), \
          granted as ( \
            insert into entry (org_id, entry_id, kind, amount, reason, created_at) \
-           values ($1, gen_random_uuid(), 'grant', 90 * $5, 'for its history', now())) \
+           values ($1, uuid_v7(now()), 'grant', 90 * $5, 'for its history', now())) \
          update org_balance set granted = granted + 90 * $5, consumed = consumed + 90 * $5 where org_id = $1",
     )
     .bind(tenant.org.as_uuid())
@@ -98,6 +98,18 @@ pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
     .bind(tenant.key.as_uuid())
     .bind(tenant.team.as_uuid())
     .bind(tasks)
+    .execute(db.pool())
+    .await
+    .unwrap();
+}
+
+/// Has the server vacuum and analyse no partition of holds and entries.
+pub async fn without_autovacuum(db: &TestDatabase) {
+    sqlx::query(
+        "do $$ declare part regclass; begin for part in select oid::regclass from pg_class \
+         where relkind = 'r' and pg_partition_root(oid) in ('hold'::regclass, 'entry'::regclass) loop \
+         execute format('alter table %s set (autovacuum_enabled = false)', part); end loop; end $$",
+    )
     .execute(db.pool())
     .await
     .unwrap();

@@ -51,8 +51,8 @@ async fn the_look_at_long_tasks_reads_no_history() {
     history(&db, &tenant, 20_000).await;
     sqlx::raw_sql("analyze").execute(db.pool()).await.unwrap();
     let scans = async |table: &'static str| -> i64 {
-        let told =
-            "select (seq_scan + coalesce(idx_scan, 0))::bigint from pg_stat_user_tables where relname = $1";
+        let told = "select sum(seq_scan + coalesce(idx_scan, 0))::bigint from pg_stat_user_tables \
+             where coalesce(pg_partition_root(relid)::regclass::text, relname) = $1";
         sqlx::query_scalar(told).bind(table).fetch_one(db.pool()).await.unwrap()
     };
     let (before, looked) = (scans("hold").await, scans("open_task").await);

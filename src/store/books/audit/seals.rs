@@ -12,7 +12,9 @@ pub(super) const CHAIN: (&str, &str) = (
       balance_after) as changed from entry left join history_seal h using (org_id) \
       where place is not null or coalesce(h.entries, 0) = 0 offset 0) e window chain as (partition by e.org_id order by e.place)) c \
       where c.changed or c.place is distinct from coalesce(c.place_before, 0) + 1 \
-      or c.balance_after::numeric is distinct from coalesce(c.balance_before, c.opening)::numeric + c.amount",
+      or c.balance_after::numeric is distinct from coalesce(c.balance_before, c.opening)::numeric + c.amount \
+      union all select format('org %s: %s entries, the last at place %s', b.org_id, b.entries, coalesce(e.place, 0)) from org_balance b \
+      left join (select org_id, max(place) as place from entry group by 1) e using (org_id) where b.entries <> coalesce(e.place, 0)",
 );
 
 pub(super) const HISTORY: (&str, &str) = (

@@ -70,7 +70,7 @@ const ASK: &str = "
     with ours(schema) as (
         select to_regnamespace(quote_ident(current_schema())) union all select to_regnamespace('reporting')
     ), relation as (
-        select c.oid, c.relname::text as name, c.relkind, c.relowner, c.relnamespace
+        select c.oid, c.relname::text as name, c.relkind, c.relowner, c.relnamespace, c.relispartition
         from pg_class c join ours on c.relnamespace = ours.schema
         where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S')
           and not exists (select from pg_depend d
@@ -85,7 +85,7 @@ const ASK: &str = "
                    select t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid
                    where p.proname = 'refuse_change') as only_added
         from relation
-        where relkind in ('r', 'p') and relnamespace = to_regnamespace(quote_ident(current_schema()))
+        where relkind in ('r', 'p') and not relispartition and relnamespace = to_regnamespace(quote_ident(current_schema()))
     )
     select to_jsonb(facts) from (
     select current_setting('server_version_num')::integer as version,
