@@ -10,3 +10,4 @@ mod edges;
 mod forgetting;
 mod providers;
 mod requests;
+mod tenants;

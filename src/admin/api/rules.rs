@@ -35,6 +35,10 @@ impl AccessRule {
         }
     }
 
+    pub(super) fn names(&self, role: ApiRole) -> bool {
+        self.roles.iter().any(|named| named == role.as_str())
+    }
+
     /// Checks that the caller may call this operation on what the path names. The [`Actor`] is the caller as the audit log
     /// shall name it.
     pub(super) async fn admit(
@@ -44,9 +48,14 @@ impl AccessRule {
         parts: &mut Parts,
         writes: bool,
     ) -> Result<Actor, Problem> {
-        let role = ApiRole::of(caller).as_str();
-        if !self.roles.iter().any(|named| named == role) {
-            let roles = self.roles.join(", ");
+        if !api.audience.admits(caller) {
+            return Err(Problem::Forbidden(
+                "operators are not served on this address: use that of the operations listener (admin.listen)".into(),
+            ));
+        }
+        let role = ApiRole::of(caller);
+        if !self.names(role) {
+            let (roles, role) = (self.roles.join(", "), role.as_str());
             return Err(Problem::Forbidden(format!("this is for {roles}; you are {role}")));
         }
         if let Caller::Tenant(principal) = caller
@@ -81,7 +90,7 @@ pub(super) async fn caller(api: &Api, parts: &Parts) -> Result<Caller, Problem> 
     Ok(caller)
 }
 
-fn roles(requirement: &SecurityRequirement) -> Vec<String> {
+pub(super) fn roles(requirement: &SecurityRequirement) -> Vec<String> {
     let value = serde_json::to_value(requirement).unwrap_or_default();
     let scopes = value.get("bearer").and_then(|scopes| scopes.as_array()).cloned().unwrap_or_default();
     scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()

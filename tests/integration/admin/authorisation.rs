@@ -31,8 +31,11 @@ fn managed(document: &Value) -> Vec<Operation> {
     all
 }
 
+/// A value for each parameter of a path that is known.
+pub(super) type Samples = BTreeMap<&'static str, String>;
+
 /// One of everything that belongs to an organisation, fresh.
-async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, String> {
+pub(super) async fn samples(gateway: &TestGateway, org: OrgId) -> Samples {
     let db = gateway.db.database();
     let name = fixture::new_hold(org, 1).hold.to_string();
     let user = db.add_user(org, &user_named(&name)).await.unwrap();
@@ -60,10 +63,10 @@ async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, St
 }
 
 /// Parameters whose value belongs to an organisation; the others belong to the platform.
-const OWNED: &[&str] = &["org_id", "user_id", "team_id", "key_id", "hold_id", "budget_id"];
+pub(super) const OWNED: &[&str] = &["org_id", "user_id", "team_id", "key_id", "hold_id", "budget_id"];
 
 /// A parameter's value: that of the samples, or one that is well formed and names nothing.
-fn value(samples: &BTreeMap<&'static str, String>, name: &str) -> String {
+pub(super) fn value(samples: &Samples, name: &str) -> String {
     let known = samples.get(name).cloned();
     known.unwrap_or_else(|| match name {
         "hold_id" => format!("hold_{:032x}", 1),
@@ -122,7 +125,7 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
     for operation in managed(&document) {
         // A body that no operation takes, a version that nothing has: whoever is let in gets no further than its refusal.
         let body = || operation.takes_body.then(|| json!({"no such field": 1}));
-        let path = |samples: &BTreeMap<&'static str, String>| {
+        let path = |samples: &Samples| {
             operation.parameters.iter().fold(operation.path.clone(), |path, name| {
                 path.replace(&format!("{{{name}}}"), &value(samples, name))
             })
