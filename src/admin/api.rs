@@ -10,6 +10,7 @@
 
 mod audience;
 mod audit;
+mod budget_requests;
 mod budgets;
 mod call;
 mod caller;
@@ -21,6 +22,7 @@ mod extract;
 mod holds;
 mod idempotent;
 mod identities;
+mod key_policy;
 mod keys;
 mod me;
 mod names;
@@ -130,6 +132,7 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
         .routes(resource!(keys::show_key, keys::update_key))
         .routes(resource!(keys::rotate_key))
         .routes(resource!(keys::revoke_key))
+        .routes(resource!(key_policy::show_key_policy, key_policy::update_key_policy))
         .routes(resource!(providers::list_providers, providers::create_provider))
         .routes(resource!(providers::show_provider, providers::update_provider, providers::delete_provider))
         .routes(resource!(identities::list_identities, identities::create_identity))
@@ -139,6 +142,10 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
         .routes(resource!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
         .routes(resource!(budgets::raise_budget, budgets::end_budget_raise))
         .routes(resource!(budgets::list_budget_events))
+        .routes(resource!(budget_requests::list_budget_requests, budget_requests::create_budget_request))
+        .routes(resource!(budget_requests::show_budget_request))
+        .routes(resource!(budget_requests::grant_budget_request))
+        .routes(resource!(budget_requests::decline_budget_request))
         .routes(resource!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(resource!(operators::revoke_operator_token))
         .routes(resource!(price_books::list_price_books, price_books::create_price_book))

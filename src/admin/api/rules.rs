@@ -15,8 +15,8 @@ use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
 use crate::call::Peer;
-use crate::ids::OrgId;
-use crate::store::{Actor, Owned, SharedDatabase};
+use crate::ids::{OrgId, UserId};
+use crate::store::{Actor, Owned, Principal, Role, SharedDatabase};
 use crate::strict;
 use crate::telemetry;
 
@@ -66,10 +66,10 @@ impl AccessRule {
                 "your organisation, your team or you are suspended: you can read, but change nothing".into(),
             ));
         }
-        if let Some(org) = caller.org() {
+        if let Caller::Tenant(principal) = caller {
             let none = |_| Problem::NotFound("there is nothing at this path".into());
             let params = RawPathParams::from_request_parts(parts, &()).await.map_err(none)?;
-            within(&api.database, org, &params).await?;
+            within(&api.database, principal, &params).await?;
         }
         let actor = Actor {
             name: caller.name(),
@@ -101,13 +101,17 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
     proxies.client(Peer::of(&parts.extensions).address, &parts.headers)
 }
 
-/// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one
-/// that does not exist, so that ids cannot be probed.
+/// Tenants may address resources of their own organisation only, and members only themselves and their own keys. Any other
+/// resource is answered as one that does not exist, so that ids cannot be probed.
 async fn within(
     database: &SharedDatabase<TurnOwner>,
-    org: OrgId,
+    principal: &Principal,
     params: &RawPathParams,
 ) -> Result<(), Problem> {
+    let org = principal.org;
+    let reaches = |(owner, user): (OrgId, Option<UserId>)| {
+        owner == org && (principal.role == Role::Admin || user == Some(principal.user))
+    };
     for (name, text) in params {
         let missing = || Problem::NotFound(format!("there is no {text}"));
         let owned = match name {
@@ -126,7 +130,7 @@ async fn within(
             Ok(owned) => database.turn_of(TurnOwner::Org(org)).await.map_err(no_turn)?.owner(owned).await?,
             Err(_) => None,
         };
-        if owner != Some(org) {
+        if !owner.is_some_and(reaches) {
             return Err(missing());
         }
     }

@@ -13,11 +13,11 @@ mod tests;
 
 /// The revision of all definitions together: a landing that changes a definition increments it. A gateway serves on the
 /// revision that it was built with and on newer ones; an older program does not replace newer texts by its own.
-pub(super) const REVISION: i32 = 6;
+pub(super) const REVISION: i32 = 7;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "7bab12332ccf808d";
+const DIGEST: &str = "c89e50e527e51511";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -84,9 +84,12 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/budgets/unlisted_holds",
     "functions/budgets/window_end",
     "functions/budgets/window_start",
+    "functions/budgets/grant_budget_request",
+    "functions/budgets/request_budget",
     "functions/directory/begin_bootstrap",
     "functions/directory/change_org",
     "functions/directory/check_quota",
+    "functions/directory/create_member_key",
     "functions/directory/delete_team",
     "functions/directory/provider_conflict",
     "functions/directory/quota_of",
@@ -131,12 +134,14 @@ const DEFINITIONS: &[Definition] = definitions![
     "triggers/app_user",
     "triggers/audit_log",
     "triggers/budget",
+    "triggers/budget_request",
     "triggers/credit_lot_event",
     "triggers/credit_setting",
     "triggers/entry",
     "triggers/former_price_factor",
     "triggers/hold",
     "triggers/identity_provider",
+    "triggers/key_policy",
     "triggers/operator_token",
     "triggers/org",
     "triggers/org_balance",
@@ -178,6 +183,8 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/budgets/advance_count",
     "functions/budgets/cap_of",
     "functions/budgets/draw_budgets",
+    "functions/budgets/grant_budget_request",
+    "functions/budgets/request_budget",
     "functions/budgets/subject_of",
     "functions/budgets/window_end",
     "functions/budgets/window_start",
@@ -189,6 +196,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/credits/transfer_once",
     "functions/directory/begin_bootstrap",
     "functions/directory/change_org",
+    "functions/directory/create_member_key",
     "functions/directory/delete_org_once",
     "functions/directory/delete_team",
     "functions/directory/forget_user",

@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0020_evidence_by_hand",
     "0021_look_alike_names",
     "0022_seals",
+    "0023_members",
 ];
 
 /// All migrations, ordered by version.
