@@ -1,4 +1,5 @@
-//! The operations listener: health and metrics, and the management API. Keep it off public networks.
+//! The operations listener: health and metrics, and the management API. Keep it off public networks. The part of the API that
+//! is for organisations is served on the data listener too ([`api::Audience`]).
 
 pub mod api;
 mod gauges;

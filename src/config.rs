@@ -125,6 +125,9 @@ pub struct Server {
     /// Origins of pages whose scripts may call the data plane from a browser, such as `https://app.example.com`. Whoever reads
     /// such a page can read the key that it uses.
     pub cors_origins: Vec<String>,
+    /// Whether the organisations' own part of the management API, `/admin/v1`, is served on this listener too: what members and
+    /// admins of an organisation may call, and nothing that is for operators alone.
+    pub tenant_api: bool,
     /// The most connections at a time. One network (an IPv4 address, or the /64 of an IPv6 address) gets half of those that are
     /// free; connections without valid credentials get a quarter of all. Trusted proxies get what is free.
     #[schemars(range(min = 16, max = 100_000))]
@@ -163,6 +166,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
             cors_origins: Vec::new(),
+            tenant_api: true,
             max_connections: 3_000,
             write_timeout_ms: 30_000,
             max_bytes_under_way: 192 << 20,

@@ -109,6 +109,8 @@ ids! {
     EntryId = "ent";
     /// A limit of what a key, user, team or organisation may spend in a period.
     BudgetId = "bud";
+    /// A request for a temporary raise of a budget.
+    BudgetRequestId = "brq";
     /// A token of an operator.
     OperatorTokenId = "opt";
     /// One run of a gateway process.

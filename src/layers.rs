@@ -1,6 +1,7 @@
 //! The stages of the data plane, one file each. Their order is in [`crate::stack::data_plane`], and nowhere else.
 
 pub mod auth;
+pub mod beside;
 pub mod body;
 pub mod context;
 pub mod forward;

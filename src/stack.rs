@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::error::GatewayError;
 use crate::handlers::{Dispatch, Handlers};
 use crate::layers::auth::Auth;
+use crate::layers::beside::BesideLayer;
 use crate::layers::context::ContextLayer;
 use crate::layers::forward::Forward;
 use crate::layers::price::Price;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub keys: Arc<Authenticator>,
     /// The origins of pages whose scripts may call; none: no page may.
     pub origins: Vec<HeaderValue>,
+    /// The organisations' part of the management API; none: it is served on the operations listener alone.
+    pub management: Option<axum::Router>,
     /// The data plane's OpenAPI document.
     pub document: Bytes,
     /// Rate limits of each key, user and organisation.
@@ -84,6 +87,8 @@ pub fn data_plane(
         // sends the create in a task of its own, which a client that leaves does not cancel
         .service(parts.forward);
     ServiceBuilder::new()
+        // the management API has layers of its own, and its errors another form
+        .option_layer(parts.management.map(BesideLayer))
         // the layer below would keep an id that the caller sent
         .map_request(without_id)
         // every answer carries an id of ours, even the answer to a panic

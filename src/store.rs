@@ -29,8 +29,9 @@ pub use self::books::statement::{Line, Month, Statement, Total};
 pub use self::books::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::books::usage::{Usage, UsageBy, UsageFilter};
 pub use self::budgets::{
-    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetSubject, CallerBudget,
-    NewBudget, Period,
+    Budget, BudgetChange, BudgetEvent, BudgetFilter, BudgetInForce, BudgetLevel, BudgetRequest,
+    BudgetSubject, CallerBudget, Grant, GrantVerdict, NewBudget, NewBudgetRequest, Period, RequestFilter,
+    RequestState, RequestVerdict,
 };
 pub use self::content::{CONTENT_CONNECTIONS, Contents, UnfinishedRequest};
 pub use self::credits::balance::Balance;
@@ -50,7 +51,8 @@ pub use self::directory::identity::{
     FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
 };
 pub use self::directory::keys::{
-    FoundKey, KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, MAX_OVERLAP, Principal, Rates, Role, Rotated,
+    FoundKey, KeyBudget, KeyEdit, KeyFilter, KeyInfo, KeyPolicy, KeyPolicyChange, KeySpec, KeyStatus,
+    KeyVerdict, MAX_OVERLAP, Principal, Rates, Role, Rotated,
 };
 pub use self::directory::names::{CallerNames, KeyName};
 pub use self::directory::operators::{OperatorRole, OperatorToken};

@@ -1,13 +1,16 @@
-//! The management API, `/admin/v1`: what operators and organisations' own admins do without SQL.
+//! The management API, `/admin/v1`: what operators and organisations' own people do without SQL.
 //!
 //! The OpenAPI description of each operation names the roles that may call it (`security`), and [`rules`] enforces exactly
 //! that: an operation that names no role lets nobody in. A resource of an organisation has the organisation's id in its
-//! path, or an id from which the organisation is looked up; an organisation's admin reaches its own organisation only.
+//! path, or an id from which the organisation is looked up; an organisation's admin reaches its own organisation only, and a
+//! member only itself and its own keys. The data listener serves what is for organisations ([`Audience`]).
 //!
 //! Errors are problem documents (RFC 9457), lists come in pages with a cursor, changes take `If-Match`, unknown fields of
 //! a body or a query are refused. A change runs to its end even if its caller has left.
 
+mod audience;
 mod audit;
+mod budget_requests;
 mod budgets;
 mod call;
 mod caller;
@@ -19,6 +22,7 @@ mod extract;
 mod holds;
 mod idempotent;
 mod identities;
+mod key_policy;
 mod keys;
 mod me;
 mod names;
@@ -43,9 +47,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Router, middleware};
+use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -53,6 +59,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema as _};
 use utoipa_axum::router::OpenApiRouter;
 
+pub use self::audience::Audience;
+use self::audience::Routes;
 pub use self::call::TurnOwner;
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
@@ -73,6 +81,8 @@ pub const MANAGEMENT_CONNECTIONS: u32 = 6;
 /// What the management API is built from.
 #[derive(Clone)]
 pub struct Api {
+    /// Whom the listener serves.
+    pub audience: Audience,
     pub database: SharedDatabase<TurnOwner>,
     pub limits: Arc<RateLimits>,
     pub authenticator: Arc<Authenticator>,
@@ -104,9 +114,9 @@ pub struct Api {
 )]
 struct Document;
 
-/// Every operation, one line for each path.
-fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::with_openapi(Document::openapi())
+/// Every operation that is for the audience, one line for each path.
+fn routes(audience: Audience) -> OpenApiRouter<Api> {
+    Routes { audience, router: OpenApiRouter::with_openapi(Document::openapi()) }
         .routes(resource!(me::show_caller))
         .routes(resource!(orgs::list_orgs, orgs::create_org))
         .routes(resource!(orgs::show_org, orgs::update_org, orgs::delete_org))
@@ -122,6 +132,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(keys::show_key, keys::update_key))
         .routes(resource!(keys::rotate_key))
         .routes(resource!(keys::revoke_key))
+        .routes(resource!(key_policy::show_key_policy, key_policy::update_key_policy))
         .routes(resource!(providers::list_providers, providers::create_provider))
         .routes(resource!(providers::show_provider, providers::update_provider, providers::delete_provider))
         .routes(resource!(identities::list_identities, identities::create_identity))
@@ -131,6 +142,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(budgets::show_budget, budgets::update_budget, budgets::delete_budget))
         .routes(resource!(budgets::raise_budget, budgets::end_budget_raise))
         .routes(resource!(budgets::list_budget_events))
+        .routes(resource!(budget_requests::list_budget_requests, budget_requests::create_budget_request))
+        .routes(resource!(budget_requests::show_budget_request))
+        .routes(resource!(budget_requests::grant_budget_request))
+        .routes(resource!(budget_requests::decline_budget_request))
         .routes(resource!(operators::list_operator_tokens, operators::create_operator_token))
         .routes(resource!(operators::revoke_operator_token))
         .routes(resource!(price_books::list_price_books, price_books::create_price_book))
@@ -172,6 +187,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(holds::read_hold_request))
         .routes(resource!(holds::list_losses))
         .routes(resource!(holds::show_drift))
+        .router
 }
 
 /// The pages that show the OpenAPI document to people.
@@ -182,17 +198,21 @@ async fn docs(uri: Uri) -> Response {
     }
 }
 
-/// The OpenAPI document of the management API.
-pub fn document() -> OpenApi {
-    complete(routes().into_openapi())
+/// The OpenAPI document of the management API, as it is for the audience.
+pub fn document(audience: Audience) -> OpenApi {
+    complete(routes(audience).into_openapi(), audience)
 }
 
 /// Adds what all operations share: the security scheme, and the errors that any of them may answer.
-fn complete(mut document: OpenApi) -> OpenApi {
+fn complete(mut document: OpenApi, audience: Audience) -> OpenApi {
+    audience.complete(&mut document);
     let components = document.components.get_or_insert_default();
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "An operator token, an API key, or a token (JWT) of a configured identity provider.",
-    ));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(match audience {
+        Audience::Everybody => {
+            "An operator token, an API key, or a token (JWT) of a configured identity provider."
+        }
+        Audience::Tenants => "An API key, or a token (JWT) of a configured identity provider.",
+    }));
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     let problem = |description: &str| {
         let schema = Ref::from_schema_name(ProblemDetails::name());
@@ -202,7 +222,6 @@ fn complete(mut document: OpenApi) -> OpenApi {
             .build()
     };
     for item in document.paths.paths.values_mut() {
-        conditions::describe_reads(item);
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             for (status, description) in Problem::ANYWHERE {
@@ -218,17 +237,24 @@ fn complete(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The management API with its document and the pages that show it.
+/// The management API with its document. The operations listener has no other API: the document is at the root there too, with the
+/// pages that show it.
 pub fn router(api: Api) -> Router {
     trace::register();
-    let (router, document) = routes().split_for_parts();
-    let text = serde_json::to_value(complete(document)).unwrap_or_default();
-    let router = router
-        .route("/openapi.json", get(move || std::future::ready(Json(text.clone()))))
-        .route("/docs", get(docs))
-        .route("/docs/{*file}", get(docs))
-        .route("/docs/", get(docs))
-        .fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())));
+    let (router, document) = routes(api.audience).split_for_parts();
+    let text = serde_json::to_vec(&complete(document, api.audience)).unwrap_or_default();
+    let text = Bytes::from(text);
+    let shown = move || std::future::ready(([(CONTENT_TYPE, "application/json")], text.clone()));
+    let mut router = router.route("/admin/v1/openapi.json", get(shown.clone()));
+    if api.audience == Audience::Everybody {
+        router = router
+            .route("/openapi.json", get(shown))
+            .route("/docs", get(docs))
+            .route("/docs/{*file}", get(docs))
+            .route("/docs/", get(docs));
+    }
+    let router =
+        router.fallback(|| std::future::ready(Problem::NotFound("there is nothing at this path".into())));
     let tracing = api.tracing.clone();
     guarded(router, tracing).with_state(api)
 }
@@ -245,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_a_handler_reads_is_in_its_description() {
-        let document = serde_json::to_value(document()).unwrap();
+        let document = serde_json::to_value(document(Audience::Everybody)).unwrap();
         let parameters = |path: &str, method: &str| -> Vec<String> {
             let parameters = document["paths"][path][method]["parameters"].as_array().unwrap();
             parameters.iter().map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()

@@ -14,7 +14,7 @@ use crate::access::LOOKUP_CONNECTIONS;
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
-use crate::admin::api::{Api, MANAGEMENT_CONNECTIONS, TurnOwner};
+use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS, TurnOwner};
 use crate::admin::{Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
 use crate::bulk::Bulk;
@@ -65,12 +65,13 @@ impl App {
         let shared = Shared::build(&config, &egress, pools, metrics, bulk, upstream).await?;
         let max_connections = descriptors::for_data_connections(&config);
         let unanswered = shared.unanswered(&config);
+        let api = shared.api(&config);
         Ok(Self {
             max_connections,
             data,
             admin,
-            parts: shared.parts(&config, unanswered.clone()),
-            api: shared.api(&config),
+            parts: shared.parts(&config, &api, unanswered.clone()),
+            api,
             operations: shared.operations(),
             consoles: shared.consoles(&config),
             work: Arc::new(shared.work(&config, unanswered)),
@@ -230,7 +231,8 @@ impl Shared {
         })
     }
 
-    fn parts(&self, config: &Config, unanswered: Arc<Unanswered>) -> Parts {
+    fn parts(&self, config: &Config, api: &Api, unanswered: Arc<Unanswered>) -> Parts {
+        let of_tenants = || api::router(Api { audience: Audience::Tenants, ..api.clone() });
         let bodies = BodyReader {
             most: MAX_BODY,
             timeout: ms(config.server.body_timeout_ms),
@@ -243,6 +245,7 @@ impl Shared {
             proxies: self.proxies.clone(),
             keys: self.authenticator.clone(),
             origins: config.server.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect(),
+            management: config.server.tenant_api.then(of_tenants),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
             price: Price { prices: self.prices.clone(), workers: self.bulk.workers.clone() },
@@ -282,6 +285,7 @@ impl Shared {
 
     fn api(&self, config: &Config) -> Api {
         Api {
+            audience: Audience::Everybody,
             database: self.pools.management.clone(),
             limits: self.limits.clone(),
             authenticator: self.authenticator.clone(),

@@ -5,6 +5,7 @@ mod client;
 mod credits;
 mod holds;
 mod keys;
+mod members;
 mod operators;
 mod prices;
 mod providers;
@@ -25,7 +26,8 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8081";
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
-    /// Base URL of the management API, which a gateway serves on admin.listen; with or without /admin/v1 at its end.
+    /// Base URL of the management API, which a gateway serves on admin.listen, and for organisations on
+    /// server.listen; with or without /admin/v1 at its end.
     #[arg(
         long,
         env = "TOLLGATE_ADMIN_URL",
@@ -34,7 +36,7 @@ pub(super) struct AdminArgs {
         global = true
     )]
     url: String,
-    /// Operator token, or API key of an organisation's admin.
+    /// Operator token, or API key of an organisation's admin or member.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
     /// PEM file of the certificate authorities to trust for the management API, instead of those that
@@ -62,9 +64,15 @@ enum AdminCommand {
     /// Manage budgets: what a key, a user, a team or an organisation may spend in a period.
     #[command(subcommand)]
     Budget(budgets::BudgetCommand),
+    /// Ask for more budget, and grant or decline what members ask for.
+    #[command(subcommand)]
+    BudgetRequest(members::RequestCommand),
     /// Manage API keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
+    /// Set what members may do with keys of their own.
+    #[command(subcommand)]
+    KeyPolicy(members::PolicyCommand),
     /// Manage identity providers, whose tokens (JWT) are accepted instead of API keys.
     #[command(subcommand)]
     IdentityProvider(providers::ProviderCommand),
@@ -156,7 +164,9 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::OperatorToken(command) => operators::token(session, command).await,
         AdminCommand::AuditLog(args) => operators::log(session, args).await,
         AdminCommand::Me => operators::me(session).await,
+        AdminCommand::BudgetRequest(command) => members::request(session, command).await,
         AdminCommand::Key(command) => keys::key(session, command).await,
+        AdminCommand::KeyPolicy(command) => members::policy(session, command).await,
         AdminCommand::IdentityProvider(command) => providers::provider(session, command).await,
         AdminCommand::Identity(command) => providers::identity(session, command).await,
         AdminCommand::Price(command) => prices::price(session, command).await,

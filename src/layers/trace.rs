@@ -238,7 +238,7 @@ fn without_body(mut answer: Answer) -> Answer {
 
 /// Collapses repeated slashes, because clients send `//api/generate` today, and drops a slash at the end. The pages below
 /// `/docs/` stay where they are, because their links are relative.
-fn normal_path(path: &str) -> String {
+pub(super) fn normal_path(path: &str) -> String {
     let mut collapsed = String::with_capacity(path.len());
     for c in path.chars() {
         if c != '/' || !collapsed.ends_with('/') {

@@ -10,6 +10,7 @@
 
 pub(in crate::store) mod counting;
 mod edit;
+mod requests;
 
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use uuid::Uuid;
 use crate::credits::Credits;
 use crate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 pub use crate::store::budgets::edit::{BudgetChange, NewBudget};
+pub use crate::store::budgets::requests::{
+    BudgetRequest, Grant, GrantVerdict, NewBudgetRequest, RequestFilter, RequestState, RequestVerdict,
+};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::page::Slice;
@@ -34,7 +38,7 @@ const SOME: i64 = 1000;
 
 words! {
     /// The level of a budget: whose spending it limits.
-    pub enum BudgetLevel in "budget.level" {
+    pub enum BudgetLevel in "budget.level", "budget_request.level" {
         Key = "key",
         /// The spending of a user, with any key or without one.
         User = "user",
@@ -75,7 +79,7 @@ pub struct BudgetSubject(Uuid);
 words! {
     /// How long the windows of a budget are. They begin by the clock of the organisation's time zone; weeks begin on
     /// Monday.
-    pub enum Period in "budget.period" {
+    pub enum Period in "budget.period", "budget_request.period", "key_policy.budget_period" {
         /// One window that never ends.
         Total = "total",
         Daily = "daily",

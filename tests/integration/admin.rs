@@ -8,5 +8,7 @@ mod credits;
 mod deletion;
 mod edges;
 mod forgetting;
+mod members;
 mod providers;
 mod requests;
+mod tenants;

@@ -16,6 +16,9 @@ pub(super) enum ApiRole {
 }
 
 impl ApiRole {
+    /// The roles that the people of an organisation have.
+    pub(super) const OF_TENANTS: [Self; 2] = [Self::OrgAdmin, Self::Member];
+
     pub(super) fn of(caller: &Caller) -> Self {
         match caller {
             Caller::Operator(operator) => match operator.role {

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use utoipa::openapi::path::{Parameter, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, PathItem};
 use utoipa::openapi::{RefOr, ResponseBuilder};
 
 use super::extract::{Input, header};
@@ -101,13 +101,15 @@ impl Input for IfMatch {
     }
 }
 
-/// Describes `If-None-Match` where the same path can be changed with `If-Match`: there an answer has a tag.
-pub(super) fn describe_reads(item: &mut PathItem) {
-    let tagged = [&item.put, &item.patch, &item.delete].into_iter().flatten().any(|operation| {
-        let mut parameters = operation.parameters.iter().flatten();
-        parameters.any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == "If-Match"))
-    });
-    if let (true, Some(read)) = (tagged, &mut item.get) {
+/// Whether an operation changes only the version that its caller names.
+pub(super) fn is_conditional(operation: &Operation) -> bool {
+    let mut parameters = operation.parameters.iter().flatten();
+    parameters.any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == "If-Match"))
+}
+
+/// Describes `If-None-Match` of what can be changed with `If-Match`: its answer has a tag.
+pub(super) fn describe_read(item: &mut PathItem) {
+    if let Some(read) = &mut item.get {
         let description = "The `ETag` of the version you have, or several. If it has not been changed since then, the answer is \
                            304, without a body.";
         read.parameters.get_or_insert_default().push(header("If-None-Match", description, PATTERN, 255));

@@ -8,12 +8,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::budget_requests::of_user;
 use super::call::{ApiCall, ReadCall, WriteCall};
 use super::conditions::IfMatch;
 use super::extract::{Body, Query, Tagged, Timestamp, existing, given};
+use super::key_policy::{may_manage_own, member, refused};
 use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
+use crate::access::callers::Caller;
 use crate::ids::{KeyId, OrgId, UserId};
 use crate::store::{KeyEdit, KeyFilter, KeyInfo, KeySpec, KeyStatus, Rates, Status};
 
@@ -35,19 +38,19 @@ pub(super) struct KeyQuery {
 
 /// List an organisation's keys
 ///
-/// Oldest first, revoked keys included.
+/// Oldest first, revoked keys included. A member sees its own.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, description = "A page of keys", body = Page<KeyInfo>)),
-    security(("bearer" = ["operator", "operator-read", "org-admin"]))
+    security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
 pub(super) async fn list_keys(
     call: ReadCall<OrgId, Query<KeyQuery>>,
 ) -> Result<Json<Page<KeyInfo>>, Problem> {
-    let ApiCall { database, path: org, input: Query(query), .. } = call;
+    let ApiCall { caller, database, path: org, input: Query(query), .. } = call;
     let slice = query.limit.after(query.cursor.as_deref())?;
-    let filter = KeyFilter { user: query.user_id, status: query.status };
+    let filter = KeyFilter { user: of_user(&caller, query.user_id)?, status: query.status };
     let keys = database.list_keys(org, filter, slice).await?;
     Ok(Page::of(keys, query.limit, |key| key.key_id))
 }
@@ -69,8 +72,8 @@ impl TryFrom<u32> for PerMinute {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyBody {
-    /// The user whose calls the key authenticates.
-    user_id: UserId,
+    /// The user whose calls the key authenticates; omitted: you.
+    user_id: Option<UserId>,
     /// A name for people.
     name: Name,
     /// The environment label in the key: tg_**live**_…
@@ -109,16 +112,26 @@ pub(super) struct ShownKey {
 
 /// Create a key
 ///
-/// The answer shows the text of the key; it cannot be shown again.
+/// The answer shows the text of the key; it cannot be shown again. A member creates keys of its own within the organisation's
+/// key policy: what the key is not given (its task types, its end) is as the policy has it, with the budget that it says. Rates,
+/// networks and task types of the key that a member calls with hold for the new one as well.
 #[utoipa::path(
     post, path = "/admin/v1/orgs/{org_id}/keys", tag = "keys",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     request_body = KeyBody,
     responses((status = 201, description = "The key with its secret text", body = ShownKey)),
-    security(("bearer" = ["operator", "org-admin"]))
+    security(("bearer" = ["operator", "org-admin", "member"]))
 )]
 pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<Tagged<ShownKey>, Problem> {
-    let ApiCall { database, path: org, input: Body(body), .. } = call;
+    let ApiCall { caller, database, path: org, input: Body(body), .. } = call;
+    let user = of_user(&caller, body.user_id)?.or(match &caller {
+        Caller::Tenant(principal) => Some(principal.user),
+        Caller::Operator(_) => None,
+    });
+    let user = user.ok_or_else(|| Problem::Invalid("user_id is missing: say whose key this is".into()))?;
+    if member(&caller).is_some() && (body.create_per_minute.is_some() || body.status_per_minute.is_some()) {
+        return Err(Problem::Forbidden("members do not set the rates of their keys: omit them".into()));
+    }
     let spec = KeySpec {
         name: body.name.into_string(),
         env: body.env,
@@ -130,7 +143,14 @@ pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<
             status: body.status_per_minute.map(|rate| rate.0),
         },
     };
-    let (id, text) = database.create_key(org, body.user_id, &spec).await?;
+    let (id, text) = match member(&caller) {
+        None => database.create_key(org, user, &spec).await?,
+        Some(principal) => {
+            let (verdict, id, text) = database.create_member_key((org, user), principal.key, &spec).await?;
+            let policy = existing(database.key_policy(org).await?, org)?;
+            refused(verdict, &policy, principal).map_or(Ok((id, text)), Err)?
+        }
+    };
     let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, key.version, ShownKey { api_key: text.expose().to_owned(), key }))
 }
@@ -140,7 +160,7 @@ pub(super) async fn create_key(call: WriteCall<OrgId, Body<KeyBody>>) -> Result<
     get, path = "/admin/v1/keys/{key_id}", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, description = "The key", body = KeyInfo)),
-    security(("bearer" = ["operator", "operator-read", "org-admin"]))
+    security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
 pub(super) async fn show_key(call: ReadCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
     let ApiCall { database, path: id, .. } = call;
@@ -178,18 +198,44 @@ pub(super) struct KeyPatch {
     status_per_minute: Option<Option<PerMinute>>,
 }
 
+impl KeyPatch {
+    fn only_renames(&self) -> bool {
+        let Self {
+            name: _,
+            status,
+            expires_at,
+            allowed_types,
+            allowed_networks,
+            create_per_minute,
+            status_per_minute,
+        } = self;
+        status.is_none()
+            && expires_at.is_none()
+            && allowed_types.is_none()
+            && allowed_networks.is_none()
+            && create_per_minute.is_none()
+            && status_per_minute.is_none()
+    }
+}
+
 /// Change a key
+///
+/// Members change only the names of their keys.
 #[utoipa::path(
     patch, path = "/admin/v1/keys/{key_id}", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
     request_body = KeyPatch,
     responses((status = 200, description = "The key after the change", body = KeyInfo)),
-    security(("bearer" = ["operator", "org-admin"]))
+    security(("bearer" = ["operator", "org-admin", "member"]))
 )]
 pub(super) async fn update_key(
     call: WriteCall<KeyId, (IfMatch, Body<KeyPatch>)>,
 ) -> Result<Tagged<KeyInfo>, Problem> {
-    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
+    let ApiCall { caller, database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
+    may_manage_own(&database, &caller).await?;
+    if member(&caller).is_some() && !patch.only_renames() {
+        return Err(Problem::Forbidden("members change only the names of their keys: ask an admin".into()));
+    }
     let rate = |given: Option<Option<PerMinute>>| given.map(|rate| rate.map(|rate| rate.0));
     let edit = KeyEdit {
         name: patch.name.map(Name::into_string),
@@ -227,12 +273,13 @@ fn a_day() -> u32 {
     params(("key_id" = KeyId, Path, description = "The key")),
     request_body = RotationBody,
     responses((status = 200, description = "The key with its secret text", body = ShownKey)),
-    security(("bearer" = ["operator", "org-admin"]))
+    security(("bearer" = ["operator", "org-admin", "member"]))
 )]
 pub(super) async fn rotate_key(
     call: WriteCall<KeyId, Body<RotationBody>>,
 ) -> Result<Tagged<ShownKey>, Problem> {
-    let ApiCall { database, path: id, input: Body(body), .. } = call;
+    let ApiCall { caller, database, path: id, input: Body(body), .. } = call;
+    may_manage_own(&database, &caller).await?;
     let overlap = Duration::from_secs(body.overlap_seconds.into());
     let rotated = database.rotate_key(id, overlap).await?;
     let shown = ShownKey { api_key: rotated.text.expose().to_owned(), key: rotated.key };
@@ -246,10 +293,11 @@ pub(super) async fn rotate_key(
     post, path = "/admin/v1/keys/{key_id}/revoke", tag = "keys",
     params(("key_id" = KeyId, Path, description = "The key")),
     responses((status = 200, description = "The key after the change", body = KeyInfo)),
-    security(("bearer" = ["operator", "org-admin"]))
+    security(("bearer" = ["operator", "org-admin", "member"]))
 )]
 pub(super) async fn revoke_key(call: WriteCall<KeyId>) -> Result<Tagged<KeyInfo>, Problem> {
-    let ApiCall { database, path: id, .. } = call;
+    let ApiCall { caller, database, path: id, .. } = call;
+    may_manage_own(&database, &caller).await?;
     database.revoke_key(id).await?;
     let key = existing(database.key(id).await?, id)?;
     Ok(Tagged(StatusCode::OK, key.version, key))

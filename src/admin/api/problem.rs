@@ -261,7 +261,7 @@ impl From<GatewayError> for Problem {
         match error {
             GatewayError::RateLimited { retry_after, .. } => Self::TooManyAttempts(retry_after),
             GatewayError::Unauthenticated(_) => Self::Unauthenticated(
-                "send 'Authorization: Bearer <token>' with an operator token or the API key of an organisation's admin".into(),
+                "send 'Authorization: Bearer <token>' with an API key of an organisation, or an operator token".into(),
             ),
             GatewayError::NetworkNotAllowed => Self::Forbidden(error.to_string()),
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),

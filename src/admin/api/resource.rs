@@ -12,27 +12,42 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::Api;
+use super::audience::Audience;
 use super::call::{ApiCall, Handle, answer};
+use super::conditions;
 use super::extract::Input;
 use super::problem::Problem;
 use super::rules::AccessRule;
 
-/// One path of the API under construction.
-#[derive(Default)]
+/// The schemas that the description of an operation refers to, by name.
+pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
+
+/// One path of the API under construction, as it is for one audience.
 pub(super) struct Resource {
+    audience: Audience,
+    schemas: Schemas,
     paths: Paths,
     router: MethodRouter<Api>,
     methods: Vec<&'static str>,
+    /// Whether somebody may change this under a condition, even if nobody of the audience may.
+    conditional: bool,
 }
 
 /// Path, operation and methods, as `#[utoipa::path]` describes a handler.
 pub(super) type Described = (String, Operation, Vec<HttpMethod>);
 
 impl Resource {
-    /// Adds a handler behind the rule that its description states. What the handler reads is added to the description.
+    pub(super) fn new(audience: Audience) -> Self {
+        let (paths, router) = (Paths::new(), MethodRouter::new());
+        Self { audience, schemas: Schemas::new(), paths, router, methods: Vec::new(), conditional: false }
+    }
+
+    /// Adds a handler behind the rule that its description states, unless that lets nobody of the audience in. What the
+    /// handler reads is added to the description.
     pub(super) fn operation<H, P, I, F, R>(
         mut self,
         (path, mut operation, methods): Described,
+        schemas: Schemas,
         handler: impl Fn(ApiCall<H, P, I>) -> F + Clone + Send + Sync + 'static,
     ) -> Self
     where
@@ -43,7 +58,12 @@ impl Resource {
         R: IntoResponse,
     {
         I::describe(operation.parameters.get_or_insert_default());
+        self.conditional |= conditions::is_conditional(&operation);
         let rule = Arc::new(AccessRule::of(&operation));
+        if !self.audience.includes(&rule) {
+            return self;
+        }
+        self.schemas.extend(schemas);
         for method in &methods {
             let (filter, name) = filter(method);
             let (rule, handler) = (rule.clone(), handler.clone());
@@ -58,12 +78,15 @@ impl Resource {
         self
     }
 
-    /// The routes, and their part of the OpenAPI document.
-    pub(super) fn routes(mut self, schemas: Vec<(String, RefOr<Schema>)>) -> UtoipaMethodRouter<Api> {
+    /// The routes, and their part of the OpenAPI document; none: the audience may call nothing here.
+    pub(super) fn routes(mut self) -> Option<UtoipaMethodRouter<Api>> {
+        if self.conditional {
+            self.paths.paths.values_mut().for_each(conditions::describe_read);
+        }
         self.methods.sort_unstable();
         let allowed = self.methods.join(", ");
         let refuse = move || ready(Problem::MethodNotAllowed(allowed.clone()));
-        (schemas, self.paths, self.router.fallback(refuse))
+        (!self.methods.is_empty()).then(|| (self.schemas, self.paths, self.router.fallback(refuse)))
     }
 }
 
@@ -82,14 +105,15 @@ fn filter(method: &HttpMethod) -> (MethodFilter, &'static str) {
 
 /// The operations of one path: `resource!(orgs::list_orgs, orgs::create_org)`.
 macro_rules! resource {
-    ($($handler:path),+ $(,)?) => {{
-        let mut schemas = Vec::<(String, utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>)>::new();
-        let resource = $crate::admin::api::resource::Resource::default();
-        $(
-            let resource =
-                resource.operation(utoipa_axum::routes!(@resolve_types $handler : schemas), $handler);
-        )+
-        resource.routes(schemas)
-    }};
+    ($($handler:path),+ $(,)?) => {
+        |resource: $crate::admin::api::resource::Resource| {
+            $(
+                let mut schemas = $crate::admin::api::resource::Schemas::new();
+                let described = utoipa_axum::routes!(@resolve_types $handler : schemas);
+                let resource = resource.operation(described, schemas, $handler);
+            )+
+            resource
+        }
+    };
 }
 pub(super) use resource;

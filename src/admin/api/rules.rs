@@ -16,8 +16,8 @@ use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
 use crate::access::sessions::SignedIn;
 use crate::call::Peer;
-use crate::ids::OrgId;
-use crate::store::{Actor, Owned, SharedDatabase};
+use crate::ids::{OrgId, UserId};
+use crate::store::{Actor, Owned, Principal, Role, SharedDatabase};
 use crate::strict;
 use crate::telemetry;
 
@@ -36,6 +36,10 @@ impl AccessRule {
         }
     }
 
+    pub(super) fn names(&self, role: ApiRole) -> bool {
+        self.roles.iter().any(|named| named == role.as_str())
+    }
+
     /// Checks that the caller may call this operation on what the path names. The [`Actor`] is the caller as the audit log
     /// shall name it.
     pub(super) async fn admit(
@@ -45,9 +49,14 @@ impl AccessRule {
         parts: &mut Parts,
         writes: bool,
     ) -> Result<Actor, Problem> {
-        let role = ApiRole::of(caller).as_str();
-        if !self.roles.iter().any(|named| named == role) {
-            let roles = self.roles.join(", ");
+        if !api.audience.admits(caller) {
+            return Err(Problem::Forbidden(
+                "operators are not served on this address: use that of the operations listener (admin.listen)".into(),
+            ));
+        }
+        let role = ApiRole::of(caller);
+        if !self.names(role) {
+            let (roles, role) = (self.roles.join(", "), role.as_str());
             return Err(Problem::Forbidden(format!("this is for {roles}; you are {role}")));
         }
         if let Caller::Tenant(principal) = caller
@@ -58,10 +67,10 @@ impl AccessRule {
                 "your organisation, your team or you are suspended: you can read, but change nothing".into(),
             ));
         }
-        if let Some(org) = caller.org() {
+        if let Caller::Tenant(principal) = caller {
             let none = |_| Problem::NotFound("there is nothing at this path".into());
             let params = RawPathParams::from_request_parts(parts, &()).await.map_err(none)?;
-            within(&api.database, org, &params).await?;
+            within(&api.database, principal, &params).await?;
         }
         let actor = Actor {
             name: caller.name(),
@@ -85,7 +94,7 @@ pub(super) async fn caller(api: &Api, parts: &Parts) -> Result<Caller, Problem> 
     Ok(caller)
 }
 
-fn roles(requirement: &SecurityRequirement) -> Vec<String> {
+pub(super) fn roles(requirement: &SecurityRequirement) -> Vec<String> {
     let value = serde_json::to_value(requirement).unwrap_or_default();
     let scopes = value.get("bearer").and_then(|scopes| scopes.as_array()).cloned().unwrap_or_default();
     scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()
@@ -96,13 +105,17 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
     proxies.client(Peer::of(&parts.extensions).address, &parts.headers)
 }
 
-/// Tenants may address resources of their own organisation only. A resource of another organisation is answered as one
-/// that does not exist, so that ids cannot be probed.
+/// Tenants may address resources of their own organisation only, and members only themselves and their own keys. Any other
+/// resource is answered as one that does not exist, so that ids cannot be probed.
 async fn within(
     database: &SharedDatabase<TurnOwner>,
-    org: OrgId,
+    principal: &Principal,
     params: &RawPathParams,
 ) -> Result<(), Problem> {
+    let org = principal.org;
+    let reaches = |(owner, user): (OrgId, Option<UserId>)| {
+        owner == org && (principal.role == Role::Admin || user == Some(principal.user))
+    };
     for (name, text) in params {
         let missing = || Problem::NotFound(format!("there is no {text}"));
         let owned = match name {
@@ -121,7 +134,7 @@ async fn within(
             Ok(owned) => database.turn_of(TurnOwner::Org(org)).await.map_err(no_turn)?.owner(owned).await?,
             Err(_) => None,
         };
-        if owner != Some(org) {
+        if !owner.is_some_and(reaches) {
             return Err(missing());
         }
     }

@@ -7,6 +7,7 @@ use time::macros::format_description;
 use time::{Date, Duration};
 use utoipa::IntoParams;
 
+use super::budget_requests::of_user;
 use super::call::{ApiCall, ReadCall};
 use super::csv::{self, Accept, Format, plain, text};
 use super::extract::Query;
@@ -69,17 +70,19 @@ pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) 
 
 /// Show an organisation's usage
 ///
-/// A charge counts on the UTC day on which it was booked. For months in the organisation's time zone see its statements.
+/// A charge counts on the UTC day on which it was booked. For months in the organisation's time zone see its statements. A
+/// member sees its own.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/usage", tag = "usage",
     params(("org_id" = OrgId, Path, description = "The organisation")),
     responses((status = 200, description = "A page of usage, or as CSV all of it", content((Page<Usage> = "application/json"), (String = "text/csv")))),
-    security(("bearer" = ["operator", "operator-read", "org-admin"]))
+    security(("bearer" = ["operator", "operator-read", "org-admin", "member"]))
 )]
 pub(super) async fn show_org_usage(
     call: ReadCall<OrgId, (Accept, Query<UsageQuery>)>,
 ) -> Result<Response, Problem> {
-    let ApiCall { database, path: org, input: (Accept(accepted), Query(query)), .. } = call;
+    let ApiCall { caller, database, path: org, input: (Accept(accepted), Query(mut query)), .. } = call;
+    query.user_id = of_user(&caller, query.user_id)?;
     if query.org_id.is_some_and(|named| named != org) {
         return Err(Problem::Invalid("org_id is given by the path: omit the parameter".into()));
     }

@@ -77,9 +77,9 @@ pub(super) struct KeyCreate {
     /// Id of the organisation.
     #[arg(long)]
     org: OrgId,
-    /// Id of the user whose key this is.
+    /// Id of the user whose key this is; omitted: you.
     #[arg(long)]
-    user: UserId,
+    user: Option<UserId>,
     /// Name of the key.
     #[arg(long, default_value = "default")]
     name: String,

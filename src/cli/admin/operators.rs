@@ -27,7 +27,26 @@ const LOG: &[Column] = &[
     ("BEFORE", "before"),
     ("AFTER", "after"),
 ];
-const ME: &[Column] = &[("ROLE", "role"), ("ORG", "org_id"), ("USER", "user_id")];
+const ME: &[Column] = &[
+    ("ROLE", "role"),
+    ("ORG", "org_id"),
+    ("ORG NAME", "org_name"),
+    ("TIME ZONE", "time_zone"),
+    ("USER", "user_id"),
+    ("USER NAME", "user_name"),
+    ("TEAM", "team_id"),
+    ("KEY", "key_id"),
+    ("SUSPENDED", "suspended"),
+];
+const MY_BUDGETS: &[Column] = &[
+    ("BUDGET OF", "level"),
+    ("PERIOD", "period"),
+    ("LIMIT", "limit"),
+    ("USED", "used"),
+    ("HELD", "held"),
+    ("LEFT", "left"),
+    ("RESETS", "resets_at"),
+];
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -109,5 +128,9 @@ pub(super) async fn log(session: &Session, args: LogArgs) -> Result<(), CliError
 pub(super) async fn me(session: &Session) -> Result<(), CliError> {
     let me: Value = session.get("/admin/v1/me").await?;
     session.show(&me, ME);
+    let budgets = me["budgets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !session.prints_json() && !budgets.is_empty() {
+        session.show_all(budgets, MY_BUDGETS);
+    }
     Ok(())
 }

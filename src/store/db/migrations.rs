@@ -40,6 +40,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0023_partitions",
     "0024_month_seals",
     "0025_console",
+    "0026_members",
 ];
 
 /// All migrations, ordered by version.

@@ -62,7 +62,7 @@ begin
                                                       'transition', 'tollgate_demo') then array['SELECT']
                 -- its names are replaced by pseudonyms: two columns, below
                 when c.relname = 'audit_log' then array['INSERT', 'SELECT']
-                when c.relname in ('hold', 'price_activation') then array['INSERT', 'SELECT', 'UPDATE']
+                when c.relname in ('hold', 'price_activation', 'key_policy') then array['INSERT', 'SELECT', 'UPDATE']
                 -- what refuses changes of its rows
                 when exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
                              where t.tgrelid = c.oid and p.proname = 'refuse_change' and t.tgtype & 1 = 1)

@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{
-    BudgetId, EntryId, FactorId, HoldId, IdentityId, KeyId, OperatorTokenId, OrgId, ProviderId, TeamId,
-    UserId,
+    BudgetId, BudgetRequestId, EntryId, FactorId, HoldId, IdentityId, KeyId, OperatorTokenId, OrgId,
+    ProviderId, TeamId, UserId,
 };
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
@@ -82,6 +82,7 @@ const ID_COLUMNS: &[(&str, &str)] = &[
     ("hold_id", HoldId::PREFIX),
     ("token_id", OperatorTokenId::PREFIX),
     ("budget_id", BudgetId::PREFIX),
+    ("request_id", BudgetRequestId::PREFIX),
     ("provider_id", ProviderId::PREFIX),
     ("identity_id", IdentityId::PREFIX),
     ("factor_id", FactorId::PREFIX),

@@ -2,6 +2,7 @@
 
 mod info;
 mod manage;
+mod policy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 pub use crate::store::directory::keys::info::{KeyFilter, KeyInfo, KeyStatus};
 pub use crate::store::directory::keys::manage::{KeyEdit, KeySpec, MAX_OVERLAP, Rotated};
+pub use crate::store::directory::keys::policy::{KeyBudget, KeyPolicy, KeyPolicyChange, KeyVerdict};
 
 words! {
     /// What a caller may do within its organisation.

@@ -51,25 +51,26 @@ pub enum Owned {
 }
 
 impl Database {
-    /// The organisation that `owned` belongs to; `None` if there is no such thing.
-    pub async fn owner(&self, owned: Owned) -> Result<Option<OrgId>, StoreError> {
+    /// The organisation that `owned` belongs to, and the user where it is one's own; `None` if there is no such thing.
+    pub async fn owner(&self, owned: Owned) -> Result<Option<(OrgId, Option<UserId>)>, StoreError> {
         let (sql, id) = match owned {
-            Owned::Team(id) => ("select org_id from team where team_id = $1", id.as_uuid()),
-            Owned::User(id) => ("select org_id from app_user where user_id = $1", id.as_uuid()),
-            Owned::Key(id) => ("select org_id from api_key where key_id = $1", id.as_uuid()),
+            Owned::Team(id) => ("select org_id, null::uuid from team where team_id = $1", id.as_uuid()),
+            Owned::User(id) => ("select org_id, user_id from app_user where user_id = $1", id.as_uuid()),
+            Owned::Key(id) => ("select org_id, user_id from api_key where key_id = $1", id.as_uuid()),
             Owned::Hold(id) => (
-                "select h.org_id from org o cross join lateral \
+                "select h.org_id, null::uuid from org o cross join lateral \
                  (select org_id from hold h where h.org_id = o.org_id and h.hold_id = $1 limit 1) h",
                 id.as_uuid(),
             ),
             Owned::Budget(id) => (
                 // the platform's budgets belong to no organisation
-                "select org_id from budget where budget_id = $1 and org_id is not null",
+                "select org_id, null::uuid from budget where budget_id = $1 and org_id is not null",
                 id.as_uuid(),
             ),
         };
-        let org: Option<Uuid> = sqlx::query_scalar(sql).bind(id).fetch_optional(self.pool()).await?;
-        Ok(org.map(OrgId::from_uuid))
+        let owner: Option<(Uuid, Option<Uuid>)> =
+            sqlx::query_as(sql).bind(id).fetch_optional(self.pool()).await?;
+        Ok(owner.map(|(org, user)| (OrgId::from_uuid(org), user.map(UserId::from_uuid))))
     }
 }
 

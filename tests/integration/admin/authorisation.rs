@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tollgate::ids::OrgId;
-use tollgate::store::{BudgetLevel, KeySpec, NewBudget, NewUser, OperatorRole, Period, Role};
+use tollgate::ids::{OrgId, UserId};
+use tollgate::store::{
+    BudgetLevel, KeyPolicyChange, KeySpec, NewBudget, NewUser, OperatorRole, Period, Role,
+};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::fixture;
@@ -18,6 +20,7 @@ use crate::support::seed::{org_named, user_named};
 struct Somebody {
     role: &'static str,
     org: Option<OrgId>,
+    user: Option<UserId>,
     token: String,
 }
 
@@ -31,8 +34,11 @@ fn managed(document: &Value) -> Vec<Operation> {
     all
 }
 
+/// A value for each parameter of a path that is known.
+pub(super) type Samples = BTreeMap<&'static str, String>;
+
 /// One of everything that belongs to an organisation, fresh.
-async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, String> {
+pub(super) async fn samples(gateway: &TestGateway, org: OrgId) -> Samples {
     let db = gateway.db.database();
     let name = fixture::new_hold(org, 1).hold.to_string();
     let user = db.add_user(org, &user_named(&name)).await.unwrap();
@@ -60,14 +66,15 @@ async fn samples(gateway: &TestGateway, org: OrgId) -> BTreeMap<&'static str, St
 }
 
 /// Parameters whose value belongs to an organisation; the others belong to the platform.
-const OWNED: &[&str] = &["org_id", "user_id", "team_id", "key_id", "hold_id", "budget_id"];
+pub(super) const OWNED: &[&str] = &["org_id", "user_id", "team_id", "key_id", "hold_id", "budget_id"];
 
 /// A parameter's value: that of the samples, or one that is well formed and names nothing.
-fn value(samples: &BTreeMap<&'static str, String>, name: &str) -> String {
+pub(super) fn value(samples: &Samples, name: &str) -> String {
     let known = samples.get(name).cloned();
     known.unwrap_or_else(|| match name {
         "hold_id" => format!("hold_{:032x}", 1),
         "budget_id" => format!("bud_{:032x}", 1),
+        "request_id" => format!("brq_{:032x}", 1),
         "provider_id" => format!("idp_{:032x}", 1),
         "identity_id" => format!("idn_{:032x}", 1),
         "version" => "1".into(),
@@ -81,6 +88,22 @@ async fn changes(gateway: &TestGateway) -> i64 {
     sqlx::query_scalar("select count(*) from audit_log").fetch_one(gateway.db.pool()).await.unwrap()
 }
 
+/// What members may call. Each of these answers them only with what is their own, or their organisation's key policy.
+const OF_MEMBERS: &[&str] = &[
+    "GET /admin/v1/me",
+    "GET /admin/v1/orgs/{org_id}/keys",
+    "POST /admin/v1/orgs/{org_id}/keys",
+    "GET /admin/v1/keys/{key_id}",
+    "PATCH /admin/v1/keys/{key_id}",
+    "POST /admin/v1/keys/{key_id}/rotate",
+    "POST /admin/v1/keys/{key_id}/revoke",
+    "GET /admin/v1/orgs/{org_id}/key-policy",
+    "GET /admin/v1/orgs/{org_id}/budget-requests",
+    "POST /admin/v1/orgs/{org_id}/budget-requests",
+    "GET /admin/v1/orgs/{org_id}/budget-requests/{request_id}",
+    "GET /admin/v1/orgs/{org_id}/usage",
+];
+
 #[tokio::test]
 async fn roles_are_given_by_rule() {
     let gateway = TestGateway::start().await;
@@ -90,7 +113,12 @@ async fn roles_are_given_by_rule() {
         let looks = method == Method::GET;
         assert!(names("operator"), "{method} {path}: an operator does everything");
         assert!(looks == names("operator-read"), "{method} {path}: who only looks looks at everything");
-        assert!(!names("member") || path == "/admin/v1/me", "{method} {path}: members do not manage");
+        let of_members = OF_MEMBERS.contains(&format!("{method} {path}").as_str());
+        assert_eq!(
+            names("member"),
+            of_members,
+            "{method} {path}: members see and manage only what is their own"
+        );
         let owned = parameters.iter().any(|name| OWNED.contains(&name.as_str()));
         assert!(looks || owned || !names("org-admin"), "{method} {path}: whose is what this changes?");
     }
@@ -106,14 +134,16 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
         [("operator", OperatorRole::Operator), ("operator-read", OperatorRole::OperatorRead)]
     {
         let (_, token) = db.create_operator_token(role, as_stored, None).await.unwrap();
-        callers.push(Somebody { role, org: None, token: token.expose().to_owned() });
+        callers.push(Somebody { role, org: None, user: None, token: token.expose().to_owned() });
     }
     for (role, as_stored) in [("org-admin", Role::Admin), ("member", Role::Member)] {
         let user = db.add_user(own, &NewUser { role: as_stored, ..user_named(role) }).await.unwrap();
         let spec = KeySpec { name: role.into(), env: "test".into(), ..KeySpec::default() };
         let (_, key) = db.create_key(own, user, &spec).await.unwrap();
-        callers.push(Somebody { role, org: Some(own), token: key.expose().to_owned() });
+        callers.push(Somebody { role, org: Some(own), user: Some(user), token: key.expose().to_owned() });
     }
+    let policy = KeyPolicyChange { enabled: Some(true), ..KeyPolicyChange::default() };
+    db.change_key_policy(own, &policy, None).await.unwrap();
     let document = AdminClient::new(&gateway, "").get("/openapi.json").await.expect(200);
     let theirs = samples(&gateway, foreign).await;
     let mut wrong = Vec::new();
@@ -122,7 +152,7 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
     for operation in managed(&document) {
         // A body that no operation takes, a version that nothing has: whoever is let in gets no further than its refusal.
         let body = || operation.takes_body.then(|| json!({"no such field": 1}));
-        let path = |samples: &BTreeMap<&'static str, String>| {
+        let path = |samples: &Samples| {
             operation.parameters.iter().fold(operation.path.clone(), |path, name| {
                 path.replace(&format!("{{{name}}}"), &value(samples, name))
             })
@@ -148,7 +178,13 @@ async fn every_route_lets_in_whom_its_description_names_and_nobody_else() {
                 expect(caller.role, "theirs", "403", got == 403, got);
                 assert_eq!(changes(&gateway).await, before, "{} {}", operation.method, operation.path);
             }
-            let ours = samples(&gateway, own).await;
+            let mut ours = samples(&gateway, own).await;
+            // A member reaches its own keys only.
+            if let (true, Some(user)) = (caller.role == "member", caller.user) {
+                let spec = KeySpec { name: "its own".into(), env: "test".into(), ..KeySpec::default() };
+                let (key, _) = db.create_key(own, user, &spec).await.unwrap();
+                ours.insert("key_id", key.to_string());
+            }
             let before = changes(&gateway).await;
             let answer = client.call_with(operation.method.clone(), &path(&ours), body(), &never).await;
             let got = answer.status.as_u16();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tollgate::admin::api::Audience;
 use tollgate::wire::Code;
 
 use crate::support::gateway::{Answer, TestGateway, body};
@@ -214,7 +215,11 @@ fn undescribed(document: &Value) -> Vec<String> {
 
 #[test]
 fn every_response_parameter_body_and_schema_has_a_description() {
-    for document in [tollgate::handlers::document(), tollgate::admin::api::document()] {
+    for document in [
+        tollgate::handlers::document(),
+        tollgate::admin::api::document(Audience::Everybody),
+        tollgate::admin::api::document(Audience::Tenants),
+    ] {
         let document = serde_json::to_value(document).unwrap();
         assert!(document["paths"].as_object().unwrap().len() > 5);
         assert_eq!(undescribed(&document), [""; 0], "{}", document["info"]["title"]);
@@ -253,7 +258,7 @@ async fn the_example_of_a_create_is_the_cheapest_task_that_needs_no_image() {
 
 #[test]
 fn ids_in_examples_are_placeholders() {
-    let document = serde_json::to_value(tollgate::admin::api::document()).unwrap();
+    let document = serde_json::to_value(tollgate::admin::api::document(Audience::Everybody)).unwrap();
     let mut seen = 0;
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         if name.ends_with("Id") {

@@ -114,6 +114,7 @@ impl<'a> Driver<'a> {
                         json!({"level": "user", "subject_id": user, "period": "daily", "credits": 1000});
                     self.id(&of_org("budgets"), budget, name).await
                 }
+                "request_id" => self.budget_request(&org, &user).await,
                 "token_id" => {
                     let token = json!({"name": self.fresh(), "role": "operator_read"});
                     self.id("/admin/v1/operator-tokens", token, name).await
@@ -134,6 +135,20 @@ impl<'a> Driver<'a> {
             values.push((name.clone(), value));
         }
         Subject { org, user, values }
+    }
+
+    /// A member's request for more of a budget, which is there by then.
+    async fn budget_request(&self, org: &str, user: &str) -> String {
+        let budget = json!({"level": "user", "subject_id": user, "period": "daily", "credits": 1000});
+        self.make(&format!("/admin/v1/orgs/{org}/budgets"), budget).await;
+        let path = format!("/admin/v1/orgs/{org}/budget-requests");
+        self.id(&path, Self::request_body(user), "request_id").await
+    }
+
+    fn request_body(user: &str) -> Value {
+        let later = OffsetDateTime::now_utc() + time::Duration::days(1);
+        let later = later.format(&Rfc3339).unwrap();
+        json!({"level": "user", "period": "daily", "credits": 2000, "until": later, "reason": "a test", "user_id": user})
     }
 
     async fn identity_body(&self, user: &str) -> Value {
@@ -232,6 +247,17 @@ impl<'a> Driver<'a> {
             "PATCH /admin/v1/price-books/{version}" => json!({"name": self.fresh()}),
             "PUT /admin/v1/price-books/{version}/prices/{task_type}" => {
                 json!({"unit": "fixed", "credits": 5})
+            }
+            "PATCH /admin/v1/orgs/{org_id}/key-policy" => {
+                json!({"enabled": true, "max_days": 30, "key_budget": {"period": "daily", "credits": 5}})
+            }
+            "POST /admin/v1/orgs/{org_id}/budget-requests" => {
+                self.budget_request(&org, &user).await;
+                Self::request_body(&user)
+            }
+            "POST /admin/v1/orgs/{org_id}/budget-requests/{request_id}/grant"
+            | "POST /admin/v1/orgs/{org_id}/budget-requests/{request_id}/decline" => {
+                json!({"answer": "as you like"})
             }
             "PATCH /admin/v1/orgs/{org_id}/quotas" => json!({"users": 20_000}),
             "PATCH /admin/v1/orgs/{org_id}/retention" => json!({"content_days": 7}),

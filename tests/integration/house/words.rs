@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tollgate::ids::{BudgetId, HoldId, OrgId, TeamId, UserId};
+use tollgate::ids::{BudgetId, BudgetRequestId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
     AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit,
-    QuotaKind, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError, TargetKind,
+    QuotaKind, RequestState, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError,
+    TargetKind,
 };
 use uuid::Uuid;
 
@@ -38,7 +39,8 @@ fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
         PriceUnit,
         TargetKind,
         GivenRole,
-        QuotaKind
+        QuotaKind,
+        RequestState
     ]
 }
 
@@ -261,6 +263,9 @@ impl Lawless {
              insert into open_task (org_id, hold_id, state, backend, account, owner, due_at) \
                values ('{id}', '{id}', 'HELD', 'b', 'a', '{id}', now()); \
              insert into entry (org_id, entry_id, kind, amount, created_at) values ('{id}', '{id}', 'grant', 5, now()); \
+             insert into key_policy (org_id, budget_period, budget_credits) values ('{id}', 'daily', 5); \
+             insert into budget_request (request_id, org_id, user_id, level, subject_id, period, credits, until, reason) \
+               values ('{id}', '{id}', '{id}', 'user', '{id}', 'daily', 5, now(), 'r'); \
              insert into audit_log (actor, action, target_kind, target_id) values ('a', 'a', 'org', '{id}')"
         );
         connection.execute(AssertSqlSafe(rows)).await.unwrap();
@@ -330,6 +335,14 @@ async fn an_unknown_word_is_corrupt_and_never_taken_for_another() {
     let budget = async |db: &TestDatabase, id| db.database().budget(BudgetId::from_uuid(id)).await;
     for column in ["budget.level", "budget.period"] {
         lawless.refuses(column, word, budget).await;
+    }
+    let policy = async |db: &TestDatabase, id| db.database().key_policy(OrgId::from_uuid(id)).await;
+    lawless.refuses("key_policy.budget_period", word, policy).await;
+    let request = async |db: &TestDatabase, id| {
+        db.database().budget_request(OrgId::from_uuid(id), BudgetRequestId::from_uuid(id)).await
+    };
+    for column in ["budget_request.level", "budget_request.period", "budget_request.state"] {
+        lawless.refuses(column, word, request).await;
     }
     let task = async |db: &TestDatabase, id| {
         db.database().task_by_hold(OrgId::from_uuid(id), HoldId::from_uuid(id)).await

@@ -11,6 +11,7 @@ use crate::support::seed::admin_named;
 /// Calls of one caller.
 pub struct AdminClient<'a> {
     gateway: &'a TestGateway,
+    on_data_listener: bool,
     pub token: String,
 }
 
@@ -33,7 +34,12 @@ impl AdminAnswer {
 
 impl<'a> AdminClient<'a> {
     pub fn new(gateway: &'a TestGateway, token: impl Into<String>) -> Self {
-        Self { gateway, token: token.into() }
+        Self { gateway, on_data_listener: false, token: token.into() }
+    }
+
+    /// The same caller on the data listener.
+    pub fn on_data_listener(&self) -> Self {
+        Self { gateway: self.gateway, on_data_listener: true, token: self.token.clone() }
     }
 
     /// An operator of that role.
@@ -62,7 +68,11 @@ impl<'a> AdminClient<'a> {
         body: Option<Value>,
         headers: &[(&str, &str)],
     ) -> AdminAnswer {
-        let mut request = self.gateway.client.request(method, self.gateway.admin_url(path));
+        let url = match self.on_data_listener {
+            true => self.gateway.url(path),
+            false => self.gateway.admin_url(path),
+        };
+        let mut request = self.gateway.client.request(method, url);
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }

@@ -111,6 +111,10 @@ impl TestGateway {
         self.addresses.simulator
     }
 
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.data)
+    }
+
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addresses.admin)
     }

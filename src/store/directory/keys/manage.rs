@@ -70,13 +70,21 @@ fn no_such(key: KeyId) -> StoreError {
     StoreError::NotFound(format!("there is no key {key}"))
 }
 
-fn check_name(name: &str) -> Result<(), StoreError> {
+pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
     let fits = (1..=200).contains(&name.chars().count()) && !name.trim().is_empty();
     if fits { Ok(()) } else { invalid("the name of a key must be 1 to 200 characters") }
 }
 
-fn texts(networks: Option<&Vec<IpNet>>) -> Option<Vec<String>> {
+pub(super) fn texts(networks: Option<&Vec<IpNet>>) -> Option<Vec<String>> {
     networks.map(|list| list.iter().map(ToString::to_string).collect())
+}
+
+pub(super) fn new_key(env: &str) -> Result<NewKey, StoreError> {
+    NewKey::generate(env).ok_or_else(|| {
+        StoreError::Invalid(format!(
+            "'{env}' is not 1 to 12 lower-case letters or digits that operators do not have"
+        ))
+    })
 }
 
 fn stored(rate: Option<u32>) -> Option<i32> {
@@ -93,7 +101,7 @@ struct Standing {
 impl Database {
     /// Refuses what would make a key useless: an expiry in the past, an empty list of networks or types, a network that
     /// matches nobody, a type that no price book has.
-    async fn check_bounds(
+    pub(super) async fn check_bounds(
         &self,
         expires_at: Option<OffsetDateTime>,
         types: Option<&Vec<String>>,
@@ -174,12 +182,7 @@ impl Acting {
         spec: &KeySpec,
     ) -> Result<(KeyId, Secret), StoreError> {
         check_name(&spec.name)?;
-        let new = NewKey::generate(&spec.env).ok_or_else(|| {
-            StoreError::Invalid(format!(
-                "'{}' is not 1 to 12 lower-case letters or digits that operators do not have",
-                spec.env
-            ))
-        })?;
+        let new = new_key(&spec.env)?;
         let key = KeyId::generate();
         let (types, networks) = (spec.allowed_types.as_ref(), spec.allowed_networks.as_ref());
         self.check_bounds(spec.expires_at, types, networks).await?;
