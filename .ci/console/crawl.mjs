@@ -8,7 +8,7 @@ const WIDTHS = [360, 768, 1920];
 // Of pages that differ only in what they show, so many are looked at.
 const OF_A_KIND = 2;
 // The links of a page that end the session, or answer with a file.
-const LEFT_OUT = /sign-?out|\.(csv|mp4|json)(\?|$)|format=csv/;
+const LEFT_OUT = /sign-?out|\/video$|\.(csv|mp4|json)(\?|$)|format=csv/;
 
 const kind = (address, base) => {
   const { pathname, searchParams } = new URL(address);
