@@ -251,7 +251,9 @@ async fn keys_are_listed_by_user_and_state_and_made_only_for_ones_own() {
     let operators = json!({"user_id": gateway.caller.user, "name": "x", "env": "op"});
     admin.post(&keys, operators).await.expect(400);
     let member = AdminClient::new(&gateway, gateway.caller.text.clone());
-    member.get(&keys).await.expect(403);
+    let own = member.get(&keys).await.expect(200);
+    assert_eq!(own["items"].as_array().unwrap().len(), 1);
+    assert_eq!(own["items"][0]["key_id"], gateway.caller.key.to_string());
     member.post(&keys, json!({"user_id": gateway.caller.user, "name": "x"})).await.expect(403);
 }
 

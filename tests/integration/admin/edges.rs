@@ -104,6 +104,11 @@ async fn no_instant_of_any_operation_is_a_defect() {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let budget = json!({"level": "user", "subject_id": gateway.caller.user, "period": "daily", "credits": 5});
     let budget = operator.post(&format!("{org}/budgets"), budget).await.expect(201);
+    let request = json!({
+        "level": "user", "period": "daily", "credits": 9, "until": "2050-01-01T00:00:00Z", "reason": "x",
+        "user_id": gateway.caller.user,
+    });
+    let request = operator.post(&format!("{org}/budget-requests"), request).await.expect(201);
     let factor = json!({"factor_bp": 9000, "valid_from": "2050-01-01T00:00:00Z", "reason": "x"});
     let factor = operator.post(&format!("{org}/price-factors"), factor).await.expect(201);
     let book = json!({"name": "next", "copy_of": 1});
@@ -113,6 +118,7 @@ async fn no_instant_of_any_operation_is_a_defect() {
         ("user_id", gateway.caller.user.to_string()),
         ("key_id", gateway.caller.key.to_string()),
         ("budget_id", text(&budget["budget_id"])),
+        ("request_id", text(&request["request_id"])),
         ("factor_id", text(&factor["factor_id"])),
         ("version", text(&book["version"])),
     ]);
