@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what each command does with it.
 
 mod admin;
+mod archive;
 mod database;
 mod demo;
 mod doctor;
@@ -60,6 +61,9 @@ enum Command {
     Simulate(operate::SimulateArgs),
     /// Check the invariants of the ledger; safe while gateways run.
     Audit(operate::AuditArgs),
+    /// Write months that are sealed into files, and prove such files; safe while gateways run.
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Erase what is not money and is older than it is kept; safe while gateways run.
     #[command(subcommand)]
     Retention(operate::RetentionCommand),
@@ -185,6 +189,7 @@ impl Command {
             Self::Demo(_)
             | Self::Serve { .. }
             | Self::Migrate(_)
+            | Self::Archive(_)
             | Self::Audit(_)
             | Self::Doctor(_)
             | Self::Retention(_) => true,
@@ -216,6 +221,7 @@ impl Command {
                 Ok(())
             }),
             Self::Simulate(args) => operate::simulate(args),
+            Self::Archive(command) => archive::run(command),
             Self::Audit(args) => operate::audit(args),
             Self::Retention(command) => operate::retention(command),
             Self::Doctor(args) => doctor::run(args),

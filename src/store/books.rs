@@ -1,5 +1,6 @@
 //! Reading the ledger: entries, statements, summaries, usage, drift, exposure, what alarms watch, and the audit that proves them consistent.
 
+pub(in crate::store) mod archive;
 pub(in crate::store) mod audit;
 pub(in crate::store) mod drift;
 pub(in crate::store) mod entries;

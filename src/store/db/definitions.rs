@@ -212,6 +212,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/ledger/closed_month",
     "functions/ledger/entry_seal",
     "functions/ledger/exposure_start",
+    "functions/ledger/first_id",
     "functions/ledger/hold_seal",
     "functions/ledger/make_partitions",
     "functions/ledger/month_figures",

@@ -6,12 +6,13 @@ use sha2::{Digest, Sha256};
 use sqlx::AssertSqlSafe;
 use time::Date;
 use tollgate::ids::{HoldId, OrgId};
+use tollgate::store::Month;
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{
     doubt, fail, funded, grant, late_run, late_settle, ledger, new_hold, run, settle, write_off,
 };
-use crate::support::process::run as run_tollgate;
+use crate::support::process::{Scratch, run as run_tollgate};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -109,4 +110,53 @@ async fn a_closed_month_is_sealed_once_and_proved_without_this_program() {
         );
         by_hand(&db, mended).await;
     }
+}
+
+/// Files that lost a row, got another byte or were made of other books are told from those that have what was sealed.
+#[tokio::test]
+async fn a_sealed_month_is_archived_and_its_files_are_proved() {
+    let mut db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 10_000).await);
+    let mut guard = grant(&ledger, new_hold(org, 100)).await;
+    guard.step(run(HoldId::generate())).await.unwrap();
+    guard.step(settle(90)).await.unwrap();
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.0.join("first"), scratch.0.join("second"));
+    let named: Month = sqlx::query_scalar::<_, String>("select to_char(now() at time zone 'UTC', 'YYYY-MM')")
+        .fetch_one(db.pool())
+        .await
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(db.database().archive_month(named, &first).await.is_err(), "it is not sealed");
+    seal(&db, org, 60).await.unwrap();
+    let made = db.database().archive_month(named, &first).await.unwrap();
+    assert_eq!(made.files.iter().map(|file| file.rows).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(db.database().verify_archive(&first).await.unwrap(), made);
+    let said = run_tollgate(&[
+        "archive",
+        "month",
+        &named.to_string(),
+        "--to",
+        second.to_str().unwrap(),
+        "--database-url",
+        db.url(),
+    ])
+    .await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let said =
+        run_tollgate(&["archive", "verify", second.to_str().unwrap(), "--database-url", db.url()]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let said = run_tollgate(&["archive", "list", "--database-url", db.url()]).await;
+    assert!(said.out.contains(&format!("{named}: 1 organisations, 1 holds, 2 entries")), "{said:?}");
+
+    let file = first.join("entry.copy");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, String::from_utf8(whole.clone()).unwrap().replace("-90", "-91")).unwrap();
+    assert!(db.database().verify_archive(&first).await.unwrap_err().to_string().contains("is not the file"));
+    std::fs::write(&file, whole).unwrap();
+    db.database().verify_archive(&first).await.unwrap();
+    db.expect_broken();
+    by_hand(&db, "update month_seal set granted = granted + 1").await;
+    assert!(db.database().verify_archive(&first).await.is_err());
 }
