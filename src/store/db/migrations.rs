@@ -39,6 +39,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0022_seals",
     "0023_partitions",
     "0024_month_seals",
+    "0025_open_audits",
 ];
 
 /// All migrations, ordered by version.
