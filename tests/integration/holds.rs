@@ -1,6 +1,7 @@
 //! Holds and the life of a task.
 
 mod audit;
+mod audit_open;
 mod audit_runs;
 mod consumption;
 mod doubt;

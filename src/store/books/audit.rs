@@ -1,5 +1,6 @@
 //! The invariants of the ledger as SQL, proved in one snapshot of a running system.
 
+mod open;
 mod periodic;
 mod seals;
 
@@ -375,11 +376,20 @@ impl Auditor {
     /// Begins a read-only transaction that sees only what is committed now. The server uses no parallel workers for it,
     /// so that the audit does not slow others down.
     async fn begin(database: &Database) -> Result<Self, StoreError> {
+        let mut auditor = Self::connect(database).await?;
+        auditor.snapshot().await?;
+        Ok(auditor)
+    }
+
+    async fn connect(database: &Database) -> Result<Self, StoreError> {
         let connection = database.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
         let mut auditor = Self(connection);
         auditor.rows(sqlx::query("set max_parallel_workers_per_gather = 0")).await?;
-        auditor.rows(sqlx::query("begin isolation level repeatable read read only")).await?;
         Ok(auditor)
+    }
+
+    async fn snapshot(&mut self) -> Result<(), StoreError> {
+        self.rows(sqlx::query("begin isolation level repeatable read read only")).await.map(drop)
     }
 
     async fn rows(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {

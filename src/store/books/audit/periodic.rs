@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// After an audit, none begins for this many times as long as it took, so that audits take a tenth of the time at most.
 const REST: f64 = 9.0;
 
+/// The time from one audit of the whole to the next, while nothing is wrong. Those between look at what is new or open.
+const WHOLE_EVERY: Duration = Duration::from_secs(24 * 3600);
+
 /// The least time between an audit that failed and the next attempt.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -56,24 +59,27 @@ impl Database {
         every: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<Vec<Breach>>, StoreError> {
-        let begun: Option<(i64, OffsetDateTime)> = sqlx::query_as(
+        let begun: Option<(i64, OffsetDateTime, bool)> = sqlx::query_as(
             "update audit_run set runs = runs + 1, gateway = $1, \
                not_before = now() + $3 * interval '1 second' \
              where not_before <= now() and (started_at is null or started_at + $2 * interval '1 second' <= now()) \
-             returning runs, now()",
+             returning runs, now(), whole_at is null or whole_at + $4 * interval '1 second' <= now() or breaches <> '{}'",
         )
         .bind(gateway.as_uuid())
         .bind(every.as_secs_f64())
         .bind((LIMIT + PAUSE).as_secs_f64())
+        .bind(WHOLE_EVERY.as_secs_f64())
         .fetch_optional(self.pool())
         .await?;
-        let Some((run, started_at)) = begun else { return Ok(None) };
+        let Some((run, started_at, whole_due)) = begun else { return Ok(None) };
         let started = Clock.now();
-        let looking = tokio::time::timeout(LIMIT, self.look_for_breaches());
+        let looking = tokio::time::timeout(LIMIT, self.look_for_breaches(whole_due));
         let found = stop.run_until_cancelled(looking).await;
         // The audit only reads, so a stop cancels it; another gateway, or the next start, runs it again.
         let stopped = found.is_none();
         let found = found.and_then(Result::ok).unwrap_or(Err(StoreError::Timeout));
+        let whole = found.as_ref().is_ok_and(|(_, whole)| *whole);
+        let found = found.map(|(found, _)| found);
         let took = Clock.since(started);
         // A failed audit is tried again, but only after a rest: it may have failed because it takes so long.
         let rest = match (&found, stopped) {
@@ -89,7 +95,8 @@ impl Database {
             "update audit_run set not_before = now() + $3 * interval '1 second', \
                started_at = case when $4::jsonb is null then started_at else $5 end, \
                ended_at = case when $4::jsonb is null then ended_at else now() end, \
-               seconds = case when $4::jsonb is null then seconds else $2 end, breaches = coalesce($4, breaches) \
+               seconds = case when $4::jsonb is null then seconds else $2 end, breaches = coalesce($4, breaches), \
+               whole_at = case when $6 then $5 else whole_at end \
              where runs = $1",
         )
         .bind(run)
@@ -97,6 +104,7 @@ impl Database {
         .bind(rest.as_secs_f64())
         .bind(breaches)
         .bind(started_at)
+        .bind(whole)
         .execute(self.pool())
         .await?;
         if stopped { Ok(None) } else { found.map(Some) }
@@ -117,11 +125,20 @@ impl Database {
         }))
     }
 
-    /// Checks every invariant in one snapshot, on a connection outside the pools.
-    async fn look_for_breaches(&self) -> Result<Vec<Breach>, StoreError> {
-        let mut auditor = Auditor::begin(self).await?;
+    /// Checks the invariants in one snapshot, on a connection outside the pools: of the whole if that is due or no month is
+    /// sealed, else of what is new or open. Returns also whether it was the whole.
+    async fn look_for_breaches(&self, whole_due: bool) -> Result<(Vec<Breach>, bool), StoreError> {
+        let open = if whole_due { None } else { Auditor::begin_open(self).await? };
+        let whole = open.is_none();
+        let (mut auditor, checks) = match open {
+            Some(open) => open,
+            None => {
+                let all = INVARIANTS.iter().map(|&(check, sql)| (check, sql.to_owned()));
+                (Auditor::begin(self).await?, all.collect())
+            }
+        };
         let mut breaches = Vec::new();
-        for &(check, sql) in INVARIANTS {
+        for (check, sql) in checks {
             // A broken ledger may have millions of rows to report, so the database counts them. Of the rows' texts only
             // the organisations' ids are fetched: the first id in a text is the organisation's.
             let counted = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -138,6 +155,6 @@ impl Database {
             }
         }
         auditor.end().await?;
-        Ok(breaches)
+        Ok((breaches, whole))
     }
 }

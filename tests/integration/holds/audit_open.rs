@@ -1,0 +1,157 @@
+//! The audit of what is new or open takes sealed months for what their seals say, and finds what is wrong with the rest.
+
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+use tokio_util::sync::CancellationToken;
+use tollgate::ids::{GatewayId, HoldId};
+
+use crate::support::database::TestDatabase;
+use crate::support::fixture::{
+    HOUR, doubt, fail, funded, grant, late_run, late_settle, ledger, new_hold, refuse, run, settle, write_off,
+};
+
+const ENTRIES: &str = "granted and consumed = sums of entries";
+const USAGE: &str = "usage by day = entries of tasks";
+const CONSUME: &str = "a settled task has exactly one consume, of what was charged; no other has one";
+const AMOUNT: &str = "a hold is its list price times its factor, rounded up";
+const HELD: &str = "held = sum of open holds";
+const COST: &str = "what a task cost the platform is in its losses";
+const VENDOR: &str = "the vendor's id of a task is known once";
+const CHAIN: &str =
+    "entries follow one another: each has the balance before it and its amount, and is as it was booked";
+const HOLD: &str = "a hold is as it was made, in price, factor, account and windows";
+const OPEN: &str = "a task goes on while it is open, and no longer";
+const COUNTERS: &str = "open tasks and tasks in doubt are counted";
+
+/// Past the triggers, as nothing of ours does.
+async fn by_hand(db: &TestDatabase, statement: &str) {
+    let sql = format!("begin; set local session_replication_role = replica; {statement}; commit");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();
+}
+
+/// Makes all that was booked sixty days older.
+async fn aged(db: &TestDatabase) {
+    let older =
+        |table: &str, column: &str| format!("update {table} set {column} = pg_temp.older({column}); ");
+    let ids: String = [
+        ("correction", "hold_id"),
+        ("correction", "entry_id"),
+        ("hold", "hold_id"),
+        ("vendor_task", "hold_id"),
+        ("unpaid_task", "hold_id"),
+        ("drifted_task", "hold_id"),
+        ("platform_loss", "hold_id"),
+        ("idempotency", "hold_id"),
+    ]
+    .map(|(table, column)| older(table, column))
+    .concat();
+    by_hand(
+        db,
+        &format!(
+            "create function pg_temp.older(id uuid) returns uuid language sql as $$ \
+               select overlay(id::text placing left(uuid_v7(to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint \
+                 / 1000.0) - interval '60 days')::text, 13) from 1 for 13)::uuid $$; {ids} \
+             update entry set entry_id = pg_temp.older(entry_id), hold_id = pg_temp.older(hold_id); \
+             update audit_log set target_id = pg_temp.older(target_id::uuid)::text, \
+               after = after || jsonb_build_object('entry_id', pg_temp.older(target_id::uuid)) where target_kind = 'entry'; \
+             update hold set created_at = created_at - interval '60 days'; \
+             update entry set created_at = created_at - interval '60 days'; \
+             update usage_day set day = day - 60; \
+             update hold set seal = hold_seal(org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, \
+               balance_after, overdraft, windows, budget_after, task_type, backend, account, owner, fingerprint, idem_key); \
+             update entry set seal = entry_seal(org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, \
+               task_type, reason, external_ref, related_entry, actor, created_at, place, balance_after)"
+        ),
+    )
+    .await;
+}
+
+/// The checks that an audit of a gateway finds broken. `whole`: as if none of the whole had been made.
+async fn found(db: &TestDatabase, whole: bool) -> Vec<&'static str> {
+    let begun = if whole { "null" } else { "now()" };
+    let due = format!(
+        "update audit_run set whole_at = {begun}, breaches = '{{}}', started_at = null, not_before = '-infinity'"
+    );
+    sqlx::query(AssertSqlSafe(due)).execute(db.pool()).await.unwrap();
+    let never = CancellationToken::new();
+    let breaches = db.database().audit_if_due(GatewayId::generate(), HOUR, &never).await.unwrap().unwrap();
+    breaches.into_iter().map(|breach| breach.check).collect()
+}
+
+#[tokio::test]
+async fn what_is_new_or_open_is_audited_and_sealed_months_are_taken_for_their_seals() {
+    let mut db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 10_000).await);
+    let lives = || {
+        [
+            vec![run(HoldId::generate()), settle(90)],
+            vec![run(HoldId::generate()), fail(5)],
+            vec![refuse()],
+            vec![doubt(), write_off(100)],
+            vec![doubt(), write_off(100), late_run(), late_settle(70)],
+        ]
+    };
+    for steps in lives() {
+        let mut guard = grant(&ledger, new_hold(org, 100)).await;
+        for step in steps {
+            guard.step(step).await.unwrap();
+        }
+        std::mem::forget(guard);
+    }
+    aged(&db).await;
+    assert_eq!(found(&db, true).await, [""; 0]);
+    assert_eq!(found(&db, false).await, [""; 0], "no month is sealed: the whole");
+    assert_eq!(db.database().seal_months(Duration::from_secs(60)).await.unwrap(), 1);
+    assert_eq!(found(&db, false).await, [""; 0]);
+
+    let mut open = vec![vec![], vec![run(HoldId::generate())], vec![doubt()]];
+    open.extend(lives());
+    for steps in open {
+        let mut guard = grant(&ledger, new_hold(org, 100)).await;
+        for step in steps {
+            guard.step(step).await.unwrap();
+        }
+        std::mem::forget(guard);
+    }
+    assert_eq!(found(&db, false).await, [""; 0]);
+    assert_eq!(found(&db, true).await, [""; 0]);
+    ledger.shut_down().await;
+
+    // What is wrong with a sealed month is the whole audit's to find, and that of what is new reads none of its rows.
+    db.expect_broken();
+    let old = "hold_id < first_id(now() - interval '40 days')";
+    by_hand(&db, &format!("update hold set amount = amount + 1 where {old} and state = 'WRITTEN_OFF'")).await;
+    assert_eq!(found(&db, false).await, [""; 0]);
+    assert_eq!(found(&db, true).await, [AMOUNT, HOLD]);
+    by_hand(&db, &format!("update hold set amount = amount - 1 where {old} and state = 'WRITTEN_OFF'")).await;
+
+    for (statement, expected) in [
+        ("update org_balance set granted = granted + 1, available = available + 1", &[ENTRIES][..]),
+        ("update org_balance set held = held + 1, available = available - 1", &[HELD]),
+        ("update usage_day set charged = charged + 1 where day < now() - interval '40 days'", &[USAGE]),
+        (
+            "delete from entry where kind = 'consume' and entry_id > first_id(now() - interval '1 day')",
+            &[CONSUME, ENTRIES, USAGE],
+        ),
+        (
+            "update entry set reason = 'x' where kind = 'consume' and entry_id > first_id(now() - interval '1 day')",
+            &[CHAIN],
+        ),
+        (
+            "update hold set lost = lost + 1 where lost > 0 and hold_id > first_id(now() - interval '1 day')",
+            &[COST],
+        ),
+        ("delete from vendor_task where hold_id > first_id(now() - interval '1 day')", &[VENDOR]),
+        ("delete from open_task where state = 'HELD'", &[HELD, COUNTERS, OPEN]),
+    ] {
+        let mut copy = db.copy().await;
+        copy.expect_broken();
+        by_hand(&copy, statement).await;
+        let mut found = found(&copy, false).await;
+        found.sort_unstable();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{statement}");
+    }
+}
