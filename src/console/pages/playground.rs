@@ -108,8 +108,9 @@ pub(in crate::console) fn tariff(price: &TypePrice) -> String {
 fn choose(prices: &Prices, wanted: Option<&str>) -> Result<TypePrice, Trouble> {
     let named = prices.types.iter().find(|one| Some(one.task_type.as_str()) == wanted);
     let first = prices.types.iter().filter(|one| one.allowed);
-    // A type that needs nothing but a prompt is the easiest to begin with.
-    let easy = first.clone().find(|one| one.task_type.ends_with("text-to-video"));
+    // The cheapest type that needs nothing but a prompt is the easiest to begin with.
+    let easy = first.clone().filter(|one| one.task_type.ends_with("text-to-video"));
+    let easy = easy.min_by_key(|one| one.price.credits);
     let found = named.or(easy).or_else(|| first.clone().next()).or(prices.types.first());
     found
         .cloned()
