@@ -9,7 +9,8 @@ use tollgate::ids::{BudgetId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
     AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit,
-    QuotaKind, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError, TargetKind,
+    QuotaKind, Role, Serves, SessionKind, SigningAlgorithm, Slice, State, Status, StepKind, StoreError,
+    TargetKind,
 };
 use uuid::Uuid;
 
@@ -38,7 +39,8 @@ fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
         PriceUnit,
         TargetKind,
         GivenRole,
-        QuotaKind
+        QuotaKind,
+        SessionKind
     ]
 }
 
