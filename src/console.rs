@@ -100,6 +100,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/console/link/{link}", get(pages::sign_in::show_link).post(pages::sign_in::use_link))
         .route("/console/sign-out", post(pages::sign_in::sign_out))
         .route("/console/theme", post(pages::sign_in::set_theme))
+        .route("/console/sessions", page(pages::sessions::sessions).merge(form(pages::sessions::end_others)))
         .route("/console/assets/{name}", get(assets::serve));
     let pages = match audience {
         Audience::Members => members(),

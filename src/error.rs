@@ -281,7 +281,8 @@ impl GatewayError {
         self.code().map_or(StatusCode::BAD_REQUEST, Code::status)
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long to wait before the same call may do better.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::UpstreamBusy { retry_after } => Some(*retry_after),
             // ⚑ One known client stops using its key for as long as the `Retry-After` of a 402 says.

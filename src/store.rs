@@ -56,7 +56,7 @@ pub use self::directory::keys::{
 };
 pub use self::directory::names::{CallerNames, KeyName};
 pub use self::directory::operators::{OperatorRole, OperatorToken};
-pub use self::directory::sessions::{SessionHash, SessionKind, SessionOf};
+pub use self::directory::sessions::{SessionHash, SessionInfo, SessionKind, SessionOf};
 pub use self::directory::tenancy::{
     DeletedOrg, ForgottenUser, NewOrg, NewUser, Org, OrgChange, OrgFilter, Owned, Quota, QuotaKind,
     RemainingCredits, Status, Team, TeamChange, User, UserChange, UserFilter,

@@ -8,12 +8,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
 use super::callers::{Authenticator, Caller};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::error::GatewayError;
 use crate::secret::Secret;
-use crate::store::{Database, SessionHash, SessionKind, SessionOf, StoreError};
+use crate::store::{Database, SessionHash, SessionInfo, SessionKind, SessionOf, StoreError};
 
 /// The caller of a request that the console makes for a session. The APIs take it in place of an `Authorization` header. It
 /// is a typed extension of the request, and only [`Authenticator::signed_in`] makes one: nothing that arrives by the network
@@ -61,6 +62,16 @@ impl SessionText {
     fn hash(&self) -> SessionHash {
         SessionHash(Sha256::digest(self.0.expose().as_bytes()).into())
     }
+}
+
+/// A session, for the bearer of its credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    pub created_at: OffsetDateTime,
+    /// When it was last used, to the minute.
+    pub seen_at: OffsetDateTime,
+    /// Whether it is the session that asks.
+    pub is_this: bool,
 }
 
 /// A new link, which opens one session for the bearer of `credential` within `lasts`.
@@ -122,9 +133,30 @@ impl Authenticator {
         Ok(SignedIn { caller: self.caller_of(&of, peer).await? })
     }
 
-    /// Ends a session.
+    /// Ends a session; its text opens nothing any more.
     pub async fn sign_out(&self, session: &SessionText, peer: IpAddr) -> Result<(), GatewayError> {
         Ok(self.lookup_turn(peer).await?.end_session(session.hash()).await?)
+    }
+
+    /// The sessions of the same credential, newest first, and which of them this one is.
+    pub async fn sessions(&self, session: &SessionText, peer: IpAddr) -> Result<Vec<Session>, GatewayError> {
+        let (turn, own) = (self.lookup_turn(peer).await?, session.hash());
+        let of = turn.find_session(own).await?.ok_or(NO_SESSION)?;
+        let list = turn.sessions_of(&of).await?.into_iter();
+        Ok(list
+            .map(|SessionInfo { hash, created_at, seen_at }| Session {
+                created_at,
+                seen_at,
+                is_this: hash == own,
+            })
+            .collect())
+    }
+
+    /// Ends the other sessions of the same credential.
+    pub async fn end_others(&self, session: &SessionText, peer: IpAddr) -> Result<(), GatewayError> {
+        let turn = self.lookup_turn(peer).await?;
+        let of = turn.find_session(session.hash()).await?.ok_or(NO_SESSION)?;
+        Ok(turn.end_other_sessions(&of, session.hash()).await?)
     }
 
     async fn caller_of(&self, of: &SessionOf, peer: IpAddr) -> Result<Caller, GatewayError> {

@@ -6,7 +6,7 @@ use url::{Origin, Url};
 
 use super::check::Check;
 
-/// The console.
+/// The pages for people, on both listeners.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Console {

@@ -10,12 +10,13 @@ pub(super) struct Envelope<T> {
     pub(super) data: T,
 }
 
-/// Of `GET /api/me`.
+/// Who the caller is: the answer of `GET /api/me`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Me {
     pub(super) role: String,
     pub(super) suspended: bool,
     pub(super) organisation: MyOrg,
+    pub(super) team: Option<MyTeam>,
     pub(super) user: MyUser,
     pub(super) key: Option<MyKey>,
     pub(super) budgets: Vec<MyBudget>,
@@ -33,6 +34,11 @@ pub(super) struct MyOrg {
     pub(super) org_id: String,
     pub(super) name: String,
     pub(super) time_zone: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct MyTeam {
+    pub(super) team_id: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -61,7 +67,7 @@ pub(super) struct MyBudget {
     pub(super) resets_at: Option<OffsetDateTime>,
 }
 
-/// Of `GET /api/credits`.
+/// What there is to spend: the answer of `GET /api/credits`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Balance {
     pub(super) available: i64,
@@ -72,7 +78,7 @@ pub(super) struct Balance {
     pub(super) in_doubt: i32,
 }
 
-/// Of `GET /api/tasks`.
+/// A page of tasks: the answer of `GET /api/tasks`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Tasks {
     pub(super) tasks: Vec<TaskRow>,
@@ -94,7 +100,7 @@ pub(super) struct TaskRow {
     pub(super) created_at: OffsetDateTime,
 }
 
-/// Of `GET /api/tasks/{task_id}`.
+/// One task and its price: the answer of `GET /api/tasks/{task_id}`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct TaskDetail {
     pub(super) task_id: String,
@@ -125,7 +131,7 @@ pub(super) struct TaskDetail {
     pub(super) keeps_content: bool,
 }
 
-/// Of `GET /api/status`. What the vendor adds is read where it is known.
+/// The answer of `GET /api/status`. What the vendor adds is read where it is known.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Status {
     #[serde(default)]
@@ -136,7 +142,7 @@ pub(super) struct Status {
     pub(super) prompt: Option<String>,
 }
 
-/// Of `GET /api/prices`.
+/// The prices in force: the answer of `GET /api/prices`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Prices {
     pub(super) price_book: i32,
@@ -181,7 +187,7 @@ pub(super) struct Seconds {
     pub(super) by_default: u8,
 }
 
-/// Of `POST /api/quote`.
+/// The price of a body: the answer of `POST /api/quote`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Quote {
     pub(super) credits: i64,

@@ -30,12 +30,12 @@ const MOST_BYTES: usize = 4 << 20;
 /// An API as a service within the process.
 pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// The two APIs.
+/// The services that pages call.
 #[derive(Debug, Clone)]
 pub struct Apis {
     /// The data plane; operators have no use for it.
     pub data: Service,
-    /// The management API.
+    /// The whole management API, whose rules decide what the caller may do.
     pub management: Service,
 }
 
@@ -62,7 +62,8 @@ impl Problem {
     /// A refusal of the sign-in itself.
     pub(super) fn of(error: &GatewayError) -> Self {
         let code = error.code().map_or("INTERNAL_ERROR", crate::wire::Code::as_str);
-        Self::new(error.status(), code, error.to_string())
+        let retry_after = error.retry_after().map(|after| after.as_secs().max(1));
+        Self { retry_after, ..Self::new(error.status(), code, error.to_string()) }
     }
 
     /// Whether the same call may do better later.
@@ -184,7 +185,7 @@ impl ToCall<'_> {
         strict::read_json(&answer.bytes).map_err(|error| Problem::unreadable(&error.to_string()))
     }
 
-    /// Makes the call.
+    /// Makes the call; a refusal of the API is the error.
     pub(super) async fn send(self) -> Result<Answer, Problem> {
         let made = self.client.made.fetch_add(1, Ordering::Relaxed);
         if made >= MOST_CALLS {

@@ -28,7 +28,7 @@ pub(super) fn policy(media_hosts: &[String]) -> HeaderValue {
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 }
 
-/// Surrounds every request.
+/// Gives every request its id and its log event, and every answer its headers.
 pub(super) async fn frame(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let id = format!("req_{}", uuid::Uuid::now_v7().simple());
     let (head, body) = request.into_parts();
@@ -93,7 +93,7 @@ pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
     Trouble::internal().into_response()
 }
 
-/// A page.
+/// The answer that shows a page.
 pub(super) fn html(page: &impl askama::Template) -> Response {
     match page.render() {
         Ok(text) => axum::response::Html(text).into_response(),

@@ -88,6 +88,7 @@ const NOTICES: &[(&str, &str)] = &[
     ("revoked", "The key was revoked."),
     ("deleted", "Deleted."),
     ("created", "Created."),
+    ("ended", "The other sessions were ended."),
 ];
 
 impl Shell {

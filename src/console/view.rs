@@ -204,6 +204,13 @@ impl Alert {
     }
 }
 
+impl Alert {
+    /// Whether it tells of a refusal with this code.
+    pub(super) fn is(&self, code: &str) -> bool {
+        self.code == code
+    }
+}
+
 impl Display for Alert {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, r#"<div class="alert" role="alert"><p>{}</p>"#, escaped(&sentence(&self.message)))?;

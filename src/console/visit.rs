@@ -19,8 +19,9 @@ use super::cookies::{SessionCookie, Theme};
 use super::trouble::Trouble;
 use super::{Audience, Console};
 use crate::access::callers::Caller;
-use crate::bulk::Payer;
-use crate::call::Peer;
+use crate::access::sessions::{Session, SessionText};
+use crate::bulk::{ByteShare, Payer};
+use crate::call::{Peer, ReadBody};
 use crate::error::GatewayError;
 use crate::layers::body::{BodyReader, Coding};
 use crate::strict;
@@ -39,6 +40,8 @@ pub(super) struct Visit {
     pub(super) headers: HeaderMap,
     /// The path without what stands before `/console` in links.
     pub(super) path: String,
+    session: SessionText,
+    address: IpAddr,
     query: String,
     params: Vec<(String, String)>,
     /// Taken by [`Visit::form`]. Behind a lock only because a body cannot be shared.
@@ -46,17 +49,21 @@ pub(super) struct Visit {
 }
 
 /// The fields of a form, or the parameters of a query.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Fields(Vec<(String, String)>);
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pairs: Vec<(String, String)>,
+    /// The room that a form takes in memory.
+    _share: Option<ByteShare>,
+}
 
 impl Fields {
     pub(super) fn parse(text: &[u8]) -> Self {
-        Self(form_urlencoded::parse(text).into_owned().collect())
+        Self { pairs: form_urlencoded::parse(text).into_owned().collect(), _share: None }
     }
 
     /// The value of a field; nothing if it was not filled in.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
+        self.pairs
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
@@ -70,7 +77,7 @@ impl Fields {
 
     /// All values of a field.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn is_set(&self, name: &str) -> bool {
@@ -84,7 +91,7 @@ impl Fields {
     /// These fields as a query, without those that are empty and without `but`.
     pub(super) fn query_without(&self, but: &[&str]) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in &self.0 {
+        for (name, value) in &self.pairs {
             if !value.trim().is_empty() && !but.contains(&name.as_str()) {
                 query.append_pair(name, value);
             }
@@ -94,6 +101,16 @@ impl Fields {
 }
 
 impl Visit {
+    /// The sessions of the visitor's credential, newest first.
+    pub(super) async fn sessions(&self) -> Result<Vec<Session>, Trouble> {
+        Ok(self.console.parts.authenticator.sessions(&self.session, self.address).await?)
+    }
+
+    /// Ends the other sessions of the visitor's credential.
+    pub(super) async fn end_other_sessions(&self) -> Result<(), Trouble> {
+        Ok(self.console.parts.authenticator.end_others(&self.session, self.address).await?)
+    }
+
     /// What stands before `/console` in every link.
     pub(super) fn base(&self) -> &str {
         self.console.base()
@@ -118,6 +135,25 @@ impl Visit {
         self.client.signed_in().caller()
     }
 
+    /// Whether the script asks, for a part of the page.
+    pub(super) fn is_for_script(&self) -> bool {
+        self.headers.contains_key("x-tollgate-part")
+    }
+
+    fn payer(&self) -> Payer {
+        self.caller().org().map_or(Payer::Operators, Payer::Org)
+    }
+
+    /// Does what takes long for megabytes on a thread that serves nobody else.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        size: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let workers = &self.console.parts.bodies.bulk.workers;
+        Ok(workers.run(self.payer(), size, work).await.map_err(GatewayError::from)?)
+    }
+
     /// The fields of the form that was sent.
     pub(super) async fn form(&mut self) -> Result<Fields, Trouble> {
         self.form_of(MOST_FORM).await
@@ -126,10 +162,12 @@ impl Visit {
     /// The fields of a form that may contain a file as a `data:` URI.
     pub(super) async fn form_of(&mut self, most: usize) -> Result<Fields, Trouble> {
         let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let payer = self.caller().org().map_or(Payer::Operators, Payer::Org);
+        let payer = self.payer();
         let reader = BodyReader { most, ..self.console.parts.bodies.clone() };
         let read = reader.read(body, Coding::Identity, payer).await.map_err(GatewayError::from)?;
-        Ok(Fields::parse(&read.bytes))
+        let ReadBody { bytes, share } = read;
+        let fields = self.work(bytes.len(), move || Fields::parse(&bytes)).await?;
+        Ok(Fields { _share: Some(share), ..fields })
     }
 }
 
@@ -210,6 +248,8 @@ async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers,
+        session,
+        address,
         params,
         body: Mutex::new(Some(body)),
         console,

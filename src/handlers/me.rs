@@ -12,7 +12,7 @@ use crate::ids::{KeyId, OrgId, TeamId, UserId};
 use crate::store::{CallerBudget, Role};
 use crate::wire::{Success, success};
 
-/// The caller.
+/// Who the caller is, and what it may do.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MeData {
     role: Role,

@@ -31,7 +31,7 @@ pub(super) struct TypePrice {
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     task_type: Arc<str>,
-    /// The list price.
+    /// The list price, before the factor.
     price: Tariff,
     /// Whether the caller's key may create this type.
     allowed: bool,

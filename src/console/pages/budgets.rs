@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::Clock;
-use crate::console::answers::{Page, Person, Team};
+use crate::console::answers::{Me, MyBudget, Page, Person, Team};
 use crate::console::frame::html;
 use crate::console::pages::start::{BudgetLine, period};
 use crate::console::shell::Shell;
@@ -23,9 +23,24 @@ struct BudgetsPage {
     mine: Vec<BudgetLine>,
     /// All budgets of the organisation; none: the visitor is no admin.
     all: Option<Vec<OrgBudget>>,
+    /// What somebody asks for, by a link.
+    asked: Option<Asked>,
     people: Vec<Person>,
     teams: Vec<Team>,
     next: Option<String>,
+}
+
+/// A wish for a larger budget, as its link tells it.
+struct Asked {
+    whose: Name,
+    /// As the form of a new budget takes it.
+    subject: String,
+    period: String,
+    window: &'static str,
+    credits: i64,
+    shown: Money,
+    /// The budget that there is, with its version; none: one of the wider ones applies.
+    existing: Option<(String, i32)>,
 }
 
 struct OrgBudget {
@@ -101,10 +116,11 @@ impl OrgBudget {
 pub(in crate::console) async fn budgets(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Budgets").await?;
     let zone = &member.zone;
-    let mine = BudgetLine::all(&member.me.budgets, zone);
+    let place = format!("{}/console/budgets", visit.public_url());
+    let mine = BudgetLine::all_asking(&member.me.budgets, zone, |budget| ask(&place, &member.me, budget));
     if !member.me.is_admin() {
         let (people, teams) = (Vec::new(), Vec::new());
-        return Ok(html(&BudgetsPage { shell, mine, all: None, people, teams, next: None }));
+        return Ok(html(&BudgetsPage { shell, mine, all: None, asked: None, people, teams, next: None }));
     }
     let org = &member.me.organisation.org_id;
     let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
@@ -118,17 +134,67 @@ pub(in crate::console) async fn budgets(visit: Visit) -> Outcome {
         visit.client.look::<Page<Person>>(&places[1]),
         visit.client.look::<Page<Team>>(&places[2]),
     )?;
+    let asked = asked(&visit, org, &people.items, &teams.items).await?;
     let all =
         found.items.into_iter().map(|one| OrgBudget::new(one, &people.items, &teams.items, zone)).collect();
     let page = BudgetsPage {
         mine,
         all: Some(all),
+        asked,
         people: people.items,
         teams: teams.items,
         next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/budgets"))),
         shell,
     };
     Ok(html(&page))
+}
+
+/// The link that asks for half as much again of a budget; an organisation's own is the operators' business.
+fn ask(place: &str, me: &Me, budget: &MyBudget) -> Option<String> {
+    let id = match budget.level.as_str() {
+        "user" => Some(&me.user.user_id),
+        "team" => me.team.as_ref().map(|team| &team.team_id),
+        "key" => me.key.as_ref().map(|key| &key.key_id),
+        _ => None,
+    }?;
+    let more = budget.limit?.saturating_mul(3).checked_div(2)?.max(1);
+    Some(format!("{place}?ask={}:{id}&period={}&credits={more}", budget.level, budget.period))
+}
+
+/// What the address asks for, if it is a link of [`ask`].
+async fn asked(
+    visit: &Visit,
+    org: &str,
+    people: &[Person],
+    teams: &[Team],
+) -> Result<Option<Asked>, Trouble> {
+    let query = visit.query();
+    let (Some(subject), Some(window), Some(credits)) =
+        (query.get("ask"), query.get("period"), query.get("credits"))
+    else {
+        return Ok(None);
+    };
+    let (level, id) = subject.split_once(':').unwrap_or((subject, ""));
+    let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let place = format!(
+        "/admin/v1/orgs/{org}/budgets?level={}&subject_id={}&period={}",
+        encoded(level),
+        encoded(id),
+        encoded(window)
+    );
+    let found: Page<Budget> = visit.client.look(&place).await?;
+    let person = people.iter().find(|one| one.user_id == id).map(|one| one.name.clone());
+    let team = teams.iter().find(|one| one.team_id == id).map(|one| one.name.clone());
+    let credits = whole(credits)?;
+    Ok(Some(Asked {
+        whose: Name(person.or(team).unwrap_or_else(|| id.to_owned())),
+        subject: subject.to_owned(),
+        period: window.to_owned(),
+        window: period(window),
+        credits,
+        shown: Money(credits),
+        existing: found.items.first().map(|budget| (budget.budget_id.clone(), budget.version)),
+    }))
 }
 
 /// A whole number that was typed into a form.

@@ -136,7 +136,10 @@ fn life(task: &TaskDetail, zone: &Zone) -> Vec<Step> {
         ));
     }
     let end = match task.state.as_str() {
-        "SETTLED" => "charged, and the rest of the hold returned",
+        "SETTLED" if task.consumed_credits < task.held_credits => {
+            "charged, and the rest of the hold returned"
+        }
+        "SETTLED" => "charged",
         "WRITTEN_OFF" => "the outcome stayed unknown: the hold was returned",
         "RELEASED" => "the hold was returned",
         _ => "not yet",

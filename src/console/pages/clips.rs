@@ -3,11 +3,11 @@
 use url::form_urlencoded::byte_serialize;
 
 use crate::clock::Clock;
-use crate::console::answers::Tasks;
+use crate::console::answers::{Page, Person, TaskRow, Tasks};
 use crate::console::frame::html;
 use crate::console::pages::start::ClipLine;
 use crate::console::shell::Shell;
-use crate::console::view::Alert;
+use crate::console::view::{Alert, Name};
 use crate::console::visit::{Outcome, Visit};
 
 /// How many clips a page has.
@@ -21,13 +21,15 @@ struct ClipsPage {
     alert: Option<Alert>,
     statuses: Vec<Choice>,
     months: Vec<Choice>,
-    user: String,
     key: String,
     show_user: bool,
     grid: bool,
     /// The filters, for the links between table and grid.
     filters: String,
     is_filtered: bool,
+    /// Whether a task of the page is under way.
+    is_live: bool,
+    people: Vec<Choice>,
     next: Option<String>,
 }
 
@@ -89,6 +91,17 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
         }
         Err(problem) => return Err(problem.into()),
     };
+    let people = match member.me.is_admin() {
+        true => {
+            let place = format!("/admin/v1/orgs/{}/users?limit=200", member.me.organisation.org_id);
+            visit.client.look::<Page<Person>>(&place).await?.items
+        }
+        false => Vec::new(),
+    };
+    let named = |task: &TaskRow| {
+        let person = people.iter().find(|person| person.user_id == task.user_id);
+        ClipLine { user: person.map(|person| Name(person.name.clone())), ..ClipLine::new(task, zone) }
+    };
     let status = query.text("status");
     let choice = |value: &str, text: &str, chosen: &str| Choice {
         value: value.to_owned(),
@@ -97,17 +110,24 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
     };
     let mut all_months = vec![choice("", "Any", &month)];
     all_months.extend(months(&zone.month(Clock.wall())).iter().map(|one| choice(one, one, &month)));
+    let user = query.text("user");
+    let mut users = vec![choice("", "Everybody", &user)];
+    users.extend(people.iter().map(|person| choice(&person.user_id, &person.name, &user)));
+    if !user.is_empty() && !people.iter().any(|person| person.user_id == user) {
+        users.push(choice(&user, &user, &user));
+    }
     let running = list.tasks.iter().any(|task| task.status == "IN_PROGRESS");
     let page = ClipsPage {
-        clips: list.tasks.iter().map(|task| ClipLine::new(task, zone)).collect(),
+        clips: list.tasks.iter().map(named).collect(),
         alert,
         statuses: STATUSES.iter().map(|(value, text)| choice(value, text, &status)).collect(),
         months: all_months,
-        user: query.text("user"),
         key: query.text("key"),
         show_user: member.me.is_admin(),
         grid: query.get("view") == Some("grid"),
         filters: query.query_without(&["view", "cursor"]),
+        people: users,
+        is_live: running,
         is_filtered: ["status", "user", "key", "month"].iter().any(|name| query.is_set(name)),
         next: list.next_cursor.map(|cursor| {
             format!("{}?{}&cursor={cursor}", visit.link("/clips"), query.query_without(&["cursor"]))

@@ -16,7 +16,7 @@ pub(in crate::console) struct CreateForm {
     pub(in crate::console) keep_original_sound: bool,
     pub(in crate::console) image: String,
     pub(in crate::console) end_image: String,
-    /// One a line.
+    /// URLs of images, one a line.
     pub(in crate::console) images: String,
     pub(in crate::console) video: String,
     pub(in crate::console) negative_prompt: String,
@@ -44,6 +44,11 @@ impl CreateForm {
             negative_prompt: fields.text("negative_prompt"),
             cfg_scale: fields.text("cfg_scale"),
         }
+    }
+
+    /// About how many bytes the body has.
+    pub(in crate::console) fn size(&self) -> usize {
+        self.prompt.len() + self.image.len() + self.end_image.len() + self.images.len() + self.video.len()
     }
 
     /// The body of the create. The same fields always give the same bytes, because a promised price is for one body.

@@ -42,6 +42,14 @@ struct PlaygroundPage {
     book: String,
 }
 
+/// The price alone, for the script: the page itself may contain files.
+#[derive(askama::Template)]
+#[template(path = "price.html")]
+struct PricePart {
+    base: String,
+    price: Priced,
+}
+
 struct TypeChoice {
     name: String,
     is_chosen: bool,
@@ -108,8 +116,9 @@ pub(in crate::console) fn tariff(price: &TypePrice) -> String {
 fn choose(prices: &Prices, wanted: Option<&str>) -> Result<TypePrice, Trouble> {
     let named = prices.types.iter().find(|one| Some(one.task_type.as_str()) == wanted);
     let first = prices.types.iter().filter(|one| one.allowed);
-    // A type that needs nothing but a prompt is the easiest to begin with.
-    let easy = first.clone().find(|one| one.task_type.ends_with("text-to-video"));
+    // The cheapest type that needs nothing but a prompt is the easiest to begin with.
+    let easy = first.clone().filter(|one| one.task_type.ends_with("text-to-video"));
+    let easy = easy.min_by_key(|one| one.price.credits);
     let found = named.or(easy).or_else(|| first.clone().next()).or(prices.types.first());
     found
         .cloned()
@@ -131,8 +140,15 @@ pub(in crate::console) async fn show(visit: Visit) -> Outcome {
 pub(in crate::console) async fn send(mut visit: Visit) -> Outcome {
     let fields = visit.form_of(MOST_FORM).await?;
     let loaded = Loaded::of(&visit, &fields).await?;
+    if visit.is_for_script() {
+        let body = loaded.body(&visit).await?;
+        return Ok(html(&PricePart {
+            base: visit.base().to_owned(),
+            price: loaded.price(&visit, body, None).await,
+        }));
+    }
     let key = fields.get("key").map_or_else(fresh_key, ToOwned::to_owned);
-    let body = loaded.form.body(&loaded.chosen.fields);
+    let body = loaded.body(&visit).await?;
     if fields.get("do") != Some("create") {
         let priced = loaded.price(&visit, body, None).await;
         return Ok(html(&loaded.page(&visit, key, priced)));
@@ -167,6 +183,12 @@ impl Loaded {
         let chosen = choose(&prices, fields.get("type"))?;
         let form = CreateForm::of(fields, &chosen.task_type, &chosen.fields);
         Ok(Self { member, shell, prices, chosen, form })
+    }
+
+    /// The body of the create; one with files is written on a thread of its own.
+    async fn body(&self, visit: &Visit) -> Result<String, Trouble> {
+        let (form, rules) = (self.form.clone(), self.chosen.fields.clone());
+        visit.work(self.form.size(), move || form.body(&rules)).await
     }
 
     /// The promised price of a body.

@@ -176,7 +176,7 @@ pub(in crate::console) async fn use_link(
     }
 }
 
-/// Ends the session.
+/// Ends the session, in the database and in the browser.
 pub(in crate::console) async fn sign_out(State(console): State<Arc<Console>>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     let cookie = cookie(&console, &head.headers);

@@ -1,9 +1,12 @@
 //! The first page: what there is to spend, what it is limited by, and what was made last. Before the first success: how to begin.
 
+use serde::Deserialize;
+use time::OffsetDateTime;
+
 use crate::console::answers::{MyBudget, TaskRow, Tasks};
 use crate::console::frame::html;
 use crate::console::shell::Shell;
-use crate::console::view::{Badge, Id, Meter, Money, When};
+use crate::console::view::{Badge, Id, Meter, Money, Name, When};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -19,10 +22,32 @@ struct StartPage {
     consumed: Money,
     open_tasks: i32,
     in_doubt: i32,
+    /// How long the balance lasts; admins only, who can do something about it.
+    lasts: Option<Lasts>,
     budgets: Vec<BudgetLine>,
     clips: Vec<ClipLine>,
+    /// Whether a task is under way.
+    is_live: bool,
     /// How to begin; nothing once something has succeeded.
     guide: Option<Guide>,
+}
+
+/// How long the balance lasts at the present pace.
+struct Lasts {
+    until: Option<When>,
+    per_day: Money,
+}
+
+#[derive(Debug, Deserialize)]
+struct Summary {
+    runway: Runway,
+}
+
+#[derive(Debug, Deserialize)]
+struct Runway {
+    per_day: i64,
+    #[serde(with = "time::serde::rfc3339::option")]
+    until: Option<OffsetDateTime>,
 }
 
 /// A budget, with the nearest to its limit first.
@@ -34,6 +59,8 @@ pub(in crate::console) struct BudgetLine {
     pub(in crate::console) left: Option<Money>,
     pub(in crate::console) meter: Option<Meter>,
     pub(in crate::console) resets: Option<When>,
+    /// A link by which an admin raises it; the page of budgets has it.
+    pub(in crate::console) ask: Option<String>,
     share: i64,
 }
 
@@ -50,15 +77,33 @@ impl BudgetLine {
             left: budget.limit.map(|limit| Money(limit.saturating_sub(spent).max(0))),
             meter: budget.limit.map(|limit| Meter { used: spent, limit }),
             resets: When::maybe(zone, budget.resets_at),
+            ask: None,
             share,
         }
     }
 
-    /// All of them, the nearest to its limit first.
-    pub(in crate::console) fn all(budgets: &[MyBudget], zone: &Zone) -> Vec<Self> {
-        let mut lines: Vec<Self> = budgets.iter().map(|budget| Self::new(budget, zone)).collect();
+    /// With the link by which an admin raises it.
+    pub(in crate::console) fn asking(self, ask: Option<String>) -> Self {
+        Self { ask, ..self }
+    }
+
+    fn sorted(mut lines: Vec<Self>) -> Vec<Self> {
         lines.sort_by_key(|line| std::cmp::Reverse(line.share));
         lines
+    }
+
+    /// All of them, the nearest to its limit first.
+    pub(in crate::console) fn all(budgets: &[MyBudget], zone: &Zone) -> Vec<Self> {
+        Self::sorted(budgets.iter().map(|budget| Self::new(budget, zone)).collect())
+    }
+
+    /// All of them, each with the link that `ask` makes for it.
+    pub(in crate::console) fn all_asking(
+        budgets: &[MyBudget],
+        zone: &Zone,
+        ask: impl Fn(&MyBudget) -> Option<String>,
+    ) -> Vec<Self> {
+        Self::sorted(budgets.iter().map(|budget| Self::new(budget, zone).asking(ask(budget))).collect())
     }
 }
 
@@ -89,7 +134,7 @@ pub(in crate::console) struct ClipLine {
     pub(in crate::console) badge: Badge,
     pub(in crate::console) task_type: String,
     pub(in crate::console) cost: Money,
-    pub(in crate::console) user: Id,
+    pub(in crate::console) user: Option<Name>,
     pub(in crate::console) created: When,
     pub(in crate::console) has_video: bool,
 }
@@ -102,7 +147,7 @@ impl ClipLine {
             badge: Badge::of_task(&task.state, &task.status),
             task_type: task.task_type.clone(),
             cost: Money(task.consumed_credits),
-            user: Id(task.user_id.clone()),
+            user: None,
             created: When::new(zone, task.created_at),
             has_video: task.status == "SUCCESS",
         }
@@ -122,6 +167,13 @@ pub(in crate::console) async fn start(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Start").await?;
     let list: Tasks = visit.client.read(&format!("/api/tasks?limit={SHOWN}")).await?;
     let zone = &member.zone;
+    let lasts = if member.me.is_admin() {
+        let place = format!("/admin/v1/orgs/{}/credits", member.me.organisation.org_id);
+        let Summary { runway } = visit.client.look(&place).await?;
+        Some(Lasts { until: When::maybe(zone, runway.until), per_day: Money(runway.per_day) })
+    } else {
+        None
+    };
     let any_success = list.tasks.iter().any(|task| task.status == "SUCCESS") || member.balance.consumed > 0;
     let waiting = list.tasks.iter().any(|task| task.status == "IN_PROGRESS");
     let guide = (!any_success).then(|| Guide {
@@ -139,6 +191,8 @@ pub(in crate::console) async fn start(visit: Visit) -> Outcome {
         consumed: Money(member.balance.consumed),
         open_tasks: member.balance.open_tasks,
         in_doubt: member.balance.in_doubt,
+        lasts,
+        is_live: waiting,
         budgets: BudgetLine::all(&member.me.budgets, zone),
         clips: list.tasks.iter().map(|task| ClipLine::new(task, zone)).collect(),
         shell: shell.refreshed((guide.is_some() || waiting).then_some(5)),

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
 
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
@@ -27,6 +29,15 @@ pub struct SessionOf {
 /// The SHA-256 of a session's text, or of a link's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionHash(pub [u8; 32]);
+
+/// A session, for the bearer of its credential.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionInfo {
+    pub hash: SessionHash,
+    pub created_at: OffsetDateTime,
+    /// When it was last used, to the minute.
+    pub seen_at: OffsetDateTime,
+}
 
 /// How many sessions one credential may have at a time: a further one ends the oldest.
 const MOST_SESSIONS: i64 = 20;
@@ -82,6 +93,40 @@ impl Database {
             .bind(hash.0.as_slice())
             .execute(self.pool())
             .await?;
+        Ok(())
+    }
+
+    /// The sessions of this credential that have not ended, newest first.
+    pub async fn sessions_of(&self, of: &SessionOf) -> Result<Vec<SessionInfo>, StoreError> {
+        let rows = sqlx::query(
+            "select session_sha256, created_at, seen_at from console_session where kind = $1 and public_id = $2 \
+               and seen_at > now() - interval '8 hours' and created_at > now() - interval '24 hours' \
+             order by created_at desc limit $3",
+        )
+        .bind(of.kind)
+        .bind(&of.public_id)
+        .bind(MOST_SESSIONS)
+        .fetch_all(self.pool())
+        .await?;
+        let info = |row: &PgRow| {
+            let hash: &[u8] = row.try_get("session_sha256")?;
+            let hash = hash.try_into().map_err(|_| StoreError::Corrupt("console_session".into()))?;
+            let (created_at, seen_at) = (row.try_get("created_at")?, row.try_get("seen_at")?);
+            Ok(SessionInfo { hash: SessionHash(hash), created_at, seen_at })
+        };
+        rows.iter().map(info).collect()
+    }
+
+    /// Ends all sessions of this credential but one.
+    pub async fn end_other_sessions(&self, of: &SessionOf, but: SessionHash) -> Result<(), StoreError> {
+        sqlx::query(
+            "delete from console_session where kind = $1 and public_id = $2 and session_sha256 <> $3",
+        )
+        .bind(of.kind)
+        .bind(&of.public_id)
+        .bind(but.0.as_slice())
+        .execute(self.pool())
+        .await?;
         Ok(())
     }
 

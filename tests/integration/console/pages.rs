@@ -4,10 +4,28 @@ use reqwest::Method;
 use tollgate::store::{NewUser, OrgChange, Role};
 
 use crate::support::browser::{Browser, Page};
+use crate::support::database::until;
 use crate::support::gateway::{TestGateway, body};
 
 /// The pages of members, without parameters.
-const MEMBERS: &[&str] = &["/console", "/console/playground", "/console/clips", "/console/clips?view=grid"];
+const MEMBERS: &[&str] = &[
+    "/console",
+    "/console/playground",
+    "/console/clips",
+    "/console/clips?view=grid",
+    "/console/keys",
+    "/console/budgets",
+];
+/// The pages of admins.
+const ADMINS: &[&str] = &[
+    "/console/usage",
+    "/console/usage?by=team",
+    "/console/usage?by=user",
+    "/console/usage.csv",
+    "/console/statement",
+    "/console/statement.csv",
+    "/console/people",
+];
 const OPERATORS: &[&str] = &["/console"];
 
 /// What every answer has, whatever it says.
@@ -140,6 +158,133 @@ async fn a_member_sees_its_own_clips_and_an_admin_all() {
     let mut browser = Browser::of_members(&gateway).signed_in(&admin.text).await;
     let page = browser.get("/console/clips").await.shown();
     assert!(shown(&page, &mine) && shown(&page, &theirs));
+}
+
+#[tokio::test]
+async fn no_role_sees_more_than_its_api_shows() {
+    let gateway = TestGateway::start().await;
+    let admin = gateway.another_user("boss", "admin").await;
+    let mut member = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    let mut boss = Browser::of_members(&gateway).signed_in(&admin.text).await;
+    for place in MEMBERS {
+        member.get(place).await.shown();
+        boss.get(place).await.shown();
+    }
+    for place in ADMINS {
+        let page = member.get(place).await;
+        assert_eq!(page.status, 403, "{place} for a member: {}", page.text);
+        let page = boss.get(place).await.shown();
+        if !place.contains("csv") {
+            guarded(&page, place);
+        }
+    }
+    // What a member cannot see it cannot change either, whatever it sends.
+    for (place, fields) in [
+        ("/console/keys", vec![("user", gateway.caller.user.to_string()), ("name", "k".into())]),
+        (&*format!("/console/keys/{}/revoke", admin.key), vec![]),
+        (&*format!("/console/keys/{}/rotate", admin.key), vec![("hours", "0".to_owned())]),
+        (
+            "/console/budgets",
+            vec![("subject", "user".into()), ("period", "daily".into()), ("credits", "5".into())],
+        ),
+        ("/console/people/users", vec![("name", "n".to_owned())]),
+        ("/console/people/teams", vec![("name", "n".to_owned())]),
+    ] {
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let page = member.post(place, &fields).await;
+        assert_eq!(page.status, 403, "{place}: {}", page.text);
+    }
+    boss.get("/console").await.shown();
+    // The pages of operators are not on the data listener, nor the other way round.
+    let mut operator = Browser::of_operators(&gateway).signed_in(&gateway.operator_token().await).await;
+    for place in MEMBERS.iter().skip(1).chain(ADMINS) {
+        assert_eq!(operator.get(place).await.status, 404, "{place}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_makes_a_key_changes_a_budget_and_adds_a_user() {
+    let gateway = TestGateway::start().await;
+    let admin = gateway.another_user("boss", "admin").await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&admin.text).await;
+    let user = gateway.caller.user.to_string();
+    let page =
+        browser.post("/console/keys", &[("user", &user), ("name", "farm"), ("days", "30")]).await.shown();
+    guarded(&page, "the new key");
+    let at = page.text.find("tg_live_").unwrap();
+    let text: String =
+        page.text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    Browser::of_members(&gateway).signed_in(&text).await;
+    let page = browser.get("/console/keys").await.shown();
+    assert!(page.text.contains("farm") && !page.text.contains(&text), "the text is shown once");
+
+    let page = browser
+        .post("/console/budgets", &[("subject", "user"), ("period", "monthly"), ("credits", "5,000")])
+        .await;
+    assert_eq!((page.status, page.place()), (303, "/console/budgets?done=created"), "{}", page.text);
+    let page = browser.get(page.place()).await.shown();
+    assert!(page.text.contains("Created.") && page.text.contains("5,000"), "{}", page.text);
+    let at = page.text.find("/console/budgets/bud_").unwrap();
+    let place: String = page.text[at..].chars().take_while(|c| *c != '"').collect();
+    let page = browser.post(&place, &[("version", "1"), ("credits", "9000"), ("days", "7")]).await;
+    assert_eq!(page.status, 303, "{}", page.text);
+    let page = browser.get("/console/budgets").await.shown();
+    assert!(page.text.contains("raised until") && page.text.contains("9,000"), "{}", page.text);
+    let page = browser.post(&place, &[("version", "1"), ("credits", "1"), ("days", "0")]).await;
+    assert_eq!(page.status, 412, "a form that is out of date changes nothing: {}", page.text);
+
+    let page = browser.post("/console/people/users", &[("name", "Grace"), ("role", "member")]).await;
+    assert_eq!(page.status, 303, "{}", page.text);
+    assert!(browser.get("/console/people").await.shown().text.contains("Grace"));
+}
+
+#[tokio::test]
+async fn a_member_asks_for_more_budget_and_an_admin_grants_it() {
+    let gateway = TestGateway::start().await;
+    let admin = gateway.another_user("boss", "admin").await;
+    let mut boss = Browser::of_members(&gateway).signed_in(&admin.text).await;
+    let user = format!("user:{}", gateway.caller.user);
+    for subject in ["user", &user] {
+        let sent = [("subject", subject), ("period", "monthly"), ("credits", "600")];
+        assert_eq!(boss.post("/console/budgets", &sent).await.status, 303);
+        let mut member = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+        let page = member.get("/console/budgets").await.shown();
+        let at = page.text.find("/console/budgets?ask=").unwrap();
+        let link: String = page.text[at..].chars().take_while(|c| *c != '"').collect();
+        let link = link.replace("&#38;", "&").replace("&amp;", "&");
+        assert_eq!(link, format!("/console/budgets?ask={user}&period=monthly&credits=900"));
+        let page = boss.get(&link).await.shown();
+        let own = page.text.contains("Raise it for a week");
+        assert_eq!(
+            (own, page.text.contains("Give it a budget of its own")),
+            (subject != "user", subject == "user")
+        );
+        // Who may not grant is not shown the wish.
+        assert!(!member.get(&link).await.shown().text.contains("asks for a larger budget"));
+    }
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_a_page_says_so() {
+    let gateway =
+        TestGateway::builder().config(|config| config.database.acquire_timeout_ms = 500).start().await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    gateway.let_in(false).await;
+    for place in ["/console", "/console/playground", "/console/clips"] {
+        let page = browser.get(place).await;
+        assert_eq!(page.status, 503, "{place}: {}", page.text);
+        guarded(&page, place);
+        assert!(
+            page.text.contains("Not available right now") && !page.header("retry-after").is_empty(),
+            "{}",
+            page.text
+        );
+        assert!(!browser.cookies.is_empty(), "the session is kept");
+    }
+    let page = browser.post("/console/sign-in", &[("credential", &gateway.caller.text)]).await;
+    assert_eq!(page.status, 503, "{}", page.text);
+    gateway.let_in(true).await;
+    until("the page is back", async || browser.get("/console").await.status == 200).await;
 }
 
 #[tokio::test]

@@ -210,3 +210,20 @@ async fn a_key_that_may_not_be_used_from_here_opens_no_session() {
     let page = browser.post("/console/sign-in", &[("credential", &key.text)]).await;
     assert_eq!(page.status, 403, "{}", page.text);
 }
+
+#[tokio::test]
+async fn the_sessions_of_a_key_are_listed_and_the_others_can_be_ended() {
+    let gateway = TestGateway::start().await;
+    let mut other = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    let key = gateway.another_key(KeySpec::default()).await;
+    let mut strange = Browser::of_members(&gateway).signed_in(&key.text).await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    let page = browser.get("/console/sessions").await.shown();
+    assert_eq!(page.text.matches("<tr><td>").count(), 2, "{}", page.text);
+    assert_eq!(browser.post("/console/sessions", &[]).await.status, 303);
+    assert_eq!(other.get("/console").await.status, 303);
+    browser.get("/console").await.shown();
+    strange.get("/console").await.shown();
+    let mut operator = Browser::of_operators(&gateway).signed_in(&gateway.operator_token().await).await;
+    assert!(operator.get("/console/sessions").await.shown().text.contains("This one"));
+}

@@ -9,7 +9,7 @@ use tollgate::ids::{BudgetId, BudgetRequestId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
     AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit,
-    QuotaKind, RequestState, Role, Serves, SigningAlgorithm, Slice, State, Status, StepKind, StoreError,
+    QuotaKind, RequestState, Role, Serves, SessionKind, SigningAlgorithm, Slice, State, Status, StepKind, StoreError,
     TargetKind,
 };
 use uuid::Uuid;
@@ -40,7 +40,8 @@ fn known() -> Vec<(&'static [&'static str], BTreeSet<String>)> {
         TargetKind,
         GivenRole,
         QuotaKind,
-        RequestState
+        RequestState,
+        SessionKind
     ]
 }
 

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tollgate::store::KeySpec;
 
@@ -13,24 +13,6 @@ use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};
 async fn fetch(gateway: &TestGateway, path: &str) -> (u16, String) {
     let answer = gateway.client.get(gateway.admin_url(path)).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
-}
-
-/// Shuts the test's database against everybody, or opens it again.
-async fn let_in(gateway: &TestGateway, allowed: bool) {
-    let url = url::Url::parse(gateway.db.url()).unwrap();
-    let name = url.path().trim_start_matches('/').to_owned();
-    let mut server = url.clone();
-    server.set_path("postgres");
-    let mut admin = PgConnection::connect(server.as_str()).await.unwrap();
-    let allow = format!("alter database {name} with allow_connections {allowed}");
-    sqlx::query(AssertSqlSafe(allow)).execute(&mut admin).await.unwrap();
-    if !allowed {
-        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
-            .bind(&name)
-            .execute(&mut admin)
-            .await
-            .unwrap();
-    }
 }
 
 #[tokio::test]
@@ -134,7 +116,7 @@ async fn while_the_database_is_away_nothing_is_sent_and_known_tasks_stay_readabl
     let task = gateway.task("known").await;
     gateway.status(&task).await.expect(200);
     let unseen = gateway.another_key(KeySpec::default()).await;
-    let_in(&gateway, false).await;
+    gateway.let_in(false).await;
     until("it is not ready", async || fetch(&gateway, "/readyz").await.0 == 503).await;
     assert_eq!(fetch(&gateway, "/healthz").await.0, 200);
     for _ in 0..3 {
@@ -150,7 +132,7 @@ async fn while_the_database_is_away_nothing_is_sent_and_known_tasks_stay_readabl
     status(&unseen.text).await.refused(503, "UNAVAILABLE");
     status("garbage").await.refused(401, "INVALID_API_KEY");
 
-    let_in(&gateway, true).await;
+    gateway.let_in(true).await;
     until("it is ready again", async || fetch(&gateway, "/readyz").await.0 == 200).await;
     until("creates work again", async || gateway.create(&body("again")).await.status == 200).await;
 }
@@ -161,10 +143,10 @@ async fn a_create_accepted_while_the_database_is_away_is_recorded_when_it_is_bac
     gateway.fault_on_create(json!({"kind": "delay", "ms": 1000, "accept": true})).await;
     let create = tokio::spawn(gateway.creating(body("x").to_string()).send());
     until("the vendor has it", async || gateway.upstream_creates().await == (1, 1)).await;
-    let_in(&gateway, false).await;
+    gateway.let_in(false).await;
     let answer = Answer::of(create.await.unwrap().unwrap()).await;
     let reference = answer.reference();
-    let_in(&gateway, true).await;
+    gateway.let_in(true).await;
     until("it is recorded and settled", async || {
         let Ok(Some(balance)) = gateway.db.database().balance(gateway.caller.org).await else { return false };
         (balance.held.get(), balance.consumed.get()) == (0, 400)

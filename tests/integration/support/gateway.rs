@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tollgate::credits::Credits;
 use tollgate::ids::{KeyId, OrgId, UserId};
@@ -160,6 +161,24 @@ impl TestGateway {
         }
         let user = self.db.database().add_user(org, &user_named("a user")).await.unwrap();
         key_of(&self.db, org, user, KeySpec::default()).await
+    }
+
+    /// Lets nobody into the database, and ends all its connections; or lets them in again.
+    pub async fn let_in(&self, allowed: bool) {
+        let url = url::Url::parse(self.db.url()).unwrap();
+        let name = url.path().trim_start_matches('/').to_owned();
+        let mut server = url.clone();
+        server.set_path("postgres");
+        let mut admin = PgConnection::connect(server.as_str()).await.unwrap();
+        let allow = format!("alter database {name} with allow_connections {allowed}");
+        sqlx::query(AssertSqlSafe(allow)).execute(&mut admin).await.unwrap();
+        if !allowed {
+            sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
+                .bind(&name)
+                .execute(&mut admin)
+                .await
+                .unwrap();
+        }
     }
 
     /// A request without credentials.
