@@ -1,9 +1,11 @@
 //! The operations listener: health and metrics, and the management API. Keep it off public networks.
 
 pub mod api;
+mod figures;
 mod gauges;
 mod operations;
 
+pub use self::figures::Figures;
 pub use self::gauges::Gauges;
 pub use self::operations::Operations;
 

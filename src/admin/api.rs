@@ -16,6 +16,7 @@ mod credits;
 mod csv;
 mod evidence;
 mod extract;
+mod health;
 mod holds;
 mod idempotent;
 mod identities;
@@ -56,6 +57,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use self::call::TurnOwner;
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
+use super::figures::Figures;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::credits::Credits;
@@ -89,6 +91,8 @@ pub struct Api {
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
     pub bodies: BodyReader,
+    /// What the metrics of this gateway say.
+    pub figures: Figures,
     pub tracing: Tracing,
 }
 
@@ -172,6 +176,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(resource!(holds::read_hold_request))
         .routes(resource!(holds::list_losses))
         .routes(resource!(holds::show_drift))
+        .routes(resource!(health::show_health))
+        .routes(resource!(health::list_gateways))
+        .routes(resource!(health::show_this_gateway))
 }
 
 /// The pages that show the OpenAPI document to people.
