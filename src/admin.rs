@@ -2,9 +2,11 @@
 //! is for organisations is served on the data listener too ([`api::Audience`]).
 
 pub mod api;
+mod figures;
 mod gauges;
 mod operations;
 
+pub use self::figures::Figures;
 pub use self::gauges::Gauges;
 pub use self::operations::Operations;
 

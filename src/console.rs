@@ -15,9 +15,11 @@
 //! | `client` | calls of the APIs, at most [`client::MOST_CALLS`] a page; a refusal is a [`client::Problem`] |
 //! | `answers` | the answers of the APIs, as far as pages read them |
 //! | `shell` | what surrounds a page: title, navigation, organisation, balance, theme |
+//! | `attention` | what needs a person, on every page of operators |
 //! | `view` | the reusable pieces of pages: `Money`, `Id`, `When`, `Meter`, `Alert`; they escape what they print |
+//! | `table` | tables and lists of facts, made of such pieces |
 //! | `zone` | instants in the organisation's time zone |
-//! | `pages` | the pages, a file each |
+//! | `pages` | the pages, a file each; those of operators are below `pages/operators` |
 //! | `templates/` | `layout.html` surrounds a page, `bare.html` a page without a session; `fields.html` has macros for fields of forms, pagers and empty states |
 //! | `static/` | the one style sheet, the one script, the icon |
 //!
@@ -26,12 +28,14 @@
 
 mod answers;
 mod assets;
+mod attention;
 mod client;
 mod cookies;
 mod frame;
 mod mount;
 mod pages;
 mod shell;
+mod table;
 mod trouble;
 mod view;
 mod visit;
@@ -147,5 +151,5 @@ fn members() -> Router<Arc<Console>> {
 }
 
 fn operators() -> Router<Arc<Console>> {
-    Router::new().route("/console", page(pages::orgs::orgs))
+    pages::operators::routes()
 }

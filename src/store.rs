@@ -25,6 +25,7 @@ pub use self::books::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Fin
 pub use self::books::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::books::entries::{Entry, EntryFilter, EntryPosition};
 pub use self::books::exposure::Exposure;
+pub use self::books::health::{AuditVerdict, GatewayInfo, Health};
 pub use self::books::statement::{Line, Month, Statement, Total};
 pub use self::books::summary::{CreditSummary, ExpiringGrant, Runway};
 pub use self::books::usage::{Usage, UsageBy, UsageFilter};

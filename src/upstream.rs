@@ -118,6 +118,16 @@ impl Upstream {
         }
     }
 
+    /// Each backend's accounts, and whether they get new tasks.
+    pub fn usable_accounts(&self) -> Vec<(&'static str, Arc<str>, bool)> {
+        let now = self.clock.now();
+        let of = |backend: &Arc<Backend>| {
+            let (name, accounts) = (backend.name, backend.accounts.usable(now));
+            accounts.into_iter().map(move |(account, usable)| (name, account, usable))
+        };
+        [&self.kling_3, &self.kling_o3].into_iter().flat_map(of).collect()
+    }
+
     fn by_name(&self, backend: &str) -> Option<&Backend> {
         [&*self.kling_3, &*self.kling_o3].into_iter().find(|known| known.name == backend)
     }

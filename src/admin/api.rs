@@ -19,6 +19,7 @@ mod credits;
 mod csv;
 mod evidence;
 mod extract;
+mod health;
 mod holds;
 mod idempotent;
 mod identities;
@@ -64,6 +65,7 @@ use self::audience::Routes;
 pub use self::call::TurnOwner;
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
+use super::figures::Figures;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::credits::Credits;
@@ -99,6 +101,8 @@ pub struct Api {
     /// Changes run as tasks of this tracker, so that they end even if their callers leave, and a shutdown waits for them.
     pub tasks: TaskTracker,
     pub bodies: BodyReader,
+    /// What the metrics of this gateway say.
+    pub figures: Figures,
     pub tracing: Tracing,
 }
 
@@ -187,6 +191,9 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
         .routes(resource!(holds::read_hold_request))
         .routes(resource!(holds::list_losses))
         .routes(resource!(holds::show_drift))
+        .routes(resource!(health::show_health))
+        .routes(resource!(health::list_gateways))
+        .routes(resource!(health::show_this_gateway))
         .router
 }
 

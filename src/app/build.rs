@@ -15,7 +15,7 @@ use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::proxies::TrustedProxies;
 use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS, TurnOwner};
-use crate::admin::{Gauges, Operations};
+use crate::admin::{Figures, Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
 use crate::bulk::Bulk;
 use crate::clock::Clock;
@@ -300,6 +300,7 @@ impl Shared {
                 timeout: MANAGEMENT_BODY_TIMEOUT,
                 bulk: self.bulk.clone(),
             },
+            figures: self.figures(),
             tracing: self.tracing.clone(),
         }
     }
@@ -317,7 +318,11 @@ impl Shared {
         })
     }
 
-    fn operations(&self) -> Operations {
+    fn figures(&self) -> Figures {
+        Figures { gauges: Arc::new(self.gauges()), metrics: self.metrics.clone(), lease: self.lease.clone() }
+    }
+
+    fn gauges(&self) -> Gauges {
         let gauges = Gauges {
             callers: self.pools.callers.clone(),
             management: self.pools.management.clone(),
@@ -331,11 +336,15 @@ impl Shared {
             process: metrics_process::Collector::default(),
         };
         gauges.process.describe();
+        gauges
+    }
+
+    fn operations(&self) -> Operations {
         Operations {
             database: self.pools.upkeep.clone(),
             prices: self.prices.clone(),
             lease: self.lease.clone(),
-            gauges: Arc::new(gauges),
+            gauges: Arc::new(self.gauges()),
             draining: self.draining.clone(),
             metrics: self.metrics.clone(),
             readiness: Arc::default(),

@@ -104,6 +104,10 @@ enum AdminCommand {
     OperatorToken(operators::TokenCommand),
     /// List who changed what, newest first.
     AuditLog(operators::LogArgs),
+    /// Show what needs a person: the newest audit, doubts, stopped organisations, accounts that the vendor refuses.
+    Health,
+    /// List the gateways of the last day with their leases.
+    Gateways,
     /// Show the role, organisation and user of the given credential.
     Me,
 }
@@ -163,6 +167,8 @@ async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError
         AdminCommand::Drift(args) => holds::drift(session, args).await,
         AdminCommand::OperatorToken(command) => operators::token(session, command).await,
         AdminCommand::AuditLog(args) => operators::log(session, args).await,
+        AdminCommand::Health => operators::health(session).await,
+        AdminCommand::Gateways => operators::gateways(session).await,
         AdminCommand::Me => operators::me(session).await,
         AdminCommand::BudgetRequest(command) => members::request(session, command).await,
         AdminCommand::Key(command) => keys::key(session, command).await,

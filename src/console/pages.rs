@@ -5,7 +5,7 @@ pub(super) mod clip;
 pub(super) mod clips;
 pub(super) mod create;
 pub(super) mod keys;
-pub(super) mod orgs;
+pub(super) mod operators;
 pub(super) mod people;
 pub(super) mod playground;
 pub(super) mod sessions;

@@ -3,6 +3,7 @@
 use super::Console;
 use super::answers::{Balance, Me};
 use super::assets::{ICON, SCRIPT, STYLE};
+use super::attention::{Attention, Health};
 use super::client::Problem;
 use super::cookies::Theme;
 use super::view::Money;
@@ -63,6 +64,10 @@ pub(super) struct Shell {
     pub(super) here: String,
     /// What was just done, from the address.
     pub(super) notice: Option<&'static str>,
+    /// What needs a person: lines that are shown on every page of operators.
+    pub(super) banner: Vec<Attention>,
+    /// Whether the operator may change anything.
+    pub(super) may_change: bool,
     /// A page that changes by itself is loaded again after so many seconds where scripts are off.
     pub(super) refresh: Option<u32>,
 }
@@ -79,7 +84,18 @@ const MEMBERS: &[(&str, &str, bool)] = &[
     ("/people", "People and teams", true),
 ];
 
-const OPERATORS: &[(&str, &str)] = &[("", "Organisations")];
+const OPERATORS: &[(&str, &str)] = &[
+    ("", "Organisations"),
+    ("/tasks", "Find a task"),
+    ("/doubts", "Doubts"),
+    ("/losses", "Losses"),
+    ("/drift", "Drift"),
+    ("/prices", "Price books"),
+    ("/gateways", "Gateways"),
+    ("/audit", "Audit log"),
+    ("/operators", "Operators"),
+    ("/providers", "Identity providers"),
+];
 
 /// What a page may say was just done; the address has the word only.
 const NOTICES: &[(&str, &str)] = &[
@@ -89,6 +105,18 @@ const NOTICES: &[(&str, &str)] = &[
     ("deleted", "Deleted."),
     ("created", "Created."),
     ("ended", "The other sessions were ended."),
+    ("suspended", "Suspended: creates are refused, and what runs ends as usual."),
+    ("unsuspended", "The organisation may create tasks again."),
+    ("booked", "Booked."),
+    ("resumed", "Creates go on, and the exposure counts from 0."),
+    ("scheduled", "Scheduled."),
+    ("in_force", "The price book is in force."),
+    ("unscheduled", "Unscheduled: it is a draft again."),
+    ("settled", "Recorded. The task is polled until the video service reports its end."),
+    ("released", "Released: nothing is charged."),
+    ("taken_back", "Taken back."),
+    ("adopted", "Adopted. The task is polled until the video service reports its end."),
+    ("token_revoked", "The token was revoked."),
 ];
 
 impl Shell {
@@ -104,6 +132,8 @@ impl Shell {
             held: None,
             suspended: false,
             here: visit.path.clone(),
+            banner: Vec::new(),
+            may_change: false,
             notice: NOTICES.iter().find(|(word, _)| *word == done).map(|(_, text)| *text),
             refresh: None,
         }
@@ -142,24 +172,38 @@ impl Visit {
         Ok((Member { me, balance, zone }, shell))
     }
 
-    /// What surrounds a page of an operator. No call.
-    pub(super) fn operator(&self, title: &str) -> Shell {
+    /// What surrounds a page of an operator, with what needs a person. One call.
+    pub(super) async fn operator(&self, title: &str) -> Shell {
+        self.operator_with(title).await.0
+    }
+
+    /// The same, with the state of the platform that the page may show in full.
+    pub(super) async fn operator_with(&self, title: &str) -> (Shell, Option<Health>) {
         let nav = OPERATORS.iter().map(|(place, text)| self.nav_item(place, text)).collect();
         let (who, role) = match self.caller() {
             Caller::Operator(operator) => (operator.name.clone(), operator.role),
             Caller::Tenant(_) => (String::new(), OperatorRole::OperatorRead),
         };
-        let role = match role {
-            OperatorRole::Operator => "Operator",
-            OperatorRole::OperatorRead => "Read-only operator",
+        // A page is shown even if this one call fails: it then says so.
+        let health = self.client.look::<Health>("/admin/v1/health").await.ok();
+        let shell = Shell {
+            org: "Operations".into(),
+            who,
+            role: match role {
+                OperatorRole::Operator => "Operator",
+                OperatorRole::OperatorRead => "Read-only operator",
+            },
+            may_change: role == OperatorRole::Operator,
+            banner: health.as_ref().map_or_else(Attention::unknown, Health::attention),
+            ..Shell::new(self, title, nav)
         };
-        Shell { org: "Operations".into(), who, role, ..Shell::new(self, title, nav) }
+        (shell, health)
     }
 
     fn nav_item(&self, place: &'static str, text: &'static str) -> NavItem {
         let here = self.path.strip_prefix("/console").unwrap_or_default();
         let is_here = if place.is_empty() {
-            here.is_empty()
+            here.is_empty() || here.starts_with("/orgs/")
         } else {
             here == place || here.starts_with(&format!("{place}/"))
         };

@@ -84,6 +84,16 @@ impl Id {
     }
 }
 
+impl Id {
+    /// The id as a link to the page about it.
+    pub(super) fn linked(&self, to: &str) -> String {
+        let (whole, short, to) = (escaped(&self.0), escaped(&self.short()), escaped(to));
+        format!(
+            r#"<span class="id"><a href="{to}"><code title="{whole}">{short}</code></a><button type="button" class="copy" data-copy="{whole}" aria-label="Copy {whole}" hidden>Copy</button></span>"#
+        )
+    }
+}
+
 impl Display for Id {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (whole, short) = (escaped(&self.0), escaped(&self.short()));

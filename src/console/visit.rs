@@ -128,7 +128,12 @@ impl Visit {
     /// The part of the path that the route names so, written as a part of a path or a query.
     pub(super) fn param(&self, name: &str) -> String {
         let value = self.params.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
-        percent_encode(value.as_bytes(), NON_ALPHANUMERIC).to_string().replace("%5F", "_").replace("%2D", "-")
+        self.escaped(value)
+    }
+
+    /// A text as a part of a path.
+    pub(super) fn escaped(&self, text: &str) -> String {
+        percent_encode(text.as_bytes(), NON_ALPHANUMERIC).to_string().replace("%5F", "_").replace("%2D", "-")
     }
 
     pub(super) fn caller(&self) -> &Caller {

@@ -102,6 +102,11 @@ impl Accounts {
         }
     }
 
+    /// Each account, and whether it gets new tasks.
+    pub(super) fn usable(&self, now: Instant) -> Vec<(Arc<str>, bool)> {
+        self.all.iter().map(|account| (account.name.clone(), account.is_usable(now))).collect()
+    }
+
     pub(super) fn names(&self) -> Vec<Arc<str>> {
         self.all.iter().map(|account| account.name.clone()).collect()
     }

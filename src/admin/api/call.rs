@@ -21,6 +21,7 @@ use super::rules::{AccessRule, caller};
 use super::trace::panicked;
 use super::{Api, conditions};
 use crate::access::callers::Caller;
+use crate::admin::figures::Figures;
 use crate::bulk::{BulkWorkers, Payer};
 use crate::credits::Credits;
 use crate::ids::OrgId;
@@ -45,6 +46,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub(super) contents: Contents,
     pub(super) vendor: Vendor,
+    /// What the metrics of this gateway say.
+    pub(super) figures: Figures,
 }
 
 /// What a call needs that compares with what the vendor says.
@@ -229,6 +232,7 @@ where
             prices: api.prices.clone(),
             workers: api.bodies.bulk.workers.clone(),
         },
+        figures: api.figures.clone(),
     };
     let work = handler(call);
     let answered = async move {

@@ -44,16 +44,17 @@ pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result
 
 /// Show a hold
 ///
-/// Its state, what an operator recorded of it, and digests of its request, by which it can be found on the vendor's pages.
+/// Its state, what an operator recorded of it, and digests of its request, by which it can be found on the vendor's pages. It is
+/// found by the reference that its caller was given, and by the vendor's id of its task.
 #[utoipa::path(
     get, path = "/admin/v1/holds/{hold_id}", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
+    params(("hold_id" = String, Path, description = "The reference that the caller was given, or the vendor's id of the task")),
     responses((status = 200, description = "The hold", body = HoldInfo)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
-pub(super) async fn show_hold(call: ReadCall<HoldId>) -> Result<Json<HoldInfo>, Problem> {
-    let ApiCall { database, path: hold_id, .. } = call;
-    Ok(Json(existing(database.hold(hold_id).await?, hold_id)?))
+pub(super) async fn show_hold(call: ReadCall<String>) -> Result<Json<HoldInfo>, Problem> {
+    let ApiCall { database, path: id, .. } = call;
+    Ok(Json(existing(database.hold_by_any_id(&id).await?, id)?))
 }
 
 /// Evidence that the vendor did not accept a task.

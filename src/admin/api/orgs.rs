@@ -47,6 +47,9 @@ async fn tagged(status: StatusCode, database: &Database, id: OrgId) -> Result<Ta
 pub(super) struct OrgQuery {
     /// Only the organisation with this name.
     name: Option<String>,
+    /// Only organisations whose name contains this text; capital letters do not matter.
+    #[param(max_length = 200)]
+    search: Option<String>,
     /// Only organisations with this status.
     #[param(inline)]
     status: Option<Status>,
@@ -77,6 +80,7 @@ pub(super) async fn list_orgs(call: ReadCall<(), Query<OrgQuery>>) -> Result<Jso
     let filter = OrgFilter {
         org: caller.org(),
         name: query.name,
+        search: query.search,
         status: query.status,
         stopped: query.stopped,
         deleted: query.deleted,

@@ -23,8 +23,8 @@ pub(super) enum HoldsCommand {
     },
     /// Show a hold: its state, what an operator recorded of it, and digests of its request.
     Show {
-        /// Id of the hold, which is the caller's reference.
-        hold: HoldId,
+        /// Id of the hold, which is the caller's reference, or the vendor's id of its task.
+        id: String,
     },
     /// Resolve a doubt: the vendor took the task under this id. The vendor is asked, and type and request must be the same;
     /// then the task is polled to its end, which charges it. If they are not the same, both sides are printed.
@@ -199,8 +199,11 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
             show_parts(session, &found, REQUEST, &["excerpt", "digests"]);
             return Ok(());
         }
-        HoldsCommand::Show { hold } => {
-            let found = session.get(&format!("/admin/v1/holds/{hold}")).await?;
+        HoldsCommand::Show { id } => {
+            let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
+            // The gateway takes ids as they are written, `_` and `-` included.
+            let id = id.to_string().replace("%5F", "_").replace("%2D", "-");
+            let found = session.get(&format!("/admin/v1/holds/{id}")).await?;
             show_parts(session, &found, HOLD, &["by_hand", "digests"]);
             return Ok(());
         }
@@ -244,7 +247,7 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
 }
 
 /// Prints a table of one line and, below it, the parts that are objects; or all of it as JSON.
-fn show_parts(session: &Session, found: &Value, columns: &[Column], parts: &[&str]) {
+pub(super) fn show_parts(session: &Session, found: &Value, columns: &[Column], parts: &[&str]) {
     session.show(found, columns);
     if session.prints_json() {
         return;

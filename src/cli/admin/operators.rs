@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::super::CliError;
 use super::client::{Column, QueryString, Session};
+use super::holds::show_parts;
 use super::{instant, text};
 use crate::ids::{OperatorTokenId, OrgId};
 
@@ -47,6 +48,30 @@ const MY_BUDGETS: &[Column] = &[
     ("LEFT", "left"),
     ("RESETS", "resets_at"),
 ];
+
+const HEALTH: &[Column] = &[
+    ("DOUBTS", "doubts"),
+    ("OLDEST", "oldest_doubt"),
+    ("STOPPED", "stopped_organisations"),
+    ("LIVE GATEWAYS", "live_gateways"),
+];
+const GATEWAY: &[Column] = &[
+    ("GATEWAY", "gateway_id"),
+    ("STARTED", "started_at"),
+    ("LEASE UNTIL", "alive_until"),
+    ("LIVE", "live"),
+    ("UNANSWERED", "unanswered"),
+];
+
+pub(super) async fn health(session: &Session) -> Result<(), CliError> {
+    let found = session.get("/admin/v1/health").await?;
+    show_parts(session, &found, HEALTH, &["audit", "accounts"]);
+    Ok(())
+}
+
+pub(super) async fn gateways(session: &Session) -> Result<(), CliError> {
+    session.list("/admin/v1/gateways", GATEWAY).await
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {

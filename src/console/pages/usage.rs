@@ -64,7 +64,7 @@ const GROUPS: [(&str, &str); 5] =
     [("day", "Day"), ("user", "User"), ("team", "Team"), ("key", "Key"), ("task_type", "Type")];
 
 /// The bars of a chart: a name and a value each.
-struct Chart(Vec<(String, i64)>);
+pub(in crate::console) struct Chart(pub(in crate::console) Vec<(String, i64)>);
 
 /// The most bars of a chart; more would be lines.
 const BARS: usize = 62;

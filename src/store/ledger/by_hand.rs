@@ -187,6 +187,28 @@ impl Database {
         Ok(row.as_ref().map(hold_info).transpose()?)
     }
 
+    /// The hold with this reference, or with this id of the vendor's.
+    pub async fn hold_by_any_id(&self, id: &str) -> Result<Option<HoldInfo>, StoreError> {
+        if let Ok(hold) = id.parse() {
+            return self.hold(hold).await;
+        }
+        let holds: Vec<Uuid> = sqlx::query_scalar(
+            "select hold_id from vendor_task where upstream_task = $1 order by account limit 2",
+        )
+        .bind(id)
+        .fetch_all(self.pool())
+        .await?;
+        match *holds.as_slice() {
+            [] => Ok(None),
+            [hold] => self.hold(HoldId::from_uuid(hold)).await,
+            [one, other, ..] => Err(StoreError::Conflict(format!(
+                "several accounts have given the id '{id}': ask by the reference, such as {} or {}",
+                HoldId::from_uuid(one),
+                HoldId::from_uuid(other)
+            ))),
+        }
+    }
+
     /// The hold that has this task of the vendor, on one of these accounts.
     pub(super) async fn hold_of_task(
         &self,

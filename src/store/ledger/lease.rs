@@ -86,6 +86,11 @@ impl Lease {
         Ok(gateways)
     }
 
+    /// The gateway whose lease it is.
+    pub fn gateway(&self) -> GatewayId {
+        self.gateway
+    }
+
     /// How often the lease should be renewed.
     pub fn interval(&self) -> Duration {
         self.length / 5

@@ -29,7 +29,7 @@ const ADMINS: &[&str] = &[
 const OPERATORS: &[&str] = &["/console"];
 
 /// What every answer has, whatever it says.
-fn guarded(page: &Page, place: &str) {
+pub(super) fn guarded(page: &Page, place: &str) {
     let policy = page.header("content-security-policy");
     assert!(
         policy.starts_with(

@@ -9,8 +9,8 @@ use tollgate::ids::{BudgetId, BudgetRequestId, HoldId, OrgId, TeamId, UserId};
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
     AuditFilter, BudgetLevel, EntryFilter, EntryKind, GivenRole, Late, OperatorRole, Period, PriceUnit,
-    QuotaKind, RequestState, Role, Serves, SessionKind, SigningAlgorithm, Slice, State, Status, StepKind, StoreError,
-    TargetKind,
+    QuotaKind, RequestState, Role, Serves, SessionKind, SigningAlgorithm, Slice, State, Status, StepKind,
+    StoreError, TargetKind,
 };
 use uuid::Uuid;
 

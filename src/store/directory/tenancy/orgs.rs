@@ -95,6 +95,8 @@ pub struct OrgFilter {
     pub org: Option<OrgId>,
     /// Only the organisation with this name.
     pub name: Option<String>,
+    /// Only organisations whose name contains this; capital letters do not matter.
+    pub search: Option<String>,
     pub status: Option<Status>,
     /// Only organisations whose creates are stopped because of their exposure.
     pub stopped: bool,
@@ -126,7 +128,8 @@ impl Database {
             "select {COLUMNS}, {BALANCE} from {TABLES} \
              where ($1::uuid is null or org_id = $1) and ($2::text is null or name = $2) \
                and ($3::text is null or status = $3) and (deleted_at is not null) = $4 \
-               and ($5::uuid is null or org_id > $5) and (stopped_at is not null or not $7) order by org_id limit $6"
+               and ($5::uuid is null or org_id > $5) and (stopped_at is not null or not $7) \
+               and ($8::text is null or strpos(lower(name), lower($8)) > 0) order by org_id limit $6"
         )))
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(&filter.name)
@@ -135,6 +138,7 @@ impl Database {
         .bind(slice.after.map(OrgId::as_uuid))
         .bind(i64::from(slice.limit))
         .bind(filter.stopped)
+        .bind(&filter.search)
         .fetch_all(self.pool())
         .await?)
     }

@@ -1,0 +1,295 @@
+//! The pages of operators, a file each. What they have in common is here.
+
+mod audit_log;
+mod credits;
+mod doubts;
+mod drift;
+mod evidence;
+mod gateways;
+mod limits;
+mod losses;
+mod org;
+mod orgs;
+mod people;
+mod price_book;
+mod price_books;
+mod prices_compared;
+mod providers;
+mod task;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Response;
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::macros::format_description;
+use url::form_urlencoded::byte_serialize;
+
+use super::clips::Choice;
+use crate::console::Console;
+use crate::console::client::Problem;
+use crate::console::trouble::{Trouble, redirect};
+use crate::console::view::{Alert, Badge};
+use crate::console::visit::{Fields, Visit, form, page};
+
+/// All pages of operators.
+pub(in crate::console) fn routes() -> Router<Arc<Console>> {
+    Router::new()
+        .route("/console", page(orgs::show).merge(form(orgs::create)))
+        .route("/console/orgs/{org}", page(org::show))
+        .route("/console/orgs/{org}/status", form(org::set_status))
+        .route("/console/orgs/{org}/credits", page(credits::show))
+        .route("/console/orgs/{org}/credits/{what}", form(credits::book))
+        .route("/console/orgs/{org}/people", page(people::show))
+        .route("/console/orgs/{org}/limits", page(limits::show).merge(form(limits::change)))
+        .route("/console/orgs/{org}/quotas", form(limits::change_quotas))
+        .route("/console/orgs/{org}/retention", form(limits::change_retention))
+        .route("/console/orgs/{org}/factors", form(limits::create_factor))
+        .route("/console/orgs/{org}/factors/{factor}/end", form(limits::end_factor))
+        .route("/console/tasks", page(task::find))
+        .route("/console/tasks/adopt", form(evidence::adopt))
+        .route("/console/tasks/{task}", page(task::show))
+        .route("/console/tasks/{task}/request", form(task::read_request))
+        .route("/console/tasks/{task}/settle", form(evidence::settle))
+        .route("/console/tasks/{task}/release", form(evidence::release))
+        .route("/console/tasks/{task}/take-back", form(evidence::take_back))
+        .route("/console/doubts", page(doubts::show))
+        .route("/console/losses", page(losses::show))
+        .route("/console/drift", page(drift::show))
+        .route("/console/prices", page(price_books::show).merge(form(price_books::create)))
+        .route("/console/prices/roll-back", form(price_books::roll_back))
+        .route("/console/prices/{version}", page(price_book::show))
+        .route("/console/prices/{version}/diff", page(prices_compared::diff))
+        .route("/console/prices/{version}/what-if", page(prices_compared::what_if))
+        .route("/console/prices/{version}/{what}", form(price_book::change))
+        .route("/console/gateways", page(gateways::show))
+        .route("/console/audit", page(audit_log::show))
+        .route("/console/operators", page(tokens::show).merge(form(tokens::create)))
+        .route("/console/operators/{token}/revoke", form(tokens::revoke))
+        .route("/console/providers", page(providers::show).merge(form(providers::create)))
+        .route("/console/providers/{provider}", form(providers::change))
+}
+
+/// An idempotency key that is made with a form: however often the form is sent, it counts once.
+fn form_key() -> String {
+    format!("console-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// The key of a form that was refused: it stays, unless it was used for other figures before.
+fn key_after(fields: &Fields, problem: &Problem) -> String {
+    if problem.code == "idempotency_key_reused" { form_key() } else { fields.text("key") }
+}
+
+/// Why a form was refused, in words of this page.
+fn alert_of(problem: &Problem) -> Alert {
+    let mut told = problem.clone();
+    if problem.code == "idempotency_key_reused" {
+        told.message = "This form was sent already, with other figures, and that counts. Look at what it did before you send this \
+                        one: it would be done as well."
+            .into();
+    }
+    Alert::of(&told)
+}
+
+/// What one answers to a form whose call was refused: the page again, with the reason above it.
+fn refused(mut page: Response, problem: &Problem) -> Response {
+    *page.status_mut() = problem.status;
+    page
+}
+
+/// The page that a form leads to when it has succeeded.
+fn done(visit: &Visit, place: &str, word: &str) -> Response {
+    redirect(&visit.link(&format!("{place}?done={word}")))
+}
+
+/// A text as a part of a query.
+fn encoded(text: &str) -> String {
+    byte_serialize(text.trim().as_bytes()).collect()
+}
+
+/// The named parameters of a page as those of the call that it makes.
+fn passed_on(query: &Fields, names: &[&str]) -> String {
+    let given = names.iter().filter_map(|name| Some(format!("&{name}={}", encoded(query.get(name)?))));
+    given.collect()
+}
+
+/// The link to the next page of a list.
+fn next_page(visit: &Visit, place: &str, cursor: Option<String>) -> Option<String> {
+    let others = visit.query().query_without(&["cursor", "done"]);
+    cursor.map(|cursor| format!("{}?{others}&cursor={}", visit.link(place), encoded(&cursor)))
+}
+
+/// A whole number that was typed into a form, with its digits in groups or not.
+fn whole(fields: &Fields, name: &str) -> Result<Option<i64>, Trouble> {
+    let Some(text) = fields.get(name) else { return Ok(None) };
+    let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
+    let digits = digits.replace('\u{2212}', "-");
+    digits
+        .parse()
+        .map(Some)
+        .map_err(|_| Trouble::bad_request(format!("The field '{name}' must be a whole number.")))
+}
+
+fn needed(fields: &Fields, name: &str) -> Result<i64, Trouble> {
+    whole(fields, name)?.ok_or_else(|| Trouble::bad_request(format!("The field '{name}' is empty.")))
+}
+
+/// An instant that was typed as a day or as a day and a time, in UTC.
+fn instant(fields: &Fields, name: &str) -> Result<Option<String>, Trouble> {
+    let Some(text) = fields.get(name) else { return Ok(None) };
+    let text = text.trim();
+    let wrong = || {
+        Trouble::bad_request(format!(
+            "The field '{name}' must be an instant such as 2026-11-30T18:00, in UTC."
+        ))
+    };
+    let day = format_description!("[year]-[month]-[day]");
+    let minute = format_description!("[year]-[month]-[day]T[hour]:[minute]");
+    if time::Date::parse(text, day).is_ok() {
+        return Ok(Some(format!("{text}T00:00:00Z")));
+    }
+    time::PrimitiveDateTime::parse(text, minute).map_err(|_| wrong())?;
+    Ok(Some(format!("{text}:00Z")))
+}
+
+/// A body, of which fields without a value are left out.
+fn body(fields: &[(&str, Value)]) -> String {
+    let given = fields.iter().filter(|(_, value)| !value.is_null());
+    Value::Object(given.map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Map<_, _>>())
+        .to_string()
+}
+
+/// What a form says of a limit: a number, `default` (null in the API), or nothing.
+fn limit(fields: &Fields, name: &str) -> Result<Option<Value>, Trouble> {
+    match fields.get(name).map(str::trim) {
+        None => Ok(None),
+        Some("default") => Ok(Some(Value::Null)),
+        Some(_) => Ok(whole(fields, name)?.map(|number| json!(number))),
+    }
+}
+
+fn choices(of: &[(&str, &str)], chosen: &str) -> Vec<Choice> {
+    let choice = |(value, text): &(&str, &str)| Choice {
+        value: (*value).to_owned(),
+        text: (*text).to_owned(),
+        is_chosen: *value == chosen,
+    };
+    of.iter().map(choice).collect()
+}
+
+/// An organisation, as operators see it.
+#[derive(Debug, Clone, Deserialize)]
+struct Org {
+    org_id: String,
+    name: String,
+    status: String,
+    time_zone: String,
+    available: i64,
+    held: i64,
+    open_tasks: i64,
+    in_doubt: i64,
+    price_factor_bp: i64,
+    price_factor_in_force_bp: i64,
+    create_per_minute: Option<i64>,
+    status_per_minute: Option<i64>,
+    max_open_tasks: Option<i64>,
+    version: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    stopped_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    deleted_at: Option<OffsetDateTime>,
+}
+
+impl Org {
+    fn badge(&self) -> Badge {
+        if self.deleted_at.is_some() {
+            return Badge::new("bad", "Deleted");
+        }
+        match (self.status.as_str(), self.stopped_at) {
+            ("active", None) => Badge::new("good", "Active"),
+            ("active", Some(_)) => Badge::new("bad", "Stopped"),
+            _ => Badge::new("warn", "Suspended"),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.status == "active"
+    }
+}
+
+/// A part of a list price in basis points, as people write it: 9,500 is 95 %.
+fn percent(basis_points: i64) -> String {
+    let (whole, rest) = (basis_points.div_euclid(100), basis_points.rem_euclid(100));
+    if rest == 0 { format!("{whole} %") } else { format!("{whole}.{rest:02} %") }
+}
+
+/// The views of one organisation.
+struct Tab {
+    place: String,
+    text: &'static str,
+    is_here: bool,
+}
+
+fn tabs(visit: &Visit, org: &str) -> Vec<Tab> {
+    let all = [
+        ("", "Overview"),
+        ("/credits", "Credits"),
+        ("/people", "Budgets and keys"),
+        ("/limits", "Limits and prices"),
+    ];
+    let tab = |(end, text): (&str, &'static str)| {
+        let place = format!("/orgs/{org}{end}");
+        Tab { is_here: visit.path == format!("/console{place}"), place: visit.link(&place), text }
+    };
+    all.into_iter().map(tab).collect()
+}
+
+/// Makes a change whose thing must still be at the version that the form was made with.
+async fn change(
+    visit: &Visit,
+    method: Method,
+    place: &str,
+    version: Option<&str>,
+    body: Option<String>,
+) -> Result<(), Problem> {
+    let mut call = visit.client.manage(method, place);
+    if let Some(version) = version {
+        call = call.header("if-match", &format!("\"{version}\""));
+    }
+    if let Some(body) = body {
+        call = call.body(body);
+    }
+    call.send().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_and_numbers_are_read_as_they_are_typed() {
+        let fields =
+            Fields::parse(b"a=2026-11-30&b=2026-11-30T18%3A05&c=tomorrow&n=1%2C000+000&m=%E2%88%925&x=1.5");
+        let read = |name| instant(&fields, name).ok().flatten();
+        assert_eq!(read("a").as_deref(), Some("2026-11-30T00:00:00Z"));
+        assert_eq!(read("b").as_deref(), Some("2026-11-30T18:05:00Z"));
+        assert!(instant(&fields, "c").is_err() && read("none").is_none());
+        assert_eq!(whole(&fields, "n").ok().flatten(), Some(1_000_000));
+        assert_eq!(whole(&fields, "m").ok().flatten(), Some(-5));
+        assert!(whole(&fields, "x").is_err());
+    }
+
+    #[test]
+    fn factors_are_shown_in_percent() {
+        assert_eq!(
+            [percent(10_000), percent(9_550), percent(5), percent(0)],
+            ["100 %", "95.50 %", "0.05 %", "0 %"]
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! The credits of an organisation: grants, corrections, transfers, its overdraft, and its entries.
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::org::CreditSummary;
+use super::{
+    Org, Tab, alert_of, body, choices, done, form_key, instant, key_after, needed, next_page, passed_on,
+    refused, tabs,
+};
+use crate::console::answers::Page;
+use crate::console::client::Problem;
+use crate::console::frame::html;
+use crate::console::pages::clips::Choice;
+use crate::console::shell::Shell;
+use crate::console::table::{Cell, Column, Facts, Table};
+use crate::console::trouble::Trouble;
+use crate::console::view::{Alert, Badge, Id, Money, Name, When};
+use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::zone::Zone;
+
+#[derive(Debug, Deserialize)]
+struct Entry {
+    entry_id: String,
+    kind: String,
+    credits: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(default)]
+    hold_id: Option<String>,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    external_ref: Option<String>,
+    #[serde(default)]
+    actor: Option<String>,
+}
+
+#[derive(askama::Template)]
+#[template(path = "operators/credits.html")]
+struct CreditsPage {
+    shell: Shell,
+    tabs: Vec<Tab>,
+    org_id: String,
+    name: Name,
+    badge: Badge,
+    id: Id,
+    is_deleted: bool,
+    stopped: Option<When>,
+    facts: Facts,
+    expiring: Table,
+    entries: Table,
+    kinds: Vec<Choice>,
+    reference: String,
+    next: Option<String>,
+    alert: Option<Alert>,
+    /// Which form was refused: it is open, with what was filled in.
+    open: String,
+    filled: Filled,
+    /// Made with the page: each of its forms counts once, however often it is sent. Keys are apart by what is called.
+    key: String,
+    overdraft: i64,
+    threshold: String,
+    threshold_version: i32,
+}
+
+/// What was filled in in the form that was refused.
+#[derive(Default)]
+struct Filled {
+    credits: String,
+    reason: String,
+    external_ref: String,
+    expires: String,
+    to: String,
+}
+
+impl Filled {
+    fn of(fields: &Fields) -> Self {
+        Self {
+            credits: fields.text("credits"),
+            reason: fields.text("reason"),
+            external_ref: fields.text("external_ref"),
+            expires: fields.text("expires"),
+            to: fields.text("to"),
+        }
+    }
+}
+
+const KINDS: [(&str, &str); 7] = [
+    ("", "Any"),
+    ("grant", "Grants"),
+    ("adjust", "Corrections of the balance"),
+    ("transfer", "Transfers"),
+    ("expire", "Expired grants"),
+    ("consume", "Charges"),
+    ("correct", "Corrections of charges"),
+];
+
+const EXPIRING: &[Column] = &[Column::Text("Expires"), Column::Text("Grant"), Column::Number("Left")];
+
+const ENTRIES: &[Column] = &[
+    Column::Text("When"),
+    Column::Text("Kind"),
+    Column::Text("Entry"),
+    Column::Text("About"),
+    Column::Number("Credits"),
+];
+
+impl Entry {
+    fn row(&self, visit: &Visit, zone: &Zone) -> Vec<Cell> {
+        let about = match &self.hold_id {
+            Some(hold) => Cell::id_link(hold, &visit.link(&format!("/tasks/{hold}"))),
+            None => Cell::text(self.reason.as_deref().unwrap_or_default()),
+        };
+        let by = [self.external_ref.as_deref(), self.actor.as_deref()];
+        let by: Vec<&str> = by.into_iter().flatten().collect();
+        let about = if by.is_empty() { about } else { about.over(&Cell::fine(by.join(" · "))) };
+        vec![
+            Cell::when(zone, self.created_at),
+            Cell::text(&self.kind),
+            Cell::id(&self.entry_id),
+            about,
+            Cell::signed(self.credits),
+        ]
+    }
+}
+
+pub(super) async fn show(visit: Visit) -> Outcome {
+    let page = page(&visit, None, form_key()).await?;
+    Ok(html(&page))
+}
+
+/// The page; after a refusal with the form that was refused, and why.
+async fn page(
+    visit: &Visit,
+    wrong: Option<(&str, &Fields, &Problem)>,
+    key: String,
+) -> Result<CreditsPage, Trouble> {
+    let (id, query) = (visit.param("org"), visit.query());
+    let places = [
+        format!("/admin/v1/orgs/{id}"),
+        format!("/admin/v1/orgs/{id}/credits"),
+        format!(
+            "/admin/v1/orgs/{id}/entries?limit=25{}",
+            passed_on(&query, &["kind", "external_ref", "cursor"])
+        ),
+    ];
+    let client = &visit.client;
+    let (shell, found) = tokio::join!(visit.operator("Credits"), async {
+        tokio::try_join!(
+            client.look::<Org>(&places[0]),
+            client.look::<CreditSummary>(&places[1]),
+            client.look::<Page<Entry>>(&places[2]),
+        )
+    });
+    let (org, credits, entries) = found?;
+    let zone = Zone::named(&org.time_zone);
+    let expiring = credits.expiring.iter().map(|grant| {
+        vec![Cell::when(&zone, grant.expires_at), Cell::id(&grant.entry_id), Cell::number(grant.left)]
+    });
+    let is_filtered = query.is_set("kind") || query.is_set("external_ref");
+    Ok(CreditsPage {
+        tabs: tabs(visit, &id),
+        badge: org.badge(),
+        id: Id(org.org_id.clone()),
+        is_deleted: org.deleted_at.is_some(),
+        stopped: When::maybe(&zone, credits.exposure.stopped_at),
+        facts: Facts(vec![
+            ("Available", Cell::of(Money(credits.available))),
+            ("Held", Cell::of(Money(credits.held))),
+            ("Consumed", Cell::of(Money(credits.consumed))),
+            ("Given in all", Cell::of(Money(credits.granted))),
+            ("Overdraft", Cell::of(Money(credits.overdraft))),
+            (
+                "Low below",
+                credits.low_threshold.map_or_else(|| Cell::fine("never"), |low| Cell::of(Money(low))),
+            ),
+            ("Lasts until", Cell::when_or(&zone, credits.runway.until, "longer than can be said")),
+        ]),
+        expiring: Table {
+            caption: "Grants that expire next",
+            columns: EXPIRING,
+            rows: expiring.collect(),
+            empty: "No grant expires.",
+        },
+        entries: Table {
+            caption: "Entries of the ledger, newest first",
+            columns: ENTRIES,
+            rows: entries.items.iter().map(|entry| entry.row(visit, &zone)).collect(),
+            empty: if is_filtered { "No entry matches." } else { "There is no entry yet." },
+        },
+        kinds: choices(&KINDS, &query.text("kind")),
+        reference: query.text("external_ref"),
+        next: next_page(visit, &format!("/orgs/{id}/credits"), entries.next_cursor),
+        alert: wrong.map(|(_, _, problem)| alert_of(problem)),
+        open: wrong.map(|(what, _, _)| what.to_owned()).unwrap_or_default(),
+        filled: wrong.map(|(_, fields, _)| Filled::of(fields)).unwrap_or_default(),
+        key,
+        overdraft: credits.overdraft,
+        threshold: credits.low_threshold.map(|low| low.to_string()).unwrap_or_default(),
+        threshold_version: credits.version,
+        name: Name(org.name),
+        org_id: org.org_id,
+        shell,
+    })
+}
+
+/// A call that a form makes.
+struct Sent {
+    method: Method,
+    place: String,
+    body: String,
+}
+
+/// The call of a form: method, place and body. The same fields give the same body.
+fn sent(what: &str, org: &str, fields: &Fields) -> Result<Sent, Trouble> {
+    let of = |end: &str| format!("/admin/v1/orgs/{org}/credits{end}");
+    let why = || -> Result<[(&str, Value); 2], Trouble> {
+        Ok([("reason", json!(fields.need("reason")?)), ("external_ref", json!(fields.get("external_ref")))])
+    };
+    let (method, place, body) = match what {
+        "grant" => {
+            let [reason, reference] = why()?;
+            let expires = ("expires_at", json!(instant(fields, "expires")?));
+            let fields = [("credits", json!(needed(fields, "credits")?)), reason, reference, expires];
+            (Method::POST, of("/grants"), body(&fields))
+        }
+        "adjust" => {
+            let [reason, reference] = why()?;
+            let fields = [("credits", json!(needed(fields, "credits")?)), reason, reference];
+            (Method::POST, of("/adjustments"), body(&fields))
+        }
+        "transfer" => {
+            let [reason, reference] = why()?;
+            let (from, to) = (("from_org", json!(org)), ("to_org", json!(fields.need("to")?.trim())));
+            let fields = [from, to, ("credits", json!(needed(fields, "credits")?)), reason, reference];
+            (Method::POST, "/admin/v1/transfers".to_owned(), body(&fields))
+        }
+        "overdraft" => {
+            (Method::PUT, of("/overdraft"), body(&[("overdraft", json!(needed(fields, "credits")?))]))
+        }
+        "resume" => (Method::POST, of("/resume"), body(&[("reason", json!(fields.need("reason")?))])),
+        "threshold" => {
+            let low = super::whole(fields, "credits")?;
+            (Method::PATCH, of(""), json!({"low_threshold": low}).to_string())
+        }
+        _ => return Err(Trouble::not_found("There is no such form.")),
+    };
+    Ok(Sent { method, place, body })
+}
+
+/// Books what one of the forms says.
+pub(super) async fn book(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let (what, org) = (visit.param("what"), visit.param("org"));
+    let Sent { method, place, body } = sent(&what, &org, &fields)?;
+    let mut call = visit.client.manage(method, &place).body(body);
+    // Two of them set something, and change nothing if they are sent again.
+    match what.as_str() {
+        "threshold" => call = call.header("if-match", &format!("\"{}\"", fields.text("version"))),
+        "resume" => {}
+        _ => call = call.header("idempotency-key", fields.need("key")?),
+    }
+    match call.send().await {
+        Ok(_) => {
+            let word = match what.as_str() {
+                "resume" => "resumed",
+                "threshold" | "overdraft" => "saved",
+                _ => "booked",
+            };
+            Ok(done(&visit, &format!("/orgs/{org}/credits"), word))
+        }
+        // Nothing can be filled in otherwise: the whole page says so.
+        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
+        Err(problem) => {
+            let key = key_after(&fields, &problem);
+            let page = page(&visit, Some((&what, &fields, &problem)), key).await?;
+            Ok(refused(html(&page), &problem))
+        }
+    }
+}

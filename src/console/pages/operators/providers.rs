@@ -1,0 +1,192 @@
+//! Identity providers, whose tokens are accepted in place of keys.
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{alert_of, body, done, next_page, passed_on, refused};
+use crate::console::answers::Page;
+use crate::console::client::Problem;
+use crate::console::frame::html;
+use crate::console::shell::Shell;
+use crate::console::table::{Cell, Facts};
+use crate::console::trouble::Trouble;
+use crate::console::view::{Alert, Badge, Id, Name};
+use crate::console::visit::{Fields, Outcome, Visit};
+
+#[derive(Debug, Deserialize)]
+struct Provider {
+    provider_id: String,
+    name: String,
+    serves: String,
+    org_id: Option<String>,
+    issuer: String,
+    audiences: Vec<String>,
+    jwks_url: String,
+    algorithms: Vec<String>,
+    leeway_seconds: i64,
+    user_claim: String,
+    org_claim: Option<String>,
+    team_claim: Option<String>,
+    role_claim: Option<String>,
+    create_users: bool,
+    suspended: bool,
+    version: i32,
+}
+
+struct ProviderCard {
+    provider_id: String,
+    id: Id,
+    name: Name,
+    badge: Badge,
+    suspended: bool,
+    version: i32,
+    facts: Facts,
+}
+
+#[derive(askama::Template)]
+#[template(path = "operators/providers.html")]
+struct ProvidersPage {
+    shell: Shell,
+    providers: Vec<ProviderCard>,
+    next: Option<String>,
+    alert: Option<Alert>,
+    filled: Filled,
+}
+
+/// What was filled in for a new provider.
+struct Filled {
+    name: String,
+    issuer: String,
+    audiences: String,
+    jwks_url: String,
+    org: String,
+    org_claim: String,
+    role_claim: String,
+    user_claim: String,
+    for_operators: bool,
+    create_users: bool,
+}
+
+impl Filled {
+    fn of(fields: &Fields) -> Self {
+        Self {
+            name: fields.text("name"),
+            issuer: fields.text("issuer"),
+            audiences: fields.text("audiences"),
+            jwks_url: fields.text("jwks_url"),
+            org: fields.text("org"),
+            org_claim: fields.text("org_claim"),
+            role_claim: fields.text("role_claim"),
+            user_claim: fields.get("user_claim").unwrap_or("sub").to_owned(),
+            for_operators: fields.get("serves") == Some("operators"),
+            create_users: fields.is_set("create_users"),
+        }
+    }
+}
+
+impl ProviderCard {
+    fn new(provider: Provider, visit: &Visit) -> Self {
+        let whose = match (&provider.org_id, provider.serves.as_str()) {
+            (Some(org), _) => {
+                Cell::fine("users of").and(&Cell::id_link(org, &visit.link(&format!("/orgs/{org}"))))
+            }
+            (None, "operators") => Cell::text("operators"),
+            (None, _) => Cell::text("users of the organisation that a claim names"),
+        };
+        let claim = |claim: &Option<String>| claim.as_ref().map_or_else(|| Cell::fine("none"), Cell::code);
+        let facts = Facts(vec![
+            ("For", whose),
+            ("Issuer", Cell::code(&provider.issuer)),
+            ("Audiences", Cell::code(provider.audiences.join(", "))),
+            ("Keys", Cell::code(&provider.jwks_url)),
+            ("Algorithms", Cell::text(provider.algorithms.join(", "))),
+            ("Clock tolerance", Cell::number(provider.leeway_seconds).and(&Cell::fine("s"))),
+            ("Claim of the user", Cell::code(&provider.user_claim)),
+            ("Claim of the organisation", claim(&provider.org_claim)),
+            ("Claim of the team", claim(&provider.team_claim)),
+            ("Claim of the role", claim(&provider.role_claim)),
+            (
+                "Unknown subjects",
+                Cell::text(if provider.create_users { "become users" } else { "are refused" }),
+            ),
+        ]);
+        let badge =
+            if provider.suspended { Badge::new("warn", "Suspended") } else { Badge::new("good", "Active") };
+        Self {
+            id: Id(provider.provider_id.clone()),
+            provider_id: provider.provider_id,
+            name: Name(provider.name),
+            badge,
+            suspended: provider.suspended,
+            version: provider.version,
+            facts,
+        }
+    }
+}
+
+pub(super) async fn show(visit: Visit) -> Outcome {
+    Ok(html(&list(&visit, &Fields::default(), None).await?))
+}
+
+async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Result<ProvidersPage, Trouble> {
+    let place = format!("/admin/v1/identity-providers?limit=20{}", passed_on(&visit.query(), &["cursor"]));
+    let (shell, found) =
+        tokio::join!(visit.operator("Identity providers"), visit.client.look::<Page<Provider>>(&place));
+    let found = found?;
+    Ok(ProvidersPage {
+        providers: found.items.into_iter().map(|provider| ProviderCard::new(provider, visit)).collect(),
+        next: next_page(visit, "/providers", found.next_cursor),
+        alert: problem.map(alert_of),
+        filled: Filled::of(fields),
+        shell,
+    })
+}
+
+/// The list again, with what was refused above it.
+async fn again(visit: &Visit, fields: &Fields, problem: Problem) -> Outcome {
+    if problem.status == http::StatusCode::FORBIDDEN {
+        return Err(problem.into());
+    }
+    Ok(refused(html(&list(visit, fields, Some(&problem)).await?), &problem))
+}
+
+pub(super) async fn create(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let audiences: Vec<&str> =
+        fields.need("audiences")?.split([',', ' ']).map(str::trim).filter(|one| !one.is_empty()).collect();
+    let body = body(&[
+        ("name", json!(fields.need("name")?)),
+        ("serves", json!(fields.get("serves"))),
+        ("org_id", json!(fields.get("org").map(str::trim))),
+        ("issuer", json!(fields.need("issuer")?.trim())),
+        ("audiences", json!(audiences)),
+        ("jwks_url", json!(fields.need("jwks_url")?.trim())),
+        ("user_claim", json!(fields.get("user_claim"))),
+        ("org_claim", json!(fields.get("org_claim"))),
+        ("role_claim", json!(fields.get("role_claim"))),
+        ("create_users", json!(fields.is_set("create_users"))),
+    ]);
+    match visit.client.manage(Method::POST, "/admin/v1/identity-providers").body(body).send().await {
+        Ok(_) => Ok(done(&visit, "/providers", "created")),
+        Err(problem) => again(&visit, &fields, problem).await,
+    }
+}
+
+/// Suspends a provider, takes it up again, or deletes it.
+pub(super) async fn change(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let place = format!("/admin/v1/identity-providers/{}", visit.param("provider"));
+    let version = fields.get("version");
+    let (method, body, word) = match fields.need("do")? {
+        "suspend" => (Method::PATCH, json!({"suspended": true}), "saved"),
+        "resume" => (Method::PATCH, json!({"suspended": false}), "saved"),
+        "delete" => (Method::DELETE, Value::Null, "deleted"),
+        _ => return Err(Trouble::bad_request("The field 'do' is none of suspend, resume and delete.")),
+    };
+    let body = (!body.is_null()).then(|| body.to_string());
+    match super::change(&visit, method, &place, version, body).await {
+        Ok(()) => Ok(done(&visit, "/providers", word)),
+        Err(problem) => again(&visit, &Fields::default(), problem).await,
+    }
+}
