@@ -25,7 +25,7 @@ struct SessionLine {
 pub(in crate::console) async fn sessions(visit: Visit) -> Outcome {
     let operators = visit.console.parts.audience == Audience::Operators;
     let (zone, shell) = match operators {
-        true => (Zone::named("UTC"), visit.operator("Sessions")),
+        true => (Zone::named("UTC"), visit.operator("Sessions").await),
         false => {
             let (member, shell) = visit.member("Sessions").await?;
             (member.zone, shell)
