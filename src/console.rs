@@ -20,8 +20,13 @@
 //! | `table` | tables and lists of facts, made of such pieces |
 //! | `zone` | instants in the organisation's time zone |
 //! | `pages` | the pages, a file each; those of operators are below `pages/operators` |
-//! | `templates/` | `layout.html` surrounds a page, `bare.html` a page without a session; `fields.html` has macros for fields of forms, pagers and empty states |
+//! | `templates/` | `layout.html` surrounds a page, `bare.html` a page without a session; `fields.html` has macros for fields of forms, pagers and empty states. Included: `pager.html` (wants `next`), `clip_table.html` (`clips`, `show_user`), `budget_cards.html` (`mine`), `price.html` (`price`, `base`), `theme.html` |
 //! | `static/` | the one style sheet, the one script, the icon |
+//!
+//! Classes of the style sheet for what pages repeat: `head` (title and its actions), `card`, `figures` (a row of large numbers),
+//! `scroll` around every table, `number` for columns of numbers, `facts` (names and values), `field` (label, input, `hint`),
+//! `stack` and `row` (fields below and beside each other), `actions` (buttons), `filter`, `empty` (what is told instead of an
+//! empty list), `alert`, `notice`, `badge`, `two` (boxes side by side), `timeline`.
 //!
 //! A page is a function from a [`visit::Visit`] to an answer or a [`trouble::Trouble`], a template that extends `layout.html`, and a
 //! line in [`router`]. A change is a form that is posted; its answer is a redirect, so that a reload repeats nothing.

@@ -183,7 +183,10 @@ pub(super) fn address(console: &Console, head: &Parts) -> IpAddr {
 
 /// The cookie that holds the session of a request.
 pub(super) fn cookie(console: &Console, headers: &HeaderMap) -> SessionCookie {
-    SessionCookie::of(console.parts.audience, headers, console.parts.https)
+    // Behind a proxy the host of a request may be the proxy's own name for this gateway.
+    let public = console.parts.settings.public_url.as_ref();
+    let https = console.parts.https || public.is_some_and(|url| url.scheme() == "https");
+    SessionCookie::of(console.parts.audience, headers, https)
 }
 
 /// A page that is only looked at.

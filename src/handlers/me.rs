@@ -28,6 +28,7 @@ pub(super) struct MeData {
     budgets: Vec<CallerBudget>,
 }
 
+/// The organisation of the caller.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MyOrg {
     org_id: OrgId,
@@ -38,18 +39,21 @@ pub(super) struct MyOrg {
     price_factor_bp: PriceFactor,
 }
 
+/// The caller's team in its organisation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MyTeam {
     team_id: TeamId,
     name: String,
 }
 
+/// The user that the caller is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MyUser {
     user_id: UserId,
     name: String,
 }
 
+/// The API key that the caller has sent, and what it may do.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MyKey {
     key_id: KeyId,

@@ -1,5 +1,6 @@
 //! The calls that the vendor's clients make.
 
+mod about;
 mod bounds;
 mod callers;
 mod content;

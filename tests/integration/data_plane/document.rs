@@ -56,9 +56,12 @@ async fn every_operation_and_every_code_is_in_the_document() {
     let expected = [
         "/api/credits",
         "/api/generate",
+        "/api/me",
+        "/api/prices",
         "/api/quote",
         "/api/status",
         "/api/tasks",
+        "/api/tasks/{task_id}",
         "/api/tasks/{task_id}/content",
         "/healthz",
     ];

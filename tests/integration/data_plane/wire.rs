@@ -24,7 +24,9 @@ async fn duplicate_slashes_are_collapsed() {
 #[tokio::test]
 async fn what_is_not_offered_is_refused_and_reaches_nobody() {
     let gateway = TestGateway::start().await;
-    for path in ["/", "/api", "/api/", "/api/generate/x", "/API/generate", "/v1/videos", "/_sim/books"] {
+    for path in
+        ["/console-x", "/api", "/api/", "/api/generate/x", "/API/generate", "/v1/videos", "/_sim/books"]
+    {
         for call in [gateway.call(Method::GET, path), gateway.request(Method::POST, path)] {
             Answer::to(call.body(body("x").to_string())).await.refused(404, "NOT_FOUND");
         }
