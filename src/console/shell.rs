@@ -6,7 +6,7 @@ use super::assets::{ICON, SCRIPT, STYLE};
 use super::attention::{Attention, Health};
 use super::client::Problem;
 use super::cookies::Theme;
-use super::view::Money;
+use super::view::{Actor, Money};
 use super::visit::Visit;
 use super::zone::Zone;
 use crate::access::callers::Caller;
@@ -181,7 +181,10 @@ impl Visit {
     pub(super) async fn operator_with(&self, title: &str) -> (Shell, Option<Health>) {
         let nav = OPERATORS.iter().map(|(place, text)| self.nav_item(place, text)).collect();
         let (who, role) = match self.caller() {
-            Caller::Operator(operator) => (operator.name.clone(), operator.role),
+            // The role stands below the name.
+            Caller::Operator(operator) => {
+                (Actor(operator.name.clone()).short().replacen("operator ", "", 1), operator.role)
+            }
             Caller::Tenant(_) => (String::new(), OperatorRole::OperatorRead),
         };
         // A page is shown even if this one call fails: it then says so.

@@ -106,6 +106,31 @@ impl Display for Id {
 
 impl HtmlSafe for Id {}
 
+/// Who did something, as the audit log names it, with ids shortened.
+#[derive(Debug, Clone)]
+pub(super) struct Actor(pub(super) String);
+
+impl Actor {
+    /// The name as people know it: without the id before it, where there is a name.
+    pub(super) fn short(&self) -> String {
+        let (kind, rest) = self.0.split_once(':').unwrap_or(("", &self.0));
+        let named = rest.split_once(" (").and_then(|(_, name)| name.strip_suffix(')'));
+        match named {
+            Some(name) => format!("{kind} {name}"),
+            None if rest.chars().count() > WHOLE => format!("{kind} {}", Id(rest.to_owned()).short()),
+            None => self.0.clone(),
+        }
+    }
+}
+
+impl Display for Actor {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, r#"<bdi title="{}">{}</bdi>"#, escaped(&self.0), escaped(&self.short()))
+    }
+}
+
+impl HtmlSafe for Actor {}
+
 /// An instant, in the organisation's zone; the offset is told when the pointer rests on it.
 #[derive(Debug, Clone)]
 pub(super) struct When {
@@ -281,6 +306,16 @@ mod tests {
             "{shown}"
         );
         assert!(Id("short".into()).to_string().contains(">short<"));
+    }
+
+    #[test]
+    fn an_actor_is_shown_by_name_or_by_a_short_id() {
+        let short = |text: &str| Actor(text.into()).short();
+        let id = "opt_01a22b2d4bc07201853f78456580dc2c";
+        assert_eq!(short(&format!("operator:{id} (night shift)")), "operator night shift");
+        assert_eq!(short(&format!("operator:{id}")), "operator opt_01a22…dc2c");
+        assert_eq!(short("tollgate:demo"), "tollgate:demo");
+        assert!(!Actor(HOSTILE.into()).to_string().contains("<script"));
     }
 
     #[test]

@@ -167,13 +167,16 @@ pub(super) async fn show_this_gateway(call: ReadCall) -> Json<GatewayState> {
             call,
         }
     });
+    let (mut pools, mut calls): (Vec<_>, Vec<_>) = (pools.collect(), calls.collect());
+    pools.sort_by(|one, other| one.pool.cmp(&other.pool));
+    calls.sort_by(|one, other| (&one.backend, &one.call).cmp(&(&other.backend, &other.call)));
     Json(GatewayState {
         gateway_id: figures.lease.gateway(),
         version: env!("CARGO_PKG_VERSION"),
         holds_lease: figures.lease.holds(),
-        pools: pools.collect(),
+        pools,
         queues: queues.map(|(queue, waiting)| QueueState { queue, waiting }).collect(),
-        calls: calls.collect(),
+        calls,
         polls_late_seconds: reading.of(m::RECONCILER_LAG_SECONDS).next().map_or(0, |lag| lag.value),
     })
 }

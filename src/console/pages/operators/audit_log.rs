@@ -9,7 +9,7 @@ use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
-use crate::console::view::{Alert, escaped};
+use crate::console::view::{Actor, Alert, escaped};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -104,14 +104,14 @@ impl Change {
     pub(super) fn short_row(&self, visit: &Visit, zone: &Zone) -> Vec<Cell> {
         vec![
             Cell::when(zone, self.at),
-            Cell::text(&self.actor),
+            Cell::of(Actor(self.actor.clone())),
             Cell::code(&self.action),
             target(visit, self),
         ]
     }
 
     fn row(&self, visit: &Visit, zone: &Zone) -> Vec<Cell> {
-        let who = Cell::text(&self.actor);
+        let who = Cell::of(Actor(self.actor.clone()));
         let who = match &self.address {
             Some(address) => who.over(&Cell::fine(format!("from {address}"))),
             None => who,

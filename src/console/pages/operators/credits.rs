@@ -17,7 +17,7 @@ use crate::console::pages::clips::Choice;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Facts, Table};
 use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Badge, Id, Money, Name, When};
+use crate::console::view::{Actor, Alert, Badge, Id, Money, Name, When};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -108,18 +108,31 @@ const ENTRIES: &[Column] = &[
     Column::Number("Credits"),
 ];
 
+/// The kind of an entry, in words.
+fn kind(word: &str) -> &str {
+    match word {
+        "grant" => "Grant",
+        "adjust" => "Correction of the balance",
+        "transfer" => "Transfer",
+        "expire" => "Expired grant",
+        "consume" => "Charge",
+        "correct" => "Correction of a charge",
+        other => other,
+    }
+}
+
 impl Entry {
     fn row(&self, visit: &Visit, zone: &Zone) -> Vec<Cell> {
         let about = match &self.hold_id {
             Some(hold) => Cell::id_link(hold, &visit.link(&format!("/tasks/{hold}"))),
             None => Cell::text(self.reason.as_deref().unwrap_or_default()),
         };
-        let by = [self.external_ref.as_deref(), self.actor.as_deref()];
-        let by: Vec<&str> = by.into_iter().flatten().collect();
-        let about = if by.is_empty() { about } else { about.over(&Cell::fine(by.join(" · "))) };
+        let by = self.actor.as_ref().map(|actor| Cell::fine(Actor(actor.clone()).short()));
+        let reference = self.external_ref.as_ref().map(Cell::fine);
+        let about = [reference, by].iter().flatten().fold(about, Cell::over);
         vec![
             Cell::when(zone, self.created_at),
-            Cell::text(&self.kind),
+            Cell::text(kind(&self.kind)),
             Cell::id(&self.entry_id),
             about,
             Cell::signed(self.credits),

@@ -130,11 +130,7 @@ fn limit_fields(org: &Org) -> Vec<LimitField> {
             label: "Other calls a minute",
             value: value(org.status_per_minute),
         },
-        LimitField {
-            name: "max_open_tasks",
-            label: "Unfinished tasks at one time",
-            value: value(org.max_open_tasks),
-        },
+        LimitField { name: "max_open_tasks", label: "Unfinished tasks", value: value(org.max_open_tasks) },
     ]
 }
 

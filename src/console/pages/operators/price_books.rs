@@ -12,7 +12,7 @@ use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
 use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Badge, Name};
+use crate::console::view::{Actor, Alert, Badge, Name};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -124,7 +124,7 @@ async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Resu
         vec![
             Cell::when(&zone, one.effective_from),
             book.link(&visit.link(&format!("/prices/{}", one.version))),
-            Cell::text(&one.actor),
+            Cell::of(Actor(one.actor.clone())),
             Cell::when(&zone, one.created_at),
             Cell::when_or(&zone, one.withdrawn_at, "no"),
         ]
