@@ -330,9 +330,11 @@ class Live:
         rows = done.stdout.removesuffix("\n").split("\x1e") if done.stdout.strip("\n") else []
         return [[None if cell == "\x1d" else cell for cell in row.split("\x1f")] for row in rows]
 
-    def admin(self, method, path, body=None, expect=(200, 201, 204), gateway=0):
+    def admin(self, method, path, body=None, expect=(200, 201, 204), gateway=0, headers=None):
         """A call of the management API, as an operator."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())} if "/credits/" in path or path == "/transfers" else {}
+        headers = dict(headers or {})
+        if "/credits/" in path or path == "/transfers":
+            headers["Idempotency-Key"] = str(uuid.uuid4())
         status, answer = http(method, f"{self.admin_urls[gateway]}/admin/v1{path}", body, self.token, headers)
         if status not in expect:
             raise ValueError(f"{method} {path}: {status} {answer}")

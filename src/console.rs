@@ -138,6 +138,7 @@ fn members() -> Router<Arc<Console>> {
         .route("/console/clips/{task}/video", page(pages::clip::video))
         .route("/console/clips/{task}/erase", form(pages::clip::erase))
         .route("/console/keys", page(pages::keys::keys).merge(form(pages::keys::create)))
+        .route("/console/keys/policy", form(pages::keys::set_policy))
         .route("/console/keys/{key}/rename", form(pages::keys::rename))
         .route("/console/keys/{key}/rotate", form(pages::keys::rotate))
         .route("/console/keys/{key}/revoke", form(pages::keys::revoke))

@@ -207,7 +207,7 @@ pub(super) struct Page<T> {
 }
 
 /// A user, of the management API.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Person {
     pub(super) user_id: String,
     pub(super) name: String,

@@ -79,7 +79,7 @@ const MEMBERS: &[(&str, &str, bool)] = &[
     ("/clips", "Clips", false),
     ("/keys", "Keys", false),
     ("/budgets", "Budgets", false),
-    ("/usage", "Usage", true),
+    ("/usage", "Usage", false),
     ("/statement", "Statement", true),
     ("/people", "People and teams", true),
 ];
@@ -102,6 +102,7 @@ const NOTICES: &[(&str, &str)] = &[
     ("erased", "The content of this clip was deleted."),
     ("saved", "Saved."),
     ("revoked", "The key was revoked."),
+    ("policy", "Saved. It holds for keys that members create from now on."),
     ("deleted", "Deleted."),
     ("created", "Created."),
     ("ended", "The other sessions were ended."),

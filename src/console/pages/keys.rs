@@ -22,9 +22,13 @@ struct KeysPage {
     shell: Shell,
     /// The key of this session; none: it was opened without a key.
     mine: Option<Mine>,
-    /// Everybody's keys; none: the visitor is no admin.
-    keys: Option<Vec<KeyLine>>,
-    people: Vec<Choice>,
+    /// Everybody's keys for an admin, a member's own for a member.
+    keys: Vec<KeyLine>,
+    /// Whom a new key may be for; none: for the visitor alone.
+    people: Option<Vec<Choice>>,
+    /// What members may do with keys of their own.
+    policy: Policy,
+    is_admin: bool,
     alert: Option<Alert>,
     next: Option<String>,
 }
@@ -33,6 +37,37 @@ struct Mine {
     id: Id,
     name: Name,
     expires: Option<When>,
+}
+
+/// What members may do with keys of their own, as the API says it.
+#[derive(Debug, Deserialize)]
+struct Policy {
+    enabled: bool,
+    max_keys: i32,
+    max_days: Option<i32>,
+    allowed_types: Option<Vec<String>>,
+    key_budget: Option<Value>,
+    version: i32,
+}
+
+impl Policy {
+    fn days(&self) -> String {
+        self.max_days.map_or(String::new(), |days| days.to_string())
+    }
+
+    /// The task types with spaces between them; empty: all.
+    fn types(&self) -> String {
+        self.allowed_types.as_ref().map_or(String::new(), |types| types.join(" "))
+    }
+
+    /// What a member reads before it makes a key.
+    fn told(&self) -> String {
+        let life = self.max_days.map_or(String::new(), |days| format!(", each for at most {days} days"));
+        let types =
+            self.allowed_types.as_ref().map_or(String::new(), |types| format!(", for {}", types.join(", ")));
+        let budget = self.key_budget.as_ref().map_or("", |_| ", each with a budget that the admin has set");
+        format!("You may have {} keys{life}{types}{budget}.", self.max_keys)
+    }
 }
 
 struct Choice {
@@ -93,7 +128,7 @@ struct ShownPage {
 }
 
 impl KeyLine {
-    fn new(key: Key, people: &[Person], zone: &Zone, now: OffsetDateTime) -> Self {
+    fn new(key: Key, people: &[Person], may_change: bool, zone: &Zone, now: OffsetDateTime) -> Self {
         let badge = match key.status.as_str() {
             "active" => Badge::new("good", "Active"),
             "suspended" => Badge::new("warn", "Suspended"),
@@ -113,7 +148,7 @@ impl KeyLine {
             previous_until: When::maybe(zone, key.previous_until.filter(|until| *until > now)),
             types: key.allowed_types.map(|types| types.join(", ")),
             networks: key.allowed_networks.map(|networks| networks.join(", ")),
-            is_usable: ["active", "suspended"].contains(&key.status.as_str()),
+            is_usable: may_change && ["active", "suspended"].contains(&key.status.as_str()),
         }
     }
 }
@@ -136,25 +171,39 @@ async fn list(
         name: Name(key.name.clone()),
         expires: When::maybe(zone, key.expires_at),
     });
-    let alert = refused.map(Alert::of);
-    if !member.me.is_admin() {
-        return Ok(KeysPage { shell, mine, keys: None, people: Vec::new(), alert, next: None });
-    }
     let org = &member.me.organisation.org_id;
     let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-    let (keys, people) = (
-        format!("/admin/v1/orgs/{org}/keys?limit=50{cursor}"),
-        format!("/admin/v1/orgs/{org}/users?limit=200"),
-    );
-    let (found, people) =
-        tokio::try_join!(visit.client.look::<Page<Key>>(&keys), visit.client.look::<Page<Person>>(&people))?;
-    let now = Clock.wall();
-    let lines = found.items.into_iter().map(|key| KeyLine::new(key, &people.items, zone, now)).collect();
+    let (keys, policy) =
+        (format!("/admin/v1/orgs/{org}/keys?limit=50{cursor}"), format!("/admin/v1/orgs/{org}/key-policy"));
+    let is_admin = member.me.is_admin();
+    // A member knows itself, and nobody else.
+    let people = async {
+        if is_admin {
+            visit.client.look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=200")).await
+        } else {
+            let me = Person {
+                user_id: member.me.user.user_id.clone(),
+                name: member.me.user.name.clone(),
+                ..Person::default()
+            };
+            Ok(Page { items: vec![me], next_cursor: None })
+        }
+    };
+    let (found, policy, people) = tokio::try_join!(
+        visit.client.look::<Page<Key>>(&keys),
+        visit.client.look::<Policy>(&policy),
+        people
+    )?;
+    let (now, may_change) = (Clock.wall(), is_admin || policy.enabled);
+    let line = |key| KeyLine::new(key, &people.items, may_change, zone, now);
+    let choice = |one: &Person| Choice { id: one.user_id.clone(), name: one.name.clone() };
     Ok(KeysPage {
         mine,
-        keys: Some(lines),
-        people: people.items.into_iter().map(|one| Choice { id: one.user_id, name: one.name }).collect(),
-        alert,
+        keys: found.items.into_iter().map(line).collect(),
+        people: is_admin.then(|| people.items.iter().map(choice).collect()),
+        policy,
+        is_admin,
+        alert: refused.map(Alert::of),
         next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/keys"))),
         shell,
     })
@@ -163,7 +212,10 @@ async fn list(
 /// The fields of a new key, as the API takes them.
 fn new_key(fields: &Fields) -> Result<Value, Trouble> {
     let mut body = Map::new();
-    body.insert("user_id".into(), json!(fields.need("user")?));
+    // Left out: for the caller.
+    if let Some(user) = fields.get("user") {
+        body.insert("user_id".into(), json!(user));
+    }
     body.insert("name".into(), json!(fields.need("name")?));
     if let Some(days) = fields.get("days") {
         let days: i64 =
@@ -173,13 +225,44 @@ fn new_key(fields: &Fields) -> Result<Value, Trouble> {
         body.insert("expires_at".into(), json!(end));
     }
     for (field, name) in [("types", "allowed_types"), ("networks", "allowed_networks")] {
-        let words: Vec<&str> = fields.get(field).unwrap_or_default().split([' ', ',', '\n', '\r']).collect();
-        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let words = words(fields, field);
         if !words.is_empty() {
             body.insert(name.into(), json!(words));
         }
     }
     Ok(Value::Object(body))
+}
+
+/// The words of a field, with spaces, commas or lines between them.
+fn words<'a>(fields: &'a Fields, field: &str) -> Vec<&'a str> {
+    let words = fields.get(field).unwrap_or_default().split([' ', ',', '\n', '\r']);
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+/// Sets what members may do with keys of their own.
+pub(in crate::console) async fn set_policy(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let (member, _) = visit.member("Keys").await?;
+    let number = |name: &str, what: &str| match fields.get(name) {
+        None => Ok(None),
+        Some(text) => match text.trim().parse::<i32>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Trouble::bad_request(format!("The {what} must be a whole number."))),
+        },
+    };
+    let types = words(&fields, "types");
+    let mut body = json!({
+        "enabled": fields.is_set("enabled"),
+        "max_days": number("days", "days")?,
+        "allowed_types": (!types.is_empty()).then_some(types),
+    });
+    if let Some(most) = number("most", "number of keys")? {
+        body["max_keys"] = json!(most);
+    }
+    let place = format!("/admin/v1/orgs/{}/key-policy", member.me.organisation.org_id);
+    let call = visit.client.manage(Method::PATCH, &place);
+    call.header("if-match", &format!("\"{}\"", fields.text("version"))).body(body.to_string()).send().await?;
+    Ok(redirect(&visit.link("/keys?done=policy")))
 }
 
 pub(in crate::console) async fn create(mut visit: Visit) -> Outcome {

@@ -11,7 +11,7 @@ use time::Duration;
 use time::macros::format_description;
 
 use crate::clock::Clock;
-use crate::console::answers::{Page, Person, Team};
+use crate::console::answers::{Me, Page, Person, Team};
 use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::pages::clips::Choice;
@@ -31,6 +31,8 @@ struct UsagePage {
     chart: Option<Chart>,
     total: Money,
     tasks: Number,
+    /// The visitor is a member, who sees what is its own.
+    is_own: bool,
     alert: Option<Alert>,
     csv: String,
     next: Option<String>,
@@ -59,9 +61,11 @@ struct Usage {
     consumed: i64,
 }
 
-/// What can be grouped by: the API's word, and the head of the column.
+/// What can be grouped by: the API's word, and the head of the column. Members, who see what is their own, have those of
+/// [`FOR_MEMBERS`].
 const GROUPS: [(&str, &str); 5] =
-    [("day", "Day"), ("user", "User"), ("team", "Team"), ("key", "Key"), ("task_type", "Type")];
+    [("day", "Day"), ("key", "Key"), ("task_type", "Type"), ("user", "User"), ("team", "Team")];
+const FOR_MEMBERS: usize = 3;
 
 /// The bars of a chart: a name and a value each.
 pub(in crate::console) struct Chart(pub(in crate::console) Vec<(String, i64)>);
@@ -142,11 +146,16 @@ struct Asked {
     to: String,
 }
 
+/// What the caller can group by.
+fn groups_of(me: &Me) -> &'static [(&'static str, &'static str)] {
+    if me.is_admin() { &GROUPS } else { &GROUPS[..FOR_MEMBERS] }
+}
+
 impl Asked {
-    fn of(fields: &Fields) -> Self {
+    fn of(fields: &Fields, me: &Me) -> Self {
         let group = fields.get("by").unwrap_or("day");
-        let (group, group_name) =
-            GROUPS.into_iter().find(|(word, _)| *word == group).unwrap_or(("day", "Day"));
+        let known = groups_of(me).iter().copied().find(|(word, _)| *word == group);
+        let (group, group_name) = known.unwrap_or(("day", "Day"));
         let day = format_description!("[year]-[month]-[day]");
         let today = Clock.wall().date();
         let text = |date: time::Date| date.format(&day).unwrap_or_default();
@@ -221,7 +230,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Usage").await?;
     let org = &member.me.organisation.org_id;
     let query = visit.query();
-    let asked = Asked::of(&query);
+    let asked = Asked::of(&query, &member.me);
     let place = asked.place(org);
     let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let found = visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await;
@@ -239,7 +248,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let filters = format!("by={}&from={}&to={}", asked.group, asked.from, asked.to);
     let page = UsagePage {
         shell,
-        groups: GROUPS
+        groups: groups_of(&member.me)
             .iter()
             .map(|(value, text)| Choice {
                 value: (*value).to_owned(),
@@ -249,6 +258,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
             .collect(),
         total: Money(sum(|usage| usage.consumed)),
         tasks: Number(sum(|usage| usage.tasks)),
+        is_own: !member.me.is_admin(),
         lines: found
             .items
             .iter()
@@ -274,7 +284,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
 /// The same figures as CSV.
 pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
     let (member, _) = visit.member("Usage").await?;
-    let asked = Asked::of(&visit.query());
+    let asked = Asked::of(&visit.query(), &member.me);
     let place = format!("{}&format=csv", asked.place(&member.me.organisation.org_id));
     download(&visit, &place).await
 }

@@ -15,17 +15,11 @@ const MEMBERS: &[&str] = &[
     "/console/clips?view=grid",
     "/console/keys",
     "/console/budgets",
+    "/console/usage",
+    "/console/usage?by=key",
 ];
 /// The pages of admins.
-const ADMINS: &[&str] = &[
-    "/console/usage",
-    "/console/usage?by=team",
-    "/console/usage?by=user",
-    "/console/usage.csv",
-    "/console/statement",
-    "/console/statement.csv",
-    "/console/people",
-];
+const ADMINS: &[&str] = &["/console/statement", "/console/statement.csv", "/console/people"];
 const OPERATORS: &[&str] = &["/console"];
 
 /// What every answer has, whatever it says.
@@ -170,6 +164,9 @@ async fn no_role_sees_more_than_its_api_shows() {
         member.get(place).await.shown();
         boss.get(place).await.shown();
     }
+    for place in ["/console/usage?by=team", "/console/usage?by=user", "/console/usage.csv"] {
+        boss.get(place).await.shown();
+    }
     for place in ADMINS {
         let page = member.get(place).await;
         assert_eq!(page.status, 403, "{place} for a member: {}", page.text);
@@ -200,6 +197,40 @@ async fn no_role_sees_more_than_its_api_shows() {
     for place in MEMBERS.iter().skip(1).chain(ADMINS) {
         assert_eq!(operator.get(place).await.status, 404, "{place}");
     }
+}
+
+#[tokio::test]
+async fn a_member_manages_keys_of_its_own_where_the_policy_lets_it() {
+    let gateway = TestGateway::start().await;
+    let admin = gateway.another_user("boss", "admin").await;
+    let other = gateway.another_user("other", "member").await;
+    let mut member = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    let page = member.get("/console/keys").await.shown();
+    assert!(page.text.contains("An admin of your organisation makes") && !page.text.contains("/revoke"));
+    assert_eq!(member.post("/console/keys", &[("name", "mine")]).await.status, 403);
+
+    let mut boss = Browser::of_members(&gateway).signed_in(&admin.text).await;
+    let version = boss.get("/console/keys").await.shown().input("version");
+    let policy = [("version", &*version), ("enabled", "yes"), ("most", "2"), ("days", "30"), ("types", "")];
+    assert_eq!(boss.post("/console/keys/policy", &policy).await.place(), "/console/keys?done=policy");
+    let page = boss.get("/console/keys").await.shown();
+    assert!(page.text.contains("name=\"enabled\" value=\"yes\" checked"), "{}", page.text);
+
+    let page = member.get("/console/keys").await.shown();
+    assert!(page.text.contains("You may have 2 keys, each for at most 30 days."), "{}", page.text);
+    assert!(page.text.contains("/revoke") && !page.text.contains("name=\"user\""), "{}", page.text);
+    assert!(!page.text.contains(&other.key.to_string()), "it sees another's key");
+    let made = member.post("/console/keys", &[("name", "mine"), ("days", "7")]).await.shown();
+    assert!(made.text.contains("tg_"), "{}", made.text);
+    let page = member.get("/console/keys").await.shown();
+    assert!(page.text.contains("mine"), "{}", page.text);
+    // As many as it may have, and none for others or of others.
+    let page = member.post("/console/keys", &[("name", "third"), ("days", "7")]).await;
+    assert_eq!(page.status, 409, "{}", page.text);
+    assert!(page.text.contains("may have 2 keys"), "{}", page.text);
+    let page = member.post(&format!("/console/keys/{}/revoke", other.key), &[]).await;
+    assert!([403, 404].contains(&page.status), "{}", page.text);
+    assert_eq!(member.post("/console/keys/policy", &policy).await.status, 403);
 }
 
 #[tokio::test]
