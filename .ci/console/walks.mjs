@@ -44,6 +44,8 @@ export const walks = {
     const price = await page.textContent('#price .price');
     assert(/[1-9]/.test(price), `the price is ${price}`);
     for (const wrong of await findings(page, axe)) complain('playground with a price', wrong);
+    await page.setViewportSize({ width: 1280, height: 720 });
+    await page.screenshot({ path: `${settings.pictures}/walk-playground.png` });
     await page.click('#price button[value=create]');
     await page.waitForSelector('video, a:has-text("video")', { timeout: 60_000 });
     for (const wrong of await findings(page, axe)) complain('a finished clip', wrong);
