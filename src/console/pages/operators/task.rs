@@ -15,7 +15,7 @@ use crate::console::view::{Alert, Badge, Money};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
-/// Of `GET /admin/v1/holds/{hold_id}`.
+/// The answer of `GET /admin/v1/holds/{hold_id}`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Hold {
     pub(super) hold_id: String,
