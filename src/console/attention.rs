@@ -11,7 +11,7 @@ use crate::clock::Clock;
 /// A doubt may end by itself within this time.
 const PATIENCE: Duration = Duration::HOUR;
 
-/// Of `GET /admin/v1/health`.
+/// The answer of `GET /admin/v1/health`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Health {
     pub(super) audit: Option<Verdict>,

@@ -27,6 +27,11 @@ impl Cell {
         Self(format!("<bdi>{}</bdi>", escaped(text.as_ref())))
     }
 
+    /// A word that no line may break, such as a type of tasks.
+    pub(super) fn word(text: impl AsRef<str>) -> Self {
+        Self(format!(r#"<bdi class="word">{}</bdi>"#, escaped(text.as_ref())))
+    }
+
     /// What is of less weight, such as why there is nothing.
     pub(super) fn fine(text: impl AsRef<str>) -> Self {
         Self(format!(r#"<span class="fine">{}</span>"#, escaped(text.as_ref())))

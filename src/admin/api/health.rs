@@ -82,7 +82,7 @@ pub(super) struct PoolState {
     most: i64,
 }
 
-/// A queue.
+/// Work that waits in a gateway.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueState {
     /// What waits: `reserve` (creates that wait for their hold), `transition` (steps of holds), `set aside` (steps that the database
@@ -95,7 +95,7 @@ pub(super) struct QueueState {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CallState {
     backend: String,
-    /// `create` or `status`.
+    /// Which call it is: `create` or `status`.
     call: String,
     in_flight: i64,
     /// `closed`: calls are made; `probing`: single calls are made; `open`: none is made, because too many failed.

@@ -11,7 +11,7 @@ use crate::support::browser::{Browser, Page};
 use crate::support::database::until;
 use crate::support::gateway::{ENDLESS, TestGateway, body};
 
-/// Pages without parameters.
+/// The pages that have no parameters in their path.
 const PAGES: &[&str] = &[
     "/console",
     "/console?search=custo&state=active",

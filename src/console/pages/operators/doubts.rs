@@ -24,8 +24,6 @@ struct Doubt {
     prompt_digest: Option<String>,
     reason: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
-    created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
 }
 
@@ -53,15 +51,13 @@ const COLUMNS: &[Column] = &[
 impl Doubt {
     fn row(&self, visit: &Visit, zone: &Zone) -> Vec<Cell> {
         let org = Cell::text(&self.org).link(&visit.link(&format!("/orgs/{}", self.org_id)));
-        let since = Cell::when(zone, self.since);
-        let created = Cell::fine("created").and(&Cell::when(zone, self.created_at));
         vec![
             Cell::id_link(&self.hold_id, &visit.link(&format!("/tasks/{}", self.hold_id))),
-            if self.created_at == self.since { since } else { since.over(&created) },
+            Cell::when(zone, self.since),
             org,
-            Cell::text(&self.task_type),
+            Cell::word(&self.task_type),
             Cell::number(self.credits),
-            Cell::text(&self.account).over(&Cell::fine(&self.backend)),
+            Cell::word(&self.account).over(&Cell::fine(&self.backend)),
             Cell::id_or(self.upstream_task.as_deref(), "unknown"),
             Cell::id_or(self.prompt_digest.as_deref(), "not kept"),
             Cell::text_or(self.reason.as_deref(), "nothing is said"),

@@ -104,7 +104,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let (shell, found) = tokio::join!(visit.operator("Drift"), visit.client.look::<Drift>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));
     let account = |one: &OfAccount| {
-        let mut row = vec![Cell::text(&one.account)];
+        let mut row = vec![Cell::word(&one.account)];
         let figures = [one.tasks, one.charged, one.lost, one.possibly_lost, one.reported];
         row.extend(figures.map(Cell::number));
         row.extend([Cell::signed(one.drift), Cell::number(one.differing)]);
@@ -115,7 +115,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
             Cell::id_link(&one.hold_id, &visit.link(&format!("/tasks/{}", one.hold_id))),
             Cell::when(&zone, one.ended_at),
             Cell::id_link(&one.org_id, &visit.link(&format!("/orgs/{}", one.org_id))),
-            Cell::text(&one.task_type),
+            Cell::word(&one.task_type),
             Cell::number(one.list_price),
             Cell::number_or(one.reported, "nothing"),
             Cell::signed(one.drift),
@@ -125,7 +125,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let price = |one: &OfPrice| {
         let book = visit.link(&format!("/prices/{}", one.price_book));
         vec![
-            Cell::text(&one.task_type),
+            Cell::word(&one.task_type),
             Cell::text(one.price_book.to_string()).link(&book),
             Cell::number(one.tasks),
             Cell::number(one.listed),

@@ -17,7 +17,7 @@ use crate::console::view::{Badge, Id, Money, Name, Number, When};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
-/// Of `GET /admin/v1/orgs/{org_id}/credits`.
+/// The answer of `GET /admin/v1/orgs/{org_id}/credits`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct CreditSummary {
     pub(super) available: i64,

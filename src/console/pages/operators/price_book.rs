@@ -88,7 +88,7 @@ impl Tariff {
     fn row(&self, task_type: &str) -> Vec<Cell> {
         let unit = if self.unit == "fixed" { "the video" } else { "the second" };
         vec![
-            Cell::text(task_type),
+            Cell::word(task_type),
             Cell::text(unit),
             Cell::number(self.credits),
             Cell::number_or(self.credits_with_audio, "the same"),

@@ -56,7 +56,7 @@ impl Change {
             }
             _ => Cell::fine("–"),
         };
-        vec![Cell::text(&self.task_type), side(self.before.as_ref()), side(self.after.as_ref()), change]
+        vec![Cell::word(&self.task_type), side(self.before.as_ref()), side(self.after.as_ref()), change]
     }
 }
 
@@ -212,7 +212,7 @@ pub(super) async fn what_if(visit: Visit) -> Outcome {
         types: Table {
             caption: "By type",
             columns: TYPES,
-            rows: found.task_types.iter().map(|one| one.totals.row(Cell::text(&one.task_type))).collect(),
+            rows: found.task_types.iter().map(|one| one.totals.row(Cell::word(&one.task_type))).collect(),
             empty: "No task was charged in this time.",
         },
         version,

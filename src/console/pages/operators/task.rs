@@ -15,7 +15,7 @@ use crate::console::view::{Alert, Badge, Money};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
-/// Of `GET /admin/v1/holds/{hold_id}`.
+/// The answer of `GET /admin/v1/holds/{hold_id}`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Hold {
     pub(super) hold_id: String,
@@ -89,6 +89,26 @@ const EXCERPT: &[Column] = &[Column::Text("Field"), Column::Text("Value")];
 const RECORD: &[Column] = &[Column::Text("What"), Column::Text("As recorded")];
 const SIDES: &[Column] = &[Column::Text("What"), Column::Text("The hold"), Column::Text("The video service")];
 
+const TWO_HOLDS: &[Column] =
+    &[Column::Text("What"), Column::Text("This hold"), Column::Text("The other hold")];
+
+/// What is shown of both sides: its name, and the fields of either.
+const HOLD_AND_VENDOR: [(&str, &str, &str); 5] = [
+    ("Id", "hold_id", "task_id"),
+    ("Type", "type", "type"),
+    ("State", "state", "status"),
+    ("Credits", "list_price", "consumed_credits"),
+    ("Created", "created_at", "created_at"),
+];
+
+const HOLDS: [(&str, &str, &str); 5] = [
+    ("Id", "hold_id", "hold_id"),
+    ("Type", "type", "type"),
+    ("State", "state", "state"),
+    ("Credits", "list_price", "list_price"),
+    ("Created", "created_at", "created_at"),
+];
+
 /// A JSON value as people read it: texts without quotation marks.
 fn plain(value: &Value) -> String {
     match value {
@@ -122,14 +142,10 @@ impl Comparison {
             return None;
         }
         let data = &problem.data;
-        let (ours, theirs) = (&data["hold"], &data["vendor"]);
-        let pairs = [
-            ("Id", "hold_id", "task_id"),
-            ("Type", "type", "type"),
-            ("State", "state", "status"),
-            ("Credits", "list_price", "consumed_credits"),
-            ("Created", "created_at", "created_at"),
-        ];
+        // A task that another hold has is not asked for: the other side is that hold.
+        let is_taken = !data["other_hold"].is_null();
+        let (ours, theirs) = (&data["hold"], if is_taken { &data["other_hold"] } else { &data["vendor"] });
+        let pairs = if is_taken { HOLDS } else { HOLD_AND_VENDOR };
         let mut rows: Vec<Vec<Cell>> = pairs
             .iter()
             .map(|(name, our, their)| {
@@ -147,13 +163,17 @@ impl Comparison {
             let side = |side: &Value| Cell::text(plain(&side["request"][field.as_str()]));
             rows.push(vec![Cell::text(field), side(ours), side(theirs)]);
         }
-        let other = &data["other_hold"];
         Some(Self {
-            sides: Table { caption: "Both sides", columns: SIDES, rows, empty: "" },
+            sides: Table {
+                caption: "Both sides",
+                columns: if is_taken { TWO_HOLDS } else { SIDES },
+                rows,
+                empty: "",
+            },
             matched: named(data, "matched"),
             differed: named(data, "differed"),
             not_compared: named(data, "not_compared"),
-            is_taken: !other.is_null(),
+            is_taken,
         })
     }
 }
