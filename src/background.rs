@@ -30,7 +30,7 @@ use crate::upstream::Upstream;
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs, one for the question whether the gateway is ready, and one
 /// for the notes of callers that have gone. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 20;
+pub const CONNECTIONS: u32 = 21;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl Work {
             work.job("tell low balances", sweep, QUICK, tell_low_balances),
             work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
             work.job("make partitions", TIDY, LONG, make_partitions).at_once(),
-            work.job("seal months", TIDY, audit::DEADLINE, seal_months),
+            work.job("seal months", TIDY, audit::DEADLINE, seal_months).at_once(),
             // Jobs that measure and report.
             work.job("count holds", sweep, LONG, count_holds).at_once(),
             work.job("measure drift", sweep, LONG, measure_drift).at_once(),
