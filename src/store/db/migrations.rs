@@ -41,6 +41,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0024_month_seals",
     "0025_console",
     "0026_members",
+    "0027_labels",
 ];
 
 /// All migrations, ordered by version.
