@@ -1,6 +1,7 @@
 //! A create's body: parsed, validated, priced, and written out for the vendor (contract, "Validation").
 
 mod excerpt;
+mod labels;
 mod rules;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use utoipa::ToSchema;
 
 pub use self::excerpt::{Excerpt, digest};
+pub use self::labels::Labels;
 pub use self::rules::{Need, TypeFields};
 
 use crate::credits::PriceFactor;
@@ -55,6 +57,8 @@ pub struct Order {
     pub price: Price,
     /// The body for the vendor: the caller's fields, and the defaults of those fields that the price depends on.
     pub body: Bytes,
+    /// What the caller finds and counts its tasks by.
+    pub labels: Labels,
 }
 
 /// The body of a create. The gateway checks these fields and passes all others through; `null` counts as absent.
@@ -100,6 +104,9 @@ pub struct CreateBody {
     /// task is shown by GET /api/status.
     #[schema(value_type = Option<String>, max_length = 0)]
     pub callback_url: Option<String>,
+    /// Sent to the video service as it is. An object of at most 16 texts (names of up to 64 characters without `=`, values of 1 to 128
+    /// characters) gives the task labels as well, as the header `X-Tollgate-Labels` does; anything else gives none.
+    pub metadata: Option<serde_json::Value>,
 }
 
 /// A task as the video service describes it, but with the credits charged here. It may have more fields than these.
@@ -144,6 +151,7 @@ impl Order {
         check_callback(&object)?;
         // Never sent: the vendor would call the address itself, before anything is settled here.
         let object = object.without(CALLBACK);
+        let labels = Labels::of_body(&object);
 
         let Some(price) = book.price(tariff, seconds, sound, factor) else {
             return invalid(Code::InvalidRequest, "the price of this request is out of range");
@@ -156,7 +164,7 @@ impl Order {
         if tariff.depends_on_sound() {
             changes.push(("sound", sound.to_string()));
         }
-        Ok(Self { task_type, price, body: object.with(&changes).into() })
+        Ok(Self { task_type, price, body: object.with(&changes).into(), labels })
     }
 }
 

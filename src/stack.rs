@@ -131,8 +131,14 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
         "x-tollgate-labels",
         "traceparent",
     ];
-    const READ: [&str; 5] =
-        ["x-request-id", "ratelimit", "ratelimit-policy", "idempotent-replayed", "x-tollgate-stale-seconds"];
+    const READ: [&str; 6] = [
+        "x-request-id",
+        "ratelimit",
+        "ratelimit-policy",
+        "idempotent-replayed",
+        "x-tollgate-stale-seconds",
+        "x-tollgate-labels",
+    ];
     if origins.is_empty() {
         return None;
     }

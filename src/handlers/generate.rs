@@ -23,7 +23,9 @@ use crate::wire::Success;
         ("X-Tollgate-Resend" = Option<String>, Header,
          description = "`yes`: create a task even if an earlier create of the same body is in doubt, or unanswered although its caller has gone"),
         ("X-Tollgate-Store" = Option<String>, Header, pattern = "^([Yy][Ee][Ss]|[Nn][Oo])$",
-         description = "`no`: nothing that the video service says of the task is kept for more than some minutes after its end has been read, or an hour after its end")
+         description = "`no`: nothing that the video service says of the task is kept for more than some minutes after its end has been read, or an hour after its end"),
+        ("X-Tollgate-Labels" = Option<String>, Header, example = "project=x, shot=12",
+         description = "Up to 16 labels of the task, to find and count tasks by: `name=value`, separated by commas. Names have 1 to 64 characters, values 1 to 128; `%XX` stands for a byte, as in a URL. Not sent to the video service. Together with the labels in `metadata`")
     ),
     request_body = CreateBody,
     responses((

@@ -1,6 +1,6 @@
 //! `GET /api/status?task_id=`: the state of a task.
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::Handlers;
 use crate::call::{Admitted, Call};
@@ -18,7 +18,10 @@ use crate::wire::Success;
             description = "The `task_id` of a create's answer, or the `reference` in a 504")),
     responses((
         status = 200, description = "The state of the task", body = Success<TaskData>,
-        headers(("X-Tollgate-Stale-Seconds" = u64, description = "Age of this state in seconds; omitted if the state is final"))
+        headers(
+            ("X-Tollgate-Stale-Seconds" = u64, description = "Age of this state in seconds; omitted if the state is final"),
+            ("X-Tollgate-Labels" = String, description = "The labels of the task, as a create sends them; omitted if it has none")
+        )
     ))
 )]
 pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<Answer, GatewayError> {
@@ -39,6 +42,12 @@ pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<
     // A HEAD request gets no body, so nothing was read.
     if call.context.method != Method::HEAD {
         handlers.poller.has_read(&view);
+    }
+    let labels = &view.task().labels;
+    if !labels.is_empty()
+        && let Ok(value) = HeaderValue::try_from(labels.header())
+    {
+        answer.headers_mut().insert(HeaderName::from_static("x-tollgate-labels"), value);
     }
     if !view.is_final() {
         let seconds = view.age(handlers.clock).as_secs();

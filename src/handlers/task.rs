@@ -1,5 +1,7 @@
 //! `GET /api/tasks/{task_id}`: one task with its times, and why it cost what it cost.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -33,6 +35,8 @@ pub(super) struct TaskDetail {
     /// The API key that created the task; null: it was created without an API key.
     key_id: Option<KeyId>,
     key_name: Option<String>,
+    /// The labels of the task, by name.
+    labels: BTreeMap<String, String>,
     /// When the credits were reserved.
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -94,6 +98,7 @@ fn detail(task: &Task, proof: Proof) -> TaskDetail {
         user_name: proof.user,
         key_id: task.key,
         key_name: proof.key,
+        labels: task.labels.to_map(),
         created_at: task.created_at,
         accepted_at: proof.accepted_at,
         doubt_at: proof.doubt_at,

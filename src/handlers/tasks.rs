@@ -1,5 +1,7 @@
 //! `GET /api/tasks`: tasks, newest first, in pages. A member lists its own tasks, an organisation's admin all.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -12,6 +14,7 @@ use crate::call::{Admitted, Call, Context};
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError};
 use crate::ids::{HoldId, KeyId, UserId};
+use crate::order::Labels;
 use crate::poll::{shown_credits, shown_status, word};
 use crate::store::{Principal, Role, State, Task, TaskFilter};
 use crate::wire::{Success, success};
@@ -42,7 +45,17 @@ pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<A
         handlers.database.turn_of(principal.org).await?.tasks(principal.org, &filter, limit + 1).await?;
     let more = page.len() > limit as usize;
     page.truncate(limit as usize);
-    let cursor = page.last().filter(|_| more).map(|task| task.hold);
+    let last = page.last().map(|task| task.hold);
+    let cursor = match (more, &filter.label) {
+        (true, _) => last,
+        (false, None) => None,
+        // Few of the tasks with a label may match the other filters: the next page looks further, and shows none again.
+        (false, Some(_)) => {
+            let turn = handlers.database.turn_of(principal.org).await?;
+            let looked = turn.looked_until(principal.org, &filter).await?;
+            looked.map(|looked| last.map_or(looked, |last| last.min(looked)))
+        }
+    };
     let data = TasksData { tasks: page.iter().map(row).collect(), next_cursor: cursor };
     handlers.success(principal.org, success(&data))
 }
@@ -65,6 +78,8 @@ pub(super) struct TaskRow {
     user_id: UserId,
     /// The API key that created the task; null: it was created without an API key.
     key_id: Option<KeyId>,
+    /// The labels of the task, by name.
+    labels: BTreeMap<String, String>,
     /// When the task was created.
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -92,6 +107,10 @@ pub(super) struct TasksQuery {
     user: Option<UserId>,
     /// Only tasks created with this API key.
     key: Option<KeyId>,
+    /// Only tasks with this label: `name=value`. With other filters as well a page may have fewer tasks than `limit`, or none, and
+    /// still a `next_cursor`: each page looks at up to 1,000 tasks with the label.
+    #[param(max_length = 193, example = "project=x")]
+    label: Option<String>,
     /// Only tasks created at this instant or later.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<OffsetDateTime>,
@@ -130,12 +149,13 @@ fn row(task: &Task) -> TaskRow {
         consumed_credits: shown_credits(task),
         user_id: task.user,
         key_id: task.key,
+        labels: task.labels.to_map(),
         created_at: task.created_at,
         ended_at: task.ended_at,
     }
 }
 
-const PARAMETERS: [&str; 7] = ["status", "user", "key", "since", "until", "limit", "cursor"];
+const PARAMETERS: [&str; 8] = ["status", "user", "key", "label", "since", "until", "limit", "cursor"];
 
 fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, GatewayError> {
     // A mistyped filter must not list everything.
@@ -163,6 +183,10 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
     }
     filter.user = parse(context, "user", "a user id (usr_…)")?;
     filter.key = parse(context, "key", "a key id (key_…)")?;
+    filter.label = context
+        .parameter("label")?
+        .map(|text| Labels::of_filter(&text).map_err(|why| bad("label", &format!("name=value: {why}"))))
+        .transpose()?;
     filter.before = parse::<HoldId>(context, "cursor", "the next_cursor of the previous page")?;
     filter.since = instant(context, "since")?;
     filter.until = instant(context, "until")?;

@@ -8,7 +8,7 @@ use super::{Below, Outcome, Stage, tell};
 use crate::bulk::{BulkWorkers, Payer, counted};
 use crate::call::{Call, Fresh, Priced, ReadBody};
 use crate::error::GatewayError;
-use crate::order::{Excerpt, Order};
+use crate::order::{Excerpt, Labels, Order};
 use crate::price_cache::Prices;
 use crate::store::Principal;
 use crate::strict;
@@ -56,6 +56,7 @@ impl Price {
         let ReadBody { bytes, mut share } = body;
         let size = bytes.len();
         let quote = quote_of(headers)?.map(str::to_owned);
+        let labels = labels_of(headers)?;
         let (prices, payer) = (self.prices.clone(), principal.clone());
         let price = move || {
             let order = prices.order(&payer, &bytes, quote.as_deref())?;
@@ -63,6 +64,7 @@ impl Price {
             Ok::<_, GatewayError>((order, excerpt))
         };
         let (mut order, excerpt) = self.workers.run(Payer::Org(principal.org), size, price).await??;
+        order.labels = labels.and(order.labels)?;
         share.shrink(order.body.len());
         order.body = counted(order.body, share);
         Ok((order, excerpt))
@@ -75,4 +77,12 @@ fn quote_of(headers: &HeaderMap) -> Result<Option<&str>, GatewayError> {
     value.to_str().map(Some).map_err(|_| {
         GatewayError::invalid_request("X-Tollgate-Quote must be a 'quote' from an answer of POST /api/quote")
     })
+}
+
+/// The labels that the header names.
+fn labels_of(headers: &HeaderMap) -> Result<Labels, GatewayError> {
+    let Some(value) = strict::single_header(headers, "X-Tollgate-Labels")? else {
+        return Ok(Labels::default());
+    };
+    Ok(Labels::of_header(value.as_bytes())?)
 }

@@ -224,6 +224,7 @@ impl Reserve {
             idempotency_key: create.idempotency_key.clone(),
             refuse_if_in_doubt: refuses_repetition(create),
             refuse_if_unanswered: looks && refuses_repetition(create),
+            labels: order.labels.clone(),
         }
     }
 }

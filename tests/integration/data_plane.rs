@@ -9,6 +9,7 @@ mod endpoints;
 mod exposure;
 mod frames;
 mod idempotency;
+mod labels;
 mod money;
 mod repetition;
 mod status;

@@ -9,6 +9,7 @@ mod evidence;
 mod exposure;
 mod faults;
 mod finishing;
+mod labels;
 mod lane_mates;
 mod lanes;
 mod model;

@@ -1,4 +1,4 @@
--- Makes the partition of `hold`, `entry` or `content` (p_table) for the month (UTC) of an instant, if there is none. Returns whether
+-- Makes the partition of `hold`, `entry`, `content` or `label` (p_table) for the month (UTC) of an instant, if there is none. Returns whether
 -- it was made.
 --
 -- What is in the partition `…_other` of that month, because a clock was ahead or nobody made the partition in time, goes over to it.

@@ -9,7 +9,7 @@ declare
     v_table text;
     v_part  regclass;
 begin
-    foreach v_table in array array['hold', 'entry', 'content'] loop
+    foreach v_table in array array['hold', 'entry', 'content', 'label'] loop
         for v_ahead in 0..3 loop
             begin
                 if make_partition(v_table, ((date_trunc('month', now() at time zone 'UTC') + v_ahead * interval '1 month') at time zone 'UTC')) then
@@ -33,7 +33,7 @@ begin
     if v_made > 0 then
         -- Of a table in partitions nobody else keeps statistics.
         begin
-            analyze hold, entry, content;
+            analyze hold, entry, content, label;
         exception
             when lock_not_available or deadlock_detected then null;
         end;

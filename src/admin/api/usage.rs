@@ -20,6 +20,9 @@ use crate::store::{Database, Usage, UsageBy, UsageFilter};
 /// The most lines a CSV table may have.
 const LINES: u32 = 100_000;
 
+/// Usage by a label covers so many days at most, because it is summed up from the entries.
+const LABEL_DAYS: i64 = 31;
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UsageQuery {
@@ -29,8 +32,12 @@ pub(super) struct UsageQuery {
     /// The last UTC day, which is included; omitted: today.
     #[param(value_type = Option<String>, format = Date)]
     to: Option<String>,
-    /// What to group by, separated by commas: org, day, team, user, key, task_type; omitted: one sum.
+    /// What to group by, separated by commas: org, day, team, user, key, task_type, label; omitted: one sum. By label: of one
+    /// organisation and 31 days at most; `label` names it.
     group_by: Option<String>,
+    /// The name of the label to group by. Tasks without it are a group of their own.
+    #[param(min_length = 1, max_length = 64)]
+    label: Option<String>,
     /// Only usage of this organisation.
     org_id: Option<OrgId>,
     /// Only usage of users who were in this team at the time.
@@ -104,6 +111,7 @@ async fn usage(
     if from > to {
         return Err(Problem::Invalid("from must not be after to".into()));
     }
+    check_label(&by, query.label.as_deref(), org, (from, to))?;
     let filter = UsageFilter {
         org,
         from,
@@ -112,6 +120,7 @@ async fn usage(
         user: query.user_id,
         key: query.key_id,
         task_type: query.task_type,
+        label: query.label,
     };
     if query.format.unwrap_or(accepted) == Format::Csv {
         let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
@@ -128,6 +137,26 @@ async fn usage(
     let next = offset.saturating_add(u32::from(slice.limit).saturating_sub(1));
     let page: Json<Page<Usage>> = Page::of(rows, query.limit, |_| next);
     Ok(page.into_response())
+}
+
+/// Usage by a label needs its name, one organisation, and few days.
+fn check_label(
+    by: &[UsageBy],
+    label: Option<&str>,
+    org: Option<OrgId>,
+    (from, to): (Date, Date),
+) -> Result<(), Problem> {
+    let invalid = |why: &str| Err(Problem::Invalid(why.into()));
+    match (by.contains(&UsageBy::Label), label) {
+        (false, None) => Ok(()),
+        (true, None) => invalid("group_by=label needs the name of the label: label=project"),
+        (false, Some(_)) => invalid("label is the name of a label to group by: add group_by=label"),
+        (true, Some(_)) if org.is_none() => invalid("group_by=label needs one organisation: org_id=org_…"),
+        (true, Some(_)) if (to - from).whole_days() >= LABEL_DAYS => {
+            invalid("group_by=label takes 31 days at most: ask for fewer")
+        }
+        (true, Some(_)) => Ok(()),
+    }
 }
 
 fn day(name: &str, text: &str) -> Result<Date, Problem> {
@@ -164,6 +193,7 @@ fn table(by: &[UsageBy], rows: &[Usage], bom: bool) -> String {
             UsageBy::User => plain(row.user_id),
             UsageBy::Key => plain(row.key_id.flatten()),
             UsageBy::TaskType => text(row.task_type.as_deref()),
+            UsageBy::Label => text(row.label.as_ref().and_then(|value| value.as_deref())),
         });
         let sums = [row.tasks, row.charged.get(), row.corrected.get(), row.consumed.get()];
         csv::line(&mut table, groups.chain(sums.map(|sum| plain(Some(sum)))));

@@ -258,8 +258,11 @@ pub(super) struct UsageArgs {
     #[arg(long, value_name = "DAY")]
     to: Option<String>,
     /// Group by these, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "WHAT", value_parser = ["org", "day", "team", "user", "key", "task_type"])]
+    #[arg(long, value_delimiter = ',', value_name = "WHAT", value_parser = ["org", "day", "team", "user", "key", "task_type", "label"])]
     by: Vec<String>,
+    /// Name of the label that `--by label` groups by, such as project; needs --org, and takes 31 days at most.
+    #[arg(long, value_name = "NAME")]
+    label: Option<String>,
     /// Count only tasks of users who were in this team.
     #[arg(long)]
     team: Option<TeamId>,
@@ -282,7 +285,10 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
     let by = (!args.by.is_empty()).then(|| args.by.join(","));
     let query = QueryString::default().add("from", args.from).add("to", args.to).add("group_by", by);
     let query = query.add("team_id", args.team).add("user_id", args.user).add("key_id", args.key);
-    let query = query.add("task_type", args.task_type).add("format", args.csv.then_some("csv"));
+    let query = query
+        .add("label", args.label)
+        .add("task_type", args.task_type)
+        .add("format", args.csv.then_some("csv"));
     let asked = query.of(&base);
     if args.csv {
         return print(session, &asked).await;
@@ -293,6 +299,7 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
         "team" => ("TEAM", "team_id"),
         "user" => ("USER", "user_id"),
         "key" => ("KEY", "key_id"),
+        "label" => ("LABEL", "label"),
         _ => ("TYPE", "task_type"),
     });
     let columns: Vec<Column> = columns.chain(SUMS.iter().copied()).collect();

@@ -1,6 +1,8 @@
 //! What tasks cost, read from a daily roll-up that a trigger (function `count_entries`) updates in the transaction of
 //! each entry; the audit proves that the roll-up equals the entries. Days are UTC days of the charge, whereas
 //! statements use the months of the organisation's time zone.
+//!
+//! The roll-up knows no labels: usage by a label is summed up from the entries themselves, of one organisation and a month at most.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -25,10 +27,13 @@ pub enum UsageBy {
     Key,
     /// The vendor's task type.
     TaskType,
+    /// The value of the label that the filter names.
+    Label,
 }
 
 impl UsageBy {
-    pub const ALL: [Self; 6] = [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType];
+    pub const ALL: [Self; 7] =
+        [Self::Org, Self::Day, Self::Team, Self::User, Self::Key, Self::TaskType, Self::Label];
 
     /// The name as callers of the API write it.
     pub const fn name(self) -> &'static str {
@@ -39,6 +44,7 @@ impl UsageBy {
             Self::User => "user",
             Self::Key => "key",
             Self::TaskType => "task_type",
+            Self::Label => "label",
         }
     }
 
@@ -50,6 +56,7 @@ impl UsageBy {
             Self::User => "user_id",
             Self::Key => "key_id",
             Self::TaskType => "task_type",
+            Self::Label => "label",
         }
     }
 }
@@ -70,6 +77,8 @@ pub struct UsageFilter {
     pub key: Option<KeyId>,
     /// Only usage of this task type.
     pub task_type: Option<String>,
+    /// The name of the label that [`UsageBy::Label`] groups by; only with `org`.
+    pub label: Option<String>,
 }
 
 /// Usage of one group. Only the fields that were grouped by are present.
@@ -90,6 +99,9 @@ pub struct Usage {
     /// The vendor's task type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_type: Option<String>,
+    /// The value of the label; null: tasks without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Option<String>>,
     /// Tasks that succeeded and were charged.
     pub tasks: i64,
     /// Credits charged for these tasks.
@@ -99,6 +111,17 @@ pub struct Usage {
     /// `charged` plus `corrected`: what the balance counts as consumed.
     pub consumed: Credits,
 }
+
+/// The roll-up, from the entries: the columns of `usage_day`, and of each the value of the label `$10`.
+const BY_LABEL: &str = "(select e.org_id, (e.created_at at time zone 'UTC')::date as day, \
+     coalesce(e.team_id, '00000000-0000-0000-0000-000000000000') as team_id, \
+     coalesce(e.user_id, '00000000-0000-0000-0000-000000000000') as user_id, \
+     coalesce(e.key_id, '00000000-0000-0000-0000-000000000000') as key_id, e.task_type, l.value as label, \
+     (e.kind = 'consume')::integer as tasks, case when e.kind = 'consume' then -e.amount else 0 end as charged, \
+     case when e.kind = 'correct' then -e.amount else 0 end as corrected \
+     from entry e left join label l on l.org_id = e.org_id and l.hold_id = e.hold_id and l.name = $10 \
+     where e.org_id = $1 and e.kind in ('consume', 'correct') and e.created_at >= $2::date::timestamp at time zone 'UTC' \
+     and e.created_at < ($3::date + 1)::timestamp at time zone 'UTC') labelled";
 
 impl Database {
     /// Usage grouped and ordered by `by` (empty: one sum); at most `limit` rows, from `offset` on.
@@ -119,9 +142,11 @@ impl Database {
         // Only column names are formatted into the statement. The condition on the organisation is not optional like
         // the others, because it leads the index.
         let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let by_label = by.contains(&UsageBy::Label);
+        let source = if by_label { BY_LABEL } else { "usage_day" };
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
-             saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from usage_day \
+             saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from {source} \
              where {org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) \
              and ($5::uuid is null or user_id = $5) and ($6::uuid is null or key_id = $6) \
              and ($7::text is null or task_type = $7) {grouped} limit $8 offset $9"
@@ -134,9 +159,12 @@ impl Database {
         .bind(filter.key.map(KeyId::as_uuid))
         .bind(&filter.task_type)
         .bind(i64::from(limit))
-        .bind(i64::from(offset))
-        .fetch_all(self.pool())
-        .await?;
+        .bind(i64::from(offset));
+        if by_label {
+            // Planned anew each time: how many entries a range has differs widely.
+            query = query.bind(&filter.label).persistent(false);
+        }
+        let rows = query.fetch_all(self.pool()).await?;
         rows.iter().map(|row| usage(row, by)).collect()
     }
 }
@@ -149,6 +177,7 @@ fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
     let some = |id: Option<Uuid>| id.map(|id| Some(id).filter(|id| !id.is_nil()));
     let day: Option<Date> = if by.contains(&UsageBy::Day) { Some(row.try_get("day")?) } else { None };
     let task_type = if by.contains(&UsageBy::TaskType) { Some(row.try_get("task_type")?) } else { None };
+    let label = if by.contains(&UsageBy::Label) { Some(row.try_get("label")?) } else { None };
     Ok(Usage {
         org_id: id(UsageBy::Org)?.map(OrgId::from_uuid),
         day: day.map(|day| day.to_string()),
@@ -156,6 +185,7 @@ fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
         user_id: id(UsageBy::User)?.map(UserId::from_uuid),
         key_id: some(id(UsageBy::Key)?).map(|key| key.map(KeyId::from_uuid)),
         task_type,
+        label,
         tasks: row.try_get("tasks")?,
         charged: Credits::new(row.try_get("charged")?),
         corrected: Credits::new(row.try_get("corrected")?),

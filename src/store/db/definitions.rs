@@ -17,7 +17,7 @@ pub(super) const REVISION: i32 = 7;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "872c59627320b356";
+const DIGEST: &str = "365ad3d89bf01f5a";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -117,6 +117,8 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/ledger/repeated_creates",
     "functions/ledger/reserve_batch",
     "functions/ledger/reserve_batch_two_commits",
+    "functions/ledger/reserve_labelled_batch",
+    "functions/ledger/reserve_labelled_batch_two_commits",
     "functions/ledger/transition_batch",
     "functions/ledger/transition_batch_two_commits",
     "functions/ledger/resolve_doubt",
@@ -152,6 +154,7 @@ const DEFINITIONS: &[Definition] = definitions![
     "triggers/hold",
     "triggers/identity_provider",
     "triggers/key_policy",
+    "triggers/label",
     "triggers/month_seal",
     "triggers/operator_token",
     "triggers/org",
@@ -227,6 +230,8 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/ledger/repeated_creates",
     "functions/ledger/reserve_batch",
     "functions/ledger/reserve_batch_two_commits",
+    "functions/ledger/reserve_labelled_batch",
+    "functions/ledger/reserve_labelled_batch_two_commits",
     "functions/ledger/resolve_doubt",
     "functions/ledger/resume_creates",
     "functions/ledger/seal_month",

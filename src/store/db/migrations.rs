@@ -42,6 +42,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0025_console",
     "0026_members",
     "0027_open_audits",
+    "0028_labels",
 ];
 
 /// All migrations, ordered by version.

@@ -1,6 +1,7 @@
 //! What operators record of tasks by hand: whose task of the vendor a doubt is, and what is taken back of it. The management API
 //! compares with what the vendor says before it comes here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -53,6 +55,8 @@ pub struct HoldInfo {
     pub upstream_task: Option<String>,
     /// Why the task ended, or is in doubt.
     pub reason: Option<String>,
+    /// The labels that its caller gave it, by name.
+    pub labels: BTreeMap<String, String>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -86,6 +90,7 @@ fn hold_info(row: &PgRow) -> Result<HoldInfo, sqlx::Error> {
         reason: row.try_get("reason")?,
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
+        labels: row.try_get::<Option<Json<_>>, _>("labels")?.map(|Json(labels)| labels).unwrap_or_default(),
         by_hand: row.try_get("by_hand")?,
         digests: row.try_get("digests")?,
     })
@@ -170,7 +175,8 @@ words! {
 
 /// The columns of a row of `task` that [`hold_info`] reads, with its organisation `o` and its content `c`.
 const HOLD: &str = "t.hold_id, t.org_id, o.name as org, t.user_id, t.key_id, t.state, t.late, t.task_type, t.amount, \
-     t.list_price, t.charged, t.backend, t.account, t.upstream_task, t.reason, t.created_at, t.ended_at, t.by_hand, c.digests";
+     t.list_price, t.charged, t.backend, t.account, t.upstream_task, t.reason, t.created_at, t.ended_at, t.by_hand, c.digests, \
+     (select jsonb_object_agg(l.name, l.value) from label l where l.org_id = t.org_id and l.hold_id = t.hold_id) as labels";
 
 impl Database {
     /// The hold with this id, of whichever organisation.

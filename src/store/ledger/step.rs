@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::order::Labels;
 use crate::pricing::BookVersion;
 use crate::store::db::once::Fingerprint;
 use crate::store::db::words::words;
@@ -42,6 +43,8 @@ pub struct NewHold {
     pub refuse_if_in_doubt: bool,
     /// Also grants nothing while such a create has no answer yet, wherever its caller is.
     pub refuse_if_unanswered: bool,
+    /// The labels of the task, which are stored in the same transaction.
+    pub labels: Labels,
 }
 
 impl NewHold {

@@ -1,15 +1,18 @@
 //! Reading tasks: one for a status call, a page for a list.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::credits::{Credits, PriceFactor};
 use crate::ids::{HoldId, KeyId, OrgId, UserId};
+use crate::order::Labels;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
@@ -80,6 +83,8 @@ pub struct Task {
     pub charged: Option<Credits>,
     /// Why the task ended or is in doubt.
     pub reason: Option<String>,
+    /// What the caller counts the task by. Not read where a task is only worked on.
+    pub labels: Labels,
     /// The vendor's last `data`, verbatim.
     pub data: Option<Arc<str>>,
     /// Whether content is kept after the task has ended.
@@ -128,6 +133,10 @@ const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as da
      from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true";
 const DATA: &str = "texts.data, texts.fleeting";
 
+/// The labels of a row of `task`.
+const LABELS: &str = "(select jsonb_object_agg(l.name, l.value) from label l \
+     where l.org_id = task.org_id and l.hold_id = task.hold_id) as labels";
+
 pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
     let factor =
         PriceFactor::new(row.try_get("factor_bp")?).ok_or(StoreError::Corrupt("factor_bp".into()))?;
@@ -149,6 +158,9 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
         raw_consumed: row.try_get::<Option<i64>, _>("raw_consumed")?.map(Credits::new),
         charged: row.try_get::<Option<i64>, _>("charged")?.map(Credits::new),
         reason: row.try_get("reason")?,
+        labels: content(row.try_get::<Option<Json<BTreeMap<String, String>>>, _>("labels"))?
+            .map(|Json(labels)| Labels::of(labels))
+            .unwrap_or_default(),
         data: content(row.try_get::<Option<&str>, _>("data"))?.map(Into::into),
         keeps_content: content(row.try_get::<Option<bool>, _>("fleeting"))? != Some(true),
         created_at: row.try_get("created_at")?,
@@ -160,7 +172,7 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
     })
 }
 
-/// A column of `content`. Lists do not select them, because they may be long.
+/// A column that not every statement selects: those of `content`, because they may be long, and the labels.
 fn content<T>(column: Result<Option<T>, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
     match column {
         Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
@@ -184,9 +196,18 @@ pub struct TaskFilter {
     pub since: Option<OffsetDateTime>,
     /// Only tasks created before this instant.
     pub until: Option<OffsetDateTime>,
+    /// Only tasks that have the label with this name and value.
+    pub label: Option<(String, String)>,
     /// Only tasks older than this one: the cursor.
     pub before: Option<HoldId>,
 }
+
+/// A list by a label looks at so many of its tasks for those that match the other filters.
+const LABELLED: i64 = 1_000;
+
+/// The tasks that a list by a label looks at.
+const WITH_LABEL: &str = "select l.hold_id from label l where l.org_id = $1 and l.name = $11 and l.value = $12 and l.hold_id < $3 \
+     and l.hold_id >= $4 order by l.hold_id desc";
 
 /// What a list asks of each hold `h` beside its state and its place.
 const WANTED: &str = "and ($5::uuid is null or h.user_id = $5) and ($6::uuid is null or h.key_id = $6) \
@@ -207,6 +228,15 @@ impl TaskFilter {
         let place = |id: &str| format!("{id} < $3 and {id} >= $4");
         let here = place("h.hold_id");
         let of_hold = |state: &str| format!("hold h where h.org_id = $1 and {here} {state} {}", by("h"));
+        if self.label.is_some() {
+            return vec![format!(
+                "({WITH_LABEL} limit {LABELLED}) labelled cross join lateral ( \
+                     select own.user_id, own.key_id, own.created_at, own.state, own.late from task own \
+                     where own.org_id = $1 and own.hold_id = labelled.hold_id limit 1) h \
+                 where ($2::text[] is null or case when $9 and h.late = 'open' then 'RUNNING' \
+                 when $9 and h.late = 'charged' then 'SETTLED' else h.state end = any($2))"
+            )];
+        }
         let Some(states) = &self.states else { return vec![of_hold("")] };
         let any = |some: &[State]| states.iter().any(|state| some.contains(state));
         let mut sources = Vec::new();
@@ -281,7 +311,7 @@ impl Database {
     /// The task of `org` with this hold id, with its `data`.
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {DATA} from task {CONTENT} where org_id = $1 and hold_id = $2"
+            "select {COLUMNS}, {LABELS}, {DATA} from task {CONTENT} where org_id = $1 and hold_id = $2"
         )))
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
@@ -297,7 +327,7 @@ impl Database {
         upstream_task: &str,
     ) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {DATA} from ( \
+            "select {COLUMNS}, {LABELS}, {DATA} from ( \
                  select k.org_id as owner, k.hold_id as known from vendor_task k where k.upstream_task = $2 and k.org_id = $1 \
                  order by k.hold_id limit 1) vendor \
              join task on task.org_id = vendor.owner and task.hold_id = vendor.known {CONTENT}"
@@ -316,34 +346,56 @@ impl Database {
         if sources.is_empty() {
             return Ok(Vec::new());
         }
+        let id = if filter.label.is_some() { "labelled.hold_id" } else { "h.hold_id" };
         let ids: Vec<String> = sources
             .iter()
-            .map(|source| {
-                format!("(select h.hold_id as id from {source} {WANTED} order by h.hold_id desc limit $10)")
-            })
+            .map(|source| format!("(select {id} as id from {source} {WANTED} order by {id} desc limit $10)"))
             .collect();
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS} from (select id from ({}) listed order by id desc limit $10) page \
+        let statement = format!(
+            "select {COLUMNS}, {LABELS} from (select id from ({}) listed order by id desc limit $10) page \
              join task on task.org_id = $1 and task.hold_id = page.id \
              where $2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
              when $9 and late = 'charged' then 'SETTLED' else state end = any($2) order by hold_id desc",
             ids.join(" union all ")
-        )))
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(org.as_uuid())
+            .bind(&filter.states)
+            .bind(filter.newest())
+            .bind(filter.oldest())
+            .bind(filter.user.map(UserId::as_uuid))
+            .bind(filter.key.map(KeyId::as_uuid))
+            .bind(filter.since)
+            .bind(filter.until)
+            .bind(filter.as_shown)
+            .bind(i64::from(limit))
+            // Planned anew each time: a plan for any user and key would go through the history for those who have little.
+            .persistent(false);
+        if let Some((name, value)) = &filter.label {
+            query = query.bind(name).bind(value);
+        }
+        let rows = query.fetch_all(self.pool()).await?;
+        rows.iter().map(task).collect()
+    }
+
+    /// How far a list by a label has looked: tasks with the label that are older than this one may match as well. `None`: it has
+    /// looked at all of them, or is not by a label.
+    pub async fn looked_until(&self, org: OrgId, filter: &TaskFilter) -> Result<Option<HoldId>, StoreError> {
+        let Some((name, value)) = &filter.label else { return Ok(None) };
+        let looked: Option<Uuid> = sqlx::query_scalar(
+            "select l.hold_id from label l where l.org_id = $1 and l.name = $4 and l.value = $5 and l.hold_id < $2 \
+             and l.hold_id >= $3 order by l.hold_id desc offset $6 limit 1",
+        )
         .bind(org.as_uuid())
-        .bind(&filter.states)
         .bind(filter.newest())
         .bind(filter.oldest())
-        .bind(filter.user.map(UserId::as_uuid))
-        .bind(filter.key.map(KeyId::as_uuid))
-        .bind(filter.since)
-        .bind(filter.until)
-        .bind(filter.as_shown)
-        .bind(i64::from(limit))
-        // Planned anew each time: a plan for any user and key would go through the history for those who have little.
+        .bind(name)
+        .bind(value)
+        .bind(LABELLED - 1)
         .persistent(false)
-        .fetch_all(self.pool())
+        .fetch_optional(self.pool())
         .await?;
-        rows.iter().map(task).collect()
+        Ok(looked.map(HoldId::from_uuid))
     }
 
     /// Unfinished tasks of all organisations, by state.

@@ -6,7 +6,7 @@ use tollgate::store::{OperatorRole, Slice};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
-use crate::support::gateway::{TestGateway, body};
+use crate::support::gateway::{Answer, TestGateway, body};
 
 async fn raw(gateway: &TestGateway, token: &str, path: &str, accept: &str) -> Response {
     let request = gateway.client.get(gateway.admin_url(path)).bearer_auth(token).header("accept", accept);
@@ -213,7 +213,10 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
     let operator = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
     let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
     let org = gateway.caller.org;
-    let tasks = [gateway.task("one").await, gateway.task("two").await, gateway.task("three").await];
+    let labelled =
+        gateway.creating(body("three").to_string()).header("x-tollgate-labels", "project=%3D1, shot=3");
+    let labelled = Answer::to(labelled).await.task_id();
+    let tasks = [gateway.task("one").await, gateway.task("two").await, labelled];
     for task in &tasks {
         gateway.finished(task).await;
     }
@@ -239,10 +242,22 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
         "?cursor=x",
         "?format=xml",
         "?org_id=org_00000000000000000000000000000000",
+        "?group_by=label",
+        "?label=project",
+        "?group_by=label&label=project&from=2026-10-01&to=2026-11-01",
     ] {
         admin.get(&format!("{path}{query}")).await.expect(400);
     }
     admin.get("/admin/v1/usage").await.expect(403);
+    operator.get("/admin/v1/usage?group_by=label&label=project").await.expect(400);
+
+    let by_label = admin.get(&format!("{path}?group_by=label&label=project")).await.expect(200);
+    let row = |label: Option<&str>, tasks: i64, credits: i64| json!({"label": label, "tasks": tasks, "charged": credits, "corrected": 0, "consumed": credits});
+    assert_eq!(by_label["items"], json!([row(Some("=1"), 1, 400), row(None, 2, 800)]));
+    let by_label = format!("{path}?group_by=task_type,label&label=project");
+    let table = raw(&gateway, &admin.token, &by_label, "text/csv").await.text().await.unwrap();
+    let lines = "pro-text-to-video,'=1,1,400,0,400\r\npro-text-to-video,,2,800,0,800\r\n";
+    assert_eq!(table, format!("task_type,label,tasks,charged,corrected,consumed\r\n{lines}"));
 
     let answer = raw(&gateway, &admin.token, &format!("{path}?group_by=task_type"), "text/csv").await;
     assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/csv"));
@@ -315,6 +330,8 @@ async fn the_command_line_moves_and_shows_credits() {
     let usage = admin(&["usage", "--org", &org, "--by", "user,task_type"]).await.json();
     assert_eq!((&usage[0]["user_id"], &usage[0]["consumed"]), (&json!(gateway.caller.user), &json!(400)));
     assert_eq!(admin(&["usage", "--by", "colour"]).await.code, 2);
+    let usage = admin(&["usage", "--org", &org, "--by", "label", "--label", "project"]).await.json();
+    assert_eq!((&usage[0]["label"], &usage[0]["consumed"]), (&Value::Null, &json!(400)));
     let table = gateway.admin_says(&["usage", "--by", "task_type", "--csv"]).await;
     assert!(table.out.contains("pro-text-to-video,1,400,0,400"), "{table:?}");
 

@@ -58,10 +58,15 @@ async fn no_list_of_tasks_reads_the_whole_history() {
     let db = TestDatabase::new().await;
     let tenant = Tenant::new(&db, 0).await;
     history(&db, &tenant, 20_000).await;
+    let label =
+        "insert into label (org_id, hold_id, name, value) select org_id, hold_id, 'project', 'x' from hold";
+    db.pool().execute(label).await.unwrap();
     db.pool().execute("analyze").await.unwrap();
     let others = db.database().add_user(tenant.org, &user_named("grace")).await.unwrap();
     let states = |states: &[State]| TaskFilter { states: Some(states.to_vec()), ..TaskFilter::default() };
     let of_user = |user, filter| TaskFilter { user: Some(user), ..filter };
+    let labelled =
+        |value: &str, filter| TaskFilter { label: Some(("project".into(), value.into())), ..filter };
     let of_key = |key, filter| TaskFilter { key: Some(key), ..filter };
     for (filter, found) in [
         (TaskFilter::default(), 21),
@@ -76,12 +81,23 @@ async fn no_list_of_tasks_reads_the_whole_history() {
         (of_key(tenant.key, TaskFilter::default()), 21),
         (of_key(tenant.key, states(&[State::InDoubt])), 0),
         (of_key(KeyId::generate(), states(&[State::Settled])), 0),
+        (labelled("x", TaskFilter::default()), 21),
+        (labelled("x", states(&[State::Settled])), 21),
+        (labelled("x", of_user(tenant.user, TaskFilter::default())), 21),
+        (labelled("x", of_user(others, TaskFilter::default())), 0),
+        (labelled("x", states(&[State::Running, State::Released])), 0),
+        (labelled("y", TaskFilter::default()), 0),
     ] {
         for as_shown in [false, true] {
             let filter = TaskFilter { as_shown, ..filter.clone() };
             let read = rows_read(&db, &["hold", "open_task", "unpaid_task", "entry"], async |database| {
                 for _ in 0..LISTS {
                     assert_eq!(database.tasks(tenant.org, &filter, 21).await.unwrap().len(), found);
+                    let looked = database.looked_until(tenant.org, &filter).await.unwrap();
+                    assert_eq!(
+                        looked.is_some(),
+                        filter.label.as_ref().is_some_and(|(_, value)| value == "x")
+                    );
                 }
             })
             .await;

@@ -6,6 +6,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, OrgId, UserId};
+use tollgate::order::Labels;
 use tollgate::pricing::BookVersion;
 use tollgate::store::{
     Database, Fingerprint, HoldGuard, LaneSettings, Ledger, NewHold, State, Step, Verdict,
@@ -77,6 +78,7 @@ pub fn new_hold(org: OrgId, amount: i64) -> NewHold {
         idempotency_key: None,
         refuse_if_in_doubt: true,
         refuse_if_unanswered: false,
+        labels: Labels::default(),
     }
 }
 

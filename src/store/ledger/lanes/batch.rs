@@ -71,12 +71,26 @@ pub(in crate::store) async fn reserve(
     let (orgs, positions) = lock_order(news().map(|new| new.org));
     // Both forms are answered only when all of the batch is durable: sqlx reads until the server says that it is ready,
     // which comes after the last commit.
-    let row: Verdicts = sqlx::query_as(match settings.profile {
-        Profile::Plain => {
+    let labels = || {
+        (1..)
+            .zip(news())
+            .flat_map(|(place, new): (i32, _)| new.labels.iter().map(move |label| (place, label)))
+    };
+    let labelled = news().any(|new| !new.labels.is_empty());
+    let query = sqlx::query_as(match (settings.profile, labelled) {
+        (Profile::Plain, true) => {
+            "select verdict, available, reference from reserve_labelled_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+             $12, $13, $14, $15, $16, $17, $18, $19, $20, null, $21, $22, $23, $24)"
+        }
+        (Profile::TwoCommit, true) => {
+            "call reserve_labelled_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+             $13, $14, $15, $16, $17, $18, $19, $20, null, $21, $22, $23, $24, null, null, null)"
+        }
+        (Profile::Plain, false) => {
             "select verdict, available, reference from reserve_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
              $13, $14, $15, $16, $17, $18, $19, $20, null, $21)"
         }
-        Profile::TwoCommit => {
+        (Profile::TwoCommit, false) => {
             "call reserve_batch_two_commits($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
              $13, $14, $15, $16, $17, $18, $19, $20, null, $21, null, null, null)"
         }
@@ -101,9 +115,17 @@ pub(in crate::store) async fn reserve(
     .bind(settings.max_open_tasks)
     .bind(i64::try_from(settings.hold_grace.as_millis()).unwrap_or(i64::MAX))
     .bind(resend)
-    .bind(wait)
-    .fetch_one(connection)
-    .await?;
+    .bind(wait);
+    // Most batches have no labels, and pay nothing for those that have.
+    let query = if labelled {
+        query
+            .bind(labels().map(|(place, _)| place).collect::<Vec<_>>())
+            .bind(labels().map(|(_, (name, _))| name).collect::<Vec<_>>())
+            .bind(labels().map(|(_, (_, value))| value).collect::<Vec<_>>())
+    } else {
+        query
+    };
+    let row: Verdicts = query.fetch_one(connection).await?;
 
     let (verdicts, available, references) = row;
     if verdicts.len() != items.len() || available.len() != items.len() || references.len() != items.len() {
@@ -122,7 +144,7 @@ fn guard(new: &NewHold) -> Option<bool> {
 
 words! {
     /// The verdicts of `reserve_batch`, whose file explains them.
-    enum VerdictWord in "reserve_batch()" {
+    enum VerdictWord in "reserve_batch()", "reserve_labelled_batch()" {
         Granted = "granted",
         GrantedBefore = "granted_before",
         Ended = "ended",
