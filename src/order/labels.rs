@@ -35,7 +35,7 @@ impl Labels {
         }
         for part in text.split(',') {
             let (name, value) = split(part).map_err(refused)?;
-            let decoded = |text: &str| decoded(text).and_then(|text| Ok(text.trim().to_owned()));
+            let decoded = |text: &str| decoded(text).map(|text| text.trim().to_owned());
             let (name, value) = (decoded(name).map_err(refused)?, decoded(value).map_err(refused)?);
             check(&name, &value).map_err(refused)?;
             add(&mut labels, name, value).map_err(refused)?;

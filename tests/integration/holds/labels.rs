@@ -36,7 +36,10 @@ async fn a_hold_and_its_labels_are_one_transaction() {
         let news = (0..60).map(|n: usize| {
             let given =
                 [labels(&[]), labels(&[("project", "x")]), labels(&[("project", "y"), ("shot", "1")])];
-            NewHold { labels: given[n % 3].clone(), ..new_hold(if n % 2 == 0 { rich } else { poor }, 10) }
+            NewHold {
+                labels: given[n % 3].clone(),
+                ..new_hold(if n.is_multiple_of(2) { rich } else { poor }, 10)
+            }
         });
         let (mut granted, mut guards) = (0, Vec::new());
         for (new, verdict) in
