@@ -30,7 +30,7 @@ use crate::upstream::Upstream;
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs, one for the question whether the gateway is ready, and one
 /// for the notes of callers that have gone. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 21;
+pub const CONNECTIONS: u32 = 22;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
