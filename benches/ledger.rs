@@ -20,6 +20,7 @@ use tollgate::clock::Clock;
 use tollgate::config::Profile;
 use tollgate::credits::{Credits, PriceFactor};
 use tollgate::ids::{GatewayId, HoldId, KeyId, OrgId, UserId};
+use tollgate::order::Labels;
 use tollgate::pricing::BookVersion;
 use tollgate::secret::Secret;
 use tollgate::store::{
@@ -241,6 +242,7 @@ fn new_hold(org: OrgId) -> NewHold {
         idempotency_key: None,
         refuse_if_in_doubt: true,
         refuse_if_unanswered: false,
+        labels: Labels::default(),
     }
 }
 

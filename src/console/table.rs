@@ -13,7 +13,7 @@ use super::zone::Zone;
 pub(super) struct Cell(String);
 
 impl Cell {
-    pub(super) fn of(piece: impl HtmlSafe + Display) -> Self {
+    pub(super) fn of(piece: impl HtmlSafe) -> Self {
         Self(piece.to_string())
     }
 
