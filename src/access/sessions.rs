@@ -93,7 +93,8 @@ fn credential_of(text: &str) -> Option<SessionOf> {
     Some(SessionOf { kind, public_id: presented.public_id })
 }
 
-const NO_SESSION: GatewayError = GatewayError::Unauthenticated("this session has ended: sign in again");
+const SESSION_ENDED: &str = "this session has ended: sign in again";
+const NO_SESSION: GatewayError = GatewayError::Unauthenticated(SESSION_ENDED);
 
 impl Authenticator {
     /// Opens a session for the bearer of this API key or operator token. A wrong one counts as a failed login of `peer`.
@@ -127,9 +128,11 @@ impl Authenticator {
         Ok((text, SignedIn { caller }))
     }
 
-    /// The caller of this session; an error if the session, or its credential, has ended.
+    /// The caller of this session; an error if the session, or its credential, has ended. A text of no session counts as a failed
+    /// login of `peer`: who makes texts up has no more look-ups than who makes keys up.
     pub async fn signed_in(&self, session: &SessionText, peer: IpAddr) -> Result<SignedIn, GatewayError> {
-        let of = self.lookup_turn(peer).await?.find_session(session.hash()).await?.ok_or(NO_SESSION)?;
+        let of = self.lookup_turn(peer).await?.find_session(session.hash()).await?;
+        let of = of.ok_or_else(|| self.wrong_credential(SESSION_ENDED, peer))?;
         Ok(SignedIn { caller: self.caller_of(&of, peer).await? })
     }
 

@@ -22,7 +22,7 @@ use crate::access::callers::Caller;
 use crate::access::sessions::{Session, SessionText};
 use crate::bulk::{ByteShare, Payer};
 use crate::call::{Peer, ReadBody};
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Level};
 use crate::layers::body::{BodyReader, Coding};
 use crate::strict;
 
@@ -236,7 +236,10 @@ async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble
     let address = address(&console, &head);
     let signed_in = console.parts.authenticator.signed_in(&session, address).await;
     let signed_in = match signed_in {
-        Err(GatewayError::Unauthenticated(_)) => return Err(ended()),
+        // Whose session has ended may sign in, however many wrong credentials its network has sent.
+        Err(GatewayError::Unauthenticated(_) | GatewayError::RateLimited { level: Level::Address, .. }) => {
+            return Err(ended());
+        }
         other => other?,
     };
     let expected = match signed_in.caller() {

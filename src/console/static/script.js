@@ -3,7 +3,7 @@
 "use strict";
 
 const part = (url, options = {}) =>
-  fetch(url, { ...options, headers: { "X-Tollgate-Part": "yes" }, credentials: "same-origin", redirect: "error" });
+  fetch(url, { ...options, headers: { "X-Tollgate-Part": "yes" }, credentials: "same-origin", redirect: "manual" });
 
 // Copy buttons.
 for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
@@ -39,6 +39,8 @@ const follow = () => {
     if (document.hidden) return follow();
     try {
       const answer = await part(live.dataset.poll || location.href);
+      // The session has ended: nothing is to be followed any more.
+      if (answer.type === "opaqueredirect") return location.reload();
       if (!answer.ok) throw answer.status;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.getElementById(live.id);

@@ -320,6 +320,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         "select format('a trigger of all organisations: %s of %s', coalesce(t.tgname::text, r.name), coalesce(c.relname::text, r.guarded)) from (values \
       ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), ('entry', 'entry_counted'), \
       ('entry', 'entry_placed'), ('hold', 'hold_sealed'), ('month_seal', 'month_seal_append_only'), ('month_seal', 'month_seal_no_truncate'), ('correction', 'correction_append_only'), ('correction', 'correction_no_truncate'), \
+      ('label', 'label_append_only'), ('label', 'label_no_truncate'), \
       ('credit_lot_event', 'credit_lot_event_append_only'), ('credit_lot_event', 'credit_lot_event_no_truncate'), \
       ('platform_loss', 'platform_loss_append_only'), ('platform_loss', 'platform_loss_no_truncate'), \
       ('audit_log', 'audit_log_append_only'), ('audit_log', 'audit_log_no_truncate')) as r(guarded, name) \
@@ -330,7 +331,7 @@ const INVARIANTS: &[(&str, &str)] = &[
       join pg_class part on part.oid = i.inhrelid and part.relnamespace = 'public'::regnamespace \
       join pg_class whole on whole.oid = i.inhparent and whole.relkind = 'p' \
       join (values ('entry', 'entry_append_only'), ('entry', 'entry_no_truncate'), ('entry', 'entry_audit'), \
-      ('entry', 'entry_placed'), ('hold', 'hold_sealed')) own(guarded, name) on own.guarded = whole.relname::text \
+      ('entry', 'entry_placed'), ('hold', 'hold_sealed'), ('label', 'label_append_only')) own(guarded, name) on own.guarded = whole.relname::text \
       where not exists (select from pg_trigger t where t.tgrelid = i.inhrelid and t.tgname::text = own.name)",
     ),
     seals::CHAIN,

@@ -135,6 +135,24 @@ async fn a_wrong_key_is_told_and_counts_as_a_failed_login() {
 }
 
 #[tokio::test]
+async fn a_text_that_opens_no_session_counts_as_a_failed_login() {
+    let gateway =
+        TestGateway::builder().config(|config| config.limits.failed_logins_per_minute = 3).start().await;
+    let mut signed_in = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    let mut stranger = Browser::of_members(&gateway);
+    for letter in ["a", "b", "c", "d"] {
+        stranger.cookies.insert("tollgate".into(), letter.repeat(43));
+        assert_eq!(stranger.get("/console").await.status, 303, "it may sign in");
+    }
+    stranger.cookies.clear();
+    let wrong = format!("{}x", &gateway.caller.text[..gateway.caller.text.len() - 1]);
+    let page = stranger.post("/console/sign-in", &[("credential", &wrong)]).await;
+    assert_eq!(page.status, 429, "{}", page.text);
+    signed_in.get("/console").await.shown();
+    stranger.signed_in(&gateway.caller.text).await;
+}
+
+#[tokio::test]
 async fn each_listener_is_for_its_own_people() {
     let gateway = TestGateway::start().await;
     let token = gateway.operator_token().await;

@@ -206,6 +206,8 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("alter table org disable trigger org_epoch", &[GUARDS]),
         ("drop trigger platform_loss_append_only on platform_loss", &[GUARDS]),
         ("alter table hold disable trigger hold_sealed", &[GUARDS]),
+        ("drop trigger label_append_only on label", &[GUARDS]),
+        ("alter table label_other disable trigger label_append_only", &[GUARDS]),
         ("alter table credit_lot_event disable trigger credit_lot_event_no_truncate", &[GUARDS]),
         // All that is counted is shifted alike.
         (
