@@ -1,7 +1,8 @@
 //! The ledger through its public API, against a pool with one statement per request, in the same run.
 //!
 //! `cargo bench --bench ledger` starts a private Postgres, or uses `TOLLGATE_TEST_DATABASE_URL`. `-- --max-batch N` for other batches,
-//! `-- --profile two-commit` for the other profile, `-- --gateways N` for so many writers of one organisation.
+//! `-- --profile two-commit` for the other profile, `-- --gateways N` for so many writers of one organisation, `-- --only TEXT` for the
+//! cases whose names contain the text.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may stop with a panic")]
 #![expect(
@@ -303,6 +304,9 @@ where
     F: Fn(u64) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = ()> + Send,
 {
+    if option::<String>("--only").is_some_and(|only| !name.contains(&only)) {
+        return 0.0;
+    }
     let started = Instant::now();
     let counter = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
@@ -322,7 +326,9 @@ where
     let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
     let at = |share| support::percentile(&latencies, share);
-    let multiple = reference.map_or(String::new(), |reference| format!("{:.1}", rate / reference));
+    let multiple = reference
+        .filter(|reference| *reference > 0.0)
+        .map_or(String::new(), |reference| format!("{:.1}", rate / reference));
     println!("{name:<44} {rate:>10.0} {:>9.2} {:>9.2} {multiple:>7}", at(0.5), at(0.99));
     rate
 }

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate::ids::{KeyId, OrgId, UserId};
@@ -111,6 +114,28 @@ impl Met {
         let mut calls = self.calls.lock().unwrap().clone();
         calls.sort();
         calls[calls.len() * 99 / 100]
+    }
+}
+
+/// The threads of the attack. Were they the neighbours', these would wait for the attack's own turns before they could call at all.
+struct Attackers(Option<Runtime>);
+
+impl Attackers {
+    fn new() -> Self {
+        let threads = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Self(Some(threads.unwrap()))
+    }
+
+    fn start(&self, target: &Target, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        target.tasks.spawn_on(task, self.0.as_ref().unwrap().handle())
+    }
+}
+
+impl Drop for Attackers {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
     }
 }
 
@@ -274,6 +299,8 @@ impl Street {
     where
         A: Future<Output = ()> + Send + 'static,
     {
+        // Until the end: connections that the attack has made are used by the neighbours, too.
+        let attackers = Attackers::new();
         let rounds = scaled(8, 400);
         self.lives(3, &Met::default()).await;
         let (at_first, _) = self.memory();
@@ -282,8 +309,8 @@ impl Street {
             // Its own processor time is not the gateway's fault: it sends the same to a server that ignores it.
             let ignoring = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let target = self.target(ignoring.local_addr().unwrap(), None);
-            target.tasks.spawn(ignore(ignoring, target.over.clone()));
-            target.tasks.spawn(attack(target.clone()));
+            attackers.start(&target, ignore(ignoring, target.over.clone()));
+            attackers.start(&target, attack(target.clone()));
             self.lives(rounds, baseline).await;
             target.over.cancel();
             target.tasks.close();
@@ -293,7 +320,7 @@ impl Street {
         let real = Real { customers: self.fleet.customers.clone(), database: self.fleet.pool.clone() };
         let data = self.base(0).trim_start_matches("http://").parse().unwrap();
         let target = self.target(data, Some(real));
-        let attacking = target.tasks.spawn(attack(target.clone()));
+        let attacking = attackers.start(&target, attack(target.clone()));
         while !attacking.is_finished() && target.sent.load(Ordering::Relaxed) < strength {
             self.lives(1, &met).await;
         }
@@ -330,20 +357,23 @@ impl Street {
         }
         let verdict = self.fleet.conclude(Instant::now()).await;
         verdict.must_be_clean();
-        drop(self.db);
+        drop((self.db, attackers));
     }
 }
 
-/// Takes connections, reads, and answers nothing. It hangs up after the largest body, as whoever comes again is as busy then as
-/// before a gateway.
+/// Takes connections, reads, and answers nothing. It hangs up after the largest body, and at once on whom it has no room for: who
+/// comes again is as busy then as before a gateway.
 async fn ignore(listener: TcpListener, over: CancellationToken) {
-    let tasks = TaskTracker::new();
+    /// About as many as a gateway with these descriptors takes from strangers, with those that wait for a place.
+    const ROOM: usize = 256;
+    let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(ROOM)));
     loop {
         let accepted = tokio::select! {
             () = over.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let Ok((mut stream, _)) = accepted else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let over = over.clone();
         tasks.spawn(async move {
             let mut buffer = vec![0; 64 << 10];
@@ -359,6 +389,7 @@ async fn ignore(listener: TcpListener, over: CancellationToken) {
                 () = over.cancelled() => {}
                 () = reading => {}
             }
+            drop(place);
         });
     }
 }
