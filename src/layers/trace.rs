@@ -10,8 +10,8 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{Method, Request, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::{HeaderValue, Method, Request, Version};
 use http_body::Body as _;
 use http_body_util::Full;
 use tokio_util::task::TaskTracker;
@@ -76,13 +76,17 @@ impl<B: Below<Arrived>> Service<Request<Body>> for Trace<B> {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let inner = self.0.clone();
+        let multiplexed = request.version() == Version::HTTP_2;
         let (call, event) = inner.settings.arrive(request);
         Box::pin(async move {
-            let only_head = call.context.method == Method::HEAD;
+            let (only_head, left) = (call.context.method == Method::HEAD, call.body.left());
             let in_flight = InFlight::new();
-            let answer = inner.below.answer(call).await;
+            let mut answer = inner.below.answer(call).await;
             drop(in_flight);
             event.answered(&answer);
+            if left.much() && !multiplexed {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok(if only_head { without_body(answer) } else { answer })
         })
     }
