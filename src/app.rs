@@ -26,6 +26,7 @@ use crate::background::Work;
 use crate::config::{self, BadExtraAuthorities, BadPair, Config, DatabaseConfig, ms};
 use crate::https::BadTrust;
 use crate::layers::body::BodyReader;
+use crate::rate_limits::RateLimits;
 use crate::secret::Secret;
 use crate::server::{BindError, Certificate};
 use crate::stack::Parts;
@@ -89,6 +90,7 @@ struct Consoles {
     authenticator: Arc<Authenticator>,
     proxies: TrustedProxies,
     bodies: BodyReader,
+    limits: Arc<RateLimits>,
 }
 
 /// A bound socket, and the certificate if the listener serves HTTPS.

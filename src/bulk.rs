@@ -4,7 +4,11 @@ mod stream;
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use bytes::Bytes;
+use http::Response;
+use http_body::Body as _;
+use http_body_util::BodyExt;
 
 pub use self::stream::{Slices, Streaming};
 
@@ -60,6 +64,18 @@ impl Bulk {
         }
         let share = self.budget.take(payer, body.len())?;
         Some(counted(body, share))
+    }
+
+    /// The same for an answer of a page or of the management API. A body that is made while it is sent has no length yet and is
+    /// left as it is: no more of it is in memory than is being sent.
+    pub async fn held(&self, payer: Payer, answer: Response<Body>) -> Option<Response<Body>> {
+        let length = answer.body().size_hint().exact();
+        if length.is_none_or(|length| length <= SMALL as u64) {
+            return Some(answer);
+        }
+        let (head, body) = answer.into_parts();
+        let whole = body.collect().await.ok()?.to_bytes();
+        Some(Response::from_parts(head, self.answer(payer, whole)?.into()))
     }
 }
 
@@ -175,5 +191,36 @@ impl BulkWorkers {
             done
         });
         worked.await.map_err(|_| NotWorked::Panicked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    fn of(bytes: usize) -> Response<Body> {
+        Response::new(vec![b'x'; bytes].into())
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_counts_until_it_is_gone_and_one_in_parts_does_not() {
+        let bulk = Bulk::new(1 << 20);
+        let small = bulk.held(Payer::Operators, of(SMALL)).await;
+        assert!(small.is_some() && bulk.budget.taken() == 0);
+        let large = bulk.held(Payer::Operators, of(300 << 10)).await;
+        assert!(large.is_some() && bulk.budget.taken() == 300 << 10);
+        assert!(
+            bulk.held(Payer::Operators, of(600 << 10)).await.is_none(),
+            "no more than half of what is free"
+        );
+        let parts = stream::iter([Ok::<_, Infallible>(vec![b'x'; 900 << 10])]);
+        let streamed = bulk.held(Payer::Operators, Response::new(Body::from_stream(parts))).await;
+        assert!(streamed.is_some() && bulk.budget.taken() == 300 << 10);
+        drop(large);
+        assert_eq!(bulk.budget.taken(), 0);
     }
 }

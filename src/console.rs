@@ -60,6 +60,7 @@ use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::config;
 use crate::layers::body::BodyReader;
+use crate::rate_limits::RateLimits;
 
 /// For whom a console is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,7 @@ pub struct Parts {
     /// The proxies that are trusted to name the client's address.
     pub proxies: TrustedProxies,
     pub bodies: BodyReader,
+    pub limits: Arc<RateLimits>,
     pub apis: Apis,
     /// Whether the listener itself speaks HTTPS.
     pub https: bool,

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use moka::sync::Cache;
 use uuid::Uuid;
 
+use crate::access::callers::Caller;
 use crate::call::Endpoint;
 use crate::config::Limits;
 use crate::error::Level;
@@ -46,6 +47,15 @@ pub enum Manager<'a> {
     Org(OrgId),
     /// An operator, by its name in the audit log.
     Operator(&'a str),
+}
+
+impl<'a> Manager<'a> {
+    pub fn of(caller: &'a Caller) -> Self {
+        match caller {
+            Caller::Tenant(principal) => Self::Org(principal.org),
+            Caller::Operator(operator) => Self::Operator(&operator.name),
+        }
+    }
 }
 
 /// A call that is refused: its limit was reached at `level`.

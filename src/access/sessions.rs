@@ -97,13 +97,16 @@ const SESSION_ENDED: &str = "this session has ended: sign in again";
 const NO_SESSION: GatewayError = GatewayError::Unauthenticated(SESSION_ENDED);
 
 impl Authenticator {
-    /// Opens a session for the bearer of this API key or operator token. A wrong one counts as a failed login of `peer`.
+    /// Opens a session for the bearer of this API key or operator token, if `admit` lets it. A wrong one counts as a failed login of
+    /// `peer`.
     pub async fn sign_in_with(
         &self,
         credential: &str,
         peer: IpAddr,
+        admit: impl FnOnce(&Caller) -> Result<(), GatewayError>,
     ) -> Result<(SessionText, SignedIn), GatewayError> {
         let caller = self.authenticate(Some(&format!("Bearer {credential}")), peer, false).await?;
+        admit(&caller)?;
         let of = credential_of(credential).ok_or(GatewayError::Unauthenticated(
             "sign in with an API key or an operator token: a token of an identity provider opens no session",
         ))?;
@@ -136,9 +139,16 @@ impl Authenticator {
         Ok(SignedIn { caller: self.caller_of(&of, peer).await? })
     }
 
-    /// Ends a session; its text opens nothing any more.
+    /// Ends a session; its text opens nothing any more. A text of no session counts as a failed login of `peer`.
     pub async fn sign_out(&self, session: &SessionText, peer: IpAddr) -> Result<(), GatewayError> {
-        Ok(self.lookup_turn(peer).await?.end_session(session.hash()).await?)
+        if self.lookup_turn(peer).await?.end_session(session.hash()).await? {
+            return Ok(());
+        }
+        match self.wrong_credential(SESSION_ENDED, peer) {
+            // It may have ended by itself: there is nothing left to end.
+            GatewayError::Unauthenticated(_) => Ok(()),
+            limited => Err(limited),
+        }
     }
 
     /// The sessions of the same credential, newest first, and which of them this one is.

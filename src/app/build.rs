@@ -315,6 +315,7 @@ impl Shared {
                 timeout: ms(config.server.body_timeout_ms),
                 bulk: self.bulk.clone(),
             },
+            limits: self.limits.clone(),
         })
     }
 
@@ -394,12 +395,12 @@ fn ledger(config: &Config, database: &SharedDatabase<OrgId>, gateway: GatewayId)
     Ledger::start(database.clone(), gateway, &lanes, reserve_timeout, Clock)
 }
 
-/// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
 /// How long after a stop a create may still wait for the vendor: it must then have time to record its doubt and to answer.
 fn last_wait(config: &Config) -> Duration {
     time_in_flight(ms(config.server.shutdown_grace_ms)).mul_f64(0.75)
 }
 
+/// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
 fn max_exposure(config: &Config) -> Credits {
     Credits::new(config.limits.max_exposure_per_day.into())
 }

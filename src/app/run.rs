@@ -142,6 +142,7 @@ impl Consoles {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             bodies: self.bodies.clone(),
+            limits: self.limits.clone(),
             apis,
             https,
         }

@@ -23,7 +23,7 @@ use crate::access::sessions::{Session, SessionText};
 use crate::bulk::{ByteShare, Payer};
 use crate::call::{Peer, ReadBody};
 use crate::error::{GatewayError, Level};
-use crate::layers::body::{BodyReader, Coding};
+use crate::layers::body::{BadBody, BodyReader, Coding};
 use crate::strict;
 
 /// The outcome of a page.
@@ -31,6 +31,9 @@ pub(super) type Outcome = Result<Response, Trouble>;
 
 /// The largest form without a file, in bytes.
 const MOST_FORM: usize = 256 << 10;
+
+/// The most fields of a form, and parameters of a query: the longest form of the console has some thirty.
+const MOST_FIELDS: usize = 200;
 
 /// One request of a signed-in caller.
 pub(super) struct Visit {
@@ -42,7 +45,7 @@ pub(super) struct Visit {
     pub(super) path: String,
     session: SessionText,
     address: IpAddr,
-    query: String,
+    query: Fields,
     params: Vec<(String, String)>,
     /// Taken by [`Visit::form`]. Behind a lock only because a body cannot be shared.
     body: Mutex<Option<Body>>,
@@ -57,17 +60,27 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn parse(text: &[u8]) -> Self {
-        Self { pairs: form_urlencoded::parse(text).into_owned().collect(), _share: None }
+    /// The fields of this text. Each is there once: of two the wrong one might count.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Trouble> {
+        // Counted before any is read: in memory a field takes many times as much as in the text.
+        if text.iter().filter(|byte| **byte == b'&').count() >= MOST_FIELDS {
+            let told = format!("There are more than {MOST_FIELDS} fields in the form or the address.");
+            return Err(Trouble::bad_request(told));
+        }
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(text).into_owned().collect();
+        let mut names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()).and_then(<[_]>::first)
+        {
+            let told = format!("The field '{}' is there twice.", strict::shown(twice));
+            return Err(Trouble::bad_request(told));
+        }
+        Ok(Self { pairs, _share: None })
     }
 
     /// The value of a field; nothing if it was not filled in.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-            .filter(|text| !text.trim().is_empty())
+        self.sent(name).filter(|text| !text.trim().is_empty())
     }
 
     /// The value of a field as it is to be shown in the form again.
@@ -75,9 +88,9 @@ impl Fields {
         self.get(name).unwrap_or_default().to_owned()
     }
 
-    /// All values of a field.
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    /// The value of a field that the form had, also of one that was not filled in.
+    pub(super) fn sent(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn is_set(&self, name: &str) -> bool {
@@ -121,8 +134,8 @@ impl Visit {
         format!("{}/console{place}", self.base())
     }
 
-    pub(super) fn query(&self) -> Fields {
-        Fields::parse(self.query.as_bytes())
+    pub(super) fn query(&self) -> &Fields {
+        &self.query
     }
 
     /// The part of the path that the route names so, written as a part of a path or a query.
@@ -171,7 +184,7 @@ impl Visit {
         let reader = BodyReader { most, ..self.console.parts.bodies.clone() };
         let read = reader.read(body, Coding::Identity, payer).await.map_err(GatewayError::from)?;
         let ReadBody { bytes, share } = read;
-        let fields = self.work(bytes.len(), move || Fields::parse(&bytes)).await?;
+        let fields = self.work(bytes.len(), move || Fields::parse(&bytes)).await??;
         Ok(Fields { _share: Some(share), ..fields })
     }
 }
@@ -218,9 +231,15 @@ where
     F: Fn(Visit) -> Fut + Send,
     Fut: Future<Output = Outcome> + Send,
 {
+    let bulk = console.parts.bodies.bulk.clone();
     match visit(console, request).await {
-        // Boxed: the future of a page with its calls is large.
-        Ok(visit) => Box::pin(page(visit)).await.unwrap_or_else(IntoResponse::into_response),
+        Ok(visit) => {
+            let payer = visit.payer();
+            // Boxed: the future of a page with its calls is large.
+            let answer = Box::pin(page(visit)).await.unwrap_or_else(IntoResponse::into_response);
+            let held = bulk.held(payer, answer).await;
+            held.unwrap_or_else(|| Trouble::from(GatewayError::from(BadBody::NoRoom)).into_response())
+        }
         Err(trouble) => trouble.into_response(),
     }
 }
@@ -257,7 +276,7 @@ async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble
         client: Client::new(&console.parts.apis, signed_in, &head),
         theme: Theme::of(&head.headers),
         path: head.uri.path().to_owned(),
-        query: head.uri.query().unwrap_or_default().to_owned(),
+        query: Fields::parse(head.uri.query().unwrap_or_default().as_bytes())?,
         headers: head.headers,
         session,
         address,

@@ -100,7 +100,10 @@ impl Reserve {
                 Verdict::Attach(earlier) => return Ok(Reserved::Attached(earlier)),
                 Verdict::Unanswered(earlier) => return Ok(Reserved::Unanswered(earlier)),
                 Verdict::UnknownOrg => {
-                    return Err(GatewayError::Internal("a key of an organisation without a balance".into()));
+                    // Its deletion is on its way to those who look keys up.
+                    return Err(GatewayError::Unauthenticated(
+                        "the organisation of this key has been deleted",
+                    ));
                 }
                 Verdict::Ended => {
                     return Err(GatewayError::Internal("a new hold had already ended".into()));

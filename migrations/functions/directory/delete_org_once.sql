@@ -50,6 +50,7 @@ begin
         end if;
         -- no half of it without the rest
         if outcome <> 'posted' then raise exception 'refused' using errcode = 'TG001'; end if;
+        update org_balance set deleted = true where org_balance.org_id = p_org;
         update org set deleted_at = clock_timestamp() where org.org_id = p_org;
         outcome := 'deleted';
         answer := p_answer || jsonb_build_object('credits', credits);

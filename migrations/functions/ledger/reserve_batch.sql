@@ -22,7 +22,7 @@
 -- 'in_doubt'                                             the hold          the same body is in doubt
 -- 'attach'                                               the hold          its caller has gone: the item waits for its answer
 -- 'unanswered'                                           the hold          the same body has no answer yet; ask again with p_guard true
--- 'unknown_org'
+-- 'unknown_org'                                          it is deleted, or was never there
 -- 'busy'                                                                   its balance row is locked: nothing was decided
 --
 -- Locks: first the balance rows, then anything else. All that changes an organisation's money does so under its balance
@@ -115,6 +115,7 @@ begin
                coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
                balance.stopped_at is not null as stopped, balance.budgets, balance.teams
         from unnest(p_orgs) with ordinality org(org_id, place) join org_balance balance on balance.org_id = org.org_id
+        where not balance.deleted
     loop
         v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
         v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
@@ -199,12 +200,14 @@ begin
     for v_row in
         select org.place, balance.available, balance.overdraft, balance.open_tasks,
                coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
-               balance.stopped_at is not null as stopped, balance.budgets
+               balance.stopped_at is not null as stopped, balance.budgets, balance.deleted
         from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
         join org_balance balance on balance.org_id = org.org_id
         where org.wanted order by org.place for no key update of balance
     loop
-        v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
+        -- a gateway may not know of a deletion yet
+        v_available[v_row.place] := case when not v_row.deleted then v_row.available end;
+        v_overdraft[v_row.place] := v_row.overdraft;
         v_open[v_row.place] := v_row.open_tasks; v_max_open[v_row.place] := v_row.max_open;
         v_stopped[v_row.place] := v_row.stopped;
         v_any_in_doubt := v_any_in_doubt or v_row.in_doubt > 0;
@@ -314,7 +317,9 @@ begin
     for v_item in 1..v_items loop
         if verdict[v_item] is not null then continue; end if;
         v_org := p_pos[v_item];
-        if v_stopped[v_org] then
+        if v_available[v_org] is null then
+            verdict[v_item] := 'unknown_org';
+        elsif v_stopped[v_org] then
             verdict[v_item] := case when v_knows_stops then 'stopped' else 'too_many_tasks' end;
         elsif p_amount[v_item] - v_overdraft[v_org] > v_available[v_org] then
             verdict[v_item] := 'insufficient'; available[v_item] := v_available[v_org];

@@ -28,7 +28,7 @@ use crate::ids::OrgId;
 use crate::layers::body::Coding;
 use crate::price_cache::Prices;
 use crate::rate_limits::{Limited, Manager};
-use crate::store::{Acting, Actor, Contents, Database, StoreError};
+use crate::store::{Acting, Actor, Contents, Database, SharedDatabase, StoreError, Turn};
 use crate::telemetry::carry;
 use crate::upstream::Upstream;
 
@@ -48,6 +48,22 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) vendor: Vendor,
     /// What the metrics of this gateway say.
     pub(super) figures: Figures,
+    /// For an answer that is still being made when the handler has returned.
+    pub(super) turns: FurtherTurns,
+}
+
+/// Further turns of a caller at the database. The first one ends with its handler.
+#[derive(Clone)]
+pub(super) struct FurtherTurns {
+    database: SharedDatabase<TurnOwner>,
+    owner: TurnOwner,
+}
+
+impl FurtherTurns {
+    /// One more turn, which ends when it is dropped: it must not be kept while a client reads.
+    pub(super) async fn take(&self) -> Result<Turn<TurnOwner>, StoreError> {
+        self.database.turn_of(self.owner).await
+    }
 }
 
 /// What a call needs that compares with what the vendor says.
@@ -139,11 +155,8 @@ where
 {
     let (parts, body) = request.into_parts();
     let caller = caller(&api, &parts).await?;
-    let manager = match &caller {
-        Caller::Tenant(principal) => Manager::Org(principal.org),
-        Caller::Operator(operator) => Manager::Operator(&operator.name),
-    };
-    let (answer, rate) = match api.limits.admit_management(manager) {
+    let (bulk, payer) = (api.bodies.bulk.clone(), payer(&caller));
+    let (answer, rate) = match api.limits.admit_management(Manager::of(&caller)) {
         Ok(rate) => (handle(api, rule, caller, parts, body, handler).await, rate),
         Err(Limited { level, retry_after, headers }) => {
             let (level, per_minute) = (level.as_str(), headers.per_minute());
@@ -151,6 +164,10 @@ where
         }
     };
     let mut answer = answer.unwrap_or_else(Problem::into_response);
+    // What a change answers is short; and that it was made must be told.
+    if !H::WRITES {
+        answer = bulk.held(payer, answer).await.unwrap_or_else(|| Problem::Busy.into_response());
+    }
     if let Some(rate) = rate {
         rate.add_to(answer.headers_mut());
     }
@@ -219,7 +236,8 @@ where
     let path = axum::extract::Path::from_request_parts(parts, &())
         .await
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
-    let turn = api.database.turn_of(TurnOwner::of(caller)).await.map_err(no_turn)?;
+    let turns = FurtherTurns { database: api.database.clone(), owner: TurnOwner::of(caller) };
+    let turn = turns.take().await.map_err(no_turn)?;
     let call = ApiCall {
         caller: caller.clone(),
         database: H::of(&turn, actor.clone()),
@@ -233,6 +251,7 @@ where
             workers: api.bodies.bulk.workers.clone(),
         },
         figures: api.figures.clone(),
+        turns,
     };
     let work = handler(call);
     let answered = async move {

@@ -99,7 +99,7 @@ pub(super) struct KeyPolicyPatch {
     max_days: Option<Option<i32>>,
     /// Task types that keys of members may create; null: all.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     allowed_types: Option<Option<Vec<String>>>,
     /// The budget that each key of a member is created with; null: none.
     #[serde(default, deserialize_with = "given")]

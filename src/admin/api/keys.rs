@@ -84,10 +84,10 @@ pub(super) struct KeyBody {
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// The task types that the key may create; omitted: all.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, max_items = 100)]
     allowed_types: Option<Vec<String>>,
     /// The networks that the key may be used from, such as `10.0.0.0/8`; omitted: all.
-    #[schema(value_type = Option<Vec<String>>, min_items = 1)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     allowed_networks: Option<Vec<IpNet>>,
     /// Creates a minute; 0: no limit; omitted: the gateway's default.
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
@@ -182,11 +182,11 @@ pub(super) struct KeyPatch {
     expires_at: Option<Option<Timestamp>>,
     /// The task types that the key may create; null: all.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     allowed_types: Option<Option<Vec<String>>>,
     /// The networks that the key may be used from; null: all.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     allowed_networks: Option<Option<Vec<IpNet>>>,
     /// Creates a minute; 0: no limit; null: the gateway's default.
     #[serde(default, deserialize_with = "given")]

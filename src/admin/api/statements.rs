@@ -9,14 +9,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::call::{ApiCall, ReadCall};
+use super::call::{ApiCall, FurtherTurns, ReadCall};
 use super::csv::{self, Accept, Cell, Format, plain, text};
 use super::extract::Query;
 use super::page::PageLimit;
 use super::problem::Problem;
 use crate::credits::Credits;
 use crate::ids::OrgId;
-use crate::store::{Database, EntryPosition, Line, Month, Statement, StoreError};
+use crate::store::{EntryPosition, Line, Month, Statement, StoreError};
 
 /// Lines that are read from the database at a time for a CSV table.
 const LINES_AT_A_TIME: u32 = 2000;
@@ -65,11 +65,11 @@ pub(super) struct StatementPage {
 pub(super) async fn show_statement(
     call: ReadCall<(OrgId, String), (Accept, Query<StatementQuery>)>,
 ) -> Result<Response, Problem> {
-    let ApiCall { database, path: (org, month), input: (Accept(accepted), Query(query)), .. } = call;
+    let ApiCall { database, turns, path: (org, month), input: (Accept(accepted), Query(query)), .. } = call;
     let statement = database.statement(org, month.parse()?).await?;
     if query.format.unwrap_or(accepted) == Format::Csv {
         let name = format!("statement-{org}-{}", statement.month);
-        return Ok(csv::answer(&name, table(database, statement, query.bom)));
+        return Ok(csv::answer(&name, table(turns, statement, query.bom)));
     }
     let slice = query.limit.after::<EntryPosition>(query.cursor.as_deref())?;
     let items = database.statement_lines(&statement, slice.after, None, slice.limit.into()).await?;
@@ -104,10 +104,11 @@ enum Next {
 }
 
 /// The CSV of a whole statement, as of the request; lines are read while earlier ones are sent. The table ends with a line
-/// for the closing balance; a file without it was cut off.
-fn table(database: Database, statement: Statement, bom: bool) -> Body {
+/// for the closing balance; a file without it was cut off. Each part is read in a turn of its own: while its client reads, others
+/// have theirs.
+fn table(turns: FurtherTurns, statement: Statement, bom: bool) -> Body {
     let rows = stream::try_unfold(Next::Begin, move |next| {
-        let (database, statement) = (database.clone(), statement.clone());
+        let (turns, statement) = (turns.clone(), statement.clone());
         async move {
             let mut table = String::new();
             let (after, balance) = match next {
@@ -120,7 +121,9 @@ fn table(database: Database, statement: Statement, bom: bool) -> Body {
                 }
                 Next::After(after, balance) => (after, balance),
             };
-            let lines = database.statement_lines(&statement, after, Some(balance), LINES_AT_A_TIME).await?;
+            let turn = turns.take().await?;
+            let lines = turn.statement_lines(&statement, after, Some(balance), LINES_AT_A_TIME).await?;
+            drop(turn);
             let Some(last) = lines.last() else {
                 // Possible only if the database's clock was set back in the meantime.
                 if balance != statement.closing {

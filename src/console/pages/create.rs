@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn an_empty_form_has_the_defaults_of_its_type() {
         let rules = rules("unused", "unused");
-        let form = CreateForm::of(&Fields::parse(b"prompt=a+boat"), "t", &rules);
+        let form = CreateForm::of(&Fields::parse(b"prompt=a+boat").unwrap(), "t", &rules);
         let body = form.body(&rules);
         assert_eq!(body, r#"{"aspect_ratio":"16:9","duration":5,"prompt":"a boat","sound":true,"type":"t"}"#);
     }
@@ -150,7 +150,7 @@ mod tests {
     fn a_box_that_is_not_ticked_is_false_and_fields_of_other_types_are_left_out() {
         let rules = rules("required", "unused");
         let sent = b"key=k&prompt=it%27s%0D%0Aa+boat&duration=7&image=https://x.example/a.png&video=https://x.example/v";
-        let form = CreateForm::of(&Fields::parse(sent), "t", &rules);
+        let form = CreateForm::of(&Fields::parse(sent).unwrap(), "t", &rules);
         assert_eq!(
             form.body(&rules),
             "{\"aspect_ratio\":\"16:9\",\"duration\":7,\"image\":\"https://x.example/a.png\",\"prompt\":\"it's\\na boat\",\
@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_file_is_not_shown_in_the_command() {
         let rules = rules("required", "unused");
-        let form = CreateForm::of(&Fields::parse(b"key=k&image=data:image/png;base64,AAAA"), "t", &rules);
+        let form =
+            CreateForm::of(&Fields::parse(b"key=k&image=data:image/png;base64,AAAA").unwrap(), "t", &rules);
         assert!(form.body(&rules).contains("AAAA") && !form.curl("x", &rules).contains("AAAA"));
     }
 }

@@ -113,7 +113,7 @@ pub(in crate::console) async fn change_user(mut visit: Visit) -> Outcome {
             body.insert(name.into(), json!(word));
         }
     }
-    if let Some(team) = fields.all("team").next() {
+    if let Some(team) = fields.sent("team") {
         body.insert("team_id".into(), if team.is_empty() { Value::Null } else { json!(team) });
     }
     let place = format!("/admin/v1/users/{}", visit.param("user"));

@@ -23,6 +23,7 @@ use crate::console::visit::{Fields, address, cookie};
 use crate::console::{Audience, Console};
 use crate::error::GatewayError;
 use crate::layers::body::BadBody;
+use crate::rate_limits::Manager;
 
 /// The largest form of these pages, in bytes.
 const MOST_FORM: usize = 8 << 10;
@@ -42,8 +43,10 @@ struct SignInPage {
 /// The form that takes a key or a token.
 pub(in crate::console) async fn show(State(console): State<Arc<Console>>, request: Request) -> Response {
     let (head, _) = request.into_parts();
-    let query = Fields::parse(head.uri.query().unwrap_or_default().as_bytes());
-    form(&console, &head, query.text("back"), None, None)
+    match Fields::parse(head.uri.query().unwrap_or_default().as_bytes()) {
+        Ok(query) => form(&console, &head, query.text("back"), None, None),
+        Err(trouble) => trouble.into_response(),
+    }
 }
 
 fn form(
@@ -78,11 +81,11 @@ fn own_place(place: &str) -> String {
     }
 }
 
-async fn read_form(console: &Console, body: Body) -> Result<Fields, GatewayError> {
+async fn read_form(console: &Console, body: Body) -> Result<Fields, Trouble> {
     let reading = tokio::time::timeout(console.parts.bodies.timeout, Limited::new(body, MOST_FORM).collect());
     let read = reading.await.map_err(|_| GatewayError::from(BadBody::TooSlow))?;
     let read = read.map_err(|_| GatewayError::from(BadBody::TooLarge))?;
-    Ok(Fields::parse(&read.to_bytes()))
+    Fields::parse(&read.to_bytes())
 }
 
 /// Exchanges a key or a token for a session.
@@ -90,14 +93,22 @@ pub(in crate::console) async fn sign_in(State(console): State<Arc<Console>>, req
     let (head, body) = request.into_parts();
     let fields = match read_form(&console, body).await {
         Ok(fields) => fields,
-        Err(error) => return Trouble::from(error).into_response(),
+        Err(trouble) => return trouble.into_response(),
     };
     let back = fields.text("back");
     let Some(credential) = fields.get("credential").map(str::trim) else {
         let empty = Problem::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "paste a key into the field");
         return form(&console, &head, back, Some(&empty), None);
     };
-    let opened = console.parts.authenticator.sign_in_with(credential, address(&console, &head)).await;
+    // A sign-in writes, as a call of the management API may.
+    let admit = |caller: &Caller| {
+        let admitted = console.parts.limits.admit_management(Manager::of(caller));
+        admitted.map(drop).map_err(|refused| GatewayError::RateLimited {
+            level: refused.level,
+            retry_after: refused.retry_after,
+        })
+    };
+    let opened = console.parts.authenticator.sign_in_with(credential, address(&console, &head), admit).await;
     match opened.and_then(|opened| fits(&console, opened)) {
         Ok(session) => enter(&console, &head, &session, &back),
         Err(error) => form(&console, &head, back, Some(&told(&console, &error)), None),
@@ -198,7 +209,7 @@ pub(in crate::console) async fn set_theme(State(console): State<Arc<Console>>, r
     let (_, body) = request.into_parts();
     let fields = match read_form(&console, body).await {
         Ok(fields) => fields,
-        Err(error) => return Trouble::from(error).into_response(),
+        Err(trouble) => return trouble.into_response(),
     };
     let theme = Theme::of_text(fields.get("theme").unwrap_or_default());
     let mut answer = redirect(&format!("{}{}", console.base(), own_place(&fields.text("back"))));

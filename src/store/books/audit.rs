@@ -42,8 +42,11 @@ pub struct AuditReport {
 const INVARIANTS: &[(&str, &str)] = &[
     (
         "every organisation has a balance, and every balance an organisation",
-        "select coalesce('balance without organisation ' || b.org_id, 'organisation without balance ' || o.org_id) \
-      from org o full join org_balance b using (org_id) where o.org_id is null or b.org_id is null",
+        "select case when o.org_id is null then 'balance without organisation ' || b.org_id \
+                     when b.org_id is null then 'organisation without balance ' || o.org_id \
+                     else format('org %s: deleted %s, its balance says %s', o.org_id, o.deleted_at is not null, b.deleted) end \
+      from org o full join org_balance b using (org_id) \
+      where b.deleted is distinct from (o.deleted_at is not null) or o.org_id is null or b.org_id is null",
     ),
     (
         "available + held + consumed = granted",

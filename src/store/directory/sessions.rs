@@ -87,13 +87,13 @@ impl Database {
         Ok(Some(SessionOf { kind: row.try_get("kind")?, public_id: row.try_get("public_id")? }))
     }
 
-    /// Ends a session. One that has ended already stays so.
-    pub async fn end_session(&self, hash: SessionHash) -> Result<(), StoreError> {
-        sqlx::query("delete from console_session where session_sha256 = $1")
+    /// Ends a session; false: there is none.
+    pub async fn end_session(&self, hash: SessionHash) -> Result<bool, StoreError> {
+        let ended = sqlx::query("delete from console_session where session_sha256 = $1")
             .bind(hash.0.as_slice())
             .execute(self.pool())
             .await?;
-        Ok(())
+        Ok(ended.rows_affected() > 0)
     }
 
     /// The sessions of this credential that have not ended, newest first.

@@ -4,11 +4,16 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
+use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tollgate::store::OperatorRole;
+use url::Url;
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::until;
-use crate::support::gateway::TestGateway;
+use crate::support::gateway::{Caller, TestGateway};
+use crate::support::tenant::{Tenant, history};
 
 #[tokio::test]
 async fn calls_are_limited_by_organisation_and_by_operator() {
@@ -136,4 +141,61 @@ async fn an_organisation_has_no_more_than_its_quotas() {
     make("teams", json!({"name": "any"})).await.expect(201);
     let log = operator.get(&format!("/admin/v1/orgs/{org}/audit-log?action=update_quotas")).await.expect(200);
     assert!(log["items"].as_array().unwrap().len() >= 4, "{log}");
+}
+
+/// A client that asks for a statement in CSV and does not read it has no turn at the database meanwhile.
+#[tokio::test]
+async fn whoever_does_not_read_a_statement_keeps_no_turn() {
+    const LINES: i32 = 30_000;
+    let mut gateway = TestGateway::start().await;
+    gateway.expect_difference(-90 * i64::from(LINES));
+    let Caller { org, user, key, .. } = gateway.caller;
+    let team = gateway.db.database().create_team(org, "film").await.unwrap();
+    history(&gateway.db, &Tenant { org, team, user, key }, LINES).await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let today = OffsetDateTime::now_utc();
+    let path =
+        format!("/admin/v1/orgs/{org}/statements/{}-{:02}?format=csv", today.year(), u8::from(today.month()));
+    let url = Url::parse(&gateway.admin_url(&path)).unwrap();
+    let address = url.socket_addrs(|| None).unwrap()[0];
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", operator.token);
+    let mut unread = Vec::new();
+    // More than there are turns.
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // It has begun.
+        stream.peek(&mut [0]).await.unwrap();
+        unread.push(stream);
+    }
+    operator.get(&format!("/admin/v1/orgs/{org}/teams")).await.expect(200);
+    // Whoever reads gets all of it.
+    let (mut table, mut reading) = (Vec::new(), unread.pop().unwrap());
+    let is_whole = |table: &[u8]| {
+        let end = &table[table.len().saturating_sub(300)..];
+        String::from_utf8_lossy(end).contains(",closing,")
+    };
+    while !is_whole(&table) {
+        let read = reading.read_buf(&mut table).await.unwrap();
+        assert!(read > 0, "cut off after {} bytes", table.len());
+    }
+    assert!(table.iter().filter(|byte| **byte == b'\n').count() > LINES as usize);
+}
+
+#[tokio::test]
+async fn a_key_names_no_more_networks_and_types_than_are_kept_in_memory() {
+    let gateway = TestGateway::start().await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let networks = |count: usize| -> Vec<String> { (0..count).map(|n| format!("10.0.{n}.0/24")).collect() };
+    let path = format!("/admin/v1/orgs/{}/keys", gateway.caller.org);
+    let user = gateway.caller.user;
+    let made = |count| json!({"user_id": user, "name": "many", "allowed_networks": networks(count)});
+    let refused = admin.post(&path, made(101)).await.expect(422);
+    assert!(refused["detail"].as_str().unwrap().contains("at most 100"), "{refused}");
+    let key = admin.post(&path, made(100)).await.expect(201);
+    let path = format!("/admin/v1/keys/{}", key["key_id"].as_str().unwrap());
+    admin.patch(&path, json!({"allowed_networks": networks(101)})).await.expect(422);
 }

@@ -153,6 +153,51 @@ async fn a_text_that_opens_no_session_counts_as_a_failed_login() {
 }
 
 #[tokio::test]
+async fn a_sign_out_of_no_session_counts_as_a_failed_login() {
+    let gateway =
+        TestGateway::builder().config(|config| config.limits.failed_logins_per_minute = 2).start().await;
+    let mut stranger = Browser::of_members(&gateway);
+    let mut statuses = Vec::new();
+    for letter in ["a", "b", "c"] {
+        stranger.cookies.insert("tollgate".into(), letter.repeat(43));
+        statuses.push(stranger.post("/console/sign-out", &[]).await.status);
+    }
+    assert_eq!(statuses, [303, 303, 429]);
+}
+
+#[tokio::test]
+async fn sign_ins_are_limited_as_calls_of_their_organisation_are() {
+    let gateway =
+        TestGateway::builder().config(|config| config.limits.org_management_per_minute = 2).start().await;
+    for status in [303, 303, 429] {
+        let mut browser = Browser::of_members(&gateway);
+        let page = browser.post("/console/sign-in", &[("credential", &gateway.caller.text)]).await;
+        assert_eq!(page.status, status, "{}", page.text);
+    }
+}
+
+/// In memory a field takes many times as much as in the form.
+#[tokio::test]
+async fn a_form_has_no_more_fields_than_a_page_and_none_of_them_twice() {
+    let gateway = TestGateway::start().await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    for (form, told) in
+        [("a&".repeat(8 << 20), "more than 200 fields"), ("type=a&type=b".into(), "there twice")]
+    {
+        let request = browser.request(Method::POST, "/console/playground");
+        let request = request.header("sec-fetch-site", "same-origin").body(form);
+        let page = browser.send(request).await;
+        assert!(page.status == 400 && page.text.contains(told), "{} {}", page.status, page.text);
+    }
+    let page = browser.get(&format!("/console/playground?{}", "a&".repeat(300))).await;
+    assert_eq!(page.status, 400, "{}", page.text);
+    let page = Browser::of_members(&gateway)
+        .post("/console/sign-in", &[("credential", "a"), ("credential", "b")])
+        .await;
+    assert_eq!(page.status, 400, "{}", page.text);
+}
+
+#[tokio::test]
 async fn each_listener_is_for_its_own_people() {
     let gateway = TestGateway::start().await;
     let token = gateway.operator_token().await;

@@ -30,6 +30,11 @@ const TABLES: &[&str] = &[
     "epoch",
     "idempotency",
     "operator_token",
+    "budget_request",
+    "key_policy",
+    "console_session",
+    "month_seal",
+    "label",
 ];
 
 /// One call of the management API.

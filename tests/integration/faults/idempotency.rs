@@ -33,7 +33,8 @@ async fn fifty_callers_with_one_key_get_one_task() {
         let (accepted, rest): (Vec<_>, Vec<_>) =
             replies.partition(|reply| matches!(reply, Reply::Accepted(_)));
         assert!(!accepted.is_empty() && accepted.iter().all(|reply| *reply == accepted[0]), "{accepted:?}");
-        let waits = |reply: &&Reply| matches!(reply, Reply::Refused { status: IN_PROGRESS, .. });
+        // A gateway that the machine gives no time says so, and has done nothing.
+        let waits = |reply: &&Reply| matches!(reply, Reply::Refused { status: IN_PROGRESS | 503, .. });
         assert!(rest.iter().all(waits), "{rest:?}");
         fleet.customers.note(create);
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tollgate::ids::{HoldId, KeyId, OrgId, UserId};
 use tollgate::store::{
-    Applied, Fingerprint, LaneSettings, Ledger, NewHold, OrgChange, State, Step, StoreError, Verdict,
+    Applied, Fingerprint, LaneSettings, Ledger, NewHold, OrgChange, RemainingCredits, State, Step,
+    StoreError, Verdict,
 };
 
 use crate::support::database::{TestDatabase, until};
@@ -54,6 +55,25 @@ async fn ask_all(ledgers: &[Ledger], news: Vec<NewHold>) -> HashMap<&'static str
 
 async fn ask_owned(ledger: Ledger, new: NewHold) -> &'static str {
     ask(&ledger, new).await
+}
+
+/// A gateway learns of a deletion a moment after it; the ledger knows it at once, whatever overdraft there is, and for tasks that
+/// cost nothing.
+#[tokio::test]
+async fn nothing_is_granted_to_a_deleted_organisation() {
+    let db = TestDatabase::new().await;
+    let ledger = ledger(&db).await;
+    let org = funded(&db, 10).await;
+    db.database().set_overdraft(org, credits(100), None).await.unwrap();
+    db.database().delete_org(org, None, RemainingCredits::Forfeit, None).await.unwrap();
+    let asked = async || {
+        let keyed = ask(&ledger, with_key(org, 1, "a key")).await;
+        [ask(&ledger, new_hold(org, 1)).await, ask(&ledger, new_hold(org, 0)).await, keyed]
+    };
+    assert_eq!(asked().await, ["unknown"; 3]);
+    db.database().restore_org(org, None).await.unwrap();
+    assert_eq!(asked().await, ["granted"; 3]);
+    assert_eq!(money(db.database(), org).await, [-2, 2, 0]);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("quote", "pricing"),
     ("order", "wire"),
     ("order", "pricing"),
+    ("rate_limits", "access"),
     ("upstream", "telemetry"),
     ("layers", "poll"),
     ("handlers", "poll"),

@@ -8,7 +8,8 @@ use reqwest::Method;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tollgate::store::OperatorRole;
+use tollgate::background::CONNECTIONS;
+use tollgate::store::{CONTENT_CONNECTIONS, OperatorRole, SIDE_LANES};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::database::{PATIENCE, until};
@@ -100,8 +101,9 @@ async fn a_lock_makes_no_more_backends_than_the_pools_have() {
     const CALLERS: usize = 60;
     const POOL: u32 = 6;
     const LANES: usize = 2;
-    // the pool of this test, upkeep, the listener, an audit, the lease, management, look-ups
-    const OTHERS: i64 = 8 + 15 + 1 + 1 + 1 + 6 + 4;
+    // the pool of this test, upkeep, the listener, an audit, the lease, management, look-ups, content, lanes aside
+    const OTHERS: i64 =
+        8 + (CONNECTIONS + CONTENT_CONNECTIONS) as i64 + SIDE_LANES as i64 + 1 + 1 + 1 + 6 + 4;
     // Each waits for a connection, or for the ledger, for as long as it may: 45 seconds under the lock.
     const ROUNDS: usize = 9;
     let gateway = TestGateway::builder()

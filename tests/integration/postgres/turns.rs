@@ -26,7 +26,7 @@ async fn nobody_takes_all_turns_at_a_pool_and_those_who_wait_have_turns() {
     assert!(poll!(&mut more[1]).is_pending());
 }
 
-/// As a statement in CSV is sent long after its handler has returned.
+/// Also when the turn itself is gone: the handle still uses its connections.
 #[tokio::test]
 async fn a_turn_lasts_as_long_as_a_handle_that_was_made_from_it() {
     let db = TestDatabase::new().await;

@@ -19,6 +19,9 @@ use crate::store::directory::tenancy::Status;
 /// The longest time that the former secret of a key may work after a rotation.
 pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
+/// The most task types, and the most networks, that a key may name: every gateway keeps them in memory with the key.
+pub const MOST_ALLOWED: usize = 100;
+
 /// A key that is to be created.
 #[derive(Debug, Clone, Default)]
 pub struct KeySpec {
@@ -111,6 +114,12 @@ impl Database {
             return invalid(
                 "allowed types and networks must not be empty lists: leave them out to allow all",
             );
+        }
+        let (types_given, networks_given) = (types.map_or(0, Vec::len), networks.map_or(0, Vec::len));
+        if types_given.max(networks_given) > MOST_ALLOWED {
+            return invalid(format!(
+                "a key has at most {MOST_ALLOWED} allowed types and {MOST_ALLOWED} networks"
+            ));
         }
         // Callers' addresses are compared in their IPv4 form.
         let unmatched = networks.into_iter().flatten().find(|network| match network {

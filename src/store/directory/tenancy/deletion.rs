@@ -126,9 +126,11 @@ impl Acting {
     /// again; credits that were moved or forfeited do not come back. Does nothing to an organisation that is not deleted.
     pub async fn restore_org(&self, org: OrgId, name: Option<&str>) -> Result<(), StoreError> {
         let done = sqlx::query(
-            "with restored as (update org set deleted_at = null, name = coalesce($2, name) \
-               where org_id = $1 and deleted_at is not null returning org_id) \
-             select org_id from restored union all select org_id from org where org_id = $1 limit 1",
+            // The balance first, as every writer locks it before the organisation's row.
+            "with opened as (update org_balance set deleted = false where org_id = $1 returning org_id), \
+             restored as (update org set deleted_at = null, name = coalesce($2, name) \
+               from opened where org.org_id = opened.org_id and deleted_at is not null returning org.org_id) \
+             select org_id from restored union all select org_id from opened limit 1",
         )
         .bind(org.as_uuid())
         .bind(name)
