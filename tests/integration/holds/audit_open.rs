@@ -6,6 +6,7 @@ use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 use tollgate::ids::{GatewayId, HoldId};
 
+use crate::support::aged::{aged, by_hand};
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{
     HOUR, doubt, fail, funded, grant, late_run, late_settle, ledger, new_hold, refuse, run, settle, write_off,
@@ -23,49 +24,6 @@ const CHAIN: &str =
 const HOLD: &str = "a hold is as it was made, in price, factor, account and windows";
 const OPEN: &str = "a task goes on while it is open, and no longer";
 const COUNTERS: &str = "open tasks and tasks in doubt are counted";
-
-/// Past the triggers, as nothing of ours does.
-async fn by_hand(db: &TestDatabase, statement: &str) {
-    let sql = format!("begin; set local session_replication_role = replica; {statement}; commit");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();
-}
-
-/// Makes all that was booked sixty days older.
-async fn aged(db: &TestDatabase) {
-    let older =
-        |table: &str, column: &str| format!("update {table} set {column} = pg_temp.older({column}); ");
-    let ids: String = [
-        ("correction", "hold_id"),
-        ("correction", "entry_id"),
-        ("hold", "hold_id"),
-        ("vendor_task", "hold_id"),
-        ("unpaid_task", "hold_id"),
-        ("drifted_task", "hold_id"),
-        ("platform_loss", "hold_id"),
-        ("idempotency", "hold_id"),
-    ]
-    .map(|(table, column)| older(table, column))
-    .concat();
-    by_hand(
-        db,
-        &format!(
-            "create function pg_temp.older(id uuid) returns uuid language sql as $$ \
-               select overlay(id::text placing left(uuid_v7(to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint \
-                 / 1000.0) - interval '60 days')::text, 13) from 1 for 13)::uuid $$; {ids} \
-             update entry set entry_id = pg_temp.older(entry_id), hold_id = pg_temp.older(hold_id); \
-             update audit_log set target_id = pg_temp.older(target_id::uuid)::text, \
-               after = after || jsonb_build_object('entry_id', pg_temp.older(target_id::uuid)) where target_kind = 'entry'; \
-             update hold set created_at = created_at - interval '60 days'; \
-             update entry set created_at = created_at - interval '60 days'; \
-             update usage_day set day = day - 60; \
-             update hold set seal = hold_seal(org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, \
-               balance_after, overdraft, windows, budget_after, task_type, backend, account, owner, fingerprint, idem_key); \
-             update entry set seal = entry_seal(org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, \
-               task_type, reason, external_ref, related_entry, actor, created_at, place, balance_after)"
-        ),
-    )
-    .await;
-}
 
 /// The checks that an audit of a gateway finds broken. `whole`: as if none of the whole had been made.
 async fn found(db: &TestDatabase, whole: bool) -> Vec<&'static str> {
@@ -99,7 +57,7 @@ async fn what_is_new_or_open_is_audited_and_sealed_months_are_taken_for_their_se
         }
         std::mem::forget(guard);
     }
-    aged(&db).await;
+    aged(&db, 60).await;
     assert_eq!(found(&db, true).await, [""; 0]);
     assert_eq!(found(&db, false).await, [""; 0], "no month is sealed: the whole");
     assert_eq!(db.database().seal_months(Duration::from_secs(60)).await.unwrap(), 1);
