@@ -113,3 +113,48 @@ async fn what_is_new_or_open_is_audited_and_sealed_months_are_taken_for_their_se
         assert_eq!(found, expected, "{statement}");
     }
 }
+
+/// Rows of an organisation are found wherever its id stands: before, between and behind those that there are, each with a turn of
+/// its own.
+#[tokio::test]
+async fn every_organisation_has_its_turn_also_those_that_are_none() {
+    let mut db = TestDatabase::new().await;
+    db.expect_broken();
+    let orgs = [funded(&db, 10).await, funded(&db, 20).await, funded(&db, 30).await];
+    assert_eq!(db.database().audit().await.unwrap().breaches, []);
+    let strays = ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-fffffffffffe"];
+    by_hand(&db, "update org_balance set entries = 200000").await;
+    for stray in strays {
+        let made = format!(
+            "insert into entry (org_id, entry_id, kind, amount, created_at) values ('{stray}', gen_random_uuid(), 'grant', 1, now())"
+        );
+        by_hand(&db, &made).await;
+    }
+    let breaches = db.database().audit().await.unwrap().breaches;
+    let told = |check: &str| breaches.iter().filter(|breach| breach.check == check).count();
+    assert_eq!(told(ENTRIES), 2, "{breaches:?}");
+    assert_eq!(told(CHAIN), 5, "{breaches:?}");
+    for id in orgs.map(|org| org.as_uuid().to_string()).iter().map(String::as_str).chain(strays) {
+        assert!(breaches.iter().any(|breach| breach.detail.contains(id)), "{id}: {breaches:?}");
+    }
+    let mut gateway = found(&db, true).await;
+    gateway.retain(|check| [ENTRIES, CHAIN].contains(check));
+    assert_eq!(gateway, [ENTRIES, CHAIN]);
+}
+
+/// Where the role of gateways may make no views, each check is made at once for all.
+#[tokio::test]
+async fn without_views_of_its_own_the_audit_finds_the_same() {
+    let mut db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 1_000).await);
+    let mut guard = grant(&ledger, new_hold(org, 100)).await;
+    guard.step(run(HoldId::generate())).await.unwrap();
+    guard.step(settle(90)).await.unwrap();
+    ledger.shut_down().await;
+    let forbid = "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$";
+    sqlx::raw_sql(forbid).execute(db.pool()).await.unwrap();
+    assert_eq!(found(&db, true).await, [""; 0]);
+    db.expect_broken();
+    by_hand(&db, "update org_balance set held = held + 1, available = available - 1").await;
+    assert_eq!(found(&db, true).await, [HELD]);
+}
