@@ -1,5 +1,7 @@
 //! Whoever detaches or restores a month may be killed at any instant, and nobody waits for them meanwhile.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::AssertSqlSafe;
 use tollgate::ids::HoldId;
 
@@ -52,6 +54,39 @@ async fn a_month_is_wholly_here_or_wholly_away_wherever_the_command_is_killed() 
             assert_eq!(history.rows().await, rows);
         }
     }
+}
+
+/// Killed within the statement itself, when holds and entries are moved and the vendor's ids are not.
+#[tokio::test]
+async fn a_command_that_dies_within_its_statement_has_changed_nothing() {
+    let history = History::new().await;
+    let rows = history.rows().await;
+    let archive = history.archived().await;
+    let (month, from, url) = (history.month.to_string(), archive.to_str().unwrap(), history.db.url());
+    let detach = ["archive", "detach", &month, "--from", from, "--keep-months", "1", "--database-url", url];
+    let restore = ["archive", "restore", from, "--database-url", url];
+    for (command, away) in [(&detach[..], 0), (&restore, 24)] {
+        let before = history.rows().await;
+        let mut other = history.db.pool().begin().await.unwrap();
+        sqlx::query("select from vendor_task for update").execute(&mut *other).await.unwrap();
+        let process = Process::with_env(command, &[]);
+        until("it waits for the vendor's ids", async || {
+            let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                and application_name = 'tollgate-archive' and wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(waiting)).fetch_one(history.db.pool()).await.unwrap()
+                > 0
+        })
+        .await;
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGKILL).unwrap();
+        assert_eq!(process.gone().await, None);
+        other.rollback().await.unwrap();
+        alone(&history).await;
+        assert_eq!(archived(&history).await, away);
+        assert_eq!(history.rows().await, before);
+        assert_eq!(history.db.database().audit().await.unwrap().breaches, []);
+        assert_eq!(Process::with_env(command, &[]).gone().await, Some(0));
+    }
+    assert_eq!(history.rows().await, rows);
 }
 
 /// The rows have left, and it is not committed: creates, ends of tasks, lists, statements and the audit go on.

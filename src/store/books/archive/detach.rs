@@ -23,6 +23,9 @@ pub struct Moved {
     pub credits: i64,
 }
 
+/// How often a month is begun with.
+const ATTEMPTS: usize = 5;
+
 /// How often the lock is tried for that a table is made small under, and how long each time: whoever reads all months waits behind.
 const TRIES: usize = 50;
 const LOCK: &str = "set lock_timeout = '100ms'";
@@ -48,6 +51,11 @@ impl Database {
         }
         sync(&directory.join(MANIFEST))?;
         sync(directory)?;
+        while_locked(month, async || self.leave(&archive, keep).await).await
+    }
+
+    async fn leave(&self, archive: &Archive<'_>, keep: u32) -> Result<Moved, StoreError> {
+        let month = archive.month;
         let mut connection = self.connection_of_login("tollgate-archive", Deadline::UNBOUNDED).await?;
         connection.execute("begin").await?;
         archive.load_proved(&mut connection).await?;
@@ -61,10 +69,7 @@ impl Database {
         fail_point::reach("archive.moved");
         connection.execute("commit").await?;
         fail_point::reach("archive.committed");
-        for part in parts(&mut connection, month.first_day()).await? {
-            connection.execute(AssertSqlSafe(format!("vacuum (analyze) {part}"))).await?;
-        }
-        connection.close().await?;
+        tidy(connection, month, "vacuum (analyze)").await;
         Ok(Moved { month, tasks, credits })
     }
 
@@ -72,6 +77,10 @@ impl Database {
     /// proved to be what was sealed.
     pub async fn restore_month(&self, directory: &Path) -> Result<Moved, StoreError> {
         let archive = Archive::read(directory)?;
+        while_locked(archive.month, async || self.come_back(&archive).await).await
+    }
+
+    async fn come_back(&self, archive: &Archive<'_>) -> Result<Moved, StoreError> {
         let month = archive.month;
         let mut connection = self.connection_of_login("tollgate-archive", Deadline::UNBOUNDED).await?;
         connection.execute("begin").await?;
@@ -87,10 +96,7 @@ impl Database {
         fail_point::reach("archive.moved");
         connection.execute("commit").await?;
         fail_point::reach("archive.committed");
-        for part in parts(&mut connection, month.first_day()).await? {
-            connection.execute(AssertSqlSafe(format!("analyze {part}"))).await?;
-        }
-        connection.close().await?;
+        tidy(connection, month, "analyze").await;
         Ok(Moved { month, tasks, credits })
     }
 
@@ -137,10 +143,40 @@ async fn parts(connection: &mut PgConnection, month: Date) -> Result<Vec<String>
     Ok(parts.bind(month).fetch_all(connection).await?)
 }
 
+/// Tidies up after a month that has moved, or leaves that to the server's own time.
+async fn tidy(mut connection: PgConnection, month: Month, how: &str) {
+    let tidied = async {
+        for part in parts(&mut connection, month.first_day()).await? {
+            connection.execute(AssertSqlSafe(format!("{how} {part}"))).await?;
+        }
+        Ok::<_, StoreError>(connection.close().await?)
+    };
+    if let Err(error) = tidied.await {
+        tracing::warn!(%error, %month, "what the month has left in its tables is not tidied up yet");
+    }
+}
+
+/// Tries again what found a lock that somebody held for too long.
+async fn while_locked(
+    month: Month,
+    mut attempt: impl AsyncFnMut() -> Result<Moved, StoreError>,
+) -> Result<Moved, StoreError> {
+    for _ in 0..ATTEMPTS {
+        match attempt().await {
+            Err(StoreError::Timeout) => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+    }
+    Err(StoreError::Conflict(format!("{month}: somebody holds a lock on it: try again later")))
+}
+
 fn refused(month: Month, error: sqlx::Error) -> StoreError {
     match &error {
         sqlx::Error::Database(why) if why.code().as_deref() == Some(REFUSED) => {
             StoreError::Conflict(format!("{month}: {}", why.message()))
+        }
+        sqlx::Error::Database(why) if why.code().is_some_and(|code| LOCKED.contains(&&*code)) => {
+            StoreError::Timeout
         }
         _ => error.into(),
     }
