@@ -158,8 +158,11 @@ impl History {
     }
 }
 
+/// Opening, closing, lines, and of each kind its lines and credits.
+type Figures = (i64, i64, i64, Vec<(String, i64, i64)>);
+
 /// What must not change when a month leaves.
-fn figures(of: &[Statement]) -> Vec<(i64, i64, i64, Vec<(String, i64, i64)>)> {
+fn figures(of: &[Statement]) -> Vec<Figures> {
     let totals = |statement: &Statement| {
         statement.totals.iter().map(|t| (t.kind.as_str().to_owned(), t.lines, t.credits.get())).collect()
     };
