@@ -17,6 +17,8 @@
 //! | `poll.answered` | the vendor has reported the end; nothing is settled |
 //! | `settle.committed` | the end is durable; its caller has no answer yet |
 //! | `budget.counting` | a step of a budget's count is committed |
+//! | `archive.moved` | a month has left for its archive, or come back; nothing is committed |
+//! | `archive.committed` | that is committed |
 //! | `sweep.before` | the holds of dead gateways are known; none is taken over |
 
 /// Marks that the step `name` is reached.

@@ -20,7 +20,7 @@ mod directory;
 mod ledger;
 mod prices;
 
-pub use self::books::archive::{ArchivedSeal, ArchivedTable, Manifest, SealedMonth};
+pub use self::books::archive::{ArchivedSeal, ArchivedTable, Manifest, Moved, SealedMonth};
 pub use self::books::audit::{AUDIT_CHECKS, AuditReport, AuditResult, Breach, Finding};
 pub use self::books::drift::{AccountDrift, Drift, PriceDrift, TaskDrift};
 pub use self::books::entries::{Entry, EntryFilter, EntryPosition};

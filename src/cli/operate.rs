@@ -147,6 +147,9 @@ pub(super) fn audit(args: AuditArgs) -> Result<(), CliError> {
         for breach in &report.breaches {
             output::note(format_args!("BREACH: {}: {}", breach.check, breach.detail));
         }
+        if report.archived > 0 {
+            proved.push_str(&format!(", {} charged tasks in archives", report.archived));
+        }
         let seen = format!(
             "{} organisations, {} holds, {} entries{proved}",
             report.orgs, report.holds, report.entries

@@ -1,6 +1,7 @@
 //! The calls that the vendor's clients make.
 
 mod about;
+mod archived;
 mod bounds;
 mod callers;
 mod content;

@@ -1,5 +1,7 @@
 //! Holds and the life of a task.
 
+mod archived;
+mod archived_kills;
 mod audit;
 mod audit_open;
 mod audit_runs;

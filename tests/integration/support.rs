@@ -1,6 +1,7 @@
 //! What tests are made of: databases, gateways, vendors, networks, processes, and the audits at their ends.
 
 pub mod admin_client;
+pub mod aged;
 pub mod browser;
 pub mod cluster;
 pub mod company;

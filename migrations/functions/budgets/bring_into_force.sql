@@ -61,6 +61,15 @@ begin
             if v_holds <> '{}' then
                 perform follow_holds(p_org, v_window.level, v_window.period, v_window.starts_at, v_holds);
             else
+                if v_window.period = 'total' then
+                    -- What is in archives is counted at once. Nobody puts more there, or gives it back, before the place of the
+                    -- count is there to be seen.
+                    perform turn.only_one from archive_turn turn for share skip locked;
+                    if not found then return 'busy'; end if;
+                    insert into budget_count_sum (org_id, count_id, subject_id, charged)
+                    select p_org, v_window.count_id, unlisted.subject_id, unlisted.charged
+                    from archived_spending(p_org, v_window.level, v_window.subject_id) unlisted where unlisted.charged <> 0;
+                end if;
                 insert into budget_count_place (org_id, count_id, until_at, last_at, last_entry)
                 select p_org, v_window.count_id,
                        greatest(v_now, (select entry.created_at from entry where entry.org_id = p_org

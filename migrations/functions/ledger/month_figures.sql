@@ -21,7 +21,7 @@ begin
                 when 'WRITTEN_OFF' then written_off := written_off + 1;
                 else null;
             end case;
-        else
+        elsif v_line.part = 'entry' then
             entries := entries + 1;
             case v_line.state
                 when 'consume' then consumed := consumed + v_line.amount;

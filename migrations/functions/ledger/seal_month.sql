@@ -9,9 +9,13 @@ begin
         return null;
     end if;
     insert into month_seal (org_id, month, holds, settled, released, written_off, charged, entries, consumed, corrected, granted,
-                            chain_before, chain)
+                            labels, chain_before, chain)
     select p_org, v_next.month, sums.holds, sums.settled, sums.released, sums.written_off, sums.charged, sums.entries, sums.consumed,
-           sums.corrected, sums.granted, v_next.chain, sums.chain
+           sums.corrected, sums.granted,
+           (select count(*) from label where label.org_id = p_org
+                and label.hold_id >= first_id(v_next.month::timestamp at time zone 'UTC')
+                and label.hold_id < first_id((v_next.month + interval '1 month') at time zone 'UTC')),
+           v_next.chain, sums.chain
     from month_figures(p_org, v_next.month, v_next.chain) sums
     on conflict (org_id, month) do nothing;
     return v_next.month;

@@ -22,6 +22,7 @@ struct StatementPage {
     opening: Money,
     closing: Money,
     totals: Vec<(String, Number, Number)>,
+    archived: i64,
     lines: Vec<StatementLine>,
     csv: String,
     next: Option<String>,
@@ -43,6 +44,8 @@ struct Statement {
     time_zone: String,
     opening: i64,
     closing: i64,
+    #[serde(default)]
+    archived: i64,
     totals: Vec<Total>,
     items: Vec<Line>,
     next_cursor: Option<String>,
@@ -108,13 +111,19 @@ pub(in crate::console) async fn statement(visit: Visit) -> Outcome {
             .into_iter()
             .map(|total| (kind(&total.kind), Number(total.lines), Number(total.credits)))
             .collect(),
+        archived: found.archived,
         lines: found
             .items
             .into_iter()
             .map(|line| StatementLine {
                 at: When::new(zone, line.created_at),
                 kind: kind(&line.kind),
-                about: line.task_type.or(line.reason).unwrap_or_default(),
+                // Of a line for many clips the reason says how many.
+                about: match line.hold_id {
+                    Some(_) => line.task_type.or(line.reason),
+                    None => line.reason.or(line.task_type),
+                }
+                .unwrap_or_default(),
                 task: line.hold_id,
                 credits: Number(line.credits),
                 balance: Number(line.balance),

@@ -1,5 +1,9 @@
-//! A sealed month as files: what `hold` and `entry` have of it, a manifest, and the proof that the files have what was
+//! A sealed month as files: what `hold`, `entry` and `label` have of it, a manifest, and the proof that the files have what was
 //! sealed. The files are loaded into temporary tables, and sums and chains are computed from those. `docs/months.md` has the form.
+
+mod detach;
+
+pub use self::detach::Moved;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -22,11 +26,15 @@ use crate::strict;
 /// The name of the manifest in an archive's directory.
 const MANIFEST: &str = "manifest.json";
 /// The form of the files and of the manifest.
-const FORM: u32 = 1;
-/// The tables of an archive, each with the column that says to which month a row belongs.
+const FORM: u32 = 2;
+/// The tables of an archive, each with the column that says to which month a row belongs, and the order of its rows.
 ///
 /// Content is not among them: it is erased in its own time, and must not live on in files.
-const TABLES: [(&str, &str); 2] = [("hold", "hold_id"), ("entry", "entry_id")];
+const TABLES: [(&str, &str, &str); 3] = [
+    ("hold", "hold_id", "hold_id, org_id"),
+    ("entry", "entry_id", "entry_id, org_id"),
+    ("label", "hold_id", "hold_id, org_id, name collate \"C\""),
+];
 
 /// What an archive's directory contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,18 +86,22 @@ pub struct SealedMonth {
     pub orgs: i64,
     pub holds: i64,
     pub entries: i64,
+    /// Charged tasks of it that are in an archive and not in the database.
+    pub archived: i64,
 }
 
 impl Database {
     /// The months of which at least one organisation's is sealed, oldest first.
     pub async fn sealed_months(&self) -> Result<Vec<SealedMonth>, StoreError> {
         let months = sqlx::query_as(
-            "select s.month, count(*) as orgs, sum(s.holds)::bigint as holds, sum(s.entries)::bigint as entries \
+            "select s.month, count(*) as orgs, sum(s.holds)::bigint as holds, sum(s.entries)::bigint as entries, \
+               coalesce((select sum(a.tasks) from archived_charge a where a.month = s.month), 0)::bigint as archived \
              from month_seal s group by s.month order by s.month",
         );
-        let months: Vec<(time::Date, i64, i64, i64)> = months.fetch_all(self.pool()).await?;
-        let months = months.into_iter();
-        Ok(months.map(|(month, orgs, holds, entries)| SealedMonth { month, orgs, holds, entries }).collect())
+        let months: Vec<(time::Date, i64, i64, i64, i64)> = months.fetch_all(self.pool()).await?;
+        let sealed =
+            |(month, orgs, holds, entries, archived)| SealedMonth { month, orgs, holds, entries, archived };
+        Ok(months.into_iter().map(sealed).collect())
     }
 
     /// Writes a month into a new directory, and proves that the files have what was sealed. The manifest is written last: without
@@ -97,51 +109,81 @@ impl Database {
     pub async fn archive_month(&self, month: Month, directory: &Path) -> Result<Manifest, StoreError> {
         let mut connection = self.connection_for_long_work("tollgate-archive", Deadline::INVARIANT).await?;
         let seals = sealed(&mut connection, month).await?;
+        if self.is_archived(month).await? {
+            let what = format!("{month} is archived: its charged tasks are in the files that they left for");
+            return Err(StoreError::Conflict(what));
+        }
         fs::create_dir(directory).map_err(|error| unwritable(directory, &error))?;
         connection.execute("begin isolation level repeatable read read only").await?;
         let mut files = Vec::new();
-        for (table, key) in TABLES {
-            files.push(export(&mut connection, month, table, key, directory).await?);
+        for table in TABLES {
+            files.push(export(&mut connection, month, table, directory).await?);
         }
         connection.execute("commit").await?;
         let schema: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations")
             .fetch_one(&mut connection)
             .await?;
         let manifest = Manifest { form: FORM, month: month.to_string(), schema, files, seals };
-        try_in(&mut connection, month, directory, &manifest).await?;
+        connection.execute("begin").await?;
+        try_in(&mut connection, directory, &manifest).await?;
+        prove(&mut connection, month, &manifest.seals).await?;
+        connection.execute("rollback").await?;
         connection.close().await?;
         let text = serde_json::to_string_pretty(&manifest)
             .map_err(|error| StoreError::Invalid(format!("the manifest cannot be written: {error}")))?;
         write_synced(&directory.join(MANIFEST), text.as_bytes())?;
+        sync(directory)?;
         Ok(manifest)
     }
 
     /// Proves that the files of an archive are those of its manifest, and that they have what this database sealed.
     pub async fn verify_archive(&self, directory: &Path) -> Result<Manifest, StoreError> {
+        let archive = Archive::read(directory)?;
+        let mut connection = self.connection_for_long_work("tollgate-archive", Deadline::INVARIANT).await?;
+        connection.execute("begin").await?;
+        archive.load_proved(&mut connection).await?;
+        connection.execute("rollback").await?;
+        connection.close().await?;
+        Ok(archive.manifest)
+    }
+}
+
+/// An archive whose manifest has been read.
+struct Archive<'a> {
+    directory: &'a Path,
+    month: Month,
+    manifest: Manifest,
+    /// SHA-256 of the manifest, in hexadecimal digits.
+    digest: String,
+}
+
+impl<'a> Archive<'a> {
+    fn read(directory: &'a Path) -> Result<Self, StoreError> {
         let path = directory.join(MANIFEST);
         let text = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
         let manifest: Manifest = strict::read_json(&text)
             .map_err(|error| StoreError::Invalid(format!("{}: {error}", path.display())))?;
-        if manifest.form != FORM {
-            return Err(StoreError::Invalid(format!(
-                "{}: its form {} is not known",
-                path.display(),
-                manifest.form
-            )));
+        let (form, named) = (manifest.form, &manifest.month);
+        if form != FORM {
+            return Err(StoreError::Invalid(format!("{}: its form {form} is not known", path.display())));
         }
-        let month: Month = manifest.month.parse().map_err(|_| {
-            StoreError::Invalid(format!("{}: '{}' is no month", path.display(), manifest.month))
-        })?;
-        let mut connection = self.connection_for_long_work("tollgate-archive", Deadline::INVARIANT).await?;
-        if sealed(&mut connection, month).await? != manifest.seals {
+        let month = named
+            .parse()
+            .map_err(|_| StoreError::Invalid(format!("{}: '{named}' is no month", path.display())))?;
+        Ok(Self { directory, month, manifest, digest: hex(&Sha256::digest(&text)) })
+    }
+
+    /// Loads the files into temporary tables, in the transaction that the connection is in, and proves that they are those of the
+    /// manifest and have what this database sealed.
+    async fn load_proved(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        if sealed(connection, self.month).await? != self.manifest.seals {
             return Err(StoreError::Conflict(format!(
                 "what {} says of the seals is not what this database has",
-                path.display()
+                self.directory.join(MANIFEST).display()
             )));
         }
-        try_in(&mut connection, month, directory, &manifest).await?;
-        connection.close().await?;
-        Ok(manifest)
+        try_in(connection, self.directory, &self.manifest).await?;
+        prove(connection, self.month, &self.manifest.seals).await
     }
 }
 
@@ -193,8 +235,7 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<Strin
 async fn export(
     connection: &mut PgConnection,
     month: Month,
-    table: &str,
-    key: &str,
+    (table, key, order): (&str, &str, &str),
     directory: &Path,
 ) -> Result<ArchivedTable, StoreError> {
     let columns = columns(connection, table).await?;
@@ -205,7 +246,7 @@ async fn export(
     .fetch_one(&mut *connection)
     .await?;
     let statement = format!(
-        "copy (select {} from {table} where {key} >= '{first}' and {key} < '{last}' order by {key}) to stdout",
+        "copy (select {} from {table} where {key} >= '{first}' and {key} < '{last}' order by {order}) to stdout",
         columns.join(", ")
     );
     let name = format!("{table}.copy");
@@ -232,23 +273,22 @@ async fn export(
     })
 }
 
-/// Loads the files into temporary tables, and computes sums and chains from them. The connection's own tables go before those of the
-/// ledger: the functions read them.
+/// Loads the files into temporary tables, in the transaction that the connection is in. A column that a later migration added has its
+/// default there.
 async fn try_in(
     connection: &mut PgConnection,
-    month: Month,
     directory: &Path,
     manifest: &Manifest,
 ) -> Result<(), StoreError> {
-    connection.execute("begin").await?;
-    for (table, _) in TABLES {
+    for (table, _, _) in TABLES {
         let files: Vec<&ArchivedTable> = manifest.files.iter().filter(|file| file.table == table).collect();
         let [listed] = files[..] else {
             return Err(StoreError::Invalid(format!(
                 "the manifest does not have exactly one file of {table}"
             )));
         };
-        if listed.columns != columns(connection, table).await? || listed.file.contains(['/', '\\']) {
+        let known = columns(connection, table).await?;
+        if listed.columns.iter().any(|column| !known.contains(column)) || listed.file.contains(['/', '\\']) {
             return Err(StoreError::Invalid(format!("{table} has other columns than this database")));
         }
         let temporary =
@@ -256,7 +296,17 @@ async fn try_in(
         connection.execute(AssertSqlSafe(temporary)).await?;
         load(connection, listed, &directory.join(&listed.file)).await?;
     }
-    for seal in &manifest.seals {
+    Ok(())
+}
+
+/// Computes sums and chains of a month, and compares them with its seals. The connection's own tables go before those of the ledger:
+/// if it has loaded files, it is those that are proved.
+async fn prove(
+    connection: &mut PgConnection,
+    month: Month,
+    seals: &[ArchivedSeal],
+) -> Result<(), StoreError> {
+    for seal in seals {
         let same: bool = sqlx::query_scalar(
             "select (f.holds, f.entries, f.consumed, f.corrected, f.granted, encode(f.chain, 'hex')) = ($4, $5, $6, $7, $8, $9) \
              from month_figures($1, $2, decode($3, 'hex')) f",
@@ -273,11 +323,10 @@ async fn try_in(
         .fetch_one(&mut *connection)
         .await?;
         if !same {
-            let what = format!("the files do not have what was sealed of org {} in {month}", seal.org);
+            let what = format!("the rows are not what was sealed of org {} in {month}", seal.org);
             return Err(StoreError::Conflict(what));
         }
     }
-    connection.execute("rollback").await?;
     Ok(())
 }
 
@@ -322,6 +371,11 @@ fn write_synced(path: &PathBuf, text: &[u8]) -> Result<(), StoreError> {
         file.sync_all()
     });
     written.map_err(|error| unwritable(path, &error))
+}
+
+/// Makes sure that a file, or what a directory lists, is on the disk.
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| unreadable(path, &error))
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> StoreError {

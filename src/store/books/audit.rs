@@ -1,18 +1,20 @@
-//! The invariants of the ledger as SQL, proved in one snapshot of a running system.
+//! The invariants of the ledger as SQL, each proved in a snapshot of a running system.
 
+mod archived;
+mod auditor;
 mod open;
 mod periodic;
 mod seals;
 
 pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{Connection, FromRow, PgConnection, Postgres, Row};
+use std::collections::BTreeMap;
 
+use sqlx::{FromRow, Row};
+
+use self::auditor::{Auditor, Round};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::db::session::Deadline;
 
 /// A row that breaks an invariant, or old work that deserves a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct Finding {
 }
 
 /// The most rows of one check that are told; the others are counted.
-const MOST_TOLD: i64 = 100;
+const MOST_TOLD: usize = 100;
 
 /// What an audit found.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,8 @@ pub struct AuditReport {
     pub orgs: i64,
     pub holds: i64,
     pub entries: i64,
+    /// Charged tasks that are in archives of former months.
+    pub archived: i64,
 }
 
 /// Name and query of each invariant. The query returns no row while the invariant holds; each row is a breach, and its
@@ -63,7 +67,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         "granted and consumed = sums of entries",
         "select format('org %s: granted %s, entries %s; consumed %s, entries %s', org_id, b.granted, coalesce(e.g, 0), b.consumed, coalesce(e.c, 0)) \
       from org_balance b full join (select org_id, sum(amount) filter (where kind not in ('consume','correct')) as g, \
-      -sum(amount) filter (where kind in ('consume','correct')) as c from entry group by 1) e using (org_id) \
+      -sum(amount) filter (where kind in ('consume','correct')) as c from booked group by 1) e using (org_id) \
       where coalesce(b.granted, 0) <> coalesce(e.g, 0) or coalesce(b.consumed, 0) <> coalesce(e.c, 0)",
     ),
     (
@@ -145,15 +149,16 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "a window of a budget counts the tasks that list it",
-        "select format('org %s window %s: held %s, open holds %s; used %s, charges %s and %s from before', w.org_id, w.window_id, \
-      w.held, coalesce(h.held, 0), w.used, coalesce(h.used, 0), w.opening) \
-      from budget_window w left join (select h.org_id, n.window_id, \
+        "select format('org %s window %s: held %s, open holds %s; used %s, charges %s, %s archived and %s from before', w.org_id, w.window_id, \
+      w.held, coalesce(h.held, 0), w.used, coalesce(h.used, 0), coalesce(a.used, 0), w.opening) \
+      from budget_window w left join (select org_id, window_id, sum(charged) as used from archived_window group by 1, 2) a \
+      on a.org_id = w.org_id and a.window_id = w.window_id left join (select h.org_id, n.window_id, \
       sum(h.amount) filter (where h.state in ('HELD','RUNNING','IN_DOUBT')) as held, \
       sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as used \
       from task h cross join lateral unnest(h.windows) n(window_id) left join (select org_id, hold_id, sum(amount) as amount \
       from entry where kind = 'correct' group by 1, 2) c on c.org_id = h.org_id and c.hold_id = h.hold_id \
       group by 1, 2) h on h.org_id = w.org_id and h.window_id = w.window_id \
-      where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + w.opening",
+      where w.held <> coalesce(h.held, 0) or w.used <> coalesce(h.used, 0) + coalesce(a.used, 0) + w.opening",
     ),
     (
         "an open window of a budget in force misses no task",
@@ -163,7 +168,7 @@ const INVARIANTS: &[(&str, &str)] = &[
       from org_balance b join org o using (org_id) join budget u on u.org_id = b.org_id or u.org_id is null \
       where not exists (select from budget_count c where c.org_id = b.org_id and c.budget_id = u.budget_id and c.coming \
       and coalesce(c.ends_at, 'infinity') > now()) group by b.org_id, o.time_zone, u.level, u.period), \
-      missed as (select k.org_id, k.level, k.period, k.starts_at, s.subject_id, \
+      known as (select k.org_id, k.level, k.period, k.starts_at, s.subject_id, \
       count(*) filter (where h.state in ('HELD','RUNNING','IN_DOUBT') or h.late = 'open') as open, \
       sum(coalesce(h.charged, 0) - coalesce(c.amount, 0)) as charged \
       from kind k join task h on h.org_id = k.org_id and h.created_at >= k.starts_at and h.created_at < k.ends_at \
@@ -173,7 +178,10 @@ const INVARIANTS: &[(&str, &str)] = &[
       left join budget_window w on w.org_id = k.org_id and w.level = k.level and w.period = k.period \
       and w.starts_at = k.starts_at and w.subject_id = s.subject_id \
       where s.subject_id is not null and (k.each or s.subject_id = any (k.own)) \
-      and not coalesce(w.window_id = any (h.windows), false) group by 1, 2, 3, 4, 5), \
+      and not coalesce(w.window_id = any (h.windows), false) group by 1, 2, 3, 4, 5 \
+      union all select k.org_id, k.level, k.period, k.starts_at, s.subject_id, 0, s.charged from kind k \
+      cross join lateral archived_spending(k.org_id, k.level, null) s where k.period = 'total' and (k.each or s.subject_id = any (k.own))), \
+      missed as (select org_id, level, period, starts_at, subject_id, sum(open) as open, sum(charged) as charged from known group by 1, 2, 3, 4, 5), \
       opened as (select w.org_id, w.level, w.period, w.starts_at, w.subject_id, w.opening from kind k \
       join budget_window w using (org_id, level, period, starts_at) where k.each or w.subject_id = any (k.own)) \
       select format('org %s, %s %s, %s since %s: %s open holds and charges of %s not listed, %s counted', org_id, level, subject_id, \
@@ -211,10 +219,10 @@ const INVARIANTS: &[(&str, &str)] = &[
       key_id, task_type, u.tasks, u.charged, u.corrected, e.tasks, e.charged, e.corrected) from usage_day u full join ( \
       select e.org_id, (e.created_at at time zone 'UTC')::date as day, coalesce(e.user_id, v.none) as user_id, \
       coalesce(e.team_id, v.none) as team_id, coalesce(e.key_id, v.none) as key_id, \
-      e.task_type, count(*) filter (where e.kind = 'consume') as tasks, \
+      e.task_type, coalesce(sum(e.lines) filter (where e.kind = 'consume'), 0) as tasks, \
       coalesce(-sum(e.amount) filter (where e.kind = 'consume'), 0) as charged, \
       coalesce(-sum(e.amount) filter (where e.kind = 'correct'), 0) as corrected \
-      from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), entry e \
+      from (values ('00000000-0000-0000-0000-000000000000'::uuid)) v(none), booked e \
       where e.kind in ('consume', 'correct') group by 1, 2, 3, 4, 5, 6) e using (org_id, day, user_id, team_id, key_id, task_type) \
       where (u.tasks, u.charged, u.corrected) is distinct from (e.tasks, e.charged, e.corrected)",
     ),
@@ -280,13 +288,7 @@ const INVARIANTS: &[(&str, &str)] = &[
       or o.reopened <> (h.state is not null) or (o.account, o.backend) is distinct from \
       (case when o.hold_id is not null then h.account end, case when o.hold_id is not null then h.backend end)",
     ),
-    (
-        "the vendor's id of a task is known once",
-        "select format('org %s hold %s: %s of %s', coalesce(t.org_id, v.org_id), coalesce(t.hold_id, v.hold_id), \
-      coalesce(t.upstream_task, v.upstream_task), coalesce(t.account, v.account)) \
-      from (select org_id, hold_id, upstream_task, account from task where upstream_task is not null) t \
-      full join vendor_task v using (org_id, hold_id, upstream_task, account) where t.hold_id is null or v.hold_id is null",
-    ),
+    archived::VENDOR,
     (
         "tasks that nobody paid for, and those that drifted, are listed",
         "select format('org %s hold %s: %s, drift %s', coalesce(h.org_id, u.org_id, d.org_id), coalesce(h.hold_id, u.hold_id, d.hold_id), \
@@ -342,6 +344,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     seals::HOLDS,
     seals::LOTS,
     seals::LOGGED,
+    archived::MONTHS,
 ];
 
 const NAMES: [&str; INVARIANTS.len()] = {
@@ -372,76 +375,49 @@ const WARNINGS: &[(&str, &str)] = &[
     ),
 ];
 
-/// The connection of an audit. Not only the server ends a statement that takes too long: the server, or the network, may
-/// fall silent.
-struct Auditor(PgConnection);
-
-impl Auditor {
-    /// Begins a read-only transaction that sees only what is committed now. The server uses no parallel workers for it,
-    /// so that the audit does not slow others down.
-    async fn begin(database: &Database) -> Result<Self, StoreError> {
-        let mut auditor = Self::connect(database).await?;
-        auditor.snapshot().await?;
-        Ok(auditor)
-    }
-
-    async fn connect(database: &Database) -> Result<Self, StoreError> {
-        let connection = database.connection_for_long_work("tollgate-audit", Deadline::INVARIANT).await?;
-        let mut auditor = Self(connection);
-        auditor.rows(sqlx::query("set max_parallel_workers_per_gather = 0")).await?;
-        Ok(auditor)
-    }
-
-    async fn snapshot(&mut self) -> Result<(), StoreError> {
-        self.rows(sqlx::query("begin isolation level repeatable read read only")).await.map(drop)
-    }
-
-    async fn rows(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
-        let rows = query.fetch_all(&mut self.0);
-        let rows = tokio::time::timeout(Deadline::INVARIANT.patience(), rows).await;
-        rows.map_err(|_| StoreError::Timeout)?.map_err(Into::into)
-    }
-
-    async fn end(mut self) -> Result<(), StoreError> {
-        self.rows(sqlx::query("rollback")).await?;
-        drop(tokio::time::timeout(Deadline::QUERY.patience(), self.0.close()).await);
-        Ok(())
-    }
-}
-
 impl Database {
-    /// Checks every invariant in one snapshot. Safe on a running system; reads the whole ledger.
+    /// Checks every invariant, of an organisation or some small ones at a time. Safe on a running system; reads the whole ledger.
     pub async fn audit(&self) -> Result<AuditReport, StoreError> {
-        let mut auditor = Auditor::begin(self).await?;
-        let mut report = AuditReport::default();
-        for (checks, findings) in [(INVARIANTS, &mut report.breaches), (WARNINGS, &mut report.warnings)] {
-            for &(check, sql) in checks {
+        let (mut auditor, mut rounds) = Auditor::of_the_whole(self).await?;
+        let warnings = WARNINGS.iter().map(|&(check, sql)| (check, sql.to_owned())).collect();
+        rounds.push(Round::of_all(warnings));
+        // How many rows were found, and those that are told.
+        let mut found: BTreeMap<&'static str, (i64, Vec<Finding>)> = BTreeMap::new();
+        for round in rounds {
+            auditor.turn_to(&round).await?;
+            for (check, sql) in &round.checks {
                 // A broken ledger may have millions of rows to report: all are counted, and some are told.
                 let some = sqlx::query(sqlx::AssertSqlSafe(format!(
                     "with found (detail) as materialized ({sql}) \
                      select detail, (select count(*) from found) from found limit {MOST_TOLD}"
                 )));
                 let rows = auditor.rows(some).await?;
-                let told = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-                let mut found = told;
-                for row in rows {
-                    found = row.try_get(1)?;
-                    findings.push(Finding { check, detail: row.try_get(0)? });
-                }
-                if found > told {
-                    findings.push(Finding {
-                        check,
-                        detail: format!("and {} more rows of all organisations", found - told),
-                    });
+                let Some(first) = rows.first() else { continue };
+                let (count, told) = found.entry(check).or_default();
+                *count = count.saturating_add(first.try_get(1)?);
+                for row in rows.iter().take(MOST_TOLD.saturating_sub(told.len())) {
+                    told.push(Finding { check, detail: row.try_get(0)? });
                 }
             }
         }
-        let counts =
-            "select (select count(*) from org), (select count(*) from task), (select count(*) from entry)";
+        let mut report = AuditReport::default();
+        let mut findings = |check: &'static str| {
+            let (count, mut told) = found.remove(check).unwrap_or_default();
+            let untold = count.saturating_sub(i64::try_from(told.len()).unwrap_or(i64::MAX));
+            if untold > 0 {
+                told.push(Finding { check, detail: format!("and {untold} more rows of all organisations") });
+            }
+            told
+        };
+        report.breaches = INVARIANTS.iter().flat_map(|(check, _)| findings(check)).collect();
+        report.warnings = WARNINGS.iter().flat_map(|(check, _)| findings(check)).collect();
+        let counts = "select (select count(*) from org), (select count(*) from task), (select count(*) from entry), \
+            (select coalesce(sum(tasks), 0)::bigint from archived_charge)";
         for row in auditor.rows(sqlx::query(counts)).await? {
-            (report.orgs, report.holds, report.entries) = <(i64, i64, i64)>::from_row(&row)?;
+            (report.orgs, report.holds, report.entries, report.archived) =
+                <(i64, i64, i64, i64)>::from_row(&row)?;
         }
-        auditor.end().await?;
+        auditor.end().await;
         Ok(report)
     }
 }

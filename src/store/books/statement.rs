@@ -89,7 +89,11 @@ pub struct Statement {
     pub opening: Credits,
     /// What the organisation had when the month ended; in the current month: what it has now.
     pub closing: Credits,
+    /// Entries of the month, those in an archive included.
     pub lines: i64,
+    /// Charges among them that are in an archive. In place of them there is a line for what each key was charged on a day for tasks
+    /// of a type.
+    pub archived: i64,
     /// Sums by kind of entry; a kind without entries is omitted.
     pub totals: Vec<Total>,
     /// In the current month: the part of the closing balance that is available; null: the month is over.
@@ -128,16 +132,17 @@ impl Database {
              ) \
              select m.*, now() < m.starts_at as unborn, now() < m.ends_at as goes_on, b.available, b.held, t.*, \
                     l.created_at as last_at, l.entry_id as last_entry, \
-                    b.granted - b.consumed - coalesce((select sum(e.amount) from entry e \
+                    b.granted - b.consumed - coalesce((select sum(e.amount) from booked e \
                         where e.org_id = m.org_id and e.created_at >= m.starts_at), 0)::bigint as opening \
              from m join org_balance b on b.org_id = m.org_id cross join lateral ( \
                  select coalesce(array_agg(k.kind order by k.kind), '{}') as kinds, \
                         coalesce(array_agg(k.lines order by k.kind), '{}') as lines, \
-                        coalesce(array_agg(k.credits order by k.kind), '{}') as credits \
-                 from (select e.kind, count(*) as lines, sum(e.amount)::bigint as credits from entry e \
+                        coalesce(array_agg(k.credits order by k.kind), '{}') as credits, coalesce(sum(k.archived), 0)::bigint as archived \
+                 from (select e.kind, sum(e.lines)::bigint as lines, sum(e.amount)::bigint as credits, \
+                       sum(e.lines) filter (where e.kind = 'consume' and e.hold_id is null) as archived from booked e \
                        where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
                        group by e.kind) k) t left join lateral ( \
-                 select e.created_at, e.entry_id from entry e \
+                 select e.created_at, e.entry_id from booked e \
                  where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
                  order by e.created_at desc, e.entry_id desc limit 1) l on true",
         )
@@ -167,6 +172,7 @@ impl Database {
             opening,
             closing: closing.ok_or(StoreError::Corrupt("the sum of a statement".into()))?,
             lines: lines.iter().sum(),
+            archived: row.try_get("archived")?,
             totals,
             available: now("available")?,
             held: now("held")?,
@@ -189,11 +195,11 @@ impl Database {
     ) -> Result<Vec<Line>, StoreError> {
         let Some(last) = of.last else { return Ok(Vec::new()) };
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from entry r \
+            "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from booked r \
                  where r.org_id = $1 and r.created_at >= $2 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
                  from org_balance b where b.org_id = $1)) + e.so_far)::bigint as balance \
              from (select e.*, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
-                   from (select {STORED} from entry e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
+                   from (select {STORED} from booked e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
                          and (e.created_at, e.entry_id) > (coalesce($6, '-infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
                          order by e.created_at, e.entry_id limit $4) e) e {TABLES} order by e.created_at, e.entry_id"
         )))

@@ -143,6 +143,9 @@ impl Database {
         // the others, because it leads the index.
         let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
         let by_label = by.contains(&UsageBy::Label);
+        if by_label {
+            self.refuse_archived(filter).await?;
+        }
         let source = if by_label { BY_LABEL } else { "usage_day" };
         let mut query = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
@@ -166,6 +169,23 @@ impl Database {
         }
         let rows = query.fetch_all(self.pool()).await?;
         rows.iter().map(|row| usage(row, by)).collect()
+    }
+
+    /// Labels leave with their months: sums by them would be too small without a word.
+    async fn refuse_archived(&self, filter: &UsageFilter) -> Result<(), StoreError> {
+        let archived: Option<String> = sqlx::query_scalar(
+            "select left(max(a.month)::text, 7) from archived_charge a where a.org_id = $1 \
+             and a.created_at >= $2::date::timestamp at time zone 'UTC' and a.created_at < ($3::date + 1)::timestamp at time zone 'UTC'",
+        )
+        .bind(filter.org.map(OrgId::as_uuid))
+        .bind(filter.from)
+        .bind(filter.to)
+        .fetch_one(self.pool())
+        .await?;
+        archived.map_or(Ok(()), |month| {
+            let what = "usage by a label begins later: its tasks and their labels are in an archive";
+            Err(StoreError::Invalid(format!("{month} is archived, and {what}")))
+        })
     }
 }
 

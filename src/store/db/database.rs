@@ -140,7 +140,7 @@ impl Database {
 
     /// The same with all the rights of the user in the database's URL, for what a gateway must not do: migrating, and
     /// examining what that user may.
-    pub(super) async fn connection_of_login(
+    pub(in crate::store) async fn connection_of_login(
         &self,
         name: &str,
         deadline: Deadline,

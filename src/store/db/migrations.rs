@@ -44,6 +44,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0027_open_audits",
     "0028_labels",
     "0029_deleted_balances",
+    "0030_archived_months",
 ];
 
 /// All migrations, ordered by version.

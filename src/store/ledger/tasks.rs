@@ -336,7 +336,50 @@ impl Database {
         .bind(upstream_task)
         .fetch_optional(self.pool())
         .await?;
-        row.as_ref().map(task).transpose()
+        match row {
+            Some(row) => task(&row).map(Some),
+            None => self.archived_task(org, upstream_task).await,
+        }
+    }
+
+    /// A task whose month is in an archive: that it succeeded and what it cost is all that is known of it here.
+    async fn archived_task(&self, org: OrgId, upstream_task: &str) -> Result<Option<Task>, StoreError> {
+        let row: Option<(Uuid, i64, String, OffsetDateTime, f64)> = sqlx::query_as(
+            "select v.hold_id, v.charged, v.account, made.at, extract(epoch from clock_timestamp() - made.at)::float8 \
+             from vendor_task v cross join lateral (select to_timestamp(('x' || left(replace(v.hold_id::text, '-', ''), 12))::bit(48)::bigint \
+               / 1000.0) as at) made \
+             where v.upstream_task = $2 and v.org_id = $1 and v.charged is not null order by v.hold_id limit 1",
+        )
+        .bind(org.as_uuid())
+        .bind(upstream_task)
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(row.map(|(hold, charged, account, created_at, age)| Task {
+            hold: HoldId::from_uuid(hold),
+            org,
+            user: UserId::from_uuid(Uuid::nil()),
+            key: None,
+            state: State::Settled,
+            late: None,
+            amount: Credits::new(charged),
+            list_price: Credits::new(charged),
+            factor: PriceFactor::LIST,
+            task_type: "".into(),
+            backend: "".into(),
+            account: account.into(),
+            upstream_task: Some(upstream_task.into()),
+            raw_consumed: None,
+            charged: Some(Credits::new(charged)),
+            reason: None,
+            labels: Labels::default(),
+            data: None,
+            keeps_content: false,
+            created_at,
+            ended_at: Some(created_at),
+            age: Duration::try_from_secs_f64(age).unwrap_or_default(),
+            polls: 0,
+            stated: None,
+        }))
     }
 
     /// The newest tasks of `org` that match `filter`, without their `data`. Reads about as many rows as it returns, however

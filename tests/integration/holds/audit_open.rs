@@ -6,6 +6,7 @@ use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 use tollgate::ids::{GatewayId, HoldId};
 
+use crate::support::aged::{aged, by_hand};
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{
     HOUR, doubt, fail, funded, grant, late_run, late_settle, ledger, new_hold, refuse, run, settle, write_off,
@@ -23,49 +24,6 @@ const CHAIN: &str =
 const HOLD: &str = "a hold is as it was made, in price, factor, account and windows";
 const OPEN: &str = "a task goes on while it is open, and no longer";
 const COUNTERS: &str = "open tasks and tasks in doubt are counted";
-
-/// Past the triggers, as nothing of ours does.
-async fn by_hand(db: &TestDatabase, statement: &str) {
-    let sql = format!("begin; set local session_replication_role = replica; {statement}; commit");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db.pool()).await.unwrap();
-}
-
-/// Makes all that was booked sixty days older.
-async fn aged(db: &TestDatabase) {
-    let older =
-        |table: &str, column: &str| format!("update {table} set {column} = pg_temp.older({column}); ");
-    let ids: String = [
-        ("correction", "hold_id"),
-        ("correction", "entry_id"),
-        ("hold", "hold_id"),
-        ("vendor_task", "hold_id"),
-        ("unpaid_task", "hold_id"),
-        ("drifted_task", "hold_id"),
-        ("platform_loss", "hold_id"),
-        ("idempotency", "hold_id"),
-    ]
-    .map(|(table, column)| older(table, column))
-    .concat();
-    by_hand(
-        db,
-        &format!(
-            "create function pg_temp.older(id uuid) returns uuid language sql as $$ \
-               select overlay(id::text placing left(uuid_v7(to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint \
-                 / 1000.0) - interval '60 days')::text, 13) from 1 for 13)::uuid $$; {ids} \
-             update entry set entry_id = pg_temp.older(entry_id), hold_id = pg_temp.older(hold_id); \
-             update audit_log set target_id = pg_temp.older(target_id::uuid)::text, \
-               after = after || jsonb_build_object('entry_id', pg_temp.older(target_id::uuid)) where target_kind = 'entry'; \
-             update hold set created_at = created_at - interval '60 days'; \
-             update entry set created_at = created_at - interval '60 days'; \
-             update usage_day set day = day - 60; \
-             update hold set seal = hold_seal(org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, \
-               balance_after, overdraft, windows, budget_after, task_type, backend, account, owner, fingerprint, idem_key); \
-             update entry set seal = entry_seal(org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, \
-               task_type, reason, external_ref, related_entry, actor, created_at, place, balance_after)"
-        ),
-    )
-    .await;
-}
 
 /// The checks that an audit of a gateway finds broken. `whole`: as if none of the whole had been made.
 async fn found(db: &TestDatabase, whole: bool) -> Vec<&'static str> {
@@ -99,7 +57,7 @@ async fn what_is_new_or_open_is_audited_and_sealed_months_are_taken_for_their_se
         }
         std::mem::forget(guard);
     }
-    aged(&db).await;
+    aged(&db, 60).await;
     assert_eq!(found(&db, true).await, [""; 0]);
     assert_eq!(found(&db, false).await, [""; 0], "no month is sealed: the whole");
     assert_eq!(db.database().seal_months(Duration::from_secs(60)).await.unwrap(), 1);
@@ -154,4 +112,49 @@ async fn what_is_new_or_open_is_audited_and_sealed_months_are_taken_for_their_se
         expected.sort_unstable();
         assert_eq!(found, expected, "{statement}");
     }
+}
+
+/// Rows of an organisation are found wherever its id stands: before, between and behind those that there are, each with a turn of
+/// its own.
+#[tokio::test]
+async fn every_organisation_has_its_turn_also_those_that_are_none() {
+    let mut db = TestDatabase::new().await;
+    db.expect_broken();
+    let orgs = [funded(&db, 10).await, funded(&db, 20).await, funded(&db, 30).await];
+    assert_eq!(db.database().audit().await.unwrap().breaches, []);
+    let strays = ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-fffffffffffe"];
+    by_hand(&db, "update org_balance set entries = 200000").await;
+    for stray in strays {
+        let made = format!(
+            "insert into entry (org_id, entry_id, kind, amount, created_at) values ('{stray}', gen_random_uuid(), 'grant', 1, now())"
+        );
+        by_hand(&db, &made).await;
+    }
+    let breaches = db.database().audit().await.unwrap().breaches;
+    let told = |check: &str| breaches.iter().filter(|breach| breach.check == check).count();
+    assert_eq!(told(ENTRIES), 2, "{breaches:?}");
+    assert_eq!(told(CHAIN), 5, "{breaches:?}");
+    for id in orgs.map(|org| org.as_uuid().to_string()).iter().map(String::as_str).chain(strays) {
+        assert!(breaches.iter().any(|breach| breach.detail.contains(id)), "{id}: {breaches:?}");
+    }
+    let mut gateway = found(&db, true).await;
+    gateway.retain(|check| [ENTRIES, CHAIN].contains(check));
+    assert_eq!(gateway, [ENTRIES, CHAIN]);
+}
+
+/// Where the role of gateways may make no views, each check is made at once for all.
+#[tokio::test]
+async fn without_views_of_its_own_the_audit_finds_the_same() {
+    let mut db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 1_000).await);
+    let mut guard = grant(&ledger, new_hold(org, 100)).await;
+    guard.step(run(HoldId::generate())).await.unwrap();
+    guard.step(settle(90)).await.unwrap();
+    ledger.shut_down().await;
+    let forbid = "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$";
+    sqlx::raw_sql(forbid).execute(db.pool()).await.unwrap();
+    assert_eq!(found(&db, true).await, [""; 0]);
+    db.expect_broken();
+    by_hand(&db, "update org_balance set held = held + 1, available = available - 1").await;
+    assert_eq!(found(&db, true).await, [HELD]);
 }

@@ -186,10 +186,15 @@ impl Process {
     }
 
     /// Its exit code; no signal may have ended it.
-    pub async fn ended(mut self) -> i32 {
+    pub async fn ended(self) -> i32 {
+        self.gone().await.unwrap()
+    }
+
+    /// Its exit code; none if a signal has ended it.
+    pub async fn gone(mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap();
         leaks::assert_none();
-        ended.unwrap().code().unwrap()
+        ended.unwrap().code()
     }
 }
 

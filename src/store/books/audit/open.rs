@@ -1,12 +1,13 @@
 //! The part of the audit that looks at what is new or open: everything that is not in a sealed month. It takes the rows of sealed
 //! months for what their seals say, and so takes no longer the more history there is.
 //!
-//! Its checks are those of the whole audit. They name tables without a schema, and before the snapshot begins, views of the connection's
+//! Its checks are those of the whole audit. They name tables without a schema, and before the first of them views of the connection's
 //! own are put before those tables: each has only the rows of ids since the oldest month in which something is not sealed.
 
 use sqlx::Row;
 
-use super::{Auditor, INVARIANTS, seals};
+use super::auditor::{Auditor, Round};
+use super::{INVARIANTS, archived, seals};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 
@@ -22,6 +23,7 @@ const WHOLE: &[&str] = &[
     "what an organisation has = credits that do not run out + what is left of those that do + what is not attributed",
     seals::HISTORY.0,
     seals::LOGGED.0,
+    archived::MONTHS.0,
 ];
 
 /// What takes the place of checks that add up all rows; `{month}` is the oldest month that is not sealed.
@@ -84,47 +86,39 @@ const OPEN: &str = "\
     where exists (select from month_seal s where s.month < o.month) \
     and has_database_privilege(current_database(), 'TEMP')";
 
-const COLUMNS: &str = "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute \
-    where attrelid = to_regclass($1) and attnum > 0 and not attisdropped";
-
-/// Tables, and the column by which a view has only some of their rows.
-const NARROWED: [(&str, &str); 7] = [
-    ("hold", "hold_id"),
-    ("entry", "entry_id"),
-    ("task", "hold_id"),
-    ("platform_loss", "hold_id"),
-    ("vendor_task", "hold_id"),
-    ("unpaid_task", "hold_id"),
-    ("drifted_task", "hold_id"),
+/// Tables of which a view has only the rows of ids since `{first}`, or none of what is sealed and may be in an archive.
+const NARROWED: [(&str, &str); 8] = [
+    ("archived_charge", "month >= '{month}'"),
+    ("hold", "hold_id >= '{first}'"),
+    ("entry", "entry_id >= '{first}'"),
+    ("task", "hold_id >= '{first}'"),
+    ("platform_loss", "hold_id >= '{first}'"),
+    ("vendor_task", "hold_id >= '{first}'"),
+    ("unpaid_task", "hold_id >= '{first}'"),
+    ("drifted_task", "hold_id >= '{first}'"),
 ];
 
 impl Auditor {
-    /// Begins an audit of what is new or open, and returns its checks. `None` if no month is sealed: all there is is open.
-    pub(super) async fn begin_open(
-        database: &Database,
-    ) -> Result<Option<(Self, Vec<(&'static str, String)>)>, StoreError> {
+    /// Begins an audit of what is new or open. `None` if no month is sealed: all there is is open.
+    pub(super) async fn of_what_is_open(database: &Database) -> Result<Option<(Self, Round)>, StoreError> {
         let mut auditor = Self::connect(database).await?;
         let mut month = None;
         for row in auditor.rows(sqlx::query(OPEN)).await? {
             month = Some((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
         }
         let Some((month, first)) = month else { return Ok(None) };
-        for (table, key) in NARROWED {
-            for row in auditor.rows(sqlx::query(COLUMNS).bind(table)).await? {
-                let columns: String = row.try_get(0)?;
-                let view = format!(
-                    "create temporary view {table} as select {columns} from {table} where {key} >= '{first}'"
-                );
-                auditor.rows(sqlx::query(sqlx::AssertSqlSafe(view))).await?;
-            }
+        for (table, condition) in NARROWED {
+            let condition = condition.replace("{first}", &first).replace("{month}", &month);
+            auditor.narrow(table, &condition).await?;
         }
-        auditor.snapshot().await?;
+        auditor.only_read().await?;
         let replaced = |check: &str| SUMS.iter().any(|(name, _)| *name == check);
         let checks = INVARIANTS
             .iter()
             .filter(|(check, _)| !WHOLE.contains(check) && !replaced(check))
             .map(|&(check, sql)| (check, sql.to_owned()))
-            .chain(SUMS.iter().map(|&(check, sql)| (check, sql.replace("{month}", &month))));
-        Ok(Some((auditor, checks.collect())))
+            .chain(SUMS.iter().map(|&(check, sql)| (check, sql.replace("{month}", &month))))
+            .collect();
+        Ok(Some((auditor, Round::of_views(checks))))
     }
 }

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::ids::{GatewayId, OrgId};
-use crate::store::books::audit::{Auditor, INVARIANTS};
+use crate::store::books::audit::auditor::{Auditor, place};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 
-/// An audit that takes longer is cancelled: its open snapshot keeps the database from cleaning up dead rows.
+/// An audit that takes longer is cancelled.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// After an audit, none begins for this many times as long as it took, so that audits take a tenth of the time at most.
@@ -125,36 +125,39 @@ impl Database {
         }))
     }
 
-    /// Checks the invariants in one snapshot, on a connection outside the pools: of the whole if that is due or no month is
-    /// sealed, else of what is new or open. Returns also whether it was the whole.
+    /// Checks the invariants, on a connection outside the pools: of the whole if that is due or no month is sealed, else of what
+    /// is new or open. Returns also whether it was the whole.
     async fn look_for_breaches(&self, whole_due: bool) -> Result<(Vec<Breach>, bool), StoreError> {
-        let open = if whole_due { None } else { Auditor::begin_open(self).await? };
+        let open = if whole_due { None } else { Auditor::of_what_is_open(self).await? };
         let whole = open.is_none();
-        let (mut auditor, checks) = match open {
-            Some(open) => open,
-            None => {
-                let all = INVARIANTS.iter().map(|&(check, sql)| (check, sql.to_owned()));
-                (Auditor::begin(self).await?, all.collect())
-            }
+        let (mut auditor, rounds) = match open {
+            Some((auditor, round)) => (auditor, vec![round]),
+            None => Auditor::of_the_whole(self).await?,
         };
-        let mut breaches = Vec::new();
-        for (check, sql) in checks {
-            // A broken ledger may have millions of rows to report, so the database counts them. Of the rows' texts only
-            // the organisations' ids are fetched: the first id in a text is the organisation's.
-            let counted = sqlx::query(sqlx::AssertSqlSafe(format!(
-                "with found (detail) as materialized ({sql}) select (select count(*) from found), array( \
-                   select distinct substring(detail from '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}')::uuid \
-                   from (select detail from found where detail ~ '[0-9a-f]{{8}}-' limit 1000) as few order by 1 limit $1)"
-            )));
-            for row in auditor.rows(counted.bind(NAMED)).await? {
-                let (rows, orgs) = <(i64, Vec<Uuid>)>::from_row(&row)?;
-                if rows > 0 {
-                    let orgs = orgs.into_iter().map(OrgId::from_uuid).collect();
-                    breaches.push(Breach { check, rows: rows.unsigned_abs(), orgs });
+        let mut breaches: BTreeMap<usize, Breach> = BTreeMap::new();
+        for round in rounds {
+            auditor.turn_to(&round).await?;
+            for (check, sql) in &round.checks {
+                // A broken ledger may have millions of rows to report, so the database counts them. Of the rows' texts only
+                // the organisations' ids are fetched: the first id in a text is the organisation's.
+                let counted = sqlx::query(sqlx::AssertSqlSafe(format!(
+                    "with found (detail) as materialized ({sql}) select (select count(*) from found), array( \
+                       select distinct substring(detail from '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}')::uuid \
+                       from (select detail from found where detail ~ '[0-9a-f]{{8}}-' limit 1000) as few order by 1 limit $1)"
+                )));
+                for row in auditor.rows(counted.bind(NAMED)).await? {
+                    let (rows, orgs) = <(i64, Vec<Uuid>)>::from_row(&row)?;
+                    if rows > 0 {
+                        let empty = || Breach { check, rows: 0, orgs: Vec::new() };
+                        let breach = breaches.entry(place(check)).or_insert_with(empty);
+                        breach.rows = breach.rows.saturating_add(rows.unsigned_abs());
+                        let some = usize::try_from(NAMED).unwrap_or(0).saturating_sub(breach.orgs.len());
+                        breach.orgs.extend(orgs.into_iter().map(OrgId::from_uuid).take(some));
+                    }
                 }
             }
         }
-        auditor.end().await?;
-        Ok((breaches, whole))
+        auditor.end().await;
+        Ok((breaches.into_values().collect(), whole))
     }
 }

@@ -6,11 +6,14 @@ pub(super) const CHAIN: (&str, &str) = (
     "select format('org %s entry %s: place %s after %s, balance %s after %s and %s%s', c.org_id, c.entry_id, c.place, \
       coalesce(c.place_before, 0), c.balance_after, coalesce(c.balance_before, c.opening), c.amount, \
       case when c.changed then ', changed' else '' end) from (select e.org_id, e.entry_id, e.place, e.amount, e.balance_after, \
-      e.opening, e.changed, lag(e.place) over chain as place_before, lag(e.balance_after) over chain as balance_before \
-      from (select org_id, entry_id, place, amount, balance_after, coalesce(h.balance, 0) as opening, seal is distinct from entry_seal(org_id, entry_id, kind, amount, \
+      e.opening, e.changed, lag(e.last_place) over chain as place_before, lag(e.balance_after) over chain as balance_before \
+      from (select org_id, entry_id, place, place as last_place, amount, balance_after, coalesce(h.balance, 0) as opening, \
+      seal is distinct from entry_seal(org_id, entry_id, kind, amount, \
       hold_id, seq, overrun, user_id, key_id, team_id, task_type, reason, external_ref, related_entry, actor, created_at, place, \
       balance_after) as changed from entry left join history_seal h using (org_id) \
-      where place is not null or coalesce(h.entries, 0) = 0 offset 0) e window chain as (partition by e.org_id order by e.place)) c \
+      where place is not null or coalesce(h.entries, 0) = 0 \
+      union all select org_id, null, first_place, last_place, amount, balance_after, coalesce(h.balance, 0), false \
+      from archived_place left join history_seal h using (org_id) offset 0) e window chain as (partition by e.org_id order by e.place)) c \
       where c.changed or c.place is distinct from coalesce(c.place_before, 0) + 1 \
       or c.balance_after::numeric is distinct from coalesce(c.balance_before, c.opening)::numeric + c.amount \
       union all select format('org %s: %s entries, the last at place %s', b.org_id, b.entries, coalesce(e.place, 0)) from org_balance b \
