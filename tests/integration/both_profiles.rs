@@ -20,9 +20,7 @@ const MONEY: &[&str] = &[
     "holds::faults::",
     "holds::lane_mates::",
     "holds::lanes::",
-    "holds::model::",
     "holds::reserve::",
-    "holds::steps::",
 ];
 
 #[test]
@@ -38,8 +36,7 @@ fn every_test_in_which_money_moves_passes_with_two_commits_too() {
     tests
         .arg("--test-threads=3")
         .args(MONEY)
-        .env(VARIABLE, "two-commit")
-        .env("TOLLGATE_MODEL_HISTORIES", "700");
+        .env(VARIABLE, "two-commit");
     let done = tests.output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
