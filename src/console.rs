@@ -131,6 +131,8 @@ pub fn router(parts: Parts) -> Router {
 
 fn members() -> Router<Arc<Console>> {
     Router::new()
+        .route("/console/sign-in/with/{provider}", get(pages::provider::begin))
+        .route("/console/sign-in/return", get(pages::provider::finish))
         .route("/console", page(pages::start::start))
         .route("/console/playground", page(pages::playground::show).merge(form(pages::playground::send)))
         .route("/console/clips", page(pages::clips::clips))

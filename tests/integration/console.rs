@@ -3,4 +3,5 @@
 mod operators;
 mod pages;
 mod playground;
+mod providers;
 mod sessions;
