@@ -292,6 +292,7 @@ impl Shared {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
+            console: Arc::new(config.console.clone()),
             contents: self.pools.contents.clone(),
             upstream: self.upstream.clone(),
             prices: self.prices.clone(),

@@ -1,5 +1,6 @@
 //! The console: pages for people, on both listeners.
 
+mod invitations;
 mod operators;
 mod pages;
 mod playground;
