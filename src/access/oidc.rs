@@ -157,6 +157,11 @@ impl SignInClient {
         })
     }
 
+    /// Whether people could be sent to this provider; otherwise why not.
+    pub async fn check(&self, provider: &Provider) -> Result<(), &'static str> {
+        self.endpoints(provider).await.map(drop)
+    }
+
     /// Where the provider's endpoints are. However many people sign in at once, one of them asks.
     pub(super) async fn endpoints(&self, provider: &Provider) -> Result<Arc<Endpoints>, &'static str> {
         let known = self.endpoints.get_with(provider.spec.issuer.clone(), Known::default);
