@@ -5,6 +5,7 @@ import http from 'node:http';
 import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 import { crawl } from './crawl.mjs';
+import { identityProvider, signIns } from './sign-in.mjs';
 import { walks } from './walks.mjs';
 
 const settings = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
@@ -31,6 +32,7 @@ const proxy = http.createServer((request, answer) => {
   request.pipe(onward);
 });
 await new Promise((listening) => proxy.listen(settings.proxy.port, '127.0.0.1', listening));
+const provider = await identityProvider(settings);
 
 // Signs in by the form, as a person does, and keeps the cookie for other contexts of the same role.
 const signIn = async (base, credential) => {
@@ -53,7 +55,7 @@ try {
     const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
     console.log(`${role}: ${pages} pages`);
   }
-  for (const [name, walk] of Object.entries(walks)) {
+  for (const [name, walk] of Object.entries({ ...walks, ...signIns })) {
     const open = (look = {}) => browser.newContext(look);
     try {
       await walk({ settings, open, signIn, axe, complain: (where, what) => complain(`${name}: ${where}`, what) });
@@ -65,6 +67,8 @@ try {
 } finally {
   proxy.close();
   proxy.closeAllConnections();
+  provider.close();
+  provider.closeAllConnections();
   await browser.close();
 }
 for (const complaint of complaints) console.log(complaint);
