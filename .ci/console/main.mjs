@@ -1,5 +1,5 @@
 // The console in a browser: `node main.mjs settings.json`. The settings name the roles with their addresses and credentials, and
-// where pictures go.
+// where pictures go. Words behind them: only the walks whose names have one of the words.
 import fs from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
@@ -8,6 +8,7 @@ import { crawl } from './crawl.mjs';
 import { identityProvider, signIns } from './sign-in.mjs';
 import { walks } from './walks.mjs';
 
+const words = process.argv.slice(3);
 const settings = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
 const axe = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const complaints = new Set();
@@ -48,7 +49,7 @@ const signIn = async (base, credential) => {
 
 try {
   fs.mkdirSync(settings.pictures, { recursive: true });
-  for (const { role, base, credential } of settings.roles) {
+  for (const { role, base, credential } of words.length ? [] : settings.roles) {
     const storageState = await signIn(base, credential);
     const open = (look) => browser.newContext({ storageState, ...look });
     const mediaHosts = settings.mediaHosts;
@@ -56,6 +57,7 @@ try {
     console.log(`${role}: ${pages} pages`);
   }
   for (const [name, walk] of Object.entries({ ...walks, ...signIns })) {
+    if (words.length && !words.some((word) => name.includes(word))) continue;
     const open = (look = {}) => browser.newContext(look);
     try {
       await walk({ settings, open, signIn, axe, complain: (where, what) => complain(`${name}: ${where}`, what) });
