@@ -51,7 +51,7 @@ pub(super) enum ProviderCommand {
         #[arg(long, conflicts_with_all = ["org", "org_claim"])]
         operators: bool,
         #[command(flatten)]
-        settings: ProviderSettings,
+        settings: Box<ProviderSettings>,
     },
     /// List all identity providers.
     List,
@@ -83,7 +83,7 @@ pub(super) enum ProviderCommand {
         #[arg(long, conflicts_with = "console_client_secret_file")]
         no_console_client_secret: bool,
         #[command(flatten)]
-        settings: ProviderSettings,
+        settings: Box<ProviderSettings>,
     },
     /// Suspend an identity provider: its tokens are refused.
     Suspend {

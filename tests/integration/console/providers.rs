@@ -204,6 +204,9 @@ async fn a_role_is_what_the_provider_gives_and_the_person_buys_as_itself() {
     until("it is a member", async || browser.get("/console/people").await.status == 403).await;
 }
 
+/// A token with these claims, as it should not be.
+type Forge<'a> = &'a dyn Fn(&Value) -> String;
+
 #[tokio::test]
 async fn an_id_token_that_is_not_for_this_sign_in_opens_nothing() {
     let place = Place::new().await;
@@ -227,7 +230,7 @@ async fn an_id_token_that_is_not_for_this_sign_in_opens_nothing() {
     }
     let other = Signer::rsa();
     let access = json!({"alg": "RS256", "typ": "at+jwt", "kid": "k1"});
-    let forgeries: [(&str, &dyn Fn(&Value) -> String); 5] = [
+    let forgeries: [(&str, Forge); 5] = [
         ("alg none", &|claims| forged("none", "k1", claims, None)),
         ("a shared secret", &|claims| forged("HS256", "k1", claims, Some(CLIENT_SECRET.as_bytes()))),
         ("another key", &|claims| other.token("k1", claims)),
