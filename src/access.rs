@@ -3,6 +3,7 @@
 pub mod callers;
 pub mod jwks;
 mod lookups;
+pub mod oidc;
 pub mod proxies;
 pub mod sessions;
 mod token;

@@ -133,6 +133,8 @@ pub fn router(parts: Parts) -> Router {
 
 fn members() -> Router<Arc<Console>> {
     Router::new()
+        .route("/console/sign-in/with/{provider}", get(pages::provider::begin))
+        .route("/console/sign-in/return", get(pages::provider::finish))
         .route("/console", page(pages::start::start))
         .route("/console/playground", page(pages::playground::show).merge(form(pages::playground::send)))
         .route("/console/clips", page(pages::clips::clips))
@@ -153,7 +155,10 @@ fn members() -> Router<Arc<Console>> {
         .route("/console/budgets/{budget}/delete", form(pages::budgets::delete))
         .route("/console/people", page(pages::people::people))
         .route("/console/people/users", form(pages::people::create_user))
+        .route("/console/people/invite", form(pages::people::invite))
         .route("/console/people/users/{user}", form(pages::people::change_user))
+        .route("/console/people/users/{user}/invite", form(pages::people::invite_user))
+        .route("/console/people/users/{user}/end-sessions", form(pages::people::end_sessions))
         .route("/console/people/teams", form(pages::people::create_team))
         .route("/console/people/teams/{team}", form(pages::people::change_team))
 }

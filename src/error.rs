@@ -175,9 +175,9 @@ pub enum GatewayError {
     /// Too many bytes of bodies and answers are in memory; this organisation has its share of them.
     #[error("the gateway has no room for this request right now: try again")]
     NoRoom,
-    /// Whether a token is valid cannot be verified right now.
-    #[error("the keys of your identity provider cannot be fetched right now: try again")]
-    IdentityUnavailable,
+    /// An identity provider does not answer as it should, so that nothing is known about the caller.
+    #[error("{0}")]
+    IdentityUnavailable(&'static str),
     /// A defect of the gateway.
     #[error("an internal error; nothing is charged unless a status call says otherwise")]
     Internal(Cow<'static, str>),
@@ -269,7 +269,7 @@ impl GatewayError {
             Self::UpstreamError(_) => Code::UpstreamError,
             Self::UpstreamUnavailable(_) | Self::NotAdmitted(_) => Code::UpstreamUnavailable,
             Self::OutcomeUnknown { .. } | Self::WrittenOff { .. } => Code::OutcomeUnknown,
-            Self::Unavailable(_) | Self::NoRoom | Self::IdentityUnavailable => Code::Unavailable,
+            Self::Unavailable(_) | Self::NoRoom | Self::IdentityUnavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::InternalError,
         })
     }
@@ -295,7 +295,7 @@ impl GatewayError {
             Self::UpstreamUnavailable(_) => Some(Duration::from_secs(30)),
             Self::NotAdmitted(refusal) => Some(refusal.retry_after()),
             Self::NoRoom => Some(Duration::from_secs(1)),
-            Self::Unavailable(_) | Self::IdentityUnavailable => Some(Duration::from_secs(5)),
+            Self::Unavailable(_) | Self::IdentityUnavailable(_) => Some(Duration::from_secs(5)),
             // Waiting alone mends none of these.
             Self::Invalid(_)
             | Self::Unauthenticated(_)
@@ -360,7 +360,7 @@ impl GatewayError {
             | Self::UpstreamBusy { .. }
             | Self::Unavailable(_)
             | Self::NoRoom
-            | Self::IdentityUnavailable
+            | Self::IdentityUnavailable(_)
             | Self::Internal(_) => None,
         }
     }

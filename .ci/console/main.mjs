@@ -1,12 +1,14 @@
 // The console in a browser: `node main.mjs settings.json`. The settings name the roles with their addresses and credentials, and
-// where pictures go.
+// where pictures go. Words behind them: only the walks whose names have one of the words.
 import fs from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 import { crawl } from './crawl.mjs';
+import { identityProvider, signIns } from './sign-in.mjs';
 import { walks } from './walks.mjs';
 
+const words = process.argv.slice(3);
 const settings = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
 const axe = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const complaints = new Set();
@@ -31,6 +33,7 @@ const proxy = http.createServer((request, answer) => {
   request.pipe(onward);
 });
 await new Promise((listening) => proxy.listen(settings.proxy.port, '127.0.0.1', listening));
+const provider = await identityProvider(settings);
 
 // Signs in by the form, as a person does, and keeps the cookie for other contexts of the same role.
 const signIn = async (base, credential) => {
@@ -46,14 +49,15 @@ const signIn = async (base, credential) => {
 
 try {
   fs.mkdirSync(settings.pictures, { recursive: true });
-  for (const { role, base, credential } of settings.roles) {
+  for (const { role, base, credential } of words.length ? [] : settings.roles) {
     const storageState = await signIn(base, credential);
     const open = (look) => browser.newContext({ storageState, ...look });
     const mediaHosts = settings.mediaHosts;
     const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
     console.log(`${role}: ${pages} pages`);
   }
-  for (const [name, walk] of Object.entries(walks)) {
+  for (const [name, walk] of Object.entries({ ...walks, ...signIns })) {
+    if (words.length && !words.some((word) => name.includes(word))) continue;
     const open = (look = {}) => browser.newContext(look);
     try {
       await walk({ settings, open, signIn, axe, complain: (where, what) => complain(`${name}: ${where}`, what) });
@@ -65,6 +69,8 @@ try {
 } finally {
   proxy.close();
   proxy.closeAllConnections();
+  provider.close();
+  provider.closeAllConnections();
   await browser.close();
 }
 for (const complaint of complaints) console.log(complaint);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use moka::sync::Cache;
+use time::OffsetDateTime;
 
 use super::lookups::{LookupTurn, Lookups};
 use super::token::{self, Refused, Verified};
 use super::trusted::{self, Cached, Freshness};
 use super::uses::{LastNoted, Uses};
 use crate::access::jwks::KeySets;
+use crate::access::oidc::SignInClient;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
@@ -88,7 +90,9 @@ pub struct Authenticator {
     keys: Cache<String, Cached<KnownKey>>,
     identities: Cache<IdentityKey, Cached<FoundIdentity>>,
     providers: Cache<(), Cached<Vec<Arc<Provider>>>>,
-    key_sets: KeySets,
+    pub(super) key_sets: KeySets,
+    /// Asks providers for those who sign in at the console.
+    pub(super) sign_ins: SignInClient,
     uses: Uses,
 }
 
@@ -100,13 +104,16 @@ const PROVIDERS: &str = "providers";
 const WRONG: &str =
     "this API key is not valid: send 'Authorization: Bearer <key>' with a key that was not revoked";
 
+/// Nothing can be said about a token whose keys are not there.
+const NO_KEYS: &str = "the keys of your identity provider cannot be fetched right now: try again";
+
 impl Authenticator {
     /// Begins with empty caches. First look-ups are made through `lookups`. `failures_per_minute` limits wrong credentials
     /// from one network; 0: no limit.
     pub fn new(
         database: SharedDatabase<OrgId>,
         lookups: Database,
-        key_sets: KeySets,
+        (key_sets, sign_ins): (KeySets, SignInClient),
         config: &AuthConfig,
         failures_per_minute: u32,
         clock: Clock,
@@ -121,6 +128,7 @@ impl Authenticator {
             identities: Cache::new(config.cached_keys),
             providers: Cache::new(1),
             key_sets,
+            sign_ins,
             uses: Uses::new(clock),
         }
     }
@@ -300,13 +308,8 @@ impl Authenticator {
     }
 
     async fn by_token(&self, text: &str, peer: IpAddr, stale_will_do: bool) -> Result<Caller, GatewayError> {
-        let read = || async {
-            let all = self.lookups.turn_of(peer).await?.providers().await?;
-            Ok(Some(all.into_iter().map(Arc::new).collect()))
-        };
-        let providers = self.trust.get((PROVIDERS, &self.providers), (), stale_will_do, read).await?;
-        let known = providers.as_deref().map(Vec::as_slice).unwrap_or_default();
-        let verified = token::verify(text, known, &self.key_sets, self.clock.wall()).await;
+        let known = self.known_providers(peer, stale_will_do).await?;
+        let verified = token::verify(text, &known, &self.key_sets, self.clock.wall()).await;
         let verified = verified.map_err(|refused| self.refused(refused, peer))?;
         match verified.provider.spec.serves {
             Serves::Operators => {
@@ -316,20 +319,39 @@ impl Authenticator {
             Serves::Organisations => {
                 let presented =
                     verified.presented(self.clock.wall()).map_err(|refused| self.refused(refused, peer))?;
-                let principal = self.identify(&verified.provider, &presented, peer, stale_will_do).await?;
-                Ok(Caller::Tenant(principal))
+                let found = self.identify(&verified.provider, &presented, peer, stale_will_do).await?;
+                Ok(Caller::Tenant(found.principal.clone()))
             }
         }
     }
 
+    /// All identity providers, oldest first.
+    pub(super) async fn known_providers(
+        &self,
+        peer: IpAddr,
+        stale_will_do: bool,
+    ) -> Result<Arc<Vec<Arc<Provider>>>, StoreError> {
+        let read = || async {
+            let all = self.lookups.turn_of(peer).await?.providers().await?;
+            Ok(Some(all.into_iter().map(Arc::new).collect()))
+        };
+        let known = self.trust.get((PROVIDERS, &self.providers), (), stale_will_do, read).await?;
+        Ok(known.unwrap_or_default())
+    }
+
+    /// The time of day, by this gateway's clock.
+    pub(super) fn wall(&self) -> OffsetDateTime {
+        self.clock.wall()
+    }
+
     /// The user behind a verified token: read from the database, created, or updated.
-    async fn identify(
+    pub(super) async fn identify(
         &self,
         provider: &Provider,
         presented: &Presented,
         peer: IpAddr,
         stale_will_do: bool,
-    ) -> Result<Arc<Principal>, GatewayError> {
+    ) -> Result<Arc<FoundIdentity>, GatewayError> {
         let key = (provider.provider_id, presented.organisation.clone(), presented.subject.clone());
         let read = || async {
             let found = self.find_identity(provider, presented, &key).await?;
@@ -361,7 +383,7 @@ impl Authenticator {
         if found.gone {
             return Err(GatewayError::Unauthenticated("this token's user was deleted"));
         }
-        Ok(found.principal.clone())
+        Ok(found)
     }
 
     async fn find_identity(
@@ -394,11 +416,11 @@ impl Authenticator {
         turn.acting(actor).sign_in(provider, presented).await
     }
 
-    fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {
+    pub(super) fn refused(&self, refused: Refused, peer: IpAddr) -> GatewayError {
         match refused {
             Refused::Wrong(why) => self.lookups.wrong(why, peer),
             Refused::Over(why) => GatewayError::Unauthenticated(why),
-            Refused::Unknown => GatewayError::IdentityUnavailable,
+            Refused::Unknown => GatewayError::IdentityUnavailable(NO_KEYS),
         }
     }
 }

@@ -2,19 +2,27 @@
 //! session. The credential is looked up at each use, through the same caches as the credential itself, so that a session
 //! ends as soon as a call with the credential would be refused.
 
+mod by_provider;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
+pub use self::by_provider::{ProviderAnswer, SignInProvider};
 use super::callers::{Authenticator, Caller};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::error::GatewayError;
+use crate::ids::{IdentityId, UserId};
 use crate::secret::Secret;
-use crate::store::{Database, SessionHash, SessionInfo, SessionKind, SessionOf, StoreError};
+use crate::store::{
+    Acting, Database, Principal, SessionHash, SessionInfo, SessionKind, SessionOf, StoreError,
+};
 
 /// The caller of a request that the console makes for a session. The APIs take it in place of an `Authorization` header. It
 /// is a typed extension of the request, and only [`Authenticator::signed_in`] makes one: nothing that arrives by the network
@@ -84,6 +92,16 @@ pub async fn new_link(
     let text = SessionText::generate();
     database.add_link(text.hash(), &of, lasts).await?;
     Ok(Some(text))
+}
+
+/// How long an invitation may be used.
+const INVITATION_LASTS: Duration = Duration::from_secs(15 * 60);
+
+/// A new link, which opens one session of the user within 15 minutes; and when it ends.
+pub async fn invite(database: &Acting, user: UserId) -> Result<(SessionText, OffsetDateTime), StoreError> {
+    let text = SessionText::generate();
+    let expires_at = database.invite(user, text.hash(), INVITATION_LASTS).await?;
+    Ok((text, expires_at))
 }
 
 /// The credential that a key or token is, by its form.
@@ -176,8 +194,25 @@ impl Authenticator {
         match of.kind {
             SessionKind::Key => self.caller_with_key(&of.public_id, peer).await,
             SessionKind::Operator => self.operator_with_token(&of.public_id, peer).await,
+            // Read each time: who is suspended is out with the next page.
+            SessionKind::Identity => {
+                let id = IdentityId::from_uuid(uuid_of(of)?);
+                tenant(self.lookup_turn(peer).await?.standing_of_identity(id).await?)
+            }
+            SessionKind::User => {
+                let id = UserId::from_uuid(uuid_of(of)?);
+                tenant(self.lookup_turn(peer).await?.standing_of_user(id).await?)
+            }
         }
     }
+}
+
+fn uuid_of(of: &SessionOf) -> Result<Uuid, StoreError> {
+    Uuid::try_parse(&of.public_id).map_err(|_| StoreError::Corrupt("console_session.public_id".into()))
+}
+
+fn tenant(found: Option<Principal>) -> Result<Caller, GatewayError> {
+    found.map(|principal| Caller::Tenant(Arc::new(principal))).ok_or(NO_SESSION)
 }
 
 #[cfg(test)]

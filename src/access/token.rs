@@ -87,6 +87,11 @@ impl Header {
         let typ = typ.to_ascii_lowercase();
         TYPES.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
     }
+
+    /// Whether the token calls itself an access token, which nobody signs in with at the console.
+    fn is_of_access(&self) -> bool {
+        self.typ.as_deref().is_some_and(|typ| typ.to_ascii_lowercase().ends_with("at+jwt"))
+    }
 }
 
 /// The claims that lead to the provider; not trusted before its signature is verified.
@@ -103,9 +108,76 @@ enum Audience {
     Many(Vec<String>),
 }
 
+impl Audience {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
 /// Whether the text has the form of a JWT, and not of an API key.
 pub(super) fn is_token(text: &str) -> bool {
     text.split('.').count() == 3
+}
+
+/// A token that was read and not verified.
+struct Unverified<'a> {
+    message: &'a str,
+    signature: &'a str,
+    header: Header,
+    claims: Map<String, Value>,
+    claimed: Claimed,
+}
+
+impl<'a> Unverified<'a> {
+    fn read(token: &'a str) -> Result<Self, Refused> {
+        if token.len() > MAX_TOKEN {
+            return Err(Refused::Wrong("this token is not valid: it is longer than 24 KiB"));
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
+        let (header, claims) = message.split_once('.').ok_or(MALFORMED)?;
+        let header: Header = read(header)?;
+        header.signature().ok_or(MALFORMED)?;
+        // A token with critical extensions is refused: none is supported.
+        if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
+            return Err(MALFORMED);
+        }
+        if !header.is_of_a_caller() {
+            return Err(UNTYPED);
+        }
+        let claims: Map<String, Value> = read(claims)?;
+        // Logout tokens and security events have these claims, also where no type tells them from others.
+        if claims.contains_key("events") {
+            return Err(UNTYPED);
+        }
+        let claimed: Claimed = Claimed::deserialize(&claims).map_err(|_| MALFORMED)?;
+        Ok(Self { message, signature, header, claims, claimed })
+    }
+
+    /// Verifies the signature by the keys of this provider, and the validity.
+    async fn verify(
+        self,
+        provider: &Arc<Provider>,
+        key_sets: &KeySets,
+        now: OffsetDateTime,
+    ) -> Result<Verified, Refused> {
+        let spec = &provider.spec;
+        let (algorithm, verifies, kind) = self.header.signature().ok_or(MALFORMED)?;
+        if !spec.algorithms.contains(&algorithm) {
+            return Err(Refused::Wrong(
+                "this token is not valid: its issuer may not sign with this algorithm",
+            ));
+        }
+        let key = key_sets.find(&spec.jwks_url, self.header.kid.as_deref(), kind).await;
+        let key = key.map_err(|_| Refused::Unknown)?.ok_or(UNSIGNED)?;
+        if !crypto::verify(self.signature, self.message.as_bytes(), &key.key, verifies).unwrap_or(false) {
+            return Err(UNSIGNED);
+        }
+        check_validity(&self.claims, now.unix_timestamp(), spec.leeway_seconds.into())?;
+        Ok(Verified { provider: provider.clone(), claims: self.claims })
+    }
 }
 
 /// Verifies signature, issuer, audience and validity of a token.
@@ -115,38 +187,48 @@ pub(super) async fn verify(
     key_sets: &KeySets,
     now: OffsetDateTime,
 ) -> Result<Verified, Refused> {
-    if token.len() > MAX_TOKEN {
-        return Err(Refused::Wrong("this token is not valid: it is longer than 24 KiB"));
+    let read = Unverified::read(token)?;
+    let provider = find(providers, &read.claimed)?;
+    read.verify(provider, key_sets, now).await
+}
+
+/// Verifies the ID token that `provider` gave for a sign-in with this nonce: by the rules for all its tokens, but for the
+/// audience, which is the console's client (OpenID Connect Core, 3.1.3.7).
+pub(super) async fn verify_id_token(
+    token: &str,
+    provider: &Arc<Provider>,
+    client_id: &str,
+    nonce: &str,
+    key_sets: &KeySets,
+    now: OffsetDateTime,
+) -> Result<Verified, Refused> {
+    let read = Unverified::read(token)?;
+    read.check_sign_in(&provider.spec.issuer, client_id, nonce)?;
+    read.verify(provider, key_sets, now).await
+}
+
+impl Unverified<'_> {
+    fn check_sign_in(&self, issuer: &str, client_id: &str, nonce: &str) -> Result<(), Refused> {
+        let text = |name: &str| self.claims.get(name).and_then(Value::as_str);
+        let audiences = self.claimed.aud.all();
+        // Who else may use the token has made it for itself, unless it says that it is for this client.
+        let party = self.claims.get("azp").filter(|party| !party.is_null());
+        let is_ours = match party {
+            Some(party) => party.as_str() == Some(client_id),
+            None => audiences.len() == 1,
+        };
+        Err(if self.header.is_of_access() {
+            UNTYPED
+        } else if self.claimed.iss != issuer {
+            Refused::Wrong("this token is not valid: another issuer has made it")
+        } else if !audiences.iter().any(|audience| audience == client_id) || !is_ours {
+            Refused::Wrong("this token is not valid: it was made for another client")
+        } else if text("nonce") != Some(nonce) {
+            Refused::Wrong("this token is not valid: it was made for another sign-in")
+        } else {
+            return Ok(());
+        })
     }
-    let (message, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
-    let (header, claims) = message.split_once('.').ok_or(MALFORMED)?;
-    let header: Header = read(header)?;
-    let (algorithm, verifies, kind) = header.signature().ok_or(MALFORMED)?;
-    // A token with critical extensions is refused: none is supported.
-    if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
-        return Err(MALFORMED);
-    }
-    if !header.is_of_a_caller() {
-        return Err(UNTYPED);
-    }
-    let claims: Map<String, Value> = read(claims)?;
-    // Logout tokens and security events have these claims, also where no type tells them from others.
-    if claims.contains_key("events") {
-        return Err(UNTYPED);
-    }
-    let claimed: Claimed = Claimed::deserialize(&claims).map_err(|_| MALFORMED)?;
-    let provider = find(providers, &claimed)?;
-    let spec = &provider.spec;
-    if !spec.algorithms.contains(&algorithm) {
-        return Err(Refused::Wrong("this token is not valid: its issuer may not sign with this algorithm"));
-    }
-    let key = key_sets.find(&spec.jwks_url, header.kid.as_deref(), kind).await;
-    let key = key.map_err(|_| Refused::Unknown)?.ok_or(UNSIGNED)?;
-    if !crypto::verify(signature, message.as_bytes(), &key.key, verifies).unwrap_or(false) {
-        return Err(UNSIGNED);
-    }
-    check_validity(&claims, now.unix_timestamp(), spec.leeway_seconds.into())?;
-    Ok(Verified { provider: provider.clone(), claims })
 }
 
 /// Reads a part of a token. One that has a key twice is refused: two readers of it could take it for two different ones.
@@ -175,10 +257,7 @@ fn check_validity(claims: &Map<String, Value>, now: i64, leeway: i64) -> Result<
 
 /// The only provider with this issuer and one of these audiences.
 fn find<'a>(providers: &'a [Arc<Provider>], claimed: &Claimed) -> Result<&'a Arc<Provider>, Refused> {
-    let audiences = match &claimed.aud {
-        Audience::One(one) => std::slice::from_ref(one),
-        Audience::Many(many) => many,
-    };
+    let audiences = claimed.aud.all();
     let mut fitting = providers.iter().filter(|provider| {
         let spec = &provider.spec;
         !spec.suspended

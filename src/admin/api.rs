@@ -23,6 +23,7 @@ mod health;
 mod holds;
 mod idempotent;
 mod identities;
+mod invitations;
 mod key_policy;
 mod keys;
 mod me;
@@ -68,6 +69,7 @@ use self::resource::resource;
 use super::figures::Figures;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
+use crate::config;
 use crate::credits::Credits;
 use crate::docs_page;
 use crate::layers::body::BodyReader;
@@ -92,6 +94,8 @@ pub struct Api {
     pub proxies: TrustedProxies,
     /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
     pub max_exposure: Credits,
+    /// Where people find the console, for links to it.
+    pub console: Arc<config::Console>,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub contents: Contents,
     /// The vendor, with whose word an operator's is compared.
@@ -132,6 +136,8 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
         .routes(resource!(users::list_users, users::create_user))
         .routes(resource!(users::show_user, users::update_user, users::delete_user))
         .routes(resource!(users::forget_user))
+        .routes(resource!(invitations::create_invitation))
+        .routes(resource!(invitations::end_user_sessions))
         .routes(resource!(keys::list_keys, keys::create_key))
         .routes(resource!(keys::show_key, keys::update_key))
         .routes(resource!(keys::rotate_key))

@@ -13,6 +13,7 @@ use super::{App, Consoles, Listener, StartError, database, descriptors};
 use crate::access::LOOKUP_CONNECTIONS;
 use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
+use crate::access::oidc::SignInClient;
 use crate::access::proxies::TrustedProxies;
 use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS, TurnOwner};
 use crate::admin::{Figures, Gauges, Operations};
@@ -291,6 +292,7 @@ impl Shared {
             authenticator: self.authenticator.clone(),
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
+            console: Arc::new(config.console.clone()),
             contents: self.pools.contents.clone(),
             upstream: self.upstream.clone(),
             prices: self.prices.clone(),
@@ -372,10 +374,10 @@ impl Shared {
 }
 
 fn authenticator(config: &Config, egress: &Egress, pools: &Pools) -> Result<Authenticator, StartError> {
-    let key_sets = KeySets::new(&config.auth, egress, Clock)?;
+    let asks = (KeySets::new(&config.auth, egress, Clock)?, SignInClient::new(egress, Clock)?);
     let failures = config.limits.failed_logins_per_minute;
     let (known, new) = (pools.callers.clone(), pools.lookups.clone());
-    Ok(Authenticator::new(known, new, key_sets, &config.auth, failures, Clock))
+    Ok(Authenticator::new(known, new, asks, &config.auth, failures, Clock))
 }
 
 fn ledger(config: &Config, database: &SharedDatabase<OrgId>, gateway: GatewayId) -> Ledger {

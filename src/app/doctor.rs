@@ -9,11 +9,12 @@ use tokio::net::TcpListener;
 
 use super::{database, descriptors};
 use crate::access::jwks::{KeyKind, KeySets};
+use crate::access::oidc::SignInClient;
 use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::{Config, Tls, UpstreamConfig};
 use crate::ids::OrgId;
-use crate::store::{Database, Purpose, Shortfall, StoreError};
+use crate::store::{Database, Provider, Purpose, Shortfall, StoreError};
 use crate::telemetry::Tracing;
 use crate::upstream::{StatusError, Upstream};
 
@@ -250,9 +251,10 @@ async fn of_providers(database: &Database, config: &Config) -> Vec<Diagnosis> {
         Ok(egress) => egress,
         Err(error) => return vec![Diagnosis::error(AREA, error.to_string(), "Mend the section tls")],
     };
-    let key_sets = KeySets::new(&config.auth, &egress, Clock);
-    let (providers, key_sets) = match (database.providers().await, key_sets) {
-        (Ok(providers), Ok(key_sets)) => (providers, key_sets),
+    let asks = KeySets::new(&config.auth, &egress, Clock)
+        .and_then(|key_sets| Ok((key_sets, SignInClient::new(&egress, Clock)?)));
+    let (providers, key_sets, sign_ins) = match (database.providers().await, asks) {
+        (Ok(providers), Ok((key_sets, sign_ins))) => (providers, key_sets, sign_ins),
         (Err(error), _) => return vec![Diagnosis::error(AREA, error.to_string(), "See the database")],
         (_, Err(error)) => {
             return vec![Diagnosis::error(
@@ -262,7 +264,7 @@ async fn of_providers(database: &Database, config: &Config) -> Vec<Diagnosis> {
             )];
         }
     };
-    let looks = providers.into_iter().map(|provider| {
+    let looks = providers.iter().map(|provider| {
         let key_sets = &key_sets;
         async move {
             let (name, url) = (&provider.spec.name, &provider.spec.jwks_url);
@@ -277,7 +279,38 @@ async fn of_providers(database: &Database, config: &Config) -> Vec<Diagnosis> {
             }
         }
     });
-    futures_util::future::join_all(looks).await
+    let mut found = futures_util::future::join_all(looks).await;
+    let offered = providers.iter().filter(|provider| provider.spec.console_client_id.is_some());
+    let sign_ins = offered.map(|provider| of_sign_in(&sign_ins, provider, config));
+    found.extend(futures_util::future::join_all(sign_ins).await);
+    found
+}
+
+/// Whether people can sign in at the console by a provider that has a client for it.
+async fn of_sign_in(sign_ins: &SignInClient, provider: &Provider, config: &Config) -> Diagnosis {
+    const AREA: &str = "sign-in";
+    let name = &provider.spec.name;
+    let Some(place) = config.console.address_of("/console/sign-in/return") else {
+        return Diagnosis::warning(
+            AREA,
+            format!("nobody signs in at the console by {name}: console.public_url is not set"),
+            "Set console.public_url to the address by which browsers reach the gateway",
+        );
+    };
+    match sign_ins.check(provider).await {
+        Ok(()) => Diagnosis::well(
+            AREA,
+            format!("{name} says where people sign in; it must know the redirect URI {place}"),
+        ),
+        Err(why) => Diagnosis::warning(
+            AREA,
+            format!("nobody signs in at the console by {name}: {why}"),
+            format!(
+                "Make sure that this machine reaches {}/.well-known/openid-configuration, and that it names this issuer",
+                provider.spec.issuer.trim_end_matches('/')
+            ),
+        ),
+    }
 }
 
 /// Asks each account for a task that does not exist.

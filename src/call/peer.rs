@@ -1,5 +1,6 @@
 //! The connection that a request arrived on.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -10,6 +11,13 @@ use tokio::sync::SetOnce;
 /// network has at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network(IpAddr);
+
+/// The address that stands for the network.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Network {
     pub fn of(address: IpAddr) -> Self {

@@ -12,8 +12,9 @@ use super::check::Check;
 pub struct Console {
     /// Serve `/console`: for members and admins of organisations on the data listener, for operators on the operations listener.
     pub enabled: bool,
-    /// URL of the gateway as browsers see it, if a proxy stands before it: `https://videos.example.com`, or with the path that the
+    /// URL of the gateway as browsers see it, if a proxy stands before it or people sign in by identity providers: `https://videos.example.com`, or with the path that the
     /// proxy takes away, `https://example.com/videos/`. Links of the console begin with its path, and forms are accepted from its origin.
+    /// The providers send people back to it.
     pub public_url: Option<Url>,
     /// Origins from which the console may show videos, such as `https://cdn.vendor.example`; `https:` for all. The links of other
     /// videos are shown, and opened in a page of their own.
@@ -30,6 +31,13 @@ impl Console {
     /// What stands before `/console` in every link: the path of `public_url` without a slash at its end.
     pub fn base(&self) -> &str {
         self.public_url.as_ref().map_or("", |url| url.path().trim_end_matches('/'))
+    }
+
+    /// The address of a place of the console as browsers see it; none without `public_url`.
+    pub fn address_of(&self, place: &str) -> Option<Url> {
+        let mut url = self.public_url.clone()?;
+        url.set_path(&format!("{}{place}", self.base()));
+        Some(url)
     }
 
     /// The origin of `public_url`, as browsers send it.

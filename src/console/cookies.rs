@@ -9,6 +9,9 @@ use crate::access::sessions::SessionText;
 /// How long a browser keeps the cookie of a session: as long as a session lasts at most.
 const SESSION_SECONDS: u32 = 24 * 3600;
 
+/// How long a browser keeps the cookie of a sign-in at an identity provider: as long as there is time for it.
+const LOGIN_SECONDS: u32 = 600;
+
 /// How long a browser remembers the theme.
 const THEME_SECONDS: u32 = 365 * 24 * 3600;
 
@@ -50,7 +53,7 @@ impl Theme {
     }
 }
 
-/// The cookie of a session: its name, and whether browsers send it over HTTPS only.
+/// The cookie of a session, or of a sign-in that has begun: its name, and whether browsers send it over HTTPS only.
 ///
 /// The prefix `__Host-` makes browsers refuse a cookie that another host, or a page without HTTPS, has set. Browsers that reach the
 /// gateway at a loopback address without HTTPS, as a demo is reached, do not keep such a cookie: there it goes without.
@@ -58,9 +61,18 @@ impl Theme {
 pub(super) struct SessionCookie {
     name: &'static str,
     secure: bool,
+    seconds: u32,
 }
 
 impl SessionCookie {
+    /// The cookie of a sign-in at an identity provider. The provider's answer, a link from another site that is followed, brings
+    /// it along (`SameSite=Lax`).
+    pub(super) fn of_login(headers: &HeaderMap, https: bool) -> Self {
+        let secure = https || !is_loopback(headers);
+        let name = if secure { "__Host-tollgate-login" } else { "tollgate-login" };
+        Self { name, secure, seconds: LOGIN_SECONDS }
+    }
+
     pub(super) fn of(audience: Audience, headers: &HeaderMap, https: bool) -> Self {
         // Cookies do not know ports: the two listeners of one machine must not overwrite each other's.
         let (host_name, plain) = match audience {
@@ -68,26 +80,26 @@ impl SessionCookie {
             Audience::Operators => ("__Host-tollgate-operator", "tollgate-operator"),
         };
         let secure = https || !is_loopback(headers);
-        Self { name: if secure { host_name } else { plain }, secure }
+        Self { name: if secure { host_name } else { plain }, secure, seconds: SESSION_SECONDS }
     }
 
-    /// The session that the request's cookie names.
+    /// The text that the request's cookie has.
     pub(super) fn read(self, headers: &HeaderMap) -> Option<SessionText> {
         SessionText::parse(value(headers, self.name)?)
     }
 
     /// The header that makes a browser keep a session.
     pub(super) fn keep(self, session: &SessionText) -> Option<HeaderValue> {
-        self.set(session.expose(), SESSION_SECONDS)
+        self.set(session.expose(), self.seconds)
     }
 
-    /// The header that makes a browser forget the session.
+    /// The header that makes a browser forget the text.
     pub(super) fn forget(self) -> Option<HeaderValue> {
         self.set("", 0)
     }
 
     fn set(self, text: &str, seconds: u32) -> Option<HeaderValue> {
-        let Self { name, secure } = self;
+        let Self { name, secure, .. } = self;
         let secure = if secure { "; Secure" } else { "" };
         let mut value = HeaderValue::try_from(format!(
             "{name}={text}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}"

@@ -8,6 +8,7 @@ pub(super) mod keys;
 pub(super) mod operators;
 pub(super) mod people;
 pub(super) mod playground;
+pub(super) mod provider;
 pub(super) mod sessions;
 pub(super) mod sign_in;
 pub(super) mod start;

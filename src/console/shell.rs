@@ -106,6 +106,7 @@ const NOTICES: &[(&str, &str)] = &[
     ("deleted", "Deleted."),
     ("created", "Created."),
     ("ended", "The other sessions were ended."),
+    ("signed_out", "The user is signed out in every browser."),
     ("suspended", "Suspended: creates are refused, and what runs ends as usual."),
     ("unsuspended", "The organisation may create tasks again."),
     ("booked", "Booked."),

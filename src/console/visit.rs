@@ -196,10 +196,19 @@ pub(super) fn address(console: &Console, head: &Parts) -> IpAddr {
 
 /// The cookie that holds the session of a request.
 pub(super) fn cookie(console: &Console, headers: &HeaderMap) -> SessionCookie {
+    SessionCookie::of(console.parts.audience, headers, is_https(console))
+}
+
+/// The cookie that binds a sign-in at an identity provider to the browser.
+pub(super) fn login_cookie(console: &Console, headers: &HeaderMap) -> SessionCookie {
+    SessionCookie::of_login(headers, is_https(console))
+}
+
+/// Whether browsers reach the console by HTTPS.
+fn is_https(console: &Console) -> bool {
     // Behind a proxy the host of a request may be the proxy's own name for this gateway.
     let public = console.parts.settings.public_url.as_ref();
-    let https = console.parts.https || public.is_some_and(|url| url.scheme() == "https");
-    SessionCookie::of(console.parts.audience, headers, https)
+    console.parts.https || public.is_some_and(|url| url.scheme() == "https")
 }
 
 /// A page that is only looked at.

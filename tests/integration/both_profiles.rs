@@ -33,10 +33,7 @@ fn every_test_in_which_money_moves_passes_with_two_commits_too() {
     let mut tests = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/deadline"));
     tests.arg(env::current_exe().unwrap());
     // They wait more than they work.
-    tests
-        .arg("--test-threads=3")
-        .args(MONEY)
-        .env(VARIABLE, "two-commit");
+    tests.arg("--test-threads=3").args(MONEY).env(VARIABLE, "two-commit");
     let done = tests.output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));

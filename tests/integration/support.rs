@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity_provider;
 pub mod leaks;
 pub mod network;
+pub mod openid;
 pub mod operations;
 pub mod otlp;
 pub mod process;

@@ -3,7 +3,7 @@
 create or replace function audit_change() returns trigger language plpgsql as $$
 declare
     v_actor  constant jsonb := coalesce(nullif(current_setting('tollgate.audit', true), '')::jsonb, '{}');
-    v_secret constant text[] := array['secret_sha256', 'previous_sha256'];
+    v_secret constant text[] := array['secret_sha256', 'previous_sha256', 'link_sha256', 'console_client_secret'];
     v_old    constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - v_secret end;
     v_new    constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - v_secret end;
     v_row    constant jsonb := coalesce(v_new, v_old);

@@ -23,6 +23,7 @@ use super::{Api, conditions};
 use crate::access::callers::Caller;
 use crate::admin::figures::Figures;
 use crate::bulk::{BulkWorkers, Payer};
+use crate::config;
 use crate::credits::Credits;
 use crate::ids::OrgId;
 use crate::layers::body::Coding;
@@ -43,6 +44,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) input: I,
     /// The exposure of an organisation in a day at which its creates are stopped; 0: no limit.
     pub(super) max_exposure: Credits,
+    /// Where people find the console, for links to it.
+    pub(super) console: Arc<config::Console>,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub(super) contents: Contents,
     pub(super) vendor: Vendor,
@@ -244,6 +247,7 @@ where
         path: path.0,
         input,
         max_exposure: api.max_exposure,
+        console: api.console.clone(),
         contents: api.contents.clone(),
         vendor: Vendor {
             upstream: api.upstream.clone(),

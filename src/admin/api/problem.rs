@@ -267,7 +267,7 @@ impl From<GatewayError> for Problem {
             GatewayError::Forbidden(why) => Self::Forbidden(why.into()),
             GatewayError::Unavailable(error) => error.into(),
             GatewayError::NoRoom => Self::Busy,
-            GatewayError::IdentityUnavailable => Self::Unavailable,
+            GatewayError::IdentityUnavailable(_) => Self::Unavailable,
             // What the data plane says of its own calls.
             GatewayError::Invalid(_)
             | GatewayError::Suspended

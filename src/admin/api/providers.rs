@@ -15,6 +15,7 @@ use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{OrgId, ProviderId};
+use crate::secret::Secret;
 use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -93,6 +94,21 @@ pub(super) struct ProviderBody {
     /// Whether an unknown subject becomes a new user.
     #[serde(default)]
     create_users: bool,
+    /// The client id that the console has with the provider: people sign in there by it. The issuer must then be a URL, and
+    /// `console.public_url` be set. Omitted: the console does not offer the provider.
+    #[schema(min_length = 1, max_length = 500)]
+    console_client_id: Option<String>,
+    /// The secret of that client, if it has one. It is never shown again.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 500, write_only)]
+    console_client_secret: Option<Secret>,
+    /// The scopes that the console asks for; omitted: `openid` alone.
+    #[serde(default = "openid")]
+    #[schema(min_items = 1, max_items = 20)]
+    console_scopes: Vec<String>,
+}
+
+fn openid() -> Vec<String> {
+    vec!["openid".into()]
 }
 
 fn organisations() -> Serves {
@@ -140,6 +156,9 @@ pub(super) async fn create_provider(
         role_map: body.role_map,
         create_users: body.create_users,
         suspended: false,
+        console_client_id: body.console_client_id,
+        console_client_secret: body.console_client_secret,
+        console_scopes: body.console_scopes,
     };
     let id = database.create_provider(&spec).await?;
     let provider = existing(database.provider(id).await?, id)?;
@@ -197,6 +216,17 @@ pub(super) struct ProviderPatch {
     create_users: Option<bool>,
     /// `true`: its tokens are refused.
     suspended: Option<bool>,
+    /// The client id that the console has with the provider; null: people cannot sign in by it any more. Another id than before
+    /// has no secret until one is given.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    console_client_id: Option<Option<String>>,
+    /// The secret of that client; null: it has none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, write_only)]
+    console_client_secret: Option<Option<Secret>>,
+    /// The scopes that the console asks for.
+    console_scopes: Option<Vec<String>>,
 }
 
 impl ProviderPatch {
@@ -219,6 +249,13 @@ impl ProviderPatch {
         set(&mut spec.role_map, self.role_map);
         set(&mut spec.create_users, self.create_users);
         set(&mut spec.suspended, self.suspended);
+        if self.console_client_id.as_ref().is_some_and(|id| *id != spec.console_client_id) {
+            // A secret belongs to its client.
+            spec.console_client_secret = None;
+        }
+        set(&mut spec.console_client_id, self.console_client_id);
+        set(&mut spec.console_client_secret, self.console_client_secret);
+        set(&mut spec.console_scopes, self.console_scopes);
     }
 }
 

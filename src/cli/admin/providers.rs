@@ -1,5 +1,8 @@
 //! `tollgate admin identity-provider` and `identity`.
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -20,6 +23,9 @@ const PROVIDER: &[Column] = &[
     ("KEYS", "jwks_url"),
     ("MAKES USERS", "create_users"),
     ("SUSPENDED", "suspended"),
+    ("CONSOLE CLIENT", "console_client_id"),
+    ("HAS SECRET", "console_has_secret"),
+    ("CONSOLE SCOPES", "console_scopes"),
 ];
 const IDENTITY: &[Column] = &[
     ("IDENTITY", "identity_id"),
@@ -45,7 +51,7 @@ pub(super) enum ProviderCommand {
         #[arg(long, conflicts_with_all = ["org", "org_claim"])]
         operators: bool,
         #[command(flatten)]
-        settings: ProviderSettings,
+        settings: Box<ProviderSettings>,
     },
     /// List all identity providers.
     List,
@@ -70,8 +76,14 @@ pub(super) enum ProviderCommand {
         /// Remove the settings of the role claim and of its values.
         #[arg(long, conflicts_with_all = ["role_claim", "roles"])]
         no_role_claim: bool,
+        /// Nobody signs in at the console by the provider any more.
+        #[arg(long, conflicts_with_all = ["console_client_id", "console_client_secret_file"])]
+        no_console_client: bool,
+        /// The console's client has no secret any more.
+        #[arg(long, conflicts_with = "console_client_secret_file")]
+        no_console_client_secret: bool,
         #[command(flatten)]
-        settings: ProviderSettings,
+        settings: Box<ProviderSettings>,
     },
     /// Suspend an identity provider: its tokens are refused.
     Suspend {
@@ -125,6 +137,33 @@ pub(super) struct ProviderSettings {
     /// Whether an unknown subject becomes a new user.
     #[arg(long, value_name = "BOOL")]
     create_users: Option<bool>,
+    /// Client id that the console has with the provider: people sign in there by it.
+    #[arg(long, value_name = "ID")]
+    console_client_id: Option<String>,
+    /// File with the secret of that client, if it has one; '-': standard input.
+    #[arg(long, value_name = "FILE")]
+    console_client_secret_file: Option<PathBuf>,
+    /// Scopes that the console asks for, separated by commas; omitted: 'openid' alone.
+    #[arg(long, value_delimiter = ',', value_name = "SCOPE")]
+    console_scopes: Option<Vec<String>>,
+}
+
+/// The text of a file that has a secret, without the end of its line.
+fn secret_of(file: &Path) -> Result<String, CliError> {
+    let mut text = String::new();
+    let read = match file.to_str() {
+        Some("-") => std::io::stdin().read_to_string(&mut text).map(drop),
+        _ => std::fs::read_to_string(file).map(|read| text = read),
+    };
+    let wrong = |why: std::io::Error| {
+        CliError::Usage(format!(
+            "--console-client-secret-file {}: it cannot be read ({})",
+            file.display(),
+            why.kind()
+        ))
+    };
+    read.map_err(wrong)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -135,6 +174,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl ProviderSettings {
     fn into_body(self, mut body: Map<String, Value>) -> Result<Value, CliError> {
         let role_map = self.roles.map(role_map).transpose()?;
+        let secret = self.console_client_secret_file.as_deref().map(secret_of).transpose()?;
         let mut set = |field: &str, value: Option<Value>| {
             if let Some(value) = value {
                 body.insert(field.into(), value);
@@ -151,6 +191,9 @@ impl ProviderSettings {
         set("role_claim", self.role_claim.map(Value::from));
         set("role_map", role_map.map(Value::from));
         set("create_users", self.create_users.map(Value::from));
+        set("console_client_id", self.console_client_id.map(Value::from));
+        set("console_client_secret", secret.map(Value::from));
+        set("console_scopes", self.console_scopes.map(Value::from));
         Ok(body.into())
     }
 }
@@ -184,13 +227,24 @@ pub(super) async fn provider(session: &Session, command: ProviderCommand) -> Res
         }
         ProviderCommand::List => session.list(PATH, PROVIDER).await?,
         ProviderCommand::Show { provider } => session.show(&session.get(&path(provider)).await?, PROVIDER),
-        ProviderCommand::Update { provider, name, no_org_claim, no_team_claim, no_role_claim, settings } => {
+        ProviderCommand::Update {
+            provider,
+            name,
+            no_org_claim,
+            no_team_claim,
+            no_role_claim,
+            no_console_client,
+            no_console_client_secret,
+            settings,
+        } => {
             let mut body = name.map(|name| fields([("name", name.into())])).unwrap_or_default();
             for (gone, field, nothing) in [
                 (no_org_claim, "org_claim", Value::Null),
                 (no_team_claim, "team_claim", Value::Null),
                 (no_role_claim, "role_claim", Value::Null),
                 (no_role_claim, "role_map", json!({})),
+                (no_console_client, "console_client_id", Value::Null),
+                (no_console_client_secret, "console_client_secret", Value::Null),
             ] {
                 if gone {
                     body.insert(field.into(), nothing);

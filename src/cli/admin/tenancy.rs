@@ -366,6 +366,16 @@ pub(super) enum UserCommand {
         /// Id of the user.
         user: UserId,
     },
+    /// Make a link that opens one session of a user at the console, once, within 15 minutes. Whoever has the link is the user.
+    Invite {
+        /// Id of the user.
+        user: UserId,
+    },
+    /// End the sessions of a user at the console, and its invitations that were not used.
+    EndSessions {
+        /// Id of the user.
+        user: UserId,
+    },
     /// Forget who a user is: delete it, and replace its name everywhere, also in the audit log, by a pseudonym. This cannot be
     /// taken back. Balances, entries and tasks stay.
     Forget {
@@ -409,6 +419,16 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
         }
         UserCommand::Resume { user } => {
             session.show(&session.patch(&path(user), json!({"status": "active"})).await?, USER);
+        }
+        UserCommand::Invite { user } => {
+            let made = session.call(Method::POST, &format!("{}/invitations", path(user)), None).await?;
+            // The address by which people reach the gateway is known where it is configured.
+            let link = if made["url"].is_string() { "url" } else { "path" };
+            session.say_once(&made, "user_id", link)?;
+        }
+        UserCommand::EndSessions { user } => {
+            let ended = session.call(Method::POST, &format!("{}/end-sessions", path(user)), None).await?;
+            session.say(&ended, format_args!("{} session(s) ended", ended["ended_sessions"]));
         }
         UserCommand::Forget { user, erase_content } => {
             let path = format!("{}/forget", path(user));

@@ -1,14 +1,16 @@
 //! The users and teams of an organisation, for its admins.
 
 use http::Method;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
 use crate::console::answers::{Page, Person, Team};
 use crate::console::frame::html;
 use crate::console::shell::Shell;
-use crate::console::trouble::redirect;
-use crate::console::view::{Badge, Id, Name};
-use crate::console::visit::{Outcome, Visit};
+use crate::console::trouble::{Trouble, redirect};
+use crate::console::view::{Badge, Id, Name, When};
+use crate::console::visit::{Fields, Outcome, Visit};
 
 #[derive(askama::Template)]
 #[template(path = "people.html")]
@@ -90,8 +92,63 @@ pub(in crate::console) async fn people(visit: Visit) -> Outcome {
     Ok(html(&page))
 }
 
+/// A link that lets somebody in; shown once.
+#[derive(askama::Template)]
+#[template(path = "invitation.html")]
+struct InvitationPage {
+    shell: Shell,
+    name: Name,
+    url: String,
+    expires: When,
+}
+
+/// What the API answers to an invitation.
+#[derive(Deserialize)]
+struct Invitation {
+    path: String,
+    #[serde(with = "time::serde::rfc3339")]
+    expires_at: OffsetDateTime,
+}
+
 pub(in crate::console) async fn create_user(mut visit: Visit) -> Outcome {
     let fields = visit.form().await?;
+    create(&visit, &fields).await?;
+    Ok(redirect(&visit.link("/people?done=created")))
+}
+
+/// Creates a user and makes a link that lets it in.
+pub(in crate::console) async fn invite(mut visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let made = create(&visit, &fields).await?;
+    link_for(&visit, &made.user_id).await
+}
+
+/// Makes a link that lets a user in who is there already.
+pub(in crate::console) async fn invite_user(visit: Visit) -> Outcome {
+    link_for(&visit, &visit.param("user")).await
+}
+
+async fn link_for(visit: &Visit, user: &str) -> Outcome {
+    let place = format!("/admin/v1/users/{user}");
+    let (person, (member, shell)) =
+        tokio::try_join!(visit.client.look::<Person>(&place), visit.member("Invitation"))?;
+    let made: Invitation = visit.client.manage(Method::POST, &format!("{place}/invitations")).whole().await?;
+    Ok(html(&InvitationPage {
+        shell,
+        name: Name(person.name),
+        url: format!("{}{}", visit.public_url(), made.path),
+        expires: When::new(&member.zone, made.expires_at),
+    }))
+}
+
+/// Signs a user out in every browser.
+pub(in crate::console) async fn end_sessions(visit: Visit) -> Outcome {
+    let place = format!("/admin/v1/users/{}/end-sessions", visit.param("user"));
+    visit.client.manage(Method::POST, &place).send().await?;
+    Ok(redirect(&visit.link("/people?done=signed_out")))
+}
+
+async fn create(visit: &Visit, fields: &Fields) -> Result<Person, Trouble> {
     let (member, _) = visit.member("People and teams").await?;
     let mut body = Map::new();
     body.insert("name".into(), json!(fields.need("name")?));
@@ -100,8 +157,7 @@ pub(in crate::console) async fn create_user(mut visit: Visit) -> Outcome {
         body.insert("team_id".into(), json!(team));
     }
     let place = format!("/admin/v1/orgs/{}/users", member.me.organisation.org_id);
-    visit.client.manage(Method::POST, &place).body(Value::Object(body).to_string()).send().await?;
-    Ok(redirect(&visit.link("/people?done=created")))
+    Ok(visit.client.manage(Method::POST, &place).body(Value::Object(body).to_string()).whole().await?)
 }
 
 /// Changes what was filled in of a user: its role, its team, whether it is suspended.

@@ -1,6 +1,6 @@
 //! The sessions of the visitor's key or token, which can be ended.
 
-use crate::console::Audience;
+use crate::access::callers::Caller;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::trouble::redirect;
@@ -13,7 +13,8 @@ use crate::console::zone::Zone;
 struct SessionsPage {
     shell: Shell,
     sessions: Vec<SessionLine>,
-    operators: bool,
+    /// What the sessions were opened with, and end with.
+    with: &'static str,
 }
 
 struct SessionLine {
@@ -23,12 +24,11 @@ struct SessionLine {
 }
 
 pub(in crate::console) async fn sessions(visit: Visit) -> Outcome {
-    let operators = visit.console.parts.audience == Audience::Operators;
-    let (zone, shell) = match operators {
-        true => (Zone::named("UTC"), visit.operator("Sessions").await),
-        false => {
+    let (zone, shell, with) = match visit.caller().clone() {
+        Caller::Operator(_) => (Zone::named("UTC"), visit.operator("Sessions").await, "token"),
+        Caller::Tenant(principal) => {
             let (member, shell) = visit.member("Sessions").await?;
-            (member.zone, shell)
+            (member.zone, shell, if principal.key.is_some() { "key" } else { "account" })
         }
     };
     let line = |one: crate::access::sessions::Session| SessionLine {
@@ -37,7 +37,7 @@ pub(in crate::console) async fn sessions(visit: Visit) -> Outcome {
         is_this: one.is_this,
     };
     let sessions = visit.sessions().await?.into_iter().map(line).collect();
-    Ok(html(&SessionsPage { shell, sessions, operators }))
+    Ok(html(&SessionsPage { shell, sessions, with }))
 }
 
 /// Ends the other sessions.

@@ -6,19 +6,19 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::SET_COOKIE;
+use http::header::{RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 
 use crate::access::callers::Caller;
-use crate::access::sessions::{SessionText, SignedIn};
+use crate::access::sessions::{SessionText, SignInProvider, SignedIn};
 use crate::call::Peer;
 use crate::console::client::Problem;
 use crate::console::cookies::Theme;
 use crate::console::frame::html;
 use crate::console::shell::Bare;
 use crate::console::trouble::{Trouble, redirect};
-use crate::console::view::Alert;
+use crate::console::view::{Alert, Name};
 use crate::console::visit::{Fields, address, cookie};
 use crate::console::{Audience, Console};
 use crate::error::GatewayError;
@@ -38,40 +38,65 @@ struct SignInPage {
     alert: Option<Alert>,
     /// The link that is to be used, instead of a key.
     link: Option<String>,
+    /// The identity providers by which one may sign in as well.
+    providers: Vec<ProviderLink>,
+}
+
+struct ProviderLink {
+    id: String,
+    name: Name,
+}
+
+/// How many providers the page lists. People of others sign in by the address of theirs.
+const MOST_PROVIDERS: usize = 20;
+
+async fn provider_links(console: &Console, head: &Parts) -> Vec<ProviderLink> {
+    // A provider sends people back to the address that is configured, and nowhere else.
+    if console.parts.audience != Audience::Members || console.parts.settings.public_url.is_none() {
+        return Vec::new();
+    }
+    let all = console.parts.authenticator.sign_in_providers(address(console, head)).await;
+    let some = all.into_iter().take(MOST_PROVIDERS);
+    some.map(|SignInProvider { id, name }| ProviderLink { id: id.to_string(), name: Name(name) }).collect()
 }
 
 /// The form that takes a key or a token.
 pub(in crate::console) async fn show(State(console): State<Arc<Console>>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     match Fields::parse(head.uri.query().unwrap_or_default().as_bytes()) {
-        Ok(query) => form(&console, &head, query.text("back"), None, None),
+        Ok(query) => form(&console, &head, &query.text("back"), None, None).await,
         Err(trouble) => trouble.into_response(),
     }
 }
 
-fn form(
+/// The page to sign in at, with what was refused.
+pub(super) async fn form(
     console: &Console,
     head: &Parts,
-    back: String,
+    back: &str,
     refused: Option<&Problem>,
     link: Option<String>,
 ) -> Response {
     let page = SignInPage {
         bare: Bare::new(console, Theme::of(&head.headers), "Sign in"),
         operators: console.parts.audience == Audience::Operators,
-        back: own_place(&back),
+        back: own_place(back),
         alert: refused.map(Alert::of),
+        providers: if link.is_some() { Vec::new() } else { provider_links(console, head).await },
         link,
     };
     let mut answer = html(&page);
     if let Some(problem) = refused {
         *answer.status_mut() = problem.status;
+        if let Some(seconds) = problem.retry_after {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
     }
     answer
 }
 
 /// A place of this console; nothing that a visitor may be sent to elsewhere.
-fn own_place(place: &str) -> String {
+pub(super) fn own_place(place: &str) -> String {
     let plain = place.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     let ours = place == "/console" || place.starts_with("/console/") || place.starts_with("/console?");
     if ours && plain && !place.starts_with("/console/sign-") {
@@ -98,7 +123,7 @@ pub(in crate::console) async fn sign_in(State(console): State<Arc<Console>>, req
     let back = fields.text("back");
     let Some(credential) = fields.get("credential").map(str::trim) else {
         let empty = Problem::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "paste a key into the field");
-        return form(&console, &head, back, Some(&empty), None);
+        return form(&console, &head, &back, Some(&empty), None).await;
     };
     // A sign-in writes, as a call of the management API may.
     let admit = |caller: &Caller| {
@@ -111,7 +136,7 @@ pub(in crate::console) async fn sign_in(State(console): State<Arc<Console>>, req
     let opened = console.parts.authenticator.sign_in_with(credential, address(&console, &head), admit).await;
     match opened.and_then(|opened| fits(&console, opened)) {
         Ok(session) => enter(&console, &head, &session, &back),
-        Err(error) => form(&console, &head, back, Some(&told(&console, &error)), None),
+        Err(error) => form(&console, &head, &back, Some(&told(&console, &error)), None).await,
     }
 }
 
@@ -149,7 +174,7 @@ fn fits(
     }
 }
 
-fn enter(console: &Console, head: &Parts, session: &SessionText, back: &str) -> Response {
+pub(super) fn enter(console: &Console, head: &Parts, session: &SessionText, back: &str) -> Response {
     Peer::of(&head.extensions).is_known();
     let mut answer = redirect(&format!("{}{}", console.base(), own_place(back)));
     if let Some(kept) = cookie(console, &head.headers).keep(session) {
@@ -165,7 +190,7 @@ pub(in crate::console) async fn show_link(
     request: Request,
 ) -> Response {
     let (head, _) = request.into_parts();
-    form(&console, &head, String::new(), None, Some(link))
+    form(&console, &head, "", None, Some(link)).await
 }
 
 /// Exchanges a link for a session.
@@ -183,7 +208,7 @@ pub(in crate::console) async fn use_link(
     };
     match opened.and_then(|opened| fits(&console, opened)) {
         Ok(session) => enter(&console, &head, &session, ""),
-        Err(error) => form(&console, &head, String::new(), Some(&Problem::of(&error)), None),
+        Err(error) => form(&console, &head, "", Some(&Problem::of(&error)), None).await,
     }
 }
 
@@ -229,6 +254,9 @@ mod tests {
             ["https://evil.example", "//evil.example", "/console\\evil", "/consolevil", "/console/ x", ""]
         {
             assert_eq!(own_place(place), "/console", "{place}");
+        }
+        for place in ["/console/sign-in", "/console/sign-in/return?code=x", "/console/sign-in/with/idp_1"] {
+            assert_eq!(own_place(place), "/console", "{place}: nobody goes round in circles");
         }
         assert_eq!(own_place("/console/clips?status=SUCCESS"), "/console/clips?status=SUCCESS");
     }

@@ -45,6 +45,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0028_labels",
     "0029_deleted_balances",
     "0030_archived_months",
+    "0031_sign_in",
 ];
 
 /// All migrations, ordered by version.

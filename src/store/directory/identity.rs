@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::ids::{OrgId, ProviderId};
+use crate::secret::Secret;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
@@ -41,7 +42,8 @@ pub struct Provider {
 macro_rules! provider_columns {
     () => {
         "provider_id, name, serves, org_id, issuer, audiences, jwks_url, algorithms, leeway_seconds, user_claim, org_claim, \
-         team_claim, role_claim, role_map, create_users, status, created_at, version"
+         team_claim, role_claim, role_map, create_users, status, console_client_id, console_client_secret, console_scopes, \
+         created_at, version"
     };
 }
 
@@ -71,6 +73,11 @@ fn provider(row: &PgRow) -> Result<Provider, StoreError> {
             role_map,
             create_users: row.try_get("create_users")?,
             suspended: row.try_get::<Status, _>("status")? == Status::Suspended,
+            console_client_id: row.try_get("console_client_id")?,
+            console_client_secret: row
+                .try_get::<Option<String>, _>("console_client_secret")?
+                .map(Secret::new),
+            console_scopes: row.try_get("console_scopes")?,
         },
         created_at: row.try_get("created_at")?,
         version: row.try_get("version")?,
@@ -122,6 +129,9 @@ impl<'q> BindSpec<'q> for Prepared<'q> {
             .bind(Json(&spec.role_map))
             .bind(spec.create_users)
             .bind(if spec.suspended { Status::Suspended } else { Status::Active })
+            .bind(&spec.console_client_id)
+            .bind(spec.console_client_secret.as_ref().map(Secret::expose))
+            .bind(&spec.console_scopes)
     }
 }
 
@@ -156,10 +166,11 @@ impl Acting {
         spec.check()?;
         let id = ProviderId::generate();
         let row = sqlx::query(
-            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $16) as conflict), \
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $19) as conflict), \
              made as (insert into identity_provider (provider_id, name, serves, org_id, issuer, audiences, jwks_url, \
-               algorithms, leeway_seconds, user_claim, org_claim, team_claim, role_claim, role_map, create_users, status) \
-               select $1, $2, $15, $16, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 from checked \
+               algorithms, leeway_seconds, user_claim, org_claim, team_claim, role_claim, role_map, create_users, status, \
+               console_client_id, console_client_secret, console_scopes) \
+               select $1, $2, $18, $19, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17 from checked \
                where conflict is null) \
              select conflict from checked",
         )
@@ -207,11 +218,12 @@ impl Acting {
         spec: &ProviderSpec,
     ) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query(concat!(
-            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $15) as conflict), \
+            "with checked as materialized (select provider_conflict($1, $2, $3, $4, $18) as conflict), \
              edited as (update identity_provider p set name = $2, issuer = $3, audiences = $4, jwks_url = $5, \
                algorithms = $6, leeway_seconds = $7, user_claim = $8, org_claim = $9, team_claim = $10, role_claim = $11, \
-               role_map = $12, create_users = $13, status = $14 from checked \
-               where p.provider_id = $1 and p.deleted_at is null and p.version = $16 and checked.conflict is null returning ",
+               role_map = $12, create_users = $13, status = $14, console_client_id = $15, console_client_secret = $16, \
+               console_scopes = $17 from checked \
+               where p.provider_id = $1 and p.deleted_at is null and p.version = $19 and checked.conflict is null returning ",
             provider_columns!(),
             ") select conflict, ",
             provider_columns!(),

@@ -1,5 +1,8 @@
 //! Sessions of the console: each stands for a credential, which is looked up again at every use.
 
+mod invitations;
+mod logins;
+
 use std::time::Duration;
 
 use sqlx::Row;
@@ -15,6 +18,10 @@ words! {
     pub enum SessionKind in "console_session.kind", "console_link.kind" {
         Key = "key",
         Operator = "operator",
+        /// A subject of an identity provider.
+        Identity = "identity",
+        /// The user itself, by an invitation.
+        User = "user",
     }
 }
 
@@ -22,7 +29,8 @@ words! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOf {
     pub kind: SessionKind,
-    /// The public id of the API key or of the operator's token.
+    /// The public id of the API key or of the operator's token; else the id of the identity or of the user, as the database
+    /// prints it.
     pub public_id: String,
 }
 
@@ -162,13 +170,15 @@ impl Database {
         Ok(Some(SessionOf { kind: row.try_get("kind")?, public_id: row.try_get("public_id")? }))
     }
 
-    /// Deletes sessions and links that have ended.
+    /// Deletes sessions, links and sign-ins that have ended.
     pub async fn forget_sessions(&self) -> Result<(), StoreError> {
         for old in [
             "delete from console_session where session_sha256 in (select s.session_sha256 from console_session s \
              where s.created_at < now() - interval '24 hours' limit $1)",
             "delete from console_link where link_sha256 in (select l.link_sha256 from console_link l \
              where l.expires_at < now() limit $1)",
+            "delete from console_login where login_sha256 in (select l.login_sha256 from console_login l \
+             where l.created_at < now() - interval '10 minutes' limit $1)",
         ] {
             sqlx::query(old).bind(BATCH).execute(self.pool()).await?;
         }

@@ -69,6 +69,7 @@ const PARTS: &[&str] = &[
     "Tracing::new",
     "Authenticator::new",
     "KeySets::new",
+    "SignInClient::new",
     "RateLimits::new",
     "stack::data_plane",
 ];

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::support::database::TestDatabase;
 use crate::support::gateway::{MASTER_KEY, TestGateway, closed_port};
+use crate::support::openid::{Manner, OpenId};
 use crate::support::otlp::Collector;
 use crate::support::process::{Said, Scratch, run, run_with_env};
 
@@ -95,4 +96,29 @@ async fn everything_that_is_wrong_is_told_at_once() {
     let errors = findings(&said, "error");
     assert!(said.code == 1 && errors.len() == 2, "{errors:#?}");
     assert!(errors.iter().all(|error| error.starts_with("configuration: ")), "{errors:#?}");
+}
+
+#[tokio::test]
+async fn it_tells_whether_people_can_sign_in_by_their_providers() {
+    let gateway = TestGateway::start().await;
+    let (good, bad) = (OpenId::start().await, OpenId::start().await);
+    bad.set("openid-configuration", Manner::Answer(200, "<html>".into()));
+    for (openid, name) in [(&good, "good"), (&bad, "bad")] {
+        let spec = openid.spec(name, gateway.caller.org);
+        gateway.db.database().create_provider(&spec).await.unwrap();
+    }
+    let (scratch, vendor) = (Scratch::new(), format!("http://{}", gateway.simulator()));
+    let console = "[console]\npublic_url = \"https://videos.example.com/a/\"\n";
+    let file = scratch.file("console.toml", &config(gateway.db.url(), &vendor, console));
+    let said = run(&["doctor", "--json", "--config", &file]).await;
+    let (well, warnings) = (findings(&said, "ok"), findings(&said, "warning"));
+    let redirect = "the redirect URI https://videos.example.com/a/console/sign-in/return";
+    assert!(well.iter().any(|one| one.starts_with("sign-in: good") && one.contains(redirect)), "{said:?}");
+    let of_bad =
+        warnings.iter().find(|one| one.contains("console by bad")).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(of_bad.contains("cannot be read") && of_bad.contains(&bad.issuer), "{of_bad}");
+    let file = scratch.file("none.toml", &config(gateway.db.url(), &vendor, ""));
+    let said = run(&["doctor", "--json", "--config", &file]).await;
+    let warnings = findings(&said, "warning");
+    assert_eq!(warnings.iter().filter(|one| one.contains("public_url is not set")).count(), 2, "{said:?}");
 }

@@ -48,6 +48,7 @@ const WORDS: &[(&str, &str)] = &[
     ("bearer ", "a credential"),
     ("s3cret", "a proxy's password"),
     ("z2f0zxdhetpzm2nyzxq", "a proxy's password"),
+    ("0idc-canary", "a client secret, or a code of a sign-in"),
 ];
 
 /// What is in `text` that should not be.

@@ -31,6 +31,9 @@ struct Provider {
     role_claim: Option<String>,
     create_users: bool,
     suspended: bool,
+    console_client_id: Option<String>,
+    console_has_secret: bool,
+    console_scopes: Vec<String>,
     version: i32,
 }
 
@@ -42,6 +45,10 @@ struct ProviderCard {
     suspended: bool,
     version: i32,
     facts: Facts,
+    /// Whether people may sign in by it: it is of organisations.
+    for_people: bool,
+    client_id: String,
+    scopes: String,
 }
 
 #[derive(askama::Template)]
@@ -110,10 +117,14 @@ impl ProviderCard {
                 "Unknown subjects",
                 Cell::text(if provider.create_users { "become users" } else { "are refused" }),
             ),
+            ("Sign-in at the console", sign_in_of(&provider)),
         ]);
         let badge =
             if provider.suspended { Badge::new("warn", "Suspended") } else { Badge::new("good", "Active") };
         Self {
+            for_people: provider.serves == "organisations",
+            client_id: provider.console_client_id.unwrap_or_default(),
+            scopes: provider.console_scopes.join(" "),
             id: Id(provider.provider_id.clone()),
             provider_id: provider.provider_id,
             name: Name(provider.name),
@@ -122,6 +133,18 @@ impl ProviderCard {
             version: provider.version,
             facts,
         }
+    }
+}
+
+/// The client by which the console signs people in.
+fn sign_in_of(provider: &Provider) -> Cell {
+    match &provider.console_client_id {
+        None => Cell::fine("none"),
+        Some(client) => Cell::code(client).and(&Cell::fine(if provider.console_has_secret {
+            "with a secret"
+        } else {
+            "without a secret"
+        })),
     }
 }
 
@@ -173,7 +196,19 @@ pub(super) async fn create(mut visit: Visit) -> Outcome {
     }
 }
 
-/// Suspends a provider, takes it up again, or deletes it.
+/// What the console is to sign people in with. An empty secret is none that was given: the one that is there stays.
+fn client_of(fields: &Fields) -> Value {
+    let mut patch = json!({"console_client_id": fields.get("client_id").map(str::trim)});
+    if let Some(secret) = fields.get("client_secret") {
+        patch["console_client_secret"] = json!(secret.trim());
+    }
+    if let Some(scopes) = fields.get("scopes") {
+        patch["console_scopes"] = json!(scopes.split_whitespace().collect::<Vec<_>>());
+    }
+    patch
+}
+
+/// Suspends a provider, takes it up again, deletes it, or sets what the console signs people in with.
 pub(super) async fn change(mut visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let place = format!("/admin/v1/identity-providers/{}", visit.param("provider"));
@@ -181,8 +216,13 @@ pub(super) async fn change(mut visit: Visit) -> Outcome {
     let (method, body, word) = match fields.need("do")? {
         "suspend" => (Method::PATCH, json!({"suspended": true}), "saved"),
         "resume" => (Method::PATCH, json!({"suspended": false}), "saved"),
+        "sign_in" => (Method::PATCH, client_of(&fields), "saved"),
         "delete" => (Method::DELETE, Value::Null, "deleted"),
-        _ => return Err(Trouble::bad_request("The field 'do' is none of suspend, resume and delete.")),
+        _ => {
+            return Err(Trouble::bad_request(
+                "The field 'do' is none of suspend, resume, sign_in and delete.",
+            ));
+        }
     };
     let body = (!body.is_null()).then(|| body.to_string());
     match super::change(&visit, method, &place, version, body).await {

@@ -33,6 +33,7 @@ pub struct Presented {
 /// The user that a subject is linked to.
 #[derive(Debug, Clone)]
 pub struct FoundIdentity {
+    pub identity: IdentityId,
     /// The user, and what it may do.
     pub principal: Arc<Principal>,
     /// Whether the user or its organisation was deleted.
@@ -87,7 +88,7 @@ impl Database {
         let row = sqlx::query(concat!(
             "select ",
             standing!(),
-            ", t.name as team, i.claims_as_of from user_identity i join org o using (org_id) \
+            ", t.name as team, i.claims_as_of, i.identity_id from user_identity i join org o using (org_id) \
              join app_user u on u.user_id = i.user_id left join team t on t.team_id = u.team_id \
              where i.provider_id = $4 and i.subject = $5 and ",
             wanted!()
@@ -105,6 +106,7 @@ impl Database {
 
 fn found(row: &PgRow) -> Result<FoundIdentity, StoreError> {
     Ok(FoundIdentity {
+        identity: IdentityId::from_uuid(row.try_get("identity_id")?),
         principal: Arc::new(Principal::of(row)?),
         gone: row.try_get("gone")?,
         team: row.try_get("team")?,

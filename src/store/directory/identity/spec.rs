@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use url::Url;
 use utoipa::ToSchema;
 
 use crate::ids::OrgId;
 use crate::safe_url::is_safe;
+use crate::secret::Secret;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::directory::keys::Role;
@@ -114,6 +115,19 @@ pub struct ProviderSpec {
     pub create_users: bool,
     /// Whether the provider's tokens are refused for now.
     pub suspended: bool,
+    /// The client id that the console has with the provider; null: nobody signs in there by this provider.
+    pub console_client_id: Option<String>,
+    /// Whether the console has a client secret. The secret itself is never shown.
+    #[serde(rename = "console_has_secret", serialize_with = "whether_there")]
+    #[schema(value_type = bool)]
+    pub console_client_secret: Option<Secret>,
+    /// The scopes that the console asks for.
+    pub console_scopes: Vec<String>,
+}
+
+/// Shows of a secret whether there is one.
+fn whether_there<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(secret.is_some())
 }
 
 impl ProviderSpec {
@@ -136,6 +150,9 @@ impl ProviderSpec {
             role_map: BTreeMap::new(),
             create_users: false,
             suspended: false,
+            console_client_id: None,
+            console_client_secret: None,
+            console_scopes: vec![OPENID.into()],
         }
     }
 
@@ -202,10 +219,49 @@ impl ProviderSpec {
         } else if self.role_claim.is_some() && self.role_map.is_empty() {
             "role_claim needs a role_map: without one it gives no role"
         } else {
-            return None;
+            return self.problem_with_console();
         })
     }
+
+    /// What is wrong with the settings by which people sign in at the console.
+    fn problem_with_console(&self) -> Option<&'static str> {
+        // RFC 6749, appendix A: printable, and a scope has no blank.
+        let printable = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let sendable = |text: &str| (1..=500).contains(&text.len()) && printable(text);
+        let is_scope =
+            |text: &String| (1..=200).contains(&text.len()) && printable(text) && !text.contains(' ');
+        let (client, scopes) = (self.console_client_id.as_deref(), &self.console_scopes);
+        let secret = self.console_client_secret.as_ref().map(Secret::expose);
+        let problem = if scopes.len() > 20
+            || !scopes.iter().all(is_scope)
+            || !scopes.iter().any(|scope| scope == OPENID)
+        {
+            "console_scopes must have 'openid' and at most 19 others, of up to 200 printable characters"
+        } else if secret.is_some_and(|secret| !sendable(secret)) {
+            "console_client_secret must be 1 to 500 printable characters"
+        } else if client.is_none() && secret.is_some() {
+            "console_client_secret needs a console_client_id"
+        } else if client.is_some_and(|client| !sendable(client)) {
+            "console_client_id must be 1 to 500 printable characters"
+        } else if client.is_some() && self.serves == Serves::Operators {
+            "operators sign in at the console by their tokens: no console_client_id"
+        } else if client.is_some() && !self.issuer_url().is_some_and(|url| is_safe(&url)) {
+            "console_client_id needs an issuer that is an https URL, or an http one on this machine: its endpoints are published below it"
+        } else {
+            return None;
+        };
+        Some(problem)
+    }
+
+    /// The issuer as the URL that OpenID Connect wants it to be.
+    fn issuer_url(&self) -> Option<Url> {
+        let url: Url = self.issuer.parse().ok()?;
+        (url.query().is_none() && url.fragment().is_none()).then_some(url)
+    }
 }
+
+/// The scope without which a provider makes no ID token.
+const OPENID: &str = "openid";
 
 /// Claims of tokens that do not identify a user: `jti` would make a new user of each token.
 const NOT_OF_A_USER: &[&str] = &["iss", "aud", "exp", "nbf", "iat", "jti"];
