@@ -43,6 +43,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0026_members",
     "0027_open_audits",
     "0028_labels",
+    "0029_oldest_tasks",
 ];
 
 /// All migrations, ordered by version.
