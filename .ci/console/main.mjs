@@ -46,13 +46,7 @@ const signIn = async (base, credential) => {
 
 try {
   fs.mkdirSync(settings.pictures, { recursive: true });
-  for (const { role, base, credential } of settings.roles) {
-    const storageState = await signIn(base, credential);
-    const open = (look) => browser.newContext({ storageState, ...look });
-    const mediaHosts = settings.mediaHosts;
-    const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
-    console.log(`${role}: ${pages} pages`);
-  }
+  // First: a sign-in link does not last long.
   for (const [name, walk] of Object.entries(walks)) {
     const open = (look = {}) => browser.newContext(look);
     try {
@@ -61,6 +55,13 @@ try {
     } catch (error) {
       complain(name, error.message.split('\n').slice(0, 4).join(' / '));
     }
+  }
+  for (const { role, base, credential } of settings.roles) {
+    const storageState = await signIn(base, credential);
+    const open = (look) => browser.newContext({ storageState, ...look });
+    const mediaHosts = settings.mediaHosts;
+    const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
+    console.log(`${role}: ${pages} pages`);
   }
 } finally {
   proxy.close();
