@@ -75,7 +75,7 @@ async fn cost(gateway: &Watched, browser: &mut Browser, place: &str) -> (f64, us
 #[tokio::test]
 async fn a_page_makes_as_many_statements_for_many_rows_as_for_few() {
     let (db, vendor) = (TestDatabase::new().await, Vendor::start(10).await);
-    let gateway = Watched::start(&db, vendor.address, UNLIMITED).await;
+    let gateway = Watched::configured(&db, vendor.address, UNLIMITED).await;
     let tenant = Tenant::new(&db, 100_000).await;
     let admin = db.database().add_user(tenant.org, &admin_named("boss")).await.unwrap();
     let spec = KeySpec { name: "console".into(), env: "test".into(), ..KeySpec::default() };
