@@ -14,6 +14,7 @@
 //! | `visit` | one request of a signed-in caller: its parameters and its form; [`visit::page`] makes a route of a function |
 //! | `client` | calls of the APIs, at most [`client::MOST_CALLS`] a page; a refusal is a [`client::Problem`] |
 //! | `answers` | the answers of the APIs, as far as pages read them |
+//! | `refusal` | a form that was refused: its page again, with what was typed and with the reason beside the field |
 //! | `shell` | what surrounds a page: title, navigation, organisation, balance, theme |
 //! | `attention` | what needs a person, on every page of operators |
 //! | `view` | the reusable pieces of pages: `Money`, `Id`, `When`, `Meter`, `Alert`; they escape what they print |
@@ -25,11 +26,13 @@
 //!
 //! Classes of the style sheet for what pages repeat: `head` (title and its actions), `card`, `figures` (a row of large numbers),
 //! `scroll` around every table, `number` for columns of numbers, `facts` (names and values), `field` (label, input, `hint`),
-//! `stack` and `row` (fields below and beside each other), `actions` (buttons), `filter`, `empty` (what is told instead of an
+//! `wrong` (why a field is), `stack` and `row` (fields below and beside each other), `actions` (buttons), `filter`, `empty` (what is told instead of an
 //! empty list), `alert`, `notice`, `badge`, `two` (boxes side by side), `timeline`.
 //!
 //! A page is a function from a [`visit::Visit`] to an answer or a [`trouble::Trouble`], a template that extends `layout.html`, and a
-//! line in [`router`]. A change is a form that is posted; its answer is a redirect, so that a reload repeats nothing.
+//! line in [`router`]. A change is a form that is posted; its answer is a redirect, so that a reload repeats nothing. A form that is
+//! refused is the `Err` of its function: [`visit::Place`] shows the page again, whose template takes from `shell.form(place)` what
+//! stands in the fields.
 
 mod answers;
 mod assets;
@@ -39,6 +42,7 @@ mod cookies;
 mod frame;
 mod mount;
 mod pages;
+mod refusal;
 mod shell;
 mod table;
 mod trouble;
@@ -55,7 +59,7 @@ use tower_http::csrf::CsrfLayer;
 
 pub use self::client::Apis;
 pub use self::mount::{Mounted, mount};
-use self::visit::{form, page};
+use self::visit::{Place, page};
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::config;
@@ -111,7 +115,11 @@ pub fn router(parts: Parts) -> Router {
         .route("/console/link/{link}", get(pages::sign_in::show_link).post(pages::sign_in::use_link))
         .route("/console/sign-out", post(pages::sign_in::sign_out))
         .route("/console/theme", post(pages::sign_in::set_theme))
-        .route("/console/sessions", page(pages::sessions::sessions).merge(form(pages::sessions::end_others)))
+        .merge(
+            Place::new("/console/sessions", pages::sessions::sessions)
+                .form("", pages::sessions::end_others)
+                .routes(),
+        )
         .route("/console/assets/{name}", get(assets::serve));
     let pages = match audience {
         Audience::Members => members(),
@@ -132,35 +140,51 @@ pub fn router(parts: Parts) -> Router {
 }
 
 fn members() -> Router<Arc<Console>> {
+    use pages::{budgets, clip, clips, keys, people, playground, start, statement, usage};
     Router::new()
         .route("/console/sign-in/with/{provider}", get(pages::provider::begin))
         .route("/console/sign-in/return", get(pages::provider::finish))
-        .route("/console", page(pages::start::start))
-        .route("/console/playground", page(pages::playground::show).merge(form(pages::playground::send)))
-        .route("/console/clips", page(pages::clips::clips))
-        .route("/console/clips/{task}", page(pages::clip::clip))
-        .route("/console/clips/{task}/video", page(pages::clip::video))
-        .route("/console/clips/{task}/erase", form(pages::clip::erase))
-        .route("/console/keys", page(pages::keys::keys).merge(form(pages::keys::create)))
-        .route("/console/keys/policy", form(pages::keys::set_policy))
-        .route("/console/keys/{key}/rename", form(pages::keys::rename))
-        .route("/console/keys/{key}/rotate", form(pages::keys::rotate))
-        .route("/console/keys/{key}/revoke", form(pages::keys::revoke))
-        .route("/console/usage", page(pages::usage::usage))
-        .route("/console/usage.csv", page(pages::usage::csv))
-        .route("/console/statement", page(pages::statement::statement))
-        .route("/console/statement.csv", page(pages::statement::csv))
-        .route("/console/budgets", page(pages::budgets::budgets).merge(form(pages::budgets::create)))
-        .route("/console/budgets/{budget}", form(pages::budgets::change))
-        .route("/console/budgets/{budget}/delete", form(pages::budgets::delete))
-        .route("/console/people", page(pages::people::people))
-        .route("/console/people/users", form(pages::people::create_user))
-        .route("/console/people/invite", form(pages::people::invite))
-        .route("/console/people/users/{user}", form(pages::people::change_user))
-        .route("/console/people/users/{user}/invite", form(pages::people::invite_user))
-        .route("/console/people/users/{user}/end-sessions", form(pages::people::end_sessions))
-        .route("/console/people/teams", form(pages::people::create_team))
-        .route("/console/people/teams/{team}", form(pages::people::change_team))
+        .route("/console", page(start::start))
+        .merge(Place::new("/console/playground", playground::show).form("", playground::send).routes())
+        .route("/console/clips", page(clips::clips))
+        .merge(Place::new("/console/clips/{task}", clip::clip).form("/erase", clip::erase).routes())
+        .route("/console/clips/{task}/video", page(clip::video))
+        .merge(
+            Place::new("/console/keys", keys::keys)
+                .form("", keys::create)
+                .form("/policy", keys::set_policy)
+                .form("/{key}/rename", keys::rename)
+                .form("/{key}/status", keys::set_status)
+                .form("/{key}/rotate", keys::rotate)
+                .form("/{key}/revoke", keys::revoke)
+                .routes(),
+        )
+        .route("/console/usage", page(usage::usage))
+        .route("/console/usage.csv", page(usage::csv))
+        .route("/console/statement", page(statement::statement))
+        .route("/console/statement.csv", page(statement::csv))
+        .merge(
+            Place::new("/console/budgets", budgets::budgets)
+                .form("", budgets::create)
+                .form("/requests", budgets::ask_for_more)
+                .form("/requests/{request}/{answer}", budgets::answer)
+                .form("/{budget}", budgets::change)
+                .form("/{budget}/delete", budgets::delete)
+                .routes(),
+        )
+        .merge(
+            Place::new("/console/people", people::people)
+                .form("/users", people::create_user)
+                .form("/invite", people::invite)
+                .form("/users/{user}", people::change_user)
+                .form("/users/{user}/invite", people::invite_user)
+                .form("/users/{user}/end-sessions", people::end_sessions)
+                .form("/users/{user}/delete", people::delete_user)
+                .form("/teams", people::create_team)
+                .form("/teams/{team}", people::change_team)
+                .form("/teams/{team}/delete", people::delete_team)
+                .routes(),
+        )
 }
 
 fn operators() -> Router<Arc<Console>> {

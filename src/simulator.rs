@@ -54,6 +54,8 @@ pub struct SimulatorConfig {
     pub task_time: Duration,
     /// Up to this much is added to a task's time, at random.
     pub task_jitter: Duration,
+    /// Tasks with this prompt end at once.
+    pub at_once: Option<String>,
     /// The share of tasks that end `FAILED`, 0 to 1.
     pub fail_ratio: f64,
     /// Where the books are kept over restarts and kills; only in memory if absent.
@@ -70,6 +72,7 @@ impl Default for SimulatorConfig {
             master_keys: vec!["sim-master-key".to_owned()],
             task_time: Duration::from_secs(8),
             task_jitter: Duration::from_secs(4),
+            at_once: None,
             fail_ratio: 0.0,
             state_file: None,
             public_url: None,
@@ -170,6 +173,7 @@ impl Simulator {
             recorder: Default::default(),
             task_ms: millis(config.task_time),
             jitter_ms: millis(config.task_jitter),
+            at_once: config.at_once,
             fail_ratio: config.fail_ratio,
             public_url: public_url.trim_end_matches('/').to_owned(),
             stopping: CancellationToken::new(),

@@ -72,8 +72,10 @@ pub use self::ledger::guard::{HoldGuard, Verdict};
 pub use self::ledger::lanes::settings::{LaneSettings, RETRY_ASIDE, SIDE_LANES};
 pub use self::ledger::lease::Lease;
 pub use self::ledger::proof::Proof;
+pub use self::ledger::running::RunningTask;
 pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
-pub use self::ledger::tasks::{Late, OpenHolds, State, Task, TaskFilter};
+pub use self::ledger::task_lists::TaskFilter;
+pub use self::ledger::tasks::{Late, OpenHolds, State, Task};
 pub use self::ledger::unanswered::{Question, Sign};
 pub use self::prices::{
     Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,

@@ -49,13 +49,7 @@ const signIn = async (base, credential) => {
 
 try {
   fs.mkdirSync(settings.pictures, { recursive: true });
-  for (const { role, base, credential } of words.length ? [] : settings.roles) {
-    const storageState = await signIn(base, credential);
-    const open = (look) => browser.newContext({ storageState, ...look });
-    const mediaHosts = settings.mediaHosts;
-    const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
-    console.log(`${role}: ${pages} pages`);
-  }
+  // First: a sign-in link does not last long.
   for (const [name, walk] of Object.entries({ ...walks, ...signIns })) {
     if (words.length && !words.some((word) => name.includes(word))) continue;
     const open = (look = {}) => browser.newContext(look);
@@ -65,6 +59,13 @@ try {
     } catch (error) {
       complain(name, error.message.split('\n').slice(0, 4).join(' / '));
     }
+  }
+  for (const { role, base, credential } of words.length ? [] : settings.roles) {
+    const storageState = await signIn(base, credential);
+    const open = (look) => browser.newContext({ storageState, ...look });
+    const mediaHosts = settings.mediaHosts;
+    const pages = await crawl({ role, base, open, axe, pictures: settings.pictures, mediaHosts, complain });
+    console.log(`${role}: ${pages} pages`);
   }
 } finally {
   proxy.close();

@@ -50,6 +50,9 @@ export const walks = {
     await page.waitForSelector('video, a:has-text("video")', { timeout: 60_000 });
     for (const wrong of await findings(page, axe)) complain('a finished clip', wrong);
     await page.screenshot({ path: `${settings.pictures}/walk-clip.png`, fullPage: true });
+    await page.click('nav >> text=Start');
+    await page.waitForSelector('h2:has-text("Your newest clip")');
+    await page.screenshot({ path: `${settings.pictures}/walk-start.png`, fullPage: true });
     await page.click('nav >> text=Keys');
     await page.waitForSelector('h1');
     await page.click('nav >> text=Usage');
@@ -57,6 +60,53 @@ export const walks = {
     assert((await page.textContent('main')).includes(price.match(/[\d,.\s]+/)[0].trim()), 'the usage does not show the price');
     await page.click('text=Sign out');
     await page.waitForSelector('input[name=credential]');
+  },
+
+  // What reads can be executed from the pages about the APIs; what buys or changes cannot.
+  'the documents buy nothing': async ({ settings, open, complain }) => {
+    const [proxied] = settings.roles.filter(({ role }) => role === 'proxied');
+    for (const [base, title, refused, allowed] of [
+      [settings.dataUrl, 'Tollgate API', 'generate', 'quote'],
+      [proxied.base.replace('/console', ''), 'Tollgate API', 'generate', 'credits'],
+      [settings.adminUrl, 'Tollgate management API', 'grant_credits', 'list_orgs'],
+    ]) {
+      const page = await (await open()).newPage();
+      listen(page, `${base}/docs/`, [], complain);
+      await page.goto(`${base}/docs/`);
+      await page.waitForSelector('.opblock');
+      assert((await page.title()) === title, `its title is ${await page.title()}`);
+      for (const [operation, buttons] of [[refused, 0], [allowed, 1]]) {
+        const block = page.locator(`.opblock[id$="-${operation}"]`);
+        await block.locator('.opblock-summary-control').click();
+        await block.locator('.opblock-body').waitFor();
+        const found = await block.locator('.try-out__btn').count();
+        assert(found === buttons, `${operation} has ${found} buttons that execute it`);
+      }
+      if (title === 'Tollgate API') {
+        const kinds = await page.locator('.opblock[id$="-generate"] .examples-select option').count();
+        assert(kinds === 6, `a create has ${kinds} examples`);
+        await page.click('a:has-text("The playground shows the price first")');
+        await page.waitForURL(/sign-in|playground/);
+        await page.goBack();
+      }
+      await page.evaluate(() => scrollTo(0, 0));
+      await page.screenshot({ path: `${settings.pictures}/docs-${title.replaceAll(' ', '-')}.png` });
+    }
+  },
+
+  'a form that is refused keeps what was typed': async ({ settings, open, signIn, axe, complain }) => {
+    const storageState = await signIn(settings.data, settings.admin.api_key);
+    const page = await (await open({ storageState })).newPage();
+    await page.goto(`${settings.data}/keys`);
+    await page.fill('#new-name', 'a key that is kept');
+    await page.click('text=Limit what it may do');
+    await page.fill('#new-networks', 'nowhere');
+    await page.click('text=Create the key');
+    await page.waitForSelector('#wrong');
+    assert((await page.inputValue('#new-name')) === 'a key that is kept', 'the name is lost');
+    assert(await page.isVisible('#new-networks[aria-invalid=true]'), 'one does not see which field is wrong');
+    for (const wrong of await findings(page, axe)) complain('a refused form', wrong);
+    await page.screenshot({ path: `${settings.pictures}/walk-refused.png`, fullPage: true });
   },
 
   'a double click, a reload and the back button buy one clip': async ({ settings, open, signIn, complain }) => {
@@ -103,7 +153,8 @@ export const walks = {
       const here = await page.evaluate(() => {
         const at = document.activeElement;
         if (at === document.body) return null;
-        const style = getComputedStyle(at);
+        // The controls of a video are within it: the box around it shows that one is there.
+        const style = getComputedStyle(at.tagName === 'VIDEO' ? at.parentElement : at);
         const shows = style.outlineStyle !== 'none' || style.boxShadow !== 'none';
         return { text: at.textContent.trim().slice(0, 30) || at.name || at.tagName, shows };
       });

@@ -18,6 +18,7 @@ mod conditions;
 mod credits;
 mod csv;
 mod evidence;
+mod examples;
 mod extract;
 mod health;
 mod holds;
@@ -71,7 +72,7 @@ use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
 use crate::config;
 use crate::credits::Credits;
-use crate::docs_page;
+use crate::docs_page::{self, Shown};
 use crate::layers::body::BodyReader;
 use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
@@ -189,6 +190,7 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
         .routes(resource!(usage::show_org_usage))
         .routes(resource!(statements::show_statement))
         .routes(resource!(holds::list_doubts))
+        .routes(resource!(holds::list_running_tasks))
         .routes(resource!(holds::show_hold))
         .routes(resource!(evidence::settle_hold))
         .routes(resource!(evidence::take_back_hold))
@@ -205,7 +207,7 @@ fn routes(audience: Audience) -> OpenApiRouter<Api> {
 
 /// The pages that show the OpenAPI document to people.
 async fn docs(uri: Uri) -> Response {
-    match docs_page::page(uri.path()) {
+    match docs_page::page(Shown::Management, uri.path()) {
         Some(page) => page.map(Body::from),
         None => Problem::NotFound("there is nothing at this path".into()).into_response(),
     }
@@ -247,6 +249,9 @@ fn complete(mut document: OpenApi, audience: Audience) -> OpenApi {
         }
     }
     docs_page::describe_bodies(&mut document);
+    docs_page::give_examples(&mut document, |_, schema| {
+        examples::of(schema).map(|body| ("", body)).into_iter().collect()
+    });
     document
 }
 

@@ -4,6 +4,7 @@
 //! `TOLLGATE_…` variable and no `DATABASE_URL` is read. An external database is used only if `--database-url` names it, and
 //! only if that database is empty or a demo's.
 
+mod first_clip;
 mod furnish;
 mod ready;
 
@@ -134,7 +135,8 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     let database = open(&url).await?;
     let simulator = simulator(&args, &dir).await?;
     let simulator_url = url_of(simulator.local_addr());
-    let Furnished { org, key, operator_token } = furnish::furnish(&database, &dir, args.unlimited).await?;
+    let Furnished { org, key, operator_token, wants_clip } =
+        furnish::furnish(&database, &dir, args.unlimited).await?;
     let app = App::start(config(&args, url.clone(), &simulator_url)?).await?;
     let address = |address: std::io::Result<SocketAddr>| address.map(url_of).unwrap_or_default();
     let (base_url, admin_url) = (address(app.data_address()), address(app.admin_address()));
@@ -142,6 +144,7 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     let operators_url = console_link(&database, &operator_token, &admin_url).await?;
     drop(database);
 
+    let first_clip = wants_clip.then(|| first_clip::buy(base_url.clone(), key.clone()));
     let ready = Ready {
         base_url,
         admin_url,
@@ -162,7 +165,12 @@ async fn serve(args: DemoArgs, dir: PathBuf, url: Secret) -> Result<(), CliError
     let tasks = TaskTracker::new();
     let simulator_stop = CancellationToken::new();
     let simulating = tasks.spawn(simulator.run(simulator_stop.clone().cancelled_owned()));
+    // Its calls wait in the listener's queue until the gateway serves. What is unfinished at the end goes on at the next start.
+    let buying = first_clip.map(|clip| tasks.spawn(clip));
     let finished = app.run(stop).await;
+    if let Some(buying) = buying {
+        buying.abort();
+    }
     simulator_stop.cancel();
     match simulating.await {
         Ok(result) => result?,
@@ -233,6 +241,7 @@ async fn simulator(args: &DemoArgs, dir: &Path) -> Result<Simulator, CliError> {
         task_time: Duration::from_millis(args.task_ms),
         task_jitter: Duration::from_millis(args.task_ms / 4),
         state_file: Some(dir.join("simulator.jsonl")),
+        at_once: Some(first_clip::PROMPT.into()),
         ..SimulatorConfig::default()
     };
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));

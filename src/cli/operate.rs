@@ -108,6 +108,7 @@ pub(super) fn simulate(args: SimulateArgs) -> Result<(), CliError> {
             master_keys: args.master_keys,
             task_time: Duration::from_millis(args.task_ms),
             task_jitter: Duration::from_millis(args.jitter_ms),
+            at_once: None,
             fail_ratio: args.fail_ratio,
             state_file: args.state_file,
             public_url: None,

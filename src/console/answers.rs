@@ -1,5 +1,7 @@
 //! The answers of the APIs, as far as pages read them. Fields that are missing here are not shown; more fields may come.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -94,10 +96,20 @@ pub(super) struct TaskRow {
     pub(super) state: String,
     #[serde(rename = "type")]
     pub(super) task_type: String,
+    pub(super) prompt: Option<String>,
+    pub(super) duration: Option<i64>,
     pub(super) consumed_credits: i64,
     pub(super) user_id: String,
+    pub(super) labels: BTreeMap<String, String>,
     #[serde(with = "time::serde::rfc3339")]
     pub(super) created_at: OffsetDateTime,
+}
+
+impl TaskRow {
+    /// Whether the task ends within minutes; one that is in doubt may stay so for a day.
+    pub(super) fn is_running(&self) -> bool {
+        self.status == "IN_PROGRESS" && ["HELD", "RUNNING"].contains(&self.state.as_str())
+    }
 }
 
 /// One task and its price: the answer of `GET /api/tasks/{task_id}`.
@@ -112,6 +124,7 @@ pub(super) struct TaskDetail {
     pub(super) user_id: String,
     pub(super) user_name: String,
     pub(super) key_name: Option<String>,
+    pub(super) labels: BTreeMap<String, String>,
     #[serde(with = "time::serde::rfc3339")]
     pub(super) created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -138,8 +151,15 @@ pub(super) struct Status {
     pub(super) response: Value,
     #[serde(default)]
     pub(super) error_message: Value,
+    /// What was asked for, as the vendor repeats it.
     #[serde(default)]
-    pub(super) prompt: Option<String>,
+    pub(super) request: Value,
+}
+
+impl Status {
+    pub(super) fn prompt(&self) -> Option<String> {
+        self.request["prompt"].as_str().filter(|text| !text.trim().is_empty()).map(ToOwned::to_owned)
+    }
 }
 
 /// The prices in force: the answer of `GET /api/prices`.

@@ -1,4 +1,4 @@
-//! The style sheet, the script and the icon. Their names contain a digest of their contents, so that browsers keep them for good.
+//! The style sheet, the script, the icon, and what stands where a video has no picture yet. Their names contain a digest of their contents, so that browsers keep them for good.
 
 use std::sync::LazyLock;
 
@@ -31,10 +31,12 @@ pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
 });
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_bytes!("static/icon.svg")));
+pub(super) static POSTER: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("poster", "svg", "image/svg+xml", include_bytes!("static/poster.svg")));
 
 /// Answers a request for a file.
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
-    let found = [&*STYLE, &*SCRIPT, &*ICON].into_iter().find(|asset| asset.name == name);
+    let found = [&*STYLE, &*SCRIPT, &*ICON, &*POSTER].into_iter().find(|asset| asset.name == name);
     let Some(asset) = found else { return StatusCode::NOT_FOUND.into_response() };
     let mut answer = Bytes::from_static(asset.bytes).into_response();
     let headers = answer.headers_mut();

@@ -46,6 +46,8 @@ pub(super) struct Problem {
     /// The API's own word for it.
     pub(super) code: String,
     pub(super) message: String,
+    /// The field that is wrong, where that is known: by the console itself, or by the place in the body that was sent.
+    pub(super) field: Option<String>,
     /// Figures that belong to it.
     pub(super) data: Value,
     pub(super) request_id: Option<String>,
@@ -56,7 +58,7 @@ impl Problem {
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let (code, message) = (code.to_owned(), message.into());
         let request_id = crate::telemetry::request_id();
-        Self { status, code, message, data: Value::Null, request_id, retry_after: None }
+        Self { status, code, message, field: None, data: Value::Null, request_id, retry_after: None }
     }
 
     /// A refusal of the sign-in itself.
@@ -69,6 +71,17 @@ impl Problem {
     /// Whether the same call may do better later.
     pub(super) fn is_passing(&self) -> bool {
         [429, 502, 503, 504].contains(&self.status.as_u16())
+    }
+
+    /// What an API says of a place in the body is said of the field there: people have typed into fields.
+    fn located(mut self, sent: &[u8]) -> Self {
+        let place = self.message.rsplit_once(" at line 1 column ");
+        let Some((told, column)) = place.and_then(|(told, column)| Some((told, column.parse().ok()?))) else {
+            return self;
+        };
+        self.field = key_at(sent, column);
+        self.message = told.trim_start_matches("the body: ").to_owned();
+        self
     }
 
     fn unreadable(what: &str) -> Self {
@@ -191,6 +204,7 @@ impl ToCall<'_> {
         if made >= MOST_CALLS {
             return Err(Problem::unreadable("a page made more calls than it may"));
         }
+        let sent = self.body.clone();
         let request = self.request.body(Body::from(self.body));
         let request = request.map_err(|error| Problem::unreadable(&error.to_string()))?;
         let Ok(answer) = self.service.clone().oneshot(request).await;
@@ -200,8 +214,32 @@ impl ToCall<'_> {
         if head.status.is_success() || head.status.is_redirection() {
             return Ok(Answer { headers: head.headers, bytes });
         }
-        Err(refusal(head.status, &head.headers, &bytes))
+        Err(refusal(head.status, &head.headers, &bytes).located(&sent))
     }
+}
+
+/// The key of the object whose value is at this place, or ends there.
+fn key_at(object: &[u8], place: usize) -> Option<String> {
+    let (mut depth, mut at, mut found) = (0_u32, 0, None);
+    while at < place.min(object.len()) {
+        match object.get(at)? {
+            b'{' | b'[' => depth = depth.saturating_add(1),
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                let begin = at.checked_add(1)?;
+                at = begin;
+                while *object.get(at)? != b'"' {
+                    at += if object.get(at) == Some(&b'\\') { 2 } else { 1 };
+                }
+                if depth == 1 && object.get(at.checked_add(1)?) == Some(&b':') {
+                    found = std::str::from_utf8(object.get(begin..at)?).ok().map(ToOwned::to_owned);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
 }
 
 /// The body of a refusal: of the data plane's, or a problem document of the management API.
@@ -231,8 +269,28 @@ fn refusal(status: StatusCode, headers: &HeaderMap, bytes: &[u8]) -> Problem {
         status,
         code: code.unwrap_or_default(),
         message: read.message.or(read.detail).unwrap_or_else(|| "The call was refused.".into()),
+        field: None,
         data: read.data,
         request_id: text("x-request-id").map(ToOwned::to_owned),
         retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_a_place_in_the_body_names_the_field_there() {
+        let sent = br#"{"allowed_networks":["nowhere"],"name":"a \"b\": c","days":7}"#;
+        let located = |column: usize| {
+            let said = format!("the body: it is wrong at line 1 column {column}");
+            let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid_request", said).located(sent);
+            (problem.message, problem.field)
+        };
+        let of = |field: &str| ("it is wrong".to_owned(), Some(field.to_owned()));
+        assert_eq!([located(30), located(51), located(60)], [of("allowed_networks"), of("name"), of("days")]);
+        let other = Problem::new(StatusCode::CONFLICT, "conflict", "it is taken").located(sent);
+        assert_eq!((other.message.as_str(), other.field), ("it is taken", None));
     }
 }

@@ -1,11 +1,15 @@
 //! What surrounds a page: title, navigation, organisation, balance, theme.
 
+use std::fmt::Display;
+use std::sync::Arc;
+
 use super::Console;
 use super::answers::{Balance, Me};
-use super::assets::{ICON, SCRIPT, STYLE};
+use super::assets::{ICON, POSTER, SCRIPT, STYLE};
 use super::attention::{Attention, Health};
 use super::client::Problem;
 use super::cookies::Theme;
+use super::refusal::{Form, Refusal};
 use super::view::{Actor, Money};
 use super::visit::Visit;
 use super::zone::Zone;
@@ -22,6 +26,8 @@ pub(super) struct Bare {
     pub(super) style: String,
     pub(super) script: String,
     pub(super) icon: String,
+    /// Stands where a video is that was not loaded yet.
+    pub(super) poster: String,
 }
 
 impl Bare {
@@ -34,6 +40,7 @@ impl Bare {
             style: asset(&STYLE.name),
             script: asset(&SCRIPT.name),
             icon: asset(&ICON.name),
+            poster: asset(&POSTER.name),
         }
     }
 }
@@ -64,12 +71,26 @@ pub(super) struct Shell {
     pub(super) here: String,
     /// What was just done, from the address.
     pub(super) notice: Option<&'static str>,
+    /// Why the form was refused that led to this page.
+    pub(super) refusal: Option<Arc<Refusal>>,
     /// What needs a person: lines that are shown on every page of operators.
     pub(super) banner: Vec<Attention>,
     /// Whether the operator may change anything.
     pub(super) may_change: bool,
-    /// A page that changes by itself is loaded again after so many seconds where scripts are off.
-    pub(super) refresh: Option<u32>,
+    /// Where scripts are off: when a page that changes by itself is loaded again, and from where.
+    pub(super) refresh: Option<Refresh>,
+    /// The page would change by itself, but has been looked at for long enough.
+    pub(super) is_tired: bool,
+}
+
+/// How often a page is loaded again where scripts are off: for some minutes.
+const MOST_LOOKS: u32 = 60;
+
+/// When a page is loaded again, and from where.
+#[derive(Debug, Clone)]
+pub(super) struct Refresh {
+    pub(super) seconds: u32,
+    pub(super) to: String,
 }
 
 /// The navigation of members: place, text, and whether it is for admins only.
@@ -87,6 +108,7 @@ const MEMBERS: &[(&str, &str, bool)] = &[
 const OPERATORS: &[(&str, &str)] = &[
     ("", "Organisations"),
     ("/tasks", "Find a task"),
+    ("/running", "Running tasks"),
     ("/doubts", "Doubts"),
     ("/losses", "Losses"),
     ("/drift", "Drift"),
@@ -104,6 +126,9 @@ const NOTICES: &[(&str, &str)] = &[
     ("revoked", "The key was revoked."),
     ("policy", "Saved. It holds for keys that members create from now on."),
     ("deleted", "Deleted."),
+    ("asked", "Sent. The answer of an admin will be shown here."),
+    ("granted", "Granted. The budget is raised until the raise ends by itself."),
+    ("declined", "Declined."),
     ("created", "Created."),
     ("ended", "The other sessions were ended."),
     ("signed_out", "The user is signed out in every browser."),
@@ -136,13 +161,31 @@ impl Shell {
             here: visit.path.clone(),
             banner: Vec::new(),
             may_change: false,
+            refusal: visit.refusal().cloned(),
             notice: NOTICES.iter().find(|(word, _)| *word == done).map(|(_, text)| *text),
             refresh: None,
+            is_tired: false,
         }
     }
 
-    pub(super) fn refreshed(self, seconds: Option<u32>) -> Self {
-        Self { refresh: seconds, ..self }
+    /// The form that is sent to `place`: it has what was typed if it was refused.
+    pub(super) fn form(&self, place: impl Display) -> Form<'_> {
+        Refusal::of(self.refusal.as_deref(), place)
+    }
+
+    /// A page that changes by itself is loaded again after so many seconds where scripts are off. The address counts, so that this
+    /// ends: a page that was forgotten in a tab asks for nothing any more.
+    pub(super) fn refreshed(self, visit: &Visit, seconds: Option<u32>) -> Self {
+        let Some(seconds) = seconds else { return self };
+        let query = visit.query();
+        let looks = query.get("look").and_then(|look| look.parse().ok()).unwrap_or(0_u32).saturating_add(1);
+        if looks > MOST_LOOKS {
+            return Self { is_tired: true, ..self };
+        }
+        let (base, path) = (visit.base(), &visit.path);
+        let others = query.query_without(&["look", "done"]);
+        let with = if others.is_empty() { String::new() } else { format!("{others}&") };
+        Self { refresh: Some(Refresh { seconds, to: format!("{base}{path}?{with}look={looks}") }), ..self }
     }
 }
 

@@ -44,6 +44,12 @@ impl Trouble {
         Self::of(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
     }
 
+    /// A field of a form that is wrong.
+    pub(super) fn field(name: &'static str, message: impl Into<String>) -> Self {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message);
+        Problem { field: Some(name.to_owned()), ..problem }.into()
+    }
+
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::of(StatusCode::FORBIDDEN, "FORBIDDEN", message)
     }

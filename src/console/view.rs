@@ -1,11 +1,13 @@
 //! The reusable pieces of pages. Each prints HTML of its own and escapes what it shows, so a template prints it by `{{ piece }}`.
 //! Names that people have chosen are [`Name`]s: they may have marks that turn the direction of what stands beside them.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use askama::filters::{Html, HtmlSafe, escape};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use url::form_urlencoded::byte_serialize;
 
 use super::client::Problem;
 use super::zone::Zone;
@@ -64,6 +66,41 @@ impl Display for Name {
 }
 
 impl HtmlSafe for Name {}
+
+/// The labels of a task. Each leads to the list of clips with it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Labels {
+    base: String,
+    labels: Vec<String>,
+}
+
+impl Labels {
+    pub(super) fn new(base: &str, labels: &BTreeMap<String, String>) -> Self {
+        let labels = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        Self { base: base.to_owned(), labels }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+impl Display for Labels {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"<span class="labels">"#)?;
+        for label in &self.labels {
+            let wanted: String = byte_serialize(label.as_bytes()).collect();
+            let (base, shown) = (escaped(&self.base), escaped(label));
+            write!(
+                f,
+                r#"<a class="label" href="{base}/console/clips?label={wanted}"><bdi>{shown}</bdi></a> "#
+            )?;
+        }
+        f.write_str("</span>")
+    }
+}
+
+impl HtmlSafe for Labels {}
 
 /// An id, shortened, with a button that copies the whole of it.
 #[derive(Debug, Clone)]
@@ -281,6 +318,7 @@ mod tests {
         let pieces = [
             Name(HOSTILE.into()).to_string(),
             Id(HOSTILE.into()).to_string(),
+            Labels::new(HOSTILE, &[(HOSTILE.into(), HOSTILE.into())].into()).to_string(),
             Alert { message: HOSTILE.into(), code: HOSTILE.into(), request_id: Some(HOSTILE.into()) }
                 .to_string(),
         ];

@@ -2,20 +2,22 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::header::HOST;
+use http::header::{HOST, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use url::form_urlencoded;
 
-use super::client::Client;
+use super::client::{Client, Problem};
 use super::cookies::{SessionCookie, Theme};
+use super::refusal::Refusal;
 use super::trouble::Trouble;
 use super::{Audience, Console};
 use crate::access::callers::Caller;
@@ -36,19 +38,24 @@ const MOST_FORM: usize = 256 << 10;
 const MOST_FIELDS: usize = 200;
 
 /// One request of a signed-in caller.
+#[derive(Clone)]
 pub(super) struct Visit {
     pub(super) console: Arc<Console>,
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
     pub(super) theme: Theme,
     pub(super) headers: HeaderMap,
     /// The path without what stands before `/console` in links.
     pub(super) path: String,
     session: SessionText,
     address: IpAddr,
-    query: Fields,
+    query: Arc<Fields>,
     params: Vec<(String, String)>,
     /// Taken by [`Visit::form`]. Behind a lock only because a body cannot be shared.
-    body: Mutex<Option<Body>>,
+    body: Arc<Mutex<Option<Body>>>,
+    /// The form that was sent, once it is read.
+    sent: Arc<OnceLock<Arc<Fields>>>,
+    /// Why the form was refused whose page this is.
+    refusal: Option<Arc<Refusal>>,
 }
 
 /// The fields of a form, or the parameters of a query.
@@ -97,8 +104,13 @@ impl Fields {
         self.get(name).is_some()
     }
 
-    pub(super) fn need(&self, name: &str) -> Result<&str, Trouble> {
-        self.get(name).ok_or_else(|| Trouble::bad_request(format!("The field '{name}' is empty.")))
+    /// Whether the form has this field, filled in or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(key, _)| key == name)
+    }
+
+    pub(super) fn need(&self, name: &'static str) -> Result<&str, Trouble> {
+        self.get(name).ok_or_else(|| Trouble::field(name, format!("The field '{name}' is empty.")))
     }
 
     /// These fields as a query, without those that are empty and without `but`.
@@ -173,19 +185,45 @@ impl Visit {
     }
 
     /// The fields of the form that was sent.
-    pub(super) async fn form(&mut self) -> Result<Fields, Trouble> {
+    pub(super) async fn form(&self) -> Result<Arc<Fields>, Trouble> {
         self.form_of(MOST_FORM).await
     }
 
     /// The fields of a form that may contain a file as a `data:` URI.
-    pub(super) async fn form_of(&mut self, most: usize) -> Result<Fields, Trouble> {
-        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    pub(super) async fn form_of(&self, most: usize) -> Result<Arc<Fields>, Trouble> {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         let payer = self.payer();
         let reader = BodyReader { most, ..self.console.parts.bodies.clone() };
         let read = reader.read(body, Coding::Identity, payer).await.map_err(GatewayError::from)?;
         let ReadBody { bytes, share } = read;
         let fields = self.work(bytes.len(), move || Fields::parse(&bytes)).await??;
-        Ok(Fields { _share: Some(share), ..fields })
+        let fields = Arc::new(Fields { _share: Some(share), ..fields });
+        Ok(self.sent.get_or_init(|| fields).clone())
+    }
+
+    /// Why the form was refused whose page this is; nothing: the page was asked for by itself.
+    pub(super) fn refusal(&self) -> Option<&Arc<Refusal>> {
+        self.refusal.as_ref()
+    }
+
+    /// What was typed into the form that was refused, or else the parameters of the address.
+    pub(super) fn filled(&self) -> Arc<Fields> {
+        self.refusal().map_or_else(|| self.query.clone(), |refusal| refusal.fields().clone())
+    }
+
+    /// An idempotency key that is made with a form: however often the form is sent, it counts once.
+    pub(super) fn form_key(&self) -> String {
+        let kept = self.refusal().and_then(|refusal| refusal.key());
+        kept.unwrap_or_else(|| format!("console-{}", uuid::Uuid::new_v4().simple()))
+    }
+
+    /// This visit for the page at `at`, which shows that its form was refused.
+    fn after_refusal(mut self, at: &str, problem: Problem) -> Self {
+        let place = self.path.strip_prefix("/console").unwrap_or_default().to_owned();
+        let fields = self.sent.get().cloned().unwrap_or_default();
+        self.path = self.path.split('/').take(at.split('/').count()).collect::<Vec<_>>().join("/");
+        self.refusal = Some(Arc::new(Refusal::new(place, fields, problem)));
+        self
     }
 }
 
@@ -223,16 +261,65 @@ where
     })
 }
 
-/// What a form is sent to.
-pub(super) fn form<F, Fut>(page: F) -> MethodRouter<Arc<Console>, Infallible>
+/// A page with its forms. The answer to a form that was refused is the page again, with what was typed and with the reason.
+pub(super) struct Place<P> {
+    at: &'static str,
+    page: P,
+    routes: Router<Arc<Console>>,
+}
+
+impl<P, Shown> Place<P>
 where
-    F: Fn(Visit) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = Outcome> + Send + 'static,
+    P: Fn(Visit) -> Shown + Clone + Send + Sync + 'static,
+    Shown: Future<Output = Outcome> + Send + 'static,
 {
-    post(move |State(console): State<Arc<Console>>, request: Request| {
-        let page = page.clone();
-        async move { answer(console, request, page).await }
-    })
+    /// The page at this path.
+    pub(super) fn new(at: &'static str, show: P) -> Self {
+        Self { at, page: show.clone(), routes: Router::new().route(at, page(show)) }
+    }
+
+    /// A form that is sent to `below` the page.
+    pub(super) fn form<F, Changed>(self, below: &str, change: F) -> Self
+    where
+        F: Fn(Visit) -> Changed + Clone + Send + Sync + 'static,
+        Changed: Future<Output = Outcome> + Send + 'static,
+    {
+        let Self { at, page, routes } = self;
+        let show = page.clone();
+        let changing = post(move |State(console): State<Arc<Console>>, request: Request| {
+            let (change, show) = (change.clone(), show.clone());
+            async move {
+                answer(console, request, move |visit| changed(visit, at, change.clone(), show.clone())).await
+            }
+        });
+        Self { at, page, routes: routes.route(&format!("{at}{below}"), changing) }
+    }
+
+    pub(super) fn routes(self) -> Router<Arc<Console>> {
+        self.routes
+    }
+}
+
+/// Does what a form says, or shows its page again.
+async fn changed<F, Changed, P, Shown>(visit: Visit, at: &'static str, change: F, show: P) -> Outcome
+where
+    F: Fn(Visit) -> Changed,
+    Changed: Future<Output = Outcome>,
+    P: Fn(Visit) -> Shown,
+    Shown: Future<Output = Outcome>,
+{
+    let again = visit.clone();
+    let refused = match Box::pin(change(visit)).await {
+        Err(Trouble::Problem(problem)) => problem,
+        other => return other,
+    };
+    let again = again.after_refusal(at, Problem::clone(&refused));
+    let Ok(mut page) = Box::pin(show(again)).await else { return Err(Trouble::Problem(refused)) };
+    *page.status_mut() = refused.status;
+    if let Some(seconds) = refused.retry_after {
+        page.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    Ok(page)
 }
 
 async fn answer<F, Fut>(console: Arc<Console>, request: Request, page: F) -> Response
@@ -282,15 +369,17 @@ async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble
     let params = params.map_err(|_| Trouble::not_found("There is no page at this address."))?;
     let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     Ok(Visit {
-        client: Client::new(&console.parts.apis, signed_in, &head),
+        client: Arc::new(Client::new(&console.parts.apis, signed_in, &head)),
         theme: Theme::of(&head.headers),
         path: head.uri.path().to_owned(),
-        query: Fields::parse(head.uri.query().unwrap_or_default().as_bytes())?,
+        query: Arc::new(Fields::parse(head.uri.query().unwrap_or_default().as_bytes())?),
         headers: head.headers,
         session,
         address,
         params,
-        body: Mutex::new(Some(body)),
+        body: Arc::new(Mutex::new(Some(body))),
+        sent: Arc::default(),
+        refusal: None,
         console,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
+use serde_json::{Value, json};
 use utoipa::OpenApi as _;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, Type};
@@ -121,7 +122,57 @@ pub fn document() -> OpenApi {
         }
     }
     docs_page::describe_bodies(&mut document);
+    docs_page::give_examples(&mut document, |_, schema| match schema {
+        "CreateBody" => create_examples().into(),
+        _ => Vec::new(),
+    });
     document
+}
+
+/// A create of each kind of task type. The first is the cheapest: many a tool sends the first as it stands.
+fn create_examples() -> [(&'static str, Value); 6] {
+    [
+        (
+            "Text to video, the cheapest",
+            json!({"type": "o3-std-text-to-video", "prompt": "A paper boat on a pond", "duration": 3, "aspect_ratio": "16:9"}),
+        ),
+        (
+            "Text to video",
+            json!({
+                "type": "pro-text-to-video", "prompt": "A cinematic shot of mountains at sunrise", "duration": 5,
+                "aspect_ratio": "16:9", "sound": false, "cfg_scale": 0.5, "negative_prompt": "blurry, distorted",
+            }),
+        ),
+        (
+            "Image to video",
+            json!({
+                "type": "std-image-to-video", "prompt": "The character slowly turns and smiles", "duration": 5,
+                "image": "https://example.com/first.jpg",
+            }),
+        ),
+        (
+            "First and last image",
+            json!({
+                "type": "o3-pro-image-to-video", "prompt": "The seasons change", "duration": 5,
+                "image": "https://example.com/spring.jpg", "end_image": "https://example.com/winter.jpg",
+            }),
+        ),
+        (
+            "Reference to video",
+            json!({
+                "type": "o3-pro-reference-to-video", "prompt": "The character walks through a futuristic city", "duration": 5,
+                "aspect_ratio": "9:16", "images": ["https://example.com/face.jpg", "https://example.com/coat.jpg"],
+                "metadata": {"project": "city", "shot": "12"},
+            }),
+        ),
+        (
+            "Edit a video",
+            json!({
+                "type": "o3-std-video-edit", "prompt": "Change the background to a snowy mountain landscape",
+                "video": "https://example.com/source.mp4", "keep_original_sound": true,
+            }),
+        ),
+    ]
 }
 
 fn by_status(codes: &[&[Code]]) -> BTreeMap<StatusCode, Vec<Code>> {

@@ -17,7 +17,7 @@ use crate::ids::{HoldId, KeyId, UserId};
 use crate::order::Labels;
 use crate::poll::{shown_credits, shown_status, word};
 use crate::store::{Principal, Role, State, Task, TaskFilter};
-use crate::wire::{Success, success};
+use crate::wire::{RawObject, Success, success};
 
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
@@ -46,11 +46,11 @@ pub(super) async fn tasks(handlers: &Handlers, call: Call<Admitted>) -> Result<A
     let more = page.len() > limit as usize;
     page.truncate(limit as usize);
     let last = page.last().map(|task| task.hold);
-    let cursor = match (more, &filter.label) {
+    let cursor = match (more, filter.looks_on()) {
         (true, _) => last,
-        (false, None) => None,
-        // Few of the tasks with a label may match the other filters: the next page looks further, and shows none again.
-        (false, Some(_)) => {
+        (false, false) => None,
+        // Few of the tasks that were looked at may match: the next page looks further, and shows none again.
+        (false, true) => {
             let turn = handlers.database.turn_of(principal.org).await?;
             let looked = turn.looked_until(principal.org, &filter).await?;
             looked.map(|looked| last.map_or(looked, |last| last.min(looked)))
@@ -73,6 +73,10 @@ pub(super) struct TaskRow {
     state: &'static str,
     #[serde(rename = "type")]
     task_type: String,
+    /// The first 200 characters of the prompt, as the video service repeats it; null: it is not known yet, or not kept any more.
+    prompt: Option<String>,
+    /// The length in seconds that was asked for; null: likewise, or the type has none.
+    duration: Option<i64>,
     /// Credits that are held for the task, or were charged.
     consumed_credits: Credits,
     user_id: UserId,
@@ -111,6 +115,10 @@ pub(super) struct TasksQuery {
     /// still a `next_cursor`: each page looks at up to 1,000 tasks with the label.
     #[param(max_length = 193, example = "project=x")]
     label: Option<String>,
+    /// Only tasks of this type. A page may have fewer tasks than `limit`, or none, and still a `next_cursor`: each page looks at up to
+    /// 500 tasks.
+    #[param(rename = "type", max_length = 64, example = "pro-text-to-video")]
+    task_type: Option<String>,
     /// Only tasks created at this instant or later.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<OffsetDateTime>,
@@ -139,8 +147,24 @@ impl PartialSchema for StatusWord {
 
 impl ToSchema for StatusWord {}
 
+/// The most characters of a prompt in a list.
+const PROMPT: usize = 200;
+
+/// Prompt and length of the request that the video service repeats.
+fn asked(task: &Task) -> (Option<String>, Option<i64>) {
+    let data = task.data.as_deref().and_then(RawObject::parse);
+    let Some(request) = data.as_ref().and_then(|data| data.get("request")).and_then(RawObject::parse) else {
+        return (None, None);
+    };
+    let prompt = request.string("prompt").map(|prompt| prompt.chars().take(PROMPT).collect());
+    (prompt, request.get("duration").and_then(|text| text.trim().parse().ok()))
+}
+
 fn row(task: &Task) -> TaskRow {
+    let (prompt, duration) = asked(task);
     TaskRow {
+        prompt,
+        duration,
         task_id: task.upstream_task.as_deref().map_or_else(|| task.hold.to_string(), ToOwned::to_owned),
         reference: task.hold,
         status: shown_status(task),
@@ -155,7 +179,7 @@ fn row(task: &Task) -> TaskRow {
     }
 }
 
-const PARAMETERS: [&str; 8] = ["status", "user", "key", "label", "since", "until", "limit", "cursor"];
+const PARAMETERS: [&str; 9] = ["status", "user", "key", "label", "type", "since", "until", "limit", "cursor"];
 
 fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, GatewayError> {
     // A mistyped filter must not list everything.
@@ -187,6 +211,10 @@ fn filter(context: &Context, principal: &Principal) -> Result<TaskFilter, Gatewa
         .parameter("label")?
         .map(|text| Labels::of_filter(&text).map_err(|why| bad("label", &format!("name=value: {why}"))))
         .transpose()?;
+    filter.task_type = context.parameter("type")?;
+    if filter.task_type.as_ref().is_some_and(|name| name.chars().count() > 64 || name.contains('\0')) {
+        return Err(bad("type", "a task type such as pro-text-to-video"));
+    }
     filter.before = parse::<HoldId>(context, "cursor", "the next_cursor of the previous page")?;
     filter.since = instant(context, "since")?;
     filter.until = instant(context, "until")?;

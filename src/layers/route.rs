@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use super::{Below, Outcome, Stage};
 use crate::call::{Arrived, Call, Endpoint, Routed};
-use crate::docs_page;
+use crate::docs_page::{self, Shown};
 use crate::error::{Answer, GatewayError, json_answer};
 
 /// Finds the endpoint of a call by method and path.
@@ -88,7 +88,8 @@ impl Stage for Route {
             Found::Health => Ok(healthz()),
             Found::Document => Ok(json_answer(StatusCode::OK, self.document.clone())),
             Found::Docs => {
-                let page = docs_page::page(&call.context.path).map(|page| page.map(Full::from));
+                let page =
+                    docs_page::page(Shown::DataPlane, &call.context.path).map(|page| page.map(Full::from));
                 Ok(page.ok_or(GatewayError::NotFound)?)
             }
             Found::Endpoint(endpoint) => {

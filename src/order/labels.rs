@@ -43,6 +43,17 @@ impl Labels {
         Ok(Self::of(labels))
     }
 
+    /// The labels of a text that people have typed, such as `project=x, shot=12`. Nothing in it is written as `%XX`.
+    pub fn of_text(text: &str) -> Result<Self, String> {
+        let mut labels = BTreeMap::new();
+        for part in text.split([',', '\n']).filter(|part| !part.trim().is_empty()) {
+            let (name, value) = split(part)?;
+            check(name, value)?;
+            add(&mut labels, name.to_owned(), value.to_owned())?;
+        }
+        Ok(Self::of(labels))
+    }
+
     /// The label that a filter such as `project=x` names.
     pub fn of_filter(text: &str) -> Result<(String, String), String> {
         let (name, value) = split(text)?;
@@ -216,6 +227,18 @@ mod tests {
             assert!(refused.starts_with("X-Tollgate-Labels: ") && refused.contains(why), "{text}: {refused}");
         }
         assert!(Labels::of_header(b"a=\xff").is_err());
+    }
+
+    #[test]
+    fn what_people_type_has_no_escapes() {
+        let typed = |text: &str| Labels::of_text(text).map(|labels| labels.header());
+        assert_eq!(
+            typed(" project = x ,\nshare=100%, caf\u{e9}=y,").unwrap(),
+            "caf%C3%A9=y, project=x, share=100%25"
+        );
+        assert_eq!(typed("").unwrap(), "");
+        assert!(typed("project").unwrap_err().contains("no label"));
+        assert!(typed("a=b, a=c").unwrap_err().contains("two values"));
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn new_task(shared: &Shared, account: &Arc<str>, valid: &ValidCreate<'_>, plan: 
     let duration = match plan.task_ms {
         Some(ms) => ms,
         None if plan.create_status.is_some() && plan.outcome.is_none() => 0,
+        None if shared.at_once.as_deref().is_some_and(|prompt| valid.body.get().contains(prompt)) => 0,
         None => shared.task_ms.saturating_add(rand::random_range(0..=shared.jitter_ms)),
     };
     let charge = plan.charge.unwrap_or(valid.credits);

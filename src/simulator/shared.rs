@@ -21,6 +21,7 @@ pub(super) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) task_ms: u64,
     pub(super) jitter_ms: u64,
+    pub(super) at_once: Option<String>,
     pub(super) fail_ratio: f64,
     /// Without a slash at the end.
     pub(super) public_url: String,

@@ -11,8 +11,10 @@ pub(in crate::store) mod lanes;
 pub(in crate::store) mod lease;
 pub(in crate::store) mod metered;
 pub(in crate::store) mod proof;
+pub(in crate::store) mod running;
 pub(in crate::store) mod step;
 pub(in crate::store) mod step_queue;
+pub(in crate::store) mod task_lists;
 pub(in crate::store) mod tasks;
 pub(in crate::store) mod unanswered;
 

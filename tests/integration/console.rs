@@ -1,6 +1,9 @@
 //! The console: pages for people, on both listeners.
 
+mod bounds;
+mod forms;
 mod invitations;
+mod labels;
 mod operators;
 mod pages;
 mod playground;

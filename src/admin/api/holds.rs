@@ -1,4 +1,4 @@
-//! What operators have to look into: tasks in doubt, losses, drift.
+//! What operators look into: tasks that go on, tasks in doubt, losses, drift.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -12,7 +12,7 @@ use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::ids::{HoldId, OrgId};
-use crate::store::{Doubt, Drift, HoldInfo, Loss, Resolved, UnfinishedRequest};
+use crate::store::{Doubt, Drift, HoldInfo, Loss, Resolved, RunningTask, UnfinishedRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +40,23 @@ pub(super) async fn list_doubts(call: ReadCall<(), Query<DoubtQuery>>) -> Result
     let slice = query.limit.after(query.cursor.as_deref())?;
     let doubts = database.doubts(query.org_id, slice).await?;
     Ok(Page::of(doubts, query.limit, Doubt::place))
+}
+
+/// List running tasks
+///
+/// Tasks that go on, the oldest first; those in doubt are a list of their own.
+#[utoipa::path(
+    get, path = "/admin/v1/holds/running", tag = "doubts and losses",
+    responses((status = 200, description = "A page of tasks that go on", body = Page<RunningTask>)),
+    security(("bearer" = ["operator", "operator-read"]))
+)]
+pub(super) async fn list_running_tasks(
+    call: ReadCall<(), Query<DoubtQuery>>,
+) -> Result<Json<Page<RunningTask>>, Problem> {
+    let ApiCall { database, input: Query(query), .. } = call;
+    let slice = query.limit.after(query.cursor.as_deref())?;
+    let tasks = database.running_tasks(query.org_id, slice).await?;
+    Ok(Page::of(tasks, query.limit, |task| task.hold_id))
 }
 
 /// Show a hold

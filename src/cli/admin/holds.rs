@@ -1,4 +1,4 @@
-//! `tollgate admin holds`, `losses` and `drift`: doubts, and differences from the vendor's figures.
+//! `tollgate admin holds`, `losses` and `drift`: running tasks, doubts, and differences from the vendor's figures.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -10,6 +10,12 @@ use crate::ids::{HoldId, OrgId, UserId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldsCommand {
+    /// List the tasks that go on, the oldest first; those in doubt are not among them.
+    Running {
+        /// List only tasks of this organisation.
+        #[arg(long)]
+        org: Option<OrgId>,
+    },
     /// List the tasks in doubt, oldest doubt first.
     InDoubt {
         /// List only tasks of this organisation.
@@ -121,6 +127,18 @@ const DOUBT: &[Column] = &[
     ("SINCE", "since"),
     ("REASON", "reason"),
 ];
+const RUNNING: &[Column] = &[
+    ("HOLD", "hold_id"),
+    ("CREATED", "created_at"),
+    ("STATE", "state"),
+    ("ORG", "org_id"),
+    ("NAME", "org"),
+    ("TYPE", "task_type"),
+    ("CREDITS", "credits"),
+    ("ACCOUNT", "account"),
+    ("VENDOR'S TASK", "upstream_task"),
+    ("POLLS", "polls"),
+];
 const HOLD: &[Column] = &[
     ("HOLD", "hold_id"),
     ("ORG", "org_id"),
@@ -189,6 +207,10 @@ fn array(value: &Value) -> &[Value] {
 
 pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), CliError> {
     let (hold, step, key, body) = match command {
+        HoldsCommand::Running { org } => {
+            let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/running");
+            return session.list(&path, RUNNING).await;
+        }
         HoldsCommand::InDoubt { org } => {
             let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
             return session.list(&path, DOUBT).await;

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::cannot_write;
+use super::first_clip::PRICE;
 use crate::api_key::PresentedKey;
 use crate::cli::CliError;
 use crate::credits::Credits;
@@ -23,11 +24,16 @@ pub(super) struct Furnished {
     pub org: OrgId,
     pub key: Secret,
     pub operator_token: Secret,
+    /// Whether the organisation has no clip yet, and shall have one.
+    pub wants_clip: bool,
 }
 
 pub(super) async fn furnish(database: &Acting, dir: &Path, unlimited: bool) -> Result<Furnished, CliError> {
     let org = organisation(database).await?;
-    grant(database, org).await?;
+    grant(database, org, if unlimited { CREDITS } else { with_first_clip()? }).await?;
+    let balance = database.balance(org).await?;
+    let is_unused =
+        balance.is_some_and(|balance| balance.consumed == Credits::ZERO && balance.open_tasks == 0);
     let limit = Some(unlimited.then_some(0));
     let limits = OrgChange {
         create_per_minute: limit,
@@ -38,7 +44,7 @@ pub(super) async fn furnish(database: &Acting, dir: &Path, unlimited: bool) -> R
     database.update_org(org, limits, None).await?;
     let key = key(database, org, &dir.join("api_key")).await?;
     let operator_token = operator_token(database, &dir.join("operator_token")).await?;
-    Ok(Furnished { org, key, operator_token })
+    Ok(Furnished { org, key, operator_token, wants_clip: is_unused && !unlimited })
 }
 
 async fn organisation(database: &Acting) -> Result<OrgId, CliError> {
@@ -49,13 +55,19 @@ async fn organisation(database: &Acting) -> Result<OrgId, CliError> {
     }
 }
 
-async fn grant(database: &Acting, org: OrgId) -> Result<(), CliError> {
+/// After its first clip a demo has as many credits as it says.
+fn with_first_clip() -> Result<Credits, CliError> {
+    let sum = CREDITS.checked_add(PRICE);
+    sum.ok_or_else(|| CliError::Failed("the credits of a demo are too many".into()))
+}
+
+async fn grant(database: &Acting, org: OrgId, credits: Credits) -> Result<(), CliError> {
     let has_none = database.balance(org).await?.is_some_and(|balance| balance.granted == Credits::ZERO);
     if has_none {
         let why = Why { reason: "the demo's own credits", external_ref: None };
         // Idempotent, because two demos may start on one database at once.
         let once = format!("tollgate-demo-{org}");
-        database.grant(org, CREDITS, None, why, Some(Once { key: &once, body: b"" })).await?;
+        database.grant(org, credits, None, why, Some(Once { key: &once, body: b"" })).await?;
     }
     Ok(())
 }

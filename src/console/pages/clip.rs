@@ -4,14 +4,14 @@ use axum::response::Response;
 use http::Method;
 use serde_json::Value;
 use time::OffsetDateTime;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::console::answers::{Status, TaskDetail};
 use crate::console::frame::html;
 use crate::console::pages::playground::factor;
 use crate::console::shell::{Member, Shell};
 use crate::console::trouble::{Trouble, redirect};
-use crate::console::view::{Badge, Id, Money, Name, When};
+use crate::console::view::{Badge, Id, Labels, Money, Name, When};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -27,7 +27,12 @@ struct ClipPage {
     reference: Id,
     user: Name,
     key: Option<Name>,
+    labels: Labels,
     prompt: Option<String>,
+    /// What was asked for beside the prompt.
+    asked: Vec<(String, String)>,
+    /// The form of the playground, filled in with the same.
+    again: String,
     screen: Screen,
     /// Whether the page changes by itself.
     is_live: bool,
@@ -37,7 +42,7 @@ struct ClipPage {
 }
 
 /// What is where the video would be.
-enum Screen {
+pub(in crate::console) enum Screen {
     Running,
     Doubt,
     Failed(String),
@@ -48,10 +53,13 @@ enum Screen {
     Gone,
 }
 
-struct Video {
-    link: String,
+pub(in crate::console) struct Video {
+    /// A link of this console that leads to the video.
+    pub(in crate::console) link: String,
+    /// The video's own link, to be copied.
+    own: String,
     host: String,
-    plays_here: bool,
+    pub(in crate::console) plays_here: bool,
 }
 
 /// A step of the life of a task.
@@ -148,6 +156,62 @@ fn life(task: &TaskDetail, zone: &Zone) -> Vec<Step> {
     steps
 }
 
+/// The longest text of a request that is shown or filled in again; files are longer.
+const LONGEST: usize = 2_000;
+
+/// The fields of the request that the vendor repeats, but its type and prompt, which the page has at other places.
+fn asked(status: &Status) -> Vec<(String, String)> {
+    let fields = status.request.as_object().into_iter().flatten();
+    let others = fields.filter(|(name, _)| !["type", "prompt"].contains(&name.as_str()));
+    let shown = others.filter_map(|(name, value)| {
+        let value = text(value)?;
+        let short: String = value.chars().take(100).collect();
+        Some((name.clone(), if short.len() < value.len() { format!("{short}…") } else { short }))
+    });
+    shown.take(20).collect()
+}
+
+/// The query with which the playground is filled in as this task was asked for.
+fn again(task: &TaskDetail, status: &Status) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("type", &task.task_type);
+    // Ticked boxes are told from those of an empty form by this.
+    query.append_pair("filled", "yes");
+    for (name, value) in status.request.as_object().into_iter().flatten() {
+        match (name.as_str(), value) {
+            ("type" | "metadata", _) => {}
+            ("sound" | "keep_original_sound", Value::Bool(true)) => {
+                query.append_pair(name, "yes");
+            }
+            ("images", Value::Array(images)) => {
+                let lines: Vec<&str> = images.iter().filter_map(Value::as_str).collect();
+                let lines = lines.join("\n");
+                if lines.len() <= LONGEST {
+                    query.append_pair(name, &lines);
+                }
+            }
+            (_, Value::String(text)) if text.chars().count() <= LONGEST => {
+                query.append_pair(name, text);
+            }
+            (_, Value::Number(number)) => {
+                query.append_pair(name, &number.to_string());
+            }
+            _ => {}
+        }
+    }
+    // Left out it means yes.
+    for name in ["sound", "keep_original_sound"] {
+        if status.request[name].is_null() {
+            query.append_pair(name, "yes");
+        }
+    }
+    let labels: Vec<String> = task.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if !labels.is_empty() {
+        query.append_pair("labels", &labels.join(", "));
+    }
+    query.finish()
+}
+
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -164,16 +228,22 @@ fn plays_here(visit: &Visit, url: &Url) -> bool {
     hosts.iter().any(|host| *host == origin || (host == "https:" && url.scheme() == "https"))
 }
 
+/// What is where the video of a finished clip would be.
+pub(in crate::console) fn video_of(visit: &Visit, reference: &str, status: &Status) -> Screen {
+    match link(&status.response, 0).and_then(web) {
+        Some(url) => Screen::Video(Video {
+            link: visit.link(&format!("/clips/{reference}/video")),
+            host: url.host_str().unwrap_or_default().to_owned(),
+            plays_here: plays_here(visit, &url),
+            own: url.into(),
+        }),
+        None => text(&status.response).map_or(Screen::Gone, Screen::Other),
+    }
+}
+
 fn screen(visit: &Visit, task: &TaskDetail, status: &Status) -> Screen {
     match task.status.as_str() {
-        "SUCCESS" => match link(&status.response, 0).and_then(web) {
-            Some(url) => Screen::Video(Video {
-                link: visit.link(&format!("/clips/{}/video", task.reference)),
-                host: url.host_str().unwrap_or_default().to_owned(),
-                plays_here: plays_here(visit, &url),
-            }),
-            None => text(&status.response).map_or(Screen::Gone, Screen::Other),
-        },
+        "SUCCESS" => video_of(visit, &task.reference, status),
         "FAILED" => Screen::Failed(
             text(&status.error_message).unwrap_or_else(|| "The video service gave no reason.".to_owned()),
         ),
@@ -191,9 +261,10 @@ pub(in crate::console) async fn clip(visit: Visit) -> Outcome {
         visit.client.read::<Status>(&status),
     )?;
     let Member { me, zone, .. } = &member;
-    let is_live = task.status == "IN_PROGRESS";
+    // What is in doubt may stay so for a day: nobody waits for it in front of a page.
+    let is_live = ["HELD", "RUNNING"].contains(&task.state.as_str()) && task.status == "IN_PROGRESS";
     let page = ClipPage {
-        shell: shell.refreshed(is_live.then_some(4)),
+        shell: shell.refreshed(&visit, is_live.then_some(4)),
         badge: Badge::of_task(&task.state, &task.status),
         task_type: task.task_type.clone(),
         task: task.reference.clone(),
@@ -201,7 +272,10 @@ pub(in crate::console) async fn clip(visit: Visit) -> Outcome {
         reference: Id(task.reference.clone()),
         user: Name(task.user_name.clone()),
         key: task.key_name.clone().map(Name),
-        prompt: status.prompt.clone(),
+        labels: Labels::new(visit.base(), &task.labels),
+        prompt: status.prompt(),
+        asked: asked(&status),
+        again: again(&task, &status),
         screen: screen(&visit, &task, &status),
         is_live,
         life: life(&task, zone),

@@ -3,7 +3,7 @@
 use url::form_urlencoded::byte_serialize;
 
 use crate::clock::Clock;
-use crate::console::answers::{Page, Person, TaskRow, Tasks};
+use crate::console::answers::{Page, Person, Prices, TaskRow, Tasks};
 use crate::console::frame::html;
 use crate::console::pages::start::ClipLine;
 use crate::console::shell::Shell;
@@ -22,6 +22,8 @@ struct ClipsPage {
     statuses: Vec<Choice>,
     months: Vec<Choice>,
     key: String,
+    label: String,
+    types: Vec<Choice>,
     show_user: bool,
     grid: bool,
     /// The filters, for the links between table and grid.
@@ -73,7 +75,7 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
     let zone = &member.zone;
     let month = query.text("month");
     let mut place = format!("/api/tasks?limit={SHOWN}");
-    for name in ["status", "user", "key", "cursor"] {
+    for name in ["status", "user", "key", "label", "type", "cursor"] {
         if let Some(text) = query.get(name) {
             let text: String = byte_serialize(text.trim().as_bytes()).collect();
             place.push_str(&format!("&{name}={text}"));
@@ -82,7 +84,8 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
     if let Some((since, until)) = zone.bounds(&month) {
         place.push_str(&format!("&since={since}&until={until}"));
     }
-    let found = visit.client.read::<Tasks>(&place).await;
+    let (found, prices) =
+        tokio::join!(visit.client.read::<Tasks>(&place), visit.client.read::<Prices>("/api/prices"));
     let (list, alert) = match found {
         Ok(list) => (list, None),
         // A filter that is wrong is told beside the filters.
@@ -100,7 +103,10 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
     };
     let named = |task: &TaskRow| {
         let person = people.iter().find(|person| person.user_id == task.user_id);
-        ClipLine { user: person.map(|person| Name(person.name.clone())), ..ClipLine::new(task, zone) }
+        ClipLine {
+            user: person.map(|person| Name(person.name.clone())),
+            ..ClipLine::new(task, visit.base(), zone)
+        }
     };
     let status = query.text("status");
     let choice = |value: &str, text: &str, chosen: &str| Choice {
@@ -110,29 +116,41 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
     };
     let mut all_months = vec![choice("", "Any", &month)];
     all_months.extend(months(&zone.month(Clock.wall())).iter().map(|one| choice(one, one, &month)));
+    // Without prices the list is of use all the same.
+    let task_type = query.text("type");
+    let mut types = vec![choice("", "Any", &task_type)];
+    let known = prices.map(|prices| prices.types).unwrap_or_default();
+    types.extend(known.iter().map(|one| choice(&one.task_type, &one.task_type, &task_type)));
+    if !task_type.is_empty() && !known.iter().any(|one| one.task_type == task_type) {
+        types.push(choice(&task_type, &task_type, &task_type));
+    }
     let user = query.text("user");
     let mut users = vec![choice("", "Everybody", &user)];
     users.extend(people.iter().map(|person| choice(&person.user_id, &person.name, &user)));
     if !user.is_empty() && !people.iter().any(|person| person.user_id == user) {
         users.push(choice(&user, &user, &user));
     }
-    let running = list.tasks.iter().any(|task| task.status == "IN_PROGRESS");
+    let running = list.tasks.iter().any(TaskRow::is_running);
     let page = ClipsPage {
         clips: list.tasks.iter().map(named).collect(),
         alert,
         statuses: STATUSES.iter().map(|(value, text)| choice(value, text, &status)).collect(),
         months: all_months,
         key: query.text("key"),
+        label: query.text("label"),
+        types,
         show_user: member.me.is_admin(),
         grid: query.get("view") == Some("grid"),
-        filters: query.query_without(&["view", "cursor"]),
+        filters: query.query_without(&["view", "cursor", "look"]),
         people: users,
         is_live: running,
-        is_filtered: ["status", "user", "key", "month"].iter().any(|name| query.is_set(name)),
+        is_filtered: ["status", "user", "key", "label", "type", "month"]
+            .iter()
+            .any(|name| query.is_set(name)),
         next: list.next_cursor.map(|cursor| {
-            format!("{}?{}&cursor={cursor}", visit.link("/clips"), query.query_without(&["cursor"]))
+            format!("{}?{}&cursor={cursor}", visit.link("/clips"), query.query_without(&["cursor", "look"]))
         }),
-        shell: shell.refreshed(running.then_some(5)),
+        shell: shell.refreshed(&visit, running.then_some(5)),
     };
     Ok(html(&page))
 }

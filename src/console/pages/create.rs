@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::console::answers::TypeFields;
 use crate::console::visit::Fields;
+use crate::order::Labels;
 
 /// The fields of the form as they were filled in.
 #[derive(Debug, Clone, Default)]
@@ -21,13 +22,15 @@ pub(in crate::console) struct CreateForm {
     pub(in crate::console) video: String,
     pub(in crate::console) negative_prompt: String,
     pub(in crate::console) cfg_scale: String,
+    /// Such as `project=x, shot=12`.
+    pub(in crate::console) labels: String,
 }
 
 impl CreateForm {
     /// The form for a type, with what was filled in, or else the type's defaults.
     pub(in crate::console) fn of(fields: &Fields, task_type: &str, rules: &TypeFields) -> Self {
         // A box that is not ticked is not sent: whether the form was sent at all is told by another field.
-        let sent = fields.is_set("key");
+        let sent = fields.is_set("key") || fields.is_set("filled");
         let seconds = rules.seconds.as_ref().map(|seconds| seconds.by_default.to_string());
         let or = |name: &str, otherwise: &str| fields.get(name).unwrap_or(otherwise).to_owned();
         Self {
@@ -43,6 +46,7 @@ impl CreateForm {
             video: fields.text("video"),
             negative_prompt: fields.text("negative_prompt"),
             cfg_scale: fields.text("cfg_scale"),
+            labels: fields.text("labels"),
         }
     }
 
@@ -95,6 +99,12 @@ impl CreateForm {
         Value::Object(body).to_string()
     }
 
+    /// The header with the labels of the create; nothing if it has none.
+    pub(in crate::console) fn labels_header(&self) -> Result<Option<String>, String> {
+        let labels = Labels::of_text(&self.labels)?;
+        Ok((!labels.is_empty()).then(|| labels.header()))
+    }
+
     /// The create as a command, without the key. Files are left out: nobody reads them.
     pub(in crate::console) fn curl(&self, base_url: &str, rules: &TypeFields) -> String {
         let short =
@@ -108,8 +118,12 @@ impl CreateForm {
         };
         let (url, body) =
             (shell_quoted(&format!("{base_url}/api/generate")), shell_quoted(&shown.body(rules)));
+        let labels = self.labels_header().ok().flatten();
+        let labels = labels.map_or(String::new(), |labels| {
+            format!(" \\\n  -H {}", shell_quoted(&format!("X-Tollgate-Labels: {labels}")))
+        });
         format!(
-            "curl {url} \\\n  -H \"Authorization: Bearer $TOLLGATE_KEY\" \\\n  -H \"Content-Type: application/json\" \\\n  -d {body}"
+            "curl {url} \\\n  -H \"Authorization: Bearer $TOLLGATE_KEY\" \\\n  -H \"Content-Type: application/json\"{labels} \\\n  -d {body}"
         )
     }
 }
@@ -158,6 +172,10 @@ mod tests {
         );
         let curl = form.curl("https://gw.example", &rules);
         assert!(curl.contains(r"it'\''s") && curl.contains("$TOLLGATE_KEY"), "{curl}");
+        assert!(!curl.contains("Labels"), "{curl}");
+        let labelled = CreateForm { labels: "project=x, by=it's 5%".into(), ..form };
+        let curl = labelled.curl("https://gw.example", &rules);
+        assert!(curl.contains(r"-H 'X-Tollgate-Labels: by=it'\''s%205%25, project=x'"), "{curl}");
     }
 
     #[test]

@@ -8,11 +8,11 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::console::answers::{Page, Person};
-use crate::console::client::Problem;
 use crate::console::frame::html;
-use crate::console::shell::{Member, Shell};
+use crate::console::pages::start::period;
+use crate::console::shell::Shell;
 use crate::console::trouble::{Trouble, redirect};
-use crate::console::view::{Alert, Badge, Id, Name, When};
+use crate::console::view::{Badge, Id, Name, When, grouped};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -29,7 +29,6 @@ struct KeysPage {
     /// What members may do with keys of their own.
     policy: Policy,
     is_admin: bool,
-    alert: Option<Alert>,
     next: Option<String>,
 }
 
@@ -46,11 +45,27 @@ struct Policy {
     max_keys: i32,
     max_days: Option<i32>,
     allowed_types: Option<Vec<String>>,
-    key_budget: Option<Value>,
+    key_budget: Option<KeyBudget>,
     version: i32,
 }
 
+/// The budget that each key of a member begins with.
+#[derive(Debug, Deserialize)]
+struct KeyBudget {
+    period: String,
+    credits: i64,
+}
+
 impl Policy {
+    /// The credits of the budget of each key; empty: none.
+    fn credits(&self) -> String {
+        self.key_budget.as_ref().map_or(String::new(), |budget| budget.credits.to_string())
+    }
+
+    fn has_period(&self, period: &str) -> bool {
+        self.key_budget.as_ref().is_some_and(|budget| budget.period == period)
+    }
+
     fn days(&self) -> String {
         self.max_days.map_or(String::new(), |days| days.to_string())
     }
@@ -65,7 +80,9 @@ impl Policy {
         let life = self.max_days.map_or(String::new(), |days| format!(", each for at most {days} days"));
         let types =
             self.allowed_types.as_ref().map_or(String::new(), |types| format!(", for {}", types.join(", ")));
-        let budget = self.key_budget.as_ref().map_or("", |_| ", each with a budget that the admin has set");
+        let budget = self.key_budget.as_ref().map_or(String::new(), |budget| {
+            format!(", each with a budget of {} credits {}", grouped(budget.credits), period(&budget.period))
+        });
         format!("You may have {} keys{life}{types}{budget}.", self.max_keys)
     }
 }
@@ -80,14 +97,20 @@ struct KeyLine {
     key_id: String,
     id: Id,
     name: Name,
+    plain_name: String,
     user: String,
     badge: Badge,
     version: i32,
+    is_suspended: bool,
     last_used: Option<When>,
     expires: Option<When>,
     previous_until: Option<When>,
     types: Option<String>,
     networks: Option<String>,
+    /// Calls a minute, where the key has limits of its own.
+    rates: Option<String>,
+    /// What is spent of the budgets that are for this key alone.
+    budgets: Vec<String>,
     is_usable: bool,
 }
 
@@ -100,6 +123,8 @@ struct Key {
     version: i32,
     allowed_types: Option<Vec<String>>,
     allowed_networks: Option<Vec<String>>,
+    create_per_minute: Option<i64>,
+    status_per_minute: Option<i64>,
     #[serde(with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -127,8 +152,38 @@ struct ShownPage {
     note: &'static str,
 }
 
+/// A budget of the level of keys.
+#[derive(Debug, Deserialize)]
+struct Budget {
+    subject_id: Option<String>,
+    period: String,
+    limit: Option<i64>,
+    used: Option<i64>,
+    held: Option<i64>,
+}
+
+impl Budget {
+    fn told(&self) -> String {
+        let spent = self.used.unwrap_or(0).saturating_add(self.held.unwrap_or(0));
+        let limit = self.limit.map_or("no limit".to_owned(), |limit| format!("of {}", grouped(limit)));
+        format!("{} {limit} credits {}", grouped(spent), period(&self.period))
+    }
+}
+
+/// The limits of a key's own, in words.
+fn rates(create: Option<i64>, status: Option<i64>) -> Option<String> {
+    let told = |rate: i64, what: &str| match rate {
+        0 => format!("{what} without a limit"),
+        rate => format!("{} {what} a minute", grouped(rate)),
+    };
+    let both = [create.map(|rate| told(rate, "creates")), status.map(|rate| told(rate, "other calls"))];
+    let both: Vec<String> = both.into_iter().flatten().collect();
+    (!both.is_empty()).then(|| both.join(", "))
+}
+
 impl KeyLine {
-    fn new(key: Key, people: &[Person], may_change: bool, zone: &Zone, now: OffsetDateTime) -> Self {
+    fn new(key: Key, people: &[Person], budgets: &[Budget], may_change: bool, zone: &Zone) -> Self {
+        let now = Clock.wall();
         let badge = match key.status.as_str() {
             "active" => Badge::new("good", "Active"),
             "suspended" => Badge::new("warn", "Suspended"),
@@ -136,12 +191,17 @@ impl KeyLine {
             _ => Badge::new("bad", "Revoked"),
         };
         let user = people.iter().find(|person| person.user_id == key.user_id);
+        let own = budgets.iter().filter(|budget| budget.subject_id.as_ref() == Some(&key.key_id));
         Self {
+            budgets: own.map(Budget::told).collect(),
+            rates: rates(key.create_per_minute, key.status_per_minute),
             id: Id(key.key_id.clone()),
             key_id: key.key_id,
+            plain_name: key.name.clone(),
             name: Name(key.name),
             user: user.map_or(key.user_id, |person| person.name.clone()),
             badge,
+            is_suspended: key.status == "suspended",
             version: key.version,
             last_used: When::maybe(zone, key.last_used_at),
             expires: When::maybe(zone, key.expires_at),
@@ -155,16 +215,6 @@ impl KeyLine {
 
 pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Keys").await?;
-    Ok(html(&list(&visit, member, shell, None).await?))
-}
-
-/// The list, with what was refused.
-async fn list(
-    visit: &Visit,
-    member: Member,
-    shell: Shell,
-    refused: Option<&Problem>,
-) -> Result<KeysPage, Trouble> {
     let zone = &member.zone;
     let mine = member.me.key.as_ref().map(|key| Mine {
         id: Id(key.key_id.clone()),
@@ -174,12 +224,12 @@ async fn list(
     let org = &member.me.organisation.org_id;
     let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let (keys, policy) =
-        (format!("/admin/v1/orgs/{org}/keys?limit=50{cursor}"), format!("/admin/v1/orgs/{org}/key-policy"));
+        (format!("/admin/v1/orgs/{org}/keys?limit=20{cursor}"), format!("/admin/v1/orgs/{org}/key-policy"));
     let is_admin = member.me.is_admin();
     // A member knows itself, and nobody else.
     let people = async {
         if is_admin {
-            visit.client.look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=200")).await
+            visit.client.look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=100")).await
         } else {
             let me = Person {
                 user_id: member.me.user.user_id.clone(),
@@ -189,24 +239,34 @@ async fn list(
             Ok(Page { items: vec![me], next_cursor: None })
         }
     };
-    let (found, policy, people) = tokio::try_join!(
+    // Members cannot see budgets of keys but their own key's, which is on the page of budgets.
+    let budgets = async {
+        if is_admin {
+            let place = format!("/admin/v1/orgs/{org}/budgets?limit=200&level=key");
+            visit.client.look::<Page<Budget>>(&place).await
+        } else {
+            Ok(Page { items: Vec::new(), next_cursor: None })
+        }
+    };
+    let (found, policy, people, budgets) = tokio::try_join!(
         visit.client.look::<Page<Key>>(&keys),
         visit.client.look::<Policy>(&policy),
-        people
+        people,
+        budgets
     )?;
-    let (now, may_change) = (Clock.wall(), is_admin || policy.enabled);
-    let line = |key| KeyLine::new(key, &people.items, may_change, zone, now);
+    let may_change = is_admin || policy.enabled;
+    let line = |key| KeyLine::new(key, &people.items, &budgets.items, may_change, zone);
     let choice = |one: &Person| Choice { id: one.user_id.clone(), name: one.name.clone() };
-    Ok(KeysPage {
+    let page = KeysPage {
         mine,
         keys: found.items.into_iter().map(line).collect(),
         people: is_admin.then(|| people.items.iter().map(choice).collect()),
         policy,
         is_admin,
-        alert: refused.map(Alert::of),
         next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/keys"))),
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
 /// The fields of a new key, as the API takes them.
@@ -219,10 +279,15 @@ fn new_key(fields: &Fields) -> Result<Value, Trouble> {
     body.insert("name".into(), json!(fields.need("name")?));
     if let Some(days) = fields.get("days") {
         let days: i64 =
-            days.trim().parse().map_err(|_| Trouble::bad_request("The days must be a whole number."))?;
+            days.trim().parse().map_err(|_| Trouble::field("days", "The days must be a whole number."))?;
         let end = Clock.wall().checked_add(time::Duration::days(days.clamp(0, 36_500)));
         let end = end.and_then(|end| end.format(&time::format_description::well_known::Rfc3339).ok());
         body.insert("expires_at".into(), json!(end));
+    }
+    for (field, name) in [("creates", "create_per_minute"), ("others", "status_per_minute")] {
+        if let Some(rate) = number(fields, field, "calls a minute")? {
+            body.insert(name.into(), json!(rate));
+        }
     }
     for (field, name) in [("types", "allowed_types"), ("networks", "allowed_networks")] {
         let words = words(fields, field);
@@ -233,6 +298,12 @@ fn new_key(fields: &Fields) -> Result<Value, Trouble> {
     Ok(Value::Object(body))
 }
 
+/// A whole number that was typed, if one was.
+fn number(fields: &Fields, name: &'static str, what: &str) -> Result<Option<i64>, Trouble> {
+    let wrong = |_| Trouble::field(name, format!("The {what} must be a whole number."));
+    fields.get(name).map(|text| text.trim().parse().map_err(wrong)).transpose()
+}
+
 /// The words of a field, with spaces, commas or lines between them.
 fn words<'a>(fields: &'a Fields, field: &str) -> Vec<&'a str> {
     let words = fields.get(field).unwrap_or_default().split([' ', ',', '\n', '\r']);
@@ -240,23 +311,20 @@ fn words<'a>(fields: &'a Fields, field: &str) -> Vec<&'a str> {
 }
 
 /// Sets what members may do with keys of their own.
-pub(in crate::console) async fn set_policy(mut visit: Visit) -> Outcome {
+pub(in crate::console) async fn set_policy(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let (member, _) = visit.member("Keys").await?;
-    let number = |name: &str, what: &str| match fields.get(name) {
-        None => Ok(None),
-        Some(text) => match text.trim().parse::<i32>() {
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Trouble::bad_request(format!("The {what} must be a whole number."))),
-        },
-    };
     let types = words(&fields, "types");
     let mut body = json!({
         "enabled": fields.is_set("enabled"),
-        "max_days": number("days", "days")?,
+        "max_days": number(&fields, "days", "days")?,
         "allowed_types": (!types.is_empty()).then_some(types),
+        "key_budget": match number(&fields, "credits", "credits")? {
+            Some(credits) => json!({"credits": credits, "period": fields.get("period").unwrap_or("monthly")}),
+            None => Value::Null,
+        },
     });
-    if let Some(most) = number("most", "number of keys")? {
+    if let Some(most) = number(&fields, "most", "number of keys")? {
         body["max_keys"] = json!(most);
     }
     let place = format!("/admin/v1/orgs/{}/key-policy", member.me.organisation.org_id);
@@ -265,22 +333,13 @@ pub(in crate::console) async fn set_policy(mut visit: Visit) -> Outcome {
     Ok(redirect(&visit.link("/keys?done=policy")))
 }
 
-pub(in crate::console) async fn create(mut visit: Visit) -> Outcome {
+pub(in crate::console) async fn create(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let (member, shell) = visit.member("Keys").await?;
     let body = new_key(&fields)?.to_string();
     let place = format!("/admin/v1/orgs/{}/keys", member.me.organisation.org_id);
-    match visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await {
-        Ok(shown) => Ok(once(&visit, shell, shown, "This is the only time that it is shown.")),
-        Err(problem) => refused(&visit, member, shell, &problem).await,
-    }
-}
-
-/// The list again, with what was refused above it.
-async fn refused(visit: &Visit, member: Member, shell: Shell, problem: &Problem) -> Outcome {
-    let mut answer = html(&list(visit, member, shell, Some(problem)).await?);
-    *answer.status_mut() = problem.status;
-    Ok(answer)
+    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await?;
+    Ok(once(&visit, shell, shown, "This is the only time that it is shown."))
 }
 
 fn once(visit: &Visit, shell: Shell, shown: Shown, note: &'static str) -> Response {
@@ -294,21 +353,15 @@ fn once(visit: &Visit, shell: Shell, shown: Shown, note: &'static str) -> Respon
     })
 }
 
-pub(in crate::console) async fn rotate(mut visit: Visit) -> Outcome {
+pub(in crate::console) async fn rotate(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
-    let (member, shell) = visit.member("Keys").await?;
+    let (_, shell) = visit.member("Keys").await?;
     let hours: u32 = fields.get("hours").and_then(|hours| hours.parse().ok()).unwrap_or(24);
     let body = json!({"overlap_seconds": hours.saturating_mul(3_600)}).to_string();
     let place = format!("/admin/v1/keys/{}/rotate", visit.param("key"));
-    match visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await {
-        Ok(shown) => Ok(once(
-            &visit,
-            shell,
-            shown,
-            "This is the only time that it is shown. The former text works until its overlap ends.",
-        )),
-        Err(problem) => refused(&visit, member, shell, &problem).await,
-    }
+    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await?;
+    let note = "This is the only time that it is shown. The former text works until its overlap ends.";
+    Ok(once(&visit, shell, shown, note))
 }
 
 pub(in crate::console) async fn revoke(visit: Visit) -> Outcome {
@@ -317,7 +370,17 @@ pub(in crate::console) async fn revoke(visit: Visit) -> Outcome {
     Ok(redirect(&visit.link("/keys?done=revoked")))
 }
 
-pub(in crate::console) async fn rename(mut visit: Visit) -> Outcome {
+/// Refuses creates with a key for now, or takes them again.
+pub(in crate::console) async fn set_status(visit: Visit) -> Outcome {
+    let fields = visit.form().await?;
+    let body = json!({"status": fields.need("status")?}).to_string();
+    let place = format!("/admin/v1/keys/{}", visit.param("key"));
+    let version = format!("\"{}\"", fields.text("version"));
+    visit.client.manage(Method::PATCH, &place).header("if-match", &version).body(body).send().await?;
+    Ok(redirect(&visit.link("/keys?done=saved")))
+}
+
+pub(in crate::console) async fn rename(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = json!({"name": fields.need("name")?}).to_string();
     let version = fields.text("version");

@@ -15,6 +15,7 @@ mod price_book;
 mod price_books;
 mod prices_compared;
 mod providers;
+mod running;
 mod task;
 mod tokens;
 
@@ -33,72 +34,86 @@ use super::clips::Choice;
 use crate::console::Console;
 use crate::console::client::Problem;
 use crate::console::trouble::{Trouble, redirect};
-use crate::console::view::{Alert, Badge};
-use crate::console::visit::{Fields, Visit, form, page};
+use crate::console::view::Badge;
+use crate::console::visit::{Fields, Place, Visit, page};
 
 /// All pages of operators.
 pub(in crate::console) fn routes() -> Router<Arc<Console>> {
     Router::new()
-        .route("/console", page(orgs::show).merge(form(orgs::create)))
-        .route("/console/orgs/{org}", page(org::show))
-        .route("/console/orgs/{org}/status", form(org::set_status))
-        .route("/console/orgs/{org}/credits", page(credits::show))
-        .route("/console/orgs/{org}/credits/{what}", form(credits::book))
-        .route("/console/orgs/{org}/people", page(people::show))
-        .route("/console/orgs/{org}/limits", page(limits::show).merge(form(limits::change)))
-        .route("/console/orgs/{org}/quotas", form(limits::change_quotas))
-        .route("/console/orgs/{org}/retention", form(limits::change_retention))
-        .route("/console/orgs/{org}/factors", form(limits::create_factor))
-        .route("/console/orgs/{org}/factors/{factor}/end", form(limits::end_factor))
-        .route("/console/tasks", page(task::find))
-        .route("/console/tasks/adopt", form(evidence::adopt))
-        .route("/console/tasks/{task}", page(task::show))
-        .route("/console/tasks/{task}/request", form(task::read_request))
-        .route("/console/tasks/{task}/settle", form(evidence::settle))
-        .route("/console/tasks/{task}/release", form(evidence::release))
-        .route("/console/tasks/{task}/take-back", form(evidence::take_back))
-        .route("/console/doubts", page(doubts::show))
+        .merge(Place::new("/console", orgs::show).form("", orgs::create).routes())
+        .merge(of_an_org())
+        .merge(of_tasks())
+        .merge(of_prices())
         .route("/console/losses", page(losses::show))
         .route("/console/drift", page(drift::show))
-        .route("/console/prices", page(price_books::show).merge(form(price_books::create)))
-        .route("/console/prices/roll-back", form(price_books::roll_back))
-        .route("/console/prices/{version}", page(price_book::show))
-        .route("/console/prices/{version}/diff", page(prices_compared::diff))
-        .route("/console/prices/{version}/what-if", page(prices_compared::what_if))
-        .route("/console/prices/{version}/{what}", form(price_book::change))
         .route("/console/gateways", page(gateways::show))
         .route("/console/audit", page(audit_log::show))
-        .route("/console/operators", page(tokens::show).merge(form(tokens::create)))
-        .route("/console/operators/{token}/revoke", form(tokens::revoke))
-        .route("/console/providers", page(providers::show).merge(form(providers::create)))
-        .route("/console/providers/{provider}", form(providers::change))
+        .merge(
+            Place::new("/console/operators", tokens::show)
+                .form("", tokens::create)
+                .form("/{token}/revoke", tokens::revoke)
+                .routes(),
+        )
+        .merge(
+            Place::new("/console/providers", providers::show)
+                .form("", providers::create)
+                .form("/{provider}", providers::change)
+                .routes(),
+        )
 }
 
-/// An idempotency key that is made with a form: however often the form is sent, it counts once.
-fn form_key() -> String {
-    format!("console-{}", uuid::Uuid::new_v4().simple())
+fn of_an_org() -> Router<Arc<Console>> {
+    let limits = Place::new("/console/orgs/{org}/limits", limits::show).form("", limits::change);
+    Router::new()
+        .merge(Place::new("/console/orgs/{org}", org::show).form("/status", org::set_status).routes())
+        .merge(
+            Place::new("/console/orgs/{org}/credits", credits::show).form("/{what}", credits::book).routes(),
+        )
+        .merge(
+            Place::new("/console/orgs/{org}/people", people::show)
+                .form("/requests/{request}/{answer}", people::answer)
+                .routes(),
+        )
+        .merge(
+            limits
+                .form("/quotas", limits::change_quotas)
+                .form("/retention", limits::change_retention)
+                .form("/factors", limits::create_factor)
+                .form("/factors/{factor}/end", limits::end_factor)
+                .routes(),
+        )
 }
 
-/// The key of a form that was refused: it stays, unless it was used for other figures before.
-fn key_after(fields: &Fields, problem: &Problem) -> String {
-    if problem.code == "idempotency_key_reused" { form_key() } else { fields.text("key") }
+fn of_tasks() -> Router<Arc<Console>> {
+    Router::new()
+        .merge(Place::new("/console/tasks", task::find).form("/adopt", evidence::adopt).routes())
+        .merge(
+            Place::new("/console/tasks/{task}", task::show)
+                .form("/request", task::read_request)
+                .form("/settle", evidence::settle)
+                .form("/release", evidence::release)
+                .form("/take-back", evidence::take_back)
+                .routes(),
+        )
+        .route("/console/running", page(running::show))
+        .route("/console/doubts", page(doubts::show))
 }
 
-/// Why a form was refused, in words of this page.
-fn alert_of(problem: &Problem) -> Alert {
-    let mut told = problem.clone();
-    if problem.code == "idempotency_key_reused" {
-        told.message = "This form was sent already, with other figures, and that counts. Look at what it did before you send this \
-                        one: it would be done as well."
-            .into();
-    }
-    Alert::of(&told)
-}
-
-/// What one answers to a form whose call was refused: the page again, with the reason above it.
-fn refused(mut page: Response, problem: &Problem) -> Response {
-    *page.status_mut() = problem.status;
-    page
+fn of_prices() -> Router<Arc<Console>> {
+    Router::new()
+        .merge(
+            Place::new("/console/prices", price_books::show)
+                .form("", price_books::create)
+                .form("/roll-back", price_books::roll_back)
+                .routes(),
+        )
+        .merge(
+            Place::new("/console/prices/{version}", price_book::show)
+                .form("/{what}", price_book::change)
+                .routes(),
+        )
+        .route("/console/prices/{version}/diff", page(prices_compared::diff))
+        .route("/console/prices/{version}/what-if", page(prices_compared::what_if))
 }
 
 /// The page that a form leads to when it has succeeded.
@@ -124,28 +139,27 @@ fn next_page(visit: &Visit, place: &str, cursor: Option<String>) -> Option<Strin
 }
 
 /// A whole number that was typed into a form, with its digits in groups or not.
-fn whole(fields: &Fields, name: &str) -> Result<Option<i64>, Trouble> {
+fn whole(fields: &Fields, name: &'static str) -> Result<Option<i64>, Trouble> {
     let Some(text) = fields.get(name) else { return Ok(None) };
     let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
     let digits = digits.replace('\u{2212}', "-");
     digits
         .parse()
         .map(Some)
-        .map_err(|_| Trouble::bad_request(format!("The field '{name}' must be a whole number.")))
+        .map_err(|_| Trouble::field(name, format!("The field '{name}' must be a whole number.")))
 }
 
-fn needed(fields: &Fields, name: &str) -> Result<i64, Trouble> {
-    whole(fields, name)?.ok_or_else(|| Trouble::bad_request(format!("The field '{name}' is empty.")))
+fn needed(fields: &Fields, name: &'static str) -> Result<i64, Trouble> {
+    whole(fields, name)?.ok_or_else(|| Trouble::field(name, format!("The field '{name}' is empty.")))
 }
 
 /// An instant that was typed as a day or as a day and a time, in UTC.
-fn instant(fields: &Fields, name: &str) -> Result<Option<String>, Trouble> {
+fn instant(fields: &Fields, name: &'static str) -> Result<Option<String>, Trouble> {
     let Some(text) = fields.get(name) else { return Ok(None) };
     let text = text.trim();
     let wrong = || {
-        Trouble::bad_request(format!(
-            "The field '{name}' must be an instant such as 2026-11-30T18:00, in UTC."
-        ))
+        let right = format!("The field '{name}' must be an instant such as 2026-11-30T18:00, in UTC.");
+        Trouble::field(name, right)
     };
     let day = format_description!("[year]-[month]-[day]");
     let minute = format_description!("[year]-[month]-[day]T[hour]:[minute]");
@@ -164,7 +178,7 @@ fn body(fields: &[(&str, Value)]) -> String {
 }
 
 /// What a form says of a limit: a number, `default` (null in the API), or nothing.
-fn limit(fields: &Fields, name: &str) -> Result<Option<Value>, Trouble> {
+fn limit(fields: &Fields, name: &'static str) -> Result<Option<Value>, Trouble> {
     match fields.get(name).map(str::trim) {
         None => Ok(None),
         Some("default") => Ok(Some(Value::Null)),

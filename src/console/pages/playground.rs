@@ -131,13 +131,13 @@ fn fresh_key() -> String {
 }
 
 pub(in crate::console) async fn show(visit: Visit) -> Outcome {
-    let fields = visit.query();
+    let fields = visit.filled();
     let loaded = Loaded::of(&visit, &fields).await?;
-    Ok(html(&loaded.page(&visit, fresh_key(), Priced::Unknown)))
+    Ok(html(&loaded.page(&visit, visit.form_key(), Priced::Unknown)))
 }
 
 /// Prices the form, or creates what it says.
-pub(in crate::console) async fn send(mut visit: Visit) -> Outcome {
+pub(in crate::console) async fn send(visit: Visit) -> Outcome {
     let fields = visit.form_of(MOST_FORM).await?;
     let loaded = Loaded::of(&visit, &fields).await?;
     if visit.is_for_script() {
@@ -149,11 +149,16 @@ pub(in crate::console) async fn send(mut visit: Visit) -> Outcome {
     }
     let key = fields.get("key").map_or_else(fresh_key, ToOwned::to_owned);
     let body = loaded.body(&visit).await?;
-    if fields.get("do") != Some("create") {
+    let labels = loaded.labels();
+    if fields.get("do") != Some("create") || labels.is_err() {
         let priced = loaded.price(&visit, body, None).await;
         return Ok(html(&loaded.page(&visit, key, priced)));
     }
     let call = visit.client.data(Method::POST, "/api/generate").header("idempotency-key", &key);
+    let call = match labels.ok().flatten() {
+        Some(labels) => call.header("x-tollgate-labels", &labels),
+        None => call,
+    };
     let call = match fields.get("quote") {
         Some(quote) => call.header("x-tollgate-quote", quote),
         None => {
@@ -191,8 +196,19 @@ impl Loaded {
         visit.work(self.form.size(), move || form.body(&rules)).await
     }
 
+    /// The header with the labels; a refusal of what was typed names the field.
+    fn labels(&self) -> Result<Option<String>, Box<Problem>> {
+        self.form.labels_header().map_err(|why| {
+            let message = format!("Labels: {why}");
+            Box::new(Problem::new(http::StatusCode::BAD_REQUEST, "INVALID_REQUEST", message))
+        })
+    }
+
     /// The promised price of a body.
     async fn price(&self, visit: &Visit, body: String, note: Option<&'static str>) -> Priced {
+        if let Err(problem) = self.labels() {
+            return Priced::Refused(Alert::of(&problem));
+        }
         let place = format!("/api/quote?valid_for={PROMISED}");
         let quoted = match visit.client.data(Method::POST, &place).body(body.clone()).data::<Quote>().await {
             // A gateway that promises no prices still has prices.
@@ -268,10 +284,8 @@ impl Loaded {
             allowed: one.allowed,
         };
         let prices = &self.prices;
-        let refresh = matches!(price, Priced::Creating);
-        let shell = self.shell.clone();
         PlaygroundPage {
-            shell: if refresh { Shell { refresh: None, ..shell } } else { shell },
+            shell: self.shell.clone(),
             types: prices.types.iter().map(choice).collect(),
             tariff: tariff(&self.chosen),
             curl: self.form.curl(&visit.public_url(), &self.chosen.fields),

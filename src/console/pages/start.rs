@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use crate::console::answers::{MyBudget, TaskRow, Tasks};
+use crate::console::answers::{MyBudget, Status, TaskRow, Tasks};
 use crate::console::frame::html;
+use crate::console::pages::clip::{Screen, video_of};
 use crate::console::shell::Shell;
-use crate::console::view::{Badge, Id, Meter, Money, Name, When};
+use crate::console::view::{Badge, Id, Labels, Meter, Money, Name, When};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -26,6 +27,8 @@ struct StartPage {
     lasts: Option<Lasts>,
     budgets: Vec<BudgetLine>,
     clips: Vec<ClipLine>,
+    /// The newest clip that has a video.
+    newest: Option<Newest>,
     /// Whether a task is under way.
     is_live: bool,
     /// How to begin; nothing once something has succeeded.
@@ -50,6 +53,16 @@ struct Runway {
     until: Option<OffsetDateTime>,
 }
 
+/// What a wish for more of a budget is made of.
+pub(in crate::console) struct Ask {
+    pub(in crate::console) level: String,
+    pub(in crate::console) period: String,
+    /// A limit to begin with: half as much again.
+    pub(in crate::console) credits: i64,
+    /// A link by which an admin raises it; a budget of the whole organisation has none.
+    pub(in crate::console) link: Option<String>,
+}
+
 /// A budget, with the nearest to its limit first.
 pub(in crate::console) struct BudgetLine {
     pub(in crate::console) whose: &'static str,
@@ -59,8 +72,8 @@ pub(in crate::console) struct BudgetLine {
     pub(in crate::console) left: Option<Money>,
     pub(in crate::console) meter: Option<Meter>,
     pub(in crate::console) resets: Option<When>,
-    /// A link by which an admin raises it; the page of budgets has it.
-    pub(in crate::console) ask: Option<String>,
+    /// How to ask for more; the page of budgets has it.
+    pub(in crate::console) ask: Option<Ask>,
     share: i64,
 }
 
@@ -82,11 +95,6 @@ impl BudgetLine {
         }
     }
 
-    /// With the link by which an admin raises it.
-    pub(in crate::console) fn asking(self, ask: Option<String>) -> Self {
-        Self { ask, ..self }
-    }
-
     fn sorted(mut lines: Vec<Self>) -> Vec<Self> {
         lines.sort_by_key(|line| std::cmp::Reverse(line.share));
         lines
@@ -97,13 +105,14 @@ impl BudgetLine {
         Self::sorted(budgets.iter().map(|budget| Self::new(budget, zone)).collect())
     }
 
-    /// All of them, each with the link that `ask` makes for it.
+    /// All of them, each with what `ask` makes for it.
     pub(in crate::console) fn all_asking(
         budgets: &[MyBudget],
         zone: &Zone,
-        ask: impl Fn(&MyBudget) -> Option<String>,
+        ask: impl Fn(&MyBudget) -> Option<Ask>,
     ) -> Vec<Self> {
-        Self::sorted(budgets.iter().map(|budget| Self::new(budget, zone).asking(ask(budget))).collect())
+        let line = |budget| Self { ask: ask(budget), ..Self::new(budget, zone) };
+        Self::sorted(budgets.iter().map(line).collect())
     }
 }
 
@@ -133,24 +142,57 @@ pub(in crate::console) struct ClipLine {
     pub(in crate::console) id: Id,
     pub(in crate::console) badge: Badge,
     pub(in crate::console) task_type: String,
+    pub(in crate::console) prompt: Option<Name>,
+    /// The length in seconds, where the vendor has repeated what was asked for.
+    pub(in crate::console) length: Option<i64>,
     pub(in crate::console) cost: Money,
     pub(in crate::console) user: Option<Name>,
     pub(in crate::console) created: When,
+    pub(in crate::console) labels: Labels,
     pub(in crate::console) has_video: bool,
 }
 
 impl ClipLine {
-    pub(in crate::console) fn new(task: &TaskRow, zone: &Zone) -> Self {
+    pub(in crate::console) fn new(task: &TaskRow, base: &str, zone: &Zone) -> Self {
         Self {
             task_id: task.reference.clone(),
             id: Id(task.task_id.clone()),
             badge: Badge::of_task(&task.state, &task.status),
             task_type: task.task_type.clone(),
+            prompt: task.prompt.clone().map(Name),
+            length: task.duration,
             cost: Money(task.consumed_credits),
             user: None,
             created: When::new(zone, task.created_at),
+            labels: Labels::new(base, &task.labels),
             has_video: task.status == "SUCCESS",
         }
+    }
+
+    /// Whether a table of these needs a column for labels.
+    pub(in crate::console) fn any_has_labels(lines: &[Self]) -> bool {
+        lines.iter().any(|line| !line.labels.is_empty())
+    }
+}
+
+/// The newest finished clip, to be played at once.
+struct Newest {
+    line: ClipLine,
+    screen: Screen,
+    prompt: Option<String>,
+}
+
+impl Newest {
+    async fn of(visit: &Visit, tasks: &[TaskRow], zone: &Zone) -> Option<Self> {
+        let task = tasks.iter().find(|task| task.status == "SUCCESS")?;
+        // The page is of use without it.
+        let status: Status = visit
+            .client
+            .read(&format!("/api/status?task_id={}", visit.escaped(&task.reference)))
+            .await
+            .ok()?;
+        let screen = video_of(visit, &task.reference, &status);
+        Some(Self { line: ClipLine::new(task, visit.base(), zone), screen, prompt: status.prompt() })
     }
 }
 
@@ -175,17 +217,19 @@ pub(in crate::console) async fn start(visit: Visit) -> Outcome {
         None
     };
     let any_success = list.tasks.iter().any(|task| task.status == "SUCCESS") || member.balance.consumed > 0;
-    let waiting = list.tasks.iter().any(|task| task.status == "IN_PROGRESS");
+    let waiting = list.tasks.iter().any(TaskRow::is_running);
     let guide = (!any_success).then(|| Guide {
         base_url: visit.public_url(),
         failed: list
             .tasks
             .first()
             .filter(|task| task.status == "FAILED")
-            .map(|task| ClipLine::new(task, zone)),
+            .map(|task| ClipLine::new(task, visit.base(), zone)),
         waiting,
     });
+    let newest = Newest::of(&visit, &list.tasks, zone).await;
     let page = StartPage {
+        newest,
         available: Money(member.balance.available),
         held: Money(member.balance.held),
         consumed: Money(member.balance.consumed),
@@ -194,8 +238,8 @@ pub(in crate::console) async fn start(visit: Visit) -> Outcome {
         lasts,
         is_live: waiting,
         budgets: BudgetLine::all(&member.me.budgets, zone),
-        clips: list.tasks.iter().map(|task| ClipLine::new(task, zone)).collect(),
-        shell: shell.refreshed((guide.is_some() || waiting).then_some(5)),
+        clips: list.tasks.iter().map(|task| ClipLine::new(task, visit.base(), zone)).collect(),
+        shell: shell.refreshed(&visit, (guide.is_some() || waiting).then_some(5)),
         guide,
     };
     Ok(html(&page))

@@ -1,5 +1,6 @@
 //! Usage of an organisation: a chart drawn here, and the figures that it shows as a table.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 
 use askama::filters::HtmlSafe;
@@ -11,12 +12,12 @@ use time::Duration;
 use time::macros::format_description;
 
 use crate::clock::Clock;
-use crate::console::answers::{Me, Page, Person, Team};
+use crate::console::answers::{Me, Page, Person, Tasks, Team};
 use crate::console::client::Problem;
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::clips::{Choice, months};
 use crate::console::shell::Shell;
-use crate::console::view::{Alert, Money, Number, grouped};
+use crate::console::view::{Alert, Labels, Money, Number, grouped};
 use crate::console::visit::{Fields, Outcome, Visit};
 
 #[derive(askama::Template)]
@@ -27,6 +28,12 @@ struct UsagePage {
     group_name: &'static str,
     from: String,
     to: String,
+    months: Vec<Choice>,
+    label: String,
+    /// Names of labels that were used of late, to choose from.
+    labels: BTreeSet<String>,
+    /// Usage by a label is asked for, and nobody said by which.
+    lacks_label: bool,
     lines: Vec<UsageLine>,
     chart: Option<Chart>,
     total: Money,
@@ -40,6 +47,8 @@ struct UsagePage {
 
 struct UsageLine {
     name: String,
+    /// Of usage by a label: leads to the clips with it.
+    label: Option<Labels>,
     tasks: Number,
     charged: Number,
     corrected: Number,
@@ -55,6 +64,7 @@ struct Usage {
     #[serde(default)]
     key_id: Option<String>,
     task_type: Option<String>,
+    label: Option<String>,
     tasks: i64,
     charged: i64,
     corrected: i64,
@@ -63,9 +73,15 @@ struct Usage {
 
 /// What can be grouped by: the API's word, and the head of the column. Members, who see what is their own, have those of
 /// [`FOR_MEMBERS`].
-const GROUPS: [(&str, &str); 5] =
-    [("day", "Day"), ("key", "Key"), ("task_type", "Type"), ("user", "User"), ("team", "Team")];
-const FOR_MEMBERS: usize = 3;
+const GROUPS: [(&str, &str); 6] = [
+    ("day", "Day"),
+    ("key", "Key"),
+    ("task_type", "Type"),
+    ("label", "Label"),
+    ("user", "User"),
+    ("team", "Team"),
+];
+const FOR_MEMBERS: usize = 4;
 
 /// The bars of a chart: a name and a value each.
 pub(in crate::console) struct Chart(pub(in crate::console) Vec<(String, i64)>);
@@ -140,6 +156,8 @@ impl Display for Chart {
 impl HtmlSafe for Chart {}
 
 struct Asked {
+    /// The name of the label to group by.
+    label: String,
     group: &'static str,
     group_name: &'static str,
     from: String,
@@ -158,13 +176,25 @@ impl Asked {
         let (group, group_name) = known.unwrap_or(("day", "Day"));
         let day = format_description!("[year]-[month]-[day]");
         let today = Clock.wall().date();
+        // Usage by a label is summed up from single entries while one waits.
+        let back = if group == "label" { 6 } else { 29 };
         let text = |date: time::Date| date.format(&day).unwrap_or_default();
+        // A month has all of its days, whatever else is filled in.
+        let month = fields.get("month").and_then(|month| {
+            let first = time::Date::parse(&format!("{month}-01"), day).ok()?;
+            Some((first, first.replace_day(first.month().length(first.year())).ok()?))
+        });
+        if let Some((first, last)) = month {
+            let label = fields.get("label").unwrap_or_default().trim().to_owned();
+            return Self { group, group_name, label, from: text(first), to: text(last) };
+        }
         Self {
             group,
             group_name,
+            label: fields.get("label").unwrap_or_default().trim().to_owned(),
             from: fields
                 .get("from")
-                .map_or_else(|| text(today.saturating_sub(Duration::days(29))), ToOwned::to_owned),
+                .map_or_else(|| text(today.saturating_sub(Duration::days(back))), ToOwned::to_owned),
             to: fields.get("to").map_or_else(|| text(today), ToOwned::to_owned),
         }
     }
@@ -172,7 +202,18 @@ impl Asked {
     fn place(&self, org: &str) -> String {
         let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let (from, to) = (encoded(&self.from), encoded(&self.to));
-        format!("/admin/v1/orgs/{org}/usage?group_by={}&from={from}&to={to}", self.group)
+        let label =
+            if self.is_by_label() { format!("&label={}", encoded(&self.label)) } else { String::new() };
+        format!("/admin/v1/orgs/{org}/usage?group_by={}&from={from}&to={to}{label}", self.group)
+    }
+
+    fn is_by_label(&self) -> bool {
+        self.group == "label"
+    }
+
+    /// Whether it is not said by which label.
+    fn lacks_label(&self) -> bool {
+        self.is_by_label() && self.label.is_empty()
     }
 }
 
@@ -180,11 +221,18 @@ impl Asked {
 struct Names {
     people: Vec<Person>,
     teams: Vec<Team>,
+    keys: Vec<NamedKey>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedKey {
+    key_id: String,
+    name: String,
 }
 
 impl Names {
     async fn of(visit: &Visit, org: &str, group: &str) -> Result<Self, Problem> {
-        let (mut people, mut teams) = (Vec::new(), Vec::new());
+        let (mut people, mut teams, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         match group {
             "user" => {
                 people = visit
@@ -192,6 +240,10 @@ impl Names {
                     .look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=200"))
                     .await?
                     .items
+            }
+            "key" => {
+                let place = format!("/admin/v1/orgs/{org}/keys?limit=200");
+                keys = visit.client.look::<Page<NamedKey>>(&place).await?.items;
             }
             "team" => {
                 teams = visit
@@ -202,7 +254,7 @@ impl Names {
             }
             _ => {}
         }
-        Ok(Self { people, teams })
+        Ok(Self { people, teams, keys })
     }
 
     fn name(&self, usage: &Usage, group: &str) -> String {
@@ -210,7 +262,11 @@ impl Names {
         match group {
             "day" => usage.day.clone().unwrap_or_default(),
             "task_type" => usage.task_type.clone().unwrap_or_default(),
-            "key" => usage.key_id.clone().unwrap_or_else(|| none("without a key")),
+            "key" => {
+                let Some(id) = &usage.key_id else { return none("without a key") };
+                self.keys.iter().find(|key| key.key_id == *id).map_or(id.clone(), |key| key.name.clone())
+            }
+            "label" => usage.label.clone().unwrap_or_else(|| none("without the label")),
             "team" => {
                 let Some(id) = &usage.team_id else { return none("without a team") };
                 self.teams
@@ -226,6 +282,12 @@ impl Names {
     }
 }
 
+/// The names of the labels of the last tasks.
+async fn labels_of_late(visit: &Visit) -> Result<BTreeSet<String>, Problem> {
+    let found: Tasks = visit.client.read("/api/tasks?limit=100").await?;
+    Ok(found.tasks.into_iter().flat_map(|task| task.labels.into_keys()).collect())
+}
+
 pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Usage").await?;
     let org = &member.me.organisation.org_id;
@@ -233,11 +295,21 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let asked = Asked::of(&query, &member.me);
     let place = asked.place(org);
     let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-    let found = visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await;
+    let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
+    let nothing = || Page { items: Vec::new(), next_cursor: None };
+    let found = match asked.lacks_label() {
+        true => Ok(nothing()),
+        false => visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await,
+    };
     let (found, alert) = match found {
         Ok(found) => (found, None),
         Err(problem) if problem.status == http::StatusCode::BAD_REQUEST => {
-            (Page { items: Vec::new(), next_cursor: None }, Some(Alert::of(&problem)))
+            (nothing(), Some(Alert::of(&problem)))
+        }
+        // Entries are summed up while one waits: those of many days may be too many.
+        Err(problem) if problem.is_passing() && asked.is_by_label() => {
+            let message = "this could not be summed up in time: choose fewer days";
+            (nothing(), Some(Alert::of(&Problem { message: message.into(), ..problem })))
         }
         Err(problem) => return Err(problem.into()),
     };
@@ -245,9 +317,24 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let bars = found.items.iter().map(|usage| (names.name(usage, asked.group), usage.consumed));
     let bars: Vec<_> = bars.take(BARS).collect();
     let sum = |of: fn(&Usage) -> i64| found.items.iter().map(of).fold(0, i64::saturating_add);
-    let filters = format!("by={}&from={}&to={}", asked.group, asked.from, asked.to);
+    let filters = query.query_without(&["cursor"]);
+    // A label leads to the clips that have it.
+    let label = |usage: &Usage| {
+        let value = usage.label.clone().filter(|_| asked.is_by_label())?;
+        Some(Labels::new(visit.base(), &[(asked.label.clone(), value)].into()))
+    };
+    let month = query.text("month");
+    let choice = |value: &str, text: &str| Choice {
+        value: value.to_owned(),
+        text: text.to_owned(),
+        is_chosen: value == month,
+    };
+    let mut all_months = vec![choice("", "by days")];
+    let this = member.zone.month(Clock.wall());
+    all_months.extend(months(&this).iter().map(|one| choice(one, one)));
     let page = UsagePage {
         shell,
+        months: all_months,
         groups: groups_of(&member.me)
             .iter()
             .map(|(value, text)| Choice {
@@ -264,6 +351,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
             .iter()
             .map(|usage| UsageLine {
                 name: names.name(usage, asked.group),
+                label: label(usage),
                 tasks: Number(usage.tasks),
                 charged: Number(usage.charged),
                 corrected: Number(usage.corrected),
@@ -274,6 +362,9 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
         alert,
         csv: format!("{}?{filters}", visit.link("/usage.csv")),
         next: found.next_cursor.map(|cursor| format!("{}?{filters}&cursor={cursor}", visit.link("/usage"))),
+        labels,
+        lacks_label: asked.lacks_label(),
+        label: asked.label,
         group_name: asked.group_name,
         from: asked.from,
         to: asked.to,

@@ -31,14 +31,30 @@ addEventListener("pageshow", () => {
   }
 });
 
-// A part of the page that follows something: asked for again until it does not say so any more.
+// A part of the page that follows something: asked for again until it does not say so any more, or until so many seconds have
+// passed as it says; less and less often.
+let followed = 0;
 const follow = () => {
   const live = document.querySelector("[data-poll]");
   if (!live) return;
+  const pause = Math.min(2 + followed / 60, 15);
+  if (followed > Number(live.dataset.poll)) {
+    const told = document.createElement("p");
+    told.className = "notice";
+    told.append("This page has stopped looking by itself. ");
+    const again = document.createElement("button");
+    again.type = "button";
+    again.textContent = "Look again";
+    again.addEventListener("click", () => location.reload());
+    told.append(again);
+    live.prepend(told);
+    return;
+  }
   setTimeout(async () => {
+    followed += pause;
     if (document.hidden) return follow();
     try {
-      const answer = await part(live.dataset.poll || location.href);
+      const answer = await part(location.href);
       // The session has ended: nothing is to be followed any more.
       if (answer.type === "opaqueredirect") return location.reload();
       if (!answer.ok) throw answer.status;
@@ -53,7 +69,7 @@ const follow = () => {
       }
     } catch { /* tried again */ }
     follow();
-  }, 2000);
+  }, pause * 1000);
 };
 follow();
 

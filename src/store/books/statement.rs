@@ -132,16 +132,17 @@ impl Database {
              ) \
              select m.*, now() < m.starts_at as unborn, now() < m.ends_at as goes_on, b.available, b.held, t.*, \
                     l.created_at as last_at, l.entry_id as last_entry, \
-                    b.granted - b.consumed - coalesce((select sum(e.amount) from booked e \
-                        where e.org_id = m.org_id and e.created_at >= m.starts_at), 0)::bigint as opening \
+                    b.granted - b.consumed - t.since as opening \
              from m join org_balance b on b.org_id = m.org_id cross join lateral ( \
-                 select coalesce(array_agg(k.kind order by k.kind), '{}') as kinds, \
-                        coalesce(array_agg(k.lines order by k.kind), '{}') as lines, \
-                        coalesce(array_agg(k.credits order by k.kind), '{}') as credits, coalesce(sum(k.archived), 0)::bigint as archived \
-                 from (select e.kind, sum(e.lines)::bigint as lines, sum(e.amount)::bigint as credits, \
-                       sum(e.lines) filter (where e.kind = 'consume' and e.hold_id is null) as archived from booked e \
-                       where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
-                       group by e.kind) k) t left join lateral ( \
+                 select coalesce(array_agg(k.kind order by k.kind) filter (where k.inside), '{}') as kinds, \
+                        coalesce(array_agg(k.lines order by k.kind) filter (where k.inside), '{}') as lines, \
+                        coalesce(array_agg(k.credits order by k.kind) filter (where k.inside), '{}') as credits, \
+                        coalesce(sum(k.archived) filter (where k.inside), 0)::bigint as archived, \
+                        coalesce(sum(k.credits), 0)::bigint as since \
+                 from (select e.kind, e.created_at < m.ends_at as inside, sum(e.lines)::bigint as lines, \
+                              sum(e.amount)::bigint as credits, \
+                              sum(e.lines) filter (where e.kind = 'consume' and e.hold_id is null) as archived from booked e \
+                       where e.org_id = m.org_id and e.created_at >= m.starts_at group by 1, 2) k) t left join lateral ( \
                  select e.created_at, e.entry_id from booked e \
                  where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
                  order by e.created_at desc, e.entry_id desc limit 1) l on true",
@@ -207,7 +208,7 @@ impl Database {
         .bind(of.starts_at)
         .bind(last.at)
         .bind(i64::from(limit))
-        .bind(balance.map(Credits::get))
+        .bind(balance.or(after.is_none().then_some(of.opening)).map(Credits::get))
         .bind(after.map(|place| place.at))
         .bind(after.map(|place| place.entry.as_uuid()))
         .bind(last.entry.as_uuid())

@@ -46,6 +46,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0029_deleted_balances",
     "0030_archived_months",
     "0031_sign_in",
+    "0032_oldest_tasks",
 ];
 
 /// All migrations, ordered by version.

@@ -1,4 +1,4 @@
-//! Reading tasks: one for a status call, a page for a list.
+//! Reading single tasks, and what is open. Lists are in `task_lists`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as da
 const DATA: &str = "texts.data, texts.fleeting";
 
 /// The labels of a row of `task`.
-const LABELS: &str = "(select jsonb_object_agg(l.name, l.value) from label l \
+pub(super) const LABELS: &str = "(select jsonb_object_agg(l.name, l.value) from label l \
      where l.org_id = task.org_id and l.hold_id = task.hold_id) as labels";
 
 pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
@@ -178,123 +178,6 @@ fn content<T>(column: Result<Option<T>, sqlx::Error>) -> Result<Option<T>, sqlx:
         Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
         column => column,
     }
-}
-
-/// Which tasks a list contains.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// Only tasks in one of these states.
-    pub states: Option<Vec<State>>,
-    /// Compare `states` with the state that callers see instead of the stored one: a reopened task is shown as running
-    /// or as succeeded.
-    pub as_shown: bool,
-    /// Only tasks of this user.
-    pub user: Option<UserId>,
-    /// Only tasks of this key.
-    pub key: Option<KeyId>,
-    /// Only tasks created at or after this instant.
-    pub since: Option<OffsetDateTime>,
-    /// Only tasks created before this instant.
-    pub until: Option<OffsetDateTime>,
-    /// Only tasks that have the label with this name and value.
-    pub label: Option<(String, String)>,
-    /// Only tasks older than this one: the cursor.
-    pub before: Option<HoldId>,
-}
-
-/// A list by a label looks at so many of its tasks for those that match the other filters.
-const LABELLED: i64 = 1_000;
-
-/// The tasks that a list by a label looks at.
-const WITH_LABEL: &str = "select l.hold_id from label l where l.org_id = $1 and l.name = $11 and l.value = $12 and l.hold_id < $3 \
-     and l.hold_id >= $4 order by l.hold_id desc";
-
-/// What a list asks of each hold `h` beside its state and its place.
-const WANTED: &str = "and ($5::uuid is null or h.user_id = $5) and ($6::uuid is null or h.key_id = $6) \
-     and ($7::timestamptz is null or h.created_at >= $7) and ($8::timestamptz is null or h.created_at < $8)";
-
-/// By how much the clock of a gateway, which the id of a hold begins with, may differ from that of the database.
-const CLOCKS_DIFFER: time::Duration = time::Duration::HOUR;
-
-impl TaskFilter {
-    /// Where holds `h` of organisation `$1` with these states are read from, in the order of their ids, without reading
-    /// others: what goes on, what nobody paid for and what was charged each stand in a table of their own.
-    fn sources(&self) -> Vec<String> {
-        let by = |table: &str| match (self.user, self.key) {
-            (_, Some(_)) => format!("and {table}.key_id = $6"),
-            (Some(_), None) => format!("and {table}.user_id = $5"),
-            (None, None) => String::new(),
-        };
-        let place = |id: &str| format!("{id} < $3 and {id} >= $4");
-        let here = place("h.hold_id");
-        let of_hold = |state: &str| format!("hold h where h.org_id = $1 and {here} {state} {}", by("h"));
-        if self.label.is_some() {
-            return vec![format!(
-                "({WITH_LABEL} limit {LABELLED}) labelled cross join lateral ( \
-                     select own.user_id, own.key_id, own.created_at, own.state, own.late from task own \
-                     where own.org_id = $1 and own.hold_id = labelled.hold_id limit 1) h \
-                 where ($2::text[] is null or case when $9 and h.late = 'open' then 'RUNNING' \
-                 when $9 and h.late = 'charged' then 'SETTLED' else h.state end = any($2))"
-            )];
-        }
-        let Some(states) = &self.states else { return vec![of_hold("")] };
-        let any = |some: &[State]| states.iter().any(|state| some.contains(state));
-        let mut sources = Vec::new();
-        if any(&[State::Held, State::Running, State::InDoubt]) {
-            sources.push(format!(
-                "open_task o join hold h on h.org_id = o.org_id and h.hold_id = o.hold_id where o.org_id = $1 and {} \
-                 and o.state = any($2) and (not o.reopened or $9)",
-                place("o.hold_id")
-            ));
-        }
-        let unpaid = any(&[State::Released, State::WrittenOff]);
-        if unpaid {
-            sources.push(format!(
-                "unpaid_task u join hold h on h.org_id = u.org_id and h.hold_id = u.hold_id where u.org_id = $1 and {} {} \
-                 and (not $9 or h.late is distinct from 'open') \
-                 and case when $9 and h.late = 'charged' then 'SETTLED' else h.state end = any($2)",
-                place("u.hold_id"),
-                by("u")
-            ));
-        }
-        if any(&[State::Settled]) {
-            if self.user.is_some() || self.key.is_some() {
-                sources.push(of_hold("and h.state = 'SETTLED'"));
-            } else {
-                // The entry of a charge has the id of its hold.
-                sources.push(format!(
-                    "entry e join hold h on h.org_id = e.org_id and h.hold_id = e.entry_id where e.org_id = $1 and {} \
-                     and e.kind = 'consume'",
-                    place("e.entry_id")
-                ));
-            }
-            if self.as_shown && !unpaid {
-                sources.push(format!(
-                    "entry e join hold h on h.org_id = e.org_id and h.hold_id = e.hold_id where e.org_id = $1 and {} \
-                     and e.kind = 'correct' and e.seq = 1 and h.late = 'charged'",
-                    place("e.hold_id")
-                ));
-            }
-        }
-        sources
-    }
-
-    /// No listed id is this one or a newer one.
-    fn newest(&self) -> Uuid {
-        let cursor = self.before.map_or(Uuid::max(), HoldId::as_uuid);
-        self.until.map_or(cursor, |until| cursor.min(first_of(until.saturating_add(CLOCKS_DIFFER))))
-    }
-
-    /// No listed id is older than this one.
-    fn oldest(&self) -> Uuid {
-        self.since.map_or(Uuid::nil(), |since| first_of(since.saturating_sub(CLOCKS_DIFFER)))
-    }
-}
-
-/// The first id that can be made at this instant: ids begin with the milliseconds since 1970.
-fn first_of(at: OffsetDateTime) -> Uuid {
-    let ms = u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    Uuid::from_u64_pair(ms.min((1 << 48) - 1) << 16, 0)
 }
 
 /// How many holds in one state are open, and how many credits they hold.
@@ -380,65 +263,6 @@ impl Database {
             polls: 0,
             stated: None,
         }))
-    }
-
-    /// The newest tasks of `org` that match `filter`, without their `data`. Reads about as many rows as it returns, however
-    /// long the history of the organisation is.
-    pub async fn tasks(&self, org: OrgId, filter: &TaskFilter, limit: u32) -> Result<Vec<Task>, StoreError> {
-        let sources = filter.sources();
-        if sources.is_empty() {
-            return Ok(Vec::new());
-        }
-        let id = if filter.label.is_some() { "labelled.hold_id" } else { "h.hold_id" };
-        let ids: Vec<String> = sources
-            .iter()
-            .map(|source| format!("(select {id} as id from {source} {WANTED} order by {id} desc limit $10)"))
-            .collect();
-        let statement = format!(
-            "select {COLUMNS}, {LABELS} from (select id from ({}) listed order by id desc limit $10) page \
-             join task on task.org_id = $1 and task.hold_id = page.id \
-             where $2::text[] is null or case when $9 and late = 'open' then 'RUNNING' \
-             when $9 and late = 'charged' then 'SETTLED' else state end = any($2) order by hold_id desc",
-            ids.join(" union all ")
-        );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(statement))
-            .bind(org.as_uuid())
-            .bind(&filter.states)
-            .bind(filter.newest())
-            .bind(filter.oldest())
-            .bind(filter.user.map(UserId::as_uuid))
-            .bind(filter.key.map(KeyId::as_uuid))
-            .bind(filter.since)
-            .bind(filter.until)
-            .bind(filter.as_shown)
-            .bind(i64::from(limit))
-            // Planned anew each time: a plan for any user and key would go through the history for those who have little.
-            .persistent(false);
-        if let Some((name, value)) = &filter.label {
-            query = query.bind(name).bind(value);
-        }
-        let rows = query.fetch_all(self.pool()).await?;
-        rows.iter().map(task).collect()
-    }
-
-    /// How far a list by a label has looked: tasks with the label that are older than this one may match as well. `None`: it has
-    /// looked at all of them, or is not by a label.
-    pub async fn looked_until(&self, org: OrgId, filter: &TaskFilter) -> Result<Option<HoldId>, StoreError> {
-        let Some((name, value)) = &filter.label else { return Ok(None) };
-        let looked: Option<Uuid> = sqlx::query_scalar(
-            "select l.hold_id from label l where l.org_id = $1 and l.name = $4 and l.value = $5 and l.hold_id < $2 \
-             and l.hold_id >= $3 order by l.hold_id desc offset $6 limit 1",
-        )
-        .bind(org.as_uuid())
-        .bind(filter.newest())
-        .bind(filter.oldest())
-        .bind(name)
-        .bind(value)
-        .bind(LABELLED - 1)
-        .persistent(false)
-        .fetch_optional(self.pool())
-        .await?;
-        Ok(looked.map(HoldId::from_uuid))
     }
 
     /// Unfinished tasks of all organisations, by state.

@@ -9,7 +9,7 @@ use super::pages::guarded;
 use crate::support::admin_client::AdminClient;
 use crate::support::browser::{Browser, Page};
 use crate::support::database::until;
-use crate::support::gateway::{ENDLESS, TestGateway, body};
+use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};
 
 /// The pages that have no parameters in their path.
 const PAGES: &[&str] = &[
@@ -17,6 +17,7 @@ const PAGES: &[&str] = &[
     "/console?search=custo&state=active",
     "/console?stopped=yes",
     "/console/tasks",
+    "/console/running",
     "/console/doubts",
     "/console/losses?days=7",
     "/console/drift?days=30",
@@ -151,10 +152,10 @@ async fn a_reader_is_refused_what_the_api_refuses() {
     for end in [
         "status",
         "limits",
-        "quotas",
-        "retention",
-        "factors",
-        "factors/fct_00000000000000000000000000000000/end",
+        "limits/quotas",
+        "limits/retention",
+        "limits/factors",
+        "limits/factors/fct_00000000000000000000000000000000/end",
     ] {
         places.push(format!("{org}/{end}"));
     }
@@ -263,10 +264,10 @@ async fn an_organisation_is_found_suspended_and_changed() {
     ];
     assert_eq!(browser.post(&format!("{place}/limits"), &fields).await.status, 303);
     for (end, fields) in [
-        ("quotas", vec![("users", "12"), ("keys", "default")]),
-        ("retention", vec![("content_days", "7")]),
+        ("limits/quotas", vec![("users", "12"), ("keys", "default")]),
+        ("limits/retention", vec![("content_days", "7")]),
         (
-            "factors",
+            "limits/factors",
             vec![("factor_bp", "8000"), ("reason", "a campaign"), ("valid_until", "2099-01-01T00:00")],
         ),
     ] {
@@ -512,4 +513,40 @@ async fn health_gateways_and_queues_are_told_by_the_api() {
     assert!(this["calls"].as_array().unwrap().iter().any(|calls| calls["breaker"] == "closed"), "{this}");
     let request = gateway.request(Method::GET, "/admin/v1/health").send().await.unwrap();
     assert_ne!(request.status(), 200, "the data listener has no operator's operation");
+}
+
+#[tokio::test]
+async fn running_tasks_are_listed_oldest_first_in_pages() {
+    let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
+    let other = gateway.another_org("another customer", 100_000).await;
+    let make = async |key: &str, prompt: &str| {
+        let create = gateway.request(Method::POST, "/api/generate").bearer_auth(key);
+        let task = Answer::to(create.body(body(prompt).to_string())).await.task_id();
+        let detail = gateway.request(Method::GET, &format!("/api/tasks/{task}")).bearer_auth(key);
+        Answer::to(detail).await.data()["reference"].as_str().unwrap().to_owned()
+    };
+    let first = make(&gateway.caller.text, "the first").await;
+    let second = make(&other.text, "the second").await;
+    let third = make(&gateway.caller.text, "the third").await;
+    let (in_doubt, _) = doubt(&gateway, "a doubt").await;
+    let client = AdminClient::operator(&gateway, OperatorRole::OperatorRead).await;
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = client.get(&format!("/admin/v1/holds/running?limit=1{cursor}")).await.expect(200);
+        found.extend(
+            page["items"].as_array().unwrap().iter().map(|task| task["hold_id"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(found, [first.clone(), second.clone(), third.clone()]);
+    let mut browser = reader(&gateway).await;
+    let page = browser.get("/console/running").await.shown();
+    let places: Vec<usize> =
+        [&first, &second, &third].map(|hold| page.text.find(hold.as_str()).unwrap()).into();
+    assert!(places.is_sorted() && !page.text.contains(&in_doubt), "{}", page.text);
+    let page = browser.get(&format!("/console/running?org_id={}", other.org)).await.shown();
+    assert!(page.text.contains(&second) && !page.text.contains(&first), "{}", page.text);
+    let org = browser.get(&format!("/console/orgs/{}", other.org)).await.shown();
+    assert!(org.text.contains(&format!("/console/running?org_id={}", other.org)), "{}", org.text);
 }

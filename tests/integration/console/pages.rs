@@ -17,6 +17,7 @@ const MEMBERS: &[&str] = &[
     "/console/budgets",
     "/console/usage",
     "/console/usage?by=key",
+    "/console/usage?by=label",
 ];
 /// The pages of admins.
 const ADMINS: &[&str] = &["/console/statement", "/console/statement.csv", "/console/people"];
@@ -320,6 +321,35 @@ async fn while_the_database_is_away_a_page_says_so() {
     assert_eq!(page.status, 503, "{}", page.text);
     gateway.let_in(true).await;
     until("the page is back", async || browser.get("/console").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn pages_look_by_themselves_only_while_something_runs_and_not_for_ever() {
+    let gateway = TestGateway::start().await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    // A newcomer's page watches for the first call: for some minutes.
+    let page = browser.get("/console").await.shown();
+    assert!(
+        page.text.contains("data-poll=\"600\"") && page.text.contains("url=/console?look=1\""),
+        "{}",
+        page.text
+    );
+    let page = browser.get("/console?look=59").await.shown();
+    assert!(page.text.contains("url=/console?look=60\""), "{}", page.text);
+    let page = browser.get("/console?look=60").await.shown();
+    assert!(!page.text.contains("http-equiv=\"refresh") && page.text.contains("Look again"), "{}", page.text);
+    let task = gateway.task("a page").await;
+    gateway.finished(&task).await;
+    for place in ["/console", "/console/clips", "/console/playground", &format!("/console/clips/{task}")] {
+        let page = browser.get(place).await.shown();
+        assert!(
+            !page.text.contains("data-poll") && !page.text.contains("http-equiv"),
+            "{place}: {}",
+            page.text
+        );
+    }
+    let page = browser.get("/console").await.shown();
+    assert!(page.text.contains("Your newest clip"), "{}", page.text);
 }
 
 #[tokio::test]

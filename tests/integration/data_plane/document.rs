@@ -166,6 +166,29 @@ async fn the_page_for_people_comes_whole_from_here() {
     }
 }
 
+#[tokio::test]
+async fn the_examples_are_creates_of_every_kind_and_can_be_priced() {
+    let gateway = TestGateway::start().await;
+    let document: Value = open(&gateway, "/openapi.json").await.json().await.unwrap();
+    let mut types = Vec::new();
+    for path in ["/api/generate", "/api/quote"] {
+        let content = &document["paths"][path]["post"]["requestBody"]["content"];
+        for example in content["application/json"]["examples"].as_object().unwrap().values() {
+            assert!(example["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{example}");
+            let quoted = gateway.request(Method::POST, "/api/quote").bearer_auth(&gateway.caller.text);
+            Answer::to(quoted.body(example["value"].to_string())).await.expect(200);
+            types.push(example["value"]["type"].as_str().unwrap().to_owned());
+        }
+    }
+    let prices = gateway.get("/api/prices").await.expect(200);
+    for one in prices["data"]["types"].as_array().unwrap() {
+        let name = one["type"].as_str().unwrap();
+        let kinds = ["text-to-video", "image-to-video", "reference-to-video", "video-edit"];
+        let kind = kinds.into_iter().find(|kind| name.ends_with(kind)).unwrap();
+        assert!(types.iter().any(|example| example.ends_with(kind)), "no example of {name}");
+    }
+}
+
 /// What a document leaves without a description: generators refuse a response without one, and the tools that are made from a
 /// document have nothing else to go by.
 fn undescribed(document: &Value) -> Vec<String> {

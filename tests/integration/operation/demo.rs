@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 use uuid::Uuid;
 
+use crate::support::browser::Browser;
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::{Answer, body};
 use crate::support::http;
@@ -182,6 +183,43 @@ async fn a_demo_in_a_shell_for_production_reaches_nothing_of_it() {
     }
     let socket = format!("the demo works in database tollgate at the socket in {}", scratch.0.display());
     assert!(log.contains(&socket), "{log}");
+}
+
+#[tokio::test]
+async fn the_console_of_a_new_demo_opens_on_a_finished_clip() {
+    let scratch = Scratch::new();
+    let client = http::client();
+    for _ in 0..2 {
+        let mut process = Process::start(&arguments(&scratch, &[]));
+        let ready = process.ready().await;
+        let log = process.rest_of_log();
+        let text = |field: &str| ready[field].as_str().unwrap().to_owned();
+        let mut browser = Browser::at(text("base_url"));
+        let link = text("console_url");
+        let page = browser.post(link.strip_prefix(&text("base_url")).unwrap(), &[]).await;
+        assert_eq!((page.status, page.place()), (303, "/console"), "{}", page.text);
+        until("its first clip is finished", async || {
+            browser.get("/console").await.shown().text.contains("Your newest clip")
+        })
+        .await;
+        let page = browser.get("/console").await.shown();
+        let at = page.text.find("<video").unwrap();
+        let place = page.text[at..].split_once(" src=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
+        let video = browser.get(&place).await;
+        assert_eq!(video.status, 303, "{}", video.text);
+        let video = client.get(video.place()).send().await.unwrap();
+        assert!(video.status().is_success() && video.headers()["content-type"] == "video/mp4", "{video:?}");
+        let call =
+            |path: &str| client.get(format!("{}{path}", text("base_url"))).bearer_auth(text("api_key"));
+        // As many credits are left as a demo says, and there is one clip, also after another start.
+        let credits = Answer::to(call("/api/credits")).await.data();
+        assert_eq!((&credits["available"], &credits["held"]), (&Value::from(100_000), &Value::from(0)));
+        let tasks = Answer::to(call("/api/tasks")).await.data();
+        assert_eq!(tasks["tasks"].as_array().unwrap().len(), 1, "{tasks}");
+        process.terminate();
+        assert_eq!(process.ended().await, 0);
+        log.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ async fn no_list_of_tasks_reads_the_whole_history() {
     let of_user = |user, filter| TaskFilter { user: Some(user), ..filter };
     let labelled =
         |value: &str, filter| TaskFilter { label: Some(("project".into(), value.into())), ..filter };
+    let of_type = |name: &str, filter| TaskFilter { task_type: Some(name.into()), ..filter };
     let of_key = |key, filter| TaskFilter { key: Some(key), ..filter };
     for (filter, found) in [
         (TaskFilter::default(), 21),
@@ -87,6 +88,10 @@ async fn no_list_of_tasks_reads_the_whole_history() {
         (labelled("x", of_user(others, TaskFilter::default())), 0),
         (labelled("x", states(&[State::Running, State::Released])), 0),
         (labelled("y", TaskFilter::default()), 0),
+        (of_type("nothing", TaskFilter::default()), 0),
+        (of_type("nothing", of_user(tenant.user, states(&[State::Settled]))), 0),
+        (of_type("nothing", labelled("x", TaskFilter::default())), 0),
+        (of_type("nothing", of_user(others, TaskFilter::default())), 0),
     ] {
         for as_shown in [false, true] {
             let filter = TaskFilter { as_shown, ..filter.clone() };
@@ -94,10 +99,9 @@ async fn no_list_of_tasks_reads_the_whole_history() {
                 for _ in 0..LISTS {
                     assert_eq!(database.tasks(tenant.org, &filter, 21).await.unwrap().len(), found);
                     let looked = database.looked_until(tenant.org, &filter).await.unwrap();
-                    assert_eq!(
-                        looked.is_some(),
-                        filter.label.as_ref().is_some_and(|(_, value)| value == "x")
-                    );
+                    let labelled = filter.label.as_ref().is_some_and(|(_, value)| value == "x");
+                    let typed = filter.task_type.is_some() && filter.user != Some(others);
+                    assert_eq!(looked.is_some(), labelled || typed, "{filter:?}");
                 }
             })
             .await;

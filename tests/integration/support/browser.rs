@@ -67,7 +67,8 @@ impl Browser {
         Self::at(gateway.admin_url(""))
     }
 
-    fn at(origin: String) -> Self {
+    /// On the console of this address.
+    pub fn at(origin: String) -> Self {
         let client = http::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { client, origin, cookies: BTreeMap::new() }
     }

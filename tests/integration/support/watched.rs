@@ -80,12 +80,17 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// One on this database, in front of this vendor.
+    /// One on this database, in front of this vendor, with quick rounds of what is done by the way.
     pub async fn start(db: &TestDatabase, vendor: SocketAddr, more: &str) -> Self {
+        let quick = "[reconciler]\ninterval_ms = 50\ntick_ms = 100\n";
+        Self::configured(db, vendor, &format!("{quick}{more}")).await
+    }
+
+    /// One that does little beside what it is asked.
+    pub async fn configured(db: &TestDatabase, vendor: SocketAddr, more: &str) -> Self {
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"{}\"\n\
-             [upstream.kling_3]\nbase_url = \"http://{vendor}\"\nmaster_key = \"{MASTER_KEY}\"\n\
-             [reconciler]\ninterval_ms = 50\ntick_ms = 100\n{more}",
+             [upstream.kling_3]\nbase_url = \"http://{vendor}\"\nmaster_key = \"{MASTER_KEY}\"\n{more}",
             db.url(),
         );
         let scratch = Scratch::new();

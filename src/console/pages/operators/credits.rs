@@ -6,18 +6,14 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::org::CreditSummary;
-use super::{
-    Org, Tab, alert_of, body, choices, done, form_key, instant, key_after, needed, next_page, passed_on,
-    refused, tabs,
-};
+use super::{Org, Tab, body, choices, done, instant, needed, next_page, passed_on, tabs};
 use crate::console::answers::Page;
-use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::pages::clips::Choice;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Facts, Table};
 use crate::console::trouble::Trouble;
-use crate::console::view::{Actor, Alert, Badge, Id, Money, Name, When};
+use crate::console::view::{Actor, Badge, Id, Money, Name, When};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -55,37 +51,11 @@ struct CreditsPage {
     kinds: Vec<Choice>,
     reference: String,
     next: Option<String>,
-    alert: Option<Alert>,
-    /// Which form was refused: it is open, with what was filled in.
-    open: String,
-    filled: Filled,
     /// Made with the page: each of its forms counts once, however often it is sent. Keys are apart by what is called.
     key: String,
     overdraft: i64,
     threshold: String,
     threshold_version: i32,
-}
-
-/// What was filled in in the form that was refused.
-#[derive(Default)]
-struct Filled {
-    credits: String,
-    reason: String,
-    external_ref: String,
-    expires: String,
-    to: String,
-}
-
-impl Filled {
-    fn of(fields: &Fields) -> Self {
-        Self {
-            credits: fields.text("credits"),
-            reason: fields.text("reason"),
-            external_ref: fields.text("external_ref"),
-            expires: fields.text("expires"),
-            to: fields.text("to"),
-        }
-    }
 }
 
 const KINDS: [(&str, &str); 7] = [
@@ -141,16 +111,6 @@ impl Entry {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let page = page(&visit, None, form_key()).await?;
-    Ok(html(&page))
-}
-
-/// The page; after a refusal with the form that was refused, and why.
-async fn page(
-    visit: &Visit,
-    wrong: Option<(&str, &Fields, &Problem)>,
-    key: String,
-) -> Result<CreditsPage, Trouble> {
     let (id, query) = (visit.param("org"), visit.query());
     let places = [
         format!("/admin/v1/orgs/{id}"),
@@ -174,8 +134,8 @@ async fn page(
         vec![Cell::when(&zone, grant.expires_at), Cell::id(&grant.entry_id), Cell::number(grant.left)]
     });
     let is_filtered = query.is_set("kind") || query.is_set("external_ref");
-    Ok(CreditsPage {
-        tabs: tabs(visit, &id),
+    let page = CreditsPage {
+        tabs: tabs(&visit, &id),
         badge: org.badge(),
         id: Id(org.org_id.clone()),
         is_deleted: org.deleted_at.is_some(),
@@ -201,23 +161,21 @@ async fn page(
         entries: Table {
             caption: "Entries of the ledger, newest first",
             columns: ENTRIES,
-            rows: entries.items.iter().map(|entry| entry.row(visit, &zone)).collect(),
+            rows: entries.items.iter().map(|entry| entry.row(&visit, &zone)).collect(),
             empty: if is_filtered { "No entry matches." } else { "There is no entry yet." },
         },
         kinds: choices(&KINDS, &query.text("kind")),
         reference: query.text("external_ref"),
-        next: next_page(visit, &format!("/orgs/{id}/credits"), entries.next_cursor),
-        alert: wrong.map(|(_, _, problem)| alert_of(problem)),
-        open: wrong.map(|(what, _, _)| what.to_owned()).unwrap_or_default(),
-        filled: wrong.map(|(_, fields, _)| Filled::of(fields)).unwrap_or_default(),
-        key,
+        next: next_page(&visit, &format!("/orgs/{id}/credits"), entries.next_cursor),
+        key: visit.form_key(),
         overdraft: credits.overdraft,
         threshold: credits.low_threshold.map(|low| low.to_string()).unwrap_or_default(),
         threshold_version: credits.version,
         name: Name(org.name),
         org_id: org.org_id,
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
 /// A call that a form makes.
@@ -265,7 +223,7 @@ fn sent(what: &str, org: &str, fields: &Fields) -> Result<Sent, Trouble> {
 }
 
 /// Books what one of the forms says.
-pub(super) async fn book(mut visit: Visit) -> Outcome {
+pub(super) async fn book(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let (what, org) = (visit.param("what"), visit.param("org"));
     let Sent { method, place, body } = sent(&what, &org, &fields)?;
@@ -276,21 +234,11 @@ pub(super) async fn book(mut visit: Visit) -> Outcome {
         "resume" => {}
         _ => call = call.header("idempotency-key", fields.need("key")?),
     }
-    match call.send().await {
-        Ok(_) => {
-            let word = match what.as_str() {
-                "resume" => "resumed",
-                "threshold" | "overdraft" => "saved",
-                _ => "booked",
-            };
-            Ok(done(&visit, &format!("/orgs/{org}/credits"), word))
-        }
-        // Nothing can be filled in otherwise: the whole page says so.
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => {
-            let key = key_after(&fields, &problem);
-            let page = page(&visit, Some((&what, &fields, &problem)), key).await?;
-            Ok(refused(html(&page), &problem))
-        }
-    }
+    call.send().await?;
+    let word = match what.as_str() {
+        "resume" => "resumed",
+        "threshold" | "overdraft" => "saved",
+        _ => "booked",
+    };
+    Ok(done(&visit, &format!("/orgs/{org}/credits"), word))
 }

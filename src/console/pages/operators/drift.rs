@@ -99,7 +99,7 @@ const PRICES: &[Column] = &[
 ];
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let days = days(&visit, "7");
+    let days = days(&visit, "1");
     let place = format!("/admin/v1/drift?days={days}");
     let (shell, found) = tokio::join!(visit.operator("Drift"), visit.client.look::<Drift>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));

@@ -4,24 +4,20 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::task::{Led, not_adopted, shown};
 use super::{body, done, whole};
 use crate::console::visit::{Fields, Outcome, Visit};
 
-/// Sends a step of evidence. What is refused is told above the task, with both sides if they do not fit.
-async fn step(visit: &Visit, fields: Fields, what: &str, body: String, word: &str) -> Outcome {
+/// Sends a step of evidence. A refusal is told above the task, with both sides if they do not fit.
+async fn step(visit: &Visit, fields: &Fields, what: &str, body: String, word: &str) -> Outcome {
     let task = visit.param("task");
     let place = format!("/admin/v1/holds/{task}/{what}");
     let call = visit.client.manage(Method::POST, &place).header("idempotency-key", fields.need("key")?);
-    match call.body(body).send().await {
-        Ok(_) => Ok(done(visit, &format!("/tasks/{task}"), word)),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => shown(visit, Led { problem: Some(&problem), fields, excerpt: None }).await,
-    }
+    call.body(body).send().await?;
+    Ok(done(visit, &format!("/tasks/{task}"), word))
 }
 
 /// Says which task of the video service a hold is.
-pub(super) async fn settle(mut visit: Visit) -> Outcome {
+pub(super) async fn settle(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = body(&[
         ("task_id", json!(fields.need("task_id")?.trim())),
@@ -30,21 +26,21 @@ pub(super) async fn settle(mut visit: Visit) -> Outcome {
         // Without it the body stays the same as that of the first attempt.
         ("force", if fields.is_set("force") { json!(true) } else { Value::Null }),
     ]);
-    step(&visit, fields, "settle", body, "settled").await
+    step(&visit, &fields, "settle", body, "settled").await
 }
 
 /// Says that nothing is owed for a task.
-pub(super) async fn release(mut visit: Visit) -> Outcome {
+pub(super) async fn release(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = json!({"reason": fields.need("reason")?}).to_string();
-    step(&visit, fields, "release", body, "released").await
+    step(&visit, &fields, "release", body, "released").await
 }
 
 /// Takes back what an operator recorded.
-pub(super) async fn take_back(mut visit: Visit) -> Outcome {
+pub(super) async fn take_back(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = json!({"reason": fields.need("reason")?}).to_string();
-    step(&visit, fields, "take-back", body, "taken_back").await
+    step(&visit, &fields, "take-back", body, "taken_back").await
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,7 +49,7 @@ struct Adopted {
 }
 
 /// Adopts a task that the video service runs and no hold knows.
-pub(super) async fn adopt(mut visit: Visit) -> Outcome {
+pub(super) async fn adopt(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let place = format!("/admin/v1/orgs/{}/adopt-task", visit.escaped(fields.need("org")?.trim()));
     let body = body(&[
@@ -65,9 +61,6 @@ pub(super) async fn adopt(mut visit: Visit) -> Outcome {
         ("force", if fields.is_set("force") { json!(true) } else { Value::Null }),
     ]);
     let call = visit.client.manage(Method::POST, &place).header("idempotency-key", fields.need("key")?);
-    match call.body(body).whole::<Adopted>().await {
-        Ok(adopted) => Ok(done(&visit, &format!("/tasks/{}", adopted.hold_id), "adopted")),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => not_adopted(&visit, &fields, &problem).await,
-    }
+    let adopted: Adopted = call.body(body).whole().await?;
+    Ok(done(&visit, &format!("/tasks/{}", adopted.hold_id), "adopted"))
 }

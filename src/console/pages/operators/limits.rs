@@ -227,7 +227,7 @@ fn change_of_org(fields: &Fields) -> Result<String, Trouble> {
     Ok(Value::Object(body).to_string())
 }
 
-pub(super) async fn change(mut visit: Visit) -> Outcome {
+pub(super) async fn change(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = change_of_org(&fields)?;
     let place = format!("/admin/v1/orgs/{}", visit.param("org"));
@@ -235,7 +235,7 @@ pub(super) async fn change(mut visit: Visit) -> Outcome {
     Ok(done(&visit, &back(&visit), "saved"))
 }
 
-pub(super) async fn change_quotas(mut visit: Visit) -> Outcome {
+pub(super) async fn change_quotas(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let mut body = Map::new();
     for name in ["users", "teams", "keys", "budgets"] {
@@ -248,7 +248,7 @@ pub(super) async fn change_quotas(mut visit: Visit) -> Outcome {
     Ok(done(&visit, &back(&visit), "saved"))
 }
 
-pub(super) async fn change_retention(mut visit: Visit) -> Outcome {
+pub(super) async fn change_retention(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let days = limit(&fields, "content_days")?.unwrap_or(Value::Null);
     let place = format!("/admin/v1/orgs/{}/retention", visit.param("org"));
@@ -257,7 +257,7 @@ pub(super) async fn change_retention(mut visit: Visit) -> Outcome {
     Ok(done(&visit, &back(&visit), "saved"))
 }
 
-pub(super) async fn create_factor(mut visit: Visit) -> Outcome {
+pub(super) async fn create_factor(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = body(&[
         ("factor_bp", json!(super::needed(&fields, "factor_bp")?)),
@@ -270,7 +270,7 @@ pub(super) async fn create_factor(mut visit: Visit) -> Outcome {
     Ok(done(&visit, &back(&visit), "created"))
 }
 
-pub(super) async fn end_factor(mut visit: Visit) -> Outcome {
+pub(super) async fn end_factor(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let place = format!("/admin/v1/orgs/{}/price-factors/{}/end", visit.param("org"), visit.param("factor"));
     super::change(&visit, Method::POST, &place, fields.get("version"), Some("{}".into())).await?;

@@ -85,6 +85,8 @@ struct OrgPage {
     held: Money,
     consumed: Money,
     open: Number,
+    /// Whether tasks go on.
+    is_busy: bool,
     doubts: i64,
     facts: Facts,
     month: String,
@@ -166,6 +168,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         held: Money(credits.held),
         consumed: Money(credits.consumed),
         open: Number(org.open_tasks),
+        is_busy: org.open_tasks > 0,
         doubts: org.in_doubt,
         facts: facts(&org, &credits, &zone),
         chart: (!bars.is_empty()).then_some(Chart(bars)),
@@ -193,7 +196,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
 }
 
 /// Suspends an organisation, or lets it create again.
-pub(super) async fn set_status(mut visit: Visit) -> Outcome {
+pub(super) async fn set_status(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let status = fields.need("status")?;
     let id = visit.param("org");

@@ -3,15 +3,14 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Org, alert_of, choices, done, next_page, passed_on, refused};
+use super::{Org, choices, done, next_page, passed_on};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::pages::clips::Choice;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
-use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Name};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::view::Name;
+use crate::console::visit::{Outcome, Visit};
 
 #[derive(askama::Template)]
 #[template(path = "operators/orgs.html")]
@@ -21,9 +20,6 @@ struct OrgsPage {
     states: Vec<Choice>,
     is_filtered: bool,
     orgs: Table,
-    alert: Option<Alert>,
-    name: String,
-    time_zone: String,
     next: Option<String>,
 }
 
@@ -46,10 +42,6 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    Ok(html(&list(&visit, &Fields::default(), None).await?))
-}
-
-async fn list(visit: &Visit, fields: &Fields, alert: Option<Alert>) -> Result<OrgsPage, Trouble> {
     let query = visit.query();
     let state = if query.is_set("stopped") { "stopped".to_owned() } else { query.text("state") };
     let filter = match state.as_str() {
@@ -75,7 +67,7 @@ async fn list(visit: &Visit, fields: &Fields, alert: Option<Alert>) -> Result<Or
             Cell::number(org.in_doubt),
         ]
     };
-    Ok(OrgsPage {
+    let page = OrgsPage {
         search: query.text("search"),
         states: choices(&STATES, &state),
         is_filtered,
@@ -85,21 +77,16 @@ async fn list(visit: &Visit, fields: &Fields, alert: Option<Alert>) -> Result<Or
             rows: found.items.into_iter().map(row).collect(),
             empty: if is_filtered { "No organisation matches." } else { "There is no organisation yet." },
         },
-        alert,
-        name: fields.text("name"),
-        time_zone: fields.get("time_zone").unwrap_or("UTC").to_owned(),
-        next: next_page(visit, "", found.next_cursor),
+        next: next_page(&visit, "", found.next_cursor),
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
-pub(super) async fn create(mut visit: Visit) -> Outcome {
+pub(super) async fn create(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = json!({"name": fields.need("name")?, "time_zone": fields.get("time_zone").unwrap_or("UTC")});
-    let made =
-        visit.client.manage(Method::POST, "/admin/v1/orgs").body(body.to_string()).whole::<Org>().await;
-    match made {
-        Ok(org) => Ok(done(&visit, &format!("/orgs/{}", org.org_id), "created")),
-        Err(problem) => Ok(refused(html(&list(&visit, &fields, Some(alert_of(&problem))).await?), &problem)),
-    }
+    let call = visit.client.manage(Method::POST, "/admin/v1/orgs").body(body.to_string());
+    let org: Org = call.whole().await?;
+    Ok(done(&visit, &format!("/orgs/{}", org.org_id), "created"))
 }

@@ -1,14 +1,16 @@
 //! The budgets and keys of an organisation, as operators see them. Its own admins manage both.
 
+use http::Method;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{Org, Tab, next_page, passed_on, tabs};
+use super::{Org, Tab, done, next_page, passed_on, tabs};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
-use crate::console::view::{Badge, Id, Meter, Name};
+use crate::console::trouble::Trouble;
+use crate::console::view::{Badge, Id, Meter, Name, When, grouped};
 use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -49,8 +51,32 @@ struct PeoplePage {
     id: Id,
     budgets: Table,
     more_budgets: bool,
+    /// What members ask for.
+    requests: Vec<RequestLine>,
     keys: Table,
     next: Option<String>,
+}
+
+/// A wish for more of a budget.
+#[derive(Debug, Deserialize)]
+struct Request {
+    request_id: String,
+    user_id: String,
+    level: String,
+    period: String,
+    credits: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    until: OffsetDateTime,
+    reason: String,
+}
+
+struct RequestLine {
+    request_id: String,
+    user: Id,
+    budget: String,
+    credits: String,
+    until: When,
+    reason: String,
 }
 
 const BUDGETS: &[Column] = &[
@@ -120,6 +146,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         format!("/admin/v1/orgs/{id}"),
         format!("/admin/v1/orgs/{id}/budgets?limit=50"),
         format!("/admin/v1/orgs/{id}/keys?limit=50{}", passed_on(&visit.query(), &["cursor"])),
+        format!("/admin/v1/orgs/{id}/budget-requests?limit=20&state=open"),
     ];
     let client = &visit.client;
     let (shell, found) = tokio::join!(visit.operator("Budgets and keys"), async {
@@ -127,10 +154,19 @@ pub(super) async fn show(visit: Visit) -> Outcome {
             client.look::<Org>(&places[0]),
             client.look::<Page<Budget>>(&places[1]),
             client.look::<Page<Key>>(&places[2]),
+            client.look::<Page<Request>>(&places[3]),
         )
     });
-    let (org, budgets, keys) = found?;
+    let (org, budgets, keys, requests) = found?;
     let zone = Zone::named(&org.time_zone);
+    let request = |one: Request| RequestLine {
+        request_id: one.request_id,
+        user: Id(one.user_id),
+        budget: format!("{}, {}", one.level, one.period),
+        credits: grouped(one.credits),
+        until: When::new(&zone, one.until),
+        reason: one.reason,
+    };
     let page = PeoplePage {
         tabs: tabs(&visit, &id),
         badge: org.badge(),
@@ -142,6 +178,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
             empty: "It has no budget of its own: the platform's defaults apply.",
         },
         more_budgets: budgets.next_cursor.is_some(),
+        requests: requests.items.into_iter().map(request).collect(),
         keys: Table {
             caption: "Keys of the organisation",
             columns: KEYS,
@@ -154,4 +191,17 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         shell,
     };
     Ok(html(&page))
+}
+
+/// Grants what a member asks for, or declines it.
+pub(super) async fn answer(visit: Visit) -> Outcome {
+    let (org, request) = (visit.param("org"), visit.param("request"));
+    let (answer, word) = match visit.param("answer").as_str() {
+        "grant" => ("grant", "granted"),
+        "decline" => ("decline", "declined"),
+        _ => return Err(Trouble::not_found("There is no such form.")),
+    };
+    let place = format!("/admin/v1/orgs/{org}/budget-requests/{request}/{answer}");
+    super::change(&visit, Method::POST, &place, None, Some("{}".into())).await?;
+    Ok(done(&visit, &format!("/orgs/{org}/people"), word))
 }

@@ -7,13 +7,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::price_books::BookInfo;
-use super::{alert_of, body, done, instant, needed, refused, whole};
-use crate::console::client::Problem;
+use super::{body, done, instant, needed, whole};
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Facts, Table};
 use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Badge, Name};
+use crate::console::view::{Badge, Name};
 use crate::console::visit::{Fields, Outcome, Visit};
 use crate::console::zone::Zone;
 
@@ -55,7 +54,6 @@ struct BookPage {
     is_draft: bool,
     is_scheduled: bool,
     is_active: bool,
-    alert: Option<Alert>,
 }
 
 const PRICES: &[Column] = &[
@@ -97,10 +95,6 @@ impl Tariff {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    shown(&visit, None).await
-}
-
-async fn shown(visit: &Visit, problem: Option<&Problem>) -> Outcome {
     let place = format!("/admin/v1/price-books/{}", visit.param("version"));
     let (shell, book) = tokio::join!(visit.operator("Price book"), visit.client.look::<Book>(&place));
     let (Book { info, prices }, zone) = (book?, Zone::named("UTC"));
@@ -131,14 +125,9 @@ async fn shown(visit: &Visit, problem: Option<&Problem>) -> Outcome {
         revision: info.revision,
         name: Name(info.name.clone()),
         plain_name: info.name,
-        alert: problem.map(alert_of),
         shell,
     };
-    let answer = html(&page);
-    Ok(match problem {
-        Some(problem) => refused(answer, problem),
-        None => answer,
-    })
+    Ok(html(&page))
 }
 
 /// What a form of the page asks for: method, place below the book, body, and the word for what was done.
@@ -175,15 +164,12 @@ fn asked(
 }
 
 /// Changes a price book, if it is still as it was when the form was made.
-pub(super) async fn change(mut visit: Visit) -> Outcome {
+pub(super) async fn change(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let (what, version) = (visit.param("what"), visit.param("version"));
     let (method, below, body, word) = asked(&visit, &what, &fields)?;
     let place = format!("/admin/v1/price-books/{version}{below}");
-    match super::change(&visit, method, &place, fields.get("revision"), body).await {
-        Ok(()) if what == "delete" => Ok(done(&visit, "/prices", word)),
-        Ok(()) => Ok(done(&visit, &format!("/prices/{version}"), word)),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => shown(&visit, Some(&problem)).await,
-    }
+    super::change(&visit, method, &place, fields.get("revision"), body).await?;
+    let back = if what == "delete" { "/prices".to_owned() } else { format!("/prices/{version}") };
+    Ok(done(&visit, &back, word))
 }

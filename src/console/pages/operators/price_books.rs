@@ -5,15 +5,13 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{alert_of, body, done, next_page, passed_on, refused, whole};
+use super::{body, done, next_page, passed_on, whole};
 use crate::console::answers::Page;
-use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
-use crate::console::trouble::Trouble;
-use crate::console::view::{Actor, Alert, Badge, Name};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::view::{Actor, Badge, Name};
+use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
 /// A price book without its prices.
@@ -52,8 +50,6 @@ struct BooksPage {
     /// The price book in force, if it is on this page.
     active: Option<i32>,
     activations: Table,
-    alert: Option<Alert>,
-    name: String,
 }
 
 const BOOKS: &[Column] = &[
@@ -105,10 +101,6 @@ impl BookInfo {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    Ok(html(&list(&visit, &Fields::default(), None).await?))
-}
-
-async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Result<BooksPage, Trouble> {
     let query = visit.query();
     let books = format!("/admin/v1/price-books?limit=50{}", passed_on(&query, &["cursor"]));
     let client = &visit.client;
@@ -129,49 +121,41 @@ async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Resu
             Cell::when_or(&zone, one.withdrawn_at, "no"),
         ]
     };
-    Ok(BooksPage {
+    let page = BooksPage {
         books: Table {
             caption: "Price books, newest first",
             columns: BOOKS,
-            rows: books.items.iter().map(|book| book.row(visit, &zone)).collect(),
+            rows: books.items.iter().map(|book| book.row(&visit, &zone)).collect(),
             empty: "There is no price book yet.",
         },
         copies: books.items.iter().map(|book| (book.version, book.name.clone())).collect(),
         active: books.items.iter().find(|book| book.active).map(|book| book.version),
-        next: next_page(visit, "/prices", books.next_cursor),
+        next: next_page(&visit, "/prices", books.next_cursor),
         activations: Table {
             caption: "When which price book was in force, newest first",
             columns: ACTIVATIONS,
             rows: activations.items.iter().map(activation).collect(),
             empty: "No price book was ever in force.",
         },
-        alert: problem.map(alert_of),
-        name: fields.text("name"),
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
-pub(super) async fn create(mut visit: Visit) -> Outcome {
+pub(super) async fn create(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = body(&[("name", json!(fields.need("name")?)), ("copy_of", json!(whole(&fields, "copy_of")?))]);
-    let made =
-        visit.client.manage(Method::POST, "/admin/v1/price-books").body(body).whole::<BookInfo>().await;
-    match made {
-        Ok(book) => Ok(done(&visit, &format!("/prices/{}", book.version), "created")),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => Ok(refused(html(&list(&visit, &fields, Some(&problem)).await?), &problem)),
-    }
+    let book: BookInfo =
+        visit.client.manage(Method::POST, "/admin/v1/price-books").body(body).whole().await?;
+    Ok(done(&visit, &format!("/prices/{}", book.version), "created"))
 }
 
 /// Puts the price book in force that was in force before. The form names the one that is rolled back, so that a second click does not
 /// undo the first.
-pub(super) async fn roll_back(mut visit: Visit) -> Outcome {
+pub(super) async fn roll_back(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let body = json!({"from": super::needed(&fields, "from")?}).to_string();
     let call = visit.client.manage(Method::POST, "/admin/v1/price-books/rollback").body(body);
-    match call.whole::<BookInfo>().await {
-        Ok(book) => Ok(done(&visit, &format!("/prices/{}", book.version), "in_force")),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => Ok(refused(html(&list(&visit, &fields, Some(&problem)).await?), &problem)),
-    }
+    let book: BookInfo = call.whole().await?;
+    Ok(done(&visit, &format!("/prices/{}", book.version), "in_force"))
 }

@@ -182,7 +182,7 @@ impl Totals {
 
 pub(super) async fn what_if(visit: Visit) -> Outcome {
     let asked = visit.query().text("days");
-    let days = if TIMES.iter().any(|(value, _)| *value == asked) { asked } else { "7".to_owned() };
+    let days = if TIMES.iter().any(|(value, _)| *value == asked) { asked } else { "1".to_owned() };
     let version = visit.param("version");
     let place = format!("/admin/v1/price-books/{version}/what-if?days={days}");
     let (shell, found) = tokio::join!(visit.operator("What if"), visit.client.look::<WhatIf>(&place));

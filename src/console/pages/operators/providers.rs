@@ -4,14 +4,13 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{alert_of, body, done, next_page, passed_on, refused};
+use super::{body, done, next_page, passed_on};
 use crate::console::answers::Page;
-use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Facts};
 use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Badge, Id, Name};
+use crate::console::view::{Badge, Id, Name};
 use crate::console::visit::{Fields, Outcome, Visit};
 
 #[derive(Debug, Deserialize)]
@@ -57,39 +56,6 @@ struct ProvidersPage {
     shell: Shell,
     providers: Vec<ProviderCard>,
     next: Option<String>,
-    alert: Option<Alert>,
-    filled: Filled,
-}
-
-/// What was filled in for a new provider.
-struct Filled {
-    name: String,
-    issuer: String,
-    audiences: String,
-    jwks_url: String,
-    org: String,
-    org_claim: String,
-    role_claim: String,
-    user_claim: String,
-    for_operators: bool,
-    create_users: bool,
-}
-
-impl Filled {
-    fn of(fields: &Fields) -> Self {
-        Self {
-            name: fields.text("name"),
-            issuer: fields.text("issuer"),
-            audiences: fields.text("audiences"),
-            jwks_url: fields.text("jwks_url"),
-            org: fields.text("org"),
-            org_claim: fields.text("org_claim"),
-            role_claim: fields.text("role_claim"),
-            user_claim: fields.get("user_claim").unwrap_or("sub").to_owned(),
-            for_operators: fields.get("serves") == Some("operators"),
-            create_users: fields.is_set("create_users"),
-        }
-    }
 }
 
 impl ProviderCard {
@@ -149,32 +115,19 @@ fn sign_in_of(provider: &Provider) -> Cell {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    Ok(html(&list(&visit, &Fields::default(), None).await?))
-}
-
-async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Result<ProvidersPage, Trouble> {
     let place = format!("/admin/v1/identity-providers?limit=20{}", passed_on(&visit.query(), &["cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Identity providers"), visit.client.look::<Page<Provider>>(&place));
     let found = found?;
-    Ok(ProvidersPage {
-        providers: found.items.into_iter().map(|provider| ProviderCard::new(provider, visit)).collect(),
-        next: next_page(visit, "/providers", found.next_cursor),
-        alert: problem.map(alert_of),
-        filled: Filled::of(fields),
+    let page = ProvidersPage {
+        providers: found.items.into_iter().map(|provider| ProviderCard::new(provider, &visit)).collect(),
+        next: next_page(&visit, "/providers", found.next_cursor),
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
-/// The list again, with what was refused above it.
-async fn again(visit: &Visit, fields: &Fields, problem: Problem) -> Outcome {
-    if problem.status == http::StatusCode::FORBIDDEN {
-        return Err(problem.into());
-    }
-    Ok(refused(html(&list(visit, fields, Some(&problem)).await?), &problem))
-}
-
-pub(super) async fn create(mut visit: Visit) -> Outcome {
+pub(super) async fn create(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let audiences: Vec<&str> =
         fields.need("audiences")?.split([',', ' ']).map(str::trim).filter(|one| !one.is_empty()).collect();
@@ -190,10 +143,8 @@ pub(super) async fn create(mut visit: Visit) -> Outcome {
         ("role_claim", json!(fields.get("role_claim"))),
         ("create_users", json!(fields.is_set("create_users"))),
     ]);
-    match visit.client.manage(Method::POST, "/admin/v1/identity-providers").body(body).send().await {
-        Ok(_) => Ok(done(&visit, "/providers", "created")),
-        Err(problem) => again(&visit, &fields, problem).await,
-    }
+    visit.client.manage(Method::POST, "/admin/v1/identity-providers").body(body).send().await?;
+    Ok(done(&visit, "/providers", "created"))
 }
 
 /// What the console is to sign people in with. An empty secret is none that was given: the one that is there stays.
@@ -209,7 +160,7 @@ fn client_of(fields: &Fields) -> Value {
 }
 
 /// Suspends a provider, takes it up again, deletes it, or sets what the console signs people in with.
-pub(super) async fn change(mut visit: Visit) -> Outcome {
+pub(super) async fn change(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let place = format!("/admin/v1/identity-providers/{}", visit.param("provider"));
     let version = fields.get("version");
@@ -225,8 +176,6 @@ pub(super) async fn change(mut visit: Visit) -> Outcome {
         }
     };
     let body = (!body.is_null()).then(|| body.to_string());
-    match super::change(&visit, method, &place, version, body).await {
-        Ok(()) => Ok(done(&visit, "/providers", word)),
-        Err(problem) => again(&visit, &Fields::default(), problem).await,
-    }
+    super::change(&visit, method, &place, version, body).await?;
+    Ok(done(&visit, "/providers", word))
 }

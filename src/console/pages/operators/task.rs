@@ -5,14 +5,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{alert_of, encoded, form_key, refused};
+use super::encoded;
 use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Facts, Table};
-use crate::console::trouble::{Trouble, redirect};
-use crate::console::view::{Alert, Badge, Money};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::trouble::redirect;
+use crate::console::view::{Badge, Money};
+use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
 /// The answer of `GET /admin/v1/holds/{hold_id}`.
@@ -41,15 +41,6 @@ pub(super) struct Hold {
     digests: Option<Value>,
 }
 
-/// What stands above the page because of the form that led to it.
-#[derive(Default)]
-pub(super) struct Led<'a> {
-    pub(super) problem: Option<&'a Problem>,
-    pub(super) fields: Fields,
-    /// What is kept of the request: it was asked for.
-    pub(super) excerpt: Option<Value>,
-}
-
 #[derive(askama::Template)]
 #[template(path = "operators/task.html")]
 struct TaskPage {
@@ -66,12 +57,10 @@ struct TaskPage {
     may_release: bool,
     may_take_back: bool,
     is_in_doubt: bool,
-    alert: Option<Alert>,
     comparison: Option<Comparison>,
     key: String,
-    task_id: String,
-    credits: String,
-    reason: String,
+    /// The vendor's id, if it is known.
+    upstream_task: String,
 }
 
 /// Both sides of evidence that does not fit.
@@ -235,30 +224,20 @@ struct FindPage {
     shell: Shell,
     id: String,
     missing: bool,
-    alert: Option<Alert>,
     key: String,
-    fields: AdoptFields,
-}
-
-/// What was filled in to adopt a task.
-#[derive(Default)]
-struct AdoptFields {
-    org: String,
-    user: String,
-    account: String,
-    reason: String,
-    is_o3: bool,
 }
 
 pub(super) async fn find(visit: Visit) -> Outcome {
-    let query = visit.query();
-    let Some(id) = query.get("id").map(str::trim) else {
-        return Ok(html(&found_nothing(&visit, &Fields::default(), None).await));
-    };
+    // After a task was not adopted its id is in the form.
+    let asked = visit.filled();
+    let Some(id) = asked.get("id").map(str::trim) else { return Ok(html(&found_nothing(&visit, "").await)) };
+    if visit.refusal().is_some() {
+        return Ok(html(&found_nothing(&visit, id).await));
+    }
     match visit.client.look::<Hold>(&format!("/admin/v1/holds/{}", visit.escaped(id))).await {
         Ok(hold) => Ok(redirect(&visit.link(&format!("/tasks/{}", hold.hold_id)))),
         Err(problem) if problem.status == http::StatusCode::NOT_FOUND => {
-            let mut answer = html(&found_nothing(&visit, &query, None).await);
+            let mut answer = html(&found_nothing(&visit, id).await);
             *answer.status_mut() = problem.status;
             Ok(answer)
         }
@@ -267,38 +246,24 @@ pub(super) async fn find(visit: Visit) -> Outcome {
 }
 
 /// The page that asks for an id, and offers to adopt a task that no hold knows.
-async fn found_nothing(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> FindPage {
+async fn found_nothing(visit: &Visit, id: &str) -> FindPage {
     FindPage {
         shell: visit.operator("Find a task").await,
-        id: fields.text("id"),
-        missing: fields.is_set("id"),
-        alert: problem.map(alert_of),
-        key: problem.map_or_else(form_key, |problem| super::key_after(fields, problem)),
-        fields: AdoptFields {
-            org: fields.text("org"),
-            user: fields.text("user"),
-            account: fields.text("account"),
-            reason: fields.text("reason"),
-            is_o3: fields.get("backend") == Some("kling-o3"),
-        },
+        id: id.to_owned(),
+        missing: !id.is_empty(),
+        key: visit.form_key(),
     }
 }
 
-/// The same after a task was not adopted.
-pub(super) async fn not_adopted(visit: &Visit, fields: &Fields, problem: &Problem) -> Outcome {
-    Ok(refused(html(&found_nothing(visit, fields, Some(problem)).await), problem))
-}
-
 pub(super) async fn show(visit: Visit) -> Outcome {
-    shown(&visit, Led::default()).await
+    shown(&visit, None).await
 }
 
-/// The page about one task.
-pub(super) async fn shown(visit: &Visit, led: Led<'_>) -> Outcome {
+/// The page about one task, with what is kept of its request if that was asked for.
+async fn shown(visit: &Visit, excerpt: Option<Value>) -> Outcome {
     let place = format!("/admin/v1/holds/{}", visit.param("task"));
     let (shell, hold) = tokio::join!(visit.operator("Task"), visit.client.look::<Hold>(&place));
     let hold = hold?;
-    let Led { problem, fields, excerpt } = led;
     let (may, late) = (shell.may_change, hold.late.is_none());
     let ended_unpaid = ["RELEASED", "WRITTEN_OFF"].contains(&hold.state.as_str()) && late;
     let is_in_doubt = hold.state == "IN_DOUBT";
@@ -314,20 +279,13 @@ pub(super) async fn shown(visit: &Visit, led: Led<'_>) -> Outcome {
         may_release: may && is_in_doubt,
         may_take_back: may && hold.can_be_taken_back(),
         is_in_doubt,
-        comparison: problem.and_then(Comparison::of),
-        alert: problem.map(alert_of),
-        key: problem.map_or_else(form_key, |problem| super::key_after(&fields, problem)),
-        task_id: fields.get("task_id").or(hold.upstream_task.as_deref()).unwrap_or_default().to_owned(),
-        credits: fields.text("credits"),
-        reason: fields.text("reason"),
+        comparison: visit.refusal().and_then(|refusal| Comparison::of(refusal.problem())),
+        key: visit.form_key(),
+        upstream_task: hold.upstream_task.unwrap_or_default(),
         hold_id: hold.hold_id,
         shell,
     };
-    let answer = html(&page);
-    Ok(match problem {
-        Some(problem) => refused(answer, problem),
-        None => answer,
-    })
+    Ok(html(&page))
 }
 
 #[derive(Debug, Deserialize)]
@@ -338,13 +296,8 @@ struct Request {
 /// Shows what is kept of the request. That it was read is in the audit log.
 pub(super) async fn read_request(visit: Visit) -> Outcome {
     let place = format!("/admin/v1/holds/{}/read-request", visit.param("task"));
-    match visit.client.manage(Method::POST, &place).whole::<Request>().await {
-        Ok(Request { excerpt }) => shown(&visit, Led { excerpt: Some(excerpt), ..Led::default() }).await,
-        Err(problem) if problem.status == http::StatusCode::NOT_FOUND => {
-            shown(&visit, Led { problem: Some(&problem), ..Led::default() }).await
-        }
-        Err(problem) => Err(Trouble::from(problem)),
-    }
+    let Request { excerpt } = visit.client.manage(Method::POST, &place).whole().await?;
+    shown(&visit, Some(excerpt)).await
 }
 
 /// A link to this task's changes in the audit log.

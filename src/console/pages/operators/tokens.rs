@@ -5,16 +5,14 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{alert_of, body, done, instant, next_page, passed_on, refused};
+use super::{body, done, instant, next_page, passed_on};
 use crate::clock::Clock;
 use crate::console::answers::Page;
-use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::table::Cell;
-use crate::console::trouble::Trouble;
-use crate::console::view::{Alert, Badge, Id, Name};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::view::{Badge, Id, Name};
+use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
 #[derive(Debug, Deserialize)]
@@ -47,8 +45,6 @@ struct TokensPage {
     shell: Shell,
     tokens: Vec<TokenLine>,
     next: Option<String>,
-    alert: Option<Alert>,
-    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,24 +85,19 @@ impl TokenLine {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    Ok(html(&list(&visit, &Fields::default(), None).await?))
-}
-
-async fn list(visit: &Visit, fields: &Fields, problem: Option<&Problem>) -> Result<TokensPage, Trouble> {
     let place = format!("/admin/v1/operator-tokens?limit=50{}", passed_on(&visit.query(), &["cursor"]));
     let (shell, found) = tokio::join!(visit.operator("Operators"), visit.client.look::<Page<Token>>(&place));
     let (found, zone, now) = (found?, Zone::named("UTC"), Clock.wall());
-    Ok(TokensPage {
+    let page = TokensPage {
         tokens: found.items.into_iter().map(|token| TokenLine::new(token, &zone, now)).collect(),
-        next: next_page(visit, "/operators", found.next_cursor),
-        alert: problem.map(alert_of),
-        name: fields.text("name"),
+        next: next_page(&visit, "/operators", found.next_cursor),
         shell,
-    })
+    };
+    Ok(html(&page))
 }
 
 /// Creates a token and shows it, once, on a page that is not stored.
-pub(super) async fn create(mut visit: Visit) -> Outcome {
+pub(super) async fn create(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let name = fields.need("name")?.to_owned();
     let role = if fields.get("role") == Some("operator") { "operator" } else { "operator_read" };
@@ -115,26 +106,19 @@ pub(super) async fn create(mut visit: Visit) -> Outcome {
         ("role", json!(role)),
         ("expires_at", json!(instant(&fields, "expires")?)),
     ]);
-    let made =
-        visit.client.manage(Method::POST, "/admin/v1/operator-tokens").body(body).whole::<Shown>().await;
-    match made {
-        Ok(Shown { token_id, token }) => Ok(html(&ShownPage {
-            shell: visit.operator("Operators").await,
-            name: Name(name),
-            id: Id(token_id),
-            text: token,
-            base_url: visit.public_url(),
-        })),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => Ok(refused(html(&list(&visit, &fields, Some(&problem)).await?), &problem)),
-    }
+    let call = visit.client.manage(Method::POST, "/admin/v1/operator-tokens").body(body);
+    let Shown { token_id, token } = call.whole().await?;
+    Ok(html(&ShownPage {
+        shell: visit.operator("Operators").await,
+        name: Name(name),
+        id: Id(token_id),
+        text: token,
+        base_url: visit.public_url(),
+    }))
 }
 
 pub(super) async fn revoke(visit: Visit) -> Outcome {
     let place = format!("/admin/v1/operator-tokens/{}", visit.param("token"));
-    match super::change(&visit, Method::DELETE, &place, None, None).await {
-        Ok(()) => Ok(done(&visit, "/operators", "token_revoked")),
-        Err(problem) if problem.status == http::StatusCode::FORBIDDEN => Err(problem.into()),
-        Err(problem) => Ok(refused(html(&list(&visit, &Fields::default(), Some(&problem)).await?), &problem)),
-    }
+    super::change(&visit, Method::DELETE, &place, None, None).await?;
+    Ok(done(&visit, "/operators", "token_revoked"))
 }
