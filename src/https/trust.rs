@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::unverified::Unverified;
+use crate::secret::unread;
 
 /// The server certificates that are accepted.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ impl Authorities {
     /// Reads the certificates in a PEM file, which must have one at least.
     pub fn read(file: &Path) -> Result<Self, BadTrust> {
         let pem = std::fs::read(file)
-            .map_err(|error| BadTrust::Pem(format!("it cannot be read ({})", error.kind())))?;
+            .map_err(|error| BadTrust::Pem(format!("it cannot be read: {}", unread(&error))))?;
         Ok(Self(Arc::new(authorities(&pem)?)))
     }
 }
@@ -79,7 +80,7 @@ fn read_machine() -> Result<RootCertStore, String> {
     if let Some(file) = named("SSL_CERT_FILE")
         && let Err(error) = std::fs::File::open(&file)
     {
-        return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), error.kind()));
+        return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), unread(&error)));
     }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
