@@ -785,7 +785,7 @@ mod tests {
             "info,tollgate=debug",
             "warn,tollgate::upstream::client=trace,sqlx=warn,hyper_util=debug,hyper=debug",
             "tollgate[request]=debug",
-            "[request{id=1,key=2}]=debug",
+            "[request{id=1}]=debug",
             "info,h2",
         ] {
             assert!(Config::from_toml(&format!("{LEAST}\n[log]\nlevel = \"{level}\"")).is_ok(), "{level}");
