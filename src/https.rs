@@ -31,7 +31,7 @@ use tower_http::decompression::{Decompression, DecompressionBody};
 
 pub use self::route::Proxy;
 use self::route::Route;
-pub use self::trust::{Authorities, BadTrust, Trust};
+pub use self::trust::{Authorities, BadTrust, Trust, unread};
 pub use self::unreached::{Unreached, reasons, untrusted};
 
 /// TCP keepalive: after this time of silence the system checks whether the peer of a connection still exists. Something

@@ -7,19 +7,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// Why a file cannot be read, in words for people.
-pub fn unread(error: &std::io::Error) -> String {
-    use std::io::ErrorKind as K;
-    match error.kind() {
-        K::NotFound => "there is no such file".into(),
-        K::PermissionDenied => "this user may not read it".into(),
-        K::IsADirectory => "it is a directory".into(),
-        K::NotADirectory => "a part of its path is no directory".into(),
-        K::InvalidData => "it is not text (UTF-8)".into(),
-        other => other.to_string(),
-    }
-}
-
 /// A secret text. `Debug` does not show it and there is no `Display`; it is read only by [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

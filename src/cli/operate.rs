@@ -11,7 +11,7 @@ use super::database::{self, DatabaseArgs};
 use super::{CliError, block_on, log, output, say, stop_signal, url_of};
 use crate::app::{App, StartError};
 use crate::config::{Config, Log, LogFormat};
-use crate::secret::unread;
+use crate::https::unread;
 use crate::simulator::{Simulator, SimulatorConfig};
 
 /// Serves until a signal. A demo's database is refused unless `beside_demo` is set.

@@ -10,7 +10,8 @@ use super::database_url::{database_url_problem, is_exposed, is_local};
 use super::schema::Misfit;
 use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
-use crate::secret::{Secret, unread};
+use crate::https::unread;
+use crate::secret::Secret;
 
 /// Why a configuration cannot be used: the place, the problem, and what would be right.
 #[derive(Debug, thiserror::Error)]

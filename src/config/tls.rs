@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
 
-use crate::secret::unread;
+use crate::https::unread;
 
 /// HTTPS, with TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. Both files are read again when they change, and at SIGHUP.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::unverified::Unverified;
-use crate::secret::unread;
 
 /// The server certificates that are accepted.
 #[derive(Debug, Clone)]
@@ -22,6 +21,19 @@ pub enum Trust {
     Only(Vec<u8>),
     /// Every certificate. Only for a server on this machine that is sent no secret and whose answer permits nothing.
     Any,
+}
+
+/// Why a file cannot be read, in words for people.
+pub fn unread(error: &std::io::Error) -> String {
+    use std::io::ErrorKind as K;
+    match error.kind() {
+        K::NotFound => "there is no such file".into(),
+        K::PermissionDenied => "this user may not read it".into(),
+        K::IsADirectory => "it is a directory".into(),
+        K::NotADirectory => "a part of its path is no directory".into(),
+        K::InvalidData => "it is not text (UTF-8)".into(),
+        other => other.to_string(),
+    }
 }
 
 /// Authorities that are trusted besides those of the machine: a company's own.

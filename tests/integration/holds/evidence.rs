@@ -214,7 +214,7 @@ async fn release(operator: &AdminClient<'_>, hold: &str, body: Value) -> AdminAn
 /// A task that ran too long is in doubt, and its id is known.
 #[tokio::test]
 async fn what_the_vendor_has_is_not_released_on_an_operators_word() {
-    let gateway = TestGateway::builder()
+    let mut gateway = TestGateway::builder()
         .task_time(ENDLESS)
         .config(|config| config.ledger.lease_ms = 1000)
         .start()
@@ -255,6 +255,8 @@ async fn what_the_vendor_has_is_not_released_on_an_operators_word() {
     assert_eq!((&after["task_id"], &after["forced"]), (&json!(id), &json!(true)));
     assert!(after["vendor"].as_str().unwrap().contains("HTTP 502"), "{after}");
     assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+    // The platform pays for what the vendor ran.
+    gateway.expect_difference(400);
 }
 
 #[tokio::test]

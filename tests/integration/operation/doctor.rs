@@ -107,9 +107,17 @@ async fn an_address_that_is_not_the_vendors_is_told() {
     let gateway = TestGateway::start().await;
     let scratch = Scratch::new();
     for (mood, level, words) in [
-        (Mood::Status(404), "error", "HTTP 404, and not in the form of the vendor's API. Set base_url"),
-        (Mood::Status(405), "error", "HTTP 405, and not in the form of the vendor's API. Set base_url"),
-        (Mood::Text("<html>welcome</html>".into()), "warning", "HTTP 200. Make sure that"),
+        (
+            Mood::Status(404),
+            "error",
+            "HTTP 404 Not Found, and not in the form of the vendor's API. Set base_url",
+        ),
+        (
+            Mood::Status(405),
+            "error",
+            "HTTP 405 Method Not Allowed, and not in the form of the vendor's API. Set base_url",
+        ),
+        (Mood::Text("<html>welcome</html>".into()), "warning", "HTTP 200 OK. Make sure that"),
     ] {
         let web = Endpoint::start(mood).await;
         let vendor = web.url().join("/").unwrap();
@@ -130,12 +138,12 @@ async fn certificates_that_end_are_told() {
     let scratch = Scratch::new();
     let vendor = format!("http://{}", gateway.simulator());
     for (days, level, words) in [
-        (100, "ok", "server.tls: the certificate is valid for 99 more days"),
-        (5, "warning", "ends in 4 days. Put a new certificate"),
+        (100, "ok", "server.tls: the certificate is valid for 100 more days"),
+        (5, "warning", "ends in 5 days. Put a new certificate"),
         (-1, "error", "has ended. Put a new certificate"),
     ] {
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(days) + Duration::hours(12);
         let key = KeyPair::generate().unwrap();
         let certificate = scratch.file("tls.crt", &params.self_signed(&key).unwrap().pem());
         let key = scratch.file("tls.key", &key.serialize_pem());
