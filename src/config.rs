@@ -580,17 +580,27 @@ impl Config {
             return Err(ConfigError::Missing(file.to_owned()));
         }
         let source = file.display().to_string();
-        let environment = Settings::read()?;
+        let (environment, mistakes) = Settings::read();
         let settings = Figment::from(environment.given.clone());
-        let mut given: Dict = Figment::from(Toml::file_exact(file))
-            .extract()
-            .map_err(|error| ConfigError::unreadable(&source, &error))?;
-        environment::replace_alternatives(&mut given, &settings);
         let origin = |field: &str| match environment.variable(field) {
             Some(variable) => format!("{variable} in the environment"),
             None => source.clone(),
         };
-        Self::read(Figment::from(Serialized::defaults(given)).merge(settings), &source, &origin)
+        let given: Result<Dict, _> = Figment::from(Toml::file_exact(file)).extract();
+        let read = given.map_err(|error| ConfigError::unreadable(&source, &error)).and_then(|mut given| {
+            environment::replace_alternatives(&mut given, &settings);
+            Self::read(Figment::from(Serialized::defaults(given)).merge(settings), &source, &origin)
+        });
+        if !mistakes.is_empty() {
+            let others = read.err().map(ConfigError::each).unwrap_or_default().into_iter();
+            let others =
+                others.filter(|other| !other.field().is_some_and(|field| environment.explains(field)));
+            ConfigError::of(mistakes.into_iter().chain(others).collect())?;
+            return Err(unknown(&source));
+        }
+        let mut config = read?;
+        config.warnings.extend(check::changeable("the configuration file", file));
+        Ok(config)
     }
 
     /// Reads a TOML text, and nothing else, and checks every value.

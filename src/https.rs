@@ -31,7 +31,7 @@ use tower_http::decompression::{Decompression, DecompressionBody};
 
 pub use self::route::Proxy;
 use self::route::Route;
-pub use self::trust::{Authorities, BadTrust, Trust};
+pub use self::trust::{Authorities, BadTrust, Trust, unread};
 pub use self::unreached::{Unreached, reasons, untrusted};
 
 /// TCP keepalive: after this time of silence the system checks whether the peer of a connection still exists. Something
@@ -86,18 +86,25 @@ pub type Decoded = DecompressionBody<Incoming>;
 
 type Normalised = fn(Response<Incoming>) -> Response<Incoming>;
 
-/// Writes the names of content codings as the decoder below expects them: RFC 9110 has them in any case, and `x-gzip` too.
+/// Writes the names of content codings as the decoder below expects them: RFC 9110 has them in any case, `x-gzip` too, and
+/// `identity` beside another one, which means nothing.
 fn normalised(mut answer: Response<Incoming>) -> Response<Incoming> {
     if answer.body().is_end_stream() {
         // Nothing is no text of any coding.
         answer.headers_mut().remove(CONTENT_ENCODING);
     }
-    if let http::header::Entry::Occupied(mut coding) = answer.headers_mut().entry(CONTENT_ENCODING) {
-        let name = coding.get().as_bytes().trim_ascii().to_ascii_lowercase();
-        let name = if name == b"x-gzip" { b"gzip".to_vec() } else { name };
-        if let Ok(name) = HeaderValue::from_maybe_shared(Bytes::from(name)) {
-            coding.insert(name);
-        }
+    let given = answer.headers().get_all(CONTENT_ENCODING).iter();
+    let names = given.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names.map(|name| name.trim_ascii().to_ascii_lowercase());
+    let names: Vec<Vec<u8>> = names.filter(|name| !name.is_empty() && name != b"identity").collect();
+    let names: Vec<&[u8]> = names
+        .iter()
+        .map(|name| if name == b"x-gzip" { b"gzip".as_slice() } else { name.as_slice() })
+        .collect();
+    if names.is_empty() {
+        answer.headers_mut().remove(CONTENT_ENCODING);
+    } else if let Ok(all) = HeaderValue::from_maybe_shared(Bytes::from(names.join(&b", "[..]))) {
+        answer.headers_mut().insert(CONTENT_ENCODING, all);
     }
     answer
 }

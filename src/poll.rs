@@ -344,7 +344,7 @@ impl Poller {
                 } else {
                     tracing::debug!(hold = %task.hold, %error, "a poll failed");
                 }
-                let forgotten = error == StatusError::NotFound;
+                let forgotten = error.is_404();
                 self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }, asking).await;
                 Some(self.remember_unanswered(task, &known))
             }

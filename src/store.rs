@@ -49,7 +49,8 @@ pub use self::db::page::{HoldPosition, Slice};
 pub use self::db::shared::{SharedDatabase, Turn};
 pub use self::directory::audit_log::{AuditEntry, AuditFilter, SortOrder, TargetKind};
 pub use self::directory::identity::{
-    FoundIdentity, GivenRole, IdentityInfo, Presented, Provider, ProviderSpec, Serves, SigningAlgorithm,
+    FoundIdentity, GivenRole, IdentityInfo, LISTS_OF_WORDS, Presented, Provider, ProviderSpec, Serves,
+    SigningAlgorithm,
 };
 pub use self::directory::keys::{
     FoundKey, KeyBudget, KeyEdit, KeyFilter, KeyInfo, KeyPolicy, KeyPolicyChange, KeySpec, KeyStatus,

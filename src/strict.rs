@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue};
 use url::form_urlencoded;
 
 pub use self::diagnosis::{HalfPair, Place, half_pair};
-pub use self::fold::{Names, folded, is_ignorable};
+pub use self::fold::{Names, folded, is_ignorable, is_unseen};
 pub use self::host::{BadHost, check_host};
 pub(crate) use self::json::shown;
 pub use self::json::{BadJson, MAX_DEPTH, check_json, check_object, read_json, read_object};

@@ -104,27 +104,38 @@ fn read(body: &[u8]) -> Result<KeySet, BadJson> {
     Ok(Arc::new(usable.map(Arc::new).collect()))
 }
 
+/// The most keys that one token's signature is tried with: each try costs time, whoever sent the token.
+const MOST_TRIED: usize = 4;
+
+/// Keys that may have signed a token; never none.
+pub type Candidates = Vec<Arc<PublicKey>>;
+
 enum Pick {
-    Found(Arc<PublicKey>),
+    Found(Candidates),
     /// The set has no such key; the provider may have published it since the fetch.
     Missing,
     /// The set has a key of that id, but for another algorithm. The provider may have published one for this algorithm too
     /// since the fetch, but most likely the token is wrong.
     OtherKind,
-    /// There are several keys, and the token does not name one.
-    Ambiguous,
 }
 
-/// Keys of different kinds may have one id (RFC 7517, 4.5), so the kind counts as well.
+/// Keys of different kinds may have one id (RFC 7517, 4.5), so the kind counts as well. Two keys of one kind should not, and some
+/// sets or tokens have no ids at all: then each of them may be the one.
 fn pick(set: &KeySet, id: Option<&str>, kind: KeyKind) -> Pick {
-    let with_id = |key: &&Arc<PublicKey>| id.is_none() || key.id.as_deref() == id;
-    match (id, set.as_slice()) {
-        (None, [_, _, ..]) => Pick::Ambiguous,
-        (_, keys) => match keys.iter().filter(with_id).find(|key| key.kind == kind) {
-            Some(key) => Pick::Found(key.clone()),
-            None if keys.iter().any(|key| with_id(&key)) => Pick::OtherKind,
-            None => Pick::Missing,
-        },
+    let of_kind = |fits: &dyn Fn(&PublicKey) -> bool| -> Candidates {
+        let fitting = set.iter().filter(|key| key.kind == kind && fits(key));
+        fitting.take(MOST_TRIED).cloned().collect()
+    };
+    let mut found = of_kind(&|key| id.is_none() || key.id.as_deref() == id);
+    if found.is_empty() {
+        found = of_kind(&|key| key.id.is_none());
+    }
+    if !found.is_empty() {
+        Pick::Found(found)
+    } else if set.iter().any(|key| id.is_none() || key.id.as_deref() == id) {
+        Pick::OtherKind
+    } else {
+        Pick::Missing
     }
 }
 
@@ -184,14 +195,14 @@ impl KeySets {
         })
     }
 
-    /// The key of that kind with that id (none: the only key) of the set published at `url`. None if there is certainly no
-    /// such key: only a set that was fetched after this call began can tell, because the key may be new.
+    /// The keys of that kind with that id (none: of any) of the set published at `url`, at most four of them. None if there is
+    /// certainly no such key: only a set that was fetched after this call began can tell, because the key may be new.
     pub async fn find(
         &self,
         url: &Url,
         id: Option<&str>,
         kind: KeyKind,
-    ) -> Result<Option<Arc<PublicKey>>, Unavailable> {
+    ) -> Result<Option<Candidates>, Unavailable> {
         let called = self.clock.now();
         let source = self.sources.get_with(url.clone(), || {
             Arc::new(ProviderKeys { state: Mutex::default(), ended: watch::Sender::new(0) })
@@ -201,14 +212,13 @@ impl KeySets {
         let usable = |(_, asked): &(KeySet, Instant)| age(*asked) < self.fresh + self.stale;
         let known = self.known(&source).filter(usable);
         match known.as_ref().map(|(set, _)| pick(set, id, kind)) {
-            Some(Pick::Found(key)) => {
+            Some(Pick::Found(keys)) => {
                 // A stale set serves this caller and is refreshed for the next.
                 if known.is_some_and(|(_, asked)| age(asked) >= self.fresh) {
                     self.refresh(url, &source);
                 }
-                return Ok(Some(key));
+                return Ok(Some(keys));
             }
-            Some(Pick::Ambiguous) => return Ok(None),
             Some(Pick::Missing) => metrics::counter!(m::JWKS_UNKNOWN_KEYS).increment(1),
             Some(Pick::OtherKind) | None => {}
         }
@@ -218,8 +228,8 @@ impl KeySets {
         }
         match self.known(&source).filter(usable) {
             Some((set, asked)) => match pick(&set, id, kind) {
-                Pick::Found(key) => Ok(Some(key)),
-                Pick::Ambiguous | Pick::OtherKind => Ok(None),
+                Pick::Found(keys) => Ok(Some(keys)),
+                Pick::OtherKind => Ok(None),
                 Pick::Missing if asked >= called => Ok(None),
                 Pick::Missing => Err(Unavailable),
             },

@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use crate::access::jwks::{KeyKind, KeySets};
-use crate::store::{GivenRole, Presented, Provider, Role, SigningAlgorithm};
-use crate::strict::{self, BadJson};
+use crate::access::jwks::{KeyKind, KeySets, PublicKey};
+use crate::store::{GivenRole, LISTS_OF_WORDS, Presented, Provider, Role, SigningAlgorithm};
+use crate::strict::{self, BadJson, is_unseen};
 
 /// Longer tokens are refused unread. Two hundred groups, the most that Entra ID puts into a token, take 12 KiB; the head of
 /// a request may have 32 KiB.
@@ -26,9 +26,6 @@ const MAX_NAME: usize = 200;
 /// The types (`typ`) of tokens that say who is calling, in lower case and without `application/`. Other tokens of the same
 /// issuer, such as logout tokens, DPoP proofs and security events, are signed with the same keys and are not for this.
 const TYPES: &[&str] = &["jwt", "at+jwt", "jose"];
-
-/// Claims whose text is a list of words, separated by spaces (RFC 8693, 4.2; Entra ID).
-const LISTS_OF_WORDS: &[&str] = &["scope", "scp"];
 
 /// A token whose signature, audience and validity were verified.
 #[derive(Debug)]
@@ -52,7 +49,7 @@ const MALFORMED: Refused = Refused::Wrong("this token is not valid: it is no JWT
 const AMBIGUOUS: Refused =
     Refused::Wrong("this token is not valid: a key of its header or of its claims is given twice");
 const UNFIT: Refused = Refused::Wrong(
-    "this token is not valid: a claim is longer than 200 characters or has control characters",
+    "this token is not valid: a claim is longer than 200 characters or has characters that cannot be seen",
 );
 const UNSIGNED: Refused = Refused::Wrong("this token is not valid: its signature is not one of its issuer");
 
@@ -170,9 +167,12 @@ impl<'a> Unverified<'a> {
                 "this token is not valid: its issuer may not sign with this algorithm",
             ));
         }
-        let key = key_sets.find(&spec.jwks_url, self.header.kid.as_deref(), kind).await;
-        let key = key.map_err(|_| Refused::Unknown)?.ok_or(UNSIGNED)?;
-        if !crypto::verify(self.signature, self.message.as_bytes(), &key.key, verifies).unwrap_or(false) {
+        let keys = key_sets.find(&spec.jwks_url, self.header.kid.as_deref(), kind).await;
+        let keys = keys.map_err(|_| Refused::Unknown)?.ok_or(UNSIGNED)?;
+        let signed = |key: &Arc<PublicKey>| {
+            crypto::verify(self.signature, self.message.as_bytes(), &key.key, verifies).unwrap_or(false)
+        };
+        if !keys.iter().any(signed) {
             return Err(UNSIGNED);
         }
         check_validity(&self.claims, now.unix_timestamp(), spec.leeway_seconds.into())?;
@@ -360,9 +360,10 @@ fn value_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value>
     value_of(within, rest)
 }
 
-/// Whether a name can exist. Postgres refuses some texts even as a parameter.
+/// Whether a name can exist. With a character that is not seen it would look like somebody else's, and Postgres refuses some texts
+/// even as a parameter.
 fn is_fit(text: &str) -> bool {
-    text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control)
+    text.chars().count() <= MAX_NAME && !text.chars().any(is_unseen)
 }
 
 /// Reads a time in seconds; some issuers write fractions of a second.

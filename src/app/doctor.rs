@@ -349,6 +349,11 @@ async fn of_vendor(config: &Config) -> Vec<Diagnosis> {
                     format!("{place}: {error}"),
                     "Put the right key into the configuration: master_key or master_key_file",
                 ),
+                Err(error @ StatusError::NotVendors(_)) => Diagnosis::error(
+                    AREA,
+                    format!("{place}: {url} answers {error}"),
+                    "Set base_url to the address that the vendor gave you, with its path if it has one, and without /api",
+                ),
                 Err(StatusError::Unreadable(status)) if status.is_client_error() => Diagnosis::well(
                     AREA,
                     format!("{place}: {url} answers; only a create proves the master key"),

@@ -11,6 +11,7 @@ use super::database::{self, DatabaseArgs};
 use super::{CliError, block_on, log, output, say, stop_signal, url_of};
 use crate::app::{App, StartError};
 use crate::config::{Config, Log, LogFormat};
+use crate::https::unread;
 use crate::simulator::{Simulator, SimulatorConfig};
 
 /// Serves until a signal. A demo's database is refused unless `beside_demo` is set.
@@ -88,8 +89,8 @@ pub(super) struct SimulateArgs {
 /// The token in a file.
 fn token(file: &Path) -> Result<String, CliError> {
     let wrong = |why: String| CliError::Usage(format!("--script-token-file {}: {why}", file.display()));
-    let text =
-        std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read ({})", error.kind())))?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| wrong(format!("cannot be read: {}", unread(&error))))?;
     let token = text.trim();
     if token.is_empty() { Err(wrong("it is empty".into())) } else { Ok(token.to_owned()) }
 }

@@ -10,6 +10,7 @@ use super::database_url::{database_url_problem, is_exposed, is_local};
 use super::schema::Misfit;
 use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
+use crate::https::unread;
 use crate::secret::Secret;
 
 /// Why a configuration cannot be used: the place, the problem, and what would be right.
@@ -50,7 +51,7 @@ pub enum ConfigError {
         field: String,
         path: PathBuf,
         /// Why it cannot be read.
-        reason: std::io::ErrorKind,
+        reason: String,
     },
     /// There are several problems.
     #[error("{} problems:{}", .0.len(), lines(.0))]
@@ -107,9 +108,14 @@ impl ConfigError {
 
     /// The last part of the name of the field that it concerns.
     fn leaf(&self) -> Option<&str> {
+        self.field()?.rsplit('.').next()
+    }
+
+    /// The name of the field that it concerns.
+    pub(super) fn field(&self) -> Option<&str> {
         match self {
             Self::Value { field, .. } | Self::Field { field, .. } | Self::SecretFile { field, .. } => {
-                field.rsplit('.').next()
+                Some(field)
             }
             Self::Missing(_)
             | Self::Unreadable { .. }
@@ -183,7 +189,7 @@ impl<'a> Check<'a> {
             Ok(text) => Some(Secret::new(text.trim())),
             Err(error) => {
                 let (origin, field) = ((self.origin)(field), field.to_owned());
-                self.found.push(ConfigError::SecretFile { origin, field, path, reason: error.kind() });
+                self.found.push(ConfigError::SecretFile { origin, field, path, reason: unread(&error) });
                 None
             }
         }
@@ -218,6 +224,30 @@ impl<'a> Check<'a> {
 fn written_by_others(path: &Path) -> Option<u32> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
     (mode & 0o002 != 0).then_some(mode)
+}
+
+/// Why others than its owner may put something else in the place of a file: for a warning. What everybody may write of secrets is
+/// an error.
+pub(super) fn changeable(field: &str, path: &Path) -> Option<String> {
+    let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o7777);
+    let (shown, own) = (path.display(), mode(path)?);
+    let directory =
+        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let around = directory.and_then(mode).unwrap_or_default();
+    if own & 0o022 != 0 {
+        return Some(format!(
+            "{field}: {shown} may be written by others (mode {:03o}): chmod go-w it",
+            own & 0o777
+        ));
+    }
+    // In a directory with the sticky bit, such as /tmp, each removes only what is its own.
+    (around & 0o002 != 0 && around & 0o1000 == 0).then(|| {
+        format!(
+            "{field}: every user of this machine may put another file in the place of {shown} (its directory has mode \
+             {:03o}): chmod o-w the directory",
+            around & 0o777
+        )
+    })
 }
 
 /// Whether every user of the machine may read a file. Files below `/run/secrets` are a container's own.
@@ -299,6 +329,20 @@ impl Config {
                     .into(),
             );
         }
+        for (section, listen, tls, behind) in [
+            ("server", self.server.listen, &self.server.tls, !self.server.trusted_proxies.is_empty()),
+            ("admin", self.admin.listen, &self.admin.tls, false),
+        ] {
+            if !listen.ip().is_loopback() && tls.is_none() && !behind {
+                found.push(format!(
+                    "{section}.listen is {listen} without {section}.tls: keys and tokens cross the network in clear, unless \
+                     something in front of it has TLS and no other host reaches it; use {section}.tls, or 127.0.0.1"
+                ));
+            }
+        }
+        let authorities = self.tls.extra_ca_file.iter().map(|path| ("tls.extra_ca_file", path));
+        let secrets = files.iter().map(|(field, path)| (field.as_str(), path));
+        found.extend(authorities.chain(secrets).filter_map(|(field, path)| changeable(field, path)));
         for (field, path) in files.iter().filter(|(_, path)| read_by_others(path)) {
             found.push(format!(
                 "{field}: {} may be read by every user of this machine: chmod o-r it",
@@ -338,19 +382,38 @@ impl Config {
 fn check_log(check: &mut Check<'_>, level: &str) {
     let right =
         "a level (error, warn, info, debug, trace), or directives such as info,tollgate::upstream=debug";
-    // A single word that is no level would be taken for the name of a module, of which there is none.
-    let no_module = level.split(',').map(str::trim).find(|directive| {
-        let is_name = !directive.is_empty() && directive.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        is_name && directive.parse::<LevelFilter>().is_err() && !MODULES.contains(directive)
-    });
-    if level.trim().is_empty() || no_module.is_some() || EnvFilter::try_new(level).is_err() {
+    // A word that is no level is taken for the beginning of the names of modules. Values of fields may have commas.
+    let names_nothing = |directive: &str| {
+        let target = directive.split(['=', '[']).next().unwrap_or_default().trim();
+        let is_level = !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_ok();
+        let begins = |name: &&str| match target.split_once("::") {
+            Some((krate, _)) => **name == *krate,
+            None => name.starts_with(target),
+        };
+        !is_level && !target.is_empty() && !CRATES.iter().any(|name| begins(&name))
+    };
+    let in_vain = !level.contains('{') && level.split(',').map(str::trim).any(names_nothing);
+    if level.trim().is_empty() || in_vain || EnvFilter::try_new(level).is_err() {
         check.wrong("log.level", format!("'{level}'"), right);
     }
 }
 
-/// Crates whose events a directive may name by a single word.
-const MODULES: &[&str] =
-    &["tollgate", "hyper", "h2", "sqlx", "rustls", "tonic", "reqwest", "tower", "opentelemetry"];
+/// The crates that write events: a directive for another one never matches.
+const CRATES: &[&str] = &[
+    "h2",
+    "hyper_rustls",
+    "hyper_util",
+    "opentelemetry",
+    "reqwest",
+    "rustls",
+    "sqlx",
+    "sqlx_core",
+    "sqlx_postgres",
+    "tollgate",
+    "tonic",
+    "tower",
+    "tower_http",
+];
 
 fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
     let (field, file) = ("admin.bootstrap_token", "admin.bootstrap_token_file");
@@ -619,12 +682,45 @@ mod tests {
         assert_eq!(with(0o600).unwrap(), [""; 0]);
         let warned = with(0o644).unwrap();
         assert!(warned.len() == 1 && warned[0].contains("chmod o-r"), "{warned:?}");
+        let warned = with(0o660).unwrap();
+        assert!(warned.len() == 1 && warned[0].contains("chmod go-w"), "{warned:?}");
         let told = with(0o602).unwrap_err();
         std::fs::remove_file(&file).unwrap();
         assert!(
             told.contains("master_key_file") && told.contains("602") && told.contains("chmod o-w"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn what_others_may_put_in_the_place_of_a_file_is_warned_of() {
+        let directory = std::env::temp_dir().join(format!("tollgate-open-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let file = directory.join("tollgate.toml");
+        std::fs::write(&file, LEAST).unwrap();
+        let with = |of_file: u32, of_directory: u32| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(of_file)).unwrap();
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(of_directory)).unwrap();
+            changeable("the configuration", &file).unwrap_or_default()
+        };
+        assert_eq!(with(0o644, 0o755), "");
+        assert_eq!(with(0o644, 0o1777), "");
+        let (by_all, by_group, directory_open) = (with(0o666, 0o755), with(0o664, 0o755), with(0o644, 0o777));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(by_all.contains("mode 666") && by_group.contains("mode 664"), "{by_all} {by_group}");
+        assert!(directory_open.contains("put another file in the place of"), "{directory_open}");
+    }
+
+    #[test]
+    fn a_listener_for_other_hosts_without_tls_is_warned_of() {
+        let warned = |more: &str| Config::from_toml(&format!("{LEAST}\n{more}")).unwrap().warnings.join("\n");
+        assert!(!warned("").contains("in clear"));
+        assert!(
+            warned("[server]\nlisten = \"0.0.0.0:8080\"").contains("server.listen is 0.0.0.0:8080 without")
+        );
+        assert!(warned("[admin]\nlisten = \"[::]:8081\"").contains("admin.listen is [::]:8081 without"));
+        let behind = "[server]\nlisten = \"0.0.0.0:8080\"\ntrusted_proxies = [\"10.0.0.0/8\"]";
+        assert!(!warned(behind).contains("in clear"));
     }
 
     #[test]
@@ -639,6 +735,69 @@ mod tests {
         assert_eq!(warnings("postgres://localhost/x", "http://127.0.0.1:9090"), 0);
         assert_eq!(warnings("postgres://db.example/x?sslmode=verify-full", "https://vendor.example"), 0);
         assert_eq!(warnings("postgres://db.example/x", "http://vendor.example"), 2);
+    }
+
+    #[test]
+    fn exceptions_from_the_proxy_that_no_server_has_are_refused() {
+        let with = |host: &str| {
+            Config::from_toml(&format!(
+                "{LEAST}\n[upstream]\nproxy_url = \"http://x\"\nproxy_exceptions = [\"a.example\", \"{host}\"]"
+            ))
+        };
+        for good in [
+            "corp",
+            ".corp.example",
+            "my_host-1",
+            "10.0.0.1",
+            "10.0.0.0/8",
+            "::1",
+            "fd00::/8",
+            "xn--bcher-kva.example",
+        ] {
+            assert!(with(good).is_ok(), "{good}: {:?}", with(good).map(|_| ()));
+        }
+        for bad in [
+            "https://id.corp",
+            "id.corp:8443",
+            "id.corp/path",
+            "10.0.0.0/33",
+            "10.0.0",
+            "10.0.0.256",
+            "::ffff:10.0.0.0/104",
+            "::ffff:10.0.0.1",
+            "[::1]",
+            "bücher.example",
+            "*.corp",
+            ".",
+            "a..b",
+        ] {
+            let told = with(bad).unwrap_err().to_string();
+            assert!(told.contains("upstream.proxy_exceptions is '"), "{bad}: {told}");
+            assert!(told.contains("without scheme and port"), "{bad}: {told}");
+        }
+    }
+
+    #[test]
+    fn the_levels_of_all_that_writes_events_can_be_set() {
+        for level in [
+            "off",
+            "DEBUG",
+            "3",
+            "info,tollgate=debug",
+            "warn,tollgate::upstream::client=trace,sqlx=warn,hyper_util=debug,hyper=debug",
+            "tollgate[request]=debug",
+            "[request{id=1}]=debug",
+            "info,h2",
+        ] {
+            assert!(Config::from_toml(&format!("{LEAST}\n[log]\nlevel = \"{level}\"")).is_ok(), "{level}");
+        }
+        // What a new dependency is called is not forgotten.
+        for package in include_str!("../../Cargo.lock").split("[[package]]").skip(1) {
+            let name = package.split('"').nth(1).unwrap().replace('-', "_");
+            let writes = package.contains("\n \"tracing\",");
+            let never = ["loom", "sqlx_mysql", "sqlx_sqlite"];
+            assert!(!writes || CRATES.contains(&&*name) || never.contains(&&*name), "{name}");
+        }
     }
 
     #[test]
@@ -661,6 +820,9 @@ mod tests {
             ("[server]\nlisten = \":8080\"", &["127.0.0.1:8080 (this machine only) or 0.0.0.0:8080"]),
             ("[log]\nlevel = \"warning\"", &["log.level is 'warning'", "a level"]),
             ("[log]\nlevel = \"info,tolgate\"", &["log.level is 'info,tolgate'", "a level"]),
+            ("[log]\nlevel = \"info,tolgate=debug\"", &["log.level is 'info,tolgate=debug'", "directives"]),
+            ("[log]\nlevel = \"info,tollgat::poll=debug\"", &["log.level is", "directives"]),
+            ("[log]\nlevel = \"my-app[span]=debug\"", &["log.level is", "directives"]),
             (
                 &o3("").replace("http://x", "https://x/v/api/"),
                 &["base_url: it ends in /api", "leave that out"],
@@ -703,6 +865,7 @@ mod tests {
                 "[upstream]\nproxy_url = \"http://x\"\nproxy_exceptions = [\"a, b\"]",
                 &["upstream.proxy_exceptions is 'a, b'", "each by itself"],
             ),
+            ("[upstream]\nproxy_exceptions = [\"a\"]", &["proxy_exceptions is given without proxy_url"]),
             (&o3("breaker_open_ms = 0"), &["breaker_open_ms is 0", "from 10 to 3600000"]),
             (&o3("max_creates = 0"), &["max_creates is 0", "from 1 to 100000"]),
             (&o3("max_polls = 1000000"), &["max_polls is 1000000", "from 1 to 100000"]),

@@ -52,22 +52,29 @@ pub(super) struct Settings {
     pub(super) given: Env,
     /// The variable that sets a field, such as `server.listen`.
     names: BTreeMap<String, String>,
+    /// The fields that variables with a mistake are about: what is missing there follows from the mistake.
+    mistaken: Vec<String>,
 }
 
 impl Settings {
     /// The settings of the environment. A variable with an empty value sets nothing: that is how a container engine passes
-    /// on a variable that nobody has set.
-    pub(super) fn read() -> Result<Self, ConfigError> {
+    /// on a variable that nobody has set. Variables with a mistake are left out, and returned as problems.
+    pub(super) fn read() -> (Self, Vec<ConfigError>) {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
             })
             .filter(|(_, value)| !value.trim().is_empty());
-        let names = check(variables)?;
+        let (names, mistaken, problems) = check(variables);
         let fields: BTreeSet<String> = names.keys().cloned().collect();
         let given =
             Env::prefixed(PREFIX).filter(move |name| fields.contains(&field_of(name.as_str()))).split("__");
-        Ok(Self { given, names })
+        (Self { given, names, mistaken }, problems)
+    }
+
+    /// Whether a problem of a field may follow from a variable with a mistake.
+    pub(super) fn explains(&self, field: &str) -> bool {
+        self.mistaken.iter().any(|mistaken| mistaken.starts_with(field))
     }
 
     /// The variable that sets a field, a section, or the list that a field is in.
@@ -89,10 +96,13 @@ fn field_of(name: &str) -> String {
 }
 
 /// Refuses variables that set one field twice, because the variable that happens to come last would win, and those that set
-/// nothing because an underscore is missing or too many. Returns the variable of each field.
-fn check(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, ConfigError> {
+/// nothing because an underscore is missing or too many. Returns the variable of each field, the fields of variables with a
+/// mistake, and the mistakes.
+fn check(
+    variables: impl Iterator<Item = (String, String)>,
+) -> (BTreeMap<String, String>, Vec<String>, Vec<ConfigError>) {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let mut problems = Vec::new();
+    let (mut mistaken, mut problems) = (Vec::new(), Vec::new());
     let mut wrong = |name: &str, value: String, right: &str| {
         let (origin, field, right) = (ORIGIN.to_owned(), name.to_owned(), right.to_owned());
         problems.push(ConfigError::Value { origin, field, value, right });
@@ -104,6 +114,7 @@ fn check(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<S
                 "not a setting".into(),
                 &format!("written {meant}, with two underscores before each part"),
             );
+            mistaken.push(field_of(&meant[PREFIX.len()..]));
             continue;
         }
         if !is_setting(&name) {
@@ -114,6 +125,7 @@ fn check(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<S
         {
             // The value may hold a secret: not shown.
             wrong(&name, "not shown".into(), "a table as in the file, with each key once");
+            mistaken.push(field_of(&name[PREFIX.len()..]));
             continue;
         }
         let field = field_of(&name[PREFIX.len()..]);
@@ -131,7 +143,7 @@ fn check(variables: impl Iterator<Item = (String, String)>) -> Result<BTreeMap<S
         }
         names.insert(field, name);
     }
-    ConfigError::of(problems).map(|()| names)
+    (names, mistaken, problems)
 }
 
 /// The variable that was meant by one that differs from it in the number of underscores, such as `TOLLGATE_SERVER_LISTEN`.
@@ -182,7 +194,8 @@ mod tests {
 
     fn problem(variables: &[(&str, &str)]) -> Option<String> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        check(variables).err().map(|error| error.to_string())
+        let (_, _, problems) = check(variables);
+        ConfigError::of(problems).err().map(|error| error.to_string())
     }
 
     #[test]
@@ -232,9 +245,9 @@ mod tests {
     #[test]
     fn a_field_is_traced_to_its_variable() {
         let variables = [("TOLLGATE_UPSTREAM__KLING_3__ACCOUNTS", "[]"), ("TOLLGATE_SERVER__LISTEN", "x")];
-        let names =
-            check(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
-        let settings = Settings { given: Env::raw(), names };
+        let (names, mistaken, _) =
+            check(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let settings = Settings { given: Env::raw(), names, mistaken };
         assert_eq!(settings.variable("server.listen"), Some("TOLLGATE_SERVER__LISTEN"));
         assert_eq!(
             settings.variable("upstream.kling_3.accounts[1].weight"),

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
 
+use crate::https::unread;
+
 /// HTTPS, with TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. Both files are read again when they change, and at SIGHUP.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +59,7 @@ impl Tls {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| BadPair::File {
                 path: path.to_owned(),
-                reason: format!("cannot be read ({})", error.kind()),
+                reason: format!("cannot be read: {}", unread(&error)),
             })
         };
         Ok([read(&self.certificate_file)?, read(&self.key_file)?])

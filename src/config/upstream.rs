@@ -1,9 +1,11 @@
 //! The configuration of the vendor's backends and accounts.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
@@ -28,8 +30,8 @@ pub struct Upstreams {
     pub proxy_credentials: Option<Secret>,
     /// File that holds the credentials, instead of `proxy_credentials`.
     pub proxy_credentials_file: Option<PathBuf>,
-    /// Hosts that are called directly although there is a proxy: names (with all names below them), addresses, networks. This
-    /// machine always is.
+    /// Hosts that are called directly although there is a proxy: names (with all names below them), addresses, networks; no
+    /// scheme, no port. This machine always is.
     #[serde(default)]
     pub proxy_exceptions: Vec<String>,
 }
@@ -259,17 +261,30 @@ fn check_proxy(check: &mut Check<'_>, url: &Option<Url>, exceptions: &[String]) 
             );
         }
     }
-    let wrong = exceptions.iter().find(|host| {
-        host.is_empty()
-            || host.contains(|c: char| c == ',' || c == '*' || c.is_whitespace() || c.is_control())
-    });
-    if let Some(host) = wrong {
-        check.wrong(
-            "upstream.proxy_exceptions",
-            format!("'{}'", host.escape_default()),
-            "a list of names, addresses and networks, each by itself",
-        );
+    let field = "upstream.proxy_exceptions";
+    if let Some(host) = exceptions.iter().find(|host| !is_host(host)) {
+        let right = "a list of names (as DNS has them), addresses and networks, each by itself, without scheme and port";
+        check.wrong(field, format!("'{}'", host.escape_default()), right);
     }
+    if url.is_none() && !exceptions.is_empty() {
+        check.wrong(field, "given without proxy_url", "left out, or beside it");
+    }
+}
+
+/// Whether a server can have this name or address, or an address in this network.
+fn is_host(text: &str) -> bool {
+    let network = text.parse::<IpNet>().ok();
+    if let Some(address) = network.map(|network| network.addr()).or_else(|| text.parse().ok()) {
+        // An IPv4 address is compared as one, and never in its IPv6 form.
+        return !matches!(address, IpAddr::V6(six) if six.to_ipv4_mapped().is_some());
+    }
+    let labels = text.strip_prefix('.').unwrap_or(text).split('.');
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    // What ends in a number is an address, if anything.
+    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    labels.clone().all(is_label) && !labels.last().is_some_and(is_number)
 }
 
 /// Moves every account into `accounts`, checks it and reads its key.

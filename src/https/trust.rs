@@ -23,6 +23,19 @@ pub enum Trust {
     Any,
 }
 
+/// Why a file cannot be read, in words for people.
+pub fn unread(error: &std::io::Error) -> String {
+    use std::io::ErrorKind as K;
+    match error.kind() {
+        K::NotFound => "there is no such file".into(),
+        K::PermissionDenied => "this user may not read it".into(),
+        K::IsADirectory => "it is a directory".into(),
+        K::NotADirectory => "a part of its path is no directory".into(),
+        K::InvalidData => "it is not text (UTF-8)".into(),
+        other => other.to_string(),
+    }
+}
+
 /// Authorities that are trusted besides those of the machine: a company's own.
 #[derive(Debug, Clone)]
 pub struct Authorities(Arc<RootCertStore>);
@@ -31,7 +44,7 @@ impl Authorities {
     /// Reads the certificates in a PEM file, which must have one at least.
     pub fn read(file: &Path) -> Result<Self, BadTrust> {
         let pem = std::fs::read(file)
-            .map_err(|error| BadTrust::Pem(format!("it cannot be read ({})", error.kind())))?;
+            .map_err(|error| BadTrust::Pem(format!("it cannot be read: {}", unread(&error))))?;
         Ok(Self(Arc::new(authorities(&pem)?)))
     }
 }
@@ -79,7 +92,7 @@ fn read_machine() -> Result<RootCertStore, String> {
     if let Some(file) = named("SSL_CERT_FILE")
         && let Err(error) = std::fs::File::open(&file)
     {
-        return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), error.kind()));
+        return Err(format!("SSL_CERT_FILE is {}, which cannot be read: {}", file.display(), unread(&error)));
     }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

@@ -5,6 +5,7 @@
 //! that any of them may take for a field that is priced is refused, whatever value it has.
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// Characters that are not shown, and that a comparison of texts may skip (Unicode's `Default_Ignorable_Code_Point`).
 pub fn is_ignorable(c: char) -> bool {
@@ -28,6 +29,26 @@ pub fn is_ignorable(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}'
             | '\u{e0000}'..='\u{e0fff}'
     )
+}
+
+/// Whether a character shows nothing, or nothing that has a meaning, so that two names which differ by it look the same. The
+/// plain space is seen between words.
+pub fn is_unseen(c: char) -> bool {
+    use GeneralCategory as G;
+    // The pattern without dots of Braille.
+    let unseen = c == '\u{2800}'
+        || matches!(
+            c.general_category(),
+            G::Control
+                | G::Format
+                | G::LineSeparator
+                | G::ParagraphSeparator
+                | G::SpaceSeparator
+                | G::PrivateUse
+                | G::Surrogate
+                | G::Unassigned
+        );
+    is_ignorable(c) || (c != ' ' && unseen)
 }
 
 /// The letters and digits of a name, without differences of case, width, style and accents.

@@ -18,7 +18,7 @@ use self::body::Said;
 use self::tracked::TrackedBody;
 use super::breaker::Evidence;
 use super::gate::Refusal;
-use super::outcome::{CreateOutcome, create_outcome, status_report};
+use super::outcome::{CreateOutcome, Envelope, create_outcome, status_report};
 use super::report::Report;
 use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room};
 use crate::clock::Clock;
@@ -47,6 +47,9 @@ pub enum StatusError {
     /// The vendor answered 404. One such answer proves nothing: it may be about the key, or a passing fault.
     #[error("the upstream does not know the task")]
     NotFound,
+    /// A 404 or the like that is not in the vendor's envelope: something else than its API has answered.
+    #[error("HTTP {0}, and not in the form of the vendor's API")]
+    NotVendors(StatusCode),
     /// The vendor refused the master key.
     #[error("the upstream refused the master key")]
     KeyRejected,
@@ -77,12 +80,29 @@ impl StatusError {
     /// The name in metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::NotFound => "not found",
+            Self::NotFound | Self::NotVendors(StatusCode::NOT_FOUND) => "not found",
             Self::KeyRejected => "key rejected",
             Self::Unreachable(_) | Self::Unanswered(_) => "unreachable",
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) | Self::NotVendors(_) => "unreadable",
             Self::NotAsked(_) => "not asked",
             Self::UnknownAccount => "unknown account",
+        }
+    }
+
+    /// Whether the answer was a 404, whoever wrote it.
+    pub fn is_404(&self) -> bool {
+        matches!(self, Self::NotFound | Self::NotVendors(StatusCode::NOT_FOUND))
+    }
+
+    /// An answer that says nothing of the task; whether it is in the vendor's envelope.
+    fn of(status: StatusCode, enveloped: bool) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::KeyRejected,
+            // A proxy or CDN on the way says these, too.
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Self::Unreadable(status),
+            _ if status.is_client_error() && !enveloped => Self::NotVendors(status),
+            StatusCode::NOT_FOUND => Self::NotFound,
+            _ => Self::Unreadable(status),
         }
     }
 
@@ -97,7 +117,11 @@ impl StatusError {
                 Evidence::Works
             }
             Self::Unreadable(_) => Evidence::FailedRequest,
-            Self::NotFound | Self::KeyRejected | Self::NotAsked(_) | Self::UnknownAccount => Evidence::Works,
+            Self::NotFound
+            | Self::NotVendors(_)
+            | Self::KeyRejected
+            | Self::NotAsked(_)
+            | Self::UnknownAccount => Evidence::Works,
         }
     }
 }
@@ -222,17 +246,17 @@ impl VendorClient {
             Ok(mut answer) => {
                 let room = Room::from(answer.share.take());
                 let (status, task) = (answer.status, task.to_owned());
-                let read = move |answer: VendorAnswer| status_report(&task, answer.said.envelope());
+                let read = move |answer: VendorAnswer| {
+                    let envelope = answer.said.envelope();
+                    let enveloped = envelope.as_ref().is_some_and(Envelope::is_vendors);
+                    status_report(&task, envelope).ok_or(enveloped)
+                };
                 match self.read(payer, answer, read).await {
-                    Ok(Some(mut report)) => {
+                    Ok(Ok(mut report)) => {
                         report.keep(room);
                         Ok(report)
                     }
-                    Ok(None) => Err(match status {
-                        StatusCode::NOT_FOUND => StatusError::NotFound,
-                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => StatusError::KeyRejected,
-                        other => StatusError::Unreadable(other),
-                    }),
+                    Ok(Err(enveloped)) => Err(StatusError::of(status, enveloped)),
                     Err(NotWorked::TooManyWait(_)) => Err(StatusError::NotAsked(Refusal::Full)),
                     Err(NotWorked::Panicked) => Err(StatusError::Unreadable(status)),
                 }

@@ -150,7 +150,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// Whether the vendor wrote this answer, and not a proxy or CDN on the way.
-    fn is_vendors(&self) -> bool {
+    pub(super) fn is_vendors(&self) -> bool {
         self.code.is_some() && (self.error.is_some() || self.message.is_some())
     }
 

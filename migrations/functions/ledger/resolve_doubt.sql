@@ -1,5 +1,6 @@
 -- Ends a doubt by what an operator found out, once for each idempotency key, and says so in the audit log: holds change too
--- often for a trigger. p_reply: what the operator is answered.
+-- often for a trigger. p_answer: for the audit log, the vendor's id of the task and what the vendor said of it, as fields of a
+-- JSON object; null: none. p_reply: what the operator is answered.
 --
 -- outcome: 'resolved', 'unchanged' (the hold is not in doubt any more); 'replayed' (answer: what was stored), 'key_reused',
 -- 'in_progress'.
@@ -16,14 +17,14 @@ begin
     select step.outcome[1] into outcome
     from transition_batch(array[p_org], array[1], array[p_hold], array[p_kind], array[p_task], array[p_raw],
                           array[p_reported], array[p_charge], array[0::bigint], array[false], array[p_reason],
-                          array[null::text], array[p_answer], array[p_due_ms], null) step;
+                          array[null::text], array[null::text], array[p_due_ms], null) step;
     if outcome = 'applied' then
         outcome := 'resolved';
         answer := p_reply;
         insert into audit_log (actor, address, action, request_id, target_kind, target_id, org_id, after)
         values (coalesce(v_who ->> 'actor', 'database:' || session_user), v_who ->> 'address',
                 coalesce(v_who ->> 'action', 'hold.' || p_kind), v_who ->> 'request_id', 'hold', p_hold::text, p_org,
-                jsonb_build_object('step', p_kind, 'reason', p_reason));
+                jsonb_build_object('step', p_kind, 'reason', p_reason) || coalesce(p_answer::jsonb, '{}'));
     end if;
     perform end_claim(p_endpoint, p_key, answer);
 end $$;

@@ -1,4 +1,4 @@
-//! Evidence by hand: an operator says which task of the vendor a hold is. The vendor is asked first, and what it says is
+//! Evidence by hand: an operator says which task of the vendor a hold is, or that it is none. The vendor is asked first, and what it says is
 //! compared with what is known of the hold.
 
 mod compare;
@@ -23,7 +23,7 @@ use crate::store::{
     Acting, Adopted, Adoption, Earlier, Evidence, Fingerprint, HoldInfo, Resolved, TakenBack, ToAdopt,
     ToSettle,
 };
-use crate::upstream::{Report, StatusError};
+use crate::upstream::{Progress, Report, StatusError};
 
 /// Evidence that the vendor accepted a task.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -40,6 +40,17 @@ pub(super) struct SettleBody {
     reason: Text,
     /// Records it although it does not fit, or although the vendor cannot be asked. This is marked on the hold and in the audit
     /// log. A task that belongs to another hold cannot be forced.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Evidence that the vendor did not accept a task, or that nothing is owed for it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReleaseBody {
+    /// How you know this; kept with the task and in the audit log.
+    reason: Text,
+    /// Releases it although the vendor has the task, or although the vendor cannot be asked. This is marked in the audit log.
     #[serde(default)]
     force: bool,
 }
@@ -113,35 +124,108 @@ pub(super) async fn settle_hold(
         let refused = evidence(json!({"vendor": "not asked", "belongs_to": other.hold_id}));
         return Err(belongs_to_another(&database, &hold, &other, &refused).await?);
     }
-    let told = vendor.upstream.look_up(hold.org_id, &hold.backend, &hold.account, &body.task_id).await;
-    let told = match told {
-        Err(error) if !body.force && error != StatusError::NotFound => {
-            return Err(Problem::VendorUnreachable(format!(
-                "the vendor could not be asked about this task ({error}): try again, or record it unchecked with \"force\": true"
-            )));
-        }
-        told => told,
-    };
-    let (comparison, report) = match told {
-        Ok(report) => {
-            let (comparison, report) = compared(&vendor, &hold, report, credits).await?;
-            (comparison, Some(report))
-        }
-        Err(error) => (Comparison::without(error), None),
-    };
+    let (comparison, report) = asked(&vendor, &hold, &body.task_id, credits, body.force).await?;
     let evidence = evidence(comparison.kept());
     if !body.force
         && let Some(why) = comparison.objection(&body.task_id)
     {
         let excerpt = database.note_refusal(&hold, &evidence).await?;
-        let data = json!({
-            "hold": side_of_hold(&hold, excerpt),
-            "vendor": report.as_ref().map(|report| side_of_vendor(&body.task_id, report)),
-            "matched": comparison.matched, "differed": comparison.differed, "not_compared": comparison.not_compared,
-        });
+        let data = both_sides(&hold, excerpt, &body.task_id, report.as_ref(), &comparison);
         return Err(Problem::DoesNotFit { why, data });
     }
     Ok(Answered(StatusCode::OK, database.settle_by_hand(&hold, &evidence, sent.once()).await?))
+}
+
+/// Release a task in doubt
+///
+/// States that the vendor did not accept the task. Its hold ends and nothing is charged. If the vendor's id of the task is known,
+/// the vendor is asked first: while it runs the task, or if the task succeeded, this is 409 and shows what the vendor says.
+#[utoipa::path(
+    post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
+    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
+    request_body = ReleaseBody,
+    responses((status = 200, description = "The ended hold", body = Resolved)),
+    security(("bearer" = ["operator"]))
+)]
+pub(super) async fn release_hold(
+    call: WriteCall<HoldId, Idempotent<ReleaseBody>>,
+) -> Result<Answered<Resolved>, Problem> {
+    let ApiCall { caller, database, path: hold_id, input: sent, vendor, .. } = call;
+    let body = &sent.body;
+    let why = said(&caller, &body.reason);
+    let hold = match database.to_release(hold_id, sent.once()).await? {
+        Earlier::Answered(done) => return Ok(Answered(StatusCode::OK, done)),
+        Earlier::Found(hold) => hold,
+    };
+    let known = match hold.upstream_task.as_deref() {
+        Some(task) => not_owed(&database, &vendor, &hold, task, &why, body.force).await?,
+        None => json!({"task_id": null}),
+    };
+    Ok(Answered(StatusCode::OK, database.release(&hold, &why, known, sent.once()).await?))
+}
+
+/// What the vendor says of the task of a hold that is to be released, for the audit log. What the vendor runs or has finished is
+/// owed, and is not released without force.
+async fn not_owed(
+    database: &Acting,
+    vendor: &Vendor,
+    hold: &HoldInfo,
+    task: &str,
+    why: &str,
+    force: bool,
+) -> Result<Value, Problem> {
+    let (comparison, report) = asked(vendor, hold, task, None, force).await?;
+    let mut known = comparison.kept();
+    if !force && let Some(report) = report.as_ref().filter(|report| report.progress != Progress::Failed) {
+        let evidence = Evidence { task, credits: None, why, forced: false, compared: known };
+        let excerpt = database.note_refusal(hold, &evidence).await?;
+        let does = if report.progress == Progress::Succeeded { "has finished it" } else { "runs it" };
+        return Err(Problem::DoesNotFit {
+            why: format!(
+                "this hold is the vendor's task '{task}', and the vendor {does}: settle it with this id, and it is charged by \
+                 its end; if you are sure that nothing is owed, release it with \"force\": true"
+            ),
+            data: both_sides(hold, excerpt, task, Some(report), &comparison),
+        });
+    }
+    if let Some(fields) = known.as_object_mut() {
+        fields.extend([("task_id".into(), task.into()), ("forced".into(), force.into())]);
+    }
+    Ok(known)
+}
+
+/// What the vendor says of a task, compared with a hold. That the vendor cannot be asked is an error, unless it is forced.
+async fn asked(
+    vendor: &Vendor,
+    hold: &HoldInfo,
+    task: &str,
+    credits: Option<Credits>,
+    force: bool,
+) -> Result<(Comparison, Option<Report>), Problem> {
+    match vendor.upstream.look_up(hold.org_id, &hold.backend, &hold.account, task).await {
+        Ok(report) => {
+            let (comparison, report) = compared(vendor, hold, report, credits).await?;
+            Ok((comparison, Some(report)))
+        }
+        Err(error) if !force && error != StatusError::NotFound => Err(Problem::VendorUnreachable(format!(
+            "the vendor could not be asked about this task ({error}): try again, or record it unchecked with \"force\": true"
+        ))),
+        Err(error) => Ok((Comparison::without(error), None)),
+    }
+}
+
+/// What a refusal shows of both sides.
+fn both_sides(
+    hold: &HoldInfo,
+    excerpt: Option<Value>,
+    task: &str,
+    report: Option<&Report>,
+    comparison: &Comparison,
+) -> Value {
+    json!({
+        "hold": side_of_hold(hold, excerpt), "vendor": report.map(|report| side_of_vendor(task, report)),
+        "matched": comparison.matched, "differed": comparison.differed, "not_compared": comparison.not_compared,
+    })
 }
 
 /// The refusal of a task that another hold has; both holds are shown.

@@ -129,8 +129,7 @@ mod tests {
             budget_requests: NewRequestBody, BudgetRequestGrant, BudgetRequestDecline;
             budgets: BudgetBody, BudgetPatch, RaiseBody;
             credits: GrantBody, AdjustmentBody, TransferBody, OverdraftBody, CreditsPatch, ResumeBody;
-            evidence: SettleBody, TakeBackBody, AdoptBody;
-            holds: ReleaseBody;
+            evidence: SettleBody, ReleaseBody, TakeBackBody, AdoptBody;
             identities: IdentityBody;
             key_policy: KeyPolicyPatch;
             keys: KeyBody, KeyPatch, RotationBody;

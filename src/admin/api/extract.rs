@@ -68,7 +68,51 @@ impl<T: DeserializeOwned + Send> Input for Body<T> {
 /// Reads a JSON object. An array is refused: serde would fill fields from it by their order, which no caller can see.
 pub(super) fn parse<T: DeserializeOwned>(parts: &Parts, body: &Bytes) -> Result<T, Problem> {
     strict::single_header(&parts.headers, "Content-Type")?;
-    strict::read_object(body).map_err(|error| Problem::Invalid(format!("the body: {error}")))
+    strict::read_object(body)
+        .map_err(|error| Problem::Invalid(format!("the body: {}", in_words(&error.to_string()))))
+}
+
+/// What the parsers' own words mean to somebody who does not know them.
+const WORDS: [(&str, &str); 9] = [
+    ("Failed to deserialize query string: ", ""),
+    ("invalid digit found in string", "it must be a whole number"),
+    ("cannot parse integer from empty string", "it must be a whole number"),
+    ("number too large to fit in target type", "the number is too large"),
+    ("number too small to fit in target type", "the number is too small"),
+    ("provided string was not `true` or `false`", "it must be true or false"),
+    ("invalid type: ", "it must not be "),
+    ("invalid value: ", "it must not be "),
+    ("unknown variant ", "it must not be "),
+];
+
+/// What serde expects, by the beginning of its words for it.
+const EXPECTED: [(&str, &str); 8] = [
+    ("struct ", "an object"),
+    ("a map", "an object"),
+    ("a sequence", "a list"),
+    ("a boolean", "true or false"),
+    ("a string", "a text"),
+    ("u", "a whole number, not below 0"),
+    ("i", "a whole number"),
+    ("f", "a number"),
+];
+
+/// The message of a parser in words for people.
+fn in_words(message: &str) -> String {
+    let mut text = message.to_owned();
+    for (theirs, ours) in WORDS {
+        text = text.replace(theirs, ours);
+    }
+    let Some((before, expected)) = text.split_once(", expected ") else { return text };
+    let end = expected.find(" at line ").unwrap_or(expected.len());
+    let (kind, after) = expected.split_at(end);
+    let is_number =
+        |kind: &str| kind.get(1..).is_some_and(|bits| bits == "size" || bits.parse::<u8>().is_ok());
+    let fits = |(begin, _): &&(&str, &str)| {
+        if begin.len() == 1 { kind.starts_with(begin) && is_number(kind) } else { kind.starts_with(begin) }
+    };
+    let ours = EXPECTED.iter().find(fits).map_or(kind, |(_, ours)| *ours);
+    format!("{before}, but {ours}{after}")
 }
 
 /// The parameters of the query.
@@ -83,7 +127,7 @@ impl<T: DeserializeOwned + IntoParams + Send> Input for Query<T> {
         strict::check_query(parts.uri.query().unwrap_or_default())?;
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
-            .map_err(|error| Problem::Invalid(format!("the query: {}", error.body_text())))
+            .map_err(|error| Problem::Invalid(format!("the query: {}", in_words(&error.body_text()))))
     }
 }
 
@@ -176,4 +220,30 @@ where
 /// What the database found, or a 404 that names `id`.
 pub(super) fn existing<T>(found: Option<T>, id: impl Display) -> Result<T, Problem> {
     found.ok_or_else(|| StoreError::NotFound(format!("there is no {id}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_parsers_say_is_told_in_words() {
+        for (theirs, ours) in [
+            (
+                "Failed to deserialize query string: limit: invalid digit found in string",
+                "limit: it must be a whole number",
+            ),
+            ("invalid type: string \"5\", expected i64", "it must not be string \"5\", but a whole number"),
+            (
+                "invalid type: integer `-1`, expected u32 at line 1 column 9",
+                "it must not be integer `-1`, but a whole number, not below 0 at line 1 column 9",
+            ),
+            ("invalid type: null, expected a string", "it must not be null, but a text"),
+            ("invalid type: map, expected usize", "it must not be map, but a whole number, not below 0"),
+            ("unknown variant `x`, expected `a` or `b`", "it must not be `x`, but `a` or `b`"),
+            ("credits cannot be negative", "credits cannot be negative"),
+        ] {
+            assert_eq!(in_words(theirs), ours);
+        }
+    }
 }

@@ -1,18 +1,16 @@
 //! What operators look into: tasks that go on, tasks in doubt, losses, drift.
 
 use axum::Json;
-use axum::http::StatusCode;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 use super::call::{ApiCall, ReadCall, WriteCall};
 use super::extract::{Query, Text, existing};
-use super::idempotent::{Answered, Idempotent};
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::ids::{HoldId, OrgId};
-use crate::store::{Doubt, Drift, HoldInfo, Loss, Resolved, RunningTask, UnfinishedRequest};
+use crate::store::{Doubt, Drift, HoldInfo, Loss, RunningTask, UnfinishedRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -74,35 +72,9 @@ pub(super) async fn show_hold(call: ReadCall<String>) -> Result<Json<HoldInfo>, 
     Ok(Json(existing(database.hold_by_any_id(&id).await?, id)?))
 }
 
-/// Evidence that the vendor did not accept a task.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReleaseBody {
-    /// How you know this; kept with the task and in the audit log.
-    reason: Text,
-}
-
 /// The text that is kept with the task: who resolved the doubt, and why.
 pub(super) fn said(caller: &Caller, reason: &Text) -> String {
     format!("{}: {}", caller.name(), reason.as_str())
-}
-
-/// Release a task in doubt
-///
-/// States that the vendor did not accept the task. Its hold ends and nothing is charged.
-#[utoipa::path(
-    post, path = "/admin/v1/holds/{hold_id}/release", tag = "doubts and losses",
-    params(("hold_id" = HoldId, Path, description = "The hold: the reference that its caller was given")),
-    request_body = ReleaseBody,
-    responses((status = 200, description = "The ended hold", body = Resolved)),
-    security(("bearer" = ["operator"]))
-)]
-pub(super) async fn release_hold(
-    call: WriteCall<HoldId, Idempotent<ReleaseBody>>,
-) -> Result<Answered<Resolved>, Problem> {
-    let ApiCall { caller, database, path: hold_id, input: sent, .. } = call;
-    let why = said(&caller, &sent.body.reason);
-    Ok(Answered(StatusCode::OK, database.release(hold_id, &why, sent.once()).await?))
 }
 
 /// Read the request of an unfinished task

@@ -11,6 +11,7 @@ use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::ids::{IdentityId, OrgId, ProviderId, UserId};
 use crate::store::IdentityInfo;
+use crate::strict::is_unseen;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +77,11 @@ pub(super) async fn create_identity(
 ) -> Result<(StatusCode, Json<LinkedIdentity>), Problem> {
     let ApiCall { database, path: org, input: Body(body), .. } = call;
     let subject = body.subject.into_string();
+    if let Some(c) = subject.chars().find(|c| is_unseen(*c)) {
+        let code = u32::from(c);
+        let why = format!("subject has the invisible character U+{code:04X}: no token with it is taken");
+        return Err(Problem::Invalid(why));
+    }
     let identity_id = database.link_identity(body.provider_id, org, body.user_id, &subject).await?;
     Ok((StatusCode::CREATED, Json(LinkedIdentity { identity_id })))
 }

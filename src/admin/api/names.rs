@@ -3,10 +3,9 @@
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use utoipa::ToSchema;
 
-use crate::strict::is_ignorable;
+use crate::strict::is_unseen;
 
 const LONGEST: usize = 200;
 
@@ -36,8 +35,7 @@ impl TryFrom<String> for Name {
     type Error = BadName;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let hidden = |c: char| is_ignorable(c) || (c != ' ' && is_unseen(c));
-        if let Some(c) = text.trim().chars().find(|c| hidden(*c)) {
+        if let Some(c) = text.trim().chars().find(|c| is_unseen(*c)) {
             return Err(BadName::Invisible(c));
         }
         let name = text.split(' ').filter(|word| !word.trim().is_empty()).collect::<Vec<_>>().join(" ");
@@ -57,24 +55,6 @@ impl TryFrom<String> for Name {
         }
         Ok(Self(name))
     }
-}
-
-/// Whether a character shows nothing, or nothing that has a meaning. The space counts as well.
-fn is_unseen(c: char) -> bool {
-    use GeneralCategory as G;
-    // The pattern without dots of Braille.
-    c == '\u{2800}'
-        || matches!(
-            c.general_category(),
-            G::Control
-                | G::Format
-                | G::LineSeparator
-                | G::ParagraphSeparator
-                | G::SpaceSeparator
-                | G::PrivateUse
-                | G::Surrogate
-                | G::Unassigned
-        )
 }
 
 /// A script whose letters look like those of another one.

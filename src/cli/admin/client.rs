@@ -1,5 +1,6 @@
 //! A client of the management API, for the command line.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
@@ -60,6 +61,12 @@ impl QueryString {
     }
 }
 
+/// Whether a URL leads to this machine.
+fn is_here(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 impl Session {
     pub(super) fn new(
         base: &str,
@@ -81,6 +88,11 @@ impl Session {
                 "--url must be an http or https URL without user and password, such as http://127.0.0.1:8081"
                     .into(),
             ));
+        }
+        if uri.as_ref().is_some_and(|uri| uri.scheme_str() == Some("http") && !is_here(uri)) {
+            eprintln!(
+                "warning: {base} is plain HTTP to another host: everybody on the way can read the token; use https (admin.tls)"
+            );
         }
         let http = client(ca_file)?;
         Ok(Self { base, token, json, http, announced: Once::new() })

@@ -278,6 +278,9 @@ pub(super) struct UsageArgs {
     /// Print CSV instead of a table.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
+    /// Begin the CSV with a byte order mark, by which Excel knows that it is UTF-8.
+    #[arg(long, requires = "csv")]
+    bom: bool,
 }
 
 pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliError> {
@@ -288,7 +291,8 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
     let query = query
         .add("label", args.label)
         .add("task_type", args.task_type)
-        .add("format", args.csv.then_some("csv"));
+        .add("format", args.csv.then_some("csv"))
+        .add("bom", args.bom.then_some("true"));
     let asked = query.of(&base);
     if args.csv {
         return print(session, &asked).await;
@@ -317,13 +321,17 @@ pub(super) struct StatementArgs {
     /// Print CSV instead of a table.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
+    /// Begin the CSV with a byte order mark, by which Excel knows that it is UTF-8.
+    #[arg(long, requires = "csv")]
+    bom: bool,
 }
 
 pub(super) async fn statement(session: &Session, args: StatementArgs) -> Result<(), CliError> {
     let month: String = url::form_urlencoded::byte_serialize(args.month.as_bytes()).collect();
     let path = path(args.org, &format!("statements/{month}"));
     if args.csv {
-        return print(session, &format!("{path}?format=csv")).await;
+        return print(session, &format!("{path}?format=csv{}", if args.bom { "&bom=true" } else { "" }))
+            .await;
     }
     let mut statement = session.get(&format!("{path}?limit=1")).await?;
     let lines = session.items(&path).await?;

@@ -95,13 +95,17 @@ pub(super) enum HoldsCommand {
         #[arg(long)]
         idempotency_key: Option<String>,
     },
-    /// Resolve a doubt: nothing is owed for the task. Gives its credits back.
+    /// Resolve a doubt: nothing is owed for the task. Gives its credits back. If the vendor's id of the task is known, the
+    /// vendor is asked first, and what it runs or has finished is not released.
     Release {
         /// Id of the hold, which is the caller's reference.
         hold: HoldId,
-        /// How you know this; kept with the task.
+        /// How you know this; kept with the task and in the audit log.
         #[arg(long)]
         reason: String,
+        /// Release it although the vendor has the task, or although the vendor cannot be asked. This is marked in the audit log.
+        #[arg(long)]
+        force: bool,
         /// Idempotency key: repeating the command with the same key within 72 hours has no further effect.
         #[arg(long)]
         idempotency_key: Option<String>,
@@ -247,8 +251,10 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
         HoldsCommand::TakeBack { hold, reason, idempotency_key } => {
             (hold, "take-back", idempotency_key, json!({"reason": reason}))
         }
-        HoldsCommand::Release { hold, reason, idempotency_key } => {
-            (hold, "release", idempotency_key, json!({"reason": reason}))
+        HoldsCommand::Release { hold, reason, force, idempotency_key } => {
+            let body =
+                if force { json!({"reason": reason, "force": true}) } else { json!({"reason": reason}) };
+            (hold, "release", idempotency_key, body)
         }
     };
     let resolved =

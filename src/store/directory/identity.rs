@@ -20,7 +20,9 @@ use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 pub use crate::store::directory::identity::links::IdentityInfo;
 pub use crate::store::directory::identity::sign_in::{FoundIdentity, Presented};
-pub use crate::store::directory::identity::spec::{GivenRole, ProviderSpec, Serves, SigningAlgorithm};
+pub use crate::store::directory::identity::spec::{
+    GivenRole, LISTS_OF_WORDS, ProviderSpec, Serves, SigningAlgorithm,
+};
 use crate::store::directory::tenancy::Status;
 
 /// How often an edit is tried while others change the same provider. An attempt fails only if another change succeeded.

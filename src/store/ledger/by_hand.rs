@@ -98,12 +98,12 @@ fn hold_info(row: &PgRow) -> Result<HoldInfo, sqlx::Error> {
 
 impl HoldInfo {
     /// Whether it is in doubt, or ended without that anybody paid: its task of the vendor may be recorded.
-    fn may_be_settled(&self) -> bool {
+    pub(super) fn may_be_settled(&self) -> bool {
         self.state == State::InDoubt
             || (matches!(self.state, State::Released | State::WrittenOff) && self.late.is_none())
     }
 
-    fn terms(&self) -> Terms {
+    pub(super) fn terms(&self) -> Terms {
         Terms { amount: self.credits, list_price: self.list_price }
     }
 }

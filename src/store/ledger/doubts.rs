@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -15,11 +16,11 @@ use crate::store::db::once::{Done, KeyClaim, Once, replayed};
 use crate::store::db::page::HoldPosition;
 use crate::store::db::page::Slice;
 use crate::store::db::words::words;
+use crate::store::ledger::by_hand::{Earlier, HoldInfo};
 use crate::store::ledger::metered;
 use crate::store::ledger::step::Applied;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::tasks::State;
-use crate::store::ledger::tasks::{COLUMNS, task};
 
 pub(in crate::store) const SETTLE: &str = "holds.settle";
 const RELEASE: &str = "holds.release";
@@ -208,51 +209,57 @@ impl Database {
     }
 }
 
-impl Acting {
-    /// Ends a doubt because nothing is owed for the task; `why` is stored with it. Calls with the same idempotency key take
-    /// effect once.
-    pub async fn release(
+impl Database {
+    /// The hold in doubt that is to be released.
+    pub async fn to_release(
         &self,
         hold: HoldId,
-        why: &str,
         once: Option<Once<'_>>,
-    ) -> Result<Done<Resolved>, StoreError> {
+    ) -> Result<Earlier<Resolved, HoldInfo>, StoreError> {
         let claim = KeyClaim::of(RELEASE, hold.as_uuid(), once);
         // An earlier call with this key has ended the doubt, so its stored answer must be looked up before the hold's
         // state is.
         if let Some(earlier) = self.answered(&claim).await? {
-            return Ok(earlier);
+            return Ok(Earlier::Answered(earlier));
         }
-        // The statement goes through the organisations, which are few: a hold is indexed under its organisation.
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select h.* from (select org_id as owner from org) o cross join lateral \
-             (select {COLUMNS} from task where org_id = o.owner and hold_id = $1 limit 1) h \
-             where h.state = 'IN_DOUBT' or (h.state in ('RELEASED', 'WRITTEN_OFF') and h.late is null)"
-        )))
-        .bind(hold.as_uuid())
-        .fetch_optional(self.pool())
-        .await?;
-        let found = task(row.as_ref().ok_or_else(|| gone(hold))?)?;
-        if found.state.is_terminal() {
+        let found = self.hold(hold).await?.filter(HoldInfo::may_be_settled).ok_or_else(|| gone(hold))?;
+        if found.state != State::InDoubt {
             return Err(StoreError::Conflict(format!(
                 "{hold} is not in doubt any more: it was {}. If the vendor ran it, give its task id and no credits: it is \
                  polled, and charged by a correction if it succeeded",
                 if found.state == State::WrittenOff { "written off" } else { "released" }
             )));
         }
+        Ok(Earlier::Found(found))
+    }
+}
+
+impl Acting {
+    /// Ends a doubt because nothing is owed for the task; `why` is stored with it, and in the audit log `compared` too: what the
+    /// vendor said, as fields of a JSON object. Calls with the same idempotency key take effect once.
+    pub async fn release(
+        &self,
+        found: &HoldInfo,
+        why: &str,
+        compared: Value,
+        once: Option<Once<'_>>,
+    ) -> Result<Done<Resolved>, StoreError> {
+        let hold = found.hold_id;
+        let claim = KeyClaim::of(RELEASE, hold.as_uuid(), once);
         let step = Step::ResolveRelease { taken: found.upstream_task.is_some(), reason: why.into() };
         let reply = Resolved { hold_id: hold, state: ResolvedState::Released };
         let resolved = sqlx::query_as(
-            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, null, null, null, null, $7, null, null, $8)",
+            "select outcome, answer from resolve_doubt($1, $2, $3, $4, $5, $6, null, null, null, null, $7, $9, null, $8)",
         )
         .bind(claim.endpoint)
         .bind(claim.key)
         .bind(claim.fingerprint())
-        .bind(found.org.as_uuid())
+        .bind(found.org_id.as_uuid())
         .bind(hold.as_uuid())
         .bind(step.kind())
         .bind(why)
         .bind(serde_json::to_string(&reply).unwrap_or_default())
+        .bind(compared.to_string())
         .fetch_one(self.change())
         .await;
         let done = settled_by_hand(hold, resolved.map_err(StoreError::from), reply)?;

@@ -56,6 +56,37 @@ async fn keys_of_different_types_may_have_one_id() {
     credits(&gateway, &other.token("k1", &claims("ada", json!({})))).await.refused(401, "INVALID_API_KEY");
 }
 
+/// Sets in which the id of a token's key does not lead to one key alone.
+#[tokio::test]
+async fn each_key_that_may_have_signed_a_token_is_tried() {
+    let (gateway, provider) = with_provider(|_| {}).await;
+    let (first, second, p256, stranger) = (Signer::rsa(), Signer::rsa(), Signer::p256(), Signer::rsa());
+    let without_id = |signer: &Signer| {
+        let mut jwk = signer.jwk("");
+        jwk.as_object_mut().unwrap().remove("kid");
+        jwk
+    };
+    let unnamed = json!({"alg": "RS256", "typ": "JWT"});
+    let named = json!({"alg": "RS256", "typ": "JWT", "kid": "k9"});
+    let of = |signer: &Signer, header: &Value| signer.token_of(header, &claims("ada", json!({})));
+    for (what, keys, header) in [
+        ("no kid, and one key of the kind", vec![p256.jwk("k2"), second.jwk("k1")], &unnamed),
+        ("no kid, and two keys of the kind", vec![first.jwk("k1"), second.jwk("k2")], &unnamed),
+        ("a kid, and keys without one", vec![without_id(&p256), without_id(&second)], &named),
+        ("a kid that two keys have", vec![first.jwk("k9"), p256.jwk("k9"), second.jwk("k9")], &named),
+    ] {
+        provider.endpoint.set(Mood::Serve(keys));
+        let token = of(&second, header);
+        until(what, async || credits(&gateway, &token).await.status == 200).await;
+        credits(&gateway, &of(&stranger, header)).await.refused(401, "INVALID_API_KEY");
+    }
+    // One token is not tried with any number of keys.
+    let many = (0..4).map(|_| first.jwk("k9")).chain([second.jwk("k9")]).collect();
+    provider.endpoint.set(Mood::Serve(many));
+    let token = of(&second, &named);
+    until("the fifth is not tried", async || credits(&gateway, &token).await.status == 401).await;
+}
+
 #[tokio::test]
 async fn ed25519_is_a_name_of_eddsa() {
     let (gateway, provider) = with_provider(|_| {}).await;
@@ -201,6 +232,16 @@ async fn a_provider_that_no_token_could_match_is_refused_when_it_is_made() {
         }),
         ("user_claim must identify", |spec| spec.user_claim = "jti".into()),
         ("user_claim must identify", |spec| spec.user_claim = "iss".into()),
+        ("single words", |spec| {
+            spec.role_claim = Some("scope".into());
+            spec.role_map = [("video admin".into(), GivenRole::Admin)].into();
+        }),
+        ("must be texts", |spec| {
+            spec.role_claim = Some("exp".into());
+            spec.role_map = [("1".into(), GivenRole::Admin)].into();
+        }),
+        ("must be texts", |spec| spec.team_claim = Some("iat".into())),
+        ("must be texts", |spec| spec.org_claim = Some("nbf".into())),
     ];
     for (expected, spoil) in spoiled {
         let mut spec = good();

@@ -158,9 +158,9 @@ async fn each_algorithm_that_is_allowed_is_taken() {
     credits(&gateway, &mixed).await.expect(401);
     let mixed = ed25519.token_of(&json!({"alg": "ES256", "kid": "k3"}), &claims("ada", json!({})));
     credits(&gateway, &mixed).await.expect(401);
-    // Which of several keys it is must be said.
+    // A token without a kid is taken where its algorithm says which key it is.
     let unnamed = p256.token_of(&json!({"alg": "ES256"}), &claims("ada", json!({})));
-    credits(&gateway, &unnamed).await.expect(401);
+    credits(&gateway, &unnamed).await.expect(200);
 }
 
 #[tokio::test]
@@ -213,6 +213,8 @@ async fn no_forgery_is_taken_and_none_leaves_a_user_behind() {
         ("an empty name", claim(json!({"sub": " "}))),
         ("a number for a name", claim(json!({"sub": 7}))),
         ("a name with a line break", claim(json!({"sub": "eve\nada"}))),
+        ("a name with a character that is not seen", claim(json!({"sub": "ada\u{200b}"}))),
+        ("a name that turns its direction", claim(json!({"sub": "\u{202e}ada"}))),
         ("a very long name", claim(json!({"sub": "e".repeat(201)}))),
         ("huge", claim(json!({"padding": "x".repeat(19_000)}))),
         ("a huge kid", provider.signer.token_of(&with(json!({"kid": "k".repeat(19_000)})), &good)),
@@ -384,6 +386,11 @@ async fn who_may_not_be_made_is_refused_until_somebody_ties_it_to_a_user() {
     let link = json!({"provider_id": id, "subject": "ada", "user_id": gateway.caller.user});
     let linked = admin.post(&path, link.clone()).await.expect(201);
     admin.post(&path, link).await.expect(409);
+    for unseen in ["ada\u{200b}", "\u{202e}ada", "a\u{a0}da"] {
+        let link = json!({"provider_id": id, "subject": unseen, "user_id": gateway.caller.user});
+        let refused = admin.post(&path, link).await.expect(400);
+        assert!(refused["detail"].as_str().unwrap().contains("the invisible character U+"), "{refused}");
+    }
     let stranger = gateway.another_org("another customer", 0).await;
     let foreign = json!({"provider_id": id, "subject": "eve", "user_id": stranger.user});
     admin.post(&path, foreign).await.expect(404);

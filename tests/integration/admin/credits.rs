@@ -334,6 +334,10 @@ async fn the_command_line_moves_and_shows_credits() {
     assert_eq!((&usage[0]["label"], &usage[0]["consumed"]), (&Value::Null, &json!(400)));
     let table = gateway.admin_says(&["usage", "--by", "task_type", "--csv"]).await;
     assert!(table.out.contains("pro-text-to-video,1,400,0,400"), "{table:?}");
+    assert!(!table.out.starts_with('\u{feff}'), "{table:?}");
+    let marked = gateway.admin_says(&["usage", "--by", "task_type", "--csv", "--bom"]).await;
+    assert_eq!(marked.out, format!("\u{feff}{}", table.out));
+    assert_eq!(admin(&["usage", "--bom"]).await.code, 2);
 
     let today = tollgate::clock::Clock.wall();
     let month = format!("{:04}-{:02}", today.year(), u8::from(today.month()));
@@ -343,5 +347,8 @@ async fn the_command_line_moves_and_shows_credits() {
     assert!(shown.out.contains("closing balance: 400"), "{shown:?}");
     let table = gateway.admin_says(&["statement", "--org", other, "--month", &month, "--csv"]).await;
     assert!(table.out.contains(",closing,,400,"), "{table:?}");
+    let marked =
+        gateway.admin_says(&["statement", "--org", other, "--month", &month, "--csv", "--bom"]).await;
+    assert_eq!(marked.out, format!("\u{feff}{}", table.out));
     assert_eq!(admin(&["statement", "--org", other, "--month", "2026-13"]).await.code, 1);
 }

@@ -205,7 +205,8 @@ async fn an_operators_word_does_not_hide_what_the_vendor_reported() {
     };
     guard.step(run).await.unwrap();
     guard.step(doubt()).await.unwrap();
-    db.database().release(guard.id(), "test", None).await.unwrap();
+    let found = db.database().hold(guard.id()).await.unwrap().unwrap();
+    db.database().release(&found, "test", json!({"task_id": "n74"}), None).await.unwrap();
     let drift: i64 = sqlx::query_scalar("select drift from task where hold_id = $1")
         .bind(guard.id().as_uuid())
         .fetch_one(db.pool())

@@ -207,6 +207,58 @@ async fn questions_that_hang_take_no_place_from_polls() {
     assert_eq!(gateway.balance().await, [998_400, 400, 1_200]);
 }
 
+async fn release(operator: &AdminClient<'_>, hold: &str, body: Value) -> AdminAnswer {
+    operator.post(&format!("/admin/v1/holds/{hold}/release"), body).await
+}
+
+/// A task that ran too long is in doubt, and its id is known.
+#[tokio::test]
+async fn what_the_vendor_has_is_not_released_on_an_operators_word() {
+    let mut gateway = TestGateway::builder()
+        .task_time(ENDLESS)
+        .config(|config| config.ledger.lease_ms = 1000)
+        .start()
+        .await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let id = gateway.task("a boat").await;
+    let hold = gateway.last_hold().await.reference();
+    let old = "update open_task set recorded_at = now() - interval '25 hours'";
+    let older = "update hold set created_at = now() - interval '25 hours'";
+    for statement in [old, older] {
+        sqlx::query(statement).execute(gateway.db.pool()).await.unwrap();
+    }
+    until("it is in doubt", async || {
+        gateway.status(&id).await;
+        shown(&operator, &hold).await["state"] == "IN_DOUBT"
+    })
+    .await;
+
+    let refused = release(&operator, &hold, json!({"reason": WHY})).await.expect(409);
+    assert_eq!(refused["code"], "does_not_fit");
+    assert!(refused["detail"].as_str().unwrap().contains("the vendor runs it"), "{refused}");
+    assert_eq!(refused["data"]["vendor"]["task_id"], json!(id));
+    let after = noted(&operator, &hold).await["after"].clone();
+    assert_eq!((&after["refused"], &after["task_id"]), (&json!(true), &json!(id)));
+    let said = gateway.admin_says(&["holds", "release", &hold, "--reason", WHY]).await;
+    assert!(said.code == 1 && said.err.contains("the vendor runs it"), "{said:?}");
+    gateway.fault_on_status(json!({"kind": "http_error", "status": 502})).await;
+    assert_eq!(
+        release(&operator, &hold, json!({"reason": WHY})).await.expect(503)["code"],
+        "vendor_unreachable"
+    );
+    assert_eq!(shown(&operator, &hold).await["state"], "IN_DOUBT");
+    assert_eq!(gateway.balance().await, [999_600, 400, 0]);
+
+    let said = gateway.admin_says(&["holds", "release", &hold, "--reason", WHY, "--force"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let after = noted(&operator, &hold).await["after"].clone();
+    assert_eq!((&after["task_id"], &after["forced"]), (&json!(id), &json!(true)));
+    assert!(after["vendor"].as_str().unwrap().contains("HTTP 502"), "{after}");
+    assert_eq!(gateway.balance().await, [1_000_000, 0, 0]);
+    // The platform pays for what the vendor ran.
+    gateway.expect_difference(400);
+}
+
 #[tokio::test]
 async fn a_mistyped_id_is_taken_back_and_the_right_one_settles() {
     let gateway = TestGateway::start().await;

@@ -73,6 +73,28 @@ async fn a_mistake_in_the_environment_is_told_by_the_name_of_the_variable() {
     }
 }
 
+/// A variable with one underscore is told with the mistakes of the file, and the field that it was meant for is not called missing.
+#[tokio::test]
+async fn mistakes_of_the_environment_and_of_the_file_are_told_at_once() {
+    let scratch = Scratch::new();
+    let text = least(&scratch).replace("https://", "ftp://").replacen(
+        "[database]",
+        "[log]\nlevel = \"loud\"\n[database]",
+        1,
+    );
+    let text: String =
+        text.lines().filter(|line| !line.starts_with("url")).map(|line| format!("{line}\n")).collect();
+    let file = scratch.file("gateway.toml", &text);
+    let said = check(&file, &[("TOLLGATE_DATABASE_URL", "postgres://127.0.0.1/x")]).await;
+    assert_eq!(said.code, 2, "{said:?}");
+    for part in
+        ["3 problems", "written TOLLGATE_DATABASE__URL", "log.level is 'loud'", "base_url is not usable"]
+    {
+        assert!(said.err.contains(part), "{part}: {said:?}");
+    }
+    assert!(!said.err.contains("database.url"), "{said:?}");
+}
+
 #[tokio::test]
 async fn a_valid_configuration_is_warned_of_what_crosses_a_network_unencrypted() {
     let scratch = Scratch::new();

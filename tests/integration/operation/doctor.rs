@@ -1,9 +1,13 @@
 //! `tollgate doctor`: everything that would go wrong, at once, and nothing bought or changed.
 
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
+use time::{Duration, OffsetDateTime};
+use tollgate::store::ProviderSpec;
 
 use crate::support::database::TestDatabase;
 use crate::support::gateway::{MASTER_KEY, TestGateway, closed_port};
+use crate::support::identity_provider::{AUDIENCE, Endpoint, ISSUER, Mood, Signer};
 use crate::support::openid::{Manner, OpenId};
 use crate::support::otlp::Collector;
 use crate::support::process::{Said, Scratch, run, run_with_env};
@@ -121,4 +125,82 @@ async fn it_tells_whether_people_can_sign_in_by_their_providers() {
     let said = run(&["doctor", "--json", "--config", &file]).await;
     let warnings = findings(&said, "warning");
     assert_eq!(warnings.iter().filter(|one| one.contains("public_url is not set")).count(), 2, "{said:?}");
+}
+
+/// A web server that has nothing of the vendor's, behind a `base_url` that is nearly right.
+#[tokio::test]
+async fn an_address_that_is_not_the_vendors_is_told() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    for (mood, level, words) in [
+        (
+            Mood::Status(404),
+            "error",
+            "HTTP 404 Not Found, and not in the form of the vendor's API. Set base_url",
+        ),
+        (
+            Mood::Status(405),
+            "error",
+            "HTTP 405 Method Not Allowed, and not in the form of the vendor's API. Set base_url",
+        ),
+        (Mood::Text("<html>welcome</html>".into()), "warning", "HTTP 200 OK. Make sure that"),
+    ] {
+        let web = Endpoint::start(mood).await;
+        let vendor = web.url().join("/").unwrap();
+        let file = scratch.file("gateway.toml", &config(gateway.db.url(), vendor.as_str(), ""));
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let found = findings(&said, level).join("\n");
+        assert!(
+            found.contains("vendor: kling-3.0, account main") && found.contains(words),
+            "{words}: {said:?}"
+        );
+        assert!(!said.out.contains("only a create proves"), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_that_end_are_told() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", gateway.simulator());
+    for (days, level, words) in [
+        (100, "ok", "server.tls: the certificate is valid for 100 more days"),
+        (5, "warning", "ends in 5 days. Put a new certificate"),
+        (-1, "error", "has ended. Put a new certificate"),
+    ] {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(days) + Duration::hours(12);
+        let key = KeyPair::generate().unwrap();
+        let certificate = scratch.file("tls.crt", &params.self_signed(&key).unwrap().pem());
+        let key = scratch.file("tls.key", &key.serialize_pem());
+        let tls = format!("[server.tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n");
+        let file = scratch.file("gateway.toml", &config(gateway.db.url(), &vendor, &tls));
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let found = findings(&said, level).join("\n");
+        assert!(found.contains("certificates: server.tls") && found.contains(words), "{words}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn identity_providers_whose_keys_cannot_be_fetched_are_told() {
+    let gateway = TestGateway::start().await;
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", gateway.simulator());
+    let file = scratch.file("gateway.toml", &config(gateway.db.url(), &vendor, ""));
+    let endpoint = Endpoint::start(Mood::Serve(vec![Signer::p256().jwk("k1")])).await;
+    let spec = ProviderSpec::new("corp", Some(gateway.caller.org), ISSUER, AUDIENCE, endpoint.url());
+    gateway.db.database().create_provider(&spec).await.unwrap();
+    let said = run(&["doctor", "--json", "--config", &file]).await;
+    let found = findings(&said, "ok").join("\n");
+    assert!(found.contains("identity providers: the keys of corp can be fetched"), "{said:?}");
+    for mood in [Mood::Status(404), Mood::Text("<html>".into())] {
+        endpoint.set(mood);
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let found = findings(&said, "warning").join("\n");
+        assert!(
+            found.contains("identity providers: corp: the identity provider's keys cannot be fetched"),
+            "{said:?}"
+        );
+        assert!(found.contains("its users are refused until then"), "{said:?}");
+    }
 }

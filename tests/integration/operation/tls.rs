@@ -11,6 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use reqwest::Method;
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::CertificateDer;
+use serde_json::json;
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -116,6 +117,33 @@ const TAKEN: &str = "tollgate_tls_reloads_total{listener=\"data\",outcome=\"ok\"
 const REFUSED: &str = "tollgate_tls_reloads_total{listener=\"data\",outcome=\"failed\"}";
 
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&rustls::version::TLS13], &[&rustls::version::TLS12]];
+
+/// A close_notify after the request says that no more is written, and not that nobody reads.
+#[tokio::test]
+async fn a_client_that_closes_its_side_of_a_tls_connection_gets_its_answer() {
+    let gateway = TestGateway::start().await;
+    gateway.fault_on_create(json!({"kind": "delay", "ms": 1500, "accept": true})).await;
+    let pair = Pair::new(30);
+    let files = Files::new(&pair);
+    let served = Served::start(&files.config(&gateway, "")).await;
+    let mut trust = Trust::of(std::slice::from_ref(&pair.certificate));
+    for versions in VERSIONS {
+        trust.versions = versions;
+        let mut stream = trust.connect(served.data).await;
+        let (key, body) = (&gateway.caller.text, body(&format!("{versions:?}")).to_string());
+        let request = format!(
+            "POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("task_id"), "{answer}");
+    }
+    assert_eq!(gateway.upstream_creates().await, (2, 2));
+    served.stop().await;
+}
 
 #[tokio::test]
 async fn creates_and_the_management_go_over_tls() {

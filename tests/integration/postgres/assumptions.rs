@@ -182,6 +182,43 @@ async fn a_database_that_does_not_wait_for_the_disk_is_refused() {
     made.remove().await;
 }
 
+/// The guards of the books, revocations and the audit log are triggers.
+#[tokio::test]
+async fn a_database_in_which_no_trigger_fires_is_refused() {
+    let db = TestDatabase::new().await;
+    let made = Made::with(&db, "").await;
+    made.run_as_administrator(&format!(
+        "alter database {} set session_replication_role = replica",
+        made.name
+    ))
+    .await;
+    let words = [
+        "session_replication_role is replica: no trigger fires",
+        "alter database",
+        "reset session_replication_role",
+    ];
+    made.is_refused(&words).await;
+    let reset = format!("alter database {} reset session_replication_role", made.name);
+    made.run_as_administrator(&reset).await;
+    assert_eq!(made.migrate().await.code, 0);
+    // It is looked at on each start, too.
+    made.run_as_administrator(&format!(
+        "alter database {} set session_replication_role = replica",
+        made.name
+    ))
+    .await;
+    let said = made.serve().await;
+    assert!(said.code == 3 && said.err.contains(words[0]) && said.err.contains(words[2]), "{said:?}");
+    made.run_as_administrator(&format!(
+        "alter role current_user in database {} set session_replication_role = replica",
+        made.name
+    ))
+    .await;
+    let told = made.shortfalls(Purpose::Serve).await;
+    assert!(told.iter().any(|told| told.blocking && told.remedy.contains("in database")), "{told:?}");
+    made.remove().await;
+}
+
 #[tokio::test]
 async fn a_role_that_lacks_rights_is_told_each_grant_before_the_first_migration() {
     let db = TestDatabase::new().await;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::gateway::Answer;
 
@@ -31,6 +32,13 @@ impl Trust {
             roots.add(certificate.clone()).unwrap();
         }
         Self { roots, versions: rustls::ALL_VERSIONS }
+    }
+
+    /// A connection with TLS, for bytes as a test writes them.
+    pub async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        self.connector(b"http/1.1").connect(name, stream).await.unwrap()
     }
 
     fn connector(&self, alpn: &[u8]) -> TlsConnector {

@@ -25,6 +25,8 @@ async fn creates_and_status_answers_are_decoded() {
         Coding::of("gzip", Encode::Gzip),
         Coding::of("GZIP", Encode::Gzip),
         Coding::of("x-gzip", Encode::Gzip),
+        Coding::of("gzip, identity", Encode::Gzip),
+        Coding::of("identity,x-gzip", Encode::Gzip),
         Coding::of("deflate", Encode::Deflate),
         Coding::of("br", Encode::Brotli),
         Coding::of("zstd", Encode::Zstd),

@@ -32,7 +32,10 @@ pub(super) async fn settle(visit: Visit) -> Outcome {
 /// Says that nothing is owed for a task.
 pub(super) async fn release(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
-    let body = json!({"reason": fields.need("reason")?}).to_string();
+    let body = body(&[
+        ("reason", json!(fields.need("reason")?)),
+        ("force", if fields.is_set("force") { json!(true) } else { Value::Null }),
+    ]);
     step(&visit, &fields, "release", body, "released").await
 }
 

@@ -29,6 +29,10 @@ pub(super) struct Facts {
     /// Where that setting comes from, in the words of `pg_settings`.
     synchronous_commit_source: String,
     synchronous_standbys: bool,
+    /// `replica`: no trigger fires, and no foreign key is looked at.
+    replication_role: String,
+    /// Where that setting comes from, in the words of `pg_settings`.
+    replication_role_source: String,
     fsync: String,
     full_page_writes: String,
     /// Whether the server, the database or the role says that its data may be lost: that of tests.
@@ -98,6 +102,9 @@ const ASK: &str = "
            coalesce((select source from pg_settings where name = 'synchronous_commit'), '')
                as synchronous_commit_source,
            coalesce(current_setting('synchronous_standby_names', true), '') <> '' as synchronous_standbys,
+           coalesce(current_setting('session_replication_role', true), '') as replication_role,
+           coalesce((select source from pg_settings where name = 'session_replication_role'), '')
+               as replication_role_source,
            coalesce(current_setting('fsync', true), '') as fsync,
            coalesce(current_setting('full_page_writes', true), '') as full_page_writes,
            coalesce(current_setting('tollgate.data_may_be_lost', true), '') in ('on', 'true', 'yes', '1')
@@ -160,6 +167,7 @@ impl Facts {
     pub(super) fn shortfalls(&self, purpose: Purpose) -> Vec<Shortfall> {
         let mut found = Vec::new();
         self.server(&mut found);
+        self.guards(&mut found);
         self.durability(&mut found);
         self.strangers(&mut found);
         if !self.is_foreign() {
@@ -197,6 +205,17 @@ impl Facts {
         }
     }
 
+    /// Revocations, the audit log and the rule that entries are only added are the work of triggers.
+    fn guards(&self, found: &mut Vec<Shortfall>) {
+        if self.replication_role == "replica" {
+            found.push(Shortfall::blocking(
+                "session_replication_role is replica: no trigger fires, so revoked keys would go on working, nothing would \
+                 be written to the audit log, and entries of the ledger could be changed",
+                self.remedy_for("session_replication_role", &self.replication_role_source, "origin"),
+            ));
+        }
+    }
+
     fn durability(&self, found: &mut Vec<Shortfall>) {
         if self.data_may_be_lost {
             return;
@@ -229,19 +248,23 @@ impl Facts {
     }
 
     fn synchronous_commit_remedy(&self) -> String {
+        self.remedy_for("synchronous_commit", &self.synchronous_commit_source, "on")
+    }
+
+    /// How a setting of the server is set right, by where its value comes from.
+    fn remedy_for(&self, setting: &str, source: &str, right: &str) -> String {
         let (role, database) = (quoted(&self.role), quoted(&self.database));
-        match self.synchronous_commit_source.as_str() {
-            "client" => "Take synchronous_commit out of the options in the database URL".into(),
-            "user" => format!("As an administrator: alter role {role} reset synchronous_commit"),
-            "database" => format!("As an administrator: alter database {database} reset synchronous_commit"),
+        match source {
+            "client" => format!("Take {setting} out of the options in the database URL"),
+            "user" => format!("As an administrator: alter role {role} reset {setting}"),
+            "database" => format!("As an administrator: alter database {database} reset {setting}"),
             "database user" => {
-                format!(
-                    "As an administrator: alter role {role} in database {database} reset synchronous_commit"
-                )
+                format!("As an administrator: alter role {role} in database {database} reset {setting}")
             }
-            "command line" => "Start the server without synchronous_commit on its command line".into(),
-            _ => "As an administrator: alter system set synchronous_commit = on; select pg_reload_conf()"
-                .into(),
+            "command line" => format!("Start the server without {setting} on its command line"),
+            _ => {
+                format!("As an administrator: alter system set {setting} = {right}; select pg_reload_conf()")
+            }
         }
     }
 
@@ -424,6 +447,7 @@ mod tests {
             schema: Some("public".into()),
             encoding: "UTF8".into(),
             synchronous_commit: "on".into(),
+            replication_role: "origin".into(),
             fsync: "on".into(),
             full_page_writes: "on".into(),
             may_create_schemas: true,

@@ -183,6 +183,8 @@ impl ProviderSpec {
         let padded = |text: &String| text.trim() != text || text.chars().any(char::is_control);
         let compared = [Some(&self.issuer)].into_iter().chain(claims).flatten();
         let compared = compared.chain(&self.audiences).chain(self.role_map.keys());
+        let is_number = |claim: &Option<String>| claim.as_deref().is_some_and(|name| NUMBERS.contains(&name));
+        let of_words = self.role_claim.as_deref().is_some_and(|name| LISTS_OF_WORDS.contains(&name));
         let of_operators = self.serves == Serves::Operators;
         Some(if texts.chain(&self.audiences).any(bad_text) || self.audiences.is_empty() {
             "name, issuer, audiences and claims must not be empty, nor longer than 500 characters"
@@ -195,6 +197,11 @@ impl ProviderSpec {
             "issuer and jwks_url must not have a placeholder in braces: put the tenant's own id there"
         } else if NOT_OF_A_USER.contains(&self.user_claim.as_str()) {
             "user_claim must identify the user: iss, aud, exp, nbf, iat and jti do not"
+        } else if [&self.org_claim, &self.team_claim, &self.role_claim].into_iter().any(is_number) {
+            "org_claim, team_claim and role_claim must be texts: exp, nbf and iat are times, which name nothing"
+        } else if of_words && self.role_map.keys().any(|value| value.contains(char::is_whitespace)) {
+            "the values in role_map must be single words where role_claim is scope or scp, whose words are separated by \
+             blanks: no token would match"
         } else if self.algorithms.is_empty() {
             "at least one algorithm is needed"
         } else if !is_safe(&self.jwks_url) {
@@ -265,6 +272,12 @@ const OPENID: &str = "openid";
 
 /// Claims of tokens that do not identify a user: `jti` would make a new user of each token.
 const NOT_OF_A_USER: &[&str] = &["iss", "aud", "exp", "nbf", "iat", "jti"];
+
+/// Claims of tokens that are times (RFC 7519).
+const NUMBERS: &[&str] = &["exp", "nbf", "iat"];
+
+/// Claims whose text is a list of words, separated by spaces (RFC 8693, 4.2; Entra ID).
+pub const LISTS_OF_WORDS: &[&str] = &["scope", "scp"];
 
 /// Whether a URL has braces, which its parser has perhaps escaped.
 fn has_placeholder(url: &Url) -> bool {
