@@ -33,7 +33,7 @@ const REQUEST: usize = 8 << 10;
 
 /// How long the body of a request is read whose caller has its share already: long enough for one that is on its way, so that the
 /// refusal is not lost, and not so long that many such take the places of strangers.
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(20);
 
 /// The bytes that the heads of requests in progress take on one listener.
 #[derive(Debug)]
