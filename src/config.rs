@@ -128,8 +128,10 @@ pub struct Server {
     /// Whether the organisations' own part of the management API, `/admin/v1`, is served on this listener too: what members and
     /// admins of an organisation may call, and nothing that is for operators alone.
     pub tenant_api: bool,
-    /// The most connections at a time. One network (an IPv4 address, or the /64 of an IPv6 address) gets half of those that are
-    /// free; connections without valid credentials get a quarter of all. Trusted proxies get what is free.
+    /// The most connections at a time. Connections without valid credentials get a quarter of all, of which one network (an IPv4
+    /// address, or the /64 of an IPv6 address) gets half of those that are free; of the others an organisation or an operator
+    /// gets half of those that are free. Trusted proxies get what is free; each request that they send over HTTP/1.1 counts as a
+    /// connection of its caller.
     #[schemars(range(min = 16, max = 100_000))]
     pub max_connections: usize,
     /// How long a client may take to read a piece (64 KiB) of an answer; then its connection is closed.
@@ -167,7 +169,7 @@ impl Default for Server {
             proxy_header: ProxyHeader::default(),
             cors_origins: Vec::new(),
             tenant_api: true,
-            max_connections: 3_000,
+            max_connections: 2_000,
             write_timeout_ms: 30_000,
             max_bytes_under_way: 192 << 20,
             tls: None,
@@ -495,7 +497,7 @@ pub struct Auth {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { cached_keys: 100_000, stale_max_ms: 300_000, jwks_refresh_ms: 300_000 }
+        Self { cached_keys: 50_000, stale_max_ms: 300_000, jwks_refresh_ms: 300_000 }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Listeners: hyper with HTTP/1 and HTTP/2, with or without TLS, one task for each connection, and an orderly shutdown.
 //!
 //! Everything that a client can make grow has a bound, for each connection and in sum: the number of connections
-//! ([`connections`]), the buffers of each, the requests of a client that has not authenticated, and the time that an
-//! answer may stay unread ([`answers`]).
+//! ([`connections`]), the buffers of each, the requests in progress ([`turns`]), and the time that an answer may stay unread
+//! ([`answers`]).
 
 mod answers;
 mod connections;
 mod socket;
-mod strangers;
 pub mod tls;
+mod turns;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +20,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http_body_util::{Either, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -33,14 +34,14 @@ use tower::Service;
 
 use self::answers::{AnswerBody, Owed};
 pub use self::connections::register;
-use self::connections::{Connections, GRACE, Standing};
+use self::connections::{Connections, GRACE, InProgress, Place, Standing};
 use self::socket::Socket;
-use self::strangers::{StrangersGate, TooManyStrangers};
 pub use self::tls::Certificate;
+use self::turns::{Gate, Heads, RequestTurn, Taken};
 use crate::access::proxies::TrustedProxies;
-use crate::call::{Network, Peer};
+use crate::call::Peer;
+use crate::error::GatewayError;
 use crate::metrics as m;
-use crate::shares::Shares;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -96,6 +97,9 @@ const SEND_BUFFER: usize = 32 << 10;
 /// The most memory that a connection needs besides bodies and answers, in bytes.
 pub const CONNECTION_MEMORY: usize = CONNECTION_WINDOW as usize + SEND_BUFFER + MAX_HEAD;
 
+/// The most memory that the heads of strangers' requests in progress need on one listener, in bytes.
+pub const STRANGERS_MEMORY: usize = turns::STRANGERS_HEADS;
+
 /// How a listener serves, and until when.
 #[derive(Clone)]
 pub struct ServeOptions {
@@ -103,6 +107,8 @@ pub struct ServeOptions {
     pub listener: &'static str,
     /// The most connections at a time.
     pub max_connections: usize,
+    /// The most bytes in the heads of requests in progress whose callers are known.
+    pub max_heads: usize,
     /// The time a client has from connecting to the head of its first request, and between two requests.
     pub header_timeout: Duration,
     /// The time a client has to read a piece of an answer.
@@ -148,8 +154,7 @@ impl<B> AnswerOf for B where B: http_body::Body<Data = Bytes, Error: Into<BoxErr
 struct Serving {
     options: ServeOptions,
     connections: Arc<Connections>,
-    /// The bytes of heads of strangers' requests in progress.
-    heads: Arc<Shares<Network>>,
+    heads: Arc<Heads>,
     builder: Builder<TokioExecutor>,
 }
 
@@ -175,7 +180,7 @@ impl Serving {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(20));
         let connections = Connections::new(options.listener, options.max_connections, GRACE);
-        let heads = strangers::heads(options.listener);
+        let heads = Heads::new(options.listener, options.max_heads);
         Self { options, connections, heads, builder }
     }
 }
@@ -219,17 +224,17 @@ where
     let options = &serving.options;
     let (peer, standing) = (Peer::stranger(address), Standing::default());
     let place = if options.proxies.trusts(address) {
-        peer.is_known();
         serving.connections.enter_as_proxy(address)
     } else {
         serving.connections.enter(address, &standing).await
     };
-    let Some(mut place) = place else { return };
+    let Some(place) = place else { return };
     let socket = Socket::new(stream);
-    let mut serving_it = std::pin::pin!(async {
+    let client = Client { peer: &peer, standing: &standing, place: &place };
+    let serving_it = std::pin::pin!(async {
         tokio::select! {
             biased;
-            () = serve_connection(socket.clone(), &peer, &standing, service, &serving) => {}
+            () = serve_connection(socket.clone(), client, service, &serving) => {}
             // Ends the requests in progress: nobody can be answered.
             () = socket.broken(&peer) => {}
         }
@@ -237,28 +242,28 @@ where
     tokio::select! {
         // First, so that a request that has arrived is seen before the connection may be closed.
         biased;
-        () = serving_it.as_mut() => return,
-        () = place.wanted(&standing) => return,
-        () = peer.known() => {}
+        () = serving_it => {}
+        () = place.wanted(&standing) => {}
     }
-    place.is_known();
-    serving_it.await;
 }
 
-async fn serve_connection<S, B>(
-    stream: Socket,
-    peer: &Peer,
-    standing: &Standing,
-    service: S,
-    serving: &Serving,
-) where
+/// Who is at the other end of a connection, and what the listener knows of it.
+#[derive(Clone, Copy)]
+struct Client<'a> {
+    peer: &'a Peer,
+    standing: &'a Standing,
+    place: &'a Place,
+}
+
+async fn serve_connection<S, B>(stream: Socket, client: Client<'_>, service: S, serving: &Serving)
+where
     S: Answers<B>,
     B: AnswerOf,
 {
     let options = &serving.options;
     let late = std::pin::pin!(tokio::time::sleep(options.header_timeout));
     let Some(certificate) = &options.tls else {
-        return serve_requests(stream, (peer, standing), service, serving, late).await;
+        return serve_requests(stream, client, service, serving, late).await;
     };
     let mut late = late;
     // Port probes and idle pre-connects that close before a request are not TLS handshake failures.
@@ -273,7 +278,7 @@ async fn serve_connection<S, B>(
     }
     tokio::select! {
         shaken = certificate.accept(stream) => match shaken {
-            Ok(stream) => serve_requests(stream, (peer, standing), service, serving, late).await,
+            Ok(stream) => serve_requests(stream, client, service, serving, late).await,
             Err(error) => certificate.failed(error),
         },
         () = late.as_mut() => certificate.failed("it took too long"),
@@ -290,28 +295,60 @@ struct Activity {
 }
 
 /// A request whose answer is not completely written; counted until it is dropped.
-struct Answering(Arc<watch::Sender<Activity>>);
+struct Answering {
+    activity: Arc<watch::Sender<Activity>>,
+    in_progress: Option<InProgress>,
+}
 
 impl Answering {
-    fn of(activity: &Arc<watch::Sender<Activity>>, version: Version) -> Self {
+    fn of(activity: &Arc<watch::Sender<Activity>>, version: Version, in_progress: InProgress) -> Self {
         activity.send_modify(|activity| {
             activity.version = Some(version);
             activity.requests += 1;
         });
-        Self(activity.clone())
+        Self { activity: activity.clone(), in_progress: Some(in_progress) }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.send_modify(|activity| activity.requests -= 1);
+        self.activity.send_modify(|activity| activity.requests -= 1);
     }
+}
+
+/// The answer to a request, and the turn that it had; none: there was no room for the request.
+async fn answer<S, B>(
+    request: Request<hyper::body::Incoming>,
+    mut service: S,
+    gate: &Gate,
+) -> (Response<Either<B, Full<Bytes>>>, Option<Arc<RequestTurn>>)
+where
+    S: Answers<B>,
+    B: AnswerOf,
+{
+    let close = (request.version() < Version::HTTP_2).then(|| HeaderValue::from_static("close"));
+    let Ok(turn) = gate.pass(&request).await else {
+        // The body is not read: who sends it has what is its share already.
+        let mut answer = GatewayError::NoRoom.into_answer().map(Either::Right);
+        answer.headers_mut().extend(close.map(|close| (CONNECTION, close)));
+        return (answer, None);
+    };
+    // A body that is refused may be read for some more seconds, and keeps the turn for as long.
+    let mut request = request.map(|body| Body::new(Taken::new(body, turn.clone())));
+    request.extensions_mut().insert(turn.peer());
+    let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+    let Ok(answer) = service.call(request).await;
+    let mut answer = answer.map(Either::Left);
+    if turn.was_refused() {
+        answer.headers_mut().extend(close.map(|close| (CONNECTION, close)));
+    }
+    (answer, Some(turn))
 }
 
 /// Serves the requests of one connection.
 async fn serve_requests<I, S, B>(
     io: I,
-    (peer, standing): (&Peer, &Standing),
+    client: Client<'_>,
     service: S,
     serving: &Serving,
     late: Pin<&mut Sleep>,
@@ -325,22 +362,25 @@ async fn serve_requests<I, S, B>(
     let activity = Arc::new(activity);
     let owed = Arc::new(Owed::default());
     let (drain, owing) = (options.drain.clone(), owed.clone());
-    let gate = StrangersGate::new(peer.clone(), standing.clone(), serving.heads.clone());
+    let (connections, id) = (&serving.connections, client.place.id());
+    let gate = Gate::new(client.peer, &options.proxies, connections, id, &serving.heads);
+    let standing = client.standing.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let version = request.version();
-        let answering = Answering::of(&activity, version);
-        let (mut service, drain, gate, owed) = (service.clone(), drain.clone(), gate.clone(), owing.clone());
+        let mut answering = Answering::of(&activity, request.version(), standing.request());
+        let (service, drain, gate, owed) = (service.clone(), drain.clone(), gate.clone(), owing.clone());
         async move {
-            let _turn = gate.pass(&request).await?;
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(gate.peer().clone());
-            let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-            let Ok(mut answer) = service.call(request).await;
+            let version = request.version();
+            let (mut answer, turn) = answer(request, service, &gate).await;
+            let turn = turn.filter(|turn| turn.lasts_until_written());
+            if turn.is_none() {
+                // A stranger that does not read its answer may be put out.
+                answering.in_progress = None;
+            }
             guard(answer.headers_mut());
             if version < Version::HTTP_2 && drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, TooManyStrangers>(answer.map(|body| AnswerBody::new(body, &owed, answering)))
+            Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, &owed, (turn, answering))))
         }
     });
     let begun = heard.clone();

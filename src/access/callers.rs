@@ -1,5 +1,6 @@
 //! From an `Authorization` header to a caller: by an API key, an operator token, or a token of an identity provider.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use super::uses::{LastNoted, Uses};
 use crate::access::jwks::KeySets;
 use crate::access::oidc::SignInClient;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
+use crate::call::Party;
 use crate::clock::Clock;
 use crate::config::{Auth as AuthConfig, ms};
 use crate::error::GatewayError;
@@ -38,6 +40,18 @@ impl Caller {
         match self {
             Self::Operator(_) => None,
             Self::Tenant(principal) => Some(principal.org),
+        }
+    }
+
+    /// Whose share the caller's requests and connections come out of.
+    pub fn party(&self) -> Party {
+        match self {
+            Self::Operator(operator) => {
+                let mut hasher = DefaultHasher::new();
+                operator.name.hash(&mut hasher);
+                Party::Operator(hasher.finish())
+            }
+            Self::Tenant(principal) => Party::Org(principal.org),
         }
     }
 

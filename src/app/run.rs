@@ -31,6 +31,11 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most connections of the operations listener, at a time.
 pub(super) const OPERATIONS_CONNECTIONS: usize = 200;
 
+/// The most bytes in the heads of requests in progress whose callers are known: on the data listener, and on the operations
+/// listener.
+pub(super) const HEADS: usize = 64 << 20;
+pub(super) const OPERATIONS_HEADS: usize = 16 << 20;
+
 /// How long one look at a certificate's files may take.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -88,6 +93,7 @@ impl App {
         let options = ServeOptions {
             listener: "data",
             max_connections: self.max_connections,
+            max_heads: HEADS,
             write_timeout: ms(self.config.server.write_timeout_ms),
             proxies: TrustedProxies::new(&self.config.server),
             header_timeout: ms(self.config.server.header_timeout_ms),
@@ -100,6 +106,7 @@ impl App {
         let admin_options = ServeOptions {
             listener: "operations",
             max_connections: OPERATIONS_CONNECTIONS,
+            max_heads: OPERATIONS_HEADS,
             tls: certificate,
             drain: drained.clone(),
             stop: drained.clone(),

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use futures_util::future::BoxFuture;
 use http::Extensions;
 use tokio::sync::SetOnce;
+
+use crate::ids::OrgId;
 
 /// The network of a client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
 /// network has at least.
@@ -28,19 +31,40 @@ impl Network {
     }
 }
 
+/// Whose a request is, once it has shown valid credentials: what it takes comes out of this one's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Party {
+    Org(OrgId),
+    /// An operator, by a hash of its name in the audit log.
+    Operator(u64),
+}
+
+/// The caller has its share of the connections or of the requests in progress already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this caller has its share of connections and requests in progress")]
+pub struct NoRoom;
+
+/// What the listener holds for a request in progress.
+pub trait Turn: fmt::Debug + Send + Sync {
+    /// The request is this one's from now on, and so is its connection, unless it is a proxy's.
+    fn is_of(self: Arc<Self>, party: Party) -> BoxFuture<'static, Result<(), NoRoom>>;
+}
+
 /// The connection that a request arrived on; the server adds it to the request's extensions.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The address at the other end: a client's, or a proxy's.
     pub address: IpAddr,
-    known: Arc<SetOnce<()>>,
+    known: Arc<SetOnce<Party>>,
     half_closed: Arc<SetOnce<()>>,
+    /// What is held for the request; none, once it was answered.
+    turn: Option<Weak<dyn Turn>>,
 }
 
 impl Peer {
     /// A connection whose client has not authenticated yet.
     pub fn stranger(address: IpAddr) -> Self {
-        Self { address, known: Arc::new(SetOnce::new()), half_closed: Arc::new(SetOnce::new()) }
+        Self { address, known: Arc::new(SetOnce::new()), half_closed: Arc::new(SetOnce::new()), turn: None }
     }
 
     /// The connection of a request with these extensions; without one, as in tests of a service alone, a connection from
@@ -49,20 +73,35 @@ impl Peer {
         extensions.get::<Self>().cloned().unwrap_or_else(|| Self::stranger(IpAddr::from([0, 0, 0, 0])))
     }
 
-    /// Records that a request on this connection had valid credentials: from now on it is not a stranger's.
-    pub fn is_known(&self) {
+    /// The connection, as it is added to a request for which `turn` is held.
+    #[must_use]
+    pub fn with(&self, turn: Weak<dyn Turn>) -> Self {
+        Self { turn: Some(turn), ..self.clone() }
+    }
+
+    /// Tells the listener that the request had valid credentials, and whose they are. An error: there is no room for one more
+    /// request, or one more connection, of this caller.
+    pub async fn is_known(&self, party: Party) -> Result<(), NoRoom> {
+        match self.turn.as_ref().and_then(Weak::upgrade) {
+            Some(turn) => turn.is_of(party).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Records whose connection it is: from now on it is not a stranger's.
+    pub fn belongs_to(&self, party: Party) {
         // Only the first one of a connection makes a difference.
-        let _ = self.known.set(());
+        let _ = self.known.set(party);
     }
 
-    /// Whether it is still a stranger's connection.
-    pub fn is_stranger(&self) -> bool {
-        !self.known.initialized()
+    /// Whose connection it is; none: still a stranger's.
+    pub fn party(&self) -> Option<Party> {
+        self.known.get().copied()
     }
 
-    /// Completes when a request on this connection has had valid credentials.
-    pub async fn known(&self) {
-        self.known.wait().await;
+    /// Completes when it is known whose connection it is.
+    pub async fn known(&self) -> Party {
+        *self.known.wait().await
     }
 
     /// Records that the client has closed its direction of the connection.

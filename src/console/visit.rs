@@ -364,7 +364,8 @@ async fn visit(console: Arc<Console>, request: Request) -> Result<Visit, Trouble
     if expected != console.parts.audience {
         return Err(ended());
     }
-    Peer::of(&head.extensions).is_known();
+    let peer = Peer::of(&head.extensions);
+    peer.is_known(signed_in.caller().party()).await.map_err(|_| GatewayError::NoRoom)?;
     let params = RawPathParams::from_request_parts(&mut head, &()).await;
     let params = params.map_err(|_| Trouble::not_found("There is no page at this address."))?;
     let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

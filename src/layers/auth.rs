@@ -50,7 +50,8 @@ impl Auth {
             Some(signed_in) => signed_in.into_caller(),
             None => part("auth", || self.keys.authenticate(header, peer, stale_will_do)).await?,
         };
-        call.context.connection.is_known();
+        let known = call.context.connection.is_known(caller.party());
+        known.await.map_err(|_| GatewayError::NoRoom)?;
         match caller {
             Caller::Tenant(principal) => Ok(principal),
             Caller::Operator(_) => Err(GatewayError::Forbidden(

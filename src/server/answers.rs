@@ -22,19 +22,20 @@ pub(super) struct Owed {
     clock: Clock,
 }
 
-/// One answer that is owed.
+/// One answer that is owed, with what is held until it is written.
 #[derive(Debug)]
-struct OwedAnswer {
+struct OwedAnswer<W> {
     owed: Arc<Owed>,
     id: u64,
+    _with: W,
 }
 
 impl Owed {
-    fn add(self: &Arc<Self>) -> OwedAnswer {
+    fn add<W>(self: &Arc<Self>, with: W) -> OwedAnswer<W> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let id = answers.last_key_value().map_or(0, |(last, _)| last + 1);
         answers.insert(id, self.clock.now());
-        OwedAnswer { owed: self.clone(), id }
+        OwedAnswer { owed: self.clone(), id, _with: with }
     }
 
     /// Completes when an answer has not moved on for `limit`.
@@ -51,32 +52,32 @@ impl Owed {
     }
 }
 
-impl OwedAnswer {
+impl<W> OwedAnswer<W> {
     fn moves(&self) {
         let mut answers = self.owed.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.insert(self.id, self.owed.clock.now());
     }
 }
 
-impl Drop for OwedAnswer {
+impl<W> Drop for OwedAnswer<W> {
     fn drop(&mut self) {
         self.owed.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
 /// A piece of an answer. The connection drops it when it has written it.
-struct Piece {
+struct Piece<W> {
     bytes: Bytes,
-    owed: Arc<OwedAnswer>,
+    owed: Arc<OwedAnswer<W>>,
 }
 
-impl AsRef<[u8]> for Piece {
+impl<W> AsRef<[u8]> for Piece<W> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Piece {
+impl<W> Drop for Piece<W> {
     fn drop(&mut self) {
         self.owed.moves();
     }
@@ -86,17 +87,16 @@ impl Drop for Piece {
 pub(super) struct AnswerBody<B, W> {
     body: B,
     rest: Bytes,
-    owed: Arc<OwedAnswer>,
-    _with: W,
+    owed: Arc<OwedAnswer<W>>,
 }
 
 impl<B, W> AnswerBody<B, W> {
     pub(super) fn new(body: B, owed: &Arc<Owed>, with: W) -> Self {
-        Self { body, rest: Bytes::new(), owed: Arc::new(owed.add()), _with: with }
+        Self { body, rest: Bytes::new(), owed: Arc::new(owed.add(with)) }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin, W: Unpin> Body for AnswerBody<B, W> {
+impl<B: Body<Data = Bytes> + Unpin, W: Send + Sync + 'static> Body for AnswerBody<B, W> {
     type Data = Bytes;
     type Error = B::Error;
 

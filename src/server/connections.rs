@@ -1,15 +1,15 @@
-//! How many connections a listener has, and from where. Whoever opens connections without limit gets only its share of
-//! them, and strangers, who have not shown valid credentials yet, get a part of that which is theirs.
+//! How many connections a listener has, and whose they are. Strangers, who have not shown valid credentials yet, get a part of
+//! them, and in it each network its share; the others are shared by the organisations and operators that they belong to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::call::Network;
+use crate::call::{Network, Party};
 use crate::clock::Clock;
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
@@ -19,6 +19,9 @@ const STRANGERS: usize = 4;
 
 /// How long a new connection waits at most for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a request waits at most until an idle connection is closed for its own.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A stranger's connection is not closed for another one before it has had this time to send a request.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -32,68 +35,109 @@ pub(super) struct Connections {
     listener: &'static str,
     all: Arc<Shares<Network>>,
     strangers: Arc<Shares<Network>>,
-    /// The strangers' connections, oldest first, and what closes each.
-    closing: Mutex<Strangers>,
+    known: Arc<Shares<Party>>,
+    open: Mutex<Open>,
     grace: Duration,
     clock: Clock,
 }
 
+/// The clients' connections, each kind with the oldest first, and what closes each.
 #[derive(Debug, Default)]
-struct Strangers {
+struct Open {
     next: u64,
-    open: BTreeMap<u64, Stranger>,
+    strangers: BTreeMap<u64, Stranger>,
+    known: BTreeMap<u64, Known>,
 }
 
 /// A connection on which no valid credentials were seen yet.
 #[derive(Debug)]
 struct Stranger {
+    one: Share<Network>,
     network: Network,
     since: Instant,
     standing: Standing,
-    /// Whether it was asked to close.
-    asked: bool,
+}
+
+/// A connection of somebody who is known.
+#[derive(Debug)]
+struct Known {
+    _one: Share<Party>,
+    party: Party,
+    standing: Standing,
 }
 
 /// A connection's place. Dropping it makes room for another connection.
 #[derive(Debug)]
 pub(super) struct Place {
     _one: Share<Network>,
-    stranger: Option<StrangersPlace>,
+    /// None: it is a proxy's connection.
+    client: Option<ClientsPlace>,
 }
 
 #[derive(Debug)]
-struct StrangersPlace {
-    _one: Share<Network>,
+struct ClientsPlace {
     connections: Arc<Connections>,
     id: u64,
 }
 
 /// What a connection's requests and its place know of each other.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Standing {
-    requests: Arc<AtomicUsize>,
-    close: Arc<Notify>,
+pub(super) struct Standing(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    requests: AtomicUsize,
+    /// When the last request ended.
+    idle_since: Mutex<Instant>,
+    /// Whether it was asked to close.
+    asked: AtomicBool,
+    close: Notify,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            requests: AtomicUsize::default(),
+            idle_since: Mutex::new(Clock.now()),
+            asked: AtomicBool::default(),
+            close: Notify::default(),
+        }
+    }
 }
 
 /// A request in progress, until it is dropped.
 #[derive(Debug)]
-pub(super) struct InProgress(Arc<AtomicUsize>);
+pub(super) struct InProgress(Arc<Shared>);
 
 impl Standing {
     /// Counts a request: a connection with requests in progress is not closed to make room.
     pub(super) fn request(&self) -> InProgress {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        InProgress(self.requests.clone())
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        InProgress(self.0.clone())
     }
 
     fn is_idle(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) == 0
+        self.0.requests.load(Ordering::Relaxed) == 0
+    }
+
+    fn idle_since(&self) -> Instant {
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed)
+    }
+
+    fn ask_to_close(&self) {
+        self.0.asked.store(true, Ordering::Relaxed);
+        self.0.close.notify_one();
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Clock.now();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -102,10 +146,13 @@ pub fn register(listener: &'static str) {
     metrics::counter!(m::CONNECTIONS_CLOSED_FOR_ROOM, "listener" => listener).increment(0);
     metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => listener).increment(0);
     metrics::counter!(m::CONNECTIONS_STALLED, "listener" => listener).increment(0);
-    for who in ["all", "strangers"] {
+    metrics::counter!(m::REQUESTS_WITHOUT_ROOM, "listener" => listener).increment(0);
+    for who in ["all", "strangers", "known"] {
         metrics::gauge!(m::CONNECTIONS, "listener" => listener, "of" => who).set(0);
     }
-    metrics::gauge!(m::STRANGERS_HEADS_BYTES, "listener" => listener).set(0);
+    for who in ["strangers", "known"] {
+        metrics::gauge!(m::HEADS_BYTES, "listener" => listener, "of" => who).set(0);
+    }
 }
 
 impl Connections {
@@ -114,11 +161,15 @@ impl Connections {
         let gauge = |who: &'static str| metrics::gauge!(m::CONNECTIONS, "listener" => listener, "of" => who);
         // Each of those that wait has a descriptor.
         let waiting = most / 2;
+        let strangers = (most / STRANGERS).max(1);
+        // What strangers may have and what those may have who are known is not more than all.
+        let known = most.saturating_sub(strangers).max(1);
         Arc::new(Self {
             listener,
             all: Shares::with_queue(most, waiting, gauge("all")),
-            strangers: Shares::with_queue((most / STRANGERS).max(1), waiting, gauge("strangers")),
-            closing: Mutex::default(),
+            strangers: Shares::with_queue(strangers, waiting, gauge("strangers")),
+            known: Shares::with_queue(known, strangers, gauge("known")),
+            open: Mutex::default(),
             grace,
             clock: Clock,
         })
@@ -130,19 +181,19 @@ impl Connections {
     pub(super) async fn enter(self: &Arc<Self>, address: IpAddr, standing: &Standing) -> Option<Place> {
         let network = Network::of(address);
         let entered = async {
-            let stranger = self.place(&self.strangers, network).await?;
-            let one = self.place(&self.all, network).await?;
+            let stranger = self.strangers_place(network).await?;
+            let one = self.place(network).await?;
             let id = {
                 let standing = standing.clone();
-                let mut strangers = self.closing();
-                strangers.next += 1;
-                let id = strangers.next;
+                let mut open = self.open();
+                open.next += 1;
+                let id = open.next;
                 let since = self.clock.now();
-                strangers.open.insert(id, Stranger { network, since, standing, asked: false });
+                open.strangers.insert(id, Stranger { one: stranger, network, since, standing });
                 id
             };
-            let stranger = StrangersPlace { _one: stranger, connections: self.clone(), id };
-            Some(Place { _one: one, stranger: Some(stranger) })
+            let client = Some(ClientsPlace { connections: self.clone(), id });
+            Some(Place { _one: one, client })
         };
         let entered = tokio::time::timeout(PATIENCE, entered).await.ok().flatten();
         if entered.is_none() {
@@ -151,79 +202,171 @@ impl Connections {
         entered
     }
 
-    /// A place for a connection from a proxy that is trusted. It stands for many clients, so it gets what is free.
+    /// A place for a connection from a proxy that is trusted. It stands for many clients, so it gets what is free; its requests
+    /// take places of their own.
     pub(super) fn enter_as_proxy(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let place =
-            self.all.take_freely(Network::of(address), 1).map(|one| Place { _one: one, stranger: None });
+            self.all.take_freely(Network::of(address), 1).map(|one| Place { _one: one, client: None });
         if place.is_none() {
             metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => self.listener).increment(1);
         }
         place
     }
 
-    async fn place(&self, of: &Arc<Shares<Network>>, network: Network) -> Option<Share<Network>> {
+    /// The place of a request that a stranger from `network` sends through a proxy.
+    pub(super) fn place_of_stranger(&self, network: Network) -> Option<Share<Network>> {
+        self.strangers.take(network, 1)
+    }
+
+    /// One more place of `party`: for a connection, or for a request that it sends through a proxy. If there is no room at once,
+    /// idle connections are closed: of the party that has the most of them.
+    pub(super) async fn place_of(&self, party: Party) -> Option<Share<Party>> {
+        if let Some(one) = self.known.take(party, 1) {
+            return Some(one);
+        }
+        let waiting = async {
+            while self.close_known(party) {
+                if let Ok(one) = tokio::time::timeout(LOOK, self.known.wait(party, 1)).await {
+                    return one.ok();
+                }
+            }
+            None
+        };
+        tokio::time::timeout(REQUESTS_PATIENCE, waiting).await.ok().flatten()
+    }
+
+    /// Gives the connection `id` one of the places of `party`; none: there is no room for one more.
+    pub(super) async fn becomes_known(&self, id: u64, party: Party) -> Option<()> {
+        if !self.open().strangers.contains_key(&id) {
+            // It has ended, or another of its requests was faster.
+            return Some(());
+        }
+        let one = self.place_of(party).await?;
+        let stranger = {
+            let mut open = self.open();
+            let stranger = open.strangers.remove(&id)?;
+            let standing = stranger.standing.clone();
+            open.known.insert(id, Known { _one: one, party, standing });
+            stranger
+        };
+        drop(stranger.one);
+        Some(())
+    }
+
+    async fn strangers_place(&self, network: Network) -> Option<Share<Network>> {
         loop {
-            if let Some(one) = of.take(network, 1) {
+            if let Some(one) = self.strangers.take(network, 1) {
                 return Some(one);
             }
             // One more place would be the newcomer's, unless its network has too many already.
-            let any_helps = of.taken_by(network) <= of.free();
-            self.close_one(network, any_helps);
+            let any_helps = self.strangers.taken_by(network) <= self.strangers.free();
+            self.close_stranger(network, any_helps);
             // Those that are too young to be closed now are not for long.
-            if let Ok(one) = tokio::time::timeout(LOOK, of.wait(network, 1)).await {
+            if let Ok(one) = tokio::time::timeout(LOOK, self.strangers.wait(network, 1)).await {
                 return one.ok();
             }
         }
     }
 
-    fn close_one(&self, newcomer: Network, any_helps: bool) {
-        let mut strangers = self.closing();
-        let (now, grace) = (self.clock.now(), self.grace);
-        let may_be_closed = move |stranger: &Stranger| {
-            let age = now.saturating_duration_since(stranger.since);
-            stranger.standing.is_idle() && !stranger.asked && age >= grace
-        };
-        let idle = || strangers.open.iter().filter(|(_, stranger)| may_be_closed(stranger));
-        let own = idle().find(|(_, stranger)| stranger.network == newcomer);
-        let oldest = own.or_else(|| idle().next().filter(|_| any_helps)).map(|(id, _)| *id);
-        if let Some(stranger) = oldest.and_then(|id| strangers.open.get_mut(&id)) {
-            stranger.asked = true;
-            stranger.standing.close.notify_one();
+    /// A place among all: whose it is is looked at elsewhere.
+    async fn place(&self, network: Network) -> Option<Share<Network>> {
+        loop {
+            if let Some(one) = self.all.take_freely(network, 1) {
+                return Some(one);
+            }
+            self.close_stranger(network, true);
+            if let Ok(one) = tokio::time::timeout(LOOK, self.all.wait(network, 1)).await {
+                return one.ok();
+            }
         }
     }
 
-    fn closing(&self) -> MutexGuard<'_, Strangers> {
-        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close_stranger(&self, newcomer: Network, any_helps: bool) {
+        let open = self.open();
+        let (now, grace) = (self.clock.now(), self.grace);
+        let may_be_closed = move |stranger: &&Stranger| {
+            let age = now.saturating_duration_since(stranger.since);
+            stranger.standing.is_idle() && !stranger.standing.is_asked() && age >= grace
+        };
+        let idle = || open.strangers.values().filter(may_be_closed);
+        let own = idle().find(|stranger| stranger.network == newcomer);
+        if let Some(oldest) = own.or_else(|| idle().next().filter(|_| any_helps)) {
+            oldest.standing.ask_to_close();
+        }
+    }
+
+    /// Closes a connection so that `newcomer` may have one more place: the one that is idle for the longest time, of the party
+    /// that has the most. False: none is idle, or it would not help.
+    fn close_known(&self, newcomer: Party) -> bool {
+        let (its, free) = (self.known.taken_by(newcomer), self.known.free());
+        if its > free + 1 {
+            return false;
+        }
+        let open = self.open();
+        let mut count: HashMap<Party, usize> = HashMap::new();
+        for known in open.known.values() {
+            *count.entry(known.party).or_default() += 1;
+        }
+        let has = |party: Party| count.get(&party).copied().unwrap_or_default();
+        // Nobody loses a connection to somebody who has more.
+        let others = its <= free;
+        let helps = |known: &&Known| {
+            known.standing.is_idle() && (known.party == newcomer || others && has(known.party) > its)
+        };
+        let longest_idle =
+            |known: &&Known| (has(known.party), std::cmp::Reverse(known.standing.idle_since()));
+        let asked = open.known.values().filter(helps).any(|known| known.standing.is_asked());
+        let most = open.known.values().filter(helps).filter(|known| !known.standing.is_asked());
+        match most.max_by_key(longest_idle) {
+            Some(known) => known.standing.ask_to_close(),
+            // It is about to close.
+            None => return asked,
+        }
+        true
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let taken = self.all.taken() + self.strangers.taken() + self.known.taken();
+        let open = self.open();
+        taken == 0 && open.strangers.is_empty() && open.known.is_empty()
     }
 }
 
 impl Place {
+    /// The connection's number among those of clients; none: it is a proxy's.
+    pub(super) fn id(&self) -> Option<u64> {
+        self.client.as_ref().map(|client| client.id)
+    }
+
     /// Completes when the connection must be closed to make room for another one: it was asked to, and has no request in
     /// progress. Its requests must have been looked for first.
     pub(super) async fn wanted(&self, standing: &Standing) {
         loop {
-            standing.close.notified().await;
-            let Some(place) = &self.stranger else { continue };
+            standing.0.close.notified().await;
+            let Some(client) = &self.client else { continue };
             if standing.is_idle() {
-                let listener = place.connections.listener;
+                let listener = client.connections.listener;
                 metrics::counter!(m::CONNECTIONS_CLOSED_FOR_ROOM, "listener" => listener).increment(1);
                 return;
             }
-            if let Some(stranger) = place.connections.closing().open.get_mut(&place.id) {
-                stranger.asked = false;
-            }
+            standing.0.asked.store(false, Ordering::Relaxed);
         }
-    }
-
-    /// Records that the connection's client is known: it is not closed to make room any more.
-    pub(super) fn is_known(&mut self) {
-        self.stranger = None;
     }
 }
 
-impl Drop for StrangersPlace {
+impl Drop for ClientsPlace {
     fn drop(&mut self) {
-        self.connections.closing().open.remove(&self.id);
+        let (stranger, known) = {
+            let mut open = self.connections.open();
+            (open.strangers.remove(&self.id), open.known.remove(&self.id))
+        };
+        // What is given back serves others: not while we hold the lock.
+        drop((stranger, known));
     }
 }
 
@@ -232,6 +375,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::ids::OrgId;
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -246,6 +390,32 @@ mod tests {
     fn newcomer(connections: &Arc<Connections>, from: &str) -> tokio::task::JoinHandle<bool> {
         let (connections, from) = (connections.clone(), address(from));
         TaskTracker::new().spawn(async move { connections.enter(from, &Standing::default()).await.is_some() })
+    }
+
+    /// A connection of somebody who is known, with a request in progress.
+    struct Busy {
+        place: Place,
+        standing: Standing,
+        request: Option<InProgress>,
+    }
+
+    async fn enter_busy(connections: &Arc<Connections>, from: &str) -> Busy {
+        let (place, standing) = enter(connections, from).await;
+        let request = Some(standing.request());
+        Busy { place, standing, request }
+    }
+
+    /// Opens connections of one party from ever other networks, until there is no room.
+    async fn fill(connections: &Arc<Connections>, party: Party, network: u8) -> Vec<Busy> {
+        let mut open = Vec::new();
+        for host in 1.. {
+            let one = enter_busy(connections, &format!("192.0.{network}.{host}")).await;
+            if connections.becomes_known(one.place.id().unwrap(), party).await.is_none() {
+                break;
+            }
+            open.push(one);
+        }
+        open
     }
 
     #[tokio::test]
@@ -265,12 +435,15 @@ mod tests {
         drop(busy);
         drop(enter(&connections, "192.0.2.2").await);
 
-        open.iter_mut().for_each(|(place, _)| place.is_known());
+        let party = Party::Org(OrgId::generate());
+        for (place, _) in &open {
+            connections.becomes_known(place.id().unwrap(), party).await.unwrap();
+        }
+        assert_eq!((connections.strangers.taken(), connections.known.taken()), (0, 3));
         drop(enter(&connections, "192.0.2.1").await);
         assert_eq!(connections.all.taken(), 3);
         drop(open);
-        assert_eq!((connections.all.taken(), connections.strangers.taken()), (0, 0));
-        assert!(connections.closing().open.is_empty());
+        assert!(connections.is_empty());
     }
 
     #[tokio::test]
@@ -285,6 +458,61 @@ mod tests {
         open[0].0.wanted(&open[0].1).await;
         open.remove(0);
         assert!(next.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_organisation_leaves_room_for_others_from_however_many_networks_it_comes() {
+        let connections = Connections::new("data", 64, Duration::ZERO);
+        let parties = [Party::Org(OrgId::generate()), Party::Operator(1), Party::Org(OrgId::generate())];
+        let mut all = Vec::new();
+        for (network, party) in (1..).zip(parties) {
+            all.push(fill(&connections, party, network).await);
+        }
+        // Of 48 for those who are known.
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [24, 12, 6]);
+        drop(all);
+        assert!(connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn idle_connections_of_the_party_that_has_the_most_are_closed_for_others() {
+        let connections = Connections::new("data", 16, Duration::ZERO);
+        let mut all = Vec::new();
+        for number in 0..4 {
+            all.push(fill(&connections, Party::Operator(number), number as u8).await);
+        }
+        // All 12 for those who are known.
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [6, 3, 2, 1]);
+        // The first of these is idle for the longest time, but it is somebody's who has fewer.
+        for (party, connection) in [(1, 0), (0, 1), (0, 0)] {
+            all[party][connection].request = None;
+        }
+        let next = enter_busy(&connections, "192.0.9.1").await;
+        let (there, id) = (connections.clone(), next.place.id().unwrap());
+        let entering =
+            TaskTracker::new().spawn(async move { there.becomes_known(id, Party::Operator(4)).await });
+        all[0][1].place.wanted(&all[0][1].standing).await;
+        drop(all[0].remove(1));
+        entering.await.unwrap().unwrap();
+        drop((next, all));
+        assert!(connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_the_most_closes_its_own_idle_connections_or_is_refused() {
+        let connections = Connections::new("data", 64, Duration::ZERO);
+        let party = Party::Operator(1);
+        let mut open = fill(&connections, party, 1).await;
+        open[0].request = None;
+        let next = enter_busy(&connections, "192.0.2.9").await;
+        let (there, id) = (connections.clone(), next.place.id().unwrap());
+        let entering = TaskTracker::new().spawn(async move { there.becomes_known(id, party).await });
+        open[0].place.wanted(&open[0].standing).await;
+        open.remove(0);
+        entering.await.unwrap().unwrap();
+        let last = enter_busy(&connections, "192.0.2.9").await;
+        let refused = connections.becomes_known(last.place.id().unwrap(), party).await;
+        assert!(refused.is_none(), "all others are busy");
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod idempotency;
 mod labels;
 mod money;
 mod repetition;
+mod shares;
 mod status;
 mod validation;
 mod vendor_examples;

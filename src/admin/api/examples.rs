@@ -106,7 +106,7 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::super::{
-        Audience, budget_requests, budgets, credits, document, evidence, holds, identities, key_policy, keys,
+        Audience, budget_requests, budgets, credits, document, evidence, identities, key_policy, keys,
         operators, orgs, price_books, price_factors, providers, quotas, retention, teams, users,
     };
     use super::*;

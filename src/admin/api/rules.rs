@@ -90,7 +90,7 @@ pub(super) async fn caller(api: &Api, parts: &Parts) -> Result<Caller, Problem> 
     let header = strict::single_header(&parts.headers, "Authorization")?;
     let header = header.map(|value| value.to_str().unwrap_or_default());
     let caller = api.authenticator.authenticate(header, address(parts, &api.proxies), false).await?;
-    Peer::of(&parts.extensions).is_known();
+    Peer::of(&parts.extensions).is_known(caller.party()).await.map_err(|_| Problem::Busy)?;
     Ok(caller)
 }
 

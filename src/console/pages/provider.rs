@@ -12,6 +12,7 @@ use http::request::Parts;
 
 use super::sign_in::{enter, form, own_place};
 use crate::access::sessions::{ProviderAnswer, SessionText};
+use crate::call::Party;
 use crate::console::Console;
 use crate::console::client::Problem;
 use crate::console::trouble::redirect;
@@ -75,8 +76,8 @@ pub(in crate::console) async fn finish(State(console): State<Arc<Console>>, requ
     let cookie = login_cookie(&console, &head.headers);
     let begun = cookie.read(&head.headers);
     match open(&console, &head, begun.as_ref()).await {
-        Ok((session, back)) => {
-            let mut answer = enter(&console, &head, &session, &back);
+        Ok((entered, back)) => {
+            let mut answer = enter(&console, &head, entered, &back).await;
             if let Some(forgotten) = cookie.forget() {
                 answer.headers_mut().append(SET_COOKIE, forgotten);
             }
@@ -91,13 +92,13 @@ async fn open(
     console: &Console,
     head: &Parts,
     begun: Option<&SessionText>,
-) -> Result<(SessionText, String), Problem> {
+) -> Result<((SessionText, Party), String), Problem> {
     let redirect = console.parts.settings.address_of(RETURN).ok_or_else(no_address)?;
     let answer = answer_of(head).map_err(|error| Problem::of(&error))?;
     let peer = address(console, head);
     let opened = console.parts.authenticator.finish_sign_in(begun, &answer, &redirect, peer).await;
-    let (session, _, back) = opened.map_err(|error| Problem::of(&error))?;
-    Ok((session, back))
+    let (session, signed_in, back) = opened.map_err(|error| Problem::of(&error))?;
+    Ok(((session, signed_in.caller().party()), back))
 }
 
 fn answer_of(head: &Parts) -> Result<ProviderAnswer, GatewayError> {

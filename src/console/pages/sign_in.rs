@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 
 use crate::access::callers::Caller;
 use crate::access::sessions::{SessionText, SignInProvider, SignedIn};
-use crate::call::Peer;
+use crate::call::{Party, Peer};
 use crate::console::client::Problem;
 use crate::console::cookies::Theme;
 use crate::console::frame::html;
@@ -135,7 +135,7 @@ pub(in crate::console) async fn sign_in(State(console): State<Arc<Console>>, req
     };
     let opened = console.parts.authenticator.sign_in_with(credential, address(&console, &head), admit).await;
     match opened.and_then(|opened| fits(&console, opened)) {
-        Ok(session) => enter(&console, &head, &session, &back),
+        Ok(entered) => enter(&console, &head, entered, &back).await,
         Err(error) => form(&console, &head, &back, Some(&told(&console, &error)), None).await,
     }
 }
@@ -162,9 +162,11 @@ fn told(console: &Console, error: &GatewayError) -> Problem {
 fn fits(
     console: &Console,
     (session, signed_in): (SessionText, SignedIn),
-) -> Result<SessionText, GatewayError> {
+) -> Result<(SessionText, Party), GatewayError> {
     match (console.parts.audience, signed_in.caller()) {
-        (Audience::Members, Caller::Tenant(_)) | (Audience::Operators, Caller::Operator(_)) => Ok(session),
+        (Audience::Members, Caller::Tenant(_)) | (Audience::Operators, Caller::Operator(_)) => {
+            Ok((session, signed_in.caller().party()))
+        }
         (Audience::Members, Caller::Operator(_)) => Err(GatewayError::Forbidden(
             "this is an operator token: operators sign in at the console of the operations listener",
         )),
@@ -174,10 +176,16 @@ fn fits(
     }
 }
 
-pub(super) fn enter(console: &Console, head: &Parts, session: &SessionText, back: &str) -> Response {
-    Peer::of(&head.extensions).is_known();
+pub(super) async fn enter(
+    console: &Console,
+    head: &Parts,
+    (session, party): (SessionText, Party),
+    back: &str,
+) -> Response {
+    // Without room the connection stays a stranger's. The session is there, so its text is told.
+    let _ = Peer::of(&head.extensions).is_known(party).await;
     let mut answer = redirect(&format!("{}{}", console.base(), own_place(back)));
-    if let Some(kept) = cookie(console, &head.headers).keep(session) {
+    if let Some(kept) = cookie(console, &head.headers).keep(&session) {
         answer.headers_mut().insert(SET_COOKIE, kept);
     }
     answer
@@ -207,7 +215,7 @@ pub(in crate::console) async fn use_link(
         }
     };
     match opened.and_then(|opened| fits(&console, opened)) {
-        Ok(session) => enter(&console, &head, &session, ""),
+        Ok(entered) => enter(&console, &head, entered, "").await,
         Err(error) => form(&console, &head, "", Some(&Problem::of(&error)), None).await,
     }
 }

@@ -156,12 +156,22 @@ impl Street {
 
     /// A street with so many gateways.
     pub async fn of(gateways: usize) -> Self {
+        Self::with(gateways, &[]).await
+    }
+
+    /// A street whose gateway is reached through a proxy at 127.0.0.1, which is the attacker's way to it.
+    pub async fn behind_a_proxy() -> Self {
+        Self::with(1, &[("TOLLGATE_SERVER__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]")]).await
+    }
+
+    async fn with(gateways: usize, settings: &[(&'static str, &str)]) -> Self {
         let db = TestDatabase::new().await;
         let mut spec = Spec::on(db.url()).patient();
         spec.gateways = gateways;
         // All organisations share a lane.
         spec.all.push(("TOLLGATE_LEDGER__LANES", "1".into()));
         spec.all.push(("TOLLGATE_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".into()));
+        spec.all.extend(settings.iter().map(|(name, value)| (*name, (*value).into())));
         // As many as a process gets where nobody raises the limit.
         spec.descriptors = Some(1_024);
         let fleet = Fleet::start(spec).await;
