@@ -1,5 +1,5 @@
 // The console in a browser: `node main.mjs settings.json`. The settings name the roles with their addresses and credentials, and
-// where pictures go. Words behind them: only the walks whose names have one of the words.
+// where pictures go. Words behind them: only the roles of these names, and the walks whose names have one of them.
 import fs from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
@@ -60,7 +60,8 @@ try {
       complain(name, error.message.split('\n').slice(0, 4).join(' / '));
     }
   }
-  for (const { role, base, credential } of words.length ? [] : settings.roles) {
+  for (const { role, base, credential } of settings.roles) {
+    if (words.length && !words.includes(role)) continue;
     const storageState = await signIn(base, credential);
     const open = (look) => browser.newContext({ storageState, ...look });
     const mediaHosts = settings.mediaHosts;
