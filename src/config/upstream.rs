@@ -284,7 +284,7 @@ fn is_host(text: &str) -> bool {
     };
     // What ends in a number is an address, if anything.
     let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
-    labels.clone().all(is_label) && !labels.last().is_some_and(is_number)
+    labels.clone().all(is_label) && !labels.clone().next_back().is_some_and(is_number)
 }
 
 /// Moves every account into `accounts`, checks it and reads its key.

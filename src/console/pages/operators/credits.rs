@@ -117,7 +117,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         format!("/admin/v1/orgs/{id}/credits"),
         format!(
             "/admin/v1/orgs/{id}/entries?limit=25{}",
-            passed_on(&query, &["kind", "external_ref", "cursor"])
+            passed_on(query, &["kind", "external_ref", "cursor"])
         ),
     ];
     let client = &visit.client;

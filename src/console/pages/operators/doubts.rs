@@ -67,7 +67,7 @@ impl Doubt {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
-    let place = format!("/admin/v1/holds/in-doubt?limit=50{}", passed_on(&query, &["org_id", "cursor"]));
+    let place = format!("/admin/v1/holds/in-doubt?limit=50{}", passed_on(query, &["org_id", "cursor"]));
     let (shell, found) = tokio::join!(visit.operator("Doubts"), visit.client.look::<Page<Doubt>>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));
     let page = DoubtsPage {

@@ -173,7 +173,7 @@ fn calls_row(calls: &Calls) -> Vec<Cell> {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let gateways = format!("/admin/v1/gateways?limit=50{}", passed_on(&visit.query(), &["cursor"]));
+    let gateways = format!("/admin/v1/gateways?limit=50{}", passed_on(visit.query(), &["cursor"]));
     let client = &visit.client;
     let ((shell, health), found) = tokio::join!(visit.operator_with("Gateways"), async {
         tokio::try_join!(

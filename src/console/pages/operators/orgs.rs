@@ -50,7 +50,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         "active" | "suspended" => format!("&status={state}"),
         _ => String::new(),
     };
-    let place = format!("/admin/v1/orgs?limit=50{filter}{}", passed_on(&query, &["search", "cursor"]));
+    let place = format!("/admin/v1/orgs?limit=50{filter}{}", passed_on(query, &["search", "cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Organisations"), visit.client.look::<Page<Org>>(&place));
     let found = found?;

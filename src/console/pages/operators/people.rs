@@ -144,8 +144,8 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let id = visit.param("org");
     let places = [
         format!("/admin/v1/orgs/{id}"),
-        format!("/admin/v1/orgs/{id}/budgets?limit=50"),
-        format!("/admin/v1/orgs/{id}/keys?limit=50{}", passed_on(&visit.query(), &["cursor"])),
+        format!("/admin/v1/orgs/{id}/budgets?limit=20"),
+        format!("/admin/v1/orgs/{id}/keys?limit=25{}", passed_on(visit.query(), &["cursor"])),
         format!("/admin/v1/orgs/{id}/budget-requests?limit=20&state=open"),
     ];
     let client = &visit.client;

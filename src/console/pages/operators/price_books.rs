@@ -102,7 +102,7 @@ impl BookInfo {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
-    let books = format!("/admin/v1/price-books?limit=50{}", passed_on(&query, &["cursor"]));
+    let books = format!("/admin/v1/price-books?limit=50{}", passed_on(query, &["cursor"]));
     let client = &visit.client;
     let (shell, found) = tokio::join!(visit.operator("Price books"), async {
         tokio::try_join!(

@@ -62,7 +62,7 @@ impl Change {
 
 pub(super) async fn diff(visit: Visit) -> Outcome {
     let query = visit.query();
-    let against = whole(&query, "against")?.map(|other| format!("?against={other}")).unwrap_or_default();
+    let against = whole(query, "against")?.map(|other| format!("?against={other}")).unwrap_or_default();
     let place = format!("/admin/v1/price-books/{}/diff{against}", visit.param("version"));
     let client = &visit.client;
     let (shell, found) = tokio::join!(visit.operator("Compare price books"), async {

@@ -115,7 +115,7 @@ fn sign_in_of(provider: &Provider) -> Cell {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let place = format!("/admin/v1/identity-providers?limit=20{}", passed_on(&visit.query(), &["cursor"]));
+    let place = format!("/admin/v1/identity-providers?limit=20{}", passed_on(visit.query(), &["cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Identity providers"), visit.client.look::<Page<Provider>>(&place));
     let found = found?;

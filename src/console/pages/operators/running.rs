@@ -76,7 +76,7 @@ impl Running {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
-    let place = format!("/admin/v1/holds/running?limit=50{}", passed_on(&query, &["org_id", "cursor"]));
+    let place = format!("/admin/v1/holds/running?limit=50{}", passed_on(query, &["org_id", "cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Running tasks"), visit.client.look::<Page<Running>>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));

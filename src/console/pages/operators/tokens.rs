@@ -85,7 +85,7 @@ impl TokenLine {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let place = format!("/admin/v1/operator-tokens?limit=50{}", passed_on(&visit.query(), &["cursor"]));
+    let place = format!("/admin/v1/operator-tokens?limit=50{}", passed_on(visit.query(), &["cursor"]));
     let (shell, found) = tokio::join!(visit.operator("Operators"), visit.client.look::<Page<Token>>(&place));
     let (found, zone, now) = (found?, Zone::named("UTC"), Clock.wall());
     let page = TokensPage {
