@@ -64,12 +64,12 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use self::audience::Audience;
 use self::audience::Routes;
-pub use self::call::TurnOwner;
 use self::problem::{Problem, ProblemDetails};
 use self::resource::resource;
 use super::figures::Figures;
 use crate::access::callers::Authenticator;
 use crate::access::proxies::TrustedProxies;
+use crate::call::Party;
 use crate::config;
 use crate::credits::Credits;
 use crate::docs_page::{self, Shown};
@@ -88,7 +88,7 @@ pub const MANAGEMENT_CONNECTIONS: u32 = 6;
 pub struct Api {
     /// Whom the listener serves.
     pub audience: Audience,
-    pub database: SharedDatabase<TurnOwner>,
+    pub database: SharedDatabase<Party>,
     pub limits: Arc<RateLimits>,
     pub authenticator: Arc<Authenticator>,
     /// The proxies that are trusted to name the client's address.

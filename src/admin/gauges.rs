@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metrics_process::Collector;
 
 use crate::access::callers::Authenticator;
-use crate::admin::api::TurnOwner;
+use crate::call::Party;
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::poll::Poller;
@@ -18,7 +18,7 @@ pub struct Gauges {
     /// The connection pool of the data plane.
     pub callers: SharedDatabase<OrgId>,
     /// The connection pool of the management API.
-    pub management: SharedDatabase<TurnOwner>,
+    pub management: SharedDatabase<Party>,
     /// The connection pool of background jobs.
     pub upkeep: Database,
     /// The connection pool of the lease.

@@ -15,10 +15,11 @@ use crate::access::callers::Authenticator;
 use crate::access::jwks::KeySets;
 use crate::access::oidc::SignInClient;
 use crate::access::proxies::TrustedProxies;
-use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS, TurnOwner};
+use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS};
 use crate::admin::{Figures, Gauges, Operations};
 use crate::background::{self, FinishPace, Pace, Watcher, Work};
 use crate::bulk::Bulk;
+use crate::call::Party;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
 use crate::credits::Credits;
@@ -110,7 +111,7 @@ struct Pools {
     /// For the data plane. Organisations have turns.
     callers: SharedDatabase<OrgId>,
     /// For the management API. Organisations and operators have turns.
-    management: SharedDatabase<TurnOwner>,
+    management: SharedDatabase<Party>,
     /// For what the vendor said about tasks. Organisations have turns.
     contents: Contents,
     /// For credentials that are not cached.

@@ -4,7 +4,6 @@
 //! path: there is no handler without a rule of who may call it, none that writes without an actor, and none that reads a
 //! header or a parameter that its description does not name.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -23,9 +22,9 @@ use super::{Api, conditions};
 use crate::access::callers::Caller;
 use crate::admin::figures::Figures;
 use crate::bulk::{BulkWorkers, Payer};
+use crate::call::Party;
 use crate::config;
 use crate::credits::Credits;
-use crate::ids::OrgId;
 use crate::layers::body::Coding;
 use crate::price_cache::Prices;
 use crate::rate_limits::{Limited, Manager};
@@ -58,13 +57,13 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
 /// Further turns of a caller at the database. The first one ends with its handler.
 #[derive(Clone)]
 pub(super) struct FurtherTurns {
-    database: SharedDatabase<TurnOwner>,
-    owner: TurnOwner,
+    database: SharedDatabase<Party>,
+    owner: Party,
 }
 
 impl FurtherTurns {
     /// One more turn, which ends when it is dropped: it must not be kept while a client reads.
-    pub(super) async fn take(&self) -> Result<Turn<TurnOwner>, StoreError> {
+    pub(super) async fn take(&self) -> Result<Turn<Party>, StoreError> {
         self.database.turn_of(self.owner).await
     }
 }
@@ -105,27 +104,6 @@ impl Handle for Acting {
 
     fn of(database: &Database, actor: Actor) -> Self {
         database.acting(actor)
-    }
-}
-
-/// Whose turn at the database a call takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TurnOwner {
-    Org(OrgId),
-    /// An operator, by a hash of its name in the audit log.
-    Operator(u64),
-}
-
-impl TurnOwner {
-    fn of(caller: &Caller) -> Self {
-        match caller {
-            Caller::Tenant(principal) => Self::Org(principal.org),
-            Caller::Operator(operator) => {
-                let mut hasher = DefaultHasher::new();
-                operator.name.hash(&mut hasher);
-                Self::Operator(hasher.finish())
-            }
-        }
     }
 }
 
@@ -239,7 +217,7 @@ where
     let path = axum::extract::Path::from_request_parts(parts, &())
         .await
         .map_err(|error| Problem::NotFound(format!("the path: {}", error.body_text())))?;
-    let turns = FurtherTurns { database: api.database.clone(), owner: TurnOwner::of(caller) };
+    let turns = FurtherTurns { database: api.database.clone(), owner: caller.party() };
     let turn = turns.take().await.map_err(no_turn)?;
     let call = ApiCall {
         caller: caller.clone(),

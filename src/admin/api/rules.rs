@@ -9,13 +9,13 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::SecurityRequirement;
 
 use super::Api;
-use super::call::{TurnOwner, no_turn};
+use super::call::no_turn;
 use super::caller::ApiRole;
 use super::problem::Problem;
 use crate::access::callers::Caller;
 use crate::access::proxies::TrustedProxies;
 use crate::access::sessions::SignedIn;
-use crate::call::Peer;
+use crate::call::{Party, Peer};
 use crate::ids::{OrgId, UserId};
 use crate::store::{Actor, Owned, Principal, Role, SharedDatabase};
 use crate::strict;
@@ -108,7 +108,7 @@ fn address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
 /// Tenants may address resources of their own organisation only, and members only themselves and their own keys. Any other
 /// resource is answered as one that does not exist, so that ids cannot be probed.
 async fn within(
-    database: &SharedDatabase<TurnOwner>,
+    database: &SharedDatabase<Party>,
     principal: &Principal,
     params: &RawPathParams,
 ) -> Result<(), Problem> {
@@ -131,7 +131,7 @@ async fn within(
             _ => continue,
         };
         let owner = match owned {
-            Ok(owned) => database.turn_of(TurnOwner::Org(org)).await.map_err(no_turn)?.owner(owned).await?,
+            Ok(owned) => database.turn_of(Party::Org(org)).await.map_err(no_turn)?.owner(owned).await?,
             Err(_) => None,
         };
         if !owner.is_some_and(reaches) {
