@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
 use tollgate::store::{Applied, LaneSettings, Ledger, State, Step, StoreError, Verdict};
 
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, alter, until};
 use crate::support::fixture::{
     HOUR, doubt, funded, grant, lanes, ledger_of, ledger_with, money, new_hold, run, settle, state,
 };
@@ -266,12 +266,12 @@ async fn refuse_rows(db: &TestDatabase, table: &str, org: OrgId, code: &str) {
          create trigger unforeseen before insert or update on {table} for each row execute function unforeseen()",
         org.as_uuid()
     );
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(db.pool()).await.unwrap();
+    alter(db.pool(), &script).await;
 }
 
 async fn mend_rows(db: &TestDatabase, table: &str) {
     let script = format!("drop trigger unforeseen on {table}; drop function unforeseen()");
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(db.pool()).await.unwrap();
+    alter(db.pool(), &script).await;
 }
 
 #[tokio::test]

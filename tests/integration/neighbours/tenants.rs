@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use reqwest::RequestBuilder;
 use serde_json::json;
-use sqlx::AssertSqlSafe;
 
 use super::street::{Street, Target};
+use crate::support::database::alter;
 use crate::support::faults::scaled;
 use crate::support::http;
 
@@ -140,22 +140,17 @@ async fn a_balance_row_that_somebody_holds_with_three_gateways() {
 /// The database refuses every step of the attacker's tasks, for a reason that nobody foresaw.
 async fn break_its_rows(target: Target) {
     if let Some(real) = target.real.clone() {
-        let run = async |text: String| {
-            sqlx::raw_sql(AssertSqlSafe(text)).execute(&real.database).await.unwrap();
-        };
-        run("create function break_down() returns trigger language plpgsql as \
-             $$ begin raise exception 'unreadable block' using errcode = 'XX001'; end $$"
-            .into())
-        .await;
-        run(format!(
-            "create trigger broken before update on hold for each row when (new.org_id = '{}') \
-                     execute function break_down()",
+        let script = format!(
+            "create function break_down() returns trigger language plpgsql as \
+             $$ begin raise exception 'unreadable block' using errcode = 'XX001'; end $$; \
+             create trigger broken before update on hold for each row when (new.org_id = '{}') \
+             execute function break_down()",
             target.org.as_uuid()
-        ))
-        .await;
+        );
+        alter(&real.database, &script).await;
         real.create(&target, 12);
         target.over.cancelled().await;
-        run("drop trigger broken on hold; drop function break_down()".into()).await;
+        alter(&real.database, "drop trigger broken on hold; drop function break_down()").await;
     }
     target.over.cancelled().await;
 }

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tollgate::clock::Clock;
 use tollgate::ids::{GatewayId, OrgId};
 use tollgate::secret::Secret;
 use tollgate::store::{Applied, Database, LaneSettings, Ledger, StoreError, Verdict};
 
 use crate::support::cluster::TestCluster;
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, alter, until};
 use crate::support::fixture::{credits, funded, grant, lanes, money, new_hold, run, settle, with_key};
 use crate::support::http;
 use crate::support::network::{Flow, Network, Weather};
@@ -56,7 +56,7 @@ async fn fail_holds(db: &TestDatabase, code: &str, times: u32) {
          if nextval('failures') <= {times} then raise exception 'on purpose' using errcode = '{code}'; end if; \
          return null; end $$; create trigger fail before insert or update on hold for each statement execute function fail()"
     );
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(db.pool()).await.unwrap();
+    alter(db.pool(), &script).await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_full_disk_refuses_in_time_and_leaves_nothing_behind() {
     for _ in 0..3 {
         assert!(matches!(refused(&ledger, org).await, StoreError::Timeout));
     }
-    sqlx::raw_sql("drop trigger fail on hold").execute(db.pool()).await.unwrap();
+    alter(db.pool(), "drop trigger fail on hold").await;
     until_it_grants(&ledger, org).await;
     all_is_there(&ledger, db.database(), org, 100).await;
 }

@@ -177,6 +177,18 @@ pub async fn ahead<T>(mut attempt: impl AsyncFnMut(OffsetDateTime) -> Option<T>)
     panic!("not within half a minute");
 }
 
+/// Alters tables or their triggers, all at once. It is tried again where somebody who reads two partitions and this one wait for each
+/// other, which PostgreSQL ends by refusing one of them.
+pub async fn alter(pool: &PgPool, script: &str) {
+    loop {
+        let done = sqlx::raw_sql(AssertSqlSafe(script)).execute(pool).await;
+        match done.as_ref().err().and_then(|error| error.as_database_error()?.code()).as_deref() {
+            Some("40P01") => {}
+            _ => break drop(done.unwrap()),
+        }
+    }
+}
+
 /// Runs a future from where no runtime is.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
