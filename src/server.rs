@@ -4,6 +4,7 @@
 //! ([`connections`]), the buffers of each, the requests in progress ([`turns`]), and the time that an answer may stay unread
 //! ([`answers`]).
 
+mod activity;
 mod answers;
 mod connections;
 mod socket;
@@ -25,19 +26,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use self::activity::{Answering, Heard};
 use self::answers::{AnswerBody, Owed};
 pub use self::connections::register;
-use self::connections::{Connections, GRACE, InProgress, Place, Standing};
+use self::connections::{Connections, GRACE, Place, Standing};
 use self::socket::Socket;
 pub use self::tls::Certificate;
-use self::turns::{Gate, Heads, RequestTurn, Taken};
+use self::turns::{Heads, RequestGate, RequestTurn, Taken};
 use crate::access::proxies::TrustedProxies;
 use crate::call::Peer;
 use crate::error::GatewayError;
@@ -131,12 +132,12 @@ fn guard(headers: &mut HeaderMap) {
 }
 
 /// A service that a listener can serve.
-pub trait Answers<B>:
+pub trait Answerer<B>:
     Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
 }
 
-impl<S, B> Answers<B> for S where
+impl<S, B> Answerer<B> for S where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
@@ -188,7 +189,7 @@ impl Serving {
 /// Serves until `options.stop` is cancelled, then lets every connection finish its current requests.
 pub async fn serve<S, B>(listener: TcpListener, service: S, options: ServeOptions)
 where
-    S: Answers<B>,
+    S: Answerer<B>,
     B: AnswerOf,
 {
     let tasks = TaskTracker::new();
@@ -218,7 +219,7 @@ where
 
 async fn connection<S, B>(stream: TcpStream, address: IpAddr, service: S, serving: Serving)
 where
-    S: Answers<B>,
+    S: Answerer<B>,
     B: AnswerOf,
 {
     let options = &serving.options;
@@ -230,7 +231,7 @@ where
     };
     let Some(place) = place else { return };
     let socket = Socket::new(stream);
-    let client = Client { peer: &peer, standing: &standing, place: &place };
+    let client = FarEnd { peer: &peer, standing: &standing, place: &place };
     let serving_it = std::pin::pin!(async {
         tokio::select! {
             biased;
@@ -249,15 +250,15 @@ where
 
 /// Who is at the other end of a connection, and what the listener knows of it.
 #[derive(Clone, Copy)]
-struct Client<'a> {
+struct FarEnd<'a> {
     peer: &'a Peer,
     standing: &'a Standing,
     place: &'a Place,
 }
 
-async fn serve_connection<S, B>(stream: Socket, client: Client<'_>, service: S, serving: &Serving)
+async fn serve_connection<S, B>(stream: Socket, client: FarEnd<'_>, service: S, serving: &Serving)
 where
-    S: Answers<B>,
+    S: Answerer<B>,
     B: AnswerOf,
 {
     let options = &serving.options;
@@ -286,44 +287,14 @@ where
     }
 }
 
-/// The activity on a connection.
-#[derive(Default)]
-struct Activity {
-    /// None before the first request.
-    version: Option<Version>,
-    requests: usize,
-}
-
-/// A request whose answer is not completely written; counted until it is dropped.
-struct Answering {
-    activity: Arc<watch::Sender<Activity>>,
-    in_progress: Option<InProgress>,
-}
-
-impl Answering {
-    fn of(activity: &Arc<watch::Sender<Activity>>, version: Version, in_progress: InProgress) -> Self {
-        activity.send_modify(|activity| {
-            activity.version = Some(version);
-            activity.requests += 1;
-        });
-        Self { activity: activity.clone(), in_progress: Some(in_progress) }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.activity.send_modify(|activity| activity.requests -= 1);
-    }
-}
-
 /// The answer to a request, and the turn that it had; none: there was no room for the request.
 async fn answer<S, B>(
     request: Request<hyper::body::Incoming>,
     mut service: S,
-    gate: &Gate,
+    gate: &RequestGate,
 ) -> (Response<Either<B, Full<Bytes>>>, Option<Arc<RequestTurn>>)
 where
-    S: Answers<B>,
+    S: Answerer<B>,
     B: AnswerOf,
 {
     let close = (request.version() < Version::HTTP_2).then(|| HeaderValue::from_static("close"));
@@ -345,25 +316,40 @@ where
     (answer, Some(turn))
 }
 
+/// Until no further request of a connection is wanted.
+async fn over(heard: &Heard, options: &ServeOptions) {
+    let leaving = async {
+        options.drain.cancelled().await;
+        // An HTTP/2 client can be told to send nothing new without losing requests in flight. An idle HTTP/1
+        // connection would be closed, perhaps while the next request is on its way: its client learns of the drain
+        // from its next answer.
+        heard.http2().await;
+    };
+    tokio::select! {
+        () = options.stop.cancelled() => {}
+        () = leaving => {}
+        () = heard.idle(options.header_timeout) => {}
+    }
+}
+
 /// Serves the requests of one connection.
 async fn serve_requests<I, S, B>(
     io: I,
-    client: Client<'_>,
+    client: FarEnd<'_>,
     service: S,
     serving: &Serving,
     late: Pin<&mut Sleep>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Answers<B>,
+    S: Answerer<B>,
     B: AnswerOf,
 {
     let options = &serving.options;
-    let (activity, mut heard) = watch::channel(Activity::default());
-    let activity = Arc::new(activity);
+    let (activity, heard) = activity::channel();
     let owed = Arc::new(Owed::default());
     let (drain, owing) = (options.drain.clone(), owed.clone());
     let (connections, id) = (&serving.connections, client.place.id());
-    let gate = Gate::new(client.peer, &options.proxies, connections, id, &serving.heads);
+    let gate = RequestGate::new(client.peer, &options.proxies, connections, id, &serving.heads);
     let standing = client.standing.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut answering = Answering::of(&activity, request.version(), standing.request());
@@ -383,45 +369,6 @@ async fn serve_requests<I, S, B>(
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, &owed, (turn, answering))))
         }
     });
-    let begun = heard.clone();
-    let mute = async {
-        late.await;
-        // hyper's own time-out begins with the first byte of HTTP/1, and does not exist for HTTP/2.
-        if begun.borrow().version.is_some() {
-            std::future::pending().await
-        }
-    };
-    let mut quiet = heard.clone();
-    let idle = async {
-        drop(quiet.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
-        loop {
-            let busy = quiet.borrow_and_update().requests > 0;
-            let change = quiet.changed();
-            // Each change is a request that began or ended.
-            let changed = if busy {
-                Ok(change.await)
-            } else {
-                tokio::time::timeout(options.header_timeout, change).await
-            };
-            if !matches!(changed, Ok(Ok(()))) {
-                return;
-            }
-        }
-    };
-    let over = async {
-        let leaving = async {
-            options.drain.cancelled().await;
-            // An HTTP/2 client can be told to send nothing new without losing requests in flight. An idle HTTP/1
-            // connection would be closed, perhaps while the next request is on its way: its client learns of the drain
-            // from its next answer.
-            drop(heard.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
-        };
-        tokio::select! {
-            () = options.stop.cancelled() => {}
-            () = leaving => {}
-            () = idle => {}
-        }
-    };
     // Ends a write that the client's side does not take.
     let mut io = TimeoutStream::new(io);
     io.set_write_timeout(Some(options.write_timeout));
@@ -430,9 +377,9 @@ async fn serve_requests<I, S, B>(
     let mut stalled = std::pin::pin!(owed.stalled(options.write_timeout));
     let result = tokio::select! {
         result = connection.as_mut() => Some(result),
-        () = mute => return,
+        () = heard.silent(late) => return,
         () = stalled.as_mut() => None,
-        () = over => {
+        () = over(&heard, options) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection => Some(result),
