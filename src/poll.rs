@@ -20,7 +20,7 @@ pub use self::view::View;
 pub(crate) use self::view::{created, shown_credits, shown_status, word};
 
 use crate::clock::Clock;
-use crate::config::{Reconciler, Status, ms};
+use crate::config::{Reconciler, StatusConfig, ms};
 use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
@@ -44,6 +44,8 @@ const TASKS: &str = "tasks";
 /// Why a task beyond its maximum age is put in doubt.
 const TOO_OLD: &str = "it ran longer than the maximum age";
 const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
+
+const VANISHED: &str = "a task that vanished";
 
 /// Why a task that an operator recorded is charged by the operator's figure.
 const STATED: &str = "the upstream did not confirm it: an operator's figure counts";
@@ -121,7 +123,7 @@ impl Poller {
         contents: Contents,
         upstream: Arc<Upstream>,
         tasks: TaskTracker,
-        status: &Status,
+        status: &StatusConfig,
         reconciler: &Reconciler,
         clock: Clock,
     ) -> Self {
@@ -371,9 +373,16 @@ impl Poller {
         let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
             self.settled(task, end, told);
+            let turn = self.ledger.turn_of(task.org).await?;
+            let now = turn
+                .task_without_data(task.org, task.hold)
+                .await?
+                .ok_or(StoreError::Corrupt(VANISHED.into()))?;
+            // What was stored is still in memory: to read it back would take as much again.
+            return Ok(Task { data: Some(report.data().clone()), ..now });
         }
         let now = self.reload(task).await?;
-        if applied != Applied::Yes && is_news(&now, report.progress) {
+        if is_news(&now, report.progress) {
             return self.apply_late(now, report, told).await;
         }
         Ok(now)
@@ -393,7 +402,7 @@ impl Poller {
 
     async fn reload(&self, task: &Task) -> Result<Task, StoreError> {
         let found = self.read(task.org, task.hold).await?;
-        found.ok_or(StoreError::Corrupt("a task that vanished".into()))
+        found.ok_or(StoreError::Corrupt(VANISHED.into()))
     }
 
     /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").

@@ -132,6 +132,7 @@ pub(in crate::store) const TERMS: &str = "h.user_id, h.key_id, h.state, h.amount
 const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as data, c.erase_at is not null as fleeting \
      from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true";
 const DATA: &str = "texts.data, texts.fleeting";
+const FLEETING: &str = "texts.fleeting";
 
 /// The labels of a row of `task`.
 pub(super) const LABELS: &str = "(select jsonb_object_agg(l.name, l.value) from label l \
@@ -195,6 +196,18 @@ impl Database {
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, {LABELS}, {DATA} from task {CONTENT} where org_id = $1 and hold_id = $2"
+        )))
+        .bind(org.as_uuid())
+        .bind(hold.as_uuid())
+        .fetch_optional(self.pool())
+        .await?;
+        row.as_ref().map(task).transpose()
+    }
+
+    /// The same without its `data`, which may have megabytes.
+    pub async fn task_without_data(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS}, {LABELS}, {FLEETING} from task {CONTENT} where org_id = $1 and hold_id = $2"
         )))
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
