@@ -61,9 +61,11 @@ impl Hold {
     /// Those that gateways made: a history that a test has written has no fingerprints.
     pub async fn all(pool: &PgPool) -> Vec<Self> {
         sqlx::query_as(
-            "select h.*, e.consumes, e.entered, l.loss, l.possible_loss from task h \
-             cross join lateral (select count(*) as consumes, coalesce(-sum(amount), 0)::bigint as entered \
-             from entry where org_id = h.org_id and hold_id = h.hold_id and kind = 'consume') e \
+            // entries are added up at once: they have no index by hold
+            "select h.*, coalesce(e.consumes, 0) as consumes, coalesce(e.entered, 0) as entered, l.loss, l.possible_loss \
+             from task h left join (select org_id, hold_id, count(*) as consumes, (-sum(amount))::bigint as entered \
+             from entry where kind = 'consume' group by org_id, hold_id) e \
+             on e.org_id = h.org_id and e.hold_id = h.hold_id \
              cross join lateral (select coalesce(sum(amount) filter (where not possible), 0)::bigint as loss, \
              coalesce(sum(amount) filter (where possible), 0)::bigint as possible_loss \
              from platform_loss where org_id = h.org_id and hold_id = h.hold_id) l \
