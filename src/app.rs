@@ -7,7 +7,7 @@ mod memory;
 mod metrics;
 mod run;
 
-pub use self::doctor::{Diagnosis, Level, diagnose};
+pub use self::doctor::{Diagnosis, Severity, diagnose};
 pub use self::memory::memory;
 
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::access::proxies::TrustedProxies;
 use crate::admin::Operations;
 use crate::admin::api::Api;
 use crate::api_key::PresentedKey;
-use crate::background::Work;
+use crate::background::JobParts;
 use crate::config::{self, BadExtraAuthorities, BadPair, Config, DatabaseConfig, ms};
 use crate::https::BadTrust;
 use crate::layers::body::BodyReader;
@@ -75,7 +75,7 @@ pub struct App {
     api: Api,
     consoles: Option<Consoles>,
     /// The parts that the background jobs work on.
-    work: Arc<Work>,
+    work: Arc<JobParts>,
     /// Tracks creates and polls in progress: they continue when their clients leave, and a stop waits for them.
     tasks: TaskTracker,
     /// Cancelled when no more requests are accepted, and creates that wait for the vendor must end soon.

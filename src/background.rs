@@ -1,4 +1,4 @@
-//! Work that no request asks for: a table of jobs, [`Work::jobs`]. No job can delay another ([`jobs`]).
+//! Work that no request asks for: a table of jobs, [`JobParts::jobs`]. No job can delay another ([`jobs`]).
 
 mod audit;
 mod counts;
@@ -60,7 +60,7 @@ pub struct Pace {
 }
 
 /// The parts of the gateway that jobs work on.
-pub struct Work {
+pub struct JobParts {
     /// The lease of this gateway.
     pub lease: Arc<Lease>,
     /// A pool of [`CONNECTIONS`] connections. The jobs do not use the callers' pool, because it may be full.
@@ -83,7 +83,7 @@ pub struct Work {
     pub stop: CancellationToken,
 }
 
-impl Work {
+impl JobParts {
     /// The table of jobs. The name of a job is the label `job_name` of the metrics `tollgate_job_…`.
     fn jobs(self: &Arc<Self>, changed: &Arc<Notify>, asked: &Arc<Notify>) -> Vec<Job> {
         let (lease, sweep, work) = (self.lease.interval(), self.pace.sweep, self);
@@ -164,99 +164,99 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 /// Renews the lease, and learns how many gateways share the poll budget.
-async fn renew_lease(work: Arc<Work>) -> Result<(), StoreError> {
+async fn renew_lease(work: Arc<JobParts>) -> Result<(), StoreError> {
     let gateways = work.lease.renew().await?;
     metrics::gauge!(m::LIVE_GATEWAYS).set(gateways);
     work.poller.budget().share_with(gateways);
     Ok(())
 }
 
-async fn follow_changes(work: Arc<Work>) -> Result<(), StoreError> {
+async fn follow_changes(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.watcher.look().await
 }
 
-async fn show_life(work: Arc<Work>) -> Result<(), StoreError> {
+async fn show_life(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.unanswered.show_life().await
 }
 
-async fn sweep_holds(work: Arc<Work>) -> Result<(), StoreError> {
+async fn sweep_holds(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.ledger.sweep(&work.database, work.pace.in_doubt_ttl).await
 }
 
-async fn expire_credits(work: Arc<Work>) -> Result<(), StoreError> {
+async fn expire_credits(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.expire_credits().await.map(drop)
 }
 
 /// What is left over is for the next run.
-async fn count_budgets(work: Arc<Work>) -> Result<(), StoreError> {
+async fn count_budgets(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.count_budgets(LONG / 2).await
 }
 
-async fn tell_budget_events(work: Arc<Work>) -> Result<(), StoreError> {
+async fn tell_budget_events(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.tell_budget_events().await
 }
 
-async fn tell_low_balances(work: Arc<Work>) -> Result<(), StoreError> {
+async fn tell_low_balances(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.tell_low_balances().await
 }
 
-async fn make_partitions(work: Arc<Work>) -> Result<(), StoreError> {
+async fn make_partitions(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.make_partitions().await
 }
 
 /// What is left over is for the next run. On a connection of its own: a month of a busy organisation takes a while.
-async fn seal_months(work: Arc<Work>) -> Result<(), StoreError> {
+async fn seal_months(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.seal_months(TIDY / 2).await.map(drop)
 }
 
-async fn audit(work: Arc<Work>) -> Result<(), StoreError> {
+async fn audit(work: Arc<JobParts>) -> Result<(), StoreError> {
     match work.pace.audit {
         Some(every) => audit::run(&work.database, work.ledger.gateway(), every, &work.stop).await,
         None => Ok(()),
     }
 }
 
-async fn count_holds(work: Arc<Work>) -> Result<(), StoreError> {
+async fn count_holds(work: Arc<JobParts>) -> Result<(), StoreError> {
     counts::holds(&work.database).await
 }
 
-async fn measure_drift(work: Arc<Work>) -> Result<(), StoreError> {
+async fn measure_drift(work: Arc<JobParts>) -> Result<(), StoreError> {
     counts::drift(&work.database, &work.accounts).await
 }
 
-async fn show_audit(work: Arc<Work>) -> Result<(), StoreError> {
+async fn show_audit(work: Arc<JobParts>) -> Result<(), StoreError> {
     audit::show_result(&work.database).await
 }
 
-async fn note_key_uses(work: Arc<Work>) -> Result<(), StoreError> {
+async fn note_key_uses(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.authenticator.write_down_uses(&work.database).await
 }
 
-async fn forget_idempotency_keys(work: Arc<Work>) -> Result<(), StoreError> {
+async fn forget_idempotency_keys(work: Arc<JobParts>) -> Result<(), StoreError> {
     let hours = i32::try_from(work.pace.idempotency_hours).unwrap_or(i32::MAX);
     work.database.forget_old_claims(hours).await?;
     work.database.forget_gone_callers().await
 }
 
-async fn erase_content(work: Arc<Work>) -> Result<(), StoreError> {
+async fn erase_content(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.erase_old_content(work.pace.content_days).await.map(drop)
 }
 
-async fn forget_dead_gateways(work: Arc<Work>) -> Result<(), StoreError> {
+async fn forget_dead_gateways(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.forget_dead_gateways().await
 }
 
-async fn forget_sessions(work: Arc<Work>) -> Result<(), StoreError> {
+async fn forget_sessions(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.forget_sessions().await
 }
 
-async fn forget_idle_limits(work: Arc<Work>) -> Result<(), StoreError> {
+async fn forget_idle_limits(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.authenticator.tidy();
     Ok(())
 }
 
 /// Folds the samples of histograms into buckets; otherwise they pile up in memory until the metrics are scraped.
-async fn fold_metrics(work: Arc<Work>) -> Result<(), StoreError> {
+async fn fold_metrics(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.metrics.run_upkeep();
     Ok(())
 }

@@ -5,7 +5,7 @@ mod body;
 mod peer;
 
 pub use self::body::{ReadBody, RequestBody};
-pub use self::peer::{Network, NoRoom, Party, Peer, Turn};
+pub use self::peer::{Network, NoRoom, Party, Peer, RequestInProgress};
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -67,19 +67,19 @@ pub struct Config {
     pub limits: Limits,
     /// How long what is not money is kept.
     #[serde(default)]
-    pub retention: Retention,
+    pub retention: RetentionConfig,
     /// Quotes that promise a price.
     #[serde(default)]
     pub quotes: Quotes,
     /// Answers to status calls, and the cache behind them.
     #[serde(default)]
-    pub status: Status,
+    pub status: StatusConfig,
     /// The reconciler, which polls unfinished tasks, so that they end although no caller asks for them.
     #[serde(default)]
     pub reconciler: Reconciler,
     /// Caching of credentials, and of the keys of identity providers.
     #[serde(default)]
-    pub auth: Auth,
+    pub auth: AuthConfig,
     /// The console, `/console` on both listeners: pages for people.
     #[serde(default)]
     pub console: Console,
@@ -337,14 +337,14 @@ impl Default for LedgerConfig {
 /// How long what is not money is kept.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Retention {
+pub struct RetentionConfig {
     /// How many days content is kept: what the vendor says about a task, with the prompts and links in it. An organisation may
     /// have a time of its own. Gateways on one database should agree.
     #[schemars(range(max = 3_650))]
     pub content_days: u32,
 }
 
-impl Default for Retention {
+impl Default for RetentionConfig {
     fn default() -> Self {
         Self { content_days: 30 }
     }
@@ -431,7 +431,7 @@ impl Quotes {
 /// Answers to status calls, and the cache behind them.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Status {
+pub struct StatusConfig {
     /// Age from which a cached state is asked for at the vendor again.
     pub min_interval_ms: u64,
     /// Maximum time that a status call waits for the vendor's answer before it gets the cached state.
@@ -441,7 +441,7 @@ pub struct Status {
     pub cache_bytes: u64,
 }
 
-impl Default for Status {
+impl Default for StatusConfig {
     fn default() -> Self {
         Self { min_interval_ms: 2_000, wait_ms: 2_000, cache_bytes: 128 << 20 }
     }
@@ -484,7 +484,7 @@ impl Default for Reconciler {
 /// Caching of credentials, and of the keys of identity providers.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Auth {
+pub struct AuthConfig {
     /// Maximum number of API keys in the cache.
     pub cached_keys: u64,
     /// How long cached keys are accepted for status calls while the database is unavailable.
@@ -495,7 +495,7 @@ pub struct Auth {
     pub jwks_refresh_ms: u64,
 }
 
-impl Default for Auth {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self { cached_keys: 50_000, stale_max_ms: 300_000, jwks_refresh_ms: 300_000 }
     }
@@ -551,11 +551,11 @@ impl Config {
             upstream: Upstreams::of(upstream),
             ledger: LedgerConfig::default(),
             limits: Limits::default(),
-            retention: Retention::default(),
+            retention: RetentionConfig::default(),
             quotes: Quotes::default(),
-            status: Status::default(),
+            status: StatusConfig::default(),
             reconciler: Reconciler::default(),
-            auth: Auth::default(),
+            auth: AuthConfig::default(),
             console: Console::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),

@@ -29,8 +29,8 @@ use tower::ServiceExt;
 use tower::util::MapResponse;
 use tower_http::decompression::{Decompression, DecompressionBody};
 
+use self::route::Connector;
 pub use self::route::Proxy;
-use self::route::Route;
 pub use self::trust::{Authorities, BadTrust, Trust, unread};
 pub use self::unreached::{Unreached, reasons, untrusted};
 
@@ -49,7 +49,7 @@ const PING: Duration = Duration::from_secs(2);
 
 /// The HTTP version that a client speaks; there is no negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub enum HttpVersion {
     /// HTTP/1.1: one call at a time on a connection.
     Http1,
     /// HTTP/2, also without TLS: all calls share a connection.
@@ -58,11 +58,11 @@ pub enum Version {
 
 /// How connections are opened and kept.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ClientSettings {
     pub trust: Trust,
     /// The proxy on the way to the internet; none: every server is asked directly.
     pub proxy: Option<Proxy>,
-    pub version: Version,
+    pub version: HttpVersion,
     /// Time-out of the TCP connection to each address, without TLS, and of the way through the proxy.
     pub connect_timeout: Duration,
     /// How long an unused connection is kept. Zero: each call opens its own.
@@ -79,7 +79,8 @@ pub struct Egress {
 }
 
 /// Connections to any number of servers, for requests with bodies of type `B`. A clone shares the connections.
-pub type Connections<B> = Decompression<MapResponse<legacy::Client<HttpsConnector<Route>, B>, Normalised>>;
+pub type Connections<B> =
+    Decompression<MapResponse<legacy::Client<HttpsConnector<Connector>, B>, Normalised>>;
 
 /// The body of an answer, decoded.
 pub type Decoded = DecompressionBody<Incoming>;
@@ -116,7 +117,7 @@ pub fn introduce(headers: &mut HeaderMap) {
 }
 
 /// A client that opens connections when they are first needed. This call opens none.
-pub fn connections<B>(settings: &Settings) -> Result<Connections<B>, BadTrust>
+pub fn connections<B>(settings: &ClientSettings) -> Result<Connections<B>, BadTrust>
 where
     B: Body + Send + 'static + Unpin,
     B::Data: Send,
@@ -129,18 +130,18 @@ where
     tcp.set_keepalive(Some(TCP_KEEPALIVE));
     tcp.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
-    let route = Route::new(tcp, settings.proxy.clone(), settings.connect_timeout);
+    let route = Connector::new(tcp, settings.proxy.clone(), settings.connect_timeout);
     let https = HttpsConnectorBuilder::new().with_tls_config(trust::tls(&settings.trust)?).https_or_http();
     let https = match settings.version {
-        Version::Http1 => https.enable_http1().wrap_connector(route),
-        Version::Http2 => https.enable_http2().wrap_connector(route),
+        HttpVersion::Http1 => https.enable_http1().wrap_connector(route),
+        HttpVersion::Http2 => https.enable_http2().wrap_connector(route),
     };
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).pool_idle_timeout(settings.idle_timeout);
     if settings.idle_timeout.is_zero() {
         builder.pool_max_idle_per_host(0);
     }
-    if settings.version == Version::Http2 {
+    if settings.version == HttpVersion::Http2 {
         builder.http2_only(true).timer(TokioTimer::new());
         builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PING);
     }
@@ -203,7 +204,11 @@ pub struct Client {
 
 impl Client {
     /// `timeout` covers a whole call, from connecting to the last byte of the answer.
-    pub fn new(settings: &Settings, timeout: Duration, max_answer_bytes: usize) -> Result<Self, BadTrust> {
+    pub fn new(
+        settings: &ClientSettings,
+        timeout: Duration,
+        max_answer_bytes: usize,
+    ) -> Result<Self, BadTrust> {
         Ok(Self { connections: connections(settings)?, timeout, max_answer_bytes })
     }
 
@@ -244,10 +249,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn client(timeout: Duration) -> Client {
-        let settings = Settings {
+        let settings = ClientSettings {
             trust: Trust::Any,
             proxy: None,
-            version: Version::Http1,
+            version: HttpVersion::Http1,
             connect_timeout: SECOND,
             idle_timeout: Duration::ZERO,
         };

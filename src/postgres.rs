@@ -23,7 +23,7 @@ mod server;
 mod sockets;
 mod version;
 
-use binaries::{Binaries, Need};
+use binaries::{Binaries, Requirements};
 use data_dir::DataDir;
 pub use data_dir::default_demo_data_dir;
 pub use error::PostgresError;
@@ -82,7 +82,7 @@ impl Cluster {
         // Before the search, so that an unusable directory is refused before anything is installed for it.
         data.check_access(&OsUser::choose(data.cluster_owner())?)?;
         let cluster = major.map(|major| (data.pgdata.as_path(), major));
-        let need = Need { cluster, cluster_owner: major.and_then(|_| data.cluster_owner()) };
+        let need = Requirements { cluster, cluster_owner: major.and_then(|_| data.cluster_owner()) };
         let binaries = binaries::locate(&need, &downloads, progress)?;
         // Chosen again, because the installed package may have created the user `postgres`.
         let identity = OsUser::choose(need.cluster_owner)?;

@@ -35,7 +35,7 @@ enum Calls {
 
 /// Whose calls are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Counted {
+enum CountedFor {
     Id(Uuid),
     /// An operator, by its name in the audit log.
     Operator(Box<str>),
@@ -70,7 +70,7 @@ pub struct Limited {
 #[derive(Debug)]
 pub struct RateLimits {
     defaults: Limits,
-    limiters: Cache<(Level, Counted, Calls, NonZeroU32), Arc<Limiter>>,
+    limiters: Cache<(Level, CountedFor, Calls, NonZeroU32), Arc<Limiter>>,
     clock: DefaultClock,
 }
 
@@ -119,7 +119,7 @@ impl RateLimits {
         for (level, id, per_minute) in levels {
             // A caller with a JWT has no key, and so no limit of a key.
             let Some(id) = id else { continue };
-            if let Some(state) = self.count(level, Counted::Id(id), calls, per_minute)?
+            if let Some(state) = self.count(level, CountedFor::Id(id), calls, per_minute)?
                 && tightest.as_ref().is_none_or(|t| state.remaining < t.remaining)
             {
                 tightest = Some(state);
@@ -132,11 +132,11 @@ impl RateLimits {
     pub fn admit_management(&self, manager: Manager<'_>) -> Result<Option<RateHeaders>, Limited> {
         let (level, counted, per_minute) = match manager {
             Manager::Org(org) => {
-                (Level::Org, Counted::Id(org.as_uuid()), self.defaults.org_management_per_minute)
+                (Level::Org, CountedFor::Id(org.as_uuid()), self.defaults.org_management_per_minute)
             }
             Manager::Operator(name) => (
                 Level::Operator,
-                Counted::Operator(name.into()),
+                CountedFor::Operator(name.into()),
                 self.defaults.operator_management_per_minute,
             ),
         };
@@ -147,7 +147,7 @@ impl RateLimits {
     fn count(
         &self,
         level: Level,
-        counted: Counted,
+        counted: CountedFor,
         calls: Calls,
         per_minute: u32,
     ) -> Result<Option<RateHeaders>, Limited> {

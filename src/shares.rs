@@ -21,12 +21,12 @@ pub struct Shares<K: Owner> {
     total: usize,
     /// How many may wait for a share, all owners together.
     most_waiting: usize,
-    state: Mutex<State<K>>,
+    state: Mutex<Holdings<K>>,
     taken: metrics::Gauge,
 }
 
 #[derive(Debug)]
-struct State<K: Owner> {
+struct Holdings<K: Owner> {
     taken: usize,
     by_owner: HashMap<K, usize>,
     waiting: usize,
@@ -90,7 +90,7 @@ impl<K: Owner> Shares<K> {
     /// A quantity for which at most `most_waiting` callers wait.
     pub fn with_queue(total: usize, most_waiting: usize, taken: metrics::Gauge) -> Arc<Self> {
         taken.set(0.0);
-        let state = State {
+        let state = Holdings {
             taken: 0,
             by_owner: HashMap::new(),
             waiting: 0,
@@ -164,12 +164,12 @@ impl<K: Owner> Shares<K> {
         self.state().by_owner.get(&owner).copied().unwrap_or_default()
     }
 
-    fn fits(&self, state: &State<K>, owner: K, amount: usize) -> bool {
+    fn fits(&self, state: &Holdings<K>, owner: K, amount: usize) -> bool {
         let own = state.by_owner.get(&owner).copied().unwrap_or_default();
         own.saturating_add(amount) <= self.total.saturating_sub(state.taken)
     }
 
-    fn add(&self, state: &mut State<K>, owner: K, amount: usize) -> bool {
+    fn add(&self, state: &mut Holdings<K>, owner: K, amount: usize) -> bool {
         let fits = self.fits(state, owner, amount);
         if fits {
             self.count(state, owner, amount);
@@ -177,7 +177,7 @@ impl<K: Owner> Shares<K> {
         fits
     }
 
-    fn count(&self, state: &mut State<K>, owner: K, amount: usize) {
+    fn count(&self, state: &mut Holdings<K>, owner: K, amount: usize) {
         if amount > 0 {
             state.taken += amount;
             *state.by_owner.entry(owner).or_default() += amount;
@@ -191,7 +191,7 @@ impl<K: Owner> Shares<K> {
         self.serve(&mut state);
     }
 
-    fn subtract(&self, state: &mut State<K>, owner: K, amount: usize) {
+    fn subtract(&self, state: &mut Holdings<K>, owner: K, amount: usize) {
         state.taken = state.taken.saturating_sub(amount);
         self.taken.set(state.taken as f64);
         let left = state.by_owner.get(&owner).copied().unwrap_or_default().saturating_sub(amount);
@@ -203,7 +203,7 @@ impl<K: Owner> Shares<K> {
     }
 
     /// Gives what is free to those who wait, each owner in its turn.
-    fn serve(self: &Arc<Self>, state: &mut State<K>) {
+    fn serve(self: &Arc<Self>, state: &mut Holdings<K>) {
         let mut passed_over = 0;
         while passed_over < state.turns.len()
             && let Some(owner) = state.turns.pop_front()
@@ -236,7 +236,7 @@ impl<K: Owner> Shares<K> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<K>> {
+    fn state(&self) -> MutexGuard<'_, Holdings<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,7 +24,7 @@ use crate::layers::auth::Auth;
 use crate::layers::beside::BesideLayer;
 use crate::layers::context::ContextLayer;
 use crate::layers::forward::Forward;
-use crate::layers::price::Price;
+use crate::layers::price::Pricing;
 use crate::layers::rate_limit::RateLimit;
 use crate::layers::replay::Replay;
 use crate::layers::rescue::RescueLayer;
@@ -55,7 +55,7 @@ pub struct Parts {
     /// Rate limits of each key, user and organisation.
     pub limits: Arc<RateLimits>,
     /// Validates creates and prices them.
-    pub price: Price,
+    pub price: Pricing,
     /// Replays the stored answer for a known `Idempotency-Key`.
     pub replay: Replay,
     /// Holds the credits of creates.
@@ -219,36 +219,36 @@ mod tests {
     /// The future of every request is moved to the heap. To keep it small, box the futures of rare paths.
     #[test]
     fn the_future_of_a_call_is_small() {
-        type Whole = stack!(Route, Auth, RateLimit, Dispatch<stack!(Replay, Price, Reserve, Sending)>);
+        type Whole = stack!(Route, Auth, RateLimit, Dispatch<stack!(Replay, Pricing, Reserve, Sending)>);
         let bytes = size(|stack: &'static Whole, call| stack.take(call));
         assert!(bytes <= 3072, "{bytes} bytes");
     }
 
     #[test]
     fn a_stage_that_is_left_out_or_swapped_does_not_compile() {
-        let whole = [compiles!(Route, Auth, RateLimit => Replay, Price, Reserve, Sending)];
+        let whole = [compiles!(Route, Auth, RateLimit => Replay, Pricing, Reserve, Sending)];
         assert_eq!(whole, [true], "the order of `data_plane`");
         let left_out = [
-            compiles!(Auth, RateLimit => Replay, Price, Reserve, Sending),
-            compiles!(Route, RateLimit => Replay, Price, Reserve, Sending),
-            compiles!(Route, Auth => Replay, Price, Reserve, Sending),
-            compiles!(Route, Auth, RateLimit => Price, Reserve, Sending),
+            compiles!(Auth, RateLimit => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, RateLimit => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, Auth => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Pricing, Reserve, Sending),
             compiles!(Route, Auth, RateLimit => Replay, Reserve, Sending),
-            compiles!(Route, Auth, RateLimit => Replay, Price, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Pricing, Sending),
             compiles!(Route, Auth, RateLimit => Sending),
         ];
         assert_eq!(left_out, [false; 7], "a stage is left out");
         let swapped = [
-            compiles!(Auth, Route, RateLimit => Replay, Price, Reserve, Sending),
-            compiles!(Route, RateLimit, Auth => Replay, Price, Reserve, Sending),
-            compiles!(Route, Auth, RateLimit => Price, Replay, Reserve, Sending),
-            compiles!(Route, Auth, RateLimit => Replay, Reserve, Price, Sending),
-            compiles!(Route, Auth, Replay => RateLimit, Price, Reserve, Sending),
+            compiles!(Auth, Route, RateLimit => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, RateLimit, Auth => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Pricing, Replay, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Reserve, Pricing, Sending),
+            compiles!(Route, Auth, Replay => RateLimit, Pricing, Reserve, Sending),
         ];
         assert_eq!(swapped, [false; 5], "two stages are swapped");
         let twice = [
-            compiles!(Route, Auth, RateLimit, RateLimit => Replay, Price, Reserve, Sending),
-            compiles!(Route, Auth, RateLimit => Replay, Price, Reserve, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit, RateLimit => Replay, Pricing, Reserve, Sending),
+            compiles!(Route, Auth, RateLimit => Replay, Pricing, Reserve, Reserve, Sending),
         ];
         assert_eq!(twice, [false; 2], "a stage stands twice");
     }

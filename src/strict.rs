@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use http::{HeaderMap, HeaderValue};
 use url::form_urlencoded;
 
-pub use self::diagnosis::{HalfPair, Place, half_pair};
+pub use self::diagnosis::{HalfPair, Position, half_pair};
 pub use self::fold::{Names, folded, is_ignorable, is_unseen};
 pub use self::host::{BadHost, check_host};
 pub(crate) use self::json::shown;

@@ -112,14 +112,14 @@ pub fn success(data: &impl Serialize) -> String {
 /// The body of an error: `{"code":…,"error":…,"message":…,"data":…}`.
 pub fn failure(status: StatusCode, error: &str, message: &str, data: Option<&serde_json::Value>) -> String {
     #[derive(Serialize)]
-    struct Failure<'a> {
+    struct FailureBody<'a> {
         code: u16,
         error: &'a str,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<&'a serde_json::Value>,
     }
-    serde_json::to_string(&Failure { code: status.as_u16(), error, message, data }).unwrap_or_default()
+    serde_json::to_string(&FailureBody { code: status.as_u16(), error, message, data }).unwrap_or_default()
 }
 
 /// The body of a successful answer whose `data` is `object` with `changes`; see [`RawObject::with`].

@@ -17,7 +17,7 @@ use crate::access::oidc::SignInClient;
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::call::Party;
 use crate::clock::Clock;
-use crate::config::{Auth as AuthConfig, ms};
+use crate::config::{AuthConfig, ms};
 use crate::error::GatewayError;
 use crate::ids::{OrgId, ProviderId};
 use crate::metrics as m;

@@ -20,7 +20,7 @@ use url::Url;
 
 use self::fetch::Fetcher;
 use crate::clock::Clock;
-use crate::config::{Auth, ms};
+use crate::config::{AuthConfig, ms};
 use crate::https::{BadTrust, Egress};
 use crate::metrics as m;
 use crate::strict::{self, BadJson};
@@ -110,7 +110,7 @@ const MOST_TRIED: usize = 4;
 /// Keys that may have signed a token; never none.
 pub type Candidates = Vec<Arc<PublicKey>>;
 
-enum Pick {
+enum Picked {
     Found(Candidates),
     /// The set has no such key; the provider may have published it since the fetch.
     Missing,
@@ -121,7 +121,7 @@ enum Pick {
 
 /// Keys of different kinds may have one id (RFC 7517, 4.5), so the kind counts as well. Two keys of one kind should not, and some
 /// sets or tokens have no ids at all: then each of them may be the one.
-fn pick(set: &KeySet, id: Option<&str>, kind: KeyKind) -> Pick {
+fn pick(set: &KeySet, id: Option<&str>, kind: KeyKind) -> Picked {
     let of_kind = |fits: &dyn Fn(&PublicKey) -> bool| -> Candidates {
         let fitting = set.iter().filter(|key| key.kind == kind && fits(key));
         fitting.take(MOST_TRIED).cloned().collect()
@@ -131,11 +131,11 @@ fn pick(set: &KeySet, id: Option<&str>, kind: KeyKind) -> Pick {
         found = of_kind(&|key| key.id.is_none());
     }
     if !found.is_empty() {
-        Pick::Found(found)
+        Picked::Found(found)
     } else if set.iter().any(|key| id.is_none() || key.id.as_deref() == id) {
-        Pick::OtherKind
+        Picked::OtherKind
     } else {
-        Pick::Missing
+        Picked::Missing
     }
 }
 
@@ -178,7 +178,7 @@ pub struct KeySets {
 
 impl KeySets {
     /// Fetches nothing yet: a set is fetched when a token needs it.
-    pub fn new(config: &Auth, egress: &Egress, clock: Clock) -> Result<Self, BadTrust> {
+    pub fn new(config: &AuthConfig, egress: &Egress, clock: Clock) -> Result<Self, BadTrust> {
         for outcome in [FETCHED, FAILED] {
             metrics::counter!(m::JWKS_FETCHES, "outcome" => outcome).increment(0);
         }
@@ -212,15 +212,15 @@ impl KeySets {
         let usable = |(_, asked): &(KeySet, Instant)| age(*asked) < self.fresh + self.stale;
         let known = self.known(&source).filter(usable);
         match known.as_ref().map(|(set, _)| pick(set, id, kind)) {
-            Some(Pick::Found(keys)) => {
+            Some(Picked::Found(keys)) => {
                 // A stale set serves this caller and is refreshed for the next.
                 if known.is_some_and(|(_, asked)| age(asked) >= self.fresh) {
                     self.refresh(url, &source);
                 }
                 return Ok(Some(keys));
             }
-            Some(Pick::Missing) => metrics::counter!(m::JWKS_UNKNOWN_KEYS).increment(1),
-            Some(Pick::OtherKind) | None => {}
+            Some(Picked::Missing) => metrics::counter!(m::JWKS_UNKNOWN_KEYS).increment(1),
+            Some(Picked::OtherKind) | None => {}
         }
         if self.refresh(url, &source) {
             // Whether the fetch has ended or not, what is known by then decides.
@@ -228,10 +228,10 @@ impl KeySets {
         }
         match self.known(&source).filter(usable) {
             Some((set, asked)) => match pick(&set, id, kind) {
-                Pick::Found(keys) => Ok(Some(keys)),
-                Pick::OtherKind => Ok(None),
-                Pick::Missing if asked >= called => Ok(None),
-                Pick::Missing => Err(Unavailable),
+                Picked::Found(keys) => Ok(Some(keys)),
+                Picked::OtherKind => Ok(None),
+                Picked::Missing if asked >= called => Ok(None),
+                Picked::Missing => Err(Unavailable),
             },
             None => Err(Unavailable),
         }

@@ -37,7 +37,7 @@ const MOST_REMEMBERED: u64 = 100_000;
 
 /// Whose turn a look-up is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Stranger {
+pub(super) enum LookupOwner {
     Network(Network),
     /// All networks together that sent too many wrong credentials, among which they take turns. A valid key of such a
     /// network still passes, but waits for its look-up behind theirs.
@@ -49,7 +49,7 @@ pub(super) enum Stranger {
 /// A turn for a look-up.
 #[derive(Debug)]
 pub(super) struct LookupTurn {
-    turn: Turn<Stranger>,
+    turn: Turn<LookupOwner>,
     _among_suspects: Option<Share<Network>>,
 }
 
@@ -63,7 +63,7 @@ impl Deref for LookupTurn {
 
 #[derive(Debug)]
 pub(super) struct Lookups {
-    database: SharedDatabase<Stranger>,
+    database: SharedDatabase<LookupOwner>,
     /// What each network may still send of wrong credentials; those that sent none lately are not here.
     failures: Cache<Network, Arc<DefaultDirectRateLimiter>>,
     quota: Quota,
@@ -93,21 +93,21 @@ impl Lookups {
     pub(super) async fn turn_of(&self, peer: IpAddr) -> Result<LookupTurn, StoreError> {
         let network = Network::of(peer);
         if !self.suspects.contains_key(&network) {
-            return self.turn(Stranger::Network(network), None).await;
+            return self.turn(LookupOwner::Network(network), None).await;
         }
         let waiting = tokio::time::timeout(SUSPECTS_PATIENCE, self.suspects_turns.wait(network, 1));
         let share = waiting.await.map_err(|_| StoreError::Timeout)?.map_err(|_| StoreError::QueueFull)?;
-        self.turn(Stranger::Suspects, Some(share)).await
+        self.turn(LookupOwner::Suspects, Some(share)).await
     }
 
     /// A turn for those whose token `provider` has signed.
     pub(super) async fn turn_of_signed(&self, provider: ProviderId) -> Result<LookupTurn, StoreError> {
-        self.turn(Stranger::SignedBy(provider), None).await
+        self.turn(LookupOwner::SignedBy(provider), None).await
     }
 
     async fn turn(
         &self,
-        stranger: Stranger,
+        stranger: LookupOwner,
         share: Option<Share<Network>>,
     ) -> Result<LookupTurn, StoreError> {
         Ok(LookupTurn { turn: self.database.turn_of(stranger).await?, _among_suspects: share })

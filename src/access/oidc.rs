@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use url::{Url, form_urlencoded};
 
 use crate::clock::Clock;
-use crate::https::{Answer, BadTrust, CallError, Client, Egress, Settings, Trust, Version};
+use crate::https::{Answer, BadTrust, CallError, Client, ClientSettings, Egress, HttpVersion, Trust};
 use crate::ids::ProviderId;
 use crate::safe_url::is_safe;
 use crate::secret::Secret;
@@ -114,7 +114,7 @@ type Known = Arc<Mutex<Option<(Instant, Result<Arc<Endpoints>, &'static str>)>>>
 
 /// What one sign-in sends to the provider, and what its answer must fit to.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct SignInRequest {
     pub(super) state: String,
     pub(super) nonce: String,
     pub(super) challenge: String,
@@ -122,7 +122,7 @@ pub(super) struct Asked {
 
 /// A code that the provider gave, and what it was given for.
 #[derive(Debug)]
-pub(super) struct Code<'a> {
+pub(super) struct AuthorizationCode<'a> {
     pub(super) code: &'a str,
     pub(super) verifier: Secret,
     /// Where the provider has sent the browser with it.
@@ -142,10 +142,10 @@ pub struct SignInClient {
 impl SignInClient {
     /// Asks nothing yet: a provider is asked when somebody signs in by it.
     pub fn new(egress: &Egress, clock: Clock) -> Result<Self, BadTrust> {
-        let settings = Settings {
+        let settings = ClientSettings {
             trust: Trust::Machine(egress.authorities.clone()),
             proxy: egress.proxy.clone(),
-            version: Version::Http1,
+            version: HttpVersion::Http1,
             connect_timeout: TIMEOUT,
             idle_timeout: Duration::ZERO,
         };
@@ -200,7 +200,7 @@ impl SignInClient {
         &self,
         provider: &Provider,
         client_id: &str,
-        code: Code<'_>,
+        code: AuthorizationCode<'_>,
     ) -> Result<Secret, NoToken> {
         let endpoints = self.endpoints(provider).await.map_err(NoToken::Unavailable)?;
         let turn = tokio::time::timeout(PATIENCE, self.exchanges.wait(provider.provider_id, 1)).await;
@@ -242,7 +242,7 @@ impl Endpoints {
         provider: &Provider,
         client_id: &str,
         redirect: &Url,
-        asked: &Asked,
+        asked: &SignInRequest,
     ) -> Url {
         let mut url = self.authorization.clone();
         url.query_pairs_mut()
@@ -258,7 +258,12 @@ impl Endpoints {
     }
 
     /// The request for the ID token, without its address. Nothing: the client id or its secret fits into no header.
-    fn request(&self, client_id: &str, secret: Option<&Secret>, code: Code<'_>) -> Option<Request<Bytes>> {
+    fn request(
+        &self,
+        client_id: &str,
+        secret: Option<&Secret>,
+        code: AuthorizationCode<'_>,
+    ) -> Option<Request<Bytes>> {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", code.code)
@@ -297,7 +302,7 @@ fn read_answer(provider: &Provider, answer: &Answer) -> Result<Secret, NoToken> 
         id_token: Option<Secret>,
     }
     #[derive(Deserialize)]
-    struct Refusal {
+    struct SignInRefusal {
         error: String,
     }
     if answer.status == StatusCode::OK {
@@ -313,7 +318,8 @@ fn read_answer(provider: &Provider, answer: &Answer) -> Result<Secret, NoToken> 
         });
     }
     // The word is one of a short list (RFC 6749, 5.2); what stands beside it may repeat what was sent.
-    let word = strict::read_json(&answer.body).map(|refusal: Refusal| refusal.error).unwrap_or_default();
+    let word =
+        strict::read_json(&answer.body).map(|refusal: SignInRefusal| refusal.error).unwrap_or_default();
     let known =
         ["invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "invalid_scope"];
     let known = known.into_iter().find(|one| *one == word).unwrap_or("another error");
@@ -340,8 +346,8 @@ mod tests {
         Description::read(text.as_bytes(), ISSUER)
     }
 
-    fn code(redirect: &Url) -> Code<'_> {
-        Code { code: "c&d", verifier: Secret::new("v"), redirect }
+    fn code(redirect: &Url) -> AuthorizationCode<'_> {
+        AuthorizationCode { code: "c&d", verifier: Secret::new("v"), redirect }
     }
 
     #[test]

@@ -95,17 +95,17 @@ impl Header {
 #[derive(Deserialize)]
 struct Claimed {
     iss: String,
-    aud: Audience,
+    aud: AudienceClaim,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+enum AudienceClaim {
     One(String),
     Many(Vec<String>),
 }
 
-impl Audience {
+impl AudienceClaim {
     fn all(&self) -> &[String] {
         match self {
             Self::One(one) => std::slice::from_ref(one),

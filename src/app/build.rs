@@ -17,7 +17,7 @@ use crate::access::oidc::SignInClient;
 use crate::access::proxies::TrustedProxies;
 use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS};
 use crate::admin::{Figures, Gauges, Operations};
-use crate::background::{self, FinishPace, Pace, Watcher, Work};
+use crate::background::{self, FinishPace, JobParts, Pace, Watcher};
 use crate::bulk::Bulk;
 use crate::call::Party;
 use crate::clock::Clock;
@@ -28,10 +28,10 @@ use crate::https::Egress;
 use crate::ids::{GatewayId, OrgId};
 use crate::layers::body::{BodyReader, MAX_BODY, MAX_MANAGEMENT_BODY};
 use crate::layers::forward::Forward;
-use crate::layers::price::Price;
+use crate::layers::price::Pricing;
 use crate::layers::replay::Replay;
 use crate::layers::reserve::Reserve;
-use crate::layers::unanswered::{Book, Unanswered};
+use crate::layers::unanswered::{InHand, Unanswered};
 use crate::metrics as m;
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -64,7 +64,7 @@ impl App {
         ];
         let pools = Pools::connect(&config.database).await?;
         let [data, admin] = listeners(&config, certificates).await?;
-        let shared = Shared::build(&config, &egress, pools, metrics, bulk, upstream).await?;
+        let shared = SharedParts::build(&config, &egress, pools, metrics, bulk, upstream).await?;
         let max_connections = descriptors::for_data_connections(&config);
         let unanswered = shared.unanswered(&config);
         let api = shared.api(&config);
@@ -149,7 +149,7 @@ impl Pools {
 }
 
 /// The parts that several other parts use.
-struct Shared {
+struct SharedParts {
     metrics: PrometheusHandle,
     pools: Pools,
     bulk: Bulk,
@@ -168,7 +168,7 @@ struct Shared {
     draining: CancellationToken,
 }
 
-impl Shared {
+impl SharedParts {
     async fn build(
         config: &Config,
         egress: &Egress,
@@ -229,7 +229,7 @@ impl Shared {
             stop: self.stop.clone(),
             last_wait: last_wait(config),
             clock: Clock,
-            book: Book::default(),
+            book: InHand::default(),
         })
     }
 
@@ -250,7 +250,7 @@ impl Shared {
             management: config.server.tenant_api.then(of_tenants),
             document: crate::handlers::document().to_json().unwrap_or_default().into(),
             limits: self.limits.clone(),
-            price: Price { prices: self.prices.clone(), workers: self.bulk.workers.clone() },
+            price: Pricing { prices: self.prices.clone(), workers: self.bulk.workers.clone() },
             replay: Replay {
                 database: self.pools.callers.clone(),
                 bodies: bodies.clone(),
@@ -355,8 +355,8 @@ impl Shared {
         }
     }
 
-    fn work(&self, config: &Config, unanswered: Arc<Unanswered>) -> Work {
-        Work {
+    fn work(&self, config: &Config, unanswered: Arc<Unanswered>) -> JobParts {
+        JobParts {
             lease: self.lease.clone(),
             database: self.pools.upkeep.clone(),
             ledger: self.ledger.clone(),

@@ -27,7 +27,7 @@ const NO_TASK: &str = "tollgate-doctor";
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum Severity {
     /// It is as it should be.
     Ok,
     /// It works, but something should be done.
@@ -41,7 +41,7 @@ pub enum Level {
 pub struct Diagnosis {
     /// What was looked at: `database`, `vendor`, …
     pub area: String,
-    pub level: Level,
+    pub level: Severity,
     /// What was found, without a full stop.
     pub what: String,
     /// What to do about it; nothing if it is as it should be.
@@ -50,21 +50,21 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    fn new(area: &str, level: Level, what: impl Into<String>, remedy: Option<String>) -> Self {
+    fn new(area: &str, level: Severity, what: impl Into<String>, remedy: Option<String>) -> Self {
         Self { area: area.to_owned(), level, what: what.into(), remedy }
     }
 
     fn well(area: &str, what: impl Into<String>) -> Self {
-        Self::new(area, Level::Ok, what, None)
+        Self::new(area, Severity::Ok, what, None)
     }
 
     fn warning(area: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(area, Level::Warning, what, Some(remedy.into()))
+        Self::new(area, Severity::Warning, what, Some(remedy.into()))
     }
 
     /// Something that keeps a gateway from working.
     pub fn error(area: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(area, Level::Error, what, Some(remedy.into()))
+        Self::new(area, Severity::Error, what, Some(remedy.into()))
     }
 }
 
@@ -179,20 +179,20 @@ async fn of_database(config: &Config) -> Vec<Diagnosis> {
     match database.shortfalls(Purpose::Serve).await {
         Ok(shortfalls) => found.extend(shortfalls.into_iter().map(|shortfall| {
             let Shortfall { what, remedy, blocking } = shortfall;
-            let level = if blocking { Level::Error } else { Level::Warning };
+            let level = if blocking { Severity::Error } else { Severity::Warning };
             Diagnosis::new(AREA, level, what, Some(remedy))
         })),
         Err(error) => {
             found.push(Diagnosis::error(AREA, error.to_string(), "Ask the database's administrator"))
         }
     }
-    if found.iter().any(|finding| finding.level == Level::Error) {
+    if found.iter().any(|finding| finding.level == Severity::Error) {
         return found;
     }
     found.extend(of_schema(&database).await);
     found.extend(of_connections(&database, config).await);
     found.extend(of_clock(&database).await);
-    if !found.iter().any(|finding| finding.level == Level::Error) {
+    if !found.iter().any(|finding| finding.level == Severity::Error) {
         found.push(Diagnosis::well(AREA, format!("{} is as assumed", database.place())));
         found.extend(of_role(&database).await);
         found.extend(of_providers(&database, config).await);

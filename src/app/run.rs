@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use super::{App, Consoles, Listener};
 use crate::access::proxies::TrustedProxies;
 use crate::admin::router;
-use crate::background::{Job, JobError, Next, Work};
+use crate::background::{Job, JobError, JobParts, Next};
 use crate::config::{Config, ms};
 use crate::console::{self, Apis, Audience, mount};
 use crate::server::tls::{self, Certificate};
@@ -45,9 +45,9 @@ pub(super) fn time_in_flight(grace: Duration) -> Duration {
 }
 
 /// A gateway that is serving.
-struct Running {
+struct RunningGateway {
     config: Config,
-    work: Arc<Work>,
+    work: Arc<JobParts>,
     /// The data listener's task, which ends with its last connection.
     server: JoinHandle<()>,
     /// The operations listener and the jobs.
@@ -77,7 +77,7 @@ impl App {
         finished
     }
 
-    fn serve(self) -> Running {
+    fn serve(self) -> RunningGateway {
         let background = TaskTracker::new();
         let drained = CancellationToken::new();
         let certificates = [&self.data, &self.admin].map(|listener| listener.certificate.clone());
@@ -128,7 +128,7 @@ impl App {
         let management = mount(operators, base, management);
         background.spawn(serve(admin_socket, management, admin_options));
         let server = background.spawn(serve(socket, mount(members, base, data), options));
-        Running {
+        RunningGateway {
             config: self.config,
             work: self.work,
             server,
@@ -166,7 +166,7 @@ fn watch(certificate: Arc<Certificate>, changed: Arc<Notify>) -> Job {
     Job::new(name, tls::LOOK, CERTIFICATE_DEADLINE, look).until_drained().woken_by(changed)
 }
 
-impl Running {
+impl RunningGateway {
     /// Keeps serving, but tells load balancers and clients to go elsewhere.
     async fn drain(&self) {
         self.draining.cancel();

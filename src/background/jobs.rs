@@ -120,7 +120,7 @@ impl Job {
     }
 
     async fn work(mut self, end: CancellationToken, clock: Clock) {
-        let shown = Shown::of(&self, clock);
+        let shown = JobMetrics::of(&self, clock);
         let mut on = self.wait(&end, self.first()).await;
         while on {
             let next = self.run_once(&shown, clock).await;
@@ -160,7 +160,7 @@ impl Job {
         }
     }
 
-    async fn run_once(&mut self, shown: &Shown, clock: Clock) -> Next {
+    async fn run_once(&mut self, shown: &JobMetrics, clock: Clock) -> Next {
         let begun = clock.now();
         // A panic must not end the job, because nobody would notice.
         let run = AssertUnwindSafe((self.run)()).catch_unwind();
@@ -204,7 +204,7 @@ async fn woken(wake: Option<&Notify>) {
 }
 
 /// The metrics of one job.
-struct Shown {
+struct JobMetrics {
     ok: Counter,
     failed: Counter,
     timed_out: Counter,
@@ -212,7 +212,7 @@ struct Shown {
     last_success: Gauge,
 }
 
-impl Shown {
+impl JobMetrics {
     fn of(job: &Job, clock: Clock) -> Self {
         let name = || job.name.clone();
         let runs = |outcome: &'static str| {

@@ -45,7 +45,7 @@ pub enum Party {
 pub struct NoRoom;
 
 /// What the listener holds for a request in progress.
-pub trait Turn: fmt::Debug + Send + Sync {
+pub trait RequestInProgress: fmt::Debug + Send + Sync {
     /// The request is this one's from now on, and so is its connection, unless it is a proxy's.
     fn is_of(self: Arc<Self>, party: Party) -> BoxFuture<'static, Result<(), NoRoom>>;
 }
@@ -58,7 +58,7 @@ pub struct Peer {
     known: Arc<SetOnce<Party>>,
     half_closed: Arc<SetOnce<()>>,
     /// What is held for the request; none, once it was answered.
-    turn: Option<Weak<dyn Turn>>,
+    turn: Option<Weak<dyn RequestInProgress>>,
 }
 
 impl Peer {
@@ -75,7 +75,7 @@ impl Peer {
 
     /// The connection, as it is added to a request for which `turn` is held.
     #[must_use]
-    pub fn with(&self, turn: Weak<dyn Turn>) -> Self {
+    pub fn with(&self, turn: Weak<dyn RequestInProgress>) -> Self {
         Self { turn: Some(turn), ..self.clone() }
     }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
-use crate::config::{Config, DatabaseConfig, Retention};
+use crate::config::{Config, DatabaseConfig, RetentionConfig};
 use crate::secret::Secret;
 use crate::store::{Database, StoreError};
 
@@ -36,7 +36,7 @@ impl DatabaseArgs {
 
     /// How long the configuration file says that content is kept. Without a file nothing is guessed: what is erased does not
     /// come back.
-    pub(super) fn retention(&self) -> Result<Retention, CliError> {
+    pub(super) fn retention(&self) -> Result<RetentionConfig, CliError> {
         let Some(file) = &self.config else {
             return Err(CliError::Usage(
                 "how long is content kept? Use --content-days DAYS, or --config FILE with what the gateways use".into(),

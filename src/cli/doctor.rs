@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, block_on, output};
-use crate::app::{Diagnosis, Level, diagnose};
+use crate::app::{Diagnosis, Severity, diagnose};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -35,15 +35,15 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
                 .collect(),
         };
         let of = |level| found.iter().filter(|finding| finding.level == level).count();
-        let (errors, warnings) = (of(Level::Error), of(Level::Warning));
+        let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));
         if args.json {
             output::raw(format_args!("{:#}\n", json!({ "healthy": errors == 0, "findings": found })));
         } else {
             for Diagnosis { area, level, what, remedy } in &found {
                 let mark = match level {
-                    Level::Ok => "ok     ",
-                    Level::Warning => "warning",
-                    Level::Error => "ERROR  ",
+                    Severity::Ok => "ok     ",
+                    Severity::Warning => "warning",
+                    Severity::Error => "ERROR  ",
                 };
                 output::note(format_args!("{mark}  {area}: {what}"));
                 if let Some(remedy) = remedy {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{CliError, block_on};
 use crate::config::Config;
-use crate::https::{Client, Settings, Trust, Version};
+use crate::https::{Client, ClientSettings, HttpVersion, Trust};
 use crate::strict;
 
 /// Less than the three seconds that orchestrators usually wait.
@@ -37,12 +37,12 @@ pub(super) fn run(args: HealthcheckArgs) -> Result<(), CliError> {
     let scheme = if config.admin.tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}{path}", here(config.admin.listen));
     let wrong = |why: String| CliError::Failed(format!("{url}: {why}"));
-    let settings = Settings {
+    let settings = ClientSettings {
         // The certificate names the host that callers use, not this address, and may be newer than the one in the
         // files. Nothing secret is sent, and the answer grants nothing.
         trust: Trust::Any,
         proxy: None,
-        version: Version::Http1,
+        version: HttpVersion::Http1,
         connect_timeout: TIMEOUT,
         idle_timeout: Duration::ZERO,
     };

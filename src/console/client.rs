@@ -244,7 +244,7 @@ fn key_at(object: &[u8], place: usize) -> Option<String> {
 
 /// The body of a refusal: of the data plane's, or a problem document of the management API.
 #[derive(Deserialize)]
-struct Refusal {
+struct RefusalBody {
     error: Option<String>,
     message: Option<String>,
     code: Option<Value>,
@@ -254,7 +254,7 @@ struct Refusal {
 }
 
 fn refusal(status: StatusCode, headers: &HeaderMap, bytes: &[u8]) -> Problem {
-    let read: Refusal = strict::read_json(bytes).unwrap_or(Refusal {
+    let read: RefusalBody = strict::read_json(bytes).unwrap_or(RefusalBody {
         error: None,
         message: None,
         code: None,

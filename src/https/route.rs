@@ -58,20 +58,20 @@ pub(super) struct NoTunnel {
 
 /// Opens connections, through the proxy where its rules say so.
 #[derive(Debug, Clone)]
-pub struct Route {
+pub struct Connector {
     tcp: HttpConnector,
     proxy: Option<Proxy>,
     timeout: Duration,
 }
 
-impl Route {
+impl Connector {
     /// `timeout` covers the whole way through a proxy; a direct connection has that of `tcp`.
     pub(super) fn new(tcp: HttpConnector, proxy: Option<Proxy>, timeout: Duration) -> Self {
         Self { tcp, proxy, timeout }
     }
 }
 
-impl Service<Uri> for Route {
+impl Service<Uri> for Connector {
     type Response = TokioIo<TcpStream>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;

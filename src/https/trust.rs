@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::unverified::Unverified;
+use super::unverified::AnyCertificate;
 
 /// The server certificates that are accepted.
 #[derive(Debug, Clone)]
@@ -75,7 +75,9 @@ pub(super) fn tls(trust: &Trust) -> Result<ClientConfig, BadTrust> {
             config.with_root_certificates(roots)
         }
         Trust::Only(pem) => config.with_root_certificates(authorities(pem)?),
-        Trust::Any => config.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::default())),
+        Trust::Any => {
+            config.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
+        }
     }
     .with_no_client_auth())
 }

@@ -7,15 +7,15 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 
 /// Accepts every certificate; the server must still prove that it has the certificate's private key.
 #[derive(Debug)]
-pub(super) struct Unverified(WebPkiSupportedAlgorithms);
+pub(super) struct AnyCertificate(WebPkiSupportedAlgorithms);
 
-impl Default for Unverified {
+impl Default for AnyCertificate {
     fn default() -> Self {
         Self(aws_lc_rs::default_provider().signature_verification_algorithms)
     }
 }
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -61,7 +61,8 @@ impl Below<Held> for Arc<Forward> {
         let mut caller = (!is_keyed).then(|| Box::new(self.unanswered.attend(guard.org(), reference)));
         let (sender, mut answer) = oneshot::channel();
         let (gone, connection) = (CancellationToken::new(), context.connection);
-        let client = Client { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
+        let client =
+            WaitingClient { sender: Mutex::new(Some(sender)), gone: gone.clone(), notes: context.notes };
         let sending = Sending { order, excerpt, hold: guard, permit, keeps_content };
         self.tasks.spawn(carry(self.clone().run(sending, client, context.arrived)));
         async move {
@@ -106,14 +107,14 @@ enum Patience {
 }
 
 /// The waiting client, which gets the first answer only.
-struct Client {
+struct WaitingClient {
     sender: Mutex<Option<oneshot::Sender<Result<Answer, GatewayError>>>>,
     /// Cancelled when no client waits for the vendor any more.
     gone: CancellationToken,
     notes: Notes,
 }
 
-impl Client {
+impl WaitingClient {
     fn answer(&self, result: Result<Answer, GatewayError>) {
         if let Some(sender) = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Sending fails if the client has left, which then needs no answer.
@@ -124,7 +125,7 @@ impl Client {
 }
 
 impl Forward {
-    async fn run(self: Arc<Self>, sending: Sending, client: Client, arrived: Instant) {
+    async fn run(self: Arc<Self>, sending: Sending, client: WaitingClient, arrived: Instant) {
         let Sending { mut order, excerpt, mut hold, permit, keeps_content } = sending;
         fail_point::reach("create.held");
         if !keeps_content && let Err(error) = self.poller.keep_none(hold.org(), hold.id()).await {
@@ -164,7 +165,7 @@ impl Forward {
         permit: Permit,
         body: Bytes,
         hold: &mut HoldGuard,
-        client: &Client,
+        client: &WaitingClient,
         arrived: Instant,
     ) -> Option<CreateOutcome> {
         let lease = self.lease.clone();

@@ -16,13 +16,13 @@ use crate::telemetry::Span;
 
 /// Validates a create and prices it.
 #[derive(Debug, Clone)]
-pub struct Price {
+pub struct Pricing {
     /// The price books, factors and signing keys that this gateway has read.
     pub prices: Arc<Prices>,
     pub workers: BulkWorkers,
 }
 
-impl Stage for Price {
+impl Stage for Pricing {
     type In = Fresh;
     type Out = Priced;
 
@@ -42,7 +42,7 @@ impl Stage for Price {
     }
 }
 
-impl Price {
+impl Pricing {
     /// Validates and prices a create. Of its body only the copy is left that will be sent, and an excerpt.
     async fn order(
         &self,

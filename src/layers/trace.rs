@@ -44,16 +44,16 @@ impl<B> Layer<Rescue<B>> for TraceLayer {
     type Service = Trace<B>;
 
     fn layer(&self, below: Rescue<B>) -> Trace<B> {
-        Trace(Arc::new(Inner { settings: self.clone(), below }))
+        Trace(Arc::new(TraceState { settings: self.clone(), below }))
     }
 }
 
 /// The service between HTTP and the typed stages. All requests share one, so that none copies the stages.
 #[derive(Debug)]
-pub struct Trace<B>(Arc<Inner<B>>);
+pub struct Trace<B>(Arc<TraceState<B>>);
 
 #[derive(Debug)]
-struct Inner<B> {
+struct TraceState<B> {
     settings: TraceLayer,
     below: Rescue<B>,
 }

@@ -69,19 +69,19 @@ pub struct Unanswered {
     /// How long after `stop` a repetition may still wait.
     pub last_wait: Duration,
     pub clock: Clock,
-    pub book: Book,
+    pub book: InHand,
 }
 
 /// What this gateway has in hand.
 #[derive(Debug, Default)]
-pub struct Book(Mutex<Entries>);
+pub struct InHand(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
     /// Creates without a key whose callers wait here.
     attended: HashSet<HoldId>,
     /// Notes that are to be written.
-    notes: VecDeque<Note>,
+    notes: VecDeque<GoneNote>,
     /// Whether a task writes notes.
     writing: bool,
     /// How many notes there ever were, and how many of them are written or given up.
@@ -93,7 +93,7 @@ struct Entries {
 
 /// A note that a caller has gone.
 #[derive(Debug)]
-struct Note {
+struct GoneNote {
     org: OrgId,
     hold: HoldId,
     left: Instant,
@@ -232,7 +232,7 @@ impl Unanswered {
             return;
         }
         entries.begun = entries.begun.saturating_add(1);
-        entries.notes.push_back(Note { org, hold, left: self.clock.now() });
+        entries.notes.push_back(GoneNote { org, hold, left: self.clock.now() });
         if !std::mem::replace(&mut entries.writing, true) {
             self.tasks.spawn_on(self.clone().write_notes(), &runtime);
         }
@@ -248,7 +248,7 @@ impl Unanswered {
                 self.have_ended(creates.len());
                 continue;
             };
-            let (given_up, again): (Vec<Note>, Vec<Note>) =
+            let (given_up, again): (Vec<GoneNote>, Vec<GoneNote>) =
                 some.into_iter().partition(|note| self.clock.since(note.left) > GIVE_UP);
             tracing::warn!(%error, again = again.len(), given_up = given_up.len(), "that callers have gone is not noted yet");
             self.have_ended(given_up.len());
@@ -264,7 +264,7 @@ impl Unanswered {
     }
 
     /// The notes for the next statement. None: the task ends.
-    fn next_notes(&self) -> Option<Vec<Note>> {
+    fn next_notes(&self) -> Option<Vec<GoneNote>> {
         let mut entries = self.entries();
         let some = entries.notes.len().min(TOGETHER);
         entries.writing = some > 0;

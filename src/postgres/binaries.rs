@@ -23,14 +23,14 @@ pub(super) struct Binaries {
 }
 
 /// The requirements of the cluster that the server is to run.
-pub(super) struct Need<'a> {
+pub(super) struct Requirements<'a> {
     /// The existing cluster and its major version; only a server of the same version can run it.
     pub cluster: Option<(&'a Path, u32)>,
     /// The owner of the cluster; root runs the server as this user.
     pub cluster_owner: Option<u32>,
 }
 
-impl Need<'_> {
+impl Requirements<'_> {
     fn fits(&self, found: &Binaries) -> bool {
         self.cluster.is_none_or(|(_, major)| major == found.version.major)
     }
@@ -44,7 +44,7 @@ impl Need<'_> {
 
 /// Finds a server, or else installs one.
 pub(super) fn locate(
-    need: &Need<'_>,
+    need: &Requirements<'_>,
     downloads: &Downloads,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Binaries, PostgresError> {
@@ -94,7 +94,7 @@ pub(super) fn locate(
 }
 
 struct Search<'a> {
-    need: &'a Need<'a>,
+    need: &'a Requirements<'a>,
     downloads: &'a Downloads,
     ignore_system: bool,
     /// A usable server that cannot run the existing cluster.

@@ -82,10 +82,10 @@ struct ClientsPlace {
 
 /// What a connection's requests and its place know of each other.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Standing(Arc<Shared>);
+pub(super) struct Standing(Arc<ConnectionState>);
 
 #[derive(Debug)]
-struct Shared {
+struct ConnectionState {
     requests: AtomicUsize,
     /// When the last request ended.
     idle_since: Mutex<Instant>,
@@ -94,7 +94,7 @@ struct Shared {
     close: Notify,
 }
 
-impl Default for Shared {
+impl Default for ConnectionState {
     fn default() -> Self {
         Self {
             requests: AtomicUsize::default(),
@@ -107,7 +107,7 @@ impl Default for Shared {
 
 /// A request in progress, until it is dropped.
 #[derive(Debug)]
-pub(super) struct InProgress(Arc<Shared>);
+pub(super) struct InProgress(Arc<ConnectionState>);
 
 impl Standing {
     /// Counts a request: a connection with requests in progress is not closed to make room.

@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 
 use super::connections::Connections;
 use crate::access::proxies::TrustedProxies;
-use crate::call::{Network, NoRoom, Party, Peer, Turn};
+use crate::call::{Network, NoRoom, Party, Peer, RequestInProgress};
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
 
@@ -102,7 +102,7 @@ impl Body for Taken {
 
 /// Gives the requests of one connection their turns.
 #[derive(Debug, Clone)]
-pub(super) struct Gate {
+pub(super) struct RequestGate {
     peer: Peer,
     proxies: TrustedProxies,
     connections: Arc<Connections>,
@@ -130,7 +130,7 @@ enum Holding {
 /// The turn of one request.
 #[derive(Debug)]
 pub(super) struct RequestTurn {
-    gate: Gate,
+    gate: RequestGate,
     size: usize,
     /// Whether the request has a connection of a proxy for itself.
     takes_place: bool,
@@ -138,7 +138,7 @@ pub(super) struct RequestTurn {
     refused: AtomicBool,
 }
 
-impl Gate {
+impl RequestGate {
     pub(super) fn new(
         peer: &Peer,
         proxies: &TrustedProxies,
@@ -200,7 +200,7 @@ impl Gate {
 impl RequestTurn {
     /// The connection, as it is added to the request.
     pub(super) fn peer(self: &Arc<Self>) -> Peer {
-        let turn: Arc<dyn Turn> = self.clone();
+        let turn: Arc<dyn RequestInProgress> = self.clone();
         self.gate.peer.with(Arc::downgrade(&turn))
     }
 
@@ -242,7 +242,7 @@ impl RequestTurn {
     }
 }
 
-impl Turn for RequestTurn {
+impl RequestInProgress for RequestTurn {
     fn is_of(self: Arc<Self>, party: Party) -> BoxFuture<'static, Result<(), NoRoom>> {
         Box::pin(async move {
             self.becomes_known(party).await.ok_or_else(|| {
@@ -277,10 +277,10 @@ mod tests {
     }
 
     /// Connections of a proxy at 10.0.0.1.
-    fn proxied(connections: &Arc<Connections>, heads: &Arc<Heads>) -> Gate {
+    fn proxied(connections: &Arc<Connections>, heads: &Arc<Heads>) -> RequestGate {
         let networks = vec!["10.0.0.0/8".parse().unwrap()];
         let proxies = TrustedProxies::new(&Server { trusted_proxies: networks, ..Server::default() });
-        Gate::new(&Peer::stranger(address("10.0.0.1")), &proxies, connections, None, heads)
+        RequestGate::new(&Peer::stranger(address("10.0.0.1")), &proxies, connections, None, heads)
     }
 
     #[tokio::test]
@@ -327,7 +327,7 @@ mod tests {
             let standing = Standing::default();
             let (client, proxies) = (address("192.0.2.1"), TrustedProxies::new(&Server::default()));
             let place = connections.enter(client, &standing).await.unwrap();
-            let gate = Gate::new(&Peer::stranger(client), &proxies, &connections, place.id(), &heads);
+            let gate = RequestGate::new(&Peer::stranger(client), &proxies, &connections, place.id(), &heads);
             (place, gate)
         };
         let large = || {
@@ -364,7 +364,7 @@ mod tests {
         let (client, standing) = (address("192.0.2.1"), Standing::default());
         let place = connections.enter(client, &standing).await.unwrap();
         let proxies = TrustedProxies::new(&Server::default());
-        let gate = Gate::new(&Peer::stranger(client), &proxies, &connections, place.id(), &heads);
+        let gate = RequestGate::new(&Peer::stranger(client), &proxies, &connections, place.id(), &heads);
         let mut turns = Vec::new();
         for _ in 0..STREAMS {
             turns.push(gate.pass(&request("")).await.unwrap());

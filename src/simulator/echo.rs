@@ -20,15 +20,15 @@ const MOST_BYTES: usize = 256 << 20;
 
 /// The large bodies, in the order of their creates.
 #[derive(Default)]
-pub(super) struct Echoes(Mutex<Kept>);
+pub(super) struct Echoes(Mutex<KeptRequest>);
 
 #[derive(Default)]
-struct Kept {
+struct KeptRequest {
     bytes: usize,
-    bodies: VecDeque<Body>,
+    bodies: VecDeque<EchoBody>,
 }
 
-struct Body {
+struct EchoBody {
     task_id: Arc<str>,
     ends: Millis,
     json: Arc<RawValue>,
@@ -38,7 +38,7 @@ impl Echoes {
     /// Keeps the body of a task that ends at `ends`, if it is large. `now`: bodies of tasks that have ended leave first.
     pub(super) fn keep(&self, task_id: &Arc<str>, ends: Millis, json: &RawValue, now: Millis) {
         if json.get().len() > LONGEST_STRING {
-            let body = Body { task_id: task_id.clone(), ends, json: json.to_owned().into() };
+            let body = EchoBody { task_id: task_id.clone(), ends, json: json.to_owned().into() };
             self.within(MOST_BYTES, body, now);
         }
     }
@@ -50,7 +50,7 @@ impl Echoes {
         kept.bodies.iter().rev().find(|body| &*body.task_id == task_id).map(|body| body.json.clone())
     }
 
-    fn within(&self, most: usize, body: Body, now: Millis) {
+    fn within(&self, most: usize, body: EchoBody, now: Millis) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.bytes += body.json.get().len();
         kept.bodies.push_back(body);
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn large_bodies_are_bounded_in_sum_and_those_of_finished_tasks_leave_first() {
         let now = Millis::now();
-        let body = |task: &str, ends: Millis, bytes: usize| Body {
+        let body = |task: &str, ends: Millis, bytes: usize| EchoBody {
             task_id: task.into(),
             ends,
             json: RawValue::from_string(format!("\"{}\"", "a".repeat(bytes - 2))).unwrap().into(),

@@ -17,9 +17,9 @@ use super::task::Task;
 
 /// Queues accepted tasks for the state file. Does nothing if there is no state file.
 #[derive(Clone)]
-pub(super) struct Journal(Option<UnboundedSender<Note>>);
+pub(super) struct Journal(Option<UnboundedSender<JournalNote>>);
 
-enum Note {
+enum JournalNote {
     Line { text: Vec<u8>, written: oneshot::Sender<()> },
     Stop,
 }
@@ -36,7 +36,7 @@ impl Journal {
             let mut text = serde_json::to_vec(task).ok()?;
             text.push(b'\n');
             let (written, receipt) = oneshot::channel();
-            sender.send(Note::Line { text, written }).ok()?;
+            sender.send(JournalNote::Line { text, written }).ok()?;
             Some(receipt)
         });
         async move {
@@ -50,7 +50,7 @@ impl Journal {
     /// Ends the writer after everything queued so far.
     pub(super) fn stop(&self) {
         if let Some(sender) = &self.0 {
-            let _ = sender.send(Note::Stop);
+            let _ = sender.send(JournalNote::Stop);
         }
     }
 }
@@ -60,7 +60,7 @@ pub(super) struct Writer {
     file: File,
     path: PathBuf,
     length: u64,
-    queue: UnboundedReceiver<Note>,
+    queue: UnboundedReceiver<JournalNote>,
 }
 
 /// Opens the file, reads what it holds and cuts off a last line that a kill tore apart.
@@ -115,11 +115,11 @@ impl Writer {
             let mut receipts = Vec::with_capacity(notes.len());
             for note in notes.drain(..) {
                 match note {
-                    Note::Line { text: line, written } => {
+                    JournalNote::Line { text: line, written } => {
                         text.extend_from_slice(&line);
                         receipts.push(written);
                     }
-                    Note::Stop => stopping = true,
+                    JournalNote::Stop => stopping = true,
                 }
             }
             self.write(&text);

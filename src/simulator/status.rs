@@ -35,7 +35,7 @@ impl<'a, T> Figure<'a, T> {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct StatusReport<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     task_id: Option<Figure<'a, &'a str>>,
     status: &'a str,
@@ -97,7 +97,7 @@ fn report(shared: &Shared, task: &Task, plan: &FaultPlan) -> Response<WireBody> 
     let shown = if odd_word.is_some() { TaskState::InProgress } else { state };
     let shape = plan.response.as_ref().or(task.oddities.as_ref().and_then(|own| own.response.as_ref()));
     let echo = shared.echoes.of(&task.task_id);
-    answer::success(Report {
+    answer::success(StatusReport {
         task_id: Figure::unless(&plan.task_id, &*task.task_id),
         status: odd_word.unwrap_or(state.word()),
         consumed_credits: Figure::unless(&plan.consumed, task.consumed(now)),

@@ -57,7 +57,7 @@ const FORGET: &str = "\
 
 /// What a text is, which says where it is stored and what else is done in its statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TextKind {
     /// The excerpt of a create that is being sent.
     Request,
     /// The vendor's answer to the create.
@@ -68,7 +68,7 @@ enum Kind {
     Refused,
 }
 
-impl Kind {
+impl TextKind {
     /// The statement that stores texts `$3` of this kind (and digests `$4`) for holds `$2` of organisations `$1`.
     fn statement(self) -> String {
         let seconds = UNREAD_FOR.as_secs();
@@ -127,10 +127,10 @@ impl Kind {
 
 /// A text on its way to a statement that stores several.
 #[derive(Debug)]
-struct Note {
+struct PendingText {
     org: OrgId,
     hold: HoldId,
-    kind: Kind,
+    kind: TextKind,
     data: Box<str>,
     /// The digests that belong to an excerpt; of other kinds: empty.
     digests: Box<str>,
@@ -142,7 +142,7 @@ struct Note {
 #[derive(Debug, Clone)]
 pub struct Contents {
     database: SharedDatabase<OrgId>,
-    short: mpsc::Sender<Note>,
+    short: mpsc::Sender<PendingText>,
 }
 
 impl Contents {
@@ -158,35 +158,36 @@ impl Contents {
 
     /// Stores the excerpt of a create that is being sent. It is there until the task has ended.
     pub async fn note_request(&self, org: OrgId, hold: HoldId, excerpt: Excerpt) -> Result<(), StoreError> {
-        self.write(Kind::Request, org, hold, &excerpt.fields, &excerpt.digests).await
+        self.write(TextKind::Request, org, hold, &excerpt.fields, &excerpt.digests).await
     }
 
     /// Erases the excerpt of a create that was refused, soon: if too much waits, when old content is erased.
     pub fn forget_request(&self, org: OrgId, hold: HoldId) {
         let (data, digests) = Default::default();
         let (stored, _) = oneshot::channel();
-        let _ = self.short.try_send(Note { org, hold, kind: Kind::Refused, data, digests, stored });
+        let _ =
+            self.short.try_send(PendingText { org, hold, kind: TextKind::Refused, data, digests, stored });
     }
 
     /// Stores the vendor's `data` of its answer to a create.
     pub async fn note_first(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::First, org, hold, data, "").await
+        self.write(TextKind::First, org, hold, data, "").await
     }
 
     /// Stores the `data` of a report that did not end the task, unless its end is stored.
     pub async fn note_progress(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::Progress, org, hold, data, "").await
+        self.write(TextKind::Progress, org, hold, data, "").await
     }
 
     /// Stores the `data` of the report that ends the task, unless it has ended. The step that ends it comes afterwards: a
     /// settled task whose result is lost would be a loss for its owner.
     pub async fn note_end(&self, org: OrgId, hold: HoldId, data: &str) -> Result<(), StoreError> {
-        self.write(Kind::End, org, hold, data, "").await
+        self.write(TextKind::End, org, hold, data, "").await
     }
 
     async fn write(
         &self,
-        kind: Kind,
+        kind: TextKind,
         org: OrgId,
         hold: HoldId,
         data: &str,
@@ -194,7 +195,7 @@ impl Contents {
     ) -> Result<(), StoreError> {
         if data.len() + digests.len() <= SHORT {
             let (stored, answer) = oneshot::channel();
-            let note = Note { org, hold, kind, data: data.into(), digests: digests.into(), stored };
+            let note = PendingText { org, hold, kind, data: data.into(), digests: digests.into(), stored };
             if self.short.try_send(note).is_ok() && answer.await.unwrap_or(false) {
                 return Ok(());
             }
@@ -282,7 +283,7 @@ const ENDED: &str = "\
 
 async fn store(
     database: &Database,
-    kind: Kind,
+    kind: TextKind,
     orgs: Vec<Uuid>,
     holds: Vec<Uuid>,
     data: Vec<&str>,
@@ -290,22 +291,23 @@ async fn store(
 ) -> Result<(), StoreError> {
     let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement())).bind(orgs).bind(holds);
     let stored = match kind {
-        Kind::Request => stored.bind(data).bind(digests),
-        Kind::First | Kind::Progress | Kind::End => stored.bind(data),
-        Kind::Refused => stored,
+        TextKind::Request => stored.bind(data).bind(digests),
+        TextKind::First | TextKind::Progress | TextKind::End => stored.bind(data),
+        TextKind::Refused => stored,
     };
     stored.execute(database.pool()).await?;
     Ok(())
 }
 
 /// Stores short texts until nobody can send any more: all that wait, of one kind after the other.
-async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Note>>>) {
+async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<PendingText>>>) {
     loop {
         let mut some = Vec::with_capacity(TOGETHER);
         if notes.lock().await.recv_many(&mut some, TOGETHER).await == 0 {
             return;
         }
-        for kind in [Kind::Request, Kind::First, Kind::Progress, Kind::End, Kind::Refused] {
+        for kind in [TextKind::Request, TextKind::First, TextKind::Progress, TextKind::End, TextKind::Refused]
+        {
             // One statement stores one text for a hold: of several the last counts.
             let latest: BTreeMap<_, _> = some
                 .iter()
@@ -318,7 +320,8 @@ async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Note
             let (orgs, holds) = latest.keys().copied().unzip();
             let (data, digests) = latest.values().copied().unzip();
             let stored = store(&database, kind, orgs, holds, data, digests).await;
-            let (done, rest): (Vec<Note>, Vec<Note>) = some.into_iter().partition(|note| note.kind == kind);
+            let (done, rest): (Vec<PendingText>, Vec<PendingText>) =
+                some.into_iter().partition(|note| note.kind == kind);
             some = rest;
             for note in done {
                 // Whoever waited may have gone.

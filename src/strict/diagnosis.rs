@@ -7,7 +7,7 @@ const BEGINNING: usize = 512;
 
 /// A place in a text, as people and editors count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// How many bytes come before it.
     pub byte: usize,
     /// The number of its line; the first is 1.
@@ -16,7 +16,7 @@ pub struct Place {
     pub column: usize,
 }
 
-impl Place {
+impl Position {
     /// The place of the byte `at`; what comes before it must be UTF-8.
     pub(super) fn of(bytes: &[u8], at: usize) -> Self {
         let before = bytes.get(..at).unwrap_or(bytes);
@@ -29,7 +29,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { byte, line, column } = self;
         write!(f, "byte {byte} (line {line}, column {column})")
@@ -57,7 +57,7 @@ pub(super) fn object_text(bytes: &[u8]) -> Result<&str, BadJson> {
         Some(_) if ["null", "true", "false"].contains(&begun.trim_end()) => {
             Err(BadJson::Foreign("it is a JSON literal; it must be a JSON object"))
         }
-        Some(_) => Err(BadJson::NoObject(Place::of(bytes, at))),
+        Some(_) => Err(BadJson::NoObject(Position::of(bytes, at))),
     }
 }
 
@@ -200,9 +200,12 @@ mod tests {
 
     #[test]
     fn a_place_counts_lines_and_characters() {
-        assert_eq!(Place::of("a\ngün\u{1f985}x".as_bytes(), 10), Place { byte: 10, line: 2, column: 5 });
-        assert_eq!(Place::of(b"", 0), Place { byte: 0, line: 1, column: 1 });
-        assert_eq!(Place::of(b"\n", 1).to_string(), "byte 1 (line 2, column 1)");
+        assert_eq!(
+            Position::of("a\ngün\u{1f985}x".as_bytes(), 10),
+            Position { byte: 10, line: 2, column: 5 }
+        );
+        assert_eq!(Position::of(b"", 0), Position { byte: 0, line: 1, column: 1 });
+        assert_eq!(Position::of(b"\n", 1).to_string(), "byte 1 (line 2, column 1)");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use memchr::memchr2;
 use serde::de::DeserializeOwned;
 
-use super::diagnosis::{Place, object_text};
+use super::diagnosis::{Position, object_text};
 use super::fold::is_ignorable;
 
 /// Maximum depth of nested objects and lists, the same as in serde_json.
@@ -35,13 +35,13 @@ pub enum BadJson {
     #[error(
         "it is not UTF-8 at {at}, where {found}. If it is text in Latin-1, Latin-5 or another one-byte encoding, convert it"
     )]
-    NotText { at: Place, found: String },
+    NotText { at: Position, found: String },
     /// The bytes are something else than a JSON object; what they are, and what would be right.
     #[error("{0}")]
     Foreign(&'static str),
     /// The bytes are not JSON from their beginning on.
     #[error("it is not JSON at {0}; it must be a JSON object")]
-    NoObject(Place),
+    NoObject(Position),
     /// The text is not JSON, or not of the wanted type.
     #[error("{}", said(.0))]
     Parse(#[from] serde_json::Error),
@@ -49,7 +49,7 @@ pub enum BadJson {
 
 impl BadJson {
     pub(super) fn not_text(bytes: &[u8], error: std::str::Utf8Error) -> Self {
-        let at = Place::of(bytes, error.valid_up_to());
+        let at = Position::of(bytes, error.valid_up_to());
         let found = match (error.error_len(), bytes.get(at.byte)) {
             (Some(_), Some(byte)) => format!("0x{byte:02X} begins no character"),
             _ => "it ends in the middle of a character".into(),
@@ -101,7 +101,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, BadJson> {
 /// nested too deeply or has too many values. It does not check that the text is JSON.
 pub fn check_json(text: &str) -> Result<(), BadJson> {
     let bytes = text.as_bytes();
-    let mut within: Vec<Level<'_>> = Vec::new();
+    let mut within: Vec<Nesting<'_>> = Vec::new();
     let (mut at, mut values) = (0, 0);
     while let Some(byte) = bytes.get(at) {
         if matches!(byte, b'{' | b'[' | b',') {
@@ -112,8 +112,8 @@ pub fn check_json(text: &str) -> Result<(), BadJson> {
         }
         match byte {
             b'{' | b'[' if within.len() == MAX_DEPTH => return Err(BadJson::TooDeep),
-            b'{' => within.push(Level::object()),
-            b'[' => within.push(Level::List { index: 0 }),
+            b'{' => within.push(Nesting::object()),
+            b'[' => within.push(Nesting::List { index: 0 }),
             b'}' | b']' => drop(within.pop()),
             b',' => {
                 if let Some(level) = within.last_mut() {
@@ -122,7 +122,7 @@ pub fn check_json(text: &str) -> Result<(), BadJson> {
             }
             b'"' => {
                 let Some(end) = string_end(bytes, at) else { return Ok(()) };
-                if let Some(Level::Object { seen, key, key_follows }) = within.last_mut()
+                if let Some(Nesting::Object { seen, key, key_follows }) = within.last_mut()
                     && *key_follows
                 {
                     *key = unescaped(&text[at..end]);
@@ -142,12 +142,12 @@ pub fn check_json(text: &str) -> Result<(), BadJson> {
 }
 
 /// An object or a list whose end has not been reached.
-enum Level<'a> {
+enum Nesting<'a> {
     Object { seen: HashSet<Cow<'a, str>>, key: Cow<'a, str>, key_follows: bool },
     List { index: usize },
 }
 
-impl Level<'_> {
+impl Nesting<'_> {
     fn object() -> Self {
         Self::Object { seen: HashSet::new(), key: Cow::Borrowed(""), key_follows: true }
     }
@@ -183,17 +183,17 @@ fn unescaped(literal: &str) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed(inside), Cow::Owned)
 }
 
-fn path(within: &[Level<'_>]) -> String {
+fn path(within: &[Nesting<'_>]) -> String {
     let mut path = String::new();
     for level in within {
         match level {
-            Level::Object { key, .. } => {
+            Nesting::Object { key, .. } => {
                 if !path.is_empty() {
                     path.push('.');
                 }
                 path.push_str(&shown(key));
             }
-            Level::List { index } => path.push_str(&format!("[{index}]")),
+            Nesting::List { index } => path.push_str(&format!("[{index}]")),
         }
     }
     path

@@ -25,7 +25,7 @@ use url::Url;
 
 use super::export::BadTelemetry;
 use crate::config::{OtlpProtocol, Telemetry};
-use crate::https::{Answer, Authorities, Client, Settings, Trust, Version};
+use crate::https::{Answer, Authorities, Client, ClientSettings, HttpVersion, Trust};
 
 /// How long a collector may take over a batch, the second attempt included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ struct Collector {
 
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum BatchOutcome {
     Taken,
     /// The collector took the batch without some of its spans.
     Partly {
@@ -79,13 +79,13 @@ impl Otlp {
         config: &Telemetry,
         authorities: Option<Authorities>,
     ) -> Result<Self, BadTelemetry> {
-        let settings = Settings {
+        let settings = ClientSettings {
             trust: Trust::Machine(authorities),
             // A collector is inside the private network.
             proxy: None,
             version: match config.protocol {
-                OtlpProtocol::Grpc => Version::Http2,
-                OtlpProtocol::Http => Version::Http1,
+                OtlpProtocol::Grpc => HttpVersion::Http2,
+                OtlpProtocol::Http => HttpVersion::Http1,
             },
             connect_timeout: TIMEOUT,
             idle_timeout: Duration::from_secs(90),
@@ -128,12 +128,12 @@ impl SpanExporter for Otlp {
         let collector = self.collector.clone();
         let sending = async move { tokio::time::timeout(TIMEOUT, collector.send(&body)).await };
         match self.calls.spawn_on(sending, &self.runtime).await {
-            Ok(Ok(Outcome::Taken)) => Ok(()),
-            Ok(Ok(Outcome::Partly { refused })) => {
+            Ok(Ok(BatchOutcome::Taken)) => Ok(()),
+            Ok(Ok(BatchOutcome::Partly { refused })) => {
                 tracing::warn!(spans = refused, "the trace collector refused some spans of a batch");
                 Ok(())
             }
-            Ok(Ok(Outcome::Later(_) | Outcome::Refused)) => {
+            Ok(Ok(BatchOutcome::Later(_) | BatchOutcome::Refused)) => {
                 Err(OTelSdkError::InternalFailure("the collector did not take it".into()))
             }
             Ok(Err(_)) => Err(OTelSdkError::Timeout(TIMEOUT)),
@@ -149,9 +149,9 @@ impl SpanExporter for Otlp {
 
 impl Collector {
     /// One more attempt and no third: the queue is short, and what waits in it is worth as much as what failed.
-    async fn send(&self, message: &[u8]) -> Outcome {
+    async fn send(&self, message: &[u8]) -> BatchOutcome {
         match self.attempt(message).await {
-            Outcome::Later(pause) => {
+            BatchOutcome::Later(pause) => {
                 tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.5))).await;
                 self.attempt(message).await
             }
@@ -159,11 +159,11 @@ impl Collector {
         }
     }
 
-    async fn attempt(&self, message: &[u8]) -> Outcome {
+    async fn attempt(&self, message: &[u8]) -> BatchOutcome {
         let body = match self.protocol {
             OtlpProtocol::Grpc => match framed(message) {
                 Some(body) => body,
-                None => return Outcome::Refused,
+                None => return BatchOutcome::Refused,
             },
             OtlpProtocol::Http => Bytes::copy_from_slice(message),
         };
@@ -176,7 +176,7 @@ impl Collector {
                 OtlpProtocol::Grpc => grpc_outcome(&answer),
                 OtlpProtocol::Http => http_outcome(&answer),
             },
-            Err(_) => Outcome::Later(PAUSE),
+            Err(_) => BatchOutcome::Later(PAUSE),
         }
     }
 }
@@ -205,7 +205,7 @@ fn framed(message: &[u8]) -> Option<Bytes> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "an answer of the collector's is taken as it comes")]
-fn http_outcome(answer: &Answer) -> Outcome {
+fn http_outcome(answer: &Answer) -> BatchOutcome {
     match answer.status {
         status if status.is_success() => taken(&answer.body),
         StatusCode::TOO_MANY_REQUESTS
@@ -213,31 +213,31 @@ fn http_outcome(answer: &Answer) -> Outcome {
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => {
             let asked = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            Outcome::Later(asked.map_or(PAUSE, Duration::from_secs))
+            BatchOutcome::Later(asked.map_or(PAUSE, Duration::from_secs))
         }
-        _ => Outcome::Refused,
+        _ => BatchOutcome::Refused,
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "an answer of the collector's is taken as it comes")]
-fn grpc_outcome(answer: &Answer) -> Outcome {
+fn grpc_outcome(answer: &Answer) -> BatchOutcome {
     // One that failed at once has its status in the headers, and no trailers.
     let status = answer.trailers.get("grpc-status").or_else(|| answer.headers.get("grpc-status"));
     let status: Option<u32> = status.and_then(|value| value.to_str().ok()?.parse().ok());
     match status {
         Some(GRPC_OK) => taken(answer.body.get(5..).unwrap_or_default()),
-        Some(code) if GRPC_TRANSIENT.contains(&code) => Outcome::Later(PAUSE),
-        Some(_) => Outcome::Refused,
+        Some(code) if GRPC_TRANSIENT.contains(&code) => BatchOutcome::Later(PAUSE),
+        Some(_) => BatchOutcome::Refused,
         // A proxy in between answered by itself.
         None => http_outcome(answer),
     }
 }
 
-fn taken(message: &[u8]) -> Outcome {
+fn taken(message: &[u8]) -> BatchOutcome {
     let answer = ExportTraceServiceResponse::decode(message).unwrap_or_default();
     match answer.partial_success {
-        Some(part) if part.rejected_spans > 0 => Outcome::Partly { refused: part.rejected_spans },
-        _ => Outcome::Taken,
+        Some(part) if part.rejected_spans > 0 => BatchOutcome::Partly { refused: part.rejected_spans },
+        _ => BatchOutcome::Taken,
     }
 }
 
@@ -279,34 +279,34 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        assert_eq!(http_outcome(&answer(200, &[])), Outcome::Taken);
-        assert_eq!(http_outcome(&answer(503, &[])), Outcome::Later(PAUSE));
+        assert_eq!(http_outcome(&answer(200, &[])), BatchOutcome::Taken);
+        assert_eq!(http_outcome(&answer(503, &[])), BatchOutcome::Later(PAUSE));
         let asked = answer(429, &[("retry-after", "3")]);
-        assert_eq!(http_outcome(&asked), Outcome::Later(Duration::from_secs(3)));
+        assert_eq!(http_outcome(&asked), BatchOutcome::Later(Duration::from_secs(3)));
         for status in [302, 400, 401, 404, 500] {
-            assert_eq!(http_outcome(&answer(status, &[])), Outcome::Refused, "{status}");
+            assert_eq!(http_outcome(&answer(status, &[])), BatchOutcome::Refused, "{status}");
         }
         for (code, outcome) in [
-            ("0", Outcome::Taken),
-            ("14", Outcome::Later(PAUSE)),
-            ("3", Outcome::Refused),
-            ("16", Outcome::Refused),
+            ("0", BatchOutcome::Taken),
+            ("14", BatchOutcome::Later(PAUSE)),
+            ("3", BatchOutcome::Refused),
+            ("16", BatchOutcome::Refused),
         ] {
             assert_eq!(grpc_outcome(&answer(200, &[("grpc-status", code)])), outcome, "{code}");
         }
-        assert_eq!(grpc_outcome(&answer(502, &[])), Outcome::Later(PAUSE), "from a proxy");
-        assert_eq!(grpc_outcome(&answer(404, &[])), Outcome::Refused, "from what is no collector");
+        assert_eq!(grpc_outcome(&answer(502, &[])), BatchOutcome::Later(PAUSE), "from a proxy");
+        assert_eq!(grpc_outcome(&answer(404, &[])), BatchOutcome::Refused, "from what is no collector");
     }
 
     #[test]
     fn spans_that_were_refused_are_told() {
         let part = ExportTracePartialSuccess { rejected_spans: 2, error_message: "too old".into() };
         let message = ExportTraceServiceResponse { partial_success: Some(part) }.encode_to_vec();
-        assert_eq!(taken(&message), Outcome::Partly { refused: 2 });
+        assert_eq!(taken(&message), BatchOutcome::Partly { refused: 2 });
         let mut grpc = answer(200, &[]);
         grpc.trailers.insert("grpc-status", HeaderValue::from_static("0"));
         grpc.body = framed(&message).unwrap();
-        assert_eq!(grpc_outcome(&grpc), Outcome::Partly { refused: 2 });
-        assert_eq!(taken(b""), Outcome::Taken);
+        assert_eq!(grpc_outcome(&grpc), BatchOutcome::Partly { refused: 2 });
+        assert_eq!(taken(b""), BatchOutcome::Taken);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Accounts};
-use super::breaker::Evidence;
+use super::breaker::Observation;
 use super::client::{BadUpstream, StatusError, VendorClient};
 use super::gate::{Gate, Refusal};
 use super::{ALARM_ENDPOINT, ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome, Report};
@@ -78,7 +78,7 @@ impl Backend {
         let begun = self.clock.now();
         let permit = self.polls.acquire(org, begun)?;
         let result = self.ask(account, task, Payer::Org(org), begun).await;
-        let evidence = result.as_ref().map_or_else(StatusError::evidence, |_| Evidence::Works);
+        let evidence = result.as_ref().map_or_else(StatusError::evidence, |_| Observation::Works);
         permit.report(evidence, self.clock.now());
         result
     }

@@ -24,7 +24,7 @@ const REMEMBERED: usize = 1_024;
 
 /// What a call tells about its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evidence {
+pub(super) enum Observation {
     /// It works, whatever it answered.
     Works,
     /// This request got a failure for an answer, or no answer in time.
@@ -38,13 +38,13 @@ pub(super) enum Evidence {
 pub(super) struct Breaker {
     everybody: Mutex<Circuit>,
     own: Mutex<HashMap<OrgId, Circuit>>,
-    settings: Settings,
+    settings: BreakerSettings,
     gauge: metrics::Gauge,
     open_for_some: metrics::Gauge,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Settings {
+struct BreakerSettings {
     /// A circuit opens at this many failures, if they are at least half of the calls; 0: never.
     failures: u32,
     open_for: Duration,
@@ -136,7 +136,7 @@ impl Breaker {
         Self {
             everybody: Mutex::new(Circuit::new()),
             own: Mutex::default(),
-            settings: Settings { failures, open_for },
+            settings: BreakerSettings { failures, open_for },
             gauge,
             open_for_some,
         }
@@ -172,7 +172,7 @@ impl Breaker {
         !own.get(&org).is_some_and(waits) && !waits(&self.everybody())
     }
 
-    fn report(&self, org: OrgId, generations: [u64; 2], evidence: Evidence, now: Instant) {
+    fn report(&self, org: OrgId, generations: [u64; 2], evidence: Observation, now: Instant) {
         if self.settings.failures == 0 {
             return;
         }
@@ -186,11 +186,11 @@ impl Breaker {
         everybody.report(org, of_all, evidence, now, self.settings, Circuit::failures_of_several);
         if let Some(mine) = own.get_mut(&org) {
             match evidence {
-                Evidence::Works | Evidence::FailedRequest => {
+                Observation::Works | Observation::FailedRequest => {
                     mine.report(org, of_own, evidence, now, self.settings, Circuit::failures_of_one);
                 }
                 // That is nothing of its own.
-                Evidence::CannotBeReached => mine.abandon(of_own),
+                Observation::CannotBeReached => mine.abandon(of_own),
             }
         }
         // Counting the open ones takes time, and they change rarely.
@@ -243,7 +243,7 @@ impl Circuit {
         self.phase == Phase::Closed && !recent
     }
 
-    fn wait(&self, org: OrgId, now: Instant, settings: Settings) -> Option<Duration> {
+    fn wait(&self, org: OrgId, now: Instant, settings: BreakerSettings) -> Option<Duration> {
         let left = |until: Instant| Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
         let (since, probing) = match self.phase {
             Phase::Closed => return None,
@@ -268,9 +268,9 @@ impl Circuit {
         &mut self,
         org: OrgId,
         generation: u64,
-        evidence: Evidence,
+        evidence: Observation,
         now: Instant,
-        settings: Settings,
+        settings: BreakerSettings,
         failures: fn(&Self) -> u32,
     ) {
         if self.generation != generation {
@@ -279,15 +279,15 @@ impl Circuit {
         match (self.phase, evidence) {
             (Phase::Closed, _) => {
                 self.count(org, evidence, now);
-                if evidence != Evidence::Works && failures(self) >= settings.failures {
+                if evidence != Observation::Works && failures(self) >= settings.failures {
                     self.open(now, settings);
                 }
             }
-            (Phase::HalfOpen { .. }, Evidence::Works) => {
+            (Phase::HalfOpen { .. }, Observation::Works) => {
                 self.start_over();
                 self.phase = Phase::Closed;
             }
-            (Phase::HalfOpen { .. }, Evidence::FailedRequest | Evidence::CannotBeReached) => {
+            (Phase::HalfOpen { .. }, Observation::FailedRequest | Observation::CannotBeReached) => {
                 self.open(now, settings);
                 self.failed_probe = Some(org);
             }
@@ -296,7 +296,7 @@ impl Circuit {
         }
     }
 
-    fn open(&mut self, now: Instant, settings: Settings) {
+    fn open(&mut self, now: Instant, settings: BreakerSettings) {
         self.start_over();
         // Jitter, so that not all gateways probe at the same instant.
         self.phase = Phase::Open { until: now + settings.open_for.mul_f64(rand::random_range(1.0..1.3)) };
@@ -319,7 +319,7 @@ impl Circuit {
         self.failed_probe = None;
     }
 
-    fn count(&mut self, org: OrgId, evidence: Evidence, now: Instant) {
+    fn count(&mut self, org: OrgId, evidence: Observation, now: Instant) {
         let age = self.begun.map_or(Duration::MAX, |begun| now.saturating_duration_since(begun));
         if age >= WINDOW {
             let current = std::mem::take(&mut self.current);
@@ -329,8 +329,8 @@ impl Circuit {
         let counts = self.current.entry(org).or_default();
         *counts = counts.add(CallCounts {
             calls: 1,
-            failed: (evidence == Evidence::FailedRequest).into(),
-            unreached: (evidence == Evidence::CannotBeReached).into(),
+            failed: (evidence == Observation::FailedRequest).into(),
+            unreached: (evidence == Observation::CannotBeReached).into(),
         });
     }
 
@@ -369,7 +369,7 @@ impl Circuit {
 
 impl Reporter {
     /// Reports what the call tells; only the first report counts.
-    pub(super) fn report(&self, evidence: Evidence, now: Instant) {
+    pub(super) fn report(&self, evidence: Observation, now: Instant) {
         if !self.reported.swap(true, Ordering::Relaxed) {
             self.breaker.report(self.org, self.generations, evidence, now);
         }
@@ -398,8 +398,8 @@ mod tests {
         (Arc::new(Breaker::new(failures, OPEN, metrics::Gauge::noop(), metrics::Gauge::noop())), Clock.now())
     }
 
-    fn evidence(failed: bool) -> Evidence {
-        if failed { Evidence::CannotBeReached } else { Evidence::Works }
+    fn evidence(failed: bool) -> Observation {
+        if failed { Observation::CannotBeReached } else { Observation::Works }
     }
 
     fn call(breaker: &Arc<Breaker>, failed: bool, now: Instant) {
@@ -470,7 +470,7 @@ mod tests {
         let now = now + LATER;
         let probe = breaker.acquire(ORG, now).unwrap();
         assert_eq!(breaker.acquire(ORG, now).unwrap_err(), Duration::from_secs(1));
-        probe.report(Evidence::CannotBeReached, now);
+        probe.report(Observation::CannotBeReached, now);
         assert!(!breaker.would_admit(ORG, now), "a failed probe opens it again");
         let now = now + 2 * LATER;
         call(&breaker, false, now);
@@ -494,16 +494,16 @@ mod tests {
     fn what_was_begun_before_it_opened_tells_nothing() {
         let (breaker, now) = breaker(2);
         let early: Vec<Reporter> = (0..4).map(|_| breaker.acquire(ORG, now).unwrap()).collect();
-        early[0].report(Evidence::CannotBeReached, now);
-        early[1].report(Evidence::CannotBeReached, now);
-        early[2].report(Evidence::Works, now);
+        early[0].report(Observation::CannotBeReached, now);
+        early[1].report(Observation::CannotBeReached, now);
+        early[2].report(Observation::Works, now);
         assert!(!breaker.would_admit(ORG, now));
         let now = now + LATER;
         let probe = breaker.acquire(ORG, now).unwrap();
-        early[3].report(Evidence::CannotBeReached, now);
+        early[3].report(Observation::CannotBeReached, now);
         drop(early);
         assert!(!breaker.would_admit(ORG, now), "the probe is still under way");
-        probe.report(Evidence::Works, now);
+        probe.report(Observation::Works, now);
         assert!(breaker.would_admit(ORG, now));
     }
 
@@ -511,12 +511,12 @@ mod tests {
     fn only_the_first_report_counts() {
         let (breaker, now) = breaker(2);
         let reporter = breaker.acquire(ORG, now).unwrap();
-        reporter.report(Evidence::CannotBeReached, now);
-        reporter.report(Evidence::CannotBeReached, now);
+        reporter.report(Observation::CannotBeReached, now);
+        reporter.report(Observation::CannotBeReached, now);
         assert!(breaker.would_admit(ORG, now));
     }
 
-    fn fail(breaker: &Arc<Breaker>, org: OrgId, evidence: Evidence, times: usize, now: Instant) {
+    fn fail(breaker: &Arc<Breaker>, org: OrgId, evidence: Observation, times: usize, now: Instant) {
         for _ in 0..times {
             if let Ok(reporter) = breaker.acquire(org, now) {
                 reporter.report(evidence, now);
@@ -528,12 +528,12 @@ mod tests {
     fn what_one_organisation_is_answered_shuts_out_that_one_alone() {
         let (breaker, now) = breaker(2);
         let others = [OrgId::generate(), OrgId::generate()];
-        fail(&breaker, ORG, Evidence::FailedRequest, 50, now);
+        fail(&breaker, ORG, Observation::FailedRequest, 50, now);
         assert!(!breaker.would_admit(ORG, now));
         assert!(others.iter().all(|other| breaker.would_admit(*other, now)), "no call of theirs has failed");
-        fail(&breaker, others[0], Evidence::FailedRequest, 1, now);
+        fail(&breaker, others[0], Observation::FailedRequest, 1, now);
         assert!(breaker.would_admit(others[1], now), "two are not several");
-        fail(&breaker, others[1], Evidence::FailedRequest, 1, now);
+        fail(&breaker, others[1], Observation::FailedRequest, 1, now);
         assert!(!breaker.would_admit(OrgId::generate(), now), "it fails for all who ask");
     }
 
@@ -541,19 +541,19 @@ mod tests {
     fn as_long_as_it_works_for_one_it_is_open_for_none_of_the_others() {
         let (breaker, now) = breaker(2);
         let happy = OrgId::generate();
-        breaker.acquire(happy, now).unwrap().report(Evidence::Works, now);
+        breaker.acquire(happy, now).unwrap().report(Observation::Works, now);
         for _ in 0..10 {
-            fail(&breaker, OrgId::generate(), Evidence::CannotBeReached, 1, now);
+            fail(&breaker, OrgId::generate(), Observation::CannotBeReached, 1, now);
         }
         assert!(breaker.would_admit(OrgId::generate(), now));
-        fail(&breaker, happy, Evidence::CannotBeReached, 1, now);
+        fail(&breaker, happy, Observation::CannotBeReached, 1, now);
         assert!(!breaker.would_admit(happy, now), "now it cannot be reached by anybody");
     }
 
     #[test]
     fn what_nobody_reaches_is_not_asked_for_anybody() {
         let (breaker, now) = breaker(2);
-        fail(&breaker, ORG, Evidence::CannotBeReached, 2, now);
+        fail(&breaker, ORG, Observation::CannotBeReached, 2, now);
         assert!(!breaker.would_admit(OrgId::generate(), now));
     }
 
@@ -561,10 +561,10 @@ mod tests {
     fn organisations_without_calls_are_forgotten() {
         let (breaker, now) = breaker(2);
         for _ in 0..2 * REMEMBERED {
-            breaker.acquire(OrgId::generate(), now).unwrap().report(Evidence::Works, now);
+            breaker.acquire(OrgId::generate(), now).unwrap().report(Observation::Works, now);
         }
         let later = now + 3 * WINDOW;
-        breaker.acquire(OrgId::generate(), later).unwrap().report(Evidence::Works, later);
+        breaker.acquire(OrgId::generate(), later).unwrap().report(Observation::Works, later);
         assert_eq!(breaker.own().len(), 1);
     }
 
@@ -576,7 +576,7 @@ mod tests {
         call(&breaker, true, now);
         let now = now + LATER;
         assert!(!breaker.would_admit(ORG, now - Duration::from_secs(1)));
-        breaker.acquire(other, now).unwrap().report(Evidence::Works, now);
+        breaker.acquire(other, now).unwrap().report(Observation::Works, now);
         assert!(breaker.would_admit(ORG, now));
     }
 

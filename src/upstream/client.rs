@@ -16,7 +16,7 @@ pub use self::tracked::MaySend;
 
 use self::body::Said;
 use self::tracked::TrackedBody;
-use super::breaker::Evidence;
+use super::breaker::Observation;
 use super::gate::Refusal;
 use super::outcome::{CreateOutcome, Envelope, create_outcome, status_report};
 use super::report::Report;
@@ -24,7 +24,7 @@ use crate::bulk::{Bulk, ByteShare, NotWorked, Payer, Room};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, ms};
 use crate::fail_point;
-use crate::https::{self, Connections, Egress, Settings, Trust, Unreached, Version};
+use crate::https::{self, ClientSettings, Connections, Egress, HttpVersion, Trust, Unreached};
 use crate::telemetry::Span;
 
 /// The outcome of a create whose answer there was no way to read.
@@ -107,21 +107,21 @@ impl StatusError {
     }
 
     /// What the error tells about the backend. A backend that refuses a call works.
-    pub(super) fn evidence(&self) -> Evidence {
+    pub(super) fn evidence(&self) -> Observation {
         match self {
-            Self::Unreachable(_) => Evidence::CannotBeReached,
-            Self::Unanswered(_) => Evidence::FailedRequest,
+            Self::Unreachable(_) => Observation::CannotBeReached,
+            Self::Unanswered(_) => Observation::FailedRequest,
             Self::Unreadable(status)
                 if *status != StatusCode::REQUEST_TIMEOUT && status.is_client_error() =>
             {
-                Evidence::Works
+                Observation::Works
             }
-            Self::Unreadable(_) => Evidence::FailedRequest,
+            Self::Unreadable(_) => Observation::FailedRequest,
             Self::NotFound
             | Self::NotVendors(_)
             | Self::KeyRejected
             | Self::NotAsked(_)
-            | Self::UnknownAccount => Evidence::Works,
+            | Self::UnknownAccount => Observation::Works,
         }
     }
 }
@@ -169,10 +169,10 @@ impl VendorClient {
         bulk: Bulk,
         clock: Clock,
     ) -> Result<Self, BadUpstream> {
-        let settings = Settings {
+        let settings = ClientSettings {
             trust: Trust::Machine(egress.authorities.clone()),
             proxy: egress.proxy.clone(),
-            version: Version::Http1,
+            version: HttpVersion::Http1,
             connect_timeout: ms(config.connect_timeout_ms),
             idle_timeout: ms(config.idle_timeout_ms),
         };

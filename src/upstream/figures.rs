@@ -42,7 +42,7 @@ const NOTE: &str = "gateway_note";
 /// Reads the vendor's envelope; none: the answer is none, or did not come to its end.
 pub(super) fn read(answer: impl Read) -> Option<Envelope<'static>> {
     let (read, allowed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(u64::MAX)));
-    let counted = Counted { answer, read: read.clone(), allowed: allowed.clone() };
+    let counted = CountedReader { answer, read: read.clone(), allowed: allowed.clone() };
     let settings = ReaderSettings {
         track_path: false,
         max_nesting_depth: Some(DEEPEST_READ),
@@ -58,13 +58,13 @@ pub(super) fn read(answer: impl Read) -> Option<Envelope<'static>> {
 }
 
 /// Counts the bytes of an answer, and ends it where a token takes more than it may.
-struct Counted<R> {
+struct CountedReader<R> {
     answer: R,
     read: Rc<Cell<u64>>,
     allowed: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountedReader<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let allowed = self.allowed.get();
         if allowed == 0 {
@@ -121,7 +121,7 @@ fn json(text: &str) -> String {
 }
 
 struct Reader<R: Read> {
-    json: JsonStreamReader<Counted<R>>,
+    json: JsonStreamReader<CountedReader<R>>,
     allowed: Rc<Cell<u64>>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::breaker::{Breaker, Evidence, Reporter};
+use super::breaker::{Breaker, Observation, Reporter};
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
@@ -105,7 +105,7 @@ impl Gate {
 
 impl CallPermit {
     /// Reports what the call tells about the backend; only the first report counts.
-    pub(super) fn report(&self, evidence: Evidence, now: Instant) {
+    pub(super) fn report(&self, evidence: Observation, now: Instant) {
         self.reporter.report(evidence, now);
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     fn what_the_breaker_refuses_takes_no_place() {
         let gate = gate(2);
         let (org, now) = (OrgId::generate(), Clock.now());
-        gate.acquire(org, now).unwrap().report(Evidence::CannotBeReached, now);
+        gate.acquire(org, now).unwrap().report(Observation::CannotBeReached, now);
         assert!(!gate.would_admit(org, now));
         for _ in 0..5 {
             assert!(matches!(gate.acquire(org, now), Err(Refusal::Open { .. })));

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::breaker::Evidence;
+use super::breaker::Observation;
 use super::report::Report;
 use crate::pricing::whole_figure;
 
@@ -86,10 +86,10 @@ impl CreateOutcome {
     }
 
     /// What the outcome tells about the backend; none: nothing.
-    pub(super) fn evidence(&self) -> Option<Evidence> {
+    pub(super) fn evidence(&self) -> Option<Observation> {
         match self {
-            Self::NotSent { .. } | Self::Redirected => Some(Evidence::CannotBeReached),
-            Self::Unknown { .. } | Self::Failed => Some(Evidence::FailedRequest),
+            Self::NotSent { .. } | Self::Redirected => Some(Observation::CannotBeReached),
+            Self::Unknown { .. } | Self::Failed => Some(Observation::FailedRequest),
             // A backend that refuses, even if it refuses our key, works.
             Self::Accepted { .. }
             | Self::Refused { .. }
@@ -97,7 +97,7 @@ impl CreateOutcome {
             | Self::NoEndpoint { .. }
             | Self::KeyRejected
             | Self::Exhausted
-            | Self::Busy { .. } => Some(Evidence::Works),
+            | Self::Busy { .. } => Some(Observation::Works),
             Self::Withheld => None,
         }
     }

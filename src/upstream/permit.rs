@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::backend::{Backend, CREATE};
-use super::breaker::Evidence;
+use super::breaker::Observation;
 use super::client::MaySend;
 use super::gate::CallPermit;
 use super::{ALARM_ENDPOINT, ALARM_EXHAUSTED, ALARM_KEY, CreateOutcome};
@@ -75,7 +75,7 @@ impl Permit {
     /// Counts the call as failed, because its client has been told that the vendor did not answer in time. A later answer
     /// does not change that.
     pub fn overdue(&self) {
-        self.call.report(Evidence::FailedRequest, self.backend.clock.now());
+        self.call.report(Observation::FailedRequest, self.backend.clock.now());
     }
 
     /// Gives the account no new tasks for a while.

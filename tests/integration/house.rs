@@ -7,6 +7,7 @@ mod deadline;
 mod definitions;
 mod docs;
 mod matches;
+mod names;
 mod papers;
 mod schema;
 mod statements;

@@ -7,7 +7,7 @@ use http::header::{ACCEPT, HeaderValue};
 use http::{Request, StatusCode, Uri};
 use url::Url;
 
-use crate::https::{BadTrust, CallError, Client, Egress, Settings, Trust, Version};
+use crate::https::{BadTrust, CallError, Client, ClientSettings, Egress, HttpVersion, Trust};
 use crate::safe_url::is_safe;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,10 +20,10 @@ pub(super) struct Fetcher(Client);
 
 impl Fetcher {
     pub(super) fn new(egress: &Egress) -> Result<Self, BadTrust> {
-        let settings = Settings {
+        let settings = ClientSettings {
             trust: Trust::Machine(egress.authorities.clone()),
             proxy: egress.proxy.clone(),
-            version: Version::Http1,
+            version: HttpVersion::Http1,
             connect_timeout: TIMEOUT,
             // A provider is asked every few minutes.
             idle_timeout: Duration::ZERO,

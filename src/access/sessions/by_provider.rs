@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{SessionText, SignedIn};
 use crate::access::callers::Authenticator;
-use crate::access::oidc::{Asked, Code, NoToken};
+use crate::access::oidc::{AuthorizationCode, NoToken, SignInRequest};
 use crate::access::token;
 use crate::call::Network;
 use crate::error::GatewayError;
@@ -73,9 +73,9 @@ impl SessionText {
         Secret::new(self.derived("verifier"))
     }
 
-    fn asked(&self) -> Asked {
+    fn asked(&self) -> SignInRequest {
         let challenge = Sha256::digest(self.verifier().expose());
-        Asked {
+        SignInRequest {
             state: self.derived("state"),
             nonce: self.derived("nonce"),
             challenge: URL_SAFE_NO_PAD.encode(challenge),
@@ -183,7 +183,7 @@ impl Authenticator {
         }
         let code = answer.code.as_deref().filter(|code| !code.is_empty()).ok_or_else(|| wrong(NO_CODE))?;
         let client_id = client_id(provider).ok_or(NO_PROVIDER)?;
-        let code = Code { code, verifier: begun.verifier(), redirect };
+        let code = AuthorizationCode { code, verifier: begun.verifier(), redirect };
         let token = self.sign_ins.exchange(provider, client_id, code).await;
         token.map_err(|refused| match refused {
             NoToken::WrongCode => wrong(WRONG_CODE),

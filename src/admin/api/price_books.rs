@@ -166,7 +166,7 @@ pub(super) async fn delete_price_book(call: WriteCall<i32, IfMatch>) -> Result<S
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "it only describes a body")]
-enum PriceUnit {
+enum UnitName {
     /// By the second of video.
     Second,
     /// One price for each video.
@@ -180,7 +180,7 @@ enum PriceUnit {
 #[expect(dead_code, reason = "it only describes a body")]
 pub(super) struct PriceBody {
     #[schema(inline)]
-    unit: PriceUnit,
+    unit: UnitName,
     /// Credits for a second, or for the video. With `credits_with_audio`: without sound.
     #[schema(minimum = 1, maximum = 1_000_000_000)]
     credits: i64,
@@ -238,7 +238,7 @@ pub(super) struct Against {
 
 /// The differences between two price books.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Comparison {
+pub(super) struct BookComparison {
     #[schema(value_type = i32)]
     before: BookVersion,
     #[schema(value_type = i32)]
@@ -253,12 +253,12 @@ pub(super) struct Comparison {
 #[utoipa::path(
     get, path = "/admin/v1/price-books/{version}/diff", tag = "prices",
     params(("version" = i32, Path, description = "The price book")),
-    responses((status = 200, description = "The two price books, side by side", body = Comparison)),
+    responses((status = 200, description = "The two price books, side by side", body = BookComparison)),
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn compare_price_books(
     call: ReadCall<i32, Query<Against>>,
-) -> Result<Json<Comparison>, Problem> {
+) -> Result<Json<BookComparison>, Problem> {
     let ApiCall { database, path: version, input: Query(query), .. } = call;
     let after = database.expect_book(BookVersion::new(version)).await?;
     let before = match query.against {
@@ -267,7 +267,7 @@ pub(super) async fn compare_price_books(
     };
     let before = database.expect_book(before).await?;
     let changes = changes(&before, &after);
-    Ok(Json(Comparison { before: before.version, after: after.version, changes }))
+    Ok(Json(BookComparison { before: before.version, after: after.version, changes }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

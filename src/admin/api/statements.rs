@@ -97,7 +97,7 @@ const COLUMNS: [&str; 16] = [
 ];
 
 /// What comes next in a table that is being sent.
-enum Next {
+enum NextPiece {
     Begin,
     After(Option<EntryPosition>, Credits),
     Over,
@@ -107,19 +107,19 @@ enum Next {
 /// for the closing balance; a file without it was cut off. Each part is read in a turn of its own: while its client reads, others
 /// have theirs.
 fn table(turns: FurtherTurns, statement: Statement, bom: bool) -> Body {
-    let rows = stream::try_unfold(Next::Begin, move |next| {
+    let rows = stream::try_unfold(NextPiece::Begin, move |next| {
         let (turns, statement) = (turns.clone(), statement.clone());
         async move {
             let mut table = String::new();
             let (after, balance) = match next {
-                Next::Over => return Ok(None),
-                Next::Begin => {
+                NextPiece::Over => return Ok(None),
+                NextPiece::Begin => {
                     table.push_str(csv::mark(bom));
                     csv::line(&mut table, COLUMNS.map(|name| plain(Some(name))));
                     csv::line(&mut table, edge(statement.starts_at, "opening", statement.opening));
-                    return Ok(Some((table, Next::After(None, statement.opening))));
+                    return Ok(Some((table, NextPiece::After(None, statement.opening))));
                 }
-                Next::After(after, balance) => (after, balance),
+                NextPiece::After(after, balance) => (after, balance),
             };
             let turn = turns.take().await?;
             let lines = turn.statement_lines(&statement, after, Some(balance), LINES_AT_A_TIME).await?;
@@ -132,9 +132,9 @@ fn table(turns: FurtherTurns, statement: Statement, bom: bool) -> Body {
                     ));
                 }
                 csv::line(&mut table, edge(statement.ends_at, "closing", balance));
-                return Ok(Some((table, Next::Over)));
+                return Ok(Some((table, NextPiece::Over)));
             };
-            let next = Next::After(Some(last.entry.place()), last.balance);
+            let next = NextPiece::After(Some(last.entry.place()), last.balance);
             for line in lines {
                 csv::line(&mut table, cells(&line));
             }

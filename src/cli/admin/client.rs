@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::super::CliError;
 use super::super::output;
-use crate::https::{BadTrust, Client, Settings, Trust, Version};
+use crate::https::{BadTrust, Client, ClientSettings, HttpVersion, Trust};
 use crate::secret::Secret;
 use crate::strict;
 
@@ -254,10 +254,10 @@ fn client(ca_file: Option<&Path>) -> Result<Client, CliError> {
         Some(file) => Trust::Only(std::fs::read(file).map_err(|error| unusable(file, error.to_string()))?),
         None => Trust::Machine(None),
     };
-    let settings = Settings {
+    let settings = ClientSettings {
         trust,
         proxy: None,
-        version: Version::Http1,
+        version: HttpVersion::Http1,
         connect_timeout: TIMEOUT,
         idle_timeout: Duration::from_secs(90),
     };

@@ -7,7 +7,7 @@ use http::{Method, Request};
 use serde_json::{Value, json};
 
 use crate::credits::Credits;
-use crate::https::{Client, Settings, Trust, Version};
+use crate::https::{Client, ClientSettings, HttpVersion, Trust};
 use crate::secret::Secret;
 use crate::strict;
 
@@ -34,10 +34,10 @@ pub(super) async fn buy(base_url: String, key: Secret) {
 }
 
 async fn create(base_url: &str, key: &Secret) -> Result<(), String> {
-    let settings = Settings {
+    let settings = ClientSettings {
         trust: Trust::Any,
         proxy: None,
-        version: Version::Http1,
+        version: HttpVersion::Http1,
         connect_timeout: TIMEOUT,
         idle_timeout: Duration::from_secs(5),
     };

@@ -25,7 +25,7 @@ struct BudgetsPage {
     /// All budgets of the organisation; none: the visitor is no admin.
     all: Option<Vec<OrgBudget>>,
     /// What somebody asks for, by a link.
-    asked: Option<Asked>,
+    asked: Option<Wish>,
     /// What was asked for: of a member its own, of an admin what is not answered yet.
     requests: Vec<RequestLine>,
     people: Vec<Person>,
@@ -36,7 +36,7 @@ struct BudgetsPage {
 }
 
 /// A wish for a larger budget, as its link tells it.
-struct Asked {
+struct Wish {
     whose: Name,
     /// As the form of a new budget takes it.
     subject: String,
@@ -247,12 +247,7 @@ fn ask_link(place: &str, me: &Me, budget: &MyBudget, credits: i64) -> Option<Str
 }
 
 /// What the address asks for, if it is a link of [`ask`].
-async fn asked(
-    visit: &Visit,
-    org: &str,
-    people: &[Person],
-    teams: &[Team],
-) -> Result<Option<Asked>, Trouble> {
+async fn asked(visit: &Visit, org: &str, people: &[Person], teams: &[Team]) -> Result<Option<Wish>, Trouble> {
     let query = visit.query();
     let (Some(subject), Some(window), Some(credits)) =
         (query.get("ask"), query.get("period"), query.get("credits"))
@@ -271,7 +266,7 @@ async fn asked(
     let person = people.iter().find(|one| one.user_id == id).map(|one| one.name.clone());
     let team = teams.iter().find(|one| one.team_id == id).map(|one| one.name.clone());
     let credits = whole(credits)?;
-    Ok(Some(Asked {
+    Ok(Some(Wish {
         whose: Name(person.or(team).unwrap_or_else(|| id.to_owned())),
         subject: subject.to_owned(),
         period: window.to_owned(),

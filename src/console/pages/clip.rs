@@ -36,7 +36,7 @@ struct ClipPage {
     screen: Screen,
     /// Whether the page changes by itself.
     is_live: bool,
-    life: Vec<Step>,
+    life: Vec<LifeStep>,
     cost: Cost,
     may_erase: bool,
 }
@@ -63,7 +63,7 @@ pub(in crate::console) struct Video {
 }
 
 /// A step of the life of a task.
-struct Step {
+struct LifeStep {
     name: &'static str,
     note: String,
     at: Option<When>,
@@ -121,9 +121,9 @@ fn web(text: &str) -> Option<Url> {
     (["https", "http"].contains(&url.scheme()) && url.has_host()).then_some(url)
 }
 
-fn life(task: &TaskDetail, zone: &Zone) -> Vec<Step> {
+fn life(task: &TaskDetail, zone: &Zone) -> Vec<LifeStep> {
     let at = |instant: Option<OffsetDateTime>| When::maybe(zone, instant);
-    let step = |name, note: String, at| Step { name, note, at };
+    let step = |name, note: String, at| LifeStep { name, note, at };
     let mut steps = vec![step(
         "Reserved",
         format!("{} credits were held before anything was sent", task.held_credits),

@@ -25,7 +25,7 @@ struct KeysPage {
     /// Everybody's keys for an admin, a member's own for a member.
     keys: Vec<KeyLine>,
     /// Whom a new key may be for; none: for the visitor alone.
-    people: Option<Vec<Choice>>,
+    people: Option<Vec<KeyChoice>>,
     /// What members may do with keys of their own.
     policy: Policy,
     is_admin: bool,
@@ -87,7 +87,7 @@ impl Policy {
     }
 }
 
-struct Choice {
+struct KeyChoice {
     id: String,
     name: String,
 }
@@ -135,7 +135,7 @@ struct Key {
 
 /// A key with its text, which is shown once.
 #[derive(Debug, Deserialize)]
-struct Shown {
+struct CreatedKey {
     api_key: String,
     name: String,
     key_id: String,
@@ -256,7 +256,7 @@ pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
     )?;
     let may_change = is_admin || policy.enabled;
     let line = |key| KeyLine::new(key, &people.items, &budgets.items, may_change, zone);
-    let choice = |one: &Person| Choice { id: one.user_id.clone(), name: one.name.clone() };
+    let choice = |one: &Person| KeyChoice { id: one.user_id.clone(), name: one.name.clone() };
     let page = KeysPage {
         mine,
         keys: found.items.into_iter().map(line).collect(),
@@ -338,11 +338,11 @@ pub(in crate::console) async fn create(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Keys").await?;
     let body = new_key(&fields)?.to_string();
     let place = format!("/admin/v1/orgs/{}/keys", member.me.organisation.org_id);
-    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await?;
+    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<CreatedKey>().await?;
     Ok(once(&visit, shell, shown, "This is the only time that it is shown."))
 }
 
-fn once(visit: &Visit, shell: Shell, shown: Shown, note: &'static str) -> Response {
+fn once(visit: &Visit, shell: Shell, shown: CreatedKey, note: &'static str) -> Response {
     html(&ShownPage {
         shell,
         name: Name(shown.name),
@@ -359,7 +359,7 @@ pub(in crate::console) async fn rotate(visit: Visit) -> Outcome {
     let hours: u32 = fields.get("hours").and_then(|hours| hours.parse().ok()).unwrap_or(24);
     let body = json!({"overlap_seconds": hours.saturating_mul(3_600)}).to_string();
     let place = format!("/admin/v1/keys/{}/rotate", visit.param("key"));
-    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<Shown>().await?;
+    let shown = visit.client.manage(Method::POST, &place).body(body).whole::<CreatedKey>().await?;
     let note = "This is the only time that it is shown. The former text works until its overlap ends.";
     Ok(once(&visit, shell, shown, note))
 }

@@ -36,7 +36,7 @@ struct PlaygroundPage {
     tariff: String,
     form: CreateForm,
     key: String,
-    price: Priced,
+    price: FormPrice,
     curl: String,
     most_file: usize,
     book: String,
@@ -47,7 +47,7 @@ struct PlaygroundPage {
 #[template(path = "price.html")]
 struct PricePart {
     base: String,
-    price: Priced,
+    price: FormPrice,
 }
 
 struct TypeChoice {
@@ -57,7 +57,7 @@ struct TypeChoice {
 }
 
 /// The price of the form, or why it has none.
-enum Priced {
+enum FormPrice {
     /// Nothing was filled in yet.
     Unknown,
     Refused(Alert),
@@ -90,7 +90,7 @@ struct Remaining {
 }
 
 #[derive(Debug, Deserialize)]
-struct Created {
+struct CreatedTask {
     task_id: String,
 }
 
@@ -133,7 +133,7 @@ fn fresh_key() -> String {
 pub(in crate::console) async fn show(visit: Visit) -> Outcome {
     let fields = visit.filled();
     let loaded = Loaded::of(&visit, &fields).await?;
-    Ok(html(&loaded.page(&visit, visit.form_key(), Priced::Unknown)))
+    Ok(html(&loaded.page(&visit, visit.form_key(), FormPrice::Unknown)))
 }
 
 /// Prices the form, or creates what it says.
@@ -166,7 +166,7 @@ pub(in crate::console) async fn send(visit: Visit) -> Outcome {
             return Ok(html(&loaded.page(&visit, key, priced)));
         }
     };
-    match call.body(body.clone()).data::<Created>().await {
+    match call.body(body.clone()).data::<CreatedTask>().await {
         Ok(created) => Ok(redirect(&visit.link(&format!("/clips/{}", created.task_id)))),
         Err(problem) => loaded.refused(&visit, key, body, &problem).await,
     }
@@ -205,9 +205,9 @@ impl Loaded {
     }
 
     /// The promised price of a body.
-    async fn price(&self, visit: &Visit, body: String, note: Option<&'static str>) -> Priced {
+    async fn price(&self, visit: &Visit, body: String, note: Option<&'static str>) -> FormPrice {
         if let Err(problem) = self.labels() {
-            return Priced::Refused(Alert::of(&problem));
+            return FormPrice::Refused(Alert::of(&problem));
         }
         let place = format!("/api/quote?valid_for={PROMISED}");
         let quoted = match visit.client.data(Method::POST, &place).body(body.clone()).data::<Quote>().await {
@@ -218,8 +218,8 @@ impl Loaded {
             other => other,
         };
         match quoted {
-            Ok(quote) => Priced::Quoted(self.quoted(&quote, note)),
-            Err(problem) => Priced::Refused(Alert::of(&problem)),
+            Ok(quote) => FormPrice::Quoted(self.quoted(&quote, note)),
+            Err(problem) => FormPrice::Refused(Alert::of(&problem)),
         }
     }
 
@@ -256,28 +256,28 @@ impl Loaded {
     async fn refused(&self, visit: &Visit, key: String, body: String, problem: &Problem) -> Outcome {
         let again = |note| self.price(visit, body.clone(), Some(note));
         let (key, priced) = match problem.code.as_str() {
-            "REQUEST_IN_PROGRESS" => (key, Priced::Creating),
+            "REQUEST_IN_PROGRESS" => (key, FormPrice::Creating),
             "IDEMPOTENCY_KEY_REUSED" => {
                 (fresh_key(), again("This form has bought a clip already. Create another one?").await)
             }
             // The API knows the reference of a task whose outcome is unknown.
             "OUTCOME_UNKNOWN" => match problem.data.get("task_id").and_then(serde_json::Value::as_str) {
                 Some(reference) => return Ok(redirect(&visit.link(&format!("/clips/{reference}")))),
-                None => (fresh_key(), Priced::Refused(Alert::of(problem))),
+                None => (fresh_key(), FormPrice::Refused(Alert::of(problem))),
             },
             "INVALID_REQUEST" if problem.message.contains("quote") => (
                 key,
                 again("The form or the price has changed since the price was shown. Create it for this?")
                     .await,
             ),
-            _ => (key, Priced::Refused(Alert::of(problem))),
+            _ => (key, FormPrice::Refused(Alert::of(problem))),
         };
         let mut answer = html(&self.page(visit, key, priced));
         *answer.status_mut() = problem.status;
         Ok(answer)
     }
 
-    fn page(&self, visit: &Visit, key: String, price: Priced) -> PlaygroundPage {
+    fn page(&self, visit: &Visit, key: String, price: FormPrice) -> PlaygroundPage {
         let choice = |one: &TypePrice| TypeChoice {
             name: one.task_type.clone(),
             is_chosen: one.task_type == self.chosen.task_type,

@@ -155,7 +155,7 @@ impl Display for Chart {
 
 impl HtmlSafe for Chart {}
 
-struct Asked {
+struct AskedUsage {
     /// The name of the label to group by.
     label: String,
     group: &'static str,
@@ -169,7 +169,7 @@ fn groups_of(me: &Me) -> &'static [(&'static str, &'static str)] {
     if me.is_admin() { &GROUPS } else { &GROUPS[..FOR_MEMBERS] }
 }
 
-impl Asked {
+impl AskedUsage {
     fn of(fields: &Fields, me: &Me) -> Self {
         let group = fields.get("by").unwrap_or("day");
         let known = groups_of(me).iter().copied().find(|(word, _)| *word == group);
@@ -218,7 +218,7 @@ impl Asked {
 }
 
 /// The names of users and teams, for lines that have ids.
-struct Names {
+struct LineNames {
     people: Vec<Person>,
     teams: Vec<Team>,
     keys: Vec<NamedKey>,
@@ -230,7 +230,7 @@ struct NamedKey {
     name: String,
 }
 
-impl Names {
+impl LineNames {
     async fn of(visit: &Visit, org: &str, group: &str) -> Result<Self, Problem> {
         let (mut people, mut teams, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         match group {
@@ -292,7 +292,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Usage").await?;
     let org = &member.me.organisation.org_id;
     let query = visit.query();
-    let asked = Asked::of(query, &member.me);
+    let asked = AskedUsage::of(query, &member.me);
     let place = asked.place(org);
     let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
@@ -313,7 +313,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
         }
         Err(problem) => return Err(problem.into()),
     };
-    let names = Names::of(&visit, org, asked.group).await?;
+    let names = LineNames::of(&visit, org, asked.group).await?;
     let bars = found.items.iter().map(|usage| (names.name(usage, asked.group), usage.consumed));
     let bars: Vec<_> = bars.take(BARS).collect();
     let sum = |of: fn(&Usage) -> i64| found.items.iter().map(of).fold(0, i64::saturating_add);
@@ -375,7 +375,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
 /// The same figures as CSV.
 pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
     let (member, _) = visit.member("Usage").await?;
-    let asked = Asked::of(visit.query(), &member.me);
+    let asked = AskedUsage::of(visit.query(), &member.me);
     let place = format!("{}&format=csv", asked.place(&member.me.organisation.org_id));
     download(&visit, &place).await
 }

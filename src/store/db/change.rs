@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::store::db::database::Database;
-use crate::store::db::queries::Statement;
+use crate::store::db::queries::SingleStatement;
 use crate::store::db::session::Deadline;
 
 /// On whose behalf something is changed.
@@ -47,7 +47,7 @@ pub struct Acting {
 
 impl Acting {
     /// A change: one statement, whose rows stay locked only while the server works on it.
-    pub(in crate::store) fn change(&self) -> Statement {
+    pub(in crate::store) fn change(&self) -> SingleStatement {
         self.database.pool().statement(Deadline::QUERY, Some(self.audit.clone()))
     }
 

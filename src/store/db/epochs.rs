@@ -7,7 +7,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
-use crate::store::db::servers::{Servers, Turn};
+use crate::store::db::servers::{PrimaryTerm, Servers};
 use crate::store::db::session::Deadline;
 
 const CHANNEL: &str = "tollgate_epoch";
@@ -25,7 +25,7 @@ pub struct Epochs {
 pub struct EpochListener {
     listener: PgListener,
     servers: Arc<Servers>,
-    turn: Turn,
+    turn: PrimaryTerm,
 }
 
 impl EpochListener {

@@ -148,7 +148,7 @@ fn is_of_a_value(sqlstate: &str) -> bool {
 
 /// How to go on after a batch has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Failure {
+pub(in crate::store) enum BatchFailure {
     /// The batch was rolled back and no item is at fault: send it again on the same connection.
     Retry,
     /// The batch was rolled back because a row stayed locked by somebody else: let others go on meanwhile.
@@ -162,7 +162,7 @@ pub(in crate::store) enum Failure {
     Server,
 }
 
-pub(in crate::store) fn classify(error: &sqlx::Error) -> Failure {
+pub(in crate::store) fn classify(error: &sqlx::Error) -> BatchFailure {
     let database = match error {
         sqlx::Error::Database(database) => database,
         // The server answered with something that cannot be read: another connection would get the same answer.
@@ -171,29 +171,31 @@ pub(in crate::store) fn classify(error: &sqlx::Error) -> Failure {
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::TypeNotFound { .. }
-        | sqlx::Error::RowNotFound => return Failure::Server,
+        | sqlx::Error::RowNotFound => return BatchFailure::Server,
         // Nothing could be sent, or the answer did not come.
-        _ => return Failure::Connection,
+        _ => return BatchFailure::Connection,
     };
     let code = database.code().unwrap_or_default();
     match &*code {
         // serialization failure, deadlock, and the whole class of rollbacks without a cause in the data
-        "40000" | "40001" | "40P01" => Failure::Retry,
+        "40000" | "40001" | "40P01" => BatchFailure::Retry,
         // an integrity constraint, checked at the commit
-        "40002" => Failure::Item,
+        "40002" => BatchFailure::Item,
         // disk full, out of memory, configured limit: the server itself goes on
-        "53000" | "53100" | "53200" | "53400" => Failure::Retry,
-        "55P03" => Failure::Locked,
+        "53000" | "53100" | "53200" | "53400" => BatchFailure::Retry,
+        "55P03" => BatchFailure::Locked,
         // unknown whether it was committed; no free connection; the transaction was ended from outside
-        "40003" | "53300" | "25P03" | "25P04" => Failure::Connection,
+        "40003" | "53300" | "25P03" | "25P04" => BatchFailure::Connection,
         // a standby, or a primary in read-only mode
-        "25006" => Failure::Connection,
+        "25006" => BatchFailure::Connection,
         // a statement that took too long: perhaps one of its items alone does
-        "57014" => Failure::Server,
-        code if is_of_a_value(code) => Failure::Item,
+        "57014" => BatchFailure::Server,
+        code if is_of_a_value(code) => BatchFailure::Item,
         // the connection broke, the server stops or starts, it does not let us in, the database is gone
-        code if ["08", "57P", "28", "3D"].iter().any(|class| code.starts_with(class)) => Failure::Connection,
-        _ => Failure::Server,
+        code if ["08", "57P", "28", "3D"].iter().any(|class| code.starts_with(class)) => {
+            BatchFailure::Connection
+        }
+        _ => BatchFailure::Server,
     }
 }
 
@@ -281,24 +283,24 @@ mod tests {
     #[test]
     fn what_nobody_foresaw_is_a_reason_of_the_server() {
         for (codes, expected) in [
-            (&["40001", "40P01", "53100", "53200", "53400"][..], Failure::Retry),
-            (&["55P03"], Failure::Locked),
-            (&["23505", "22003", "54000", "40002"], Failure::Item),
+            (&["40001", "40P01", "53100", "53200", "53400"][..], BatchFailure::Retry),
+            (&["55P03"], BatchFailure::Locked),
+            (&["23505", "22003", "54000", "40002"], BatchFailure::Item),
             (
                 &["08006", "57P01", "57P02", "57P03", "53300", "25006", "40003", "28P01", "3D000"],
-                Failure::Connection,
+                BatchFailure::Connection,
             ),
             (
                 &["XX000", "XX001", "XX002", "P0001", "58030", "42501", "42P01", "0A000", "57014", "", "?"],
-                Failure::Server,
+                BatchFailure::Server,
             ),
         ] {
             for code in codes {
                 assert_eq!(classify(&sqlx::Error::Database(Box::new(Raised(code)))), expected, "{code}");
             }
         }
-        assert_eq!(classify(&sqlx::Error::PoolTimedOut), Failure::Connection);
-        assert_eq!(classify(&sqlx::Error::RowNotFound), Failure::Server);
+        assert_eq!(classify(&sqlx::Error::PoolTimedOut), BatchFailure::Connection);
+        assert_eq!(classify(&sqlx::Error::RowNotFound), BatchFailure::Server);
     }
 
     #[test]

@@ -112,17 +112,17 @@ async fn under_the_lock(connection: &mut PgConnection) -> Result<(), StoreError>
         tries -= 1;
         match bring_up_to_date(connection).await {
             Ok(()) => return Ok(()),
-            Err(Failure::Locked(why)) if tries > 0 => {
+            Err(AttemptFailure::Locked(why)) if tries > 0 => {
                 tracing::warn!(%why, "a migration could not lock a table that others use; it is tried again");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(Failure::Locked(why)) => return schema(format!("migrating failed: {why}")),
-            Err(Failure::Other(error)) => return Err(error),
+            Err(AttemptFailure::Locked(why)) => return schema(format!("migrating failed: {why}")),
+            Err(AttemptFailure::Other(error)) => return Err(error),
         }
     }
 }
 
-async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> {
+async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), AttemptFailure> {
     let history = History::read(&mut *connection).await?;
     history.check_origin()?;
     if let Some(newer) = history.first_unknown() {
@@ -162,25 +162,25 @@ const TAKE_DOWN_HISTORY: &str = "\
     union all select '00000000-0000-0000-0000-000000000000', 0, 0, 0, 0 from due";
 
 /// Why an attempt failed. What had not been committed was rolled back, so the attempt can be repeated.
-enum Failure {
+enum AttemptFailure {
     /// Another statement held a lock that the migration needs.
     Locked(String),
     Other(StoreError),
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for AttemptFailure {
     fn from(error: StoreError) -> Self {
         Self::Other(error)
     }
 }
 
-impl From<sqlx::Error> for Failure {
+impl From<sqlx::Error> for AttemptFailure {
     fn from(error: sqlx::Error) -> Self {
         if is_locked(&error) { Self::Locked(error.to_string()) } else { Self::Other(error.into()) }
     }
 }
 
-impl From<MigrateError> for Failure {
+impl From<MigrateError> for AttemptFailure {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Execute(error) => error.into(),
@@ -190,7 +190,7 @@ impl From<MigrateError> for Failure {
     }
 }
 
-impl From<NotApplied> for Failure {
+impl From<NotApplied> for AttemptFailure {
     fn from(error: NotApplied) -> Self {
         if is_locked(&error.error) {
             Self::Locked(error.to_string())

@@ -160,8 +160,8 @@ impl Queries {
     }
 
     /// One statement that may take longer than others, or that changes something on behalf of an actor.
-    pub(in crate::store) fn statement(&self, deadline: Deadline, actor: Option<Arc<str>>) -> Statement {
-        Statement { queries: self.clone(), deadline, actor }
+    pub(in crate::store) fn statement(&self, deadline: Deadline, actor: Option<Arc<str>>) -> SingleStatement {
+        SingleStatement { queries: self.clone(), deadline, actor }
     }
 
     /// A connection, if there is one within the caller's patience.
@@ -231,16 +231,16 @@ impl Drop for Connection {
 /// One statement on a connection of the pool. Running the statement consumes it, because no lock may be held between
 /// two statements: what must be done together is one statement.
 #[derive(Debug)]
-pub(in crate::store) struct Statement {
+pub(in crate::store) struct SingleStatement {
     queries: Queries,
     deadline: Deadline,
     /// The actor as JSON, which the audit log's triggers read.
     actor: Option<Arc<str>>,
 }
 
-impl Statement {
+impl SingleStatement {
     /// A connection that has been told the actor and the deadline of the statement.
-    async fn ready(self) -> Result<Running, sqlx::Error> {
+    async fn ready(self) -> Result<RunningQuery, sqlx::Error> {
         let begun = Clock.now();
         let connection = match self.queries.acquire().await {
             Ok(connection) => connection,
@@ -252,7 +252,7 @@ impl Statement {
         };
         let patience = self.deadline.patience();
         let told = self.actor.is_some() || self.deadline != Deadline::QUERY;
-        let mut running = Running { queries: self.queries, connection, begun, patience };
+        let mut running = RunningQuery { queries: self.queries, connection, begun, patience };
         if told {
             let tell = sqlx::query(PREPARE)
                 .bind(self.actor.as_deref().unwrap_or_default())
@@ -271,14 +271,14 @@ impl Statement {
 /// The server did not end the statement by its own deadline: it is silent, so the connection is given up.
 const SILENT: sqlx::Error = sqlx::Error::PoolTimedOut;
 
-struct Running {
+struct RunningQuery {
     queries: Queries,
     connection: Connection,
     begun: Instant,
     patience: Duration,
 }
 
-impl Running {
+impl RunningQuery {
     fn end<T>(self, answer: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, sqlx::Error> {
         match answer.unwrap_or(Err(SILENT)) {
             Ok(answer) => {
@@ -305,7 +305,7 @@ fn is_outdated_plan(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("0A000"))
 }
 
-impl<'c> Executor<'c> for Statement {
+impl<'c> Executor<'c> for SingleStatement {
     type Database = Postgres;
 
     fn fetch_many<'e, 'q: 'e, E>(

@@ -37,9 +37,9 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The number of changes of the primary. A connection made in an earlier turn belongs to another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) struct Turn(u64);
+pub(in crate::store) struct PrimaryTerm(u64);
 
-struct Server {
+struct DatabaseServer {
     options: PgConnectOptions,
     name: String,
     /// The database's name and address, for people; without user and password.
@@ -50,7 +50,7 @@ struct Server {
 struct ServersState {
     /// The index of the primary in the list.
     primary: Option<usize>,
-    turn: Turn,
+    turn: PrimaryTerm,
     /// When the present turn began.
     since: Instant,
     /// The highest timeline that was seen.
@@ -61,7 +61,7 @@ struct ServersState {
 }
 
 pub(in crate::store) struct Servers {
-    list: Vec<Server>,
+    list: Vec<DatabaseServer>,
     state: watch::Sender<ServersState>,
     wanted: Notify,
 }
@@ -75,13 +75,13 @@ impl fmt::Debug for Servers {
 
 impl Servers {
     pub(in crate::store) fn new(urls: &[Secret]) -> Result<Self, StoreError> {
-        let list: Vec<Server> = urls.iter().map(server).collect::<Result<_, _>>()?;
+        let list: Vec<DatabaseServer> = urls.iter().map(server).collect::<Result<_, _>>()?;
         if list.is_empty() {
             return Err(StoreError::Invalid("no database URL is given".into()));
         }
         let state = ServersState {
             primary: (list.len() == 1).then_some(0),
-            turn: Turn(0),
+            turn: PrimaryTerm(0),
             since: Clock.now(),
             timeline: 0,
             looked: false,
@@ -102,12 +102,12 @@ impl Servers {
     }
 
     /// The options for connecting to the primary, or, while none is known, to the first server of the list.
-    pub(in crate::store) fn options(&self) -> (PgConnectOptions, Turn) {
+    pub(in crate::store) fn options(&self) -> (PgConnectOptions, PrimaryTerm) {
         let state = self.state.borrow();
         (self.list[state.primary.unwrap_or(0)].options.clone(), state.turn)
     }
 
-    pub(in crate::store) fn turn(&self) -> Turn {
+    pub(in crate::store) fn turn(&self) -> PrimaryTerm {
         self.state.borrow().turn
     }
 
@@ -119,11 +119,11 @@ impl Servers {
     /// Whether a connection of this age was made for a former primary.
     pub(in crate::store) fn outdates(&self, age: Duration) -> bool {
         let state = self.state.borrow();
-        state.turn != Turn(0) && age >= Clock.since(state.since)
+        state.turn != PrimaryTerm(0) && age >= Clock.since(state.since)
     }
 
     /// Returns when another server is the primary than in `turn`.
-    pub(in crate::store) async fn changed_from(&self, turn: Turn) {
+    pub(in crate::store) async fn changed_from(&self, turn: PrimaryTerm) {
         // An error means that the sender is gone, but the sender is a field of `self`.
         let _ = self.state.subscribe().wait_for(|state| state.turn != turn).await;
     }
@@ -231,7 +231,7 @@ impl Servers {
             let name = &self.list[place].name;
             tracing::info!(server = %name, timeline, "this database server is the primary");
             state.primary = Some(place);
-            state.turn = Turn(before.turn.0 + 1);
+            state.turn = PrimaryTerm(before.turn.0 + 1);
             state.since = Clock.now();
         } else if before.complaint.is_some() {
             tracing::info!("the primary database server takes writes again");
@@ -241,7 +241,7 @@ impl Servers {
     }
 }
 
-fn server(url: &Secret) -> Result<Server, StoreError> {
+fn server(url: &Secret) -> Result<DatabaseServer, StoreError> {
     let text = url.expose().trim();
     if let Some(problem) = database_url_problem(text) {
         return Err(StoreError::Invalid(format!("the database URL: {problem}")));
@@ -270,7 +270,7 @@ fn server(url: &Secret) -> Result<Server, StoreError> {
         }
         None => format!("{database} at {name}"),
     };
-    Ok(Server { options, name, place })
+    Ok(DatabaseServer { options, name, place })
 }
 
 /// What a look has found about one server.
@@ -296,7 +296,7 @@ fn choose(found: &[Examined], present: Option<usize>, known: u32) -> Option<(usi
     usable.max_by_key(|(place, timeline)| (*timeline, present == Some(*place), std::cmp::Reverse(*place)))
 }
 
-async fn probe(server: &Server, kept: &mut Option<PgConnection>) -> Examined {
+async fn probe(server: &DatabaseServer, kept: &mut Option<PgConnection>) -> Examined {
     // The connection is taken out of its slot, so that it is not used again if its answer does not come in time.
     let connection = kept.take();
     let look = async {

@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::answers::Answers;
-use self::caller::Caller;
-use self::line::Line;
+use self::caller::BatchCaller;
+use self::line::OrgQueue;
 use self::set_aside::SetAside;
 use self::settings::LaneSettings;
 use self::side::{Side, SideWorker};
@@ -66,10 +66,10 @@ impl ReserveItem {
 
 /// The running lanes. A clone is cheap and shares them.
 #[derive(Debug, Clone)]
-pub struct Lanes(Arc<Inner>);
+pub struct Lanes(Arc<LaneParts>);
 
 #[derive(Debug)]
-struct Inner {
+struct LaneParts {
     reserves: Vec<(mpsc::Sender<ReserveItem>, Arc<Shares<OrgId>>)>,
     steps: StepQueue,
     set_aside: SetAside,
@@ -102,8 +102,8 @@ impl Lanes {
         let queued = metrics::gauge!(m::LEDGER_QUEUE_ITEMS, "call" => "reserve");
         let (set_aside, side) = (SetAside::new(), Side::new(settings.side_lanes.max(1), clock));
         let answers = Answers::new(steps.clone(), set_aside.clone());
-        let caller = |wait| Caller::new(servers.clone(), owner, settings.clone(), clock, wait);
-        let lanes = Self(Arc::new(Inner { reserves, steps, set_aside, queued, stop, tasks }));
+        let caller = |wait| BatchCaller::new(servers.clone(), owner, settings.clone(), clock, wait);
+        let lanes = Self(Arc::new(LaneParts { reserves, steps, set_aside, queued, stop, tasks }));
         let (tasks, stop) = (&lanes.0.tasks, &lanes.0.stop);
         let (at_work, drained) = (Arc::new(AtomicUsize::new(workers.len())), CancellationToken::new());
         for (reserves, work) in workers {
@@ -119,8 +119,8 @@ impl Lanes {
                 stop: stop.clone(),
                 reserves,
                 work,
-                waiting: Line::new(),
-                steps: Line::new(),
+                waiting: OrgQueue::new(),
+                steps: OrgQueue::new(),
                 patience: None,
             };
             let (at_work, drained) = (at_work.clone(), drained.clone());

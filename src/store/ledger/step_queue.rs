@@ -107,7 +107,7 @@ impl StepQueue {
         if !swept.lock().unwrap_or_else(PoisonError::into_inner).insert(hold) {
             return None;
         }
-        let once = Once { swept: swept.clone(), hold };
+        let once = SweepMark { swept: swept.clone(), hold };
         Some(StepItem { _once: Some(Box::new(once)), ..self.item(org, hold, terms, step, reply) })
     }
 
@@ -135,7 +135,7 @@ pub(in crate::store) struct StepItem {
     instead: Option<Box<Result<Applied, StoreError>>>,
     /// Set while the step is set aside.
     pub(in crate::store) aside: Option<Box<AsideToken>>,
-    _once: Option<Box<Once>>,
+    _once: Option<Box<SweepMark>>,
     _queued: Queued,
 }
 
@@ -154,12 +154,12 @@ impl StepItem {
 }
 
 /// The mark of a hold whose step the sweep has queued, until the step is done.
-struct Once {
+struct SweepMark {
     swept: Arc<Mutex<HashSet<HoldId>>>,
     hold: HoldId,
 }
 
-impl Drop for Once {
+impl Drop for SweepMark {
     fn drop(&mut self) {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hold);
     }

@@ -12,14 +12,14 @@ use crate::store::prices::{PriceUnit, no_book};
 
 /// Prices as arrays, one for each column of the table.
 #[derive(Debug, Default)]
-struct Columns<'a> {
+struct PriceColumns<'a> {
     types: Vec<&'a str>,
     units: Vec<PriceUnit>,
     credits: Vec<i64>,
     with_audio: Vec<Option<i64>>,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> PriceColumns<'a> {
     /// Fails unless all prices are positive and every type that edits a video has a fixed price.
     fn of(prices: impl IntoIterator<Item = (&'a str, Tariff)>) -> Result<Self, StoreError> {
         let mut columns = Self::default();
@@ -126,7 +126,7 @@ impl Acting {
         prices: &BTreeMap<String, Tariff>,
     ) -> Result<BookVersion, StoreError> {
         let name = named(name)?;
-        let columns = Columns::of(prices.iter().map(|(name, tariff)| (name.as_str(), *tariff)))?;
+        let columns = PriceColumns::of(prices.iter().map(|(name, tariff)| (name.as_str(), *tariff)))?;
         let version: Option<i32> = sqlx::query_scalar("select create_book($1, $2, $3, $4, $5, $6)")
             .bind(name)
             .bind(copy_of.map(BookVersion::get))
@@ -151,7 +151,7 @@ impl Acting {
         tariff: Tariff,
         revision: Option<i32>,
     ) -> Result<i32, StoreError> {
-        let columns = Columns::of([(task_type, tariff)])?;
+        let columns = PriceColumns::of([(task_type, tariff)])?;
         let done: Edited = sqlx::query_as(edit!(
             "insert into price (version, task_type, unit, credits, credits_with_audio) \
              select $1, p.task_type, p.unit, p.credits, p.credits_with_audio from book, \

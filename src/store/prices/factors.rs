@@ -37,7 +37,7 @@ pub struct PriceFactorInfo {
 }
 
 words! {
-    enum CreateOutcome in "create_price_factor()" {
+    enum FactorOutcome in "create_price_factor()" {
         Created = "created",
         UnknownOrg = "unknown_org",
         BeginsInThePast = "begins_in_the_past",
@@ -150,7 +150,7 @@ impl Acting {
             return Err(StoreError::Invalid("a reason has 1 to 500 characters".into()));
         }
         let id = FactorId::generate();
-        let (outcome, other): (CreateOutcome, Option<uuid::Uuid>) =
+        let (outcome, other): (FactorOutcome, Option<uuid::Uuid>) =
             sqlx::query_as("select outcome, other from create_price_factor($1, $2, $3, $4, $5, $6)")
                 .bind(org.as_uuid())
                 .bind(id.as_uuid())
@@ -161,19 +161,19 @@ impl Acting {
                 .fetch_one(self.change())
                 .await?;
         Err(match (outcome, other) {
-            (CreateOutcome::Created, _) => return Ok(id),
-            (CreateOutcome::UnknownOrg, _) => StoreError::NotFound(format!("there is no organisation {org}")),
-            (CreateOutcome::BeginsInThePast, _) => {
+            (FactorOutcome::Created, _) => return Ok(id),
+            (FactorOutcome::UnknownOrg, _) => StoreError::NotFound(format!("there is no organisation {org}")),
+            (FactorOutcome::BeginsInThePast, _) => {
                 StoreError::Invalid("a factor cannot begin in the past: omit valid_from to begin now".into())
             }
-            (CreateOutcome::EndsBeforeItBegins, _) => {
+            (FactorOutcome::EndsBeforeItBegins, _) => {
                 StoreError::Invalid("valid_until must be after valid_from".into())
             }
-            (CreateOutcome::Overlaps, Some(other)) => {
+            (FactorOutcome::Overlaps, Some(other)) => {
                 let other = FactorId::from_uuid(other);
                 StoreError::Conflict(format!("{other} is valid at that time: end it first"))
             }
-            (CreateOutcome::Overlaps, None) => {
+            (FactorOutcome::Overlaps, None) => {
                 StoreError::Corrupt("create_price_factor() returned no factor".into())
             }
         })

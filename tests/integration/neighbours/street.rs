@@ -139,7 +139,7 @@ impl Drop for Attackers {
     }
 }
 
-/// See the module.
+/// Gateways in front of one vendor, with the attacker as their first organisation and the neighbours as the next two.
 pub struct Street {
     fleet: Fleet,
     db: TestDatabase,

@@ -22,7 +22,7 @@ use crate::support::seed::acting;
 /// What every such server's database is called.
 const NAME: &str = "ledger";
 
-/// See the module. Dropping it stops the server.
+/// Dropping it stops the server.
 pub struct TestCluster {
     cluster: Cluster,
     frozen: Vec<Pid>,

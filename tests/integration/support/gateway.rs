@@ -44,7 +44,6 @@ pub struct Caller {
     pub text: String,
 }
 
-/// See the module.
 pub struct TestGateway {
     thread: Option<JoinHandle<Closing>>,
     stop: CancellationToken,

@@ -68,7 +68,6 @@ impl Scrape {
     }
 }
 
-/// See the module.
 pub struct Watched {
     process: Process,
     /// Read to its end: a gateway would wait for whoever does not read.

@@ -7,7 +7,7 @@ use http::Request;
 use reqwest::Method;
 use serde_json::json;
 use tollgate::config::Config;
-use tollgate::https::{Authorities, CallError, Client, Settings, Trust, Version};
+use tollgate::https::{Authorities, CallError, Client, ClientSettings, HttpVersion, Trust};
 use tollgate::secret::Secret;
 use url::Url;
 
@@ -66,10 +66,10 @@ async fn an_authority_that_is_not_known_is_refused_and_said_so() {
 
     let said = |trust: Trust| {
         let second = Duration::from_secs(10);
-        let settings = Settings {
+        let settings = ClientSettings {
             trust,
             proxy: None,
-            version: Version::Http1,
+            version: HttpVersion::Http1,
             connect_timeout: second,
             idle_timeout: Duration::ZERO,
         };

@@ -179,14 +179,14 @@ pub(super) async fn show(visit: Visit) -> Outcome {
 }
 
 /// A call that a form makes.
-struct Sent {
+struct FormCall {
     method: Method,
     place: String,
     body: String,
 }
 
 /// The call of a form: method, place and body. The same fields give the same body.
-fn sent(what: &str, org: &str, fields: &Fields) -> Result<Sent, Trouble> {
+fn sent(what: &str, org: &str, fields: &Fields) -> Result<FormCall, Trouble> {
     let of = |end: &str| format!("/admin/v1/orgs/{org}/credits{end}");
     let why = || -> Result<[(&str, Value); 2], Trouble> {
         Ok([("reason", json!(fields.need("reason")?)), ("external_ref", json!(fields.get("external_ref")))])
@@ -219,14 +219,14 @@ fn sent(what: &str, org: &str, fields: &Fields) -> Result<Sent, Trouble> {
         }
         _ => return Err(Trouble::not_found("There is no such form.")),
     };
-    Ok(Sent { method, place, body })
+    Ok(FormCall { method, place, body })
 }
 
 /// Books what one of the forms says.
 pub(super) async fn book(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let (what, org) = (visit.param("what"), visit.param("org"));
-    let Sent { method, place, body } = sent(&what, &org, &fields)?;
+    let FormCall { method, place, body } = sent(&what, &org, &fields)?;
     let mut call = visit.client.manage(method, &place).body(body);
     // Two of them set something, and change nothing if they are sent again.
     match what.as_str() {

@@ -47,7 +47,7 @@ pub(super) async fn take_back(visit: Visit) -> Outcome {
 }
 
 #[derive(Debug, Deserialize)]
-struct Adopted {
+struct AdoptedAnswer {
     hold_id: String,
 }
 
@@ -64,6 +64,6 @@ pub(super) async fn adopt(visit: Visit) -> Outcome {
         ("force", if fields.is_set("force") { json!(true) } else { Value::Null }),
     ]);
     let call = visit.client.manage(Method::POST, &place).header("idempotency-key", fields.need("key")?);
-    let adopted: Adopted = call.body(body).whole().await?;
+    let adopted: AdoptedAnswer = call.body(body).whole().await?;
     Ok(done(&visit, &format!("/tasks/{}", adopted.hold_id), "adopted"))
 }

@@ -25,13 +25,13 @@ struct Gateway {
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct StateView {
     gateway_id: String,
     version: String,
     holds_lease: bool,
     pools: Vec<Pool>,
-    queues: Vec<Queue>,
-    calls: Vec<Calls>,
+    queues: Vec<QueueRow>,
+    calls: Vec<CallsRow>,
     polls_late_seconds: i64,
 }
 
@@ -44,13 +44,13 @@ struct Pool {
 }
 
 #[derive(Debug, Deserialize)]
-struct Queue {
+struct QueueRow {
     queue: String,
     waiting: i64,
 }
 
 #[derive(Debug, Deserialize)]
-struct Calls {
+struct CallsRow {
     backend: String,
     call: String,
     in_flight: i64,
@@ -157,7 +157,7 @@ fn queue_name(queue: &str) -> &str {
     }
 }
 
-fn calls_row(calls: &Calls) -> Vec<Cell> {
+fn calls_row(calls: &CallsRow) -> Vec<Cell> {
     let badge = match calls.breaker.as_str() {
         "closed" => Badge::new("good", "Closed"),
         "probing" => Badge::new("warn", "Probing"),
@@ -178,7 +178,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let ((shell, health), found) = tokio::join!(visit.operator_with("Gateways"), async {
         tokio::try_join!(
             client.look::<Page<Gateway>>(&gateways),
-            client.look::<State>("/admin/v1/gateways/this"),
+            client.look::<StateView>("/admin/v1/gateways/this"),
         )
     });
     let ((gateways, this), zone) = (found?, Zone::named("UTC"));

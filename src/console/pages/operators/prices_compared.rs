@@ -17,11 +17,11 @@ use crate::console::visit::{Outcome, Visit};
 struct Compared {
     before: i32,
     after: i32,
-    changes: Vec<Change>,
+    changes: Vec<TariffChange>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Change {
+struct TariffChange {
     task_type: String,
     before: Option<Tariff>,
     after: Option<Tariff>,
@@ -44,7 +44,7 @@ const CHANGES: &[Column] = &[
     Column::Number("Change in a second or video"),
 ];
 
-impl Change {
+impl TariffChange {
     fn row(&self) -> Vec<Cell> {
         let side = |tariff: Option<&Tariff>| {
             tariff.map_or_else(|| Cell::fine("no price: refused"), |tariff| Cell::text(tariff.words()))
@@ -84,7 +84,7 @@ pub(super) async fn diff(visit: Visit) -> Outcome {
         changes: Table {
             caption: "Prices that differ",
             columns: CHANGES,
-            rows: compared.changes.iter().map(Change::row).collect(),
+            rows: compared.changes.iter().map(TariffChange::row).collect(),
             empty: "Both have the same prices.",
         },
         shell,

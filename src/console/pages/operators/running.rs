@@ -13,7 +13,7 @@ use crate::console::visit::{Outcome, Visit};
 use crate::console::zone::Zone;
 
 #[derive(Debug, Deserialize)]
-struct Running {
+struct RunningRow {
     hold_id: String,
     org_id: String,
     org: String,
@@ -49,7 +49,7 @@ const COLUMNS: &[Column] = &[
     Column::Number("Asked for"),
 ];
 
-impl Running {
+impl RunningRow {
     fn badge(&self) -> Badge {
         match self.state.as_str() {
             "HELD" => Badge::new("busy", "Starting"),
@@ -78,7 +78,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
     let place = format!("/admin/v1/holds/running?limit=50{}", passed_on(query, &["org_id", "cursor"]));
     let (shell, found) =
-        tokio::join!(visit.operator("Running tasks"), visit.client.look::<Page<Running>>(&place));
+        tokio::join!(visit.operator("Running tasks"), visit.client.look::<Page<RunningRow>>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));
     let page = RunningPage {
         org: query.text("org_id"),

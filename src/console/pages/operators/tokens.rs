@@ -48,7 +48,7 @@ struct TokensPage {
 }
 
 #[derive(Debug, Deserialize)]
-struct Shown {
+struct NewToken {
     token_id: String,
     token: String,
 }
@@ -107,7 +107,7 @@ pub(super) async fn create(visit: Visit) -> Outcome {
         ("expires_at", json!(instant(&fields, "expires")?)),
     ]);
     let call = visit.client.manage(Method::POST, "/admin/v1/operator-tokens").body(body);
-    let Shown { token_id, token } = call.whole().await?;
+    let NewToken { token_id, token } = call.whole().await?;
     Ok(html(&ShownPage {
         shell: visit.operator("Operators").await,
         name: Name(name),

@@ -95,7 +95,7 @@ fn stored(rate: Option<u32>) -> Option<i32> {
 }
 
 /// The facts of a key that a change depends on.
-struct Standing {
+struct KeyFacts {
     version: i32,
     expired: bool,
     env: String,
@@ -147,7 +147,7 @@ impl Database {
 
     /// Fails if a key cannot be changed: it does not exist, is not of the version that its editor saw, is revoked, or
     /// its user or organisation was deleted.
-    async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<Standing, StoreError> {
+    async fn changeable_key(&self, key: KeyId, version: Option<i32>) -> Result<KeyFacts, StoreError> {
         let row: Option<(i32, bool, bool, String)> = sqlx::query_as(
             "select k.version, coalesce(k.revoked_at, u.deleted_at, o.deleted_at) is not null, \
              coalesce(k.expires_at <= now(), false), k.env \
@@ -163,7 +163,7 @@ impl Database {
         if revoked {
             return Err(StoreError::Conflict(format!("{key} is revoked: make another one")));
         }
-        Ok(Standing { version: current, expired, env })
+        Ok(KeyFacts { version: current, expired, env })
     }
 
     /// The result of a change. If the change found no row, the key was changed after the checks, and the error says

@@ -11,16 +11,16 @@ use crate::config::Profile;
 use crate::fail_point;
 use crate::ids::GatewayId;
 use crate::metrics as m;
-use crate::store::db::error::{Failure, classify};
+use crate::store::db::error::{BatchFailure, classify};
 use crate::store::db::queries::{IDLE, PING_TIMEOUT, is_alive};
-use crate::store::db::servers::{Servers, Turn};
+use crate::store::db::servers::{PrimaryTerm, Servers};
 use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::batch::{self, RowOutcome, RowVerdict};
 use crate::store::ledger::lanes::settings::{LaneSettings, lane_options};
 use crate::store::ledger::step::NewHold;
 use crate::store::ledger::step_queue::StepItem;
 
-pub(super) struct Caller {
+pub(super) struct BatchCaller {
     servers: Arc<Servers>,
     owner: GatewayId,
     settings: LaneSettings,
@@ -28,21 +28,21 @@ pub(super) struct Caller {
     /// Whether the calls wait for rows that somebody else has locked.
     wait: bool,
     /// The connection, and the turn of the primary that it was made in.
-    connection: Option<(PgConnection, Turn)>,
+    connection: Option<(PgConnection, PrimaryTerm)>,
     /// When the connection was last handed out.
     used: Instant,
 }
 
 /// A call that failed.
 pub(super) struct Failed {
-    pub(super) failure: Failure,
+    pub(super) failure: BatchFailure,
     /// The error; nothing if the answer did not come in time.
     pub(super) error: Option<Arc<sqlx::Error>>,
     /// Whether some or all of it may have been committed all the same.
     pub(super) maybe_done: bool,
 }
 
-impl Caller {
+impl BatchCaller {
     pub(super) fn new(
         servers: Arc<Servers>,
         owner: GatewayId,
@@ -103,7 +103,7 @@ impl Caller {
         metrics::counter!(m::LEDGER_CALL_FAILURES, "call" => call).increment(1);
         tracing::warn!(call, items, %error, "a ledger call failed: no connection");
         self.servers.look_again();
-        Failed { failure: Failure::Connection, error: Some(Arc::new(error)), maybe_done: false }
+        Failed { failure: BatchFailure::Connection, error: Some(Arc::new(error)), maybe_done: false }
     }
 
     fn judged<T>(
@@ -125,21 +125,21 @@ impl Caller {
             }
             None => {
                 tracing::warn!(call, items, "a ledger call was not answered in time; sending it again");
-                Failure::Connection
+                BatchFailure::Connection
             }
         };
         // An error rolls a call back as far as it had come; with two commits, the first may have been made.
         let rolled_back = error.as_deref().is_some_and(|error| error.as_database_error().is_some())
             && self.settings.profile == Profile::Plain;
         let maybe_done = match failure {
-            Failure::Connection => true,
-            Failure::Retry | Failure::Locked | Failure::Server => !rolled_back,
-            Failure::Item => false,
+            BatchFailure::Connection => true,
+            BatchFailure::Retry | BatchFailure::Locked | BatchFailure::Server => !rolled_back,
+            BatchFailure::Item => false,
         };
         match failure {
-            Failure::Retry | Failure::Locked | Failure::Item => {}
+            BatchFailure::Retry | BatchFailure::Locked | BatchFailure::Item => {}
             // What the connection has prepared may be the reason.
-            Failure::Connection | Failure::Server => {
+            BatchFailure::Connection | BatchFailure::Server => {
                 self.connection = None;
                 self.servers.look_again();
             }
@@ -147,7 +147,7 @@ impl Caller {
         Err(Failed { failure, error, maybe_done })
     }
 
-    async fn connect(&mut self) -> Result<(&mut PgConnection, Turn), sqlx::Error> {
+    async fn connect(&mut self) -> Result<(&mut PgConnection, PrimaryTerm), sqlx::Error> {
         let present = self.servers.turn();
         // A firewall or a NAT on the way may have forgotten a connection that was idle, and tells nobody.
         let idle = self.clock.since(self.used) > IDLE;
@@ -187,7 +187,7 @@ pub(super) fn pause(failures: u32) -> Duration {
 /// a former primary may never answer, and its answer does not count.
 async fn in_time<T>(
     servers: &Servers,
-    turn: Turn,
+    turn: PrimaryTerm,
     limit: Duration,
     call: impl Future<Output = T>,
 ) -> Option<T> {

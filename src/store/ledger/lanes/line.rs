@@ -5,13 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use crate::ids::OrgId;
 
 /// Within an organisation, items keep the order in which they came.
-pub(super) struct Line<T> {
+pub(super) struct OrgQueue<T> {
     by_org: HashMap<OrgId, VecDeque<T>>,
     /// The organisations that have items here, the next one first.
     turns: VecDeque<OrgId>,
 }
 
-impl<T> Line<T> {
+impl<T> OrgQueue<T> {
     pub(super) fn new() -> Self {
         Self { by_org: HashMap::new(), turns: VecDeque::new() }
     }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn organisations_take_turns_and_each_keeps_its_order() {
         let (loud, quiet) = (OrgId::generate(), OrgId::generate());
-        let mut line = Line::new();
+        let mut line = OrgQueue::new();
         for n in 0..100 {
             line.push(loud, ("loud", n));
         }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn an_item_that_must_wait_is_passed_by_others_but_not_by_its_own_organisation() {
         let (a, b) = (OrgId::generate(), OrgId::generate());
-        let mut line = Line::new();
+        let mut line = OrgQueue::new();
         for item in [1, 2, 3] {
             line.push(a, item);
             line.push(b, item * 10);
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn what_is_not_taken_out_stays_in_its_place() {
         let org = OrgId::generate();
-        let mut line = Line::new();
+        let mut line = OrgQueue::new();
         for item in 0..6 {
             line.push(org, item);
         }

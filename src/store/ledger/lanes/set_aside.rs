@@ -16,10 +16,10 @@ const MOST: usize = 10_000;
 
 /// A clone is cheap and shares the list.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct SetAside(Arc<Inner>);
+pub(in crate::store) struct SetAside(Arc<AsideList>);
 
 #[derive(Debug)]
-struct Inner {
+struct AsideList {
     list: Mutex<List>,
     places: Arc<Shares<OrgId>>,
 }
@@ -48,7 +48,7 @@ pub(in crate::store) struct AsideToken {
 impl SetAside {
     pub(super) fn new() -> Self {
         let shown = metrics::gauge!(m::LEDGER_SET_ASIDE);
-        Self(Arc::new(Inner { list: Mutex::default(), places: Shares::new(MOST, shown) }))
+        Self(Arc::new(AsideList { list: Mutex::default(), places: Shares::new(MOST, shown) }))
     }
 
     /// Whether a step for this hold is set aside.

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
-use crate::store::db::error::{Failure, StoreError};
+use crate::store::db::error::{BatchFailure, StoreError};
 use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::answers::{Answers, wake};
-use crate::store::ledger::lanes::caller::{Caller, Failed, pause};
+use crate::store::ledger::lanes::caller::{BatchCaller, Failed, pause};
 use crate::store::ledger::lanes::settings::LaneSettings;
 use crate::store::ledger::step::Step;
 use crate::store::ledger::step_queue::StepItem;
@@ -36,10 +36,10 @@ const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
 /// The organisations in the side lanes. A clone is cheap and shares them.
 #[derive(Clone)]
-pub(super) struct Side(Arc<Inner>);
+pub(super) struct Side(Arc<SideShared>);
 
-struct Inner {
-    state: Mutex<State>,
+struct SideShared {
+    state: Mutex<SideState>,
     changed: Notify,
     shown: metrics::Gauge,
     clock: Clock,
@@ -48,8 +48,8 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct State {
-    orgs: HashMap<OrgId, Entry>,
+struct SideState {
+    orgs: HashMap<OrgId, SideOrg>,
     /// Organisations that wait for their turn, and whose last call did not fail.
     fresh: VecDeque<OrgId>,
     /// Organisations that wait for their turn after a failed call.
@@ -61,7 +61,7 @@ struct State {
 
 /// An organisation in the side lanes.
 #[derive(Default)]
-struct Entry {
+struct SideOrg {
     steps: Pile<StepItem>,
     reserves: Pile<ReserveItem>,
     /// The holds of the steps that are here, those at work included.
@@ -104,13 +104,13 @@ impl<T> Pile<T> {
     }
 
     /// Puts a failed batch back, or returns its only item if that must be given up.
-    fn failed(&mut self, mut items: Vec<T>, failure: Failure, attempts: u32) -> Option<T> {
+    fn failed(&mut self, mut items: Vec<T>, failure: BatchFailure, attempts: u32) -> Option<T> {
         let alone = items.len() == 1;
         match failure {
-            Failure::Retry | Failure::Locked | Failure::Connection => {}
-            Failure::Item if alone => return self.given_up(items.pop()),
-            Failure::Item => self.singly = items.len(),
-            Failure::Server => {
+            BatchFailure::Retry | BatchFailure::Locked | BatchFailure::Connection => {}
+            BatchFailure::Item if alone => return self.given_up(items.pop()),
+            BatchFailure::Item => self.singly = items.len(),
+            BatchFailure::Server => {
                 self.refusals += 1;
                 if alone && self.refusals >= attempts {
                     return self.given_up(items.pop());
@@ -137,7 +137,7 @@ impl<T> Pile<T> {
     }
 }
 
-impl Entry {
+impl SideOrg {
     fn is_empty(&self) -> bool {
         self.steps.items.is_empty() && self.reserves.items.is_empty()
     }
@@ -205,10 +205,10 @@ impl Side {
         let shown = metrics::gauge!(m::LEDGER_SIDE_ORGS);
         shown.set(0);
         let (state, changed) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { state, changed, shown, clock, for_troubled: lanes.div_ceil(2) }))
+        Self(Arc::new(SideShared { state, changed, shown, clock, for_troubled: lanes.div_ceil(2) }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SideState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,7 +232,7 @@ impl Side {
         self.with(item.new.org, |entry| entry.reserves.items.push_back(item));
     }
 
-    fn with(&self, org: OrgId, add: impl FnOnce(&mut Entry)) {
+    fn with(&self, org: OrgId, add: impl FnOnce(&mut SideOrg)) {
         let mut state = self.state();
         let entry = state.orgs.entry(org).or_default();
         let idle = entry.is_empty() && entry.at_work.is_none();
@@ -245,7 +245,7 @@ impl Side {
         self.0.changed.notify_waiters();
     }
 
-    fn show(&self, state: &State) {
+    fn show(&self, state: &SideState) {
         self.0
             .shown
             .set(state.orgs.values().filter(|entry| !entry.is_empty() || entry.at_work.is_some()).count()
@@ -276,7 +276,7 @@ impl Side {
         state.orgs.retain(|_, entry| !entry.is_empty() || entry.at_work.is_some() || entry.is_suspect(now));
         let mut soonest: Option<Instant> = None;
         let ready =
-            |entry: Option<&Entry>, soonest: &mut Option<Instant>| match entry.and_then(|e| e.not_before) {
+            |entry: Option<&SideOrg>, soonest: &mut Option<Instant>| match entry.and_then(|e| e.not_before) {
                 Some(at) if at > now => {
                     *soonest = Some(soonest.map_or(at, |other| other.min(at)));
                     false
@@ -326,7 +326,7 @@ impl Side {
 
     /// Ends a turn. `settle` says what has become of the items, and returns the failure of the call, if it failed. All of
     /// it at once, so that nothing is ever neither here nor answered.
-    fn end(&self, org: OrgId, settle: impl FnOnce(&mut Entry) -> Option<Failure>) {
+    fn end(&self, org: OrgId, settle: impl FnOnce(&mut SideOrg) -> Option<BatchFailure>) {
         let now = self.0.clock.now();
         let mut guard = self.state();
         let state = &mut *guard;
@@ -338,10 +338,12 @@ impl Side {
         entry.failures = if failure.is_some() { entry.failures.saturating_add(1) } else { 0 };
         entry.not_before = match failure {
             // It has waited for the lock already.
-            None | Some(Failure::Locked | Failure::Item) => None,
-            Some(Failure::Retry | Failure::Connection | Failure::Server) => Some(now + pause(entry.failures)),
+            None | Some(BatchFailure::Locked | BatchFailure::Item) => None,
+            Some(BatchFailure::Retry | BatchFailure::Connection | BatchFailure::Server) => {
+                Some(now + pause(entry.failures))
+            }
         };
-        if failure == Some(Failure::Server) {
+        if failure == Some(BatchFailure::Server) {
             entry.suspect_until = Some(now + SUSPECT_FOR);
         }
         let queue = if entry.failures > 0 { &mut state.troubled } else { &mut state.fresh };
@@ -356,11 +358,11 @@ impl Side {
 
 /// Whether what else its organisation sends must come here: while something of it is here, and for a while after the
 /// server has refused something of it.
-fn counts(entry: &Entry, now: Instant) -> bool {
+fn counts(entry: &SideOrg, now: Instant) -> bool {
     !entry.is_empty() || entry.at_work.is_some() || entry.is_suspect(now)
 }
 
-fn wants(entry: &Entry, item: &StepItem, now: Instant) -> bool {
+fn wants(entry: &SideOrg, item: &StepItem, now: Instant) -> bool {
     let light = matches!(item.step, Step::Run { .. });
     counts(entry, now) && (!light || entry.is_suspect(now) || entry.holds.contains_key(&item.hold))
 }
@@ -368,7 +370,7 @@ fn wants(entry: &Entry, item: &StepItem, now: Instant) -> bool {
 /// Works until `drained`: all side lanes share the organisations.
 pub(super) struct SideWorker {
     pub(super) side: Side,
-    pub(super) caller: Caller,
+    pub(super) caller: BatchCaller,
     pub(super) answers: Answers,
     pub(super) settings: LaneSettings,
     pub(super) clock: Clock,
@@ -394,7 +396,7 @@ impl SideWorker {
                 self.side.end(org, |entry| {
                     holds.into_iter().for_each(|hold| entry.forget(hold));
                     busy.iter().for_each(|item| *entry.holds.entry(item.hold).or_default() += 1);
-                    let failure = (!busy.is_empty()).then_some(Failure::Locked);
+                    let failure = (!busy.is_empty()).then_some(BatchFailure::Locked);
                     entry.steps.done();
                     entry.steps.put_back(busy);
                     failure
@@ -406,7 +408,7 @@ impl SideWorker {
                 self.side.end(org, |entry| {
                     if let (Some(item), Some(error)) = (entry.steps.failed(items, failure, attempts), error) {
                         entry.forget(item.hold);
-                        if failure != Failure::Item {
+                        if failure != BatchFailure::Item {
                             self.answers.set_aside.keep(item, &error);
                         } else if let Some(item) = self.answers.refused(item, &error) {
                             *entry.holds.entry(item.hold).or_default() += 1;
@@ -443,7 +445,7 @@ impl SideWorker {
                 // A guard that comes back queues a step, which must happen before the turn ends.
                 wake(answers);
                 self.side.end(org, |entry| {
-                    let failure = (!busy.is_empty()).then_some(Failure::Locked);
+                    let failure = (!busy.is_empty()).then_some(BatchFailure::Locked);
                     entry.reserves.done();
                     entry.reserves.put_back(busy);
                     failure
@@ -453,7 +455,7 @@ impl SideWorker {
                 items.iter_mut().for_each(|item| item.resend |= maybe_done);
                 self.side.end(org, |entry| {
                     match (entry.reserves.failed(items, failure, ASIDE_AFTER), error) {
-                        (Some(item), Some(error)) if failure == Failure::Item => {
+                        (Some(item), Some(error)) if failure == BatchFailure::Item => {
                             let refused = StoreError::Refused(error.to_string().into());
                             self.answers.without_verdict(item, refused);
                         }

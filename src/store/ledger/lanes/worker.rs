@@ -9,11 +9,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::ids::OrgId;
-use crate::store::db::error::{Failure, StoreError};
+use crate::store::db::error::{BatchFailure, StoreError};
 use crate::store::ledger::lanes::ReserveItem;
 use crate::store::ledger::lanes::answers::{Answer, Answers, wake};
-use crate::store::ledger::lanes::caller::{Caller, Failed, pause};
-use crate::store::ledger::lanes::line::Line;
+use crate::store::ledger::lanes::caller::{BatchCaller, Failed, pause};
+use crate::store::ledger::lanes::line::OrgQueue;
 use crate::store::ledger::lanes::side::{SPLIT_AFTER, Side};
 use crate::store::ledger::step::Step;
 use crate::store::ledger::step_queue::{StepItem, Work};
@@ -22,7 +22,7 @@ use crate::store::ledger::step_queue::{StepItem, Work};
 const FEW: usize = 16;
 
 pub(super) struct Worker {
-    pub(super) caller: Caller,
+    pub(super) caller: BatchCaller,
     pub(super) answers: Answers,
     /// Takes over the organisations that would keep this lane waiting.
     pub(super) side: Side,
@@ -33,8 +33,8 @@ pub(super) struct Worker {
     pub(super) reserves: mpsc::Receiver<ReserveItem>,
     pub(super) work: mpsc::UnboundedReceiver<Work>,
     /// What was received and waits for its batch.
-    pub(super) waiting: Line<ReserveItem>,
-    pub(super) steps: Line<StepItem>,
+    pub(super) waiting: OrgQueue<ReserveItem>,
+    pub(super) steps: OrgQueue<StepItem>,
     /// Until when these steps wait for company, if all of them may.
     pub(super) patience: Option<Instant>,
 }
@@ -203,7 +203,7 @@ impl Worker {
             };
             items.iter_mut().for_each(|item| item.resend |= maybe_done);
             match failure {
-                Failure::Item => {
+                BatchFailure::Item => {
                     if let ([_], Some(error)) = (&*items, &error) {
                         let refused = StoreError::Refused(error.to_string().into());
                         items
@@ -214,12 +214,12 @@ impl Worker {
                     }
                     continue;
                 }
-                Failure::Locked | Failure::Server if refusals + 1 >= SPLIT_AFTER => {
+                BatchFailure::Locked | BatchFailure::Server if refusals + 1 >= SPLIT_AFTER => {
                     self.hand_over_reserves(items);
                     continue;
                 }
-                Failure::Locked | Failure::Server => batches.push_front((items, refusals + 1)),
-                Failure::Retry | Failure::Connection => batches.push_front((items, refusals)),
+                BatchFailure::Locked | BatchFailure::Server => batches.push_front((items, refusals + 1)),
+                BatchFailure::Retry | BatchFailure::Connection => batches.push_front((items, refusals)),
             }
             self.give_up_late(&mut batches);
             failures += 1;
@@ -273,7 +273,7 @@ impl Worker {
                 Err(failed) => failed,
             };
             match failure {
-                Failure::Item => {
+                BatchFailure::Item => {
                     if let ([_], Some(error)) = (&*items, &error) {
                         let follow: Vec<StepItem> =
                             items.into_iter().filter_map(|item| self.answers.refused(item, error)).collect();
@@ -283,12 +283,12 @@ impl Worker {
                     }
                     continue;
                 }
-                Failure::Locked | Failure::Server if refusals + 1 >= SPLIT_AFTER => {
+                BatchFailure::Locked | BatchFailure::Server if refusals + 1 >= SPLIT_AFTER => {
                     self.hand_over_steps(items);
                     continue;
                 }
-                Failure::Locked | Failure::Server => batches.push_front((items, refusals + 1)),
-                Failure::Retry | Failure::Connection => batches.push_front((items, refusals)),
+                BatchFailure::Locked | BatchFailure::Server => batches.push_front((items, refusals + 1)),
+                BatchFailure::Retry | BatchFailure::Connection => batches.push_front((items, refusals)),
             }
             failures += 1;
             tokio::time::sleep(pause(failures)).await;

@@ -75,7 +75,7 @@ impl Spec {
 /// Where nothing listens, and no port is given out.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
-/// See the module. Its processes end with it.
+/// Its processes end with it.
 pub struct Fleet {
     pub vendor: Vendor,
     pub customers: Arc<Customers>,

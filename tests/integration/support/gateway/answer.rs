@@ -4,7 +4,6 @@ use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
