@@ -437,7 +437,7 @@ pub struct StatusConfig {
     /// Maximum time that a status call waits for the vendor's answer before it gets the cached state.
     #[schemars(range(min = 0, max = 2_000))]
     pub wait_ms: u64,
-    /// Approximate size of the cache of task states.
+    /// Approximate size of the cache of task states; states of more than 64 KiB have a quarter of it.
     pub cache_bytes: u64,
 }
 

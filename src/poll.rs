@@ -4,6 +4,7 @@
 mod budget;
 mod content;
 mod view;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,7 +19,8 @@ use tokio_util::task::TaskTracker;
 pub use self::budget::PollBudget;
 pub use self::view::View;
 pub(crate) use self::view::{created, shown_credits, shown_status, word};
-
+use self::views::Views;
+use crate::bulk::{Bulk, Room};
 use crate::clock::Clock;
 use crate::config::{Reconciler, StatusConfig, ms};
 use crate::credits::Credits;
@@ -27,7 +29,7 @@ use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
 use crate::pricing::consumption;
 use crate::shares::Shares;
-use crate::store::{Applied, Contents, Late, Ledger, State, Step, StoreError, Task};
+use crate::store::{Applied, Contents, Late, Ledger, State, Step, StoreError, StoredText, Task, TaskText};
 use crate::telemetry::{Span, carry};
 use crate::upstream::{Progress, Report, StatusError, Upstream};
 
@@ -82,8 +84,8 @@ pub struct Poller {
     wait: Duration,
     max_age: Duration,
     budget: PollBudget,
-    /// The last known states, by the ids that callers use: the vendor's id, and our reference.
-    views: Cache<(OrgId, Arc<str>), Arc<View>>,
+    bulk: Bulk,
+    views: Views,
     flights: Mutex<HashMap<HoldId, (Flight, Arc<Asking>)>>,
     /// Tasks whose progress was stored less than [`NOTED_FOR`] ago.
     noted: Cache<HoldId, ()>,
@@ -123,6 +125,7 @@ impl Poller {
         contents: Contents,
         upstream: Arc<Upstream>,
         tasks: TaskTracker,
+        bulk: Bulk,
         status: &StatusConfig,
         reconciler: &Reconciler,
         clock: Clock,
@@ -147,11 +150,8 @@ impl Poller {
             wait: ms(status.wait_ms),
             max_age: Duration::from_secs(u64::from(reconciler.max_task_age_hours) * 3600),
             budget: PollBudget::new(reconciler.polls_per_second, clock),
-            views: Cache::builder()
-                .max_capacity(status.cache_bytes)
-                .weigher(|_, view: &Arc<View>| view.weight())
-                .time_to_live(TERMINAL_TTL)
-                .build(),
+            bulk,
+            views: Views::new(status.cache_bytes, TERMINAL_TTL, clock),
             flights: Mutex::new(HashMap::new()),
             noted: Cache::builder().max_capacity(MOST_NOTED).time_to_live(NOTED_FOR).build(),
             unrecorded: Shares::new(
@@ -163,7 +163,7 @@ impl Poller {
 
     /// Sets the metric of the number of cached task states.
     pub fn show(&self) {
-        metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.entry_count() as f64);
+        metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.count() as f64);
         self.contents.show_pool();
     }
 
@@ -184,7 +184,7 @@ impl Poller {
         org: OrgId,
         id: &str,
     ) -> Result<Option<(Arc<View>, Duration)>, StoreError> {
-        let cached = self.views.get(&(org, Arc::from(id)));
+        let cached = self.views.get(org, id);
         count_lookup(cached.is_some());
         let known = match cached {
             Some(view) if self.is_fresh(&view) => return Ok(Some((view, Duration::ZERO))),
@@ -211,7 +211,7 @@ impl Poller {
     }
 
     fn cached(&self, task: &Task) -> Option<Arc<View>> {
-        self.views.get(&(task.org, task.hold.to_string().into()))
+        self.views.get(task.org, &task.hold.to_string())
     }
 
     /// The task of `org` with this id, as the ledger has it: the vendor's id, or our reference.
@@ -223,12 +223,34 @@ impl Poller {
     }
 
     async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, StoreError> {
-        let task = self.find(org, id).await?;
-        Ok(task.map(|task| match self.cached(&task) {
-            // Another call has polled the vendor while we read the ledger.
-            Some(view) if view.tells_of(&task) => self.keep(view),
-            _ => self.remember(task, None, None),
-        }))
+        let Some(task) = self.find(org, id).await? else { return Ok(None) };
+        // Another call may have polled the vendor while we read the ledger.
+        if let Some(view) = self.cached(&task).filter(|view| view.tells_of(&task)) {
+            return Ok(Some(self.keep(view)));
+        }
+        let (task, _room) = self.whole(task).await?;
+        Ok(Some(self.remember(task, None, None)))
+    }
+
+    /// `task` with its data, also if that is long, and room for it.
+    async fn whole(&self, task: Task) -> Result<(Task, Room), StoreError> {
+        if !matches!(task.data, Some(StoredText::Unread(_))) {
+            return Ok((task, Room::default()));
+        }
+        let (readers, of) = (self.ledger.readers(), (task.org, task.hold));
+        let (data, room) =
+            readers.read_text(of, TaskText::Last, task.data.clone(), &self.bulk.budget).await?;
+        Ok((Task { data: data.map(StoredText::Read), ..task }, room))
+    }
+
+    /// The same where the text may be known already.
+    async fn whole_as(&self, task: Task, known: &View) -> Result<(Task, Room), StoreError> {
+        match &known.task().data {
+            Some(data @ StoredText::Read(_)) if matches!(task.data, Some(StoredText::Unread(_))) => {
+                Ok((Task { data: Some(data.clone()), ..task }, Room::default()))
+            }
+            _ => self.whole(task).await,
+        }
     }
 
     /// Caches the state of `task`; the vendor last confirmed it at `asked`, with the report `told`.
@@ -237,17 +259,14 @@ impl Poller {
     }
 
     /// Caches the state of `task` after a poll without an answer, so that the vendor is not asked again at once.
-    fn remember_unanswered(&self, task: Task, known: &View) -> Arc<View> {
+    async fn remember_unanswered(&self, task: Task, known: &View) -> Option<Arc<View>> {
         let asked = self.cached(&task).map_or(known.asked(), |view| view.asked());
-        self.keep(Arc::new(View::unanswered(task, asked, self.clock.now())))
+        let (task, _room) = self.whole_as(task, known).await.ok()?;
+        Some(self.keep(Arc::new(View::unanswered(task, asked, self.clock.now()))))
     }
 
     fn keep(&self, view: Arc<View>) -> Arc<View> {
-        let task = view.task();
-        self.views.insert((task.org, task.hold.to_string().into()), view.clone());
-        if let Some(id) = &task.upstream_task {
-            self.views.insert((task.org, id.clone()), view.clone());
-        }
+        self.views.insert(&view);
         view
     }
 
@@ -326,6 +345,7 @@ impl Poller {
             Err(_) => task.clone(),
         };
         let Some(id) = task.upstream_task.clone().filter(|_| !task.is_over()) else {
+            let (task, _room) = self.whole(task).await.ok()?;
             return Some(self.remember(task, None, Some(self.clock.now())));
         };
         fail_point::reach("poll.before");
@@ -337,7 +357,7 @@ impl Poller {
                 Ok(task) => Some(self.remember(task, Some(report), Some(begun))),
                 Err(error) => {
                     tracing::warn!(hold = %task.hold, %error, "the end of a task is not recorded yet");
-                    Some(self.remember_unanswered(task, &known))
+                    self.remember_unanswered(task, &known).await
                 }
             },
             Err(error) => {
@@ -348,7 +368,7 @@ impl Poller {
                 }
                 let forgotten = error.is_404();
                 self.check_age(&task, if forgotten { FORGOTTEN } else { TOO_OLD }, asking).await;
-                Some(self.remember_unanswered(task, &known))
+                self.remember_unanswered(task, &known).await
             }
         }
     }
@@ -364,7 +384,7 @@ impl Poller {
         let Some(step) = end(task, report)? else {
             self.check_age(task, TOO_OLD, asking).await;
             self.note_progress(task, report).await?;
-            return Ok(Task { data: Some(report.data().clone()), ..task.clone() });
+            return Ok(with_data(task.clone(), report));
         };
         fail_point::reach("poll.answered");
         asking.recording.cancel();
@@ -373,19 +393,16 @@ impl Poller {
         let applied = self.step_of(task, step).await?;
         if applied == Applied::Yes {
             self.settled(task, end, told);
-            let turn = self.ledger.turn_of(task.org).await?;
-            let now = turn
-                .task_without_data(task.org, task.hold)
-                .await?
-                .ok_or(StoreError::Corrupt(VANISHED.into()))?;
-            // What was stored is still in memory: to read it back would take as much again.
-            return Ok(Task { data: Some(report.data().clone()), ..now });
         }
         let now = self.reload(task).await?;
+        if applied == Applied::Yes {
+            // What was stored is still in memory: to read it back would take as much again.
+            return Ok(with_data(now, report));
+        }
         if is_news(&now, report.progress) {
             return self.apply_late(now, report, told).await;
         }
-        Ok(now)
+        Ok(self.whole(now).await?.0)
     }
 
     async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, StoreError> {
@@ -419,9 +436,9 @@ impl Poller {
             if self.step_of(&task, step).await? == Applied::Yes {
                 self.settled(&task, end, told);
             }
-            return self.reload(&task).await;
+            return Ok(with_data(self.reload(&task).await?, report));
         }
-        Ok(task)
+        Ok(self.whole(task).await?.0)
     }
 
     /// Reopens a task that had ended here although the vendor has it. Returns whether this was unknown before.
@@ -431,7 +448,7 @@ impl Poller {
         if news {
             tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor reports how it ended");
             // The cached terminal state is stale: drop it.
-            self.views.invalidate(&(org, hold.to_string().into()));
+            self.views.forget(org, hold, None);
         }
         Ok(news)
     }
@@ -470,6 +487,11 @@ impl Poller {
             tracing::warn!(%hold, %error, "a task that ended in its create answer is left to the reconciler");
         }
     }
+}
+
+/// `task` with what the vendor has just said, where that is what is stored.
+fn with_data(task: Task, report: &Report) -> Task {
+    Task { data: Some(StoredText::Read(report.data().clone())), ..task }
 }
 
 fn count_lookup(found: bool) {

@@ -77,6 +77,7 @@ pub use self::ledger::running::RunningTask;
 pub use self::ledger::step::{Applied, NewHold, Step, StepKind, Terms};
 pub use self::ledger::task_lists::TaskFilter;
 pub use self::ledger::tasks::{Late, OpenHolds, State, Task};
+pub use self::ledger::texts::{StoredText, TaskText};
 pub use self::ledger::unanswered::{Question, Sign};
 pub use self::prices::{
     Activation, BookInfo, BookState, OrgOutcome, PriceFactorInfo, PriceUnit, TypeOutcome, WhatIf,

@@ -193,6 +193,7 @@ impl SharedParts {
             pools.contents.clone(),
             upstream.clone(),
             tasks.clone(),
+            bulk.clone(),
             &config.status,
             &config.reconciler,
             Clock,

@@ -16,7 +16,7 @@ use crate::error::{Answer, GatewayError};
 use crate::ids::{HoldId, KeyId, UserId};
 use crate::order::Labels;
 use crate::poll::{shown_credits, shown_status, word};
-use crate::store::{Principal, Role, State, Task, TaskFilter};
+use crate::store::{Principal, Role, State, StoredText, Task, TaskFilter};
 use crate::wire::{RawObject, Success, success};
 
 const DEFAULT_LIMIT: u32 = 20;
@@ -152,7 +152,7 @@ const PROMPT: usize = 200;
 
 /// Prompt and length of the request that the video service repeats.
 fn asked(task: &Task) -> (Option<String>, Option<i64>) {
-    let data = task.data.as_deref().and_then(RawObject::parse);
+    let data = task.data.as_ref().and_then(StoredText::read).and_then(|data| RawObject::parse(&**data));
     let Some(request) = data.as_ref().and_then(|data| data.get("request")).and_then(RawObject::parse) else {
         return (None, None);
     };

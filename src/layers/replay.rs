@@ -13,7 +13,7 @@ use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::metrics as m;
 use crate::poll::created;
-use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State, Task};
+use crate::store::{Claim, Fingerprint, Principal, SharedDatabase, State, StoredText, Task, TaskText};
 use crate::strict;
 
 /// Reads a create's body, and replays the stored answer for a known idempotency key.
@@ -41,7 +41,7 @@ impl Stage for Replay {
         let (body, fingerprint, claim) = part("replay", || self.read(org, body, coding, key, notes)).await?;
         if let Some(claim) = claim
             && let hold = claim.task.hold
-            && let Some(result) = Box::pin(replay(*claim, fingerprint, &self.bulk, org)).await
+            && let Some(result) = Box::pin(replay(*claim, fingerprint, &self.bulk, &self.database)).await
         {
             notes.add(|notes| notes.hold = Some(hold));
             if result.is_ok() {
@@ -107,22 +107,24 @@ pub(super) async fn replay(
     claim: Claim,
     fingerprint: Fingerprint,
     bulk: &Bulk,
-    org: OrgId,
+    database: &SharedDatabase<OrgId>,
 ) -> Option<Result<Answer, GatewayError>> {
     match judge(&claim, fingerprint)? {
         Err(refused) => Some(Err(refused)),
-        Ok(()) => Some(again(claim.task, claim.first, bulk, org).await),
+        Ok(()) => Some(again(claim.task, claim.first, bulk, database).await),
     }
 }
 
 /// The answer to the create of `task` once more; `first`: the vendor's.
 pub(super) async fn again(
     task: Task,
-    first: Option<Arc<str>>,
+    first: Option<StoredText>,
     bulk: &Bulk,
-    org: OrgId,
+    database: &SharedDatabase<OrgId>,
 ) -> Result<Answer, GatewayError> {
-    let (payer, bytes) = (Payer::Org(org), first.as_ref().map_or(0, |first| first.len()));
+    let of = (task.org, task.hold);
+    let (first, _room) = database.read_text(of, TaskText::First, first, &bulk.budget).await?;
+    let (payer, bytes) = (Payer::Org(task.org), first.as_ref().map_or(0, |first| first.len()));
     let body = bulk.workers.run(payer, bytes, move || created(task, first)).await?;
     let body = bulk.answer(payer, body.into()).ok_or(GatewayError::NoRoom)?;
     let mut answer = json_answer(StatusCode::OK, body);

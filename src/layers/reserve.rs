@@ -113,7 +113,8 @@ impl Reserve {
                         && let Some(claim) = Box::pin(self.claim(org, key)).await?
                         && let hold = claim.task.hold
                         && let Some(result) =
-                            Box::pin(replay(claim, create.fingerprint, &self.bulk, org)).await
+                            Box::pin(replay(claim, create.fingerprint, &self.bulk, self.ledger.readers()))
+                                .await
                     {
                         notes.add(|notes| notes.hold = Some(hold));
                         if result.is_ok() {

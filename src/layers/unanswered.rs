@@ -23,7 +23,7 @@ use crate::call::Peer;
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError};
 use crate::ids::{GatewayId, HoldId, OrgId, UserId};
-use crate::store::{Database, Fingerprint, Ledger, Sign, State, StoreError, Task};
+use crate::store::{Database, Fingerprint, Ledger, Sign, State, StoreError, StoredText, Task};
 
 /// How long a gateway whose lease was renewed has to write its notes: one of an earlier version does not answer.
 const NOTED_WITHIN: Duration = Duration::from_millis(100);
@@ -293,7 +293,7 @@ impl Unanswered {
         let (task, first) = found?;
         match (task.state, &task.upstream_task) {
             (_, Some(_)) => {
-                let answer = again(task, first, &self.bulk, org).await;
+                let answer = again(task, first, &self.bulk, self.ledger.readers()).await;
                 if answer.is_ok() && !connection.is_half_closed() {
                     self.forget(org, earlier).await;
                 }
@@ -340,7 +340,7 @@ impl Unanswered {
         &self,
         org: OrgId,
         hold: HoldId,
-    ) -> Result<Option<(Task, Option<Arc<str>>)>, StoreError> {
+    ) -> Result<Option<(Task, Option<StoredText>)>, StoreError> {
         let mut looks = 1;
         loop {
             let found = self.ledger.turn_of(org).await?.created_task(org, hold).await?;

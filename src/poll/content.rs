@@ -7,7 +7,7 @@ use super::{Poller, View};
 use crate::bulk::SMALL;
 use crate::ids::{HoldId, OrgId};
 use crate::order::Excerpt;
-use crate::store::{StoreError, Task};
+use crate::store::{StoreError, StoredText, Task};
 use crate::upstream::Report;
 
 /// How long a create waits until its excerpt is stored, before it is sent without one.
@@ -32,7 +32,8 @@ impl Poller {
     /// Stores what a report that does not end the task says, at most once a minute, and no megabytes: until the end a poll
     /// tells them again.
     pub(super) async fn note_progress(&self, task: &Task, report: &Report) -> Result<(), StoreError> {
-        let is_news = report.data().len() <= SMALL && task.data.as_ref() != Some(report.data());
+        let stored = task.data.as_ref().and_then(StoredText::read);
+        let is_news = report.data().len() <= SMALL && stored != Some(report.data());
         if is_news && !self.noted.contains_key(&task.hold) {
             self.contents.note_progress(task.org, task.hold, report.data()).await?;
             self.noted.insert(task.hold, ());
@@ -59,10 +60,7 @@ impl Poller {
     /// its end.
     pub async fn erase(&self, task: &Task) -> Result<(), StoreError> {
         self.contents.erase(task.org, task.hold).await?;
-        self.views.invalidate(&(task.org, task.hold.to_string().into()));
-        if let Some(id) = &task.upstream_task {
-            self.views.invalidate(&(task.org, id.clone()));
-        }
+        self.views.forget(task.org, task.hold, task.upstream_task.as_ref());
         Ok(())
     }
 

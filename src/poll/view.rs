@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::clock::Clock;
 use crate::credits::Credits;
-use crate::store::{Late, State, Task};
+use crate::store::{Late, State, StoredText, Task};
 use crate::upstream::{Progress, Report};
 use crate::wire::success;
 
@@ -26,11 +26,12 @@ pub struct View {
 }
 
 impl View {
-    /// The state of `task`, read from the ledger at `read`, and last confirmed by the vendor at `asked` with the report `told`.
+    /// The state of `task`, whose data is read, read from the ledger at `read`, and last confirmed by the vendor at `asked` with the report `told`.
     pub(super) fn new(task: Task, told: Option<Report>, asked: Option<Instant>, read: Instant) -> Self {
         // If another gateway has recorded other data meanwhile, the ledger's data counts.
-        let told = told.filter(|told| task.data.as_ref() == Some(told.data()));
-        let told = told.or_else(|| Report::parse(task.data.clone()?));
+        let data = task.data.as_ref().and_then(StoredText::read);
+        let told = told.filter(|told| data == Some(told.data()));
+        let told = told.or_else(|| Report::parse(data?.clone()));
         let body = told.map_or_else(|| own(&task), |told| vendors(&task, &told)).into();
         Self { task, body, asked, tried: None, read, shown: AtomicBool::new(false) }
     }
@@ -62,8 +63,8 @@ impl View {
     }
 
     /// Approximate size in memory, in bytes: the answer and the data that it was made from.
-    pub(super) fn weight(&self) -> u32 {
-        u32::try_from(1024 + 2 * self.body.len()).unwrap_or(u32::MAX)
+    pub(super) fn bytes(&self) -> usize {
+        1024 + 2 * self.body.len()
     }
 
     /// Whether the view has the same state as `task`.
@@ -186,4 +187,46 @@ fn own(task: &Task) -> String {
         },
         r#type: &task.task_type,
     })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::credits::PriceFactor;
+    use crate::ids::{HoldId, OrgId, UserId};
+    use crate::order::Labels;
+
+    /// A view whose answer has so many bytes.
+    pub(in crate::poll) fn of(org: OrgId, bytes: usize) -> View {
+        let task = Task {
+            hold: HoldId::generate(),
+            org,
+            user: UserId::generate(),
+            key: None,
+            state: State::Running,
+            late: None,
+            amount: Credits::ZERO,
+            list_price: Credits::ZERO,
+            factor: PriceFactor::LIST,
+            task_type: "pro-text-to-video".into(),
+            backend: "kling-3.0".into(),
+            account: "main".into(),
+            upstream_task: None,
+            raw_consumed: None,
+            charged: None,
+            reason: None,
+            labels: Labels::default(),
+            data: None,
+            keeps_content: true,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            ended_at: None,
+            age: Duration::ZERO,
+            polls: 0,
+            stated: None,
+        };
+        let body = vec![b' '; bytes].into();
+        View { body, ..View::new(task, None, None, Clock.now()) }
+    }
 }

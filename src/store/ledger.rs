@@ -16,6 +16,7 @@ pub(in crate::store) mod step;
 pub(in crate::store) mod step_queue;
 pub(in crate::store) mod task_lists;
 pub(in crate::store) mod tasks;
+pub(in crate::store) mod texts;
 pub(in crate::store) mod unanswered;
 
 use std::time::Duration;
@@ -59,6 +60,11 @@ impl Ledger {
     /// A turn of this organisation at the pool for everything that is not on the paid path.
     pub async fn turn_of(&self, org: OrgId) -> Result<Turn<OrgId>, StoreError> {
         self.database.turn_of(org).await
+    }
+
+    /// The pool for everything that is not on the paid path.
+    pub fn readers(&self) -> &SharedDatabase<OrgId> {
+        &self.database
     }
 
     /// The gateway that owns this ledger's holds.

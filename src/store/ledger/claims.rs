@@ -1,7 +1,5 @@
 //! Idempotency keys of creates: the earlier request with the same key, and its outcome.
 
-use std::sync::Arc;
-
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -10,6 +8,7 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::once::Fingerprint;
 use crate::store::ledger::tasks::{COLUMNS, Task, task};
+use crate::store::ledger::texts::{StoredText, TaskText};
 
 /// The most keys that one statement deletes.
 const SOME: i64 = 5000;
@@ -22,18 +21,19 @@ pub struct Claim {
     /// The task of that create.
     pub task: Task,
     /// The vendor's `data` of its answer to that create; `None`: it did not come, or is not kept any more.
-    pub first: Option<Arc<str>>,
+    pub first: Option<StoredText>,
 }
 
 impl Database {
     /// The create of `org` that used `key`, if there is one.
     pub async fn claim(&self, org: OrgId, key: &str) -> Result<Option<Claim>, StoreError> {
+        let first = TaskText::First.columns("first");
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, claimed, first from ( \
+            "select {COLUMNS}, claimed, first, first_bytes from ( \
                  select k.org_id as owner, k.hold_id as made, k.fingerprint as claimed from idempotency k \
                  where k.org_id = $1 and k.endpoint = 'generate' and k.key = $2) claim \
              join task on task.org_id = claim.owner and task.hold_id = claim.made \
-             left join lateral (select c.first from content c where c.org_id = claim.owner and c.hold_id = claim.made) texts on true"
+             left join lateral (select {first} from content c where c.org_id = claim.owner and c.hold_id = claim.made) texts on true"
         )))
         .bind(org.as_uuid())
         .bind(key)
@@ -44,7 +44,7 @@ impl Database {
             fingerprint: Fingerprint::from_bytes(row.try_get("claimed")?)
                 .ok_or(StoreError::Corrupt("idempotency.fingerprint".into()))?,
             task: task(&row)?,
-            first: row.try_get::<Option<&str>, _>("first")?.map(Into::into),
+            first: StoredText::of(row.try_get("first")?, row.try_get("first_bytes")?),
         }))
     }
 

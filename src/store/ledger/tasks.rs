@@ -17,6 +17,7 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::words::words;
 use crate::store::ledger::step::Terms;
+use crate::store::ledger::texts::{StoredText, TaskText};
 
 words! {
     /// The state of a hold (contract, "The life of a task").
@@ -86,7 +87,7 @@ pub struct Task {
     /// What the caller counts the task by. Not read where a task is only worked on.
     pub labels: Labels,
     /// The vendor's last `data`, verbatim.
-    pub data: Option<Arc<str>>,
+    pub data: Option<StoredText>,
     /// Whether content is kept after the task has ended.
     pub keeps_content: bool,
     /// When the hold was reserved.
@@ -128,11 +129,16 @@ pub(in crate::store) const STORED: &str = "o.org_id, o.hold_id, case when o.reop
 pub(in crate::store) const TERMS: &str = "h.user_id, h.key_id, h.state, h.amount, h.list_price, h.factor_bp, h.task_type, h.backend, \
      h.account, h.charged, h.created_at, h.ended_at, h.late";
 
-/// The row of `content` of a row of `task`, and its columns that a [`Task`] is read from.
-const CONTENT: &str = "left join lateral (select coalesce(c.last, c.first) as data, c.erase_at is not null as fleeting \
-     from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true";
-const DATA: &str = "texts.data, texts.fleeting";
-const FLEETING: &str = "texts.fleeting";
+/// The row of `content` of a row of `task`, whose columns `{DATA}` a [`Task`] is read from.
+fn texts() -> String {
+    let data = TaskText::Last.columns("data");
+    format!(
+        "left join lateral (select {data}, c.erase_at is not null as fleeting from content c \
+         where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true"
+    )
+}
+
+const DATA: &str = "texts.data, texts.data_bytes, texts.fleeting";
 
 /// The labels of a row of `task`.
 pub(super) const LABELS: &str = "(select jsonb_object_agg(l.name, l.value) from label l \
@@ -162,7 +168,10 @@ pub(in crate::store) fn task(row: &PgRow) -> Result<Task, StoreError> {
         labels: content(row.try_get::<Option<Json<BTreeMap<String, String>>>, _>("labels"))?
             .map(|Json(labels)| Labels::of(labels))
             .unwrap_or_default(),
-        data: content(row.try_get::<Option<&str>, _>("data"))?.map(Into::into),
+        data: StoredText::of(
+            content(row.try_get::<Option<&str>, _>("data"))?,
+            content(row.try_get::<Option<i32>, _>("data_bytes"))?,
+        ),
         keeps_content: content(row.try_get::<Option<bool>, _>("fleeting"))? != Some(true),
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,
@@ -195,19 +204,8 @@ impl Database {
     /// The task of `org` with this hold id, with its `data`.
     pub async fn task_by_hold(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {LABELS}, {DATA} from task {CONTENT} where org_id = $1 and hold_id = $2"
-        )))
-        .bind(org.as_uuid())
-        .bind(hold.as_uuid())
-        .fetch_optional(self.pool())
-        .await?;
-        row.as_ref().map(task).transpose()
-    }
-
-    /// The same without its `data`, which may have megabytes.
-    pub async fn task_without_data(&self, org: OrgId, hold: HoldId) -> Result<Option<Task>, StoreError> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, {LABELS}, {FLEETING} from task {CONTENT} where org_id = $1 and hold_id = $2"
+            "select {COLUMNS}, {LABELS}, {DATA} from task {} where org_id = $1 and hold_id = $2",
+            texts()
         )))
         .bind(org.as_uuid())
         .bind(hold.as_uuid())
@@ -226,7 +224,8 @@ impl Database {
             "select {COLUMNS}, {LABELS}, {DATA} from ( \
                  select k.org_id as owner, k.hold_id as known from vendor_task k where k.upstream_task = $2 and k.org_id = $1 \
                  order by k.hold_id limit 1) vendor \
-             join task on task.org_id = vendor.owner and task.hold_id = vendor.known {CONTENT}"
+             join task on task.org_id = vendor.owner and task.hold_id = vendor.known {}",
+            texts()
         )))
         .bind(org.as_uuid())
         .bind(upstream_task)

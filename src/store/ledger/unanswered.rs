@@ -1,7 +1,5 @@
 //! Creates without an idempotency key whose callers have gone before the answer, and what became of such a create.
 
-use std::sync::Arc;
-
 use sqlx::Row;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -11,6 +9,7 @@ use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::once::Fingerprint;
 use crate::store::ledger::tasks::{COLUMNS, State, Task, task};
+use crate::store::ledger::texts::{StoredText, TaskText};
 
 /// How long a note of a caller that has gone is kept. It counts for a shorter time: see `repeated_creates`.
 const KEPT_MINUTES: i32 = 60;
@@ -203,10 +202,11 @@ impl Database {
         &self,
         org: OrgId,
         hold: HoldId,
-    ) -> Result<Option<(Task, Option<Arc<str>>)>, StoreError> {
+    ) -> Result<Option<(Task, Option<StoredText>)>, StoreError> {
+        let first = TaskText::First.columns("first");
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {COLUMNS}, first from task left join lateral \
-             (select c.first from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true \
+            "select {COLUMNS}, first, first_bytes from task left join lateral \
+             (select {first} from content c where c.org_id = task.org_id and c.hold_id = task.hold_id) texts on true \
              where org_id = $1 and hold_id = $2"
         )))
         .bind(org.as_uuid())
@@ -214,7 +214,7 @@ impl Database {
         .fetch_optional(self.pool())
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let first = row.try_get::<Option<&str>, _>("first")?.map(Into::into);
+        let first = StoredText::of(row.try_get("first")?, row.try_get("first_bytes")?);
         Ok(Some((task(&row)?, first)))
     }
 }

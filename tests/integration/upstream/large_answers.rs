@@ -1,8 +1,9 @@
 //! Answers of megabytes: the vendor repeats what it was sent, and more.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{TestGateway, body};
+use crate::support::gateway::{Answer, TestGateway, body};
 use crate::support::leaks::PROMPT;
 
 const FORTY_MEGABYTES: usize = 40 << 20;
@@ -84,4 +85,32 @@ async fn a_create_that_is_answered_with_too_many_megabytes_has_its_task() {
     gateway.finished(&created.task_id()).await;
     assert_eq!(gateway.balance().await, [999_600, 0, 400]);
     assert!(stored(&gateway).await < 1 << 20);
+}
+
+/// They stand in the database, and are read where there is room for them.
+#[tokio::test]
+async fn long_answers_that_nothing_caches_are_shown_and_replayed() {
+    let gateway = TestGateway::builder()
+        .config(|config| {
+            config.server.max_bytes_under_way = 16 << 20;
+            config.status.cache_bytes = 1;
+        })
+        .start()
+        .await;
+    let long = json!({"kind": "huge", "bytes": 1 << 20});
+    gateway
+        .script(json!({"rules": [{"on": "create", "fault": long}, {"on": "status", "fault": long}]}))
+        .await;
+    let create = async || {
+        let request = gateway.request(Method::POST, "/api/generate").bearer_auth(&gateway.caller.text);
+        Answer::to(request.header("Idempotency-Key", "long").body(body("long").to_string())).await
+    };
+    let first = create().await;
+    assert!(first.data()["padding"].as_str().is_some_and(|padding| padding.len() == 1 << 20));
+    let again = create().await;
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    assert_eq!(again.data()["padding"], first.data()["padding"]);
+    let ended = gateway.finished(&first.task_id()).await.data();
+    assert!(ended["padding"].as_str().is_some_and(|padding| padding.len() == 1 << 20));
+    assert_eq!(gateway.finished(&first.task_id()).await.data(), ended, "it is read again");
 }
