@@ -115,6 +115,24 @@ async fn what_is_made_in_a_month_without_a_partition_goes_over_to_it_when_it_is_
     }
 }
 
+/// A lane plans once, perhaps on the first of a month. By another index it would read all of an organisation for each task ever after.
+#[tokio::test]
+async fn in_a_month_without_a_row_a_hold_is_looked_up_by_its_whole_key() {
+    let db = TestDatabase::new().await;
+    let part = format!("hold_{}", this_month(&db).await);
+    let mut connection = db.pool().acquire().await.unwrap();
+    let plan = format!(
+        "prepare look_up(uuid, uuid) as select amount from {part} where org_id = $1 and hold_id = $2; \
+         set plan_cache_mode = force_generic_plan; set enable_seqscan = off"
+    );
+    sqlx::raw_sql(AssertSqlSafe(plan)).execute(&mut *connection).await.unwrap();
+    let plan: Vec<String> = sqlx::query_scalar("explain execute look_up(null, null)")
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    assert!(plan.iter().any(|line| line.contains(&format!("{part}_pkey"))), "{plan:?}");
+}
+
 /// An id of a clock that is wrong, or of before ids ascended with the time, has a place too.
 #[tokio::test]
 async fn an_id_of_no_month_is_in_the_partition_of_all_else() {
