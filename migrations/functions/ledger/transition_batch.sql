@@ -93,10 +93,11 @@ begin
             where v_at[given.pos] is not null and (p_wait or given.kind <> 'run') and given.ord <> all (v_done)
         ), stepped as materialized (
             select item.org_id, item.pos, item.hold_id, item.task, item.raw, item.reported, item.charge, item.loss, item.possible,
-                   item.reason, item.due_ms, item.ord, 'generate'::text as endpoint, item.kind, step.from_state, step.to_state, step.from_late, step.to_late,
-                   held.user_id, held.key_id, held.amount, held.idem_key, held.windows, held.team_id, held.task_type,
-                   held.list_price, held.backend, held.account, held.owner, held.fingerprint, held.at, held.part, open.at as open_at,
-                   open.state as open_state, coalesce(open.upstream_task, held.upstream_task) as known_task,
+                   item.reason, item.due_ms, item.ord, 'generate'::text as endpoint, item.kind, step.from_state, step.to_state,
+                   step.from_late, step.to_late, held.user_id, held.key_id, held.amount, held.idem_key, held.windows,
+                   held.team_id, held.task_type, held.list_price, held.backend, held.account, held.owner, held.fingerprint,
+                   held.at, held.part, open.at as open_at, open.state as open_state,
+                   coalesce(open.upstream_task, held.upstream_task) as known_task,
                    held.raw_consumed as raw_before, held.reported as reported_before, held.reason as reason_before,
                    held.doubt_at as doubt_before, held.ended_at as ended_before, held.drift as drift_before,
                    held.lost as lost_before, held.by_hand as by_hand_before,
@@ -168,8 +169,8 @@ begin
                    reopened.recorded_at, reopened.doubt_at, null
             from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id
         ), ended as materialized (
-            select moved.org_id, moved.hold_id, moved.at, moved.part, moved.user_id, moved.key_id, moved.ends, moved.to_state as state,
-                   moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
+            select moved.org_id, moved.hold_id, moved.at, moved.part, moved.user_id, moved.key_id, moved.ends,
+                   moved.to_state as state, moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
                    coalesce(moved.raw, moved.raw_consumed) as raw_consumed,
                    coalesce(moved.reported, moved.reported_then) as reported,
                    case
