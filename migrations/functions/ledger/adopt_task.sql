@@ -48,7 +48,7 @@ begin
         v_plan := draw_budgets(array[p_org], array[v_budgets], array[1], array[p_user], array[null::uuid], array[v_team], v_now);
         loop
             v_left := left_of_windows(array[p_org], v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period,
-                                      v_plan.starts_at, v_plan.cap, v_plan.thresholds);
+                                      v_plan.starts_at, v_plan.cap, v_plan.thresholds, false);
             insert into budget_window (org_id, level, subject_id, period, starts_at)
             select p_org, missing.level, missing.subject_id, missing.period, missing.starts_at
             from unnest(v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at, v_left.window_id)

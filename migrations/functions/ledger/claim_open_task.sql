@@ -2,7 +2,8 @@
 -- milliseconds, longer with each poll, and jittered; of a task in doubt ten minutes at least. Returns what is known of it, or
 -- no state where it was not claimed.
 --
--- One task a call, for the reason that `step_open_task` gives.
+-- One task a call, and each by its whole key. `open_task` is empty at quiet times: whenever its statistics were taken then, a
+-- join with it is planned as if it had no rows, and reads all of them for each batch.
 create or replace function claim_open_task(
     p_org uuid, p_hold uuid, p_again_ms bigint,
     out open_state text, out reopened boolean, out upstream_task text, out raw_consumed bigint, out reason text,

@@ -1,16 +1,12 @@
 -- The last entry of an organisation: its place, and the balance after it. Before the first one, place 0 and what the entries of
 -- before there were places add up to. Under the organisation's balance row, of which there is one entry after the other.
 --
--- p_entries, p_balance: what the balance row says of both. It does not know the place of an organisation that nothing was booked on
--- since it counts them; and while one statement books several entries, it knows neither of them.
-create or replace function end_of_chain(p_org uuid, p_entries bigint, p_balance bigint, out place bigint, out balance bigint)
+-- The balance row knows both too, but not the place of an organisation that nothing was booked on since it counts them; and while
+-- one statement books several entries, it knows neither of them.
+create or replace function end_of_chain(p_org uuid, out place bigint, out balance bigint)
 -- Planned while the tables are empty, it would read them whole for each entry ever after.
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
-    if p_entries is not null then
-        place := p_entries; balance := p_balance;
-        return;
-    end if;
     select last.place, last.balance_after into place, balance from entry last
     where last.org_id = p_org and last.place is not null order by last.place desc limit 1;
     if found then return; end if;

@@ -27,6 +27,13 @@ begin
     end loop;
     execute format('create table %I (like %I including defaults including constraints) with (fillfactor = %s, %s)', v_name, p_table,
                    case p_table when 'hold' then 65 when 'content' then 60 else 100 end, v_vacuum);
+    if p_table = 'hold' then
+        -- Of indexes that seem equally good, as all do while a table is empty, the planner takes the one that was made last. That
+        -- must be the one by the whole key: a plan of the first moment lasts, and by another one it reads all of an organisation.
+        execute format('create index on %I (org_id, user_id, hold_id)', v_name);
+        execute format('create index on %I (org_id, key_id, hold_id) where key_id is not null', v_name);
+        execute format('alter table %I add primary key (org_id, hold_id)', v_name);
+    end if;
     execute format('lock table %I in access exclusive mode', v_other);
     execute format('insert into %1$I select strayed.* from %2$I strayed where %3$I >= %4$L and %3$I < %5$L', v_name, v_other, v_key,
                    first_id(v_starts), first_id(v_ends));

@@ -35,7 +35,8 @@
 --
 -- Plans: a lane plans each statement once, perhaps while the tables are empty and any plan seems as good. What must be
 -- looked up row by row is therefore written so that no other plan exists: a lateral subquery with a limit, and no constant
--- that an index alone could be scanned by. A batch of one is not planned anew each time, which takes longer than its work.
+-- that an index alone could be scanned by; what is changed is named by its place in the table (see transition_batch). A batch of
+-- one is not planned anew each time, which takes longer than its work.
 create or replace function reserve_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_user uuid[], p_key uuid[],
     p_amount bigint[], p_list bigint[], p_factor integer[], p_book integer[],
@@ -44,7 +45,7 @@ create or replace function reserve_batch(
     p_owner uuid, p_max_open integer, p_lease_ms bigint, p_resend boolean, p_now timestamptz,
     p_wait boolean default true,
     out verdict text[], out available bigint[], out reference uuid[]
-) language plpgsql set plan_cache_mode = force_generic_plan as $$
+) language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
     v_items     constant integer := cardinality(p_hold);
     v_orgs      constant integer := cardinality(p_orgs);
@@ -63,8 +64,9 @@ declare
     v_budgets   bigint[] := array_fill(0::bigint, array[v_orgs]);
     -- whether its balance row must be locked
     v_wanted    boolean[] := array_fill(false, array[v_orgs]);
-    -- whether it could be locked
-    v_locked    boolean[] := v_wanted;
+    -- where that is, if it could be locked
+    v_balance_at tid[] := array_fill(null::tid, array[v_orgs]);
+    v_locking   uuid[];
 
     -- a gateway of an earlier version does not know the verdict 'stopped', nor does it have this setting
     v_knows_stops constant boolean := current_setting('tollgate.max_exposure_per_day', true) is not null;
@@ -88,8 +90,10 @@ declare
     v_first     integer[];
     v_last      integer[];
     v_draw      integer[];
-    -- of each window: its id, what was left before this batch, what is left now, how much is left when its next event is due
+    -- of each window: its id, where its row is, what was left before this batch, what is left now, how much is left when its next
+    -- event is due
     v_window    bigint[];
+    v_window_at tid[];
     v_before    bigint[];
     v_left      bigint[];
     v_alert     bigint[];
@@ -99,6 +103,7 @@ declare
     v_budget_after bigint[];
 
     v_least     bigint;
+    v_changed   bigint;
     v_caller    integer;
     v_org       integer;
     v_row       record;
@@ -114,7 +119,8 @@ begin
         select org.place, balance.available, balance.overdraft, balance.open_tasks,
                coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
                balance.stopped_at is not null as stopped, balance.budgets, balance.teams
-        from unnest(p_orgs) with ordinality org(org_id, place) join org_balance balance on balance.org_id = org.org_id
+        from unnest(p_orgs) with ordinality org(org_id, place)
+        cross join lateral (select * from org_balance known where known.org_id = org.org_id limit 1) balance
         where not balance.deleted
     loop
         v_available[v_row.place] := v_row.available; v_overdraft[v_row.place] := v_row.overdraft;
@@ -133,7 +139,7 @@ begin
         v_caller_of := v_plan.caller; v_first := v_plan.first; v_last := v_plan.last; v_draw := v_plan.draw;
         select present.window_id, present.remains into v_window, v_left
         from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
-                             v_plan.cap, v_plan.thresholds) present;
+                             v_plan.cap, v_plan.thresholds, false) present;
     end if;
     -- Before any refusal: the earlier create may hold the last credits. Nor need it be looked for under the lock: it was there, and
     -- its caller has gone, before this item was sent.
@@ -178,33 +184,18 @@ begin
     end loop;
     if not v_any_wanted then return; end if;
 
-    if not p_wait then
-        for v_row in
-            select org.place
-            from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
-            join org_balance balance on balance.org_id = org.org_id
-            where org.wanted order by org.place for no key update of balance skip locked
-        loop
-            v_locked[v_row.place] := true;
-        end loop;
-        for v_item in 1..v_items loop
-            v_org := p_pos[v_item];
-            if v_wanted[v_org] and not v_locked[v_org] and verdict[v_item] is null then
-                verdict[v_item] := 'busy';
-            end if;
-        end loop;
-        if not true = any(v_locked) then return; end if;
-        v_wanted := v_locked;
+    v_locking := array(select p_orgs[org.place] from unnest(v_wanted) with ordinality org(wanted, place) where org.wanted);
+    if p_wait then
+        perform from org_balance balance where balance.org_id = any (v_locking) order by balance.org_id for no key update;
     end if;
-
     for v_row in
-        select org.place, balance.available, balance.overdraft, balance.open_tasks,
-               coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
+        select array_position(p_orgs, balance.org_id) as place, balance.ctid as at, balance.available, balance.overdraft,
+               balance.open_tasks, coalesce(balance.max_open_tasks, p_max_open) as max_open, balance.in_doubt,
                balance.stopped_at is not null as stopped, balance.budgets, balance.deleted
-        from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
-        join org_balance balance on balance.org_id = org.org_id
-        where org.wanted order by org.place for no key update of balance
+        from org_balance balance where balance.org_id = any (v_locking)
+        order by balance.org_id for no key update skip locked
     loop
+        v_balance_at[v_row.place] := v_row.at;
         -- a gateway may not know of a deletion yet
         v_available[v_row.place] := case when not v_row.deleted then v_row.available end;
         v_overdraft[v_row.place] := v_row.overdraft;
@@ -215,6 +206,13 @@ begin
             v_budgets[v_row.place] := v_row.budgets; v_budgets_moved := true;
         end if;
     end loop;
+    if array_position(v_balance_at, null) is not null then
+        for v_org in 1..v_orgs loop v_wanted[v_org] := v_wanted[v_org] and v_balance_at[v_org] is not null; end loop;
+        for v_item in 1..v_items loop
+            if verdict[v_item] is null and not v_wanted[p_pos[v_item]] then verdict[v_item] := 'busy'; end if;
+        end loop;
+        if not true = any (v_wanted) then return; end if;
+    end if;
     v_now := coalesce(p_now, clock_timestamp());
     if v_any_budgets and not v_budgets_moved then
         v_budgets_moved := coalesce(v_now >= v_plan.valid_until, false);
@@ -296,9 +294,9 @@ begin
     -- The windows as they are now; windows that are drawn on for the first time are made.
     if v_any_budgets then
         loop
-            select present.window_id, present.remains, present.alert into v_window, v_left, v_alert
+            select present.window_id, present.remains, present.alert, present.at into v_window, v_left, v_alert, v_window_at
             from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
-                                 v_plan.cap, v_plan.thresholds) present;
+                                 v_plan.cap, v_plan.thresholds, true) present;
             insert into budget_window (org_id, level, subject_id, period, starts_at)
             select p_orgs[missing.pos], missing.level, missing.subject_id, missing.period, missing.starts_at
             from unnest(v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at, v_window)
@@ -387,13 +385,17 @@ begin
 
     update org_balance balance
     set available = balance.available - org.taken, held = balance.held + org.taken, open_tasks = org.open
-    from unnest(p_orgs, v_taken, v_open, v_granted) as org(org_id, taken, open, granted)
-    where balance.org_id = org.org_id and org.granted > 0;
+    from unnest(v_balance_at, v_taken, v_open, v_granted) as org(at, taken, open, granted)
+    where balance.ctid = org.at and org.granted > 0;
 
     if v_any_budgets then
         update budget_window spent set held = spent.held + (drawn.before - drawn.remains)
-        from unnest(v_plan.pos, v_window, v_before, v_left) drawn(pos, window_id, before, remains)
-        where spent.org_id = p_orgs[drawn.pos] and spent.window_id = drawn.window_id and drawn.remains < drawn.before;
+        from unnest(v_window_at, v_before, v_left) drawn(at, before, remains)
+        where spent.ctid = drawn.at and drawn.remains < drawn.before;
+        get diagnostics v_changed = row_count;
+        if v_changed <> (select count(*) from unnest(v_before, v_left) drawn(before, remains) where drawn.remains < drawn.before) then
+            raise exception 'a budget window was changed without its balance row' using errcode = 'serialization_failure';
+        end if;
         for v_row in
             select drawn.pos, array_agg(drawn.window_id) as windows
             from unnest(v_plan.pos, v_window, v_before, v_left, v_alert) drawn(pos, window_id, before, remains, alert)

@@ -22,71 +22,82 @@
 -- by time misses none.
 --
 -- Plans: `hold` has a partition for each month. Between the least and the greatest id of the batch there are one or two, and
--- because both are known before a statement begins, the others are not opened by it.
+-- because both are known before a statement begins, the others are not opened by it. What is read row by row is a lateral
+-- subquery with a limit, and what is changed is named by its place in the table (ctid): a join by keys that is planned while
+-- a table is small reads all of it for each batch ever after. No two lists as long as the batch are joined with each other.
+--
+-- Places: a balance row that we have locked keeps its place, and so do holds and budget windows, which nobody changes without it.
+-- A task that goes on may be claimed (claim_open_task) between the look at it and its change: it has another place then, and is
+-- looked at again.
 create or replace function transition_batch(
     p_orgs uuid[], p_pos integer[], p_hold uuid[], p_kind text[], p_task text[],
     p_raw bigint[], p_reported bigint[], p_charge bigint[], p_loss bigint[], p_possible boolean[],
     p_reason text[], p_data text[], p_answer text[], p_due_ms bigint[], p_now timestamptz, p_wait boolean default true,
     out outcome text[]
-) language plpgsql set plan_cache_mode = force_generic_plan as $$
+) language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
-    v_now    timestamptz;
-    -- of each organisation, whether we need its balance row, and whether we have it
-    v_wanted boolean[] := array_fill(false, array[cardinality(p_orgs)]);
-    v_locked boolean[] := v_wanted;
-    -- of each item, whether it can go without the balance row
-    v_light  boolean[] := array_fill(false, array[cardinality(p_hold)]);
-    -- of each item, whether it goes with the balance row that we have
-    v_take   boolean[];
-    v_done   integer[];
-    v_item   integer;
-    -- the least and the greatest id
-    v_least  uuid := p_hold[1];
-    v_most   uuid := p_hold[1];
+    v_now     timestamptz;
+    -- the organisations whose balance rows are needed
+    v_wanted  uuid[];
+    -- of each organisation whose balance row we have: where the row is, the place of the last entry, and the balance after it
+    v_at      tid[] := array_fill(null::tid, array[cardinality(p_orgs)]);
+    v_place   bigint[] := array_fill(null::bigint, array[cardinality(p_orgs)]);
+    v_balance bigint[] := v_place;
+    -- the ids in their order
+    v_sorted  uuid[];
+    v_least   uuid;
+    v_most    uuid;
+    -- items that are done; those that a round has done, and how many it could have
+    v_done    integer[] := '{}';
+    v_moved   integer[];
+    v_fitting bigint;
+    -- budget windows that were to change and did not
+    v_missed  bigint;
+    -- open tasks that we have locked, and their items
+    v_open    tid[];
+    v_items   integer[];
     -- windows in which more was spent than had been held, by organisation
-    v_grown  jsonb;
-    v_row    record;
+    v_grown   jsonb;
+    v_item    integer;
+    v_row     record;
 begin
     outcome := array_fill('unchanged'::text, array[cardinality(p_hold)]);
-    if p_wait then
-        perform 1 from unnest(p_orgs) with ordinality org(org_id, place)
-        join org_balance balance on balance.org_id = org.org_id order by org.place for no key update of balance;
-        v_locked := array_fill(true, array[cardinality(p_orgs)]);
-    else
-        for v_item in 1..cardinality(p_hold) loop
-            v_light[v_item] := p_kind[v_item] = 'run';
-            if not v_light[v_item] then v_wanted[p_pos[v_item]] := true; end if;
-        end loop;
-        if true = any(v_wanted) then
-            for v_row in
-                select org.place
-                from unnest(p_orgs, v_wanted) with ordinality org(org_id, wanted, place)
-                join org_balance balance on balance.org_id = org.org_id
-                where org.wanted order by org.place for no key update of balance skip locked
-            loop
-                v_locked[v_row.place] := true;
-            end loop;
-        end if;
-    end if;
-    v_now := coalesce(p_now, clock_timestamp());
-    for v_item in 2..cardinality(p_hold) loop
-        v_least := least(v_least, p_hold[v_item]); v_most := greatest(v_most, p_hold[v_item]);
-    end loop;
+    v_wanted := array(select distinct p_orgs[item.pos] from unnest(p_pos, p_kind) item(pos, kind)
+                      where p_wait or item.kind <> 'run');
+    v_sorted := array(select item.hold_id from unnest(p_hold) item(hold_id) order by item.hold_id);
+    v_least := v_sorted[1]; v_most := v_sorted[cardinality(v_sorted)];
 
-    v_take := array(select not item.light and v_locked[item.pos]
-                    from unnest(p_pos, v_light) with ordinality item(pos, light, ord) order by item.ord);
-    if true = any(v_take) then
+    while v_wanted <> '{}' loop
+        if p_wait then
+            perform from org_balance balance where balance.org_id = any (v_wanted)
+            order by balance.org_id for no key update;
+        end if;
+        for v_row in
+            select array_position(p_orgs, balance.org_id) as pos, balance.org_id, balance.ctid as at, balance.entries as place,
+                   balance.granted - balance.consumed as balance
+            from org_balance balance where balance.org_id = any (v_wanted)
+            order by balance.org_id for no key update skip locked
+        loop
+            if v_row.place is null then
+                select former.place, former.balance into v_row.place, v_row.balance
+                from end_of_chain(v_row.org_id) former;
+            end if;
+            v_at[v_row.pos] := v_row.at; v_place[v_row.pos] := v_row.place; v_balance[v_row.pos] := v_row.balance;
+        end loop;
+        v_now := coalesce(v_now, p_now, clock_timestamp());
+
         with item as materialized (
             select p_orgs[given.pos] as org_id, given.*
             from unnest(p_pos, p_hold, p_kind, p_task, p_raw, p_reported, p_charge, p_loss, p_possible, p_reason, p_due_ms)
                  with ordinality given(pos, hold_id, kind, task, raw, reported, charge, loss, possible, reason, due_ms, ord)
-            where v_take[given.ord]
+            where v_at[given.pos] is not null and (p_wait or given.kind <> 'run') and given.ord <> all (v_done)
         ), stepped as materialized (
-            select item.org_id, item.hold_id, item.task, item.raw, item.reported, item.charge, item.loss, item.possible,
-                   item.reason, item.due_ms, item.ord, step.kind, step.from_state, step.to_state, step.from_late, step.to_late,
-                   held.user_id, held.key_id, held.amount, held.idem_key, held.windows, held.team_id, held.task_type,
-                   held.list_price, held.backend, held.account, held.owner, held.fingerprint,
-                   open.state as open_state, coalesce(open.upstream_task, held.upstream_task) as known_task,
+            select item.org_id, item.pos, item.hold_id, item.task, item.raw, item.reported, item.charge, item.loss, item.possible,
+                   item.reason, item.due_ms, item.ord, 'generate'::text as endpoint, item.kind, step.from_state, step.to_state,
+                   step.from_late, step.to_late, held.user_id, held.key_id, held.amount, held.idem_key, held.windows,
+                   held.team_id, held.task_type, held.list_price, held.backend, held.account, held.owner, held.fingerprint,
+                   held.at, held.part, open.at as open_at, open.state as open_state,
+                   coalesce(open.upstream_task, held.upstream_task) as known_task,
                    held.raw_consumed as raw_before, held.reported as reported_before, held.reason as reason_before,
                    held.doubt_at as doubt_before, held.ended_at as ended_before, held.drift as drift_before,
                    held.lost as lost_before, held.by_hand as by_hand_before,
@@ -99,31 +110,48 @@ begin
                        and step.to_state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') as ends
             from item
             cross join lateral (
-                select hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows, hold.team_id, hold.task_type,
+                select hold.ctid as at, hold.tableoid as part,
+                       hold.user_id, hold.key_id, hold.amount, hold.idem_key, hold.windows, hold.team_id, hold.task_type,
                        hold.list_price, hold.backend, hold.account, hold.owner, hold.fingerprint, hold.state, hold.late,
                        hold.upstream_task, hold.raw_consumed, hold.reported, hold.reason, hold.doubt_at, hold.ended_at,
                        hold.drift, hold.lost, hold.by_hand
                 from hold where hold.org_id = item.org_id and hold.hold_id = item.hold_id
                             and hold.hold_id >= v_least and hold.hold_id <= v_most limit 1) held
             left join lateral (
-                select open_task.state, open_task.upstream_task, open_task.doubt_at
+                select open_task.ctid as at, open_task.state, open_task.upstream_task, open_task.doubt_at
                 from open_task where open_task.org_id = item.org_id and open_task.hold_id = item.hold_id limit 1) open on true
-            join transition step on step.kind = item.kind and step.from_state = coalesce(held.state, open.state)
-                                and step.from_late is not distinct from held.late
+            cross join lateral (
+                select known.from_state, known.to_state, known.from_late, known.to_late
+                from transition known
+                where known.kind = item.kind and known.from_state = coalesce(held.state, open.state)
+                  and known.from_late is not distinct from held.late limit 1) step
             where item.task is null or coalesce(open.upstream_task, held.upstream_task) = item.task
                or open.upstream_task is null and held.upstream_task is null and item.kind in ('run', 'late_run')
         ), changed as (
-            select stepped.ord
-            from stepped cross join lateral step_open_task(
-                stepped.org_id, stepped.hold_id, stepped.open_state, stepped.to_state, stepped.kind, stepped.task, stepped.raw,
-                stepped.reported, stepped.reason, case when stepped.idem_key is null then stepped.fingerprint end,
-                stepped.due_ms, v_now) done(account)
-            where stepped.goes_on and stepped.kind <> 'late_run' and done.account is not null
+            update open_task open set
+                state = stepped.to_state,
+                upstream_task = coalesce(open.upstream_task, stepped.task),
+                raw_consumed = coalesce(stepped.raw, open.raw_consumed),
+                reported = coalesce(stepped.reported, open.reported),
+                reason = coalesce(stepped.reason, open.reason),
+                recorded_at = case when stepped.kind = 'run' then v_now else open.recorded_at end,
+                doubt_at = case when stepped.to_state = 'IN_DOUBT' then v_now else open.doubt_at end,
+                unanswered = null,
+                guarded = case when stepped.to_state = 'IN_DOUBT' and stepped.idem_key is null then stepped.fingerprint end,
+                -- a task without an id cannot be asked about: it is never due
+                due_at = case when stepped.to_state = 'IN_DOUBT' and open.upstream_task is null then 'infinity'
+                              else v_now + coalesce(stepped.due_ms, 0) * interval '1 millisecond' end,
+                polls = case when stepped.kind = 'run' then 0 else open.polls end
+            from stepped
+            where open.ctid = stepped.open_at and open.state is not distinct from stepped.open_state
+              and stepped.goes_on and stepped.kind <> 'late_run'
+            returning stepped.*
         ), closed as (
-            select stepped.ord, was.upstream_task, was.raw_consumed, was.reported, was.reason, was.recorded_at, was.doubt_at,
-                   was.by_hand
-            from stepped cross join lateral close_open_task(stepped.org_id, stepped.hold_id, stepped.open_state) was
-            where not stepped.goes_on and stepped.kind <> 'late_run' and was.closed
+            delete from open_task open using stepped
+            where open.ctid = stepped.open_at and open.state is not distinct from stepped.open_state
+              and not stepped.goes_on and stepped.kind <> 'late_run'
+            returning stepped.*, open.upstream_task, open.raw_consumed, open.reported as reported_then,
+                      open.reason as reason_then, open.recorded_at, open.doubt_at, open.by_hand
         ), reopened as (
             insert into open_task (org_id, hold_id, state, reopened, backend, account, owner, upstream_task, raw_consumed,
                                    reported, reason, recorded_at, doubt_at, due_at)
@@ -133,22 +161,16 @@ begin
             from stepped where kind = 'late_run'
             returning org_id, hold_id, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at
         ), moved as materialized (
-            select stepped.*, 'generate'::text as endpoint, was.upstream_task, was.raw_consumed,
-                   was.reported as reported_then, was.reason as reason_then, was.recorded_at, was.doubt_at, was.by_hand
-            from stepped join (
-                select ord, null::text as upstream_task, null::bigint as raw_consumed, null::bigint as reported,
-                       null::text as reason, null::timestamptz as recorded_at, null::timestamptz as doubt_at,
-                       null::jsonb as by_hand from changed
-                union all
-                select ord, upstream_task, raw_consumed, reported, reason, recorded_at, doubt_at, by_hand from closed
-                union all
-                select again.ord, reopened.upstream_task, reopened.raw_consumed, reopened.reported, reopened.reason,
-                       reopened.recorded_at, reopened.doubt_at, null
-                from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id) was
-              on was.ord = stepped.ord
+            select closed.* from closed
+            union all
+            select changed.*, null, null, null, null, null, null, null from changed
+            union all
+            select again.*, reopened.upstream_task, reopened.raw_consumed, reopened.reported, reopened.reason,
+                   reopened.recorded_at, reopened.doubt_at, null
+            from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id
         ), ended as materialized (
-            select moved.org_id, moved.hold_id, moved.user_id, moved.key_id, moved.ends, moved.kind, moved.to_state as state,
-                   moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
+            select moved.org_id, moved.hold_id, moved.at, moved.part, moved.user_id, moved.key_id, moved.ends,
+                   moved.to_state as state, moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
                    coalesce(moved.raw, moved.raw_consumed) as raw_consumed,
                    coalesce(moved.reported, moved.reported_then) as reported,
                    case
@@ -172,8 +194,9 @@ begin
                             charged = ended.charged, lost = ended.lost, reason = ended.reason,
                             recorded_at = ended.recorded_at, doubt_at = ended.doubt_at, by_hand = ended.by_hand,
                             ended_at = ended.ended_at
-            from ended
-            where hold.org_id = ended.org_id and hold.hold_id = ended.hold_id
+            -- a limit of unknown length: for few rows, no plan is better than to look at each place
+            from (select * from ended limit cardinality(p_hold)) ended
+            where hold.ctid = ended.at and hold.tableoid = ended.part
               and hold.hold_id >= v_least and hold.hold_id <= v_most
         ), known as (
             insert into vendor_task (upstream_task, account, org_id, hold_id)
@@ -189,29 +212,24 @@ begin
             -- evidence after the end may be what was booked after all
             delete from drifted_task known using ended
             where not ended.ends and ended.drift = 0 and known.org_id = ended.org_id and known.hold_id = ended.hold_id
-        ), chained as materialized (
-            select booking.org_id, former.place, former.balance
-            from (select distinct moved.org_id from moved where moved.to_state = 'SETTLED' or moved.kind = 'late_settle') booking
-            join org_balance balance on balance.org_id = booking.org_id
-            cross join lateral end_of_chain(booking.org_id, balance.entries, balance.granted - balance.consumed) former
         ), booked as materialized (
-            select moved.org_id, moved.hold_id as entry_id, 'consume' as kind, moved.charge, moved.hold_id, 0 as seq,
+            select moved.org_id, moved.pos, moved.hold_id as entry_id, 'consume' as kind, moved.charge, moved.hold_id, 0 as seq,
                    greatest(moved.charge - moved.amount, 0) as overrun, moved.user_id, moved.key_id, moved.team_id,
                    moved.task_type, null::text as reason, moved.ord
             from moved where moved.to_state = 'SETTLED'
             union all
-            select moved.org_id, uuid_v7(v_now), 'correct', moved.charge, moved.hold_id, correction.next,
+            select moved.org_id, moved.pos, uuid_v7(v_now), 'correct', moved.charge, moved.hold_id, correction.next,
                    greatest(moved.charge - moved.amount, 0), moved.user_id, moved.key_id, moved.team_id, moved.task_type,
                    moved.reason, moved.ord
             from moved cross join lateral (
                 select coalesce(max(earlier.seq), 0) + 1 as next from correction earlier
                 where earlier.org_id = moved.org_id and earlier.hold_id = moved.hold_id) correction
             where moved.kind = 'late_settle'
-        ), numbered as materialized (
-            select booked.*, chained.place + row_number() over so_far as place,
-                   (chained.balance - sum(booked.charge) over so_far)::bigint as balance_after
-            from booked join chained on chained.org_id = booked.org_id
-            window so_far as (partition by booked.org_id order by booked.ord rows unbounded preceding)
+        ), numbered as (
+            select booked.*, v_place[booked.pos] + row_number() over so_far as place,
+                   (v_balance[booked.pos] - sum(booked.charge) over so_far)::bigint as balance_after
+            from booked
+            window so_far as (partition by booked.pos order by booked.ord rows unbounded preceding)
         ), journal as (
             insert into entry (org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
                                reason, created_at, place, balance_after, seal)
@@ -219,7 +237,7 @@ begin
                    place, balance_after,
                    entry_seal(org_id, entry_id, kind, -charge, hold_id, seq, overrun, user_id, key_id, team_id, task_type,
                               reason, null, null, null, v_now, place, balance_after)
-            from numbered order by org_id, place
+            from numbered order by pos, place
         ), corrected as (
             insert into correction (org_id, hold_id, seq, entry_id)
             select org_id, hold_id, seq, entry_id from booked where kind = 'correct'
@@ -246,7 +264,7 @@ begin
             where moved.kind = 'late_fail' and moved.loss <> 0
             returning org_id, hold_id, amount
         ), exposed as (
-            select moved.org_id,
+            select moved.pos,
                    -- A doubt of a former count was counted there: what it turns out to have cost is not counted again.
                    sum(case when present.goes_on then booked.loss
                             else greatest(booked.loss - case when moved.from_state = 'IN_DOUBT' then moved.list_price
@@ -257,7 +275,10 @@ begin
                    -- the vendor's figures: a price factor is no overrun
                    sum(case when moved.to_state = 'SETTLED' or moved.kind = 'late_settle'
                             then greatest(moved.raw - moved.list_price, 0) else 0 end) as overrun
-            from moved join org_balance balance on balance.org_id = moved.org_id
+            from moved
+            cross join lateral (
+                select known.exposure_since, known.stopped_at from org_balance known
+                where known.org_id = moved.org_id limit 1) balance
             cross join lateral (
                 select coalesce(sum(lost.amount), 0) as loss from lost
                 where lost.org_id = moved.org_id and lost.hold_id = moved.hold_id) booked
@@ -266,23 +287,28 @@ begin
                     exposure_start(balance.exposure_since, balance.stopped_at, v_now) as goes_on) present
             where 'IN_DOUBT' in (moved.from_state, moved.to_state) or moved.kind in ('late_settle', 'late_fail')
                or moved.loss <> 0 or (moved.to_state = 'SETTLED' and moved.raw > moved.list_price)
-            group by moved.org_id
+            group by moved.pos
         ), freed as (
             delete from idempotency claim using moved
             where moved.kind in ('refuse', 'abandon', 'sweep') and moved.idem_key is not null
               and claim.org_id = moved.org_id and claim.endpoint = moved.endpoint and claim.key = moved.idem_key
               and claim.hold_id = moved.hold_id
-        ), drawn as (
-            update budget_window spent set held = spent.held - total.freed, used = spent.used + total.charged
-            from (select moved.org_id, listed.window_id,
+        ), due as materialized (
+            select total.*, spent.at
+            from (select moved.pos, moved.org_id, listed.window_id,
                          coalesce(sum(moved.amount) filter (where moved.ends), 0)::bigint as freed,
                          coalesce(sum(moved.charge) filter (where moved.to_state = 'SETTLED' or moved.kind = 'late_settle'),
                                   0)::bigint as charged
                   from moved cross join lateral unnest(moved.windows) listed(window_id)
-                  group by moved.org_id, listed.window_id) total
-            where spent.org_id = total.org_id and spent.window_id = total.window_id
-              and (total.freed <> 0 or total.charged <> 0)
-            returning spent.org_id, spent.window_id, total.charged > total.freed as grown
+                  group by moved.pos, moved.org_id, listed.window_id) total
+            cross join lateral (
+                select known.ctid as at from budget_window known
+                where known.org_id = total.org_id and known.window_id = total.window_id limit 1) spent
+            where total.freed <> 0 or total.charged <> 0
+        ), drawn as (
+            update budget_window spent set held = spent.held - due.freed, used = spent.used + due.charged
+            from due where spent.ctid = due.at
+            returning spent.org_id, spent.window_id, due.charged > due.freed as grown
         ), balanced as (
             update org_balance balance
             set available = balance.available + total.freed - total.charged,
@@ -290,73 +316,92 @@ begin
                 consumed = balance.consumed + total.charged,
                 open_tasks = balance.open_tasks + total.open,
                 in_doubt = balance.in_doubt + total.doubt,
-                entries = coalesce(reached.place, balance.entries),
+                entries = case when total.booked > 0 then v_place[total.pos] + total.booked else balance.entries end,
                 (exposure_since, exposure_lost, exposure_in_doubt, exposure_overrun, stopped_at) = (
+                    select balance.exposure_since, balance.exposure_lost, balance.exposure_in_doubt, balance.exposure_overrun,
+                           balance.stopped_at
+                    where exposed.pos is null
+                    union all
                     select counted.since, counted.lost, counted.in_doubt, counted.overrun, counted.stopped
                     from count_exposure(balance.exposure_since, balance.exposure_lost, balance.exposure_in_doubt,
                                         balance.exposure_overrun, balance.stopped_at,
-                                        exposed.lost, exposed.in_doubt, exposed.overrun, v_now) counted)
-            from (select org_id,
+                                        exposed.lost, exposed.in_doubt, exposed.overrun, v_now) counted
+                    where exposed.pos is not null)
+            from (select pos,
                          coalesce(sum(amount) filter (where ends), 0)::bigint as freed,
                          coalesce(sum(charge) filter (where to_state = 'SETTLED' or kind = 'late_settle'), 0)::bigint as charged,
+                         count(*) filter (where to_state = 'SETTLED' or kind = 'late_settle') as booked,
                          (count(*) filter (where to_state = 'RUNNING' and from_state = 'IN_DOUBT')
                           - count(*) filter (where from_state in ('HELD', 'RUNNING') and to_state <> 'RUNNING'))::integer as open,
                          (count(*) filter (where to_state = 'IN_DOUBT')
                           - count(*) filter (where from_state = 'IN_DOUBT'))::integer as doubt
-                  from moved group by org_id) total
-            left join exposed on exposed.org_id = total.org_id
-            left join (select org_id, max(place) as place from numbered group by org_id) reached on reached.org_id = total.org_id
-            where balance.org_id = total.org_id
-              and (reached.place is not null or total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
-                   or exposed.org_id is not null)
+                  from moved group by pos) total
+            left join exposed on exposed.pos = total.pos
+            where balance.ctid = v_at[total.pos]
+              and (total.booked > 0 or total.freed <> 0 or total.charged <> 0 or total.open <> 0 or total.doubt <> 0
+                   or exposed.pos is not null)
         )
         select coalesce((select array_agg(ord::integer) from moved), '{}'),
+               (select count(*) from stepped where open_at is not null or kind = 'late_run'),
+               (select count(*) from due) - (select count(*) from drawn),
                (select jsonb_object_agg(grown.org_id, grown.windows)
                 from (select org_id, jsonb_agg(window_id) as windows from drawn where grown group by org_id) grown)
-        into v_done, v_grown;
+        into v_moved, v_fitting, v_missed, v_grown;
+        if v_missed <> 0 then
+            raise exception 'a budget window was changed without its balance row' using errcode = 'serialization_failure';
+        end if;
         -- only an overrun or a correction takes more than what was held
         if v_grown is not null then
             perform raise_budget_events(grown.key::uuid, array(select jsonb_array_elements_text(grown.value)::bigint), v_now)
             from jsonb_each(v_grown) grown;
         end if;
         if 'late_run' = any(p_kind) then
-            perform follow_reopened(p_orgs, array(select p_pos[done.ord] from unnest(v_done) done(ord) order by done.ord),
-                                    array(select p_hold[done.ord] from unnest(v_done) done(ord) order by done.ord), v_now);
+            perform follow_reopened(p_orgs, array(select p_pos[done.ord] from unnest(v_moved) done(ord) order by done.ord),
+                                    array(select p_hold[done.ord] from unnest(v_moved) done(ord) order by done.ord), v_now);
         end if;
-        foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;
-    end if;
+        v_done := v_done || v_moved;
+        exit when cardinality(v_moved) = v_fitting;
+    end loop;
 
-    if true = any(v_light) then
-        with accepted as materialized (
-            select free.org_id, free.hold_id, item.task, item.raw, item.reported, item.due_ms, item.ord
-            from unnest(p_pos, p_hold, v_light, p_task, p_raw, p_reported, p_due_ms) with ordinality
-                 item(pos, hold_id, light, task, raw, reported, due_ms, ord)
-            cross join lateral (
-                select open.org_id, open.hold_id from open_task open
-                where open.org_id = p_orgs[item.pos] and open.hold_id = item.hold_id
-                  and open.state is not distinct from 'HELD' for no key update skip locked) free
-            where item.light
-        ), running as materialized (
-            select accepted.task, done.account, accepted.org_id, accepted.hold_id, accepted.ord
-            from accepted cross join lateral step_open_task(
-                accepted.org_id, accepted.hold_id, 'HELD', 'RUNNING', 'run', accepted.task, accepted.raw, accepted.reported,
-                null, null, accepted.due_ms, v_now) done(account)
-            where done.account is not null
+    if not p_wait and 'run' = any (p_kind) then
+        select array_agg(free.at order by item.ord), array_agg(item.ord::integer order by item.ord) into v_open, v_items
+        from unnest(p_pos, p_hold, p_kind) with ordinality item(pos, hold_id, kind, ord)
+        cross join lateral (
+            select open.ctid as at from open_task open
+            where open.org_id = p_orgs[item.pos] and open.hold_id = item.hold_id
+              and open.state is not distinct from 'HELD' for no key update skip locked) free
+        where item.kind = 'run';
+        v_now := coalesce(v_now, p_now, clock_timestamp());
+        with running as (
+            update open_task open set
+                state = 'RUNNING',
+                upstream_task = coalesce(open.upstream_task, p_task[accepted.ord]),
+                raw_consumed = coalesce(p_raw[accepted.ord], open.raw_consumed),
+                reported = coalesce(p_reported[accepted.ord], open.reported),
+                recorded_at = v_now,
+                unanswered = null,
+                guarded = null,
+                due_at = v_now + coalesce(p_due_ms[accepted.ord], 0) * interval '1 millisecond',
+                polls = 0
+            from unnest(v_open, v_items) accepted(at, ord)
+            where open.ctid = accepted.at
+            returning p_task[accepted.ord] as task, open.account, open.org_id, open.hold_id, accepted.ord
         ), known as (
             insert into vendor_task (upstream_task, account, org_id, hold_id)
             select running.task, running.account, running.org_id, running.hold_id from running
         )
-        select coalesce(array_agg(running.ord::integer), '{}') into v_done from running;
-        foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;
+        select v_done || coalesce(array_agg(running.ord), '{}') into v_done from running;
     end if;
+    foreach v_item in array v_done loop outcome[v_item] := 'applied'; end loop;
 
-    if not p_wait then
+    if not p_wait and 'unchanged' = any (outcome) then
         for v_row in
             select item.ord
-            from unnest(p_pos, v_light) with ordinality item(pos, light, ord)
-            where case when item.light then outcome[item.ord] <> 'applied'
-                       else not v_locked[item.pos]
-                            and exists (select from org_balance balance where balance.org_id = p_orgs[item.pos]) end
+            from unnest(p_pos, p_kind, outcome) with ordinality item(pos, kind, outcome, ord)
+            where item.outcome = 'unchanged'
+              and (item.kind = 'run'
+                   or (v_at[item.pos] is null
+                       and exists (select from org_balance balance where balance.org_id = p_orgs[item.pos] limit 1)))
         loop
             outcome[v_row.ord] := 'busy';
         end loop;

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use futures_util::future::join_all;
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::Migrator;
 use tollgate::ids::HoldId;
+use tollgate::store::LaneSettings;
 
-use crate::support::database::TestDatabase;
-use crate::support::fixture::{credits, funded, grant, ledger, new_hold, run, settle};
+use crate::support::database::{TestDatabase, until};
+use crate::support::fixture::{
+    credits, funded, grant, lanes, ledger, ledger_with, new_hold, refuse, run, settle,
+};
 use crate::support::seed::TOP_UP;
 
 async fn change(db: &TestDatabase, statement: &str) {
@@ -113,6 +117,49 @@ async fn what_is_made_in_a_month_without_a_partition_goes_over_to_it_when_it_is_
     ] {
         assert!(sqlx::raw_sql(AssertSqlSafe(refused.clone())).execute(db.pool()).await.is_err(), "{refused}");
     }
+}
+
+/// A lane plans once, perhaps on the first of a month. By another index it would read all of an organisation for each task ever after.
+#[tokio::test]
+async fn in_a_month_without_a_row_a_hold_is_looked_up_by_its_whole_key() {
+    let db = TestDatabase::new().await;
+    let part = format!("hold_{}", this_month(&db).await);
+    let mut connection = db.pool().acquire().await.unwrap();
+    let plan = format!(
+        "prepare look_up(uuid, uuid) as select amount from {part} where org_id = $1 and hold_id = $2; \
+         set plan_cache_mode = force_generic_plan; set enable_seqscan = off"
+    );
+    sqlx::raw_sql(AssertSqlSafe(plan)).execute(&mut *connection).await.unwrap();
+    let plan: Vec<String> =
+        sqlx::query_scalar("explain execute look_up(null, null)").fetch_all(&mut *connection).await.unwrap();
+    assert!(plan.iter().any(|line| line.contains(&format!("{part}_pkey"))), "{plan:?}");
+}
+
+/// Nobody has to analyze a table for a lane to plan by its size.
+#[tokio::test]
+async fn a_lane_does_not_keep_what_it_planned_for_an_empty_table() {
+    let db = TestDatabase::new().await;
+    let part = format!("hold_{}", this_month(&db).await);
+    // As good as any while the table is empty, and made last.
+    change(
+        &db,
+        &format!("create index worse on {part} (org_id); alter table {part} set (autovacuum_enabled = off)"),
+    )
+    .await;
+    let ledger = ledger_with(&db, LaneSettings { lanes: 1, ..lanes() }).await;
+    let org = funded(&db, 1_000_000).await;
+    let look_up = async || {
+        grant(&ledger, new_hold(org, 1)).await.step(refuse()).await.unwrap();
+    };
+    look_up().await;
+    let guards = join_all((0..2000).map(|_| grant(&ledger, new_hold(org, 1)))).await;
+    let scans = format!("select idx_scan from pg_stat_user_indexes where indexrelname = '{part}_pkey'");
+    until("the lane plans anew", async || {
+        look_up().await;
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(scans.clone())).fetch_one(db.pool()).await.unwrap() > 0
+    })
+    .await;
+    drop(guards);
 }
 
 /// An id of a clock that is wrong, or of before ids ascended with the time, has a place too.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnection;
+use sqlx::{ConnectOptions, Executor};
 
 use crate::clock::Clock;
 use crate::config::Profile;
@@ -20,6 +20,11 @@ use crate::store::ledger::lanes::settings::{LaneSettings, lane_options};
 use crate::store::ledger::step::NewHold;
 use crate::store::ledger::step_queue::StepItem;
 
+/// A connection plans each statement once, perhaps while the tables are empty and every plan seems as good. So it forgets its
+/// plans at this age, and each time they may be twice as old as before.
+const FIRST_PLANS: Duration = Duration::from_secs(1);
+const LAST_PLANS: Duration = Duration::from_secs(600);
+
 pub(super) struct BatchCaller {
     servers: Arc<Servers>,
     owner: GatewayId,
@@ -31,6 +36,8 @@ pub(super) struct BatchCaller {
     connection: Option<(PgConnection, PrimaryTerm)>,
     /// When the connection was last handed out.
     used: Instant,
+    /// When the connection began to plan, and how old its plans may get.
+    plans: (Instant, Duration),
 }
 
 /// A call that failed.
@@ -50,7 +57,8 @@ impl BatchCaller {
         clock: Clock,
         wait: bool,
     ) -> Self {
-        Self { servers, owner, settings, clock, wait, connection: None, used: clock.now() }
+        let now = clock.now();
+        Self { servers, owner, settings, clock, wait, connection: None, used: now, plans: (now, FIRST_PLANS) }
     }
 
     /// The verdicts on a batch, in its order.
@@ -152,16 +160,29 @@ impl BatchCaller {
         // A firewall or a NAT on the way may have forgotten a connection that was idle, and tells nobody.
         let idle = self.clock.since(self.used) > IDLE;
         self.used = self.clock.now();
+        let patience = PING_TIMEOUT.min(self.settings.call_timeout / 5);
         if idle
             && let Some((connection, turn)) = &mut self.connection
             && *turn == present
-            && let Err(error) = is_alive(connection, PING_TIMEOUT.min(self.settings.call_timeout / 5)).await
+            && let Err(error) = is_alive(connection, patience).await
         {
             tracing::info!(%error, "the connection of a lane is dead; making another one");
             self.connection = None;
         }
+        let (planned, last) = self.plans;
+        if self.clock.since(planned) > last
+            && let Some((connection, turn)) = &mut self.connection
+            && *turn == present
+        {
+            self.plans = (self.used, (last * 2).min(LAST_PLANS));
+            if let Err(error) = forget_plans(connection, patience).await {
+                tracing::info!(%error, "the connection of a lane does not forget its plans; making another one");
+                self.connection = None;
+            }
+        }
         if self.connection.as_ref().is_none_or(|(_, turn)| *turn != present) {
             self.connection = None;
+            self.plans = (self.used, FIRST_PLANS);
             let (server, turn) = self.servers.options();
             let connect = async {
                 let mut connection = lane_options(server, &self.settings).connect().await?;
@@ -175,6 +196,12 @@ impl BatchCaller {
         }
         self.connection.as_mut().map(|(connection, turn)| (connection, *turn)).ok_or(sqlx::Error::PoolClosed)
     }
+}
+
+/// Has the server plan anew what this connection has prepared.
+async fn forget_plans(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    let forgotten = tokio::time::timeout(patience, connection.execute("discard plans"));
+    forgotten.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(drop)
 }
 
 /// How long to wait after so many failures in a row.
