@@ -33,10 +33,10 @@ macro_rules! metrics {
 
 metrics! {
     // Connections of the listeners.
-    Gauge CONNECTIONS = "tollgate_connections" ["listener", "of"] "Open connections of a listener; of strangers: those on which no valid credentials were seen yet; of known: those of organisations and operators. A request that comes through a trusted proxy over HTTP/1.1 counts as one of its caller";
+    Gauge CONNECTIONS = "tollgate_connections" ["listener", "of"] "Open connections of a listener; of strangers: those on which no valid credentials were seen yet; of returning: such connections from networks where valid ones were seen lately; of known: those of organisations and operators. A request that comes through a trusted proxy over HTTP/1.1 counts as one of its caller";
     Counter CONNECTIONS_REFUSED = "tollgate_connections_refused_total" ["listener"] "New connections that were closed because there was no room for them";
     Counter CONNECTIONS_CLOSED_FOR_ROOM = "tollgate_connections_closed_for_room_total" ["listener"] "Idle connections that were closed to make room for new ones";
-    Gauge HEADS_BYTES = "tollgate_heads_bytes" ["listener", "of"] "Bytes in the heads of requests in progress; of strangers: those that have shown no valid credentials yet; of known: those of organisations and operators";
+    Gauge HEADS_BYTES = "tollgate_heads_bytes" ["listener", "of"] "Bytes in the heads of requests in progress; of strangers: those that have shown no valid credentials yet; of returning: such requests from networks where valid ones were seen lately; of known: those of organisations and operators";
     Counter REQUESTS_WITHOUT_ROOM = "tollgate_requests_without_room_total" ["listener"] "Requests that were answered 503 because their network, organisation or operator had its share of connections or of heads already";
     Counter CONNECTIONS_STALLED = "tollgate_connections_stalled_total" ["listener"] "Connections that were closed because the client did not read its answers";
 

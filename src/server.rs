@@ -7,6 +7,7 @@
 mod activity;
 mod answers;
 mod connections;
+mod newcomers;
 mod socket;
 pub mod tls;
 mod turns;
@@ -89,6 +90,13 @@ const MAX_HEAD: usize = 32 << 10;
 /// How many requests a client may have in progress on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
+/// How many requests a client may give up on one HTTP/2 connection before their answers begin. Then the connection ends in order, and
+/// the client opens another one: each of these requests had its work begun.
+const GIVEN_UP: usize = 1_000;
+
+/// How many streams of an HTTP/2 connection may break the protocol before the connection ends.
+const BROKEN: usize = 128;
+
 /// How much of the bodies of an HTTP/2 connection's requests may have arrived and not been read.
 const CONNECTION_WINDOW: u32 = 96 << 10;
 
@@ -98,8 +106,9 @@ const SEND_BUFFER: usize = 32 << 10;
 /// The most memory that a connection needs besides bodies and answers, in bytes.
 pub const CONNECTION_MEMORY: usize = CONNECTION_WINDOW as usize + SEND_BUFFER + MAX_HEAD;
 
-/// The most memory that the heads of strangers' requests in progress need on one listener, in bytes.
-pub const STRANGERS_MEMORY: usize = turns::STRANGERS_HEADS;
+/// The most memory that the heads of strangers' requests in progress, and answers that strangers have not read, need on one listener,
+/// in bytes.
+pub const STRANGERS_MEMORY: usize = turns::STRANGERS_HEADS + turns::STRANGERS_ANSWERS;
 
 /// How a listener serves, and until when.
 #[derive(Clone)]
@@ -179,6 +188,7 @@ impl Serving {
             .initial_stream_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .max_local_error_reset_streams(BROKEN)
             .keep_alive_interval(Duration::from_secs(20));
         let connections = Connections::new(options.listener, options.max_connections, GRACE);
         let heads = Heads::new(options.listener, options.max_heads);
@@ -308,7 +318,8 @@ where
     let mut request = request.map(|body| Body::new(Taken::new(body, turn.clone())));
     request.extensions_mut().insert(turn.peer());
     let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-    let Ok(answer) = service.call(request).await;
+    // Boxed, so that a request that waits for its turn, or is refused, has no room for it.
+    let Ok(answer) = Box::pin(service.call(request)).await;
     let mut answer = answer.map(Either::Left);
     if turn.was_refused() {
         answer.headers_mut().extend(close.map(|close| (CONNECTION, close)));
@@ -329,7 +340,15 @@ async fn over(heard: &Heard, options: &ServeOptions) {
         () = options.stop.cancelled() => {}
         () = leaving => {}
         () = heard.idle(options.header_timeout) => {}
+        () = heard.given_up(GIVEN_UP) => tracing::debug!("a connection ends: its client gave too many requests up"),
     }
+}
+
+/// Why a stream ends without an answer: its client has too many that it does not read. Where nothing was done, it may send the request
+/// again.
+fn no_answer(nothing_was_done: bool) -> h2::Error {
+    let reason = if nothing_was_done { h2::Reason::REFUSED_STREAM } else { h2::Reason::ENHANCE_YOUR_CALM };
+    reason.into()
 }
 
 /// Serves the requests of one connection.
@@ -354,10 +373,18 @@ async fn serve_requests<I, S, B>(
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut answering = Answering::of(&activity, request.version(), standing.request());
         let (service, drain, gate, owed) = (service.clone(), drain.clone(), gate.clone(), owing.clone());
-        async move {
+        // Boxed, so that a stream whose answer is not read yet has no room for what has made it.
+        Box::pin(async move {
             let version = request.version();
+            let reader = (version == Version::HTTP_2).then(|| gate.reader(&request));
             let (mut answer, turn) = answer(request, service, &gate).await;
+            answering.begun = true;
+            let untouched = turn.is_none();
             let turn = turn.filter(|turn| turn.lasts_until_written());
+            let unread = match reader.filter(|_| turn.is_none()) {
+                Some(reader) => Some(gate.unread(reader).ok_or_else(|| no_answer(untouched))?),
+                None => None,
+            };
             if turn.is_none() {
                 // A stranger that does not read its answer may be put out.
                 answering.in_progress = None;
@@ -366,8 +393,8 @@ async fn serve_requests<I, S, B>(
             if version < Version::HTTP_2 && drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, &owed, (turn, answering))))
-        }
+            Ok::<_, h2::Error>(answer.map(|body| AnswerBody::new(body, &owed, (turn, answering, unread))))
+        })
     });
     // Ends a write that the client's side does not take.
     let mut io = TimeoutStream::new(io);

@@ -90,10 +90,10 @@ impl Problem {
     }
 }
 
-/// An answer of an API that is no refusal.
+/// An answer of an API that is no refusal. Its body has not been read yet.
 pub(super) struct Answer {
     pub(super) headers: HeaderMap,
-    pub(super) bytes: Bytes,
+    pub(super) body: Body,
 }
 
 /// A call to be made.
@@ -188,18 +188,23 @@ impl ToCall<'_> {
     /// What the data plane answers in its `data`.
     pub(super) async fn data<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let answer = self.send().await?;
-        let read = strict::read_json::<Envelope<T>>(&answer.bytes);
+        let read = strict::read_json::<Envelope<T>>(&answer);
         read.map(|envelope| envelope.data).map_err(|error| Problem::unreadable(&error.to_string()))
     }
 
     /// What the management API answers.
     pub(super) async fn whole<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let answer = self.send().await?;
-        strict::read_json(&answer.bytes).map_err(|error| Problem::unreadable(&error.to_string()))
+        strict::read_json(&answer).map_err(|error| Problem::unreadable(&error.to_string()))
     }
 
-    /// Makes the call; a refusal of the API is the error.
-    pub(super) async fn send(self) -> Result<Answer, Problem> {
+    /// Makes the call and reads the answer; a refusal of the API is the error.
+    pub(super) async fn send(self) -> Result<Bytes, Problem> {
+        whole(self.begin().await?.body).await
+    }
+
+    /// Makes the call, and leaves it to the browser to read the answer; a refusal of the API is the error.
+    pub(super) async fn begin(self) -> Result<Answer, Problem> {
         let made = self.client.made.fetch_add(1, Ordering::Relaxed);
         if made >= MOST_CALLS {
             return Err(Problem::unreadable("a page made more calls than it may"));
@@ -209,13 +214,16 @@ impl ToCall<'_> {
         let request = request.map_err(|error| Problem::unreadable(&error.to_string()))?;
         let Ok(answer) = self.service.clone().oneshot(request).await;
         let (head, body) = answer.into_parts();
-        let bytes = Limited::new(body, MOST_BYTES).collect().await;
-        let bytes = bytes.map_err(|_| Problem::unreadable("an answer is too large"))?.to_bytes();
         if head.status.is_success() || head.status.is_redirection() {
-            return Ok(Answer { headers: head.headers, bytes });
+            return Ok(Answer { headers: head.headers, body });
         }
-        Err(refusal(head.status, &head.headers, &bytes).located(&sent))
+        Err(refusal(head.status, &head.headers, &whole(body).await?).located(&sent))
     }
+}
+
+async fn whole(body: Body) -> Result<Bytes, Problem> {
+    let bytes = Limited::new(body, MOST_BYTES).collect().await;
+    Ok(bytes.map_err(|_| Problem::unreadable("an answer is too large"))?.to_bytes())
 }
 
 /// The key of the object whose value is at this place, or ends there.

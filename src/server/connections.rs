@@ -1,5 +1,6 @@
-//! How many connections a listener has, and whose they are. Strangers, who have not shown valid credentials yet, get a part of
-//! them, and in it each network its share; the others are shared by the organisations and operators that they belong to.
+//! How many connections a listener has, and whose they are. Strangers, who have not shown valid credentials yet, get two parts of
+//! them ([`super::newcomers`]): those from networks that nobody knows, where each network has its share, and those who return, where
+//! each party has. The other connections are shared by the organisations and operators that they belong to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -9,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::newcomers::{Acquaintances, ForNewcomers, Newcomer};
 use crate::call::{Network, Party};
 use crate::clock::Clock;
 use crate::metrics as m;
 use crate::shares::{Share, Shares};
 
-/// The part of a listener's connections that strangers may have together.
-const STRANGERS: usize = 4;
+/// The part of a listener's connections that strangers may have together: those from unknown networks, and as many others.
+const STRANGERS: usize = 8;
 
 /// How long a new connection waits at most for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +36,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Connections {
     listener: &'static str,
     all: Arc<Shares<Network>>,
-    strangers: Arc<Shares<Network>>,
+    strangers: ForNewcomers,
+    acquaintances: Acquaintances,
     known: Arc<Shares<Party>>,
     open: Mutex<Open>,
     grace: Duration,
@@ -52,7 +55,8 @@ struct Open {
 /// A connection on which no valid credentials were seen yet.
 #[derive(Debug)]
 struct Stranger {
-    one: Share<Network>,
+    one: Share<Newcomer>,
+    newcomer: Newcomer,
     network: Network,
     since: Instant,
     standing: Standing,
@@ -147,10 +151,10 @@ pub fn register(listener: &'static str) {
     metrics::counter!(m::CONNECTIONS_REFUSED, "listener" => listener).increment(0);
     metrics::counter!(m::CONNECTIONS_STALLED, "listener" => listener).increment(0);
     metrics::counter!(m::REQUESTS_WITHOUT_ROOM, "listener" => listener).increment(0);
-    for who in ["all", "strangers", "known"] {
+    for who in ["all", "strangers", "returning", "known"] {
         metrics::gauge!(m::CONNECTIONS, "listener" => listener, "of" => who).set(0);
     }
-    for who in ["strangers", "known"] {
+    for who in ["strangers", "returning", "known"] {
         metrics::gauge!(m::HEADS_BYTES, "listener" => listener, "of" => who).set(0);
     }
 }
@@ -163,12 +167,13 @@ impl Connections {
         let waiting = most / 2;
         let strangers = (most / STRANGERS).max(1);
         // What strangers may have and what those may have who are known is not more than all.
-        let known = most.saturating_sub(strangers).max(1);
+        let known = most.saturating_sub(2 * strangers).max(1);
         Arc::new(Self {
             listener,
             all: Shares::with_queue(most, waiting, gauge("all")),
-            strangers: Shares::with_queue(strangers, waiting, gauge("strangers")),
-            known: Shares::with_queue(known, strangers, gauge("known")),
+            strangers: ForNewcomers::new(strangers, waiting / 2, gauge),
+            acquaintances: Acquaintances::new(),
+            known: Shares::with_queue(known, 2 * strangers, gauge("known")),
             open: Mutex::default(),
             grace,
             clock: Clock,
@@ -176,20 +181,21 @@ impl Connections {
     }
 
     /// A place for a new connection from `address`; none: there is no room. If there is no room at once, the oldest connection
-    /// of a stranger without a request in progress is closed to make room: one from the same network, or, if the newcomer's
-    /// network has none, any.
+    /// of a stranger without a request in progress is closed to make room: one whose share is the same, or, if there is none, any of
+    /// the newcomer's part.
     pub(super) async fn enter(self: &Arc<Self>, address: IpAddr, standing: &Standing) -> Option<Place> {
         let network = Network::of(address);
         let entered = async {
-            let stranger = self.strangers_place(network).await?;
-            let one = self.place(network).await?;
+            let newcomer = self.acquaintances.newcomer(network);
+            let stranger = self.strangers_place(newcomer).await?;
+            let one = self.place(network, newcomer).await?;
             let id = {
                 let standing = standing.clone();
                 let mut open = self.open();
                 open.next += 1;
                 let id = open.next;
                 let since = self.clock.now();
-                open.strangers.insert(id, Stranger { one: stranger, network, since, standing });
+                open.strangers.insert(id, Stranger { one: stranger, newcomer, network, since, standing });
                 id
             };
             let client = Some(ClientsPlace { connections: self.clone(), id });
@@ -213,9 +219,19 @@ impl Connections {
         place
     }
 
-    /// The place of a request that a stranger from `network` sends through a proxy.
-    pub(super) fn place_of_stranger(&self, network: Network) -> Option<Share<Network>> {
-        self.strangers.take(network, 1)
+    /// Whose share a stranger from `network` takes.
+    pub(super) fn newcomer(&self, network: Network) -> Newcomer {
+        self.acquaintances.newcomer(network)
+    }
+
+    /// Remembers that credentials of `party` came from `network` through a proxy.
+    pub(super) fn remember(&self, network: Network, party: Party) {
+        self.acquaintances.remember(network, party);
+    }
+
+    /// The place of a request that a stranger sends through a proxy.
+    pub(super) fn place_of_stranger(&self, newcomer: Newcomer) -> Option<Share<Newcomer>> {
+        self.strangers.take(newcomer, 1)
     }
 
     /// One more place of `party`: for a connection, or for a request that it sends through a proxy. If there is no room at once,
@@ -237,10 +253,11 @@ impl Connections {
 
     /// Gives the connection `id` one of the places of `party`; none: there is no room for one more.
     pub(super) async fn becomes_known(&self, id: u64, party: Party) -> Option<()> {
-        if !self.open().strangers.contains_key(&id) {
-            // It has ended, or another of its requests was faster.
-            return Some(());
-        }
+        let network = self.open().strangers.get(&id).map(|stranger| stranger.network);
+        // None: it has ended, or another of its requests was faster.
+        let Some(network) = network else { return Some(()) };
+        // Also one that finds no room: it comes again.
+        self.acquaintances.remember(network, party);
         let one = self.place_of(party).await?;
         let stranger = {
             let mut open = self.open();
@@ -253,35 +270,36 @@ impl Connections {
         Some(())
     }
 
-    async fn strangers_place(&self, network: Network) -> Option<Share<Network>> {
+    async fn strangers_place(&self, newcomer: Newcomer) -> Option<Share<Newcomer>> {
+        let part = self.strangers.part(newcomer);
         loop {
-            if let Some(one) = self.strangers.take(network, 1) {
+            if let Some(one) = part.take(newcomer, 1) {
                 return Some(one);
             }
-            // One more place would be the newcomer's, unless its network has too many already.
-            let any_helps = self.strangers.taken_by(network) <= self.strangers.free();
-            self.close_stranger(network, any_helps);
+            // One more place would be the newcomer's, unless as many are its own already.
+            let any_helps = part.taken_by(newcomer) <= part.free();
+            self.close_stranger(newcomer, |other| any_helps && other.is_like(newcomer));
             // Those that are too young to be closed now are not for long.
-            if let Ok(one) = tokio::time::timeout(LOOK, self.strangers.wait(network, 1)).await {
+            if let Ok(one) = tokio::time::timeout(LOOK, part.wait(newcomer, 1)).await {
                 return one.ok();
             }
         }
     }
 
     /// A place among all: whose it is is looked at elsewhere.
-    async fn place(&self, network: Network) -> Option<Share<Network>> {
+    async fn place(&self, network: Network, newcomer: Newcomer) -> Option<Share<Network>> {
         loop {
             if let Some(one) = self.all.take_freely(network, 1) {
                 return Some(one);
             }
-            self.close_stranger(network, true);
+            self.close_stranger(newcomer, |_| true);
             if let Ok(one) = tokio::time::timeout(LOOK, self.all.wait(network, 1)).await {
                 return one.ok();
             }
         }
     }
 
-    fn close_stranger(&self, newcomer: Network, any_helps: bool) {
+    fn close_stranger(&self, newcomer: Newcomer, helps: impl Fn(Newcomer) -> bool) {
         let open = self.open();
         let (now, grace) = (self.clock.now(), self.grace);
         let may_be_closed = move |stranger: &&Stranger| {
@@ -289,8 +307,8 @@ impl Connections {
             stranger.standing.is_idle() && !stranger.standing.is_asked() && age >= grace
         };
         let idle = || open.strangers.values().filter(may_be_closed);
-        let own = idle().find(|stranger| stranger.network == newcomer);
-        if let Some(oldest) = own.or_else(|| idle().next().filter(|_| any_helps)) {
+        let own = idle().find(|stranger| stranger.newcomer == newcomer);
+        if let Some(oldest) = own.or_else(|| idle().find(|stranger| helps(stranger.newcomer))) {
             oldest.standing.ask_to_close();
         }
     }
@@ -372,6 +390,7 @@ impl Drop for ClientsPlace {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio_util::task::TaskTracker;
 
     use super::*;
@@ -420,7 +439,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_network_closes_its_own_connections_and_leaves_room_for_others() {
-        let connections = Connections::new("data", 32, Duration::ZERO);
+        let connections = Connections::new("data", 64, Duration::ZERO);
         // Strangers have 8 places, of which one network gets 4.
         let mut open = Vec::new();
         for _ in 0..4 {
@@ -448,7 +467,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_from_elsewhere_finds_room_among_strangers_from_everywhere() {
-        let connections = Connections::new("data", 16, Duration::ZERO);
+        let connections = Connections::new("data", 32, Duration::ZERO);
         let mut open = Vec::new();
         // All 4 places for strangers.
         for host in 1..=4 {
@@ -472,6 +491,34 @@ mod tests {
         assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [24, 12, 6]);
         drop(all);
         assert!(connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_hundred_networks_of_one_key_have_one_share_among_those_who_return() {
+        let connections = Connections::new("data", 64, Duration::from_secs(3600));
+        let (one, other) = (Party::Operator(1), Party::Operator(2));
+        for (party, network) in
+            (0..100).map(|host| (one, format!("192.0.2.{host}"))).chain([(other, "192.0.3.1".into())])
+        {
+            let (place, _) = enter(&connections, &network).await;
+            connections.becomes_known(place.id().unwrap(), party).await.unwrap();
+        }
+        // Connections that say nothing: all that this party may have, and all that those may of whom nobody knows anything.
+        let mut silent = Vec::new();
+        for network in
+            (0..4).map(|host| format!("192.0.2.{host}")).chain((0..8).map(|host| format!("192.0.4.{host}")))
+        {
+            silent.push(enter(&connections, &network).await);
+        }
+        // Behind them, many more wait or are refused.
+        let more = |network: u8| (0..100).map(move |host| format!("192.0.{network}.{host}"));
+        let more: Vec<_> = more(2).chain(more(4)).map(|from| newcomer(&connections, &from)).collect();
+        while more.iter().filter(|task| !task.is_finished()).count() > 24 {
+            tokio::task::yield_now().await;
+        }
+        let entered = connections.enter(address("192.0.3.1"), &Standing::default()).now_or_never();
+        assert!(entered.flatten().is_some());
+        more.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]

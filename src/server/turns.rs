@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use super::connections::Connections;
+use super::newcomers::{ForNewcomers, Newcomer};
 use crate::access::proxies::TrustedProxies;
 use crate::call::{Network, NoRoom, Party, Peer, RequestInProgress};
 use crate::metrics as m;
@@ -25,8 +26,15 @@ use crate::shares::{Share, Shares};
 /// How many requests of one connection are served at a time before one of them had valid credentials; the others wait.
 const STREAMS: usize = 8;
 
-/// The most bytes of strangers' requests in progress on a listener. One network gets half of what is free.
+/// The most bytes of strangers' requests in progress on a listener: a half for networks that nobody knows, of which one gets half of
+/// what is free, and a half for those who return, where it is one party that does.
 pub(super) const STRANGERS_HEADS: usize = 8 << 20;
+
+/// The same for answers to strangers over HTTP/2 that were not read yet: their requests are over, and a connection may have many.
+pub(super) const STRANGERS_ANSWERS: usize = 4 << 20;
+
+/// What such an answer needs, besides what the connection has in its buffers: a stream, its task, and an answer of an error.
+const ANSWER: usize = 2 << 10;
 
 /// What a request in progress needs besides its head, its body and its answer.
 const REQUEST: usize = 8 << 10;
@@ -39,8 +47,9 @@ const REST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Heads {
     listener: &'static str,
-    strangers: Arc<Shares<Network>>,
+    strangers: ForNewcomers,
     known: Arc<Shares<Party>>,
+    answers: ForNewcomers,
 }
 
 impl Heads {
@@ -49,8 +58,9 @@ impl Heads {
         let gauge = |of: &'static str| metrics::gauge!(m::HEADS_BYTES, "listener" => listener, "of" => of);
         Arc::new(Self {
             listener,
-            strangers: Shares::new(STRANGERS_HEADS, gauge("strangers")),
+            strangers: ForNewcomers::new(STRANGERS_HEADS / 2, 0, gauge),
             known: Shares::new(most, gauge("known")),
+            answers: ForNewcomers::new(STRANGERS_ANSWERS / 2, 0, |_| metrics::Gauge::noop()),
         })
     }
 
@@ -116,8 +126,8 @@ pub(super) struct RequestGate {
 #[derive(Debug)]
 enum Holding {
     Strangers {
-        _head: Share<Network>,
-        _place: Option<Share<Network>>,
+        _head: Share<Newcomer>,
+        _place: Option<Share<Newcomer>>,
         _one_of_few: Option<OwnedSemaphorePermit>,
     },
     Known {
@@ -131,6 +141,8 @@ enum Holding {
 #[derive(Debug)]
 pub(super) struct RequestTurn {
     gate: RequestGate,
+    /// The network of a stranger.
+    network: Option<Network>,
     size: usize,
     /// Whether the request has a connection of a proxy for itself.
     takes_place: bool,
@@ -162,16 +174,39 @@ impl RequestGate {
         let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         let size = REQUEST + target + lines.sum::<usize>();
         let takes_place = self.id.is_none() && request.version() < Version::HTTP_2;
-        let holding = match self.peer.party() {
-            Some(party) => self.known(party, size),
+        let (network, holding) = match self.peer.party() {
+            Some(party) => (None, self.known(party, size)),
             None => {
-                let network = Network::of(self.proxies.client(self.peer.address, request.headers()));
-                self.unknown(network, size, takes_place).await
+                let network = self.network(request);
+                let newcomer = self.connections.newcomer(network);
+                (Some(network), self.unknown(newcomer, size, takes_place).await)
             }
         };
         let holding = Mutex::new(holding.ok_or_else(|| self.heads.refuse())?);
         let refused = AtomicBool::new(false);
-        Ok(Arc::new(RequestTurn { gate: self.clone(), size, takes_place, holding, refused }))
+        Ok(Arc::new(RequestTurn { gate: self.clone(), network, size, takes_place, holding, refused }))
+    }
+
+    /// The client's network, as far as the connection and trusted proxies tell it.
+    fn network<B>(&self, request: &Request<B>) -> Network {
+        Network::of(self.proxies.client(self.peer.address, request.headers()))
+    }
+
+    /// Whose answer it is, if its client does not read it and no turn is held for it any more.
+    pub(super) fn reader<B>(&self, request: &Request<B>) -> Newcomer {
+        match self.peer.party() {
+            Some(party) => Newcomer::Returning(party),
+            None => self.connections.newcomer(self.network(request)),
+        }
+    }
+
+    /// Room for an answer that has not been read, and for which no turn is held; none: the stream must go without it.
+    pub(super) fn unread(&self, reader: Newcomer) -> Option<Share<Newcomer>> {
+        let room = self.heads.answers.take(reader, ANSWER);
+        if room.is_none() {
+            self.heads.refuse();
+        }
+        room
     }
 
     /// For a request on a connection that is `party`'s.
@@ -181,9 +216,9 @@ impl RequestGate {
     }
 
     /// For a request that nobody knows whose it is.
-    async fn unknown(&self, network: Network, size: usize, takes_place: bool) -> Option<Holding> {
-        let head = self.heads.strangers.take(network, size)?;
-        let place = if takes_place { Some(self.connections.place_of_stranger(network)?) } else { None };
+    async fn unknown(&self, newcomer: Newcomer, size: usize, takes_place: bool) -> Option<Holding> {
+        let head = self.heads.strangers.take(newcomer, size)?;
+        let place = if takes_place { Some(self.connections.place_of_stranger(newcomer)?) } else { None };
         if self.id.is_none() {
             // A proxy's connection stands for many clients.
             return Some(Holding::Strangers { _head: head, _place: place, _one_of_few: None });
@@ -219,6 +254,9 @@ impl RequestTurn {
         let gate = &self.gate;
         if matches!(&*self.holding(), Holding::Known { party: its, .. } if *its == party) {
             return Some(());
+        }
+        if let (None, Some(network)) = (gate.id, self.network) {
+            gate.connections.remember(network, party);
         }
         let head = gate.heads.known.take(party, self.size)?;
         let place = match gate.id {
@@ -288,12 +326,12 @@ mod tests {
         let connections = Connections::new("data", 64, Duration::ZERO);
         let heads = Heads::new("data", 64 << 20);
         let gate = proxied(&connections, &heads);
-        // Strangers have 16 places, of which one network gets 8.
+        // Strangers from unknown networks have 8 places, of which one network gets 4.
         let mut turns = Vec::new();
         while let Ok(turn) = gate.pass(&request("192.0.2.1")).await {
             turns.push(turn);
         }
-        assert_eq!(turns.len(), 8);
+        assert_eq!(turns.len(), 4);
         drop(gate.pass(&request("192.0.2.2")).await.unwrap());
         drop(turns);
 

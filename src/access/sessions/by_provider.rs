@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{SessionText, SignedIn};
-use crate::access::callers::Authenticator;
+use crate::access::callers::{Authenticator, Caller};
 use crate::access::oidc::{AuthorizationCode, NoToken, SignInRequest};
 use crate::access::token;
 use crate::call::Network;
@@ -123,14 +123,15 @@ impl Authenticator {
         Ok((text, place))
     }
 
-    /// Ends a sign-in: the session, its caller, and the place to go to. Whatever is wrong with the answer counts as a failed
-    /// login of `peer`; that the provider cannot be asked does not.
+    /// Ends a sign-in, if `admit` lets its caller: the session, its caller, and the place to go to. Whatever is wrong with the
+    /// answer counts as a failed login of `peer`; that the provider cannot be asked does not.
     pub async fn finish_sign_in(
         &self,
         begun: Option<&SessionText>,
         answer: &ProviderAnswer,
         redirect: &Url,
         peer: IpAddr,
+        admit: impl FnOnce(&Caller) -> Result<(), GatewayError>,
     ) -> Result<(SessionText, SignedIn, String), GatewayError> {
         let begun = begun.ok_or_else(|| self.wrong_credential(OTHER_BROWSER, peer))?;
         let asked = begun.asked();
@@ -147,6 +148,7 @@ impl Authenticator {
             GatewayError::Unauthenticated(_) => SUSPENDED,
             other => other,
         })?;
+        admit(&caller)?;
         let session = SessionText::generate();
         self.lookup_turn(peer).await?.add_session(session.hash(), &of).await?;
         Ok((session, SignedIn { caller }, back))

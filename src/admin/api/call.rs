@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use time::Time;
 
 use super::extract::Input;
 use super::problem::Problem;
@@ -23,6 +24,7 @@ use crate::access::callers::Caller;
 use crate::admin::figures::Figures;
 use crate::bulk::{BulkWorkers, Payer};
 use crate::call::Party;
+use crate::clock::Clock;
 use crate::config;
 use crate::credits::Credits;
 use crate::layers::body::Coding;
@@ -182,6 +184,9 @@ where
     let bytes = body.as_ref().map_or_else(Bytes::new, |body| body.bytes.clone());
     conditions::check(&parts.headers)?;
     let input = I::read(&parts, &bytes)?;
+    if H::WRITES && !rule.only_removes() {
+        count_change(&api, &caller).await?;
+    }
     let mut further = conditions::further_versions(&parts);
     // Without a list of versions, which is rare, the body has been read for good.
     let again = (further.len() > 0).then_some((body, bytes));
@@ -196,6 +201,18 @@ where
         }
     }
     conditions::unless_known(&parts, answer)
+}
+
+/// Counts a change that somebody of an organisation asks for. Operators are not counted.
+async fn count_change(api: &Api, caller: &Caller) -> Result<(), Problem> {
+    let Caller::Tenant(principal) = caller else { return Ok(()) };
+    let turn = api.database.turn_of(caller.party()).await.map_err(no_turn)?;
+    turn.count_change(principal.org).await?.map_err(|most| {
+        let now = Clock.wall();
+        let of_today = now - now.replace_time(Time::MIDNIGHT);
+        let left = time::Duration::DAY - of_today;
+        Problem::TooManyChanges { most, retry_after: left.try_into().unwrap_or_default() }
+    })
 }
 
 /// Answers an admitted call whose body has arrived.

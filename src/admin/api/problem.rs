@@ -104,6 +104,11 @@ pub enum Problem {
         per_minute: u32,
         retry_after: Duration,
     },
+    /// The people of the caller's organisation have asked for as many changes today as they may.
+    #[error(
+        "your organisation may make {most} changes a day (UTC): what revokes or deletes goes on, and an operator can allow more"
+    )]
+    TooManyChanges { most: i32, retry_after: Duration },
     /// The call found no place at the database in time: nothing was done.
     #[error("too many calls are in progress: nothing was done, try again")]
     Busy,
@@ -130,7 +135,10 @@ impl Problem {
         ("413", "The body is larger than 1 MiB"),
         ("415", "The body is in a content coding that is not understood"),
         ("422", "The Idempotency-Key was used for another request"),
-        ("429", "Too many calls in a minute, or too many wrong credentials from your address"),
+        (
+            "429",
+            "Too many calls in a minute, too many changes in a day, or too many wrong credentials from your address",
+        ),
         ("500", "A defect of the gateway"),
         (
             "503",
@@ -170,6 +178,9 @@ impl Problem {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts")
             }
             Self::TooManyCalls { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many calls"),
+            Self::TooManyChanges { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many changes")
+            }
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many calls in progress"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
@@ -181,9 +192,9 @@ impl Problem {
     /// After how many seconds the same call may be sent again; none: it would fare no better.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooManyAttempts(after) | Self::TooManyCalls { retry_after: after, .. } => {
-                Some(after.as_secs().saturating_add(1))
-            }
+            Self::TooManyAttempts(after)
+            | Self::TooManyCalls { retry_after: after, .. }
+            | Self::TooManyChanges { retry_after: after, .. } => Some(after.as_secs().saturating_add(1)),
             Self::InProgress | Self::Busy => Some(1),
             Self::Unavailable | Self::VendorUnreachable(_) => Some(5),
             Self::Invalid(_)

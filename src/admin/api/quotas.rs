@@ -1,4 +1,4 @@
-//! How many users, teams, keys and budgets an organisation may have.
+//! How many users, teams, keys and budgets an organisation may have, and how many changes its people may make.
 
 use axum::Json;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,10 @@ async fn quotas(database: &Database, org: OrgId) -> Result<Json<Quotas>, Problem
 
 /// Show the quotas of an organisation
 ///
-/// How many users, teams, keys and budgets it has, and how many it may have. What is above a quota is refused with 409.
+/// How many users, teams, keys and budgets it has, and how many it may have. What is above a quota is refused with 409, and so is a
+/// new user, team or key of an organisation that has revoked or deleted more than ten times as many as it may have. How many changes
+/// its people have asked for today, and how many they may ask for on one UTC day; more are refused with 429. Revoking and deleting
+/// is always possible.
 #[utoipa::path(
     get, path = "/admin/v1/orgs/{org_id}/quotas", tag = "organisations",
     params(("org_id" = OrgId, Path, description = "The organisation")),
@@ -55,6 +58,10 @@ pub(super) struct QuotasPatch {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i32>, minimum = 0)]
     budgets: Option<Option<i32>>,
+    /// Changes that its own people may ask for on one UTC day; null: the platform's quota.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 0)]
+    changes: Option<Option<i32>>,
 }
 
 /// Change the quotas of an organisation
@@ -76,6 +83,7 @@ pub(super) async fn update_quotas(
         (QuotaKind::Teams, patch.teams),
         (QuotaKind::Keys, patch.keys),
         (QuotaKind::Budgets, patch.budgets),
+        (QuotaKind::Changes, patch.changes),
     ];
     let given: Vec<_> = all.into_iter().filter_map(|(kind, most)| Some((kind, most?))).collect();
     if given.iter().any(|(_, most)| most.is_some_and(|most| most < 0)) {

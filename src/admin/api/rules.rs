@@ -28,12 +28,20 @@ pub(super) struct AccessRule {
     roles: Vec<String>,
 }
 
+/// Operations that only take away what other changes have made, so that there are no more of them than of those. They stop a key, a
+/// user or a budget, and are not to wait for tomorrow.
+const REMOVALS: [&str; 5] = ["revoke_key", "delete_user", "delete_team", "delete_budget", "delete_identity"];
+
 impl AccessRule {
     pub(super) fn of(operation: &Operation) -> Self {
         Self {
             operation: operation.operation_id.clone().unwrap_or_default(),
             roles: operation.security.iter().flatten().flat_map(roles).collect(),
         }
+    }
+
+    pub(super) fn only_removes(&self) -> bool {
+        REMOVALS.contains(&&*self.operation)
     }
 
     pub(super) fn names(&self, role: ApiRole) -> bool {

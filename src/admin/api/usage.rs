@@ -1,24 +1,29 @@
 //! Usage: what tasks cost, grouped and filtered.
 
 use axum::Json;
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use serde::Deserialize;
 use time::macros::format_description;
 use time::{Date, Duration};
 use utoipa::IntoParams;
 
 use super::budget_requests::of_user;
-use super::call::{ApiCall, ReadCall};
-use super::csv::{self, Accept, Format, plain, text};
+use super::call::{ApiCall, FurtherTurns, ReadCall};
+use super::csv::{self, Accept, Cell, Format, plain, text};
 use super::extract::Query;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::store::{Database, Usage, UsageBy, UsageFilter};
+use crate::store::{Database, StoreError, Usage, UsageBy, UsageFilter};
 
 /// The most lines a CSV table may have.
 const LINES: u32 = 100_000;
+
+/// Lines that are read from the database at a time for a CSV table.
+const LINES_AT_A_TIME: u32 = 2000;
 
 /// Usage by a label covers so many days at most, because it is summed up from the entries.
 const LABEL_DAYS: i64 = 31;
@@ -71,8 +76,8 @@ pub(super) struct UsageQuery {
     security(("bearer" = ["operator", "operator-read"]))
 )]
 pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) -> Result<Response, Problem> {
-    let ApiCall { database, input: (Accept(accepted), Query(query)), .. } = call;
-    usage(&database, query.org_id, query, accepted).await
+    let ApiCall { database, turns, input: (Accept(accepted), Query(query)), .. } = call;
+    usage((&database, turns), query.org_id, query, accepted).await
 }
 
 /// Show an organisation's usage
@@ -88,16 +93,17 @@ pub(super) async fn show_usage(call: ReadCall<(), (Accept, Query<UsageQuery>)>) 
 pub(super) async fn show_org_usage(
     call: ReadCall<OrgId, (Accept, Query<UsageQuery>)>,
 ) -> Result<Response, Problem> {
-    let ApiCall { caller, database, path: org, input: (Accept(accepted), Query(mut query)), .. } = call;
+    let ApiCall { caller, database, turns, path: org, input: (Accept(accepted), Query(mut query)), .. } =
+        call;
     query.user_id = of_user(&caller, query.user_id)?;
     if query.org_id.is_some_and(|named| named != org) {
         return Err(Problem::Invalid("org_id is given by the path: omit the parameter".into()));
     }
-    usage(&database, Some(org), query, accepted).await
+    usage((&database, turns), Some(org), query, accepted).await
 }
 
 async fn usage(
-    database: &Database,
+    (database, turns): (&Database, FurtherTurns),
     org: Option<OrgId>,
     query: UsageQuery,
     accepted: Format,
@@ -123,13 +129,12 @@ async fn usage(
         label: query.label,
     };
     if query.format.unwrap_or(accepted) == Format::Csv {
-        let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
-        if rows.len() > LINES as usize {
+        if database.usage_count(&filter, &by, LINES.saturating_add(1)).await? > LINES.into() {
             return Err(Problem::Invalid(format!(
                 "more than {LINES} lines: ask for fewer days, or group by fewer things"
             )));
         }
-        return Ok(csv::answer(&format!("usage-{from}-{to}"), table(&by, &rows, query.bom).into()));
+        return Ok(csv::answer(&format!("usage-{from}-{to}"), table(turns, filter, by, query.bom)));
     }
     let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
@@ -181,22 +186,56 @@ fn group_by(text: Option<&str>) -> Result<Vec<UsageBy>, Problem> {
     Ok(by)
 }
 
-fn table(by: &[UsageBy], rows: &[Usage], bom: bool) -> String {
-    let mut table = String::from(csv::mark(bom));
-    let sums = ["tasks", "charged", "corrected", "consumed"];
-    csv::line(&mut table, by.iter().map(|by| by.name()).chain(sums).map(|name| plain(Some(name))));
-    for row in rows {
-        let groups = by.iter().map(|by| match by {
-            UsageBy::Org => plain(row.org_id),
-            UsageBy::Day => plain(row.day.as_ref()),
-            UsageBy::Team => plain(row.team_id.flatten()),
-            UsageBy::User => plain(row.user_id),
-            UsageBy::Key => plain(row.key_id.flatten()),
-            UsageBy::TaskType => text(row.task_type.as_deref()),
-            UsageBy::Label => text(row.label.as_ref().and_then(|value| value.as_deref())),
-        });
-        let sums = [row.tasks, row.charged.get(), row.corrected.get(), row.consumed.get()];
-        csv::line(&mut table, groups.chain(sums.map(|sum| plain(Some(sum)))));
-    }
-    table
+/// What comes next in a table that is being sent.
+enum Next {
+    Begin,
+    After(Option<Usage>),
+    Over,
+}
+
+/// The CSV of all usage that was asked for; lines are read while earlier ones are sent, each part in a turn of its own: while its
+/// client reads, others have theirs.
+fn table(turns: FurtherTurns, filter: UsageFilter, by: Vec<UsageBy>, bom: bool) -> Body {
+    let rows = stream::try_unfold(Next::Begin, move |next| {
+        let (turns, filter, by) = (turns.clone(), filter.clone(), by.clone());
+        async move {
+            let mut table = String::new();
+            let after = match next {
+                Next::Over => return Ok(None),
+                Next::Begin => {
+                    table.push_str(csv::mark(bom));
+                    let sums = ["tasks", "charged", "corrected", "consumed"];
+                    let names = by.iter().map(|by| by.name()).chain(sums);
+                    csv::line(&mut table, names.map(|name| plain(Some(name))));
+                    return Ok(Some((table, Next::After(None))));
+                }
+                Next::After(after) => after,
+            };
+            let turn = turns.take().await?;
+            let mut rows = turn.usage_after(&filter, &by, LINES_AT_A_TIME, after.as_ref()).await?;
+            drop(turn);
+            for row in &rows {
+                csv::line(&mut table, cells(&by, row));
+            }
+            let more = rows.len() == LINES_AT_A_TIME as usize;
+            let last = rows.pop().filter(|_| more);
+            let next = last.map_or(Next::Over, |last| Next::After(Some(last)));
+            Ok::<_, StoreError>(Some((table, next)))
+        }
+    });
+    Body::from_stream(rows)
+}
+
+fn cells(by: &[UsageBy], row: &Usage) -> Vec<Cell> {
+    let groups = by.iter().map(|by| match by {
+        UsageBy::Org => plain(row.org_id),
+        UsageBy::Day => plain(row.day.as_ref()),
+        UsageBy::Team => plain(row.team_id.flatten()),
+        UsageBy::User => plain(row.user_id),
+        UsageBy::Key => plain(row.key_id.flatten()),
+        UsageBy::TaskType => text(row.task_type.as_deref()),
+        UsageBy::Label => text(row.label.as_ref().and_then(|value| value.as_deref())),
+    });
+    let sums = [row.tasks, row.charged.get(), row.corrected.get(), row.consumed.get()];
+    groups.chain(sums.map(|sum| plain(Some(sum)))).collect()
 }

@@ -130,6 +130,9 @@ pub(super) struct OrgQuotas {
     /// Maximum number of budgets: a number, or 'default' for the platform's.
     #[arg(long, value_parser = quota, value_name = "N")]
     budgets: Option<Limit>,
+    /// Maximum number of changes that its own people may ask for on one UTC day: a number, or 'default' for the platform's.
+    #[arg(long, value_parser = quota, value_name = "N")]
+    changes: Option<Limit>,
 }
 
 #[derive(Debug, Args)]
@@ -189,9 +192,15 @@ pub(super) async fn org(session: &Session, command: OrgCommand) -> Result<(), Cl
             set("price_factor_bp", update.price_factor.map(Value::from));
             session.show(&session.patch(&path(update.org), patch.into()).await?, ORG);
         }
-        OrgCommand::Quotas(OrgQuotas { org, users, teams, keys, budgets }) => {
+        OrgCommand::Quotas(OrgQuotas { org, users, teams, keys, budgets, changes }) => {
             let path = format!("{}/quotas", path(org));
-            let given = [("users", users), ("teams", teams), ("keys", keys), ("budgets", budgets)];
+            let given = [
+                ("users", users),
+                ("teams", teams),
+                ("keys", keys),
+                ("budgets", budgets),
+                ("changes", changes),
+            ];
             let patch: Map<String, Value> =
                 given.into_iter().filter_map(|(kind, most)| Some((kind.into(), most?.0.into()))).collect();
             if !patch.is_empty() {

@@ -10,7 +10,8 @@ use http::StatusCode;
 use http::header::SET_COOKIE;
 use http::request::Parts;
 
-use super::sign_in::{enter, form, own_place};
+use super::sign_in::{admit, enter, form, own_place};
+use crate::access::callers::Caller;
 use crate::access::sessions::{ProviderAnswer, SessionText};
 use crate::call::Party;
 use crate::console::Console;
@@ -96,7 +97,8 @@ async fn open(
     let redirect = console.parts.settings.address_of(RETURN).ok_or_else(no_address)?;
     let answer = answer_of(head).map_err(|error| Problem::of(&error))?;
     let peer = address(console, head);
-    let opened = console.parts.authenticator.finish_sign_in(begun, &answer, &redirect, peer).await;
+    let admit = |caller: &Caller| admit(console, caller);
+    let opened = console.parts.authenticator.finish_sign_in(begun, &answer, &redirect, peer, admit).await;
     let (session, signed_in, back) = opened.map_err(|error| Problem::of(&error))?;
     Ok(((session, signed_in.caller().party()), back))
 }

@@ -125,19 +125,22 @@ pub(in crate::console) async fn sign_in(State(console): State<Arc<Console>>, req
         let empty = Problem::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "paste a key into the field");
         return form(&console, &head, &back, Some(&empty), None).await;
     };
-    // A sign-in writes, as a call of the management API may.
-    let admit = |caller: &Caller| {
-        let admitted = console.parts.limits.admit_management(Manager::of(caller));
-        admitted.map(drop).map_err(|refused| GatewayError::RateLimited {
-            level: refused.level,
-            retry_after: refused.retry_after,
-        })
-    };
+    let admit = |caller: &Caller| admit(&console, caller);
     let opened = console.parts.authenticator.sign_in_with(credential, address(&console, &head), admit).await;
     match opened.and_then(|opened| fits(&console, opened)) {
         Ok(entered) => enter(&console, &head, entered, &back).await,
         Err(error) => form(&console, &head, &back, Some(&told(&console, &error)), None).await,
     }
+}
+
+/// Counts a sign-in, whatever it is by, as a call of the management API: it writes, as such a call may. A link was counted when it
+/// was made, and opens one session.
+pub(super) fn admit(console: &Console, caller: &Caller) -> Result<(), GatewayError> {
+    let admitted = console.parts.limits.admit_management(Manager::of(caller));
+    admitted.map(drop).map_err(|refused| GatewayError::RateLimited {
+        level: refused.level,
+        retry_after: refused.retry_after,
+    })
 }
 
 /// What is told of a refusal; that of the API speaks of headers.

@@ -112,16 +112,27 @@ pub struct Usage {
     pub consumed: Credits,
 }
 
-/// The roll-up, from the entries: the columns of `usage_day`, and of each the value of the label `$10`.
+/// The roll-up, from the entries: the columns of `usage_day`, and of each the value of the label `$9`.
 const BY_LABEL: &str = "(select e.org_id, (e.created_at at time zone 'UTC')::date as day, \
      coalesce(e.team_id, '00000000-0000-0000-0000-000000000000') as team_id, \
      coalesce(e.user_id, '00000000-0000-0000-0000-000000000000') as user_id, \
      coalesce(e.key_id, '00000000-0000-0000-0000-000000000000') as key_id, e.task_type, l.value as label, \
      (e.kind = 'consume')::integer as tasks, case when e.kind = 'consume' then -e.amount else 0 end as charged, \
      case when e.kind = 'correct' then -e.amount else 0 end as corrected \
-     from entry e left join label l on l.org_id = e.org_id and l.hold_id = e.hold_id and l.name = $10 \
+     from entry e left join label l on l.org_id = e.org_id and l.hold_id = e.hold_id and l.name = $9 \
      where e.org_id = $1 and e.kind in ('consume', 'correct') and e.created_at >= $2::date::timestamp at time zone 'UTC' \
      and e.created_at < ($3::date + 1)::timestamp at time zone 'UTC') labelled";
+
+/// Which lines of usage are read.
+#[derive(Debug, Clone, Copy)]
+enum Lines<'a> {
+    /// From this one on.
+    From(u32),
+    /// Those that come after the line of this group.
+    After(&'a Usage),
+}
+
+type Prepared<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 impl Database {
     /// Usage grouped and ordered by `by` (empty: one sum); at most `limit` rows, from `offset` on.
@@ -132,43 +143,89 @@ impl Database {
         limit: u32,
         offset: u32,
     ) -> Result<Vec<Usage>, StoreError> {
-        let columns: Vec<&str> = by.iter().map(|by| by.column()).collect();
-        let group = columns.join(", ");
+        self.usage_lines(filter, by, limit, Lines::From(offset)).await
+    }
+
+    /// The same rows, those after `last`: no row comes twice, whatever is charged between two calls.
+    pub async fn usage_after(
+        &self,
+        filter: &UsageFilter,
+        by: &[UsageBy],
+        limit: u32,
+        last: Option<&Usage>,
+    ) -> Result<Vec<Usage>, StoreError> {
+        match last {
+            // One sum has nothing after it.
+            Some(_) if by.is_empty() => Ok(Vec::new()),
+            Some(last) => self.usage_lines(filter, by, limit, Lines::After(last)).await,
+            None => self.usage_lines(filter, by, limit, Lines::From(0)).await,
+        }
+    }
+
+    /// How many rows there are, counted up to `most`.
+    pub async fn usage_count(
+        &self,
+        filter: &UsageFilter,
+        by: &[UsageBy],
+        most: u32,
+    ) -> Result<i64, StoreError> {
+        if by.is_empty() {
+            return Ok(1);
+        }
+        let (group, source) = (columns(by), self.usage_source(filter, by).await?);
+        let statement =
+            format!("select count(*) from (select {group} from {source} group by {group} limit $8) line");
+        let query = filtered(sqlx::query(sqlx::AssertSqlSafe(statement)), filter, by, most);
+        Ok(query.fetch_one(self.pool()).await?.try_get(0)?)
+    }
+
+    async fn usage_lines(
+        &self,
+        filter: &UsageFilter,
+        by: &[UsageBy],
+        limit: u32,
+        lines: Lines<'_>,
+    ) -> Result<Vec<Usage>, StoreError> {
+        let (group, source) = (columns(by), self.usage_source(filter, by).await?);
         let (select, grouped) = if group.is_empty() {
             (String::new(), String::new())
         } else {
             (format!("{group}, "), format!("group by {group} order by {group}"))
         };
-        // Only column names are formatted into the statement. The condition on the organisation is not optional like
-        // the others, because it leads the index.
-        let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
+        // The label's parameter is there only with a label.
+        let place = if by.contains(&UsageBy::Label) { "$10" } else { "$9" };
+        let (after, offset) = match lines {
+            Lines::From(_) => (String::new(), format!("offset {place}")),
+            Lines::After(_) => (format!("and {}", comes_after(by, place)), String::new()),
+        };
+        let statement = format!(
+            "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
+             saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from {source} \
+             {after} {grouped} limit $8 {offset}"
+        );
+        let query = filtered(sqlx::query(sqlx::AssertSqlSafe(statement)), filter, by, limit);
+        let query = match lines {
+            Lines::From(offset) => query.bind(i64::from(offset)),
+            Lines::After(last) => query.bind(group_of(last, by)),
+        };
+        let rows = query.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| usage(row, by)).collect()
+    }
+
+    /// The rows that are summed up, from a table or the entries, with their conditions. Only column names are formatted into it.
+    async fn usage_source(&self, filter: &UsageFilter, by: &[UsageBy]) -> Result<String, StoreError> {
         let by_label = by.contains(&UsageBy::Label);
         if by_label {
             self.refuse_archived(filter).await?;
         }
         let source = if by_label { BY_LABEL } else { "usage_day" };
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
-             saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from {source} \
-             where {org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) \
+        // The condition on the organisation is not optional like the others, because it leads the index.
+        let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
+        Ok(format!(
+            "{source} where {org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) \
              and ($5::uuid is null or user_id = $5) and ($6::uuid is null or key_id = $6) \
-             and ($7::text is null or task_type = $7) {grouped} limit $8 offset $9"
-        )))
-        .bind(filter.org.map(OrgId::as_uuid))
-        .bind(filter.from)
-        .bind(filter.to)
-        .bind(filter.team.map(TeamId::as_uuid))
-        .bind(filter.user.map(UserId::as_uuid))
-        .bind(filter.key.map(KeyId::as_uuid))
-        .bind(&filter.task_type)
-        .bind(i64::from(limit))
-        .bind(i64::from(offset));
-        if by_label {
-            // Planned anew each time: how many entries a range has differs widely.
-            query = query.bind(&filter.label).persistent(false);
-        }
-        let rows = query.fetch_all(self.pool()).await?;
-        rows.iter().map(|row| usage(row, by)).collect()
+             and ($7::text is null or task_type = $7)"
+        ))
     }
 
     /// Labels leave with their months: sums by them would be too small without a word.
@@ -187,6 +244,74 @@ impl Database {
             Err(StoreError::Invalid(format!("{month} is archived, and {what}")))
         })
     }
+}
+
+fn columns(by: &[UsageBy]) -> String {
+    by.iter().map(|by| by.column()).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement with its parameters, up to the label's.
+fn filtered<'q>(query: Prepared<'q>, filter: &'q UsageFilter, by: &[UsageBy], limit: u32) -> Prepared<'q> {
+    let query = query
+        .bind(filter.org.map(OrgId::as_uuid))
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(filter.team.map(TeamId::as_uuid))
+        .bind(filter.user.map(UserId::as_uuid))
+        .bind(filter.key.map(KeyId::as_uuid))
+        .bind(&filter.task_type)
+        .bind(i64::from(limit));
+    if by.contains(&UsageBy::Label) {
+        // Planned anew each time: how many entries a range has differs widely.
+        query.bind(&filter.label).persistent(false)
+    } else {
+        query
+    }
+}
+
+/// The condition that a row's group comes after the one whose columns are the array `$place`: see [`group_of`].
+fn comes_after(by: &[UsageBy], place: &str) -> String {
+    let columns = by.iter().map(|by| match by {
+        // Tasks without the label come last.
+        UsageBy::Label => "label is null, coalesce(label, '')",
+        other => other.column(),
+    });
+    let mut at = 0;
+    let mut value = |of_type: &str| {
+        at += 1;
+        format!("({place}::text[])[{at}]::{of_type}")
+    };
+    let mut values = Vec::new();
+    for by in by {
+        match by {
+            UsageBy::Day => values.push(value("date")),
+            UsageBy::TaskType => values.push(value("text")),
+            UsageBy::Label => values.extend([value("boolean"), value("text")]),
+            UsageBy::Org | UsageBy::Team | UsageBy::User | UsageBy::Key => values.push(value("uuid")),
+        }
+    }
+    format!("({}) > ({})", columns.collect::<Vec<_>>().join(", "), values.join(", "))
+}
+
+/// The columns of a row's group, as texts.
+fn group_of(row: &Usage, by: &[UsageBy]) -> Vec<String> {
+    let id = |id: Option<Uuid>| id.unwrap_or_default().to_string();
+    let mut values = Vec::new();
+    for by in by {
+        match by {
+            UsageBy::Org => values.push(id(row.org_id.map(OrgId::as_uuid))),
+            UsageBy::Day => values.push(row.day.clone().unwrap_or_default()),
+            UsageBy::Team => values.push(id(row.team_id.flatten().map(TeamId::as_uuid))),
+            UsageBy::User => values.push(id(row.user_id.map(UserId::as_uuid))),
+            UsageBy::Key => values.push(id(row.key_id.flatten().map(KeyId::as_uuid))),
+            UsageBy::TaskType => values.push(row.task_type.clone().unwrap_or_default()),
+            UsageBy::Label => {
+                let label = row.label.clone().flatten();
+                values.extend([label.is_none().to_string(), label.unwrap_or_default()]);
+            }
+        }
+    }
+    values
 }
 
 fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {

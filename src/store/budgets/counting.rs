@@ -30,8 +30,9 @@ use crate::fail_point;
 const ENTRIES: i32 = 10_000;
 /// Holds or windows that one statement writes under a balance row.
 const ROWS: i32 = 200;
-/// Organisations that are looked up at one time.
-const ORGS: i64 = 100;
+/// Counts that are looked up at one time, and how many of them may be of one organisation.
+const SOME: i64 = 100;
+const OF_ONE: i64 = 10;
 /// Steps in one organisation before the next has its turn.
 const STEPS: usize = 16;
 /// The time between two looks at what another gateway works on.
@@ -105,21 +106,35 @@ impl Database {
         }
     }
 
-    /// In random order, so that gateways do not queue for the same rows.
+    /// In random order, so that gateways do not queue for the same rows; some of each organisation, so that none waits for the many
+    /// counts of another.
     async fn counts_waiting(&self, which: Counting) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let (org, budget) = match which {
-            Counting::All => (None, None),
-            Counting::OfBudget(budget) => (None, Some(budget.as_uuid())),
-            Counting::OfOrg(org) => (Some(org.as_uuid()), None),
+        let org = match which {
+            Counting::All => None,
+            Counting::OfOrg(org) => Some(org.as_uuid()),
+            Counting::OfBudget(budget) => {
+                // One of each organisation.
+                let of_budget = "select c.org_id, c.budget_id from budget_count c where c.budget_id = $1 \
+                                 order by random() limit $2";
+                let of_budget = sqlx::query_as(of_budget).bind(budget.as_uuid()).bind(SOME);
+                return Ok(of_budget.fetch_all(self.pool()).await?);
+            }
         };
         Ok(sqlx::query_as(
-            "select c.org_id, c.budget_id from budget_count c \
-             where ($1::uuid is null or c.org_id = $1) and ($2::uuid is null or c.budget_id = $2) \
-             order by random() limit $3",
+            "with recursive owner (org_id) as ( \
+                 (select c.org_id from budget_count c where $1::uuid is null or c.org_id = $1 order by c.org_id limit 1) \
+                 union all \
+                 select (select c.org_id from budget_count c where c.org_id > o.org_id and $1::uuid is null \
+                         order by c.org_id limit 1) \
+                 from owner o where o.org_id is not null) \
+             select few.org_id, few.budget_id from owner o cross join lateral ( \
+                 select c.org_id, c.budget_id from budget_count c where c.org_id = o.org_id \
+                 order by random() limit $3) few \
+             order by random() limit $2",
         )
         .bind(org)
-        .bind(budget)
-        .bind(ORGS)
+        .bind(SOME)
+        .bind(OF_ONE)
         .fetch_all(self.pool())
         .await?)
     }

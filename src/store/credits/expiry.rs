@@ -51,11 +51,22 @@ impl Database {
         .fetch_all(self.pool())
         .await?;
         let (mut total, mut failed) = (Credits::ZERO, None);
-        for org in orgs.into_iter().map(OrgId::from_uuid) {
-            match self.expire_credits_of(org, None).await {
-                Ok(expired) => total = total.checked_add(expired).unwrap_or(total),
-                Err(error) => drop(failed.get_or_insert(error)),
+        // A step of each, and then another one of those that have more: nobody waits for a long journal of another.
+        let mut orgs: Vec<OrgId> = orgs.into_iter().map(OrgId::from_uuid).collect();
+        while !orgs.is_empty() {
+            let mut rest = Vec::new();
+            for org in orgs {
+                match self.expire_some_of(org, None).await {
+                    Ok((more, expired)) => {
+                        total = total.checked_add(expired).unwrap_or(total);
+                        if more {
+                            rest.push(org);
+                        }
+                    }
+                    Err(error) => drop(failed.get_or_insert(error)),
+                }
             }
+            orgs = rest;
         }
         failed.map_or(Ok(total), Err)
     }
@@ -66,24 +77,33 @@ impl Database {
         org: OrgId,
         now: Option<OffsetDateTime>,
     ) -> Result<Credits, StoreError> {
-        const PART: &str = "expiry";
-        let job = self.acting(Actor::program(PART));
         loop {
-            let (more, expired): (bool, i64) =
-                sqlx::query_as("select more, expired from expire_credits($1, $2, $3, $4)")
-                    .bind(org.as_uuid())
-                    .bind(SOME)
-                    .bind(job.actor())
-                    .bind(now)
-                    .fetch_one(job.change())
-                    .await?;
-            if expired > 0 {
-                metered::expired(Credits::new(expired));
-                tracing::info!(%org, expired, "credits have run out");
-            }
-            if !more {
-                return Ok(Credits::new(expired));
+            if let (false, expired) = self.expire_some_of(org, now).await? {
+                return Ok(expired);
             }
         }
+    }
+
+    /// One step of that: whether there is more to do, and the credits that were taken back.
+    async fn expire_some_of(
+        &self,
+        org: OrgId,
+        now: Option<OffsetDateTime>,
+    ) -> Result<(bool, Credits), StoreError> {
+        const PART: &str = "expiry";
+        let job = self.acting(Actor::program(PART));
+        let (more, expired): (bool, i64) =
+            sqlx::query_as("select more, expired from expire_credits($1, $2, $3, $4)")
+                .bind(org.as_uuid())
+                .bind(SOME)
+                .bind(job.actor())
+                .bind(now)
+                .fetch_one(job.change())
+                .await?;
+        if expired > 0 {
+            metered::expired(Credits::new(expired));
+            tracing::info!(%org, expired, "credits have run out");
+        }
+        Ok((more, Credits::new(expired)))
     }
 }

@@ -48,6 +48,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0031_sign_in",
     "0032_oldest_tasks",
     "0033_months_of_holds",
+    "0034_bounds",
 ];
 
 /// All migrations, ordered by version.

@@ -65,7 +65,7 @@ begin
                 when c.relname = 'archive_turn' then array['SELECT', 'UPDATE']
                 -- its names are replaced by pseudonyms: two columns, below
                 when c.relname = 'audit_log' then array['INSERT', 'SELECT']
-                when c.relname in ('hold', 'price_activation', 'key_policy') then array['INSERT', 'SELECT', 'UPDATE']
+                when c.relname in ('hold', 'price_activation', 'key_policy', 'change_count') then array['INSERT', 'SELECT', 'UPDATE']
                 -- what refuses changes of its rows
                 when exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
                              where t.tgrelid = c.oid and p.proname = 'refuse_change' and t.tgtype & 1 = 1)

@@ -399,6 +399,13 @@ async fn who_may_not_be_made_is_refused_until_somebody_ties_it_to_a_user() {
     assert_eq!(listed["items"][0]["subject"], "ada");
     admin.delete(&format!("{path}/{}", linked["identity_id"].as_str().unwrap())).await.expect(204);
     until("it is unlinked", async || credits(&gateway, &token).await.status == 403).await;
+
+    let link = |number: i32| json!({"provider_id": id, "subject": format!("ada {number}"), "user_id": gateway.caller.user});
+    for number in 0..20 {
+        admin.post(&path, link(number)).await.expect(201);
+    }
+    let refused = admin.post(&path, link(20)).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("has 20 subjects"), "{refused}");
 }
 
 #[tokio::test]

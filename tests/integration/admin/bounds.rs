@@ -11,9 +11,10 @@ use tollgate::store::OperatorRole;
 use url::Url;
 
 use crate::support::admin_client::AdminClient;
+use crate::support::browser::Browser;
 use crate::support::database::until;
 use crate::support::gateway::{Caller, TestGateway};
-use crate::support::tenant::{Tenant, history};
+use crate::support::tenant::{Tenant, history, history_of_types};
 
 #[tokio::test]
 async fn calls_are_limited_by_organisation_and_by_operator() {
@@ -141,6 +142,124 @@ async fn an_organisation_has_no_more_than_its_quotas() {
     make("teams", json!({"name": "any"})).await.expect(201);
     let log = operator.get(&format!("/admin/v1/orgs/{org}/audit-log?action=update_quotas")).await.expect(200);
     assert!(log["items"].as_array().unwrap().len() >= 4, "{log}");
+}
+
+#[tokio::test]
+async fn an_organisation_asks_for_no_more_changes_a_day_than_its_quota() {
+    let gateway = TestGateway::start().await;
+    let org = gateway.caller.org;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let of_org = |what: &str| format!("/admin/v1/orgs/{org}/{what}");
+    let changes = async || {
+        let shown = admin.get(&of_org("quotas")).await.expect(200);
+        shown["items"].as_array().unwrap().iter().find(|quota| quota["kind"] == "changes").unwrap().clone()
+    };
+    assert_eq!(changes().await, json!({"kind": "changes", "used": 0, "most": 20_000, "own": false}));
+    operator.patch(&of_org("quotas"), json!({"changes": 2})).await.expect(200);
+    let make = async |name: &str| admin.post(&of_org("teams"), json!({"name": name})).await;
+    let team = make("first").await.expect(201);
+    // What is refused was asked for too.
+    make("first").await.expect(409);
+    let refused = make("third").await;
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 86_400);
+    let refused = refused.expect(429);
+    assert_eq!(refused["code"], "rate_limited");
+    assert!(refused["detail"].as_str().unwrap().contains("2 changes a day"), "{refused}");
+    assert_eq!(changes().await, json!({"kind": "changes", "used": 2, "most": 2, "own": true}));
+    // Reading goes on, and taking away, and what operators do; and other organisations have counts of their own.
+    let id = team["team_id"].as_str().unwrap();
+    admin.call(Method::DELETE, &format!("/admin/v1/teams/{id}"), None).await.expect(204);
+    operator.post(&of_org("teams"), json!({"name": "an operator's"})).await.expect(201);
+    let other = gateway.another_org("another customer", 0).await;
+    let theirs = AdminClient::org_admin(&gateway, &other).await;
+    theirs.post(&format!("/admin/v1/orgs/{}/teams", other.org), json!({"name": "x"})).await.expect(201);
+    // Tomorrow it is another day.
+    sqlx::query("update change_count set day = day - 1 where org_id = $1")
+        .bind(org.as_uuid())
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    make("of the next day").await.expect(201);
+    assert_eq!(changes().await["used"], 1);
+}
+
+#[tokio::test]
+async fn what_was_deleted_or_revoked_is_bounded_by_the_quotas_too() {
+    let gateway = TestGateway::start().await;
+    let org = gateway.caller.org;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    let of_org = |what: &str| format!("/admin/v1/orgs/{org}/{what}");
+    operator.patch(&of_org("quotas"), json!({"users": 3, "teams": 1, "keys": 3})).await.expect(200);
+    for turn in 0..31 {
+        let user = admin.post(&of_org("users"), json!({"name": format!("user {turn}")})).await.expect(201);
+        let path = format!("/admin/v1/users/{}", user["user_id"].as_str().unwrap());
+        admin.call(Method::DELETE, &path, None).await.expect(204);
+    }
+    let refused = admin.post(&of_org("users"), json!({"name": "one too many"})).await.expect(409);
+    assert!(
+        refused["detail"].as_str().unwrap().contains("more than 30 deleted or revoked users"),
+        "{refused}"
+    );
+    for turn in 0..11 {
+        let team = admin.post(&of_org("teams"), json!({"name": format!("team {turn}")})).await.expect(201);
+        let path = format!("/admin/v1/teams/{}", team["team_id"].as_str().unwrap());
+        admin.call(Method::DELETE, &path, None).await.expect(204);
+    }
+    admin.post(&of_org("teams"), json!({"name": "one too many"})).await.expect(409);
+    let key = json!({"user_id": gateway.caller.user, "name": "key"});
+    for _ in 0..31 {
+        let made = admin.post(&of_org("keys"), key.clone()).await.expect(201);
+        let path = format!("/admin/v1/keys/{}/revoke", made["key_id"].as_str().unwrap());
+        admin.post(&path, json!({})).await.expect(200);
+    }
+    admin.post(&of_org("keys"), key.clone()).await.expect(409);
+    operator.patch(&of_org("quotas"), json!({"users": 4, "teams": 2, "keys": 4})).await.expect(200);
+    admin.post(&of_org("users"), json!({"name": "one more"})).await.expect(201);
+    admin.post(&of_org("teams"), json!({"name": "one more"})).await.expect(201);
+    admin.post(&of_org("keys"), key).await.expect(201);
+}
+
+/// All lines of usage, in order and each once, although they are read from the database in parts while earlier ones are sent.
+#[tokio::test]
+async fn a_table_of_usage_is_made_while_it_is_read() {
+    const LINES: i32 = 4_500;
+    let gateway = TestGateway::start().await;
+    let Caller { org, user, key, .. } = gateway.caller;
+    let team = gateway.db.database().create_team(org, "film").await.unwrap();
+    history_of_types(&gateway.db, &Tenant { org, team, user, key }, LINES, LINES - 1).await;
+    let admin = AdminClient::org_admin(&gateway, &gateway.caller).await;
+    for group_by in [
+        "task_type",
+        "day,user,task_type,team,key",
+        "task_type,label&label=x",
+        "user,label,task_type&label=x",
+    ] {
+        let path = format!("/admin/v1/orgs/{org}/usage?group_by={group_by}");
+        let url = gateway.admin_url(&format!("{path}&format=csv"));
+        let answer = gateway.client.get(url).bearer_auth(&admin.token).send().await.unwrap();
+        assert_eq!(answer.headers().get("content-length"), None, "its length is not known when it begins");
+        let table = answer.text().await.unwrap();
+        let names = group_by.split_once('&').map_or(group_by, |(names, _)| names);
+        let at = names.split(',').position(|name| name == "task_type").unwrap();
+        let mut types: Vec<&str> =
+            table.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
+        if names.contains("day") {
+            // It may be midnight just now.
+            types.sort_unstable();
+            types.dedup();
+        }
+        let mut expected: Vec<String> = (0..LINES - 1).map(|number| format!("t{number}")).collect();
+        expected.sort();
+        assert!(types == expected, "{group_by}: {} lines", types.len());
+        let tasks =
+            |line: &str| line.split(',').nth(names.split(',').count()).unwrap().parse::<i32>().unwrap();
+        assert_eq!(table.lines().skip(1).map(tasks).sum::<i32>(), LINES);
+    }
+    let mut browser = Browser::of_members(&gateway).signed_in(&admin.token).await;
+    let table = browser.get("/console/usage.csv?by=task_type").await.shown();
+    assert_eq!((table.header("content-length"), table.text.lines().count()), ("", 4_500));
 }
 
 /// A client that asks for a statement in CSV and does not read it has no turn at the database meanwhile.

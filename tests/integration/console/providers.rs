@@ -106,6 +106,17 @@ async fn over(browser: &mut Browser, what: &str) {
 }
 
 #[tokio::test]
+async fn sign_ins_are_limited_as_calls_of_their_organisation_are() {
+    let place = Place::with(|config| config.limits.org_management_per_minute = 2, |_| ()).await;
+    for status in [303, 303, 429] {
+        let mut browser = place.browser();
+        let page = place.sign_in(&mut browser, "ida", json!({})).await;
+        assert_eq!(page.status, status, "{}", page.text);
+        assert_eq!(browser.cookies.contains_key("tollgate"), status == 303);
+    }
+}
+
+#[tokio::test]
 async fn a_person_signs_in_without_a_key_and_comes_back_to_its_page() {
     let place = Place::new().await;
     let mut browser = place.browser();

@@ -1,11 +1,12 @@
 //! HTTP/2 frame by frame: clients that do not read, give up, or break the protocol.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::database::PATIENCE;
+use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::TestGateway;
 
 const DATA: u8 = 0;
@@ -15,6 +16,8 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+
+const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
 
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
@@ -31,9 +34,19 @@ struct Frame {
 struct Peer(TcpStream);
 
 impl Peer {
+    /// A connection from 127.0.1.`host`.
+    async fn from(host: u8, gateway: &TestGateway) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 1, host)), 0).into()).unwrap();
+        Self::over(socket.connect(gateway.address()).await.unwrap()).await
+    }
+
     /// A connection whose streams may be sent no byte of a body.
     async fn new(gateway: &TestGateway) -> Self {
-        let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+        Self::over(TcpStream::connect(gateway.address()).await.unwrap()).await
+    }
+
+    async fn over(mut stream: TcpStream) -> Self {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut peer = Self(stream);
         // SETTINGS_INITIAL_WINDOW_SIZE = 0
@@ -51,10 +64,33 @@ impl Peer {
 
     /// A GET on a stream of its own.
     async fn get(&mut self, stream: u32, path: &str) {
-        // :method GET, :scheme http, :authority x, :path as a literal
-        let mut block = vec![0x82, 0x86, 0x01, 1, b'x', 0x04, u8::try_from(path.len()).unwrap()];
+        // :method GET
+        self.ask(0x82, END_STREAM, stream, path).await;
+    }
+
+    /// A POST whose body does not come.
+    async fn post(&mut self, stream: u32, path: &str) {
+        // :method POST
+        self.ask(0x83, 0, stream, path).await;
+    }
+
+    async fn ask(&mut self, method: u8, flags: u8, stream: u32, path: &str) {
+        // :scheme http, :authority x, :path as a literal
+        let mut block = vec![method, 0x86, 0x01, 1, b'x', 0x04, u8::try_from(path.len()).unwrap()];
         block.extend(path.as_bytes());
-        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &block).await;
+        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
+    }
+
+    /// Whether the first request begins to be answered; otherwise its stream is reset.
+    async fn is_answered(&mut self, path: &str) -> bool {
+        self.get(1, path).await;
+        loop {
+            match self.receive().await.kind {
+                HEADERS => return true,
+                RST_STREAM => return false,
+                _ => {}
+            }
+        }
     }
 
     async fn receive(&mut self) -> Frame {
@@ -126,5 +162,72 @@ async fn streams_whose_answers_are_not_read_get_no_byte_and_the_connection_lives
     peer.get(2, "/openapi.json").await;
     let goaway = peer.receive().await;
     assert_eq!((goaway.kind, &goaway.payload[4..8]), (GOAWAY, &1u32.to_be_bytes()[..]), "PROTOCOL_ERROR");
+    gateway.get("/api/credits").await.expect(200);
+}
+
+/// Answers to strangers that are not read take room, however many connections they are on: without room, streams end without one.
+#[tokio::test]
+async fn answers_that_strangers_do_not_read_are_bounded_over_all_connections() {
+    let gateway = TestGateway::start().await;
+    let mut peers = Vec::new();
+    let mut ended = None;
+    // One network has room for 512.
+    while ended.is_none() {
+        assert!(peers.len() < 6, "nothing is bounded");
+        let mut peer = Peer::from(1, &gateway).await;
+        for number in 0..100 {
+            peer.get(2 * number + 1, "/api/credits").await;
+        }
+        let mut answered = BTreeSet::new();
+        let mut pings = 0;
+        while answered.len() < 100 {
+            pings = if pings < 99 { pings + 1 } else { 1 };
+            for frame in peer.until_pinged(pings).await {
+                assert_ne!(frame.kind, GOAWAY);
+                if frame.kind == RST_STREAM {
+                    ended = Some(frame.payload);
+                    answered.insert(frame.stream);
+                } else if frame.kind == HEADERS {
+                    answered.insert(frame.stream);
+                }
+            }
+        }
+        peers.push(peer);
+    }
+    assert_eq!(ended.unwrap(), ENHANCE_YOUR_CALM);
+    // Other networks have their own share, and so has whoever is known.
+    let mut other = Peer::from(2, &gateway).await;
+    assert!(other.is_answered("/api/credits").await);
+    gateway.get("/api/credits").await.expect(200);
+    drop(peers);
+    until("there is room again", async || Peer::from(1, &gateway).await.is_answered("/api/credits").await)
+        .await;
+}
+
+/// Each request that is given up before its answer has had its work begun.
+#[tokio::test]
+async fn a_connection_whose_client_gives_up_a_thousand_requests_ends_in_order() {
+    let gateway = TestGateway::start().await;
+    let mut peer = Peer::new(&gateway).await;
+    'all: for batch in 0..200 {
+        let streams: Vec<u32> = (0..10).map(|number| 2 * (10 * batch + number) + 1).collect();
+        for stream in &streams {
+            peer.post(*stream, "/console/sign-in").await;
+        }
+        let mut said = peer.until_pinged(1).await;
+        for stream in &streams {
+            peer.send(RST_STREAM, 0, *stream, &8u32.to_be_bytes()).await;
+        }
+        said.extend(peer.until_pinged(2).await);
+        for frame in said {
+            assert_ne!(frame.kind, RST_STREAM);
+            if frame.kind == GOAWAY {
+                assert_eq!(frame.payload[4..8], [0; 4], "NO_ERROR");
+                assert!(batch >= 99, "after {batch} batches");
+                break 'all;
+            }
+        }
+        assert!(batch < 150, "it goes on");
+    }
     gateway.get("/api/credits").await.expect(200);
 }

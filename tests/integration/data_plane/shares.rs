@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::support::database::until;
 use crate::support::gateway::TestGateway;
 
-/// A gateway with 64 connections: 16 for strangers, 48 for those who are known.
+/// A gateway with 64 connections: 8 for strangers from unknown networks, 8 for those who return, 48 for those who are known.
 const CONNECTIONS: usize = 64;
 
 /// A connection from 127.0.1.`host`.

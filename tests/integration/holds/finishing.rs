@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tollgate::ids::{GatewayId, HoldId, OrgId};
-use tollgate::store::{Ledger, Task};
+use tollgate::store::{LaneSettings, Ledger, Task};
 
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{
-    doubt, funded, grant, late_run, ledger, new_hold, run, settle, with_key, write_off,
+    doubt, funded, grant, lanes, late_run, ledger, ledger_with, new_hold, run, settle, with_key, write_off,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -53,6 +53,68 @@ async fn no_organisation_waits_for_the_backlog_of_another() {
     assert_eq!(second.len(), 20);
     let more_than_there_is = claim(&db, 1000).await;
     assert_eq!(more_than_there_is.len(), 306 - 29);
+}
+
+#[tokio::test]
+async fn no_organisation_waits_for_what_came_to_light_late_in_another() {
+    let db = TestDatabase::new().await;
+    let ledger = ledger(&db).await;
+    let (loud, quiet) = (funded(&db, 1000).await, funded(&db, 1000).await);
+    for (org, tasks) in [(loud, 60), (quiet, 2)] {
+        let late = (0..tasks).map(|_| async {
+            let mut guard = grant(&ledger, new_hold(org, 1)).await;
+            for step in [doubt(), write_off(1), late_run()] {
+                guard.step(step).await.unwrap();
+            }
+        });
+        join_all(late).await;
+    }
+    due(&db, &ledger, quiet, 1).await;
+    sqlx::query("update open_task set due_at = now() - interval '1 hour' where org_id = $1")
+        .bind(loud.as_uuid())
+        .execute(db.pool())
+        .await
+        .unwrap();
+    let count = |tasks: &[Task], org| tasks.iter().filter(|task| task.org == org).count();
+    let first = claim(&db, 6).await;
+    assert_eq!((count(&first, loud), count(&first, quiet)), (3, 3));
+    assert_eq!(claim(&db, 1000).await.len(), 57);
+}
+
+/// How many holds one look at them returns at most.
+const LOOK: usize = 1_000;
+
+#[tokio::test]
+async fn no_organisation_waits_for_what_the_sweep_finds_in_another() {
+    let db = TestDatabase::new().await;
+    let overdue_at_once = LaneSettings { hold_grace: Duration::ZERO, ..lanes() };
+    let owner = ledger_with(&db, overdue_at_once).await;
+    let sweeper = ledger(&db).await;
+    let (loud, quiet) = (funded(&db, 10_000).await, funded(&db, 10_000).await);
+    let mut guards = join_all((0..LOOK + 100).map(|_| grant(&owner, new_hold(loud, 1)))).await;
+    // All others are older.
+    guards.push(grant(&owner, new_hold(quiet, 1)).await);
+    let database = db.database();
+    let finds = |orgs: Vec<OrgId>| {
+        assert_eq!((orgs.len(), orgs.iter().filter(|org| **org == quiet).count()), (LOOK, 1));
+    };
+    finds(database.overdue_holds(owner.gateway()).await.unwrap().iter().map(|found| found.0).collect());
+    assert!(database.orphaned_holds(sweeper.gateway()).await.unwrap().is_empty(), "its gateway lives");
+    database.end_lease(owner.gateway()).await.unwrap();
+    finds(database.orphaned_holds(sweeper.gateway()).await.unwrap().iter().map(|found| found.0).collect());
+    assert!(database.orphaned_holds(owner.gateway()).await.unwrap().is_empty(), "they are its own");
+
+    for found in join_all(guards.iter_mut().map(|guard| guard.step(doubt()))).await {
+        found.unwrap();
+    }
+    sqlx::query("update open_task set doubt_at = doubt_at - interval '1 hour' where org_id = $1")
+        .bind(loud.as_uuid())
+        .execute(db.pool())
+        .await
+        .unwrap();
+    finds(database.expired_doubts(Duration::ZERO).await.unwrap().iter().map(|found| found.0).collect());
+    assert!(database.expired_doubts(2 * 60 * MINUTE).await.unwrap().is_empty());
+    std::mem::forget(guards);
 }
 
 #[tokio::test]

@@ -69,10 +69,10 @@ async fn heads_that_never_end() {
     Street::new().await.bears("300 heads of 400 KiB without an end", 300, attack).await;
 }
 
-/// A connection from one of twelve addresses that are nobody else's.
+/// A connection from one of a hundred addresses that are nobody else's.
 async fn from_elsewhere(number: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    let host = u8::try_from(number / 2 % 12).unwrap();
+    let host = u8::try_from(number / 2 % 100).unwrap();
     socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 7, host)), 0).into())?;
     socket.connect(to).await
 }

@@ -190,6 +190,31 @@ async fn what_is_done_to_open_tasks_reads_no_others_when_statistics_know_of_none
     assert!((1..=most).contains(&read), "{read} notes for {SOME} tasks");
 }
 
+/// Tasks that came due at one instant are the worst: whoever sorts or counts them looks at all of them.
+#[tokio::test]
+async fn a_claim_reads_no_more_of_a_backlog_than_it_claims() {
+    const CLAIMED: usize = 10;
+    let db = TestDatabase::new().await;
+    let tenant = Tenant::new(&db, 100_000).await;
+    let ledger = ledger(&db).await;
+    let mut open = join_all((0..1_000).map(|_| grant(&ledger, tenant.hold(10)))).await;
+    let run = |guard: &HoldGuard| Step::Run {
+        task: guard.id().to_string().into(),
+        raw: None,
+        poll_in: Duration::ZERO,
+    };
+    for done in join_all(open.iter_mut().map(|guard| guard.step(run(guard)))).await {
+        assert_eq!(done.unwrap(), Applied::Yes);
+    }
+    std::mem::forget(open);
+    db.pool().execute("update open_task set due_at = now() - interval '1 hour'").await.unwrap();
+    db.pool().execute("vacuum (analyze) open_task").await.unwrap();
+    let claims = rows_read(&db, &["open_task"], async |database| {
+        assert_eq!(database.claim_due("kling-3.0", 10, HOUR).await.unwrap().len(), CLAIMED);
+    });
+    assert_few("claimed", claims.await, CLAIMED);
+}
+
 /// A few rows for each task, and not none: else nothing was counted at all.
 fn assert_few(what: &str, read: i64, tasks: usize) {
     let most = i64::try_from(tasks * 10).unwrap();

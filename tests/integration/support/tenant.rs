@@ -78,12 +78,21 @@ pub async fn make(
 
 /// So many tasks of the tenant's key that have ended, each charged 90 credits; the credits for them were granted.
 pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
-    sqlx::query(
+    history_as(db, tenant, tasks, "'t'").await;
+}
+
+/// The same, of so many types of tasks: t0, t1 and so on.
+pub async fn history_of_types(db: &TestDatabase, tenant: &Tenant, tasks: i32, types: i32) {
+    history_as(db, tenant, tasks, &format!("'t' || i % {types}")).await;
+}
+
+async fn history_as(db: &TestDatabase, tenant: &Tenant, tasks: i32, task_type: &str) {
+    sqlx::query(sqlx::AssertSqlSafe(format!(
         "with ended as ( \
            insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
              balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, recorded_at, \
              ended_at, charged, raw_consumed, reported, drift) \
-           select $1, uuid_v7(t), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
+           select $1, uuid_v7(t), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, {task_type}, 'b', 'a', $1, '', t, t, t, \
              90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
          charged as ( \
            insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \
@@ -92,7 +101,7 @@ pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
            insert into entry (org_id, entry_id, kind, amount, reason, created_at) \
            values ($1, uuid_v7(now()), 'grant', 90 * $5, 'for its history', now())) \
          update org_balance set granted = granted + 90 * $5, consumed = consumed + 90 * $5 where org_id = $1",
-    )
+    )))
     .bind(tenant.org.as_uuid())
     .bind(tenant.user.as_uuid())
     .bind(tenant.key.as_uuid())

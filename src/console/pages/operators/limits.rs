@@ -238,7 +238,7 @@ pub(super) async fn change(visit: Visit) -> Outcome {
 pub(super) async fn change_quotas(visit: Visit) -> Outcome {
     let fields = visit.form().await?;
     let mut body = Map::new();
-    for name in ["users", "teams", "keys", "budgets"] {
+    for name in ["users", "teams", "keys", "budgets", "changes"] {
         if let Some(value) = limit(&fields, name)? {
             body.insert(name.into(), value);
         }

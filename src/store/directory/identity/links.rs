@@ -15,6 +15,9 @@ use crate::store::db::page::Slice;
 /// A longer subject cannot be linked: it is refused without a look-up.
 const MAX_SUBJECT: usize = 200;
 
+/// The most subjects that are linked to one user; of those that are linked at the same instant there may be a few more.
+const MOST_SUBJECTS: i64 = 20;
+
 /// A link between a subject of an identity provider and a user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct IdentityInfo {
@@ -76,6 +79,19 @@ impl Acting {
             return Err(StoreError::Invalid(
                 "a subject must be 1 to 200 characters without control characters".into(),
             ));
+        }
+        let linked: i64 = sqlx::query_scalar(
+            "select count(*) from (select from user_identity i where i.user_id = $1 and i.org_id = $2 limit $3) linked",
+        )
+        .bind(user.as_uuid())
+        .bind(org.as_uuid())
+        .bind(MOST_SUBJECTS)
+        .fetch_one(self.pool())
+        .await?;
+        if linked >= MOST_SUBJECTS {
+            return Err(StoreError::Conflict(format!(
+                "{user} has {MOST_SUBJECTS} subjects of identity providers already: unlink one first"
+            )));
         }
         let identity = IdentityId::generate();
         let done = sqlx::query(

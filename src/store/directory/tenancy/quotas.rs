@@ -1,4 +1,4 @@
-//! How many users, teams, keys and budgets an organisation may have.
+//! How many users, teams, keys and budgets an organisation may have, and how many changes its people may make.
 
 use super::*;
 
@@ -13,6 +13,8 @@ words! {
         Keys = "keys",
         /// Budgets of the organisation, its teams, users and keys.
         Budgets = "budgets",
+        /// Changes that the organisation's own people ask for on one UTC day; what only revokes or deletes does not count.
+        Changes = "changes",
     }
 }
 
@@ -20,7 +22,7 @@ words! {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Quota {
     pub kind: QuotaKind,
-    /// How many the organisation has.
+    /// How many the organisation has; of changes: today's.
     pub used: i64,
     /// How many the organisation may have.
     pub most: i32,
@@ -40,6 +42,28 @@ impl Database {
         .fetch_all(self.pool())
         .await?;
         Ok(rows.into_iter().map(|(kind, used, most, own)| Quota { kind, used, most, own }).collect())
+    }
+
+    /// Counts a change that somebody of `org` asks for, before it is made; an error, with the quota: as many were asked for today as
+    /// may be. The count is a row of its own, which is locked for no longer than this statement.
+    pub async fn count_change(&self, org: OrgId) -> Result<Result<(), i32>, StoreError> {
+        let (most, counted): (i32, bool) = sqlx::query_as(
+            "with allowed as (select coalesce(special.most, platform.most) as most from quota platform \
+                 left join quota special on special.org_id = $1 and special.kind = platform.kind \
+                 where platform.org_id is null and platform.kind = $2), \
+             counted as (insert into change_count as c (org_id, day, changes) \
+                 select $1, (now() at time zone 'UTC')::date, 1 from allowed where allowed.most > 0 \
+                 on conflict (org_id) do update set day = excluded.day, \
+                     changes = case when c.day = excluded.day then c.changes + 1 else 1 end \
+                 where c.day <> excluded.day or c.changes < (select allowed.most from allowed) \
+                 returning c.changes) \
+             select allowed.most, exists (select from counted) from allowed",
+        )
+        .bind(org.as_uuid())
+        .bind(QuotaKind::Changes.as_str())
+        .fetch_one(self.pool())
+        .await?;
+        Ok(if counted { Ok(()) } else { Err(most) })
     }
 }
 
