@@ -1,5 +1,6 @@
 //! An organisation with everything a budget can be of.
 
+use sqlx::PgPool;
 use time::OffsetDateTime;
 use tollgate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 use tollgate::store::BudgetLevel::{self, Key, Organisation, Team, User};
@@ -78,12 +79,17 @@ pub async fn make(
 
 /// So many tasks of the tenant's key that have ended, each charged 90 credits; the credits for them were granted.
 pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
+    history_of_keys(db.pool(), tenant, &[tenant.key], tasks).await;
+}
+
+/// The same, of these keys of its user in turn.
+pub async fn history_of_keys(pool: &PgPool, tenant: &Tenant, keys: &[KeyId], tasks: i32) {
     sqlx::query(
         "with ended as ( \
            insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
              balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, recorded_at, \
              ended_at, charged, raw_consumed, reported, drift) \
-           select $1, uuid_v7(t), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
+           select $1, uuid_v7(t), $2, ($3::uuid[])[1 + i % cardinality($3::uuid[])], $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, 't', 'b', 'a', $1, '', t, t, t, \
              90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
          charged as ( \
            insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \
@@ -95,10 +101,10 @@ pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
     )
     .bind(tenant.org.as_uuid())
     .bind(tenant.user.as_uuid())
-    .bind(tenant.key.as_uuid())
+    .bind(keys.iter().map(|key| key.as_uuid()).collect::<Vec<_>>())
     .bind(tenant.team.as_uuid())
     .bind(tasks)
-    .execute(db.pool())
+    .execute(pool)
     .await
     .unwrap();
 }
