@@ -339,8 +339,9 @@ impl Street {
         (met.p99(), ended)
     }
 
-    /// Waits until every task has ended.
+    /// Waits until every task has ended, with a vendor that behaves.
     pub async fn until_ended(&self) {
+        self.fleet.vendor.behave().await;
         self.fleet.until_ended().await;
     }
 

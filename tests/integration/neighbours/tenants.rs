@@ -58,8 +58,8 @@ async fn manage(target: Target) {
             0 => client
                 .post(format!("{of_org}/users"))
                 .json(&json!({"name": format!("user {}", Uuid::now_v7())})),
-            1 => client.get(format!("{of_org}/usage?by=day")),
-            2 => client.get(format!("{of_org}/usage?by=key")),
+            1 => client.get(format!("{of_org}/usage?group_by=day")),
+            2 => client.get(format!("{of_org}/usage?group_by=key")),
             3 => client.get(format!("{of_org}/keys?limit=200")),
             4 => client.get(format!("{of_org}/entries?limit=200")),
             _ => client.get(format!("{of_org}/audit-log?limit=200")),
