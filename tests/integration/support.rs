@@ -3,6 +3,7 @@
 pub mod admin_client;
 pub mod aged;
 pub mod browser;
+pub mod cgroup;
 pub mod cluster;
 pub mod company;
 pub mod connection;

@@ -4,17 +4,20 @@ use std::sync::atomic::Ordering;
 
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tollgate::api_key::NewKey;
 
 use super::street::{Street, Target};
+use crate::support::faults::table::skipped;
 use crate::support::http;
 
 /// One HTTP/2 connection that asks for a page a hundred times and lets the server send nothing of the bodies; again, if it is
 /// put out.
 async fn ask_and_do_not_read(target: &Target, path: &'static str) {
     loop {
-        let Ok(stream) = TcpStream::connect(target.data).await else { continue };
+        let Some(stream) = target.connect().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
         let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(0)
             .handshake::<_, Empty<bytes::Bytes>>(TokioIo::new(stream))
@@ -34,22 +37,29 @@ async fn ask_and_do_not_read(target: &Target, path: &'static str) {
     }
 }
 
+/// A thousand answers, of megabytes in sum, that nobody reads.
+async fn ask_for_pages(target: Target) {
+    for connection in 0..10 {
+        let path = ["/docs/swagger-ui-bundle.js", "/openapi.json"][connection % 2];
+        let each = target.clone();
+        target.run(async move { ask_and_do_not_read(&each, path).await });
+    }
+    target.over.cancelled().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn public_pages_that_nobody_reads() {
-    async fn attack(target: Target) {
-        for connection in 0..10 {
-            let path = ["/docs/swagger-ui-bundle.js", "/openapi.json"][connection % 2];
-            let each = target.clone();
-            target.tasks.spawn(async move {
-                tokio::select! {
-                    () = each.over.cancelled() => {}
-                    () = ask_and_do_not_read(&each, path) => {}
-                }
-            });
-        }
-        target.over.cancelled().await;
-    }
-    Street::new().await.bears("1,000 public pages unread", 500, attack).await;
+    Street::new().await.bears("1,000 public pages unread", 500, ask_for_pages).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn public_pages_that_nobody_reads_behind_haproxy() {
+    const NAME: &str = "1,000 public pages unread behind HAProxy";
+    let Some(street) = Street::behind_haproxy().await else {
+        assert!(std::env::var_os("TOLLGATE_TEST_HAPROXY").is_none(), "this machine has no haproxy");
+        return skipped(NAME, "this machine has no haproxy");
+    };
+    street.bears(NAME, 200, ask_for_pages).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,6 +41,12 @@ impl Trust {
         self.connector(b"http/1.1").connect(name, stream).await.unwrap()
     }
 
+    /// TLS over a connection; for this protocol.
+    pub async fn over(&self, stream: TcpStream, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("localhost").unwrap();
+        self.connector(alpn).connect(name, stream).await
+    }
+
     fn connector(&self, alpn: &[u8]) -> TlsConnector {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config =

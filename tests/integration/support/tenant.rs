@@ -1,5 +1,6 @@
 //! An organisation with everything a budget can be of.
 
+use sqlx::PgPool;
 use time::OffsetDateTime;
 use tollgate::ids::{BudgetId, KeyId, OrgId, TeamId, UserId};
 use tollgate::store::BudgetLevel::{self, Key, Organisation, Team, User};
@@ -78,21 +79,26 @@ pub async fn make(
 
 /// So many tasks of the tenant's key that have ended, each charged 90 credits; the credits for them were granted.
 pub async fn history(db: &TestDatabase, tenant: &Tenant, tasks: i32) {
-    history_as(db, tenant, tasks, "'t'").await;
+    history_as(db.pool(), tenant, &[tenant.key], tasks, "'t'").await;
 }
 
 /// The same, of so many types of tasks: t0, t1 and so on.
 pub async fn history_of_types(db: &TestDatabase, tenant: &Tenant, tasks: i32, types: i32) {
-    history_as(db, tenant, tasks, &format!("'t' || i % {types}")).await;
+    history_as(db.pool(), tenant, &[tenant.key], tasks, &format!("'t' || i % {types}")).await;
 }
 
-async fn history_as(db: &TestDatabase, tenant: &Tenant, tasks: i32, task_type: &str) {
+/// The same, of these keys of its user in turn.
+pub async fn history_of_keys(pool: &PgPool, tenant: &Tenant, keys: &[KeyId], tasks: i32) {
+    history_as(pool, tenant, keys, tasks, "'t'").await;
+}
+
+async fn history_as(pool: &PgPool, tenant: &Tenant, keys: &[KeyId], tasks: i32, task_type: &str) {
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "with ended as ( \
            insert into hold (org_id, hold_id, user_id, key_id, team_id, state, amount, list_price, factor_bp, price_book, \
              balance_after, overdraft, task_type, backend, account, owner, fingerprint, created_at, recorded_at, \
              ended_at, charged, raw_consumed, reported, drift) \
-           select $1, uuid_v7(t), $2, $3, $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, {task_type}, 'b', 'a', $1, '', t, t, t, \
+           select $1, uuid_v7(t), $2, ($3::uuid[])[1 + i % cardinality($3::uuid[])], $4, 'SETTLED', 100, 100, 10000, 1, 0, 0, {task_type}, 'b', 'a', $1, '', t, t, t, \
              90, 90, 90, 0 from generate_series(1, $5) i, lateral (select now() - i * interval '1 ms') at(t) returning *), \
          charged as ( \
            insert into entry (org_id, entry_id, kind, amount, hold_id, user_id, key_id, team_id, task_type, created_at) \
@@ -104,10 +110,10 @@ async fn history_as(db: &TestDatabase, tenant: &Tenant, tasks: i32, task_type: &
     )))
     .bind(tenant.org.as_uuid())
     .bind(tenant.user.as_uuid())
-    .bind(tenant.key.as_uuid())
+    .bind(keys.iter().map(|key| key.as_uuid()).collect::<Vec<_>>())
     .bind(tenant.team.as_uuid())
     .bind(tasks)
-    .execute(db.pool())
+    .execute(pool)
     .await
     .unwrap();
 }

@@ -21,6 +21,7 @@ use super::load::{Create, Customers, Load, Plan, Reply, Tenant};
 use super::oracle::{Evidence, Hold, Verdict};
 use super::scaled;
 use super::vendor::Vendor;
+use crate::support::cgroup::Cgroup;
 use crate::support::database::{PATIENCE, until};
 use crate::support::gateway::MASTER_KEY;
 use crate::support::leaks;
@@ -43,6 +44,8 @@ pub struct Spec {
     pub all: Environment,
     /// The most file descriptors of a gateway; none: as many as a test may have.
     pub descriptors: Option<u32>,
+    /// The most memory of a gateway, in bytes, where the tests may limit it; none: no limit.
+    pub memory: Option<u64>,
     /// Environment of single gateways, at their first start.
     pub each: Vec<(usize, Environment)>,
 }
@@ -54,9 +57,9 @@ impl Spec {
     /// Three gateways.
     pub fn on(url: &str) -> Self {
         let task_time = Duration::from_millis(300);
-        let (all, descriptors, each) = Default::default();
+        let (all, descriptors, memory, each) = Default::default();
         let gateways_urls = vec![url.into()];
-        Self { gateways_urls, direct_url: url.into(), gateways: 3, task_time, all, descriptors, each }
+        Self { gateways_urls, direct_url: url.into(), gateways: 3, task_time, all, descriptors, memory, each }
     }
 
     /// Gateways with the patience that they have in production: for scenarios in which none of them is to blame.
@@ -77,10 +80,12 @@ const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// Its processes end with it.
 pub struct Fleet {
-    pub vendor: Vendor,
+    pub vendor: Arc<Vendor>,
     pub customers: Arc<Customers>,
     pub pool: PgPool,
     gateways: Vec<Option<Child>>,
+    /// One of each gateway whose memory is limited.
+    groups: Vec<Option<Cgroup>>,
     spec: Spec,
     config: String,
     scratch: Scratch,
@@ -97,7 +102,7 @@ impl Drop for Fleet {
 
 impl Fleet {
     pub async fn start(spec: Spec) -> Self {
-        let vendor = Vendor::start(spec.task_time).await;
+        let vendor = Arc::new(Vendor::start(spec.task_time).await);
         let tenants = tenants(&spec.direct_url).await;
         let customers = Customers::new(tenants, spec.gateways);
         let scratch = Scratch::new();
@@ -105,7 +110,8 @@ impl Fleet {
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
         let pool = pool.connect_lazy(&spec.direct_url).unwrap();
         let gateways = (0..spec.gateways).map(|_| None).collect();
-        let mut fleet = Self { vendor, customers, pool, gateways, spec, config, scratch };
+        let groups = (0..spec.gateways).map(|_| spec.memory.and_then(Cgroup::with_memory)).collect();
+        let mut fleet = Self { vendor, customers, pool, gateways, groups, spec, config, scratch };
         let environments: Vec<Environment> = (0..fleet.spec.gateways)
             .map(|gateway| fleet.spec.each.iter().find(|(whose, _)| *whose == gateway))
             .map(|own| own.map(|(_, environment)| environment.clone()).unwrap_or_default())
@@ -142,7 +148,12 @@ impl Fleet {
         let log = OpenOptions::new().append(true).open(self.log_path(gateway)).unwrap();
         let mut command = Command::new("sh");
         let limit = self.spec.descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
-        command.arg("-c").arg(format!("{limit}exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_tollgate"));
+        let entrance = self.groups[gateway].as_ref().map(Cgroup::entrance);
+        let enter = entrance.map_or_else(String::new, |file| format!("echo $$ >'{}' && ", file.display()));
+        command
+            .arg("-c")
+            .arg(format!("{limit}{enter}exec \"$0\" \"$@\""))
+            .arg(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["serve", "--config", &self.config]).env_remove("DATABASE_URL").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.envs(leaks::environment());
@@ -193,6 +204,11 @@ impl Fleet {
     /// The process id of a gateway.
     pub fn id(&self, gateway: usize) -> i32 {
         self.pid(gateway).as_raw()
+    }
+
+    /// How many gateways were killed because they had no memory left; none if their memory is not limited.
+    pub fn killed_for_memory(&self) -> Option<u64> {
+        self.groups.iter().map(|group| group.as_ref().map(Cgroup::killed)).sum()
     }
 
     pub fn signal(&self, gateway: usize, signal: Signal) {
