@@ -623,6 +623,7 @@ impl Config {
             let defaults = Figment::from(Serialized::default("log", Log::default()));
             defaults.merge(given).extract()
         } else {
+            schema::complete(&mut values);
             Figment::from(Serialized::defaults(values)).extract()
         };
         let mut config = match read {
