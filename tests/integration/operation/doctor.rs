@@ -204,3 +204,42 @@ async fn identity_providers_whose_keys_cannot_be_fetched_are_told() {
         assert!(found.contains("its users are refused until then"), "{said:?}");
     }
 }
+
+/// The clock of the database is made wrong, as no test may do that to the machine's.
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told() {
+    let db = TestDatabase::new().await;
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", closed_port().await);
+    let file = scratch.file("gateway.toml", &config(db.url(), &vendor, ""));
+    let clock = async || {
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let warnings = findings(&said, "warning");
+        assert!(findings(&said, "ok").iter().any(|one| one.starts_with("database: ")), "{said:?}");
+        warnings.into_iter().find(|warning| warning.starts_with("clock: "))
+    };
+    assert_eq!(clock().await, None);
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(db.pool()).await.unwrap();
+    for (wrong, seconds) in
+        [("+ interval '10 minutes'", 600), ("- interval '40 seconds'", 40), ("+ interval '5 seconds'", 0)]
+    {
+        let change = format!(
+            "create or replace function clock_timestamp() returns timestamptz language sql as \
+             $$select pg_catalog.clock_timestamp() {wrong}$$; \
+             alter database \"{name}\" set search_path = public, pg_catalog"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(db.pool()).await.unwrap();
+        match (clock().await, seconds) {
+            (None, 0) => {}
+            (Some(told), _) => {
+                assert!(seconds > 0 && told.contains(" seconds apart") && told.contains("(NTP)"), "{told}");
+                let apart =
+                    [seconds - 1, seconds, seconds + 1].map(|seconds| format!(" {seconds} seconds apart"));
+                assert!(apart.iter().any(|apart| told.contains(apart)), "{told}");
+            }
+            (None, _) => panic!("{wrong}: nothing is told"),
+        }
+    }
+    let back = format!("alter database \"{name}\" reset search_path; drop function public.clock_timestamp()");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(back)).execute(db.pool()).await.unwrap();
+}
