@@ -363,6 +363,7 @@ impl Config {
             ("database.url_file".to_owned(), self.database.url_file.clone()),
             ("telemetry.headers_file".to_owned(), self.telemetry.headers_file.clone()),
             ("quotes.secret_file".to_owned(), self.quotes.secret_file.clone()),
+            ("quotes.former_secret_file".to_owned(), self.quotes.former_secret_file.clone()),
             ("upstream.proxy_credentials_file".to_owned(), self.upstream.proxy_credentials_file.clone()),
         ];
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
@@ -434,14 +435,30 @@ fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
 
 fn check_quotes(check: &mut Check<'_>, quotes: &mut Quotes) {
     let (field, file) = ("quotes.secret", "quotes.secret_file");
-    if quotes.secret.is_none() && quotes.secret_file.is_none() {
-        return;
+    quotes.secret = check_long_secret(check, field, quotes.secret.take(), file, &mut quotes.secret_file);
+    let (field, file) = ("quotes.former_secret", "quotes.former_secret_file");
+    let former = quotes.former_secret.take();
+    quotes.former_secret = check_long_secret(check, field, former, file, &mut quotes.former_secret_file);
+    if quotes.former_secret.is_some() && quotes.secret.is_none() {
+        check.wrong(field, "given without quotes.secret", "left out, or beside it");
     }
-    let secret = check.secret(field, quotes.secret.take(), file, &mut quotes.secret_file);
+}
+
+fn check_long_secret(
+    check: &mut Check<'_>,
+    field: &str,
+    value: Option<Secret>,
+    file_field: &str,
+    file: &mut Option<PathBuf>,
+) -> Option<Secret> {
+    if value.is_none() && file.is_none() {
+        return None;
+    }
+    let secret = check.secret(field, value, file_field, file);
     if secret.as_ref().is_some_and(|secret| secret.expose().chars().count() < 32) {
         check.wrong(field, "too short", "at least 32 random characters");
     }
-    quotes.secret = secret;
+    secret
 }
 
 fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
@@ -703,25 +720,6 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_put_in_the_place_of_a_file_is_warned_of() {
-        let directory = std::env::temp_dir().join(format!("tollgate-open-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let file = directory.join("tollgate.toml");
-        std::fs::write(&file, LEAST).unwrap();
-        let with = |of_file: u32, of_directory: u32| {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(of_file)).unwrap();
-            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(of_directory)).unwrap();
-            changeable("the configuration", &file).unwrap_or_default()
-        };
-        assert_eq!(with(0o644, 0o755), "");
-        assert_eq!(with(0o644, 0o1777), "");
-        let (by_all, by_group, directory_open) = (with(0o666, 0o755), with(0o664, 0o755), with(0o644, 0o777));
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert!(by_all.contains("mode 666") && by_group.contains("mode 664"), "{by_all} {by_group}");
-        assert!(directory_open.contains("put another file in the place of"), "{directory_open}");
-    }
-
-    #[test]
     fn key_files_that_everybody_may_change_are_refused() {
         let file = std::env::temp_dir().join(format!("tollgate-mode-{}", std::process::id()));
         std::fs::write(&file, "k").unwrap();
@@ -745,6 +743,25 @@ mod tests {
             told.contains("master_key_file") && told.contains("602") && told.contains("chmod o-w"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn what_others_may_put_in_the_place_of_a_file_is_warned_of() {
+        let directory = std::env::temp_dir().join(format!("tollgate-open-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let file = directory.join("tollgate.toml");
+        std::fs::write(&file, LEAST).unwrap();
+        let with = |of_file: u32, of_directory: u32| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(of_file)).unwrap();
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(of_directory)).unwrap();
+            changeable("the configuration", &file).unwrap_or_default()
+        };
+        assert_eq!(with(0o644, 0o755), "");
+        assert_eq!(with(0o644, 0o1777), "");
+        let (by_all, by_group, directory_open) = (with(0o666, 0o755), with(0o664, 0o755), with(0o644, 0o777));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(by_all.contains("mode 666") && by_group.contains("mode 664"), "{by_all} {by_group}");
+        assert!(directory_open.contains("put another file in the place of"), "{directory_open}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::bulk::{BulkWorkers, Payer};
 use crate::call::Party;
 use crate::config;
 use crate::credits::Credits;
+use crate::encryption::StoredSecrets;
 use crate::layers::body::Coding;
 use crate::price_cache::Prices;
 use crate::rate_limits::{Limited, Manager};
@@ -45,6 +46,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) max_exposure: Credits,
     /// Where people find the console, for links to it.
     pub(super) console: Arc<config::Console>,
+    /// Encrypts secrets that are stored.
+    pub(super) secrets: StoredSecrets,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub(super) contents: Contents,
     pub(super) vendor: Vendor,
@@ -226,6 +229,7 @@ where
         input,
         max_exposure: api.max_exposure,
         console: api.console.clone(),
+        secrets: api.secrets.clone(),
         contents: api.contents.clone(),
         vendor: Vendor {
             upstream: api.upstream.clone(),

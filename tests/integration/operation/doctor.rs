@@ -3,6 +3,8 @@
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+use tollgate::encryption::StoredSecrets;
+use tollgate::secret::Secret;
 use tollgate::store::ProviderSpec;
 
 use crate::support::database::TestDatabase;
@@ -121,6 +123,24 @@ async fn it_tells_whether_people_can_sign_in_by_their_providers() {
     let of_bad =
         warnings.iter().find(|one| one.contains("console by bad")).unwrap_or_else(|| panic!("{said:?}"));
     assert!(of_bad.contains("cannot be read") && of_bad.contains(&bad.issuer), "{of_bad}");
+    // Their secrets are in clear, until the gateways have one of their own.
+    let in_clear = "can read the client secret of";
+    assert_eq!(warnings.iter().filter(|one| one.contains(in_clear)).count(), 2, "{said:?}");
+    let secrets = StoredSecrets::under(Some(&Secret::new("s".repeat(32))), None);
+    gateway.db.database().encrypt_client_secrets(&secrets).await.unwrap();
+    for (secret, readable) in [("s", true), ("t", false)] {
+        let text = format!("{console}[quotes]\nsecret = \"{}\"\n", secret.repeat(32));
+        let file = scratch.file("secret.toml", &config(gateway.db.url(), &vendor, &text));
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let told = |level: &str, words: &str| findings(&said, level).iter().any(|one| one.contains(words));
+        assert_eq!(
+            told("warning", "encrypted under another secret than quotes.secret"),
+            !readable,
+            "{said:?}"
+        );
+        assert_eq!(told("ok", "good says where people sign in"), readable, "{said:?}");
+        assert!(!told("warning", in_clear), "{said:?}");
+    }
     let file = scratch.file("none.toml", &config(gateway.db.url(), &vendor, ""));
     let said = run(&["doctor", "--json", "--config", &file]).await;
     let warnings = findings(&said, "warning");
