@@ -11,14 +11,17 @@ begin
     delete from name_look;
     insert into name_look (kind, scope, look, id, name)
     select used.kind, coalesce(used.scope, '00000000-0000-0000-0000-000000000000'), look, used.id, used.name
-    from (select 'org' as kind, null::uuid as scope, o.org_id::text as id, o.name from org o where o.deleted_at is null
-          union all select 'team', t.org_id, t.team_id::text, t.name from team t where t.deleted_at is null
-          union all select 'app_user', u.org_id, u.user_id::text, u.name from app_user u where u.deleted_at is null
-          union all select 'api_key', k.org_id, k.key_id::text, k.name from api_key k where k.revoked_at is null
-          union all select 'operator_token', null, t.token_id::text, t.name from operator_token t where t.revoked_at is null
-          union all select 'price_book', null, b.version::text, b.name from price_book b
-          union all select 'identity_provider', null, p.provider_id::text, p.name from identity_provider p
-                    where p.deleted_at is null) used
+    from (select 'org' as kind, null::uuid as scope, org.org_id::text as id, org.name from org where org.deleted_at is null
+          union all select 'team', team.org_id, team.team_id::text, team.name from team where team.deleted_at is null
+          union all select 'app_user', app_user.org_id, app_user.user_id::text, app_user.name from app_user
+                    where app_user.deleted_at is null
+          union all select 'api_key', api_key.org_id, api_key.key_id::text, api_key.name from api_key
+                    where api_key.revoked_at is null
+          union all select 'operator_token', null, token.token_id::text, token.name from operator_token token
+                    where token.revoked_at is null
+          union all select 'price_book', null, book.version::text, book.name from price_book book
+          union all select 'identity_provider', null, provider.provider_id::text, provider.name from identity_provider provider
+                    where provider.deleted_at is null) used
     cross join lateral unnest(name_looks(used.name)) look
     on conflict do nothing;
 end $$;

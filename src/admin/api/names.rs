@@ -55,8 +55,9 @@ impl TryFrom<String> for Name {
 /// Whether a word has letters of several scripts that are not written together: Latin and one other are, if that is neither Greek nor
 /// Cyrillic, nor one that hardly anybody uses (UTS 39, "moderately restrictive").
 fn mixes_scripts(word: &str) -> bool {
-    let word: String = word.nfkc().collect();
-    !word.is_single_script() && !word.check_restriction_level(RestrictionLevel::ModeratelyRestrictive)
+    let as_one_writes = || word.nfkc().collect::<String>();
+    !word.is_single_script()
+        && !as_one_writes().check_restriction_level(RestrictionLevel::ModeratelyRestrictive)
 }
 
 impl Name {
