@@ -34,6 +34,7 @@ pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tls::{BadPair, Pair, Tls, Trusted};
 pub use self::upstream::{AccountConfig, UpstreamConfig, Upstreams};
+use crate::encryption::StoredSecrets;
 use crate::https::{Authorities, BadTrust, Egress};
 
 use self::check::Check;
@@ -406,16 +407,28 @@ pub struct Quotes {
     // At most 3,000 s, because a gateway keeps the books that were in force within the last hour.
     #[schemars(range(min = 0, max = 3_000))]
     pub max_valid_seconds: u32,
-    /// A secret of at least 32 characters that quotes are signed with, together with a key in the database; the same for all
-    /// gateways. Omitted: whoever can read the database can sign quotes.
+    /// A secret of at least 32 characters that quotes are signed with, together with a key in the database, and that the client
+    /// secrets of identity providers are encrypted under; the same for all gateways. Omitted: whoever can read the database can
+    /// sign quotes, and read those secrets.
     pub secret: Option<Secret>,
     /// File that holds the secret, instead of `secret`.
     pub secret_file: Option<PathBuf>,
+    /// What `secret` was before, while it is being replaced: what is encrypted under it can be read, and a gateway encrypts it
+    /// anew when it starts.
+    pub former_secret: Option<Secret>,
+    /// File that holds the former secret, instead of `former_secret`.
+    pub former_secret_file: Option<PathBuf>,
 }
 
 impl Default for Quotes {
     fn default() -> Self {
-        Self { max_valid_seconds: 900, secret: None, secret_file: None }
+        Self {
+            max_valid_seconds: 900,
+            secret: None,
+            secret_file: None,
+            former_secret: None,
+            former_secret_file: None,
+        }
     }
 }
 
@@ -425,6 +438,11 @@ impl Quotes {
         (self.max_valid_seconds > 0 && self.secret.is_none()).then_some(
             "quotes.secret_file is not set: whoever can read the database can sign quotes for an organisation",
         )
+    }
+
+    /// What secrets in the database are encrypted under.
+    pub fn stored_secrets(&self) -> StoredSecrets {
+        StoredSecrets::under(self.secret.as_ref(), self.former_secret.as_ref())
     }
 }
 
@@ -623,6 +641,7 @@ impl Config {
             let defaults = Figment::from(Serialized::default("log", Log::default()));
             defaults.merge(given).extract()
         } else {
+            schema::complete(&mut values);
             Figment::from(Serialized::defaults(values)).extract()
         };
         let mut config = match read {

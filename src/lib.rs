@@ -8,7 +8,7 @@
 //! | Floor | Modules | What lives there |
 //! |---|---|---|
 //! | 0 ground | [`ids`] [`credits`] [`clock`] [`secret`] [`metrics`] [`fail_point`] [`docs_page`] [`log_queue`] [`safe_url`] [`strict`] [`https`] [`shares`] | ids, checked integers, time, secrets, metric names, the page that shows an API, the queue of log lines to standard error, URLs whose answers nobody on the network can change, the refusal of input that says a thing twice, the one HTTP client, quantities of which no owner gets it all |
-//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] [`bulk`] | the meaning of requests, prices, keys and the vendor's envelope; how many megabytes may be in memory |
+//! | 1 rules, no IO | [`wire`] [`pricing`] [`quote`] [`order`] [`api_key`] [`bulk`] [`encryption`] | the meaning of requests, prices, keys and the vendor's envelope; how many megabytes may be in memory; how secrets for others are stored |
 //! | 2 settings | [`config`] | defaults, then the file, then the environment: the later value wins |
 //! | 3 outside world | [`store`] (all SQL) · [`upstream`] · [`telemetry`] · [`postgres`] · [`simulator`] | all IO |
 //! | 4 the call | [`error`] [`call`] | the one error type above the store; a type for each stage of a call |
@@ -96,6 +96,7 @@ pub mod config;
 pub mod console;
 pub mod credits;
 pub mod docs_page;
+pub mod encryption;
 pub mod error;
 pub mod fail_point;
 pub mod handlers;

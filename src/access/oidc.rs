@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use url::{Url, form_urlencoded};
 
 use crate::clock::Clock;
+use crate::encryption::StoredSecrets;
 use crate::https::{Answer, BadTrust, CallError, Client, ClientSettings, Egress, HttpVersion, Trust};
 use crate::ids::ProviderId;
 use crate::safe_url::is_safe;
@@ -63,6 +64,9 @@ const UNSAFE: &str =
 const CLIENT_REFUSED: &str =
     "your identity provider refuses this console's client id or secret: tell an operator of this service";
 const BUSY: &str = "too many people sign in by your identity provider at this moment: try again";
+/// Told to people who sign in, and by `doctor`.
+pub const UNREADABLE_SECRET: &str =
+    "this console's secret for your identity provider cannot be read: tell an operator of this service";
 const NO_ID_TOKEN: &str = "your identity provider gave no ID token: tell an operator of this service";
 
 /// Where a provider's endpoints are.
@@ -136,12 +140,13 @@ pub struct SignInClient {
     /// By issuer, so that a provider that is changed is asked anew.
     endpoints: Cache<String, Known>,
     exchanges: Arc<Shares<ProviderId>>,
+    secrets: StoredSecrets,
     clock: Clock,
 }
 
 impl SignInClient {
     /// Asks nothing yet: a provider is asked when somebody signs in by it.
-    pub fn new(egress: &Egress, clock: Clock) -> Result<Self, BadTrust> {
+    pub fn new(egress: &Egress, secrets: StoredSecrets, clock: Clock) -> Result<Self, BadTrust> {
         let settings = ClientSettings {
             trust: Trust::Machine(egress.authorities.clone()),
             proxy: egress.proxy.clone(),
@@ -153,13 +158,25 @@ impl SignInClient {
             http: Client::new(&settings, TIMEOUT, MAX_BODY)?,
             endpoints: Cache::new(1_000),
             exchanges: Shares::with_queue(EXCHANGES, WAITING, metrics::Gauge::noop()),
+            secrets,
             clock,
         })
     }
 
     /// Whether people could be sent to this provider; otherwise why not.
     pub async fn check(&self, provider: &Provider) -> Result<(), &'static str> {
+        self.secret(provider)?;
         self.endpoints(provider).await.map(drop)
+    }
+
+    /// The secret that the console has with the provider, if it has one.
+    fn secret(&self, provider: &Provider) -> Result<Option<Secret>, &'static str> {
+        let stored = provider.spec.console_client_secret.as_ref();
+        let secret = stored.map(|stored| self.secrets.decrypt(stored, &provider.spec.issuer));
+        secret.transpose().map_err(|why| {
+            log(provider, "secret", &why.to_string());
+            UNREADABLE_SECRET
+        })
     }
 
     /// Where the provider's endpoints are. However many people sign in at once, one of them asks.
@@ -205,8 +222,9 @@ impl SignInClient {
         let endpoints = self.endpoints(provider).await.map_err(NoToken::Unavailable)?;
         let turn = tokio::time::timeout(PATIENCE, self.exchanges.wait(provider.provider_id, 1)).await;
         let Ok(Ok(_turn)) = turn else { return Err(NoToken::Unavailable(BUSY)) };
-        let secret = provider.spec.console_client_secret.as_ref();
-        let request = endpoints.request(client_id, secret, code).ok_or(NoToken::Unavailable(GARBAGE))?;
+        let secret = self.secret(provider).map_err(NoToken::Unavailable)?;
+        let request =
+            endpoints.request(client_id, secret.as_ref(), code).ok_or(NoToken::Unavailable(GARBAGE))?;
         let answer = self.ask(provider, "token", &endpoints.token, request).await;
         read_answer(provider, &answer.map_err(NoToken::Unavailable)?)
     }

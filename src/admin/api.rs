@@ -73,6 +73,7 @@ use crate::call::Party;
 use crate::config;
 use crate::credits::Credits;
 use crate::docs_page::{self, Shown};
+use crate::encryption::StoredSecrets;
 use crate::layers::body::BodyReader;
 use crate::price_cache::Prices;
 use crate::rate_limits::RateLimits;
@@ -97,6 +98,8 @@ pub struct Api {
     pub max_exposure: Credits,
     /// Where people find the console, for links to it.
     pub console: Arc<config::Console>,
+    /// Encrypts secrets that are stored.
+    pub secrets: StoredSecrets,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub contents: Contents,
     /// The vendor, with whose word an operator's is compared.

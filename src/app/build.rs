@@ -39,8 +39,8 @@ use crate::rate_limits::RateLimits;
 use crate::server::{self, Certificate, bind};
 use crate::stack::Parts;
 use crate::store::{
-    CONTENT_CONNECTIONS, Contents, Database, LaneSettings, Lease, Ledger, Purpose, RETRY_ASIDE, SIDE_LANES,
-    SharedDatabase, Shortfall, StoreError,
+    Actor, CONTENT_CONNECTIONS, Contents, Database, LaneSettings, Lease, Ledger, Purpose, RETRY_ASIDE,
+    SIDE_LANES, SharedDatabase, Shortfall, StoreError,
 };
 use crate::telemetry::Tracing;
 use crate::upstream::Upstream;
@@ -185,6 +185,7 @@ impl SharedParts {
         let prices = Arc::new(Prices::new(&config.quotes));
         let watcher =
             Arc::new(Watcher::new(pools.upkeep.clone(), authenticator.clone(), prices.clone(), Clock));
+        encrypt_secrets(config, &pools.upkeep).await?;
         watcher.look().await?;
         let ledger = ledger(config, &pools.callers, gateway);
         let tasks = TaskTracker::new();
@@ -295,6 +296,7 @@ impl SharedParts {
             proxies: self.proxies.clone(),
             max_exposure: max_exposure(config),
             console: Arc::new(config.console.clone()),
+            secrets: config.quotes.stored_secrets(),
             contents: self.pools.contents.clone(),
             upstream: self.upstream.clone(),
             prices: self.prices.clone(),
@@ -375,8 +377,20 @@ impl SharedParts {
     }
 }
 
+/// Encrypts what was stored before the gateways had a secret, or under their former one.
+async fn encrypt_secrets(config: &Config, database: &Database) -> Result<(), StoreError> {
+    let gateway = database.acting(Actor::program("gateway"));
+    for (provider, why) in gateway.encrypt_client_secrets(&config.quotes.stored_secrets()).await? {
+        tracing::warn!(%provider, %why, "the client secret of an identity provider cannot be read: enter it again");
+    }
+    Ok(())
+}
+
 fn authenticator(config: &Config, egress: &Egress, pools: &Pools) -> Result<Authenticator, StartError> {
-    let asks = (KeySets::new(&config.auth, egress, Clock)?, SignInClient::new(egress, Clock)?);
+    let asks = (
+        KeySets::new(&config.auth, egress, Clock)?,
+        SignInClient::new(egress, config.quotes.stored_secrets(), Clock)?,
+    );
     let failures = config.limits.failed_logins_per_minute;
     let (known, new) = (pools.callers.clone(), pools.lookups.clone());
     Ok(Authenticator::new(known, new, asks, &config.auth, failures, Clock))

@@ -9,11 +9,13 @@ use tokio::net::TcpListener;
 
 use super::{database, descriptors};
 use crate::access::jwks::{KeyKind, KeySets};
-use crate::access::oidc::SignInClient;
+use crate::access::oidc::{SignInClient, UNREADABLE_SECRET};
 use crate::bulk::Bulk;
 use crate::clock::Clock;
 use crate::config::{Config, Tls, UpstreamConfig};
+use crate::encryption::is_encrypted;
 use crate::ids::OrgId;
+use crate::secret::Secret;
 use crate::store::{Database, Provider, Purpose, Shortfall, StoreError};
 use crate::telemetry::Tracing;
 use crate::upstream::{StatusError, Upstream};
@@ -251,8 +253,9 @@ async fn of_providers(database: &Database, config: &Config) -> Vec<Diagnosis> {
         Ok(egress) => egress,
         Err(error) => return vec![Diagnosis::error(AREA, error.to_string(), "Mend the section tls")],
     };
-    let asks = KeySets::new(&config.auth, &egress, Clock)
-        .and_then(|key_sets| Ok((key_sets, SignInClient::new(&egress, Clock)?)));
+    let asks = KeySets::new(&config.auth, &egress, Clock).and_then(|key_sets| {
+        Ok((key_sets, SignInClient::new(&egress, config.quotes.stored_secrets(), Clock)?))
+    });
     let (providers, key_sets, sign_ins) = match (database.providers().await, asks) {
         (Ok(providers), Ok((key_sets, sign_ins))) => (providers, key_sets, sign_ins),
         (Err(error), _) => return vec![Diagnosis::error(AREA, error.to_string(), "See the database")],
@@ -283,6 +286,15 @@ async fn of_providers(database: &Database, config: &Config) -> Vec<Diagnosis> {
     let offered = providers.iter().filter(|provider| provider.spec.console_client_id.is_some());
     let sign_ins = offered.map(|provider| of_sign_in(&sign_ins, provider, config));
     found.extend(futures_util::future::join_all(sign_ins).await);
+    let in_clear = |stored: &Secret| !is_encrypted(stored);
+    let in_clear = |provider: &&Provider| provider.spec.console_client_secret.as_ref().is_some_and(in_clear);
+    found.extend(providers.iter().filter(in_clear).map(|provider| {
+        Diagnosis::warning(
+            "sign-in",
+            format!("whoever can read the database can read the client secret of {}", provider.spec.name),
+            "Set quotes.secret_file: at its next start a gateway encrypts what is stored",
+        )
+    }));
     found
 }
 
@@ -301,6 +313,13 @@ async fn of_sign_in(sign_ins: &SignInClient, provider: &Provider, config: &Confi
         Ok(()) => Diagnosis::well(
             AREA,
             format!("{name} says where people sign in; it must know the redirect URI {place}"),
+        ),
+        Err(UNREADABLE_SECRET) => Diagnosis::warning(
+            AREA,
+            format!(
+                "nobody signs in at the console by {name}: its client secret is encrypted under another secret than quotes.secret"
+            ),
+            "Give the other one as quotes.former_secret, or enter the client secret again",
         ),
         Err(why) => Diagnosis::warning(
             AREA,

@@ -106,11 +106,6 @@ impl ConfigError {
         }
     }
 
-    /// The last part of the name of the field that it concerns.
-    fn leaf(&self) -> Option<&str> {
-        self.field()?.rsplit('.').next()
-    }
-
     /// The name of the field that it concerns.
     pub(super) fn field(&self) -> Option<&str> {
         match self {
@@ -164,11 +159,8 @@ impl<'a> Check<'a> {
     /// What was found. Problems of fields that are among `told` are left out: they follow from what was told.
     pub(super) fn end(self, told: &[String]) -> Vec<ConfigError> {
         let known = |problem: &ConfigError| {
-            // A wrong `urls` or `master_key_file` is told, and then neither `url` nor `master_key` is missing.
-            let follows = |field: &String, leaf: &str| {
-                field.rsplit('.').next().is_some_and(|told| told.starts_with(leaf))
-            };
-            problem.leaf().is_some_and(|leaf| told.iter().any(|field| follows(field, leaf)))
+            let Some(field) = problem.field() else { return false };
+            told.iter().any(|told| follows(field, &without_places(told)))
         };
         self.found.into_iter().filter(|problem| !known(problem)).collect()
     }
@@ -218,6 +210,18 @@ impl<'a> Check<'a> {
         }
         Some(secret)
     }
+}
+
+/// Whether what is wrong with `field` follows from what was told of another one: a wrong `urls` or `master_key_file`, and then
+/// neither `url` nor `master_key` is missing; or a section that is missing, and with it everything in it.
+fn follows(field: &str, told: &str) -> bool {
+    told.starts_with(field) && !told[field.len()..].contains('.')
+        || field.strip_prefix(told).is_some_and(|within| within.starts_with('.'))
+}
+
+/// The path of a field without the places in lists: `accounts[1].name` is `accounts.name`.
+fn without_places(path: &str) -> String {
+    path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
 /// The mode of a file that every user of the machine may write.
@@ -359,6 +363,7 @@ impl Config {
             ("database.url_file".to_owned(), self.database.url_file.clone()),
             ("telemetry.headers_file".to_owned(), self.telemetry.headers_file.clone()),
             ("quotes.secret_file".to_owned(), self.quotes.secret_file.clone()),
+            ("quotes.former_secret_file".to_owned(), self.quotes.former_secret_file.clone()),
             ("upstream.proxy_credentials_file".to_owned(), self.upstream.proxy_credentials_file.clone()),
         ];
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
@@ -430,14 +435,30 @@ fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
 
 fn check_quotes(check: &mut Check<'_>, quotes: &mut Quotes) {
     let (field, file) = ("quotes.secret", "quotes.secret_file");
-    if quotes.secret.is_none() && quotes.secret_file.is_none() {
-        return;
+    quotes.secret = check_long_secret(check, field, quotes.secret.take(), file, &mut quotes.secret_file);
+    let (field, file) = ("quotes.former_secret", "quotes.former_secret_file");
+    let former = quotes.former_secret.take();
+    quotes.former_secret = check_long_secret(check, field, former, file, &mut quotes.former_secret_file);
+    if quotes.former_secret.is_some() && quotes.secret.is_none() {
+        check.wrong(field, "given without quotes.secret", "left out, or beside it");
     }
-    let secret = check.secret(field, quotes.secret.take(), file, &mut quotes.secret_file);
+}
+
+fn check_long_secret(
+    check: &mut Check<'_>,
+    field: &str,
+    value: Option<Secret>,
+    file_field: &str,
+    file: &mut Option<PathBuf>,
+) -> Option<Secret> {
+    if value.is_none() && file.is_none() {
+        return None;
+    }
+    let secret = check.secret(field, value, file_field, file);
     if secret.as_ref().is_some_and(|secret| secret.expose().chars().count() < 32) {
         check.wrong(field, "too short", "at least 32 random characters");
     }
-    quotes.secret = secret;
+    secret
 }
 
 fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
@@ -653,17 +674,49 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
-        assert_eq!(told.lines().count(), 7, "{told}");
-        // With every required field there, what fits is checked too.
-        let text = text.replace("master_key = 7", "master_key = 7\nbase_url = \"http://x\"");
-        let told = Config::from_toml(&text).unwrap_err().to_string();
-        for part in ["begins with mysql://", "it ends in /api", "log.level is 'loud'", "kling_3.master_key"] {
-            assert!(told.contains(part) || part == "kling_3.master_key", "{part}: {told}");
+        // What is missing keeps nothing else from being checked.
+        for part in
+            ["begins with mysql://", "upstream.kling_3.base_url: it ends in /api", "log.level is 'loud'"]
+        {
+            assert!(told.contains(part), "{part}: {told}");
         }
+        assert!(told.contains("upstream.kling_3.master_key is missing"), "{told}");
+        assert_eq!(told.lines().count(), 11, "{told}");
         assert!(!told.contains("hunter2"), "{told}");
         for jargon in ["u64", "invalid type", "expected", "SocketAddr", "serde", "variant"] {
             assert!(!told.contains(jargon), "{jargon}: {told}");
         }
+    }
+
+    #[test]
+    fn what_is_missing_hides_nothing_and_is_told_once() {
+        let told = |text: &str| {
+            let told = Config::from_toml(text).unwrap_err().each();
+            told.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let of_nothing = told("[server]\ncors_origins = [\"app.example.com\"]");
+        for part in ["upstream is missing", "database", "server.cors_origins is 'app.example.com'"] {
+            assert!(of_nothing.contains(part), "{part}: {of_nothing}");
+        }
+        // What would be in it follows from that.
+        assert!(!of_nothing.contains("kling_3"), "{of_nothing}");
+        let accounts = "[[upstream.kling_3.accounts]]\nmaster_key = \"k\"\n[[upstream.kling_3.accounts]]\nmaster_key = \"k\"\n";
+        let text = format!(
+            "[database]\nurl = \"postgres://a/x\"\n{accounts}[ledger]\nlanes = 0\n[log]\nlevel = \"loud\""
+        );
+        let of_names = told(&text);
+        let parts = [
+            "kling_3.base_url is missing",
+            "accounts[0].name is missing",
+            "accounts[1].name",
+            "ledger.lanes",
+            "log.level",
+        ];
+        for part in parts {
+            assert!(of_names.contains(part), "{part}: {of_names}");
+        }
+        assert_eq!(of_names.lines().count(), parts.len(), "{of_names}");
+        assert!(!of_names.contains("missing.invalid") && !of_names.contains("'missing'"), "{of_names}");
     }
 
     #[test]

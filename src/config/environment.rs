@@ -25,6 +25,7 @@ const ALTERNATIVES: &[(&str, &[&str])] = &[
     ("database", &["url", "urls", "url_file"]),
     ("upstream", &["proxy_credentials", "proxy_credentials_file"]),
     ("quotes", &["secret", "secret_file"]),
+    ("quotes", &["former_secret", "former_secret_file"]),
     ("upstream.kling_3", &["master_key", "master_key_file"]),
     ("upstream.kling_o3", &["master_key", "master_key_file"]),
 ];

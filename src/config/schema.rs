@@ -157,6 +157,39 @@ fn take_from_table(
     });
 }
 
+/// Puts something that fits in the place of what is required and is not there, so that all the rest can be read and checked.
+pub(super) fn complete(given: &mut Value) {
+    complete_part(schema(), given);
+}
+
+fn complete_part(schema: &Value, given: &mut Value) {
+    let schema = present(schema);
+    match given {
+        Value::Object(fields) => {
+            for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                fields.entry(name).or_insert_with(|| stand_in(&schema["properties"][name]));
+            }
+            for (name, value) in fields {
+                complete_part(&schema["properties"][name.as_str()], value);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| complete_part(&schema["items"], item)),
+        _ => {}
+    }
+}
+
+fn stand_in(schema: &Value) -> Value {
+    let schema = present(schema);
+    match kind(schema) {
+        "object" => Value::Object(serde_json::Map::new()),
+        "array" => Value::Array(Vec::new()),
+        "integer" | "number" => schema.get("minimum").cloned().unwrap_or_else(|| 0.into()),
+        "boolean" => false.into(),
+        _ if schema["format"] == "uri" => "https://missing.invalid".into(),
+        _ => schema["oneOf"][0].get("const").cloned().unwrap_or_else(|| "missing".into()),
+    }
+}
+
 /// The type of a schema that is not null.
 fn kind(schema: &Value) -> &str {
     match &schema["type"] {

@@ -156,7 +156,7 @@ impl Reserve {
         loop {
             match reserved {
                 Reserved::Attached(earlier) => {
-                    if let Some(answer) = self.answer_of(org, earlier, context).await {
+                    if let Some(answer) = self.answer_of(create, earlier, context).await {
                         return answer.map(Reserved::Answered);
                     }
                 }
@@ -170,24 +170,24 @@ impl Reserve {
         }
     }
 
-    /// The answer to the create `earlier`; nothing: it was refused, and bought nothing.
+    /// The answer for a repetition of the create `earlier`; nothing: that was refused, and bought nothing.
     async fn answer_of(
         &self,
-        org: OrgId,
+        create: &NewCreate,
         earlier: HoldId,
         context: &Context,
     ) -> Option<Result<Answer, GatewayError>> {
         let began = self.unanswered.clock.now();
-        let answer = self.unanswered.answer(org, earlier, &context.connection, context.arrived).await;
+        let repeated = (create.principal.org, create.principal.user, create.fingerprint);
+        let answer = self.unanswered.answer(repeated, earlier, &context.connection, context.arrived).await;
         let waited = self.unanswered.clock.since(began);
         context.notes.add(|notes| notes.waited += waited);
-        if let Some(answer) = &answer {
-            context.notes.add(|notes| notes.hold = Some(earlier));
-            if answer.is_ok() {
-                metrics::counter!(m::REPLAYS).increment(1);
-            }
+        let (answered, answer) = answer?;
+        context.notes.add(|notes| notes.hold = Some(answered));
+        if answer.is_ok() {
+            metrics::counter!(m::REPLAYS).increment(1);
         }
-        answer
+        Some(answer)
     }
 
     async fn budget(&self, org: OrgId, budget: BudgetId) -> Result<Option<BudgetInForce>, StoreError> {

@@ -48,6 +48,9 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
+/// How many other creates a repetition looks for an answer at, if the answer to the one that it waited for is given already.
+const MOST_OTHERS: usize = 16;
+
 /// How often, and how long apart, the text of the vendor's answer is looked for, which is stored after the task.
 const TEXT_LOOKS: u32 = 10;
 const TEXT_LOOK: Duration = Duration::from_millis(100);
@@ -271,14 +274,38 @@ impl Unanswered {
         (some > 0).then(|| entries.notes.drain(..some).collect())
     }
 
-    /// The answer to the create `earlier`, for a repetition that arrived at `arrived`. Nothing: that create was refused or not
-    /// sent, nothing was bought, and the repetition may create a task. (What the first caller would have been told is not stored,
-    /// and may not hold any more.)
+    /// The answer for a repetition of the create `earlier` that arrived at `arrived`, and whose answer it is. If the callers of several
+    /// such creates have gone, as many repetitions get as many answers: each answer is given once before any is given twice.
+    ///
+    /// Nothing: that create was refused or not sent, nothing was bought, and the repetition may create a task. (What the first caller
+    /// would have been told is not stored, and may not hold any more.)
     pub async fn answer(
+        self: &Arc<Self>,
+        (org, user, body): (OrgId, UserId, Fingerprint),
+        earlier: HoldId,
+        connection: &Peer,
+        arrived: Instant,
+    ) -> Option<(HoldId, Result<Answer, GatewayError>)> {
+        let answer = self.answer_to(org, earlier, arrived).await?;
+        if answer.is_err() || connection.is_half_closed() || self.forget(org, earlier).await {
+            return Some((earlier, answer));
+        }
+        for _ in 0..MOST_OTHERS {
+            let other = async { self.ledger.turn_of(org).await?.left_alone(org, user, body).await };
+            let Ok::<_, StoreError>(Some(other)) = other.await else { break };
+            let Some(Ok(answer)) = self.answer_to(org, other, arrived).await else { break };
+            if self.forget(org, other).await {
+                return Some((other, Ok(answer)));
+            }
+        }
+        Some((earlier, answer))
+    }
+
+    /// The answer to this create.
+    async fn answer_to(
         self: &Arc<Self>,
         org: OrgId,
         earlier: HoldId,
-        connection: &Peer,
         arrived: Instant,
     ) -> Option<Result<Answer, GatewayError>> {
         let unknown = Some(Err(GatewayError::OutcomeUnknown { reference: earlier }));
@@ -292,13 +319,7 @@ impl Unanswered {
         let Ok(found) = self.outcome(org, earlier).await else { return unknown };
         let (task, first) = found?;
         match (task.state, &task.upstream_task) {
-            (_, Some(_)) => {
-                let answer = again(task, first, &self.bulk, self.ledger.readers()).await;
-                if answer.is_ok() && !connection.is_half_closed() {
-                    self.forget(org, earlier).await;
-                }
-                Some(answer)
-            }
+            (_, Some(_)) => Some(again(task, first, &self.bulk, self.ledger.readers()).await),
             (State::Released | State::WrittenOff, None) => None,
             (State::Held | State::InDoubt | State::Running | State::Settled, None) => unknown,
         }
@@ -354,14 +375,15 @@ impl Unanswered {
         }
     }
 
-    /// A repetition gets the answer: the next create with that body is a purchase.
-    async fn forget(&self, org: OrgId, hold: HoldId) {
+    /// A repetition gets the answer to this create: the next create with that body is a purchase. False: another repetition has got it.
+    async fn forget(&self, org: OrgId, hold: HoldId) -> bool {
         let forgotten = async { self.ledger.turn_of(org).await?.forget_gone_caller(org, hold).await };
         let forgotten = tokio::time::timeout(WRITE_TIMEOUT, forgotten).await;
-        if let Err(error) = forgotten.unwrap_or(Err(StoreError::Timeout)) {
+        forgotten.unwrap_or(Err(StoreError::Timeout)).unwrap_or_else(|error| {
             // The same body gets this answer again, for a minute.
             tracing::warn!(%org, %hold, %error, "that a repetition is answered is not noted");
-        }
+            true
+        })
     }
 
     /// Completes when the gateway is stopping and can wait no longer.

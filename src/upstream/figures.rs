@@ -41,6 +41,7 @@ const NOTE: &str = "gateway_note";
 
 /// Reads the vendor's envelope; none: the answer is none, or did not come to its end.
 pub(super) fn read(answer: impl Read) -> Option<Envelope<'static>> {
+    let answer = without_mark(answer).ok()?;
     let (read, allowed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(u64::MAX)));
     let counted = CountedReader { answer, read: read.clone(), allowed: allowed.clone() };
     let settings = ReaderSettings {
@@ -55,6 +56,17 @@ pub(super) fn read(answer: impl Read) -> Option<Envelope<'static>> {
     reader.json.consume_trailing_whitespace().ok()?;
     envelope.data = data.map(|data| data.closed(read.get()).into());
     Some(envelope)
+}
+
+/// The answer without the byte order mark that some servers put before their JSON.
+fn without_mark(mut answer: impl Read) -> io::Result<impl Read> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let mut head = Vec::with_capacity(MARK.len());
+    answer.by_ref().take(MARK.len() as u64).read_to_end(&mut head)?;
+    if head == MARK {
+        head.clear();
+    }
+    Ok(io::Cursor::new(head).chain(answer))
 }
 
 /// Counts the bytes of an answer, and ends it where a token takes more than it may.
@@ -290,6 +302,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_before_the_answer_is_left_out() {
+        let answer = r#"{"code":200,"message":"success","data":{"task_id":"n75a"}}"#;
+        for (marks, readable) in [("", true), ("\u{feff}", true), ("\u{feff}\u{feff}", false)] {
+            let envelope = read(format!("{marks}{answer}").as_bytes());
+            assert_eq!(envelope.and_then(|envelope| envelope.code), readable.then_some(200), "{marks:?}");
+        }
+        assert!(read(&b"\xef\xbb"[..]).is_none() && read(&b""[..]).is_none());
+    }
 
     /// The `data` that is kept of an answer, and the note taken out of it.
     fn kept(answer: &str) -> (Value, String) {

@@ -27,6 +27,7 @@ use crate::call::Party;
 use crate::clock::Clock;
 use crate::config;
 use crate::credits::Credits;
+use crate::encryption::StoredSecrets;
 use crate::layers::body::Coding;
 use crate::price_cache::Prices;
 use crate::rate_limits::{Limited, Manager};
@@ -47,6 +48,8 @@ pub(super) struct ApiCall<H, P = (), I = ()> {
     pub(super) max_exposure: Credits,
     /// Where people find the console, for links to it.
     pub(super) console: Arc<config::Console>,
+    /// Encrypts secrets that are stored.
+    pub(super) secrets: StoredSecrets,
     /// What the vendor said about tasks: forgetting a user may erase it.
     pub(super) contents: Contents,
     pub(super) vendor: Vendor,
@@ -243,6 +246,7 @@ where
         input,
         max_exposure: api.max_exposure,
         console: api.console.clone(),
+        secrets: api.secrets.clone(),
         contents: api.contents.clone(),
         vendor: Vendor {
             upstream: api.upstream.clone(),

@@ -1,7 +1,7 @@
 //! Conditional calls (RFC 9110, section 13): `If-Match` for changes, `If-None-Match` for what is only read.
 //!
 //! An `ETag` is a version number, and a version has one meaning. A proxy that compresses an answer makes its tag weak (nginx)
-//! or adds a suffix to it (Apache, Caddy): such a tag still names the version, so it is taken as the version's own. In this
+//! or adds a suffix to it (Apache, Caddy, Jetty): such a tag still names the version, so it is taken as the version's own. In this
 //! `If-Match` is more lenient than the RFC, which wants weak tags never to match.
 
 use axum::body::Body;
@@ -21,7 +21,7 @@ use crate::strict;
 const MOST: usize = 16;
 
 /// What proxies add to the tag of an answer that they compress.
-const SUFFIXES: [&str; 4] = ["-gzip", "-br", "-zstd", ";gzip"];
+const SUFFIXES: [&str; 6] = ["--gzip", "--br", "-gzip", "-br", "-zstd", ";gzip"];
 
 /// The form of both headers.
 const PATTERN: &str = r#"^(\*|(W/)?"[0-9]{1,9}"(, (W/)?"[0-9]{1,9}"){0,15})$"#;
@@ -179,6 +179,8 @@ mod tests {
             ("6", &[6]),
             ("W/\"6\"", &[6]),
             ("\"6-gzip\"", &[6]),
+            ("\"6--gzip\"", &[6]),
+            ("W/\"6--br\"", &[6]),
             ("W/\"6-br\"", &[6]),
             ("\"5\", W/\"6\",\"7\"", &[5, 6, 7]),
             ("\"5\" , , \"6\"", &[5, 6]),

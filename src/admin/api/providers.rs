@@ -14,6 +14,7 @@ use super::extract::{Body, Query, Tagged, existing, given};
 use super::names::Name;
 use super::page::{Page, PageLimit};
 use super::problem::Problem;
+use crate::encryption::StoredSecrets;
 use crate::ids::{OrgId, ProviderId};
 use crate::secret::Secret;
 use crate::store::{GivenRole, Provider, ProviderSpec, Serves, SigningAlgorithm, Slice};
@@ -127,6 +128,14 @@ fn sub() -> String {
     "sub".into()
 }
 
+/// Encrypts a new client secret. What cannot be encrypted becomes nothing, which the rules refuse: it is never stored as it is.
+fn encrypt(spec: &mut ProviderSpec, secrets: &StoredSecrets) {
+    if let Some(secret) = &spec.console_client_secret {
+        let encrypted = secrets.encrypt(secret, &spec.issuer);
+        spec.console_client_secret = Some(encrypted.unwrap_or_else(|_| Secret::new("")));
+    }
+}
+
 /// Create an identity provider
 ///
 /// Callers can then sign in with its tokens (JWT) instead of a key.
@@ -139,8 +148,8 @@ fn sub() -> String {
 pub(super) async fn create_provider(
     call: WriteCall<(), Body<ProviderBody>>,
 ) -> Result<Tagged<Provider>, Problem> {
-    let ApiCall { database, input: Body(body), .. } = call;
-    let spec = ProviderSpec {
+    let ApiCall { database, secrets, input: Body(body), .. } = call;
+    let mut spec = ProviderSpec {
         name: body.name.into_string(),
         serves: body.serves,
         org_id: body.org_id,
@@ -160,6 +169,8 @@ pub(super) async fn create_provider(
         console_client_secret: body.console_client_secret,
         console_scopes: body.console_scopes,
     };
+    spec.check()?;
+    encrypt(&mut spec, &secrets);
     let id = database.create_provider(&spec).await?;
     let provider = existing(database.provider(id).await?, id)?;
     Ok(Tagged(StatusCode::CREATED, provider.version, provider))
@@ -184,7 +195,7 @@ pub(super) async fn show_provider(call: ReadCall<ProviderId>) -> Result<Tagged<P
 pub(super) struct ProviderPatch {
     /// A unique name for people.
     name: Option<Name>,
-    /// The `iss` claim of its tokens.
+    /// The `iss` claim of its tokens. With another issuer than before there is no client secret until one is given.
     issuer: Option<String>,
     /// A token must have one of these in its `aud` claim.
     audiences: Option<Vec<String>>,
@@ -230,13 +241,17 @@ pub(super) struct ProviderPatch {
 }
 
 impl ProviderPatch {
-    fn apply(self, spec: &mut ProviderSpec) {
+    fn apply(self, spec: &mut ProviderSpec, secrets: &StoredSecrets) {
         fn set<T>(field: &mut T, given: Option<T>) {
             if let Some(given) = given {
                 *field = given;
             }
         }
         set(&mut spec.name, self.name.map(Name::into_string));
+        if self.issuer.as_ref().is_some_and(|issuer| *issuer != spec.issuer) {
+            // It is for that provider alone: nobody gets it by another issuer.
+            spec.console_client_secret = None;
+        }
         set(&mut spec.issuer, self.issuer);
         set(&mut spec.audiences, self.audiences);
         set(&mut spec.jwks_url, self.jwks_url);
@@ -254,7 +269,13 @@ impl ProviderPatch {
             spec.console_client_secret = None;
         }
         set(&mut spec.console_client_id, self.console_client_id);
-        set(&mut spec.console_client_secret, self.console_client_secret);
+        if let Some(secret) = self.console_client_secret {
+            spec.console_client_secret = secret;
+            // One that is none is left to be refused.
+            if spec.has_usable_secret() {
+                encrypt(spec, secrets);
+            }
+        }
         set(&mut spec.console_scopes, self.console_scopes);
     }
 }
@@ -270,8 +291,8 @@ impl ProviderPatch {
 pub(super) async fn update_provider(
     call: WriteCall<ProviderId, (IfMatch, Body<ProviderPatch>)>,
 ) -> Result<Tagged<Provider>, Problem> {
-    let ApiCall { database, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
-    let provider = database.edit_provider(id, version, |spec| patch.clone().apply(spec)).await?;
+    let ApiCall { database, secrets, path: id, input: (IfMatch(version), Body(patch)), .. } = call;
+    let provider = database.edit_provider(id, version, |spec| patch.clone().apply(spec, &secrets)).await?;
     Ok(Tagged(StatusCode::OK, provider.version, provider))
 }
 

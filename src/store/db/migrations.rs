@@ -49,6 +49,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0032_oldest_tasks",
     "0033_months_of_holds",
     "0034_bounds",
+    "0035_looks_of_names",
 ];
 
 /// All migrations, ordered by version.

@@ -12,6 +12,7 @@ use sqlx::{Row, types::Json};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use crate::encryption::{BadSecret, StoredSecrets};
 use crate::ids::{OrgId, ProviderId};
 use crate::secret::Secret;
 use crate::store::db::change::Acting;
@@ -241,10 +242,49 @@ impl Acting {
         edited.map(|_| provider(&row)).transpose()
     }
 
+    /// Encrypts the client secrets of providers that are not, or under the former secret of the gateways. Returns those that cannot be
+    /// read.
+    pub async fn encrypt_client_secrets(
+        &self,
+        secrets: &StoredSecrets,
+    ) -> Result<Vec<(ProviderId, BadSecret)>, StoreError> {
+        let mut unreadable = Vec::new();
+        for Provider { provider_id, spec, .. } in self.providers().await? {
+            let Some(stored) = spec.console_client_secret.filter(|stored| secrets.is_outdated(stored)) else {
+                continue;
+            };
+            let secret = secrets.decrypt(&stored, &spec.issuer);
+            match secret.and_then(|secret| secrets.encrypt(&secret, &spec.issuer)) {
+                Ok(encrypted) => self.replace_client_secret(provider_id, &stored, &encrypted).await?,
+                Err(why) => unreadable.push((provider_id, why)),
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// Replaces a stored text by another one for the same secret, unless it was changed meanwhile.
+    async fn replace_client_secret(
+        &self,
+        id: ProviderId,
+        old: &Secret,
+        new: &Secret,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "update identity_provider set console_client_secret = $3 \
+             where provider_id = $1 and console_client_secret = $2 and deleted_at is null",
+        )
+        .bind(id.as_uuid())
+        .bind(old.expose())
+        .bind(new.expose())
+        .execute(self.change())
+        .await?;
+        Ok(())
+    }
+
     /// Deletes a provider: its tokens are refused from now on. The users that it created stay.
     pub async fn delete_provider(&self, id: ProviderId, version: Option<i32>) -> Result<(), StoreError> {
         let done = sqlx::query(
-            "update identity_provider set deleted_at = now() \
+            "update identity_provider set deleted_at = now(), console_client_secret = null \
              where provider_id = $1 and deleted_at is null and version = coalesce($2, version)",
         )
         .bind(id.as_uuid())

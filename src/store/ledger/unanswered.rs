@@ -54,9 +54,10 @@ impl Database {
         Ok(())
     }
 
-    /// Deletes the note of a caller that has gone: somebody has got the answer to that create.
-    pub async fn forget_gone_caller(&self, org: OrgId, hold: HoldId) -> Result<(), StoreError> {
-        sqlx::query(
+    /// Deletes the note of a caller that has gone: somebody gets the answer to that create. False: there was none, and somebody
+    /// else has got it.
+    pub async fn forget_gone_caller(&self, org: OrgId, hold: HoldId) -> Result<bool, StoreError> {
+        let done = sqlx::query(
             "delete from gone_caller g using hold h where h.org_id = $1 and h.hold_id = $2 and g.org_id = h.org_id \
              and g.user_id = h.user_id and g.fingerprint = h.fingerprint and g.hold_id = h.hold_id",
         )
@@ -64,7 +65,7 @@ impl Database {
         .bind(hold.as_uuid())
         .execute(self.pool())
         .await?;
-        Ok(())
+        Ok(done.rows_affected() > 0)
     }
 
     /// Deletes the notes that do not count any more, some thousands at a time.

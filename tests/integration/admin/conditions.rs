@@ -13,10 +13,11 @@ async fn conditions_compare_versions_however_a_proxy_hands_them_on() {
     let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
     let path = format!("/admin/v1/orgs/{}", gateway.caller.org);
     let mut overdraft = 0;
-    let forms: [fn(&str) -> String; 6] = [
+    let forms: [fn(&str) -> String; 7] = [
         str::to_owned,
         |tag| format!("W/{tag}"),
         |tag| format!("{}-gzip\"", tag.trim_end_matches('"')),
+        |tag| format!("{}--gzip\"", tag.trim_end_matches('"')),
         |tag| format!("\"1000000\", W/{tag}"),
         |tag| format!("\"not ours\",{tag}, \"1000001\""),
         |_| "*".into(),

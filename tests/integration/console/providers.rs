@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate::config::Config;
+use tollgate::encryption::{BadSecret, StoredSecrets};
 use tollgate::ids::ProviderId;
-use tollgate::store::{GivenRole, OrgChange, ProviderSpec, Status, UserChange};
+use tollgate::secret::Secret;
+use tollgate::store::{GivenRole, OperatorRole, OrgChange, ProviderSpec, Status, UserChange};
 
 use crate::support::admin_client::AdminClient;
 use crate::support::browser::{Browser, Page};
@@ -654,6 +657,71 @@ async fn the_secret_of_the_client_is_in_no_answer_and_in_no_line_of_the_audit_lo
     });
     let refused = operator.post(path, staff).await.expect(400);
     assert!(refused["detail"].as_str().unwrap().contains("operators sign in"), "{refused}");
+}
+
+/// A secret of the gateways, as long as one must be.
+fn quote_secret(text: &str) -> Secret {
+    Secret::new(text.repeat(32))
+}
+
+/// What the database has of the client secret, and with it every backup.
+async fn stored(gateway: &TestGateway) -> Option<String> {
+    let stored = sqlx::query_scalar("select console_client_secret from identity_provider");
+    stored.fetch_one(gateway.db.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_secret_of_the_client_is_encrypted_in_the_database_and_people_sign_in_by_it() {
+    let place = Place::with(|config| config.quotes.secret = Some(quote_secret("a")), |_| ()).await;
+    let operator = AdminClient::operator(&place.gateway, OperatorRole::Operator).await;
+    let one = format!("/admin/v1/identity-providers/{}", place.provider);
+    operator.patch(&one, json!({"console_client_secret": CLIENT_SECRET})).await.expect(200);
+    let text = stored(&place.gateway).await.unwrap();
+    assert!(text.starts_with("enc1.") && !text.contains(CLIENT_SECRET), "{text}");
+    let gets_in = async |who: &str| {
+        until("people begin", async || place.browser().get(&place.start("")).await.status == 303).await;
+        place.signed_in(who, json!({})).await;
+        let (headers, _) = place.openid.last_exchange();
+        assert_eq!(headers["authorization"], basic().as_str());
+    };
+    gets_in("ida").await;
+
+    // What is not about the secret leaves it as it is; what is refused stores nothing.
+    operator.patch(&one, json!({"leeway_seconds": 30})).await.expect(200);
+    operator.patch(&one, json!({"console_client_secret": "x".repeat(501)})).await.expect(400);
+    assert_eq!(stored(&place.gateway).await.unwrap(), text);
+
+    // One that is stored in clear, and the gateways' secret is replaced.
+    let database = place.gateway.db.database();
+    place.edit(|spec| spec.console_client_secret = Some(Secret::new(CLIENT_SECRET))).await;
+    let [a, b] = [quote_secret("a"), quote_secret("b")];
+    let (first, both) = (StoredSecrets::under(Some(&a), None), StoredSecrets::under(Some(&b), Some(&a)));
+    assert_eq!(database.encrypt_client_secrets(&first).await.unwrap(), []);
+    let under_a = stored(&place.gateway).await.unwrap();
+    assert!(under_a.starts_with("enc1.") && under_a != text, "{under_a}");
+    gets_in("bob").await;
+    assert_eq!(database.encrypt_client_secrets(&both).await.unwrap(), []);
+    let under_b = stored(&place.gateway).await.unwrap();
+    assert_eq!(both.decrypt(&Secret::new(&*under_b), &place.openid.issuer).unwrap().expose(), CLIENT_SECRET);
+    assert_eq!(database.encrypt_client_secrets(&both).await.unwrap(), []);
+    assert_eq!(stored(&place.gateway).await.unwrap(), under_b, "nothing is encrypted again");
+    let unreadable = database.encrypt_client_secrets(&first).await.unwrap();
+    assert_eq!(unreadable, [(place.provider, BadSecret::OtherKey)]);
+    assert_eq!(stored(&place.gateway).await.unwrap(), under_b);
+    // This gateway has not got the new secret.
+    until("that nobody gets in is told", async || {
+        let mut browser = place.browser();
+        let page = place.sign_in(&mut browser, "ida", json!({})).await;
+        page.text.contains("secret for your identity provider cannot be read")
+    })
+    .await;
+
+    // Another issuer gets no secret that was not meant for it.
+    let changed = operator.patch(&one, json!({"issuer": "https://id.example"})).await.expect(200);
+    assert_eq!((changed["console_has_secret"].as_bool(), stored(&place.gateway).await), (Some(false), None));
+    operator.patch(&one, json!({"console_client_secret": CLIENT_SECRET})).await.expect(200);
+    operator.call_with(Method::DELETE, &one, None, &[]).await.expect(204);
+    assert_eq!(stored(&place.gateway).await, None);
 }
 
 #[tokio::test]

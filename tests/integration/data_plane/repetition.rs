@@ -1,6 +1,8 @@
 //! A create without an idempotency key whose caller leaves before the answer, and what becomes of the same create sent again: to
 //! the same gateway or, as most here, to another one.
 
+use std::collections::BTreeSet;
+
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tollgate::ids::GatewayId;
@@ -109,6 +111,32 @@ async fn a_repetition_gets_the_answer_to_the_first_on_any_gateway_with_any_key()
     let next = Answer::to(two.there(&gateway.caller, &body("x"))).await;
     assert_eq!((next.status, next.header("idempotent-replayed")), (200, ""));
     assert_ne!(next.task_id(), task);
+    two.ends().await;
+}
+
+/// Two were meant, both callers have left, and both try again: each is given one of the two, and whoever comes besides buys nothing.
+#[tokio::test]
+async fn repetitions_of_two_creates_get_two_answers() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let callers = [begun(gateway, &body("x")).await, begun(gateway, &body("x")).await];
+    assert_eq!(gateway.upstream_creates().await, (2, 2), "the second is a purchase");
+    drop(callers);
+    until("that is noted", async || noted(gateway).await == 2).await;
+    let again = body("x");
+    let (here, there, besides) = tokio::join!(
+        gateway.create(&again),
+        Answer::to(two.there(&gateway.caller, &again)),
+        Answer::to(two.there(&gateway.caller, &again)),
+    );
+    let answers = [&here, &there, &besides];
+    for answer in answers {
+        assert_attached(answer, &answer.task_id());
+    }
+    let tasks: BTreeSet<String> = answers.iter().map(|answer| answer.task_id()).collect();
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    assert_eq!(gateway.upstream_creates().await, (2, 2));
+    assert_eq!((noted(gateway).await, gateway.balance().await), (0, [999_200, 800, 0]));
     two.ends().await;
 }
 

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
         "https",
         "shares",
     ],
-    &["wire", "pricing", "quote", "order", "api_key", "bulk"],
+    &["wire", "pricing", "quote", "order", "api_key", "bulk", "encryption"],
     &["config"],
     &["store", "upstream", "telemetry", "postgres", "simulator"],
     &["error", "call"],

@@ -9,6 +9,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("faults/gateway_kills.rs", "a random instant is the fault"),
     ("postgres/embedded.rs", "between looks at a condition, where no runtime is"),
     ("support/database.rs", "between looks at a condition"),
+    ("support/faults/habits.rs", "customers wait before they try again"),
     ("support/faults/load.rs", "customers wait before they try again"),
     ("support/network.rs", "a network that is slow"),
 ];

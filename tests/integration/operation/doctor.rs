@@ -3,6 +3,8 @@
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+use tollgate::encryption::StoredSecrets;
+use tollgate::secret::Secret;
 use tollgate::store::ProviderSpec;
 
 use crate::support::database::TestDatabase;
@@ -121,6 +123,24 @@ async fn it_tells_whether_people_can_sign_in_by_their_providers() {
     let of_bad =
         warnings.iter().find(|one| one.contains("console by bad")).unwrap_or_else(|| panic!("{said:?}"));
     assert!(of_bad.contains("cannot be read") && of_bad.contains(&bad.issuer), "{of_bad}");
+    // Their secrets are in clear, until the gateways have one of their own.
+    let in_clear = "can read the client secret of";
+    assert_eq!(warnings.iter().filter(|one| one.contains(in_clear)).count(), 2, "{said:?}");
+    let secrets = StoredSecrets::under(Some(&Secret::new("s".repeat(32))), None);
+    gateway.db.database().encrypt_client_secrets(&secrets).await.unwrap();
+    for (secret, readable) in [("s", true), ("t", false)] {
+        let text = format!("{console}[quotes]\nsecret = \"{}\"\n", secret.repeat(32));
+        let file = scratch.file("secret.toml", &config(gateway.db.url(), &vendor, &text));
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let told = |level: &str, words: &str| findings(&said, level).iter().any(|one| one.contains(words));
+        assert_eq!(
+            told("warning", "encrypted under another secret than quotes.secret"),
+            !readable,
+            "{said:?}"
+        );
+        assert_eq!(told("ok", "good says where people sign in"), readable, "{said:?}");
+        assert!(!told("warning", in_clear), "{said:?}");
+    }
     let file = scratch.file("none.toml", &config(gateway.db.url(), &vendor, ""));
     let said = run(&["doctor", "--json", "--config", &file]).await;
     let warnings = findings(&said, "warning");
@@ -203,4 +223,43 @@ async fn identity_providers_whose_keys_cannot_be_fetched_are_told() {
         );
         assert!(found.contains("its users are refused until then"), "{said:?}");
     }
+}
+
+/// The clock of the database is made wrong, as no test may do that to the machine's.
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told() {
+    let db = TestDatabase::new().await;
+    let scratch = Scratch::new();
+    let vendor = format!("http://{}", closed_port().await);
+    let file = scratch.file("gateway.toml", &config(db.url(), &vendor, ""));
+    let clock = async || {
+        let said = run(&["doctor", "--json", "--config", &file]).await;
+        let warnings = findings(&said, "warning");
+        assert!(findings(&said, "ok").iter().any(|one| one.starts_with("database: ")), "{said:?}");
+        warnings.into_iter().find(|warning| warning.starts_with("clock: "))
+    };
+    assert_eq!(clock().await, None);
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(db.pool()).await.unwrap();
+    for (wrong, seconds) in
+        [("+ interval '10 minutes'", 600), ("- interval '40 seconds'", 40), ("+ interval '5 seconds'", 0)]
+    {
+        let change = format!(
+            "create or replace function clock_timestamp() returns timestamptz language sql as \
+             $$select pg_catalog.clock_timestamp() {wrong}$$; \
+             alter database \"{name}\" set search_path = public, pg_catalog"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(db.pool()).await.unwrap();
+        match (clock().await, seconds) {
+            (None, 0) => {}
+            (Some(told), _) => {
+                assert!(seconds > 0 && told.contains(" seconds apart") && told.contains("(NTP)"), "{told}");
+                let apart =
+                    [seconds - 1, seconds, seconds + 1].map(|seconds| format!(" {seconds} seconds apart"));
+                assert!(apart.iter().any(|apart| told.contains(apart)), "{told}");
+            }
+            (None, _) => panic!("{wrong}: nothing is told"),
+        }
+    }
+    let back = format!("alter database \"{name}\" reset search_path; drop function public.clock_timestamp()");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(back)).execute(db.pool()).await.unwrap();
 }

@@ -28,6 +28,8 @@ pub struct Coding {
 pub enum Encode {
     Gzip,
     Deflate,
+    /// Deflate without the zlib format around it, as some old servers send it.
+    RawDeflate,
     Brotli,
     Zstd,
     Nothing,
@@ -42,7 +44,7 @@ impl Coding {
         let mut encoded = Vec::new();
         let read = match self.encode {
             Encode::Gzip => GzipEncoder::new(text).read_to_end(&mut encoded).await,
-            Encode::Deflate => ZlibEncoder::new(text).read_to_end(&mut encoded).await,
+            Encode::Deflate | Encode::RawDeflate => ZlibEncoder::new(text).read_to_end(&mut encoded).await,
             Encode::Brotli => BrotliEncoder::new(text).read_to_end(&mut encoded).await,
             Encode::Zstd => ZstdEncoder::new(text).read_to_end(&mut encoded).await,
             Encode::Nothing => {
@@ -51,6 +53,11 @@ impl Coding {
             }
         };
         read.unwrap();
+        if matches!(self.encode, Encode::RawDeflate) {
+            // The format has two bytes before it, and four behind it.
+            encoded.drain(..2);
+            encoded.truncate(encoded.len() - 4);
+        }
         if self.cut {
             encoded.truncate(encoded.len() / 2);
         }

@@ -4,6 +4,7 @@
 //! `TOLLGATE_FAULTS=long` makes the same scenarios longer and harder; see `docs/testing.md`.
 
 pub mod fleet;
+pub mod habits;
 pub mod load;
 pub mod oracle;
 pub mod table;

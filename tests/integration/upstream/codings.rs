@@ -65,6 +65,7 @@ async fn what_cannot_be_decoded_is_an_answer_that_cannot_be_read() {
         Coding::of("br", Encode::Gzip),
         Coding::of("compress", Encode::Gzip),
         Coding::of("gzip, gzip", Encode::Gzip),
+        Coding::of("deflate", Encode::RawDeflate),
         Coding { cut: true, ..Coding::of("gzip", Encode::Gzip) },
         Coding { cut: true, ..Coding::of("zstd", Encode::Zstd) },
     ] {

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use url::Url;
 use utoipa::ToSchema;
 
+use crate::encryption::is_encrypted;
 use crate::ids::OrgId;
 use crate::safe_url::is_safe;
 use crate::secret::Secret;
@@ -162,7 +163,7 @@ impl ProviderSpec {
         given().find(|role| role.is_mighty()).or_else(|| given().next())
     }
 
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    pub fn check(&self) -> Result<(), StoreError> {
         match self.problem() {
             None => Ok(()),
             Some(problem) => Err(StoreError::Invalid(problem.into())),
@@ -232,13 +233,13 @@ impl ProviderSpec {
 
     /// What is wrong with the settings by which people sign in at the console.
     fn problem_with_console(&self) -> Option<&'static str> {
-        // RFC 6749, appendix A: printable, and a scope has no blank.
-        let printable = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        let sendable = |text: &str| (1..=500).contains(&text.len()) && printable(text);
+        // RFC 6749, appendix A: a scope has no blank.
         let is_scope =
             |text: &String| (1..=200).contains(&text.len()) && printable(text) && !text.contains(' ');
         let (client, scopes) = (self.console_client_id.as_deref(), &self.console_scopes);
-        let secret = self.console_client_secret.as_ref().map(Secret::expose);
+        // What is encrypted was checked before, and is longer.
+        let given = self.console_client_secret.as_ref().filter(|secret| !is_encrypted(secret));
+        let secret = given.map(Secret::expose);
         let problem = if scopes.len() > 20
             || !scopes.iter().all(is_scope)
             || !scopes.iter().any(|scope| scope == OPENID)
@@ -246,7 +247,7 @@ impl ProviderSpec {
             "console_scopes must have 'openid' and at most 19 others, of up to 200 printable characters"
         } else if secret.is_some_and(|secret| !sendable(secret)) {
             "console_client_secret must be 1 to 500 printable characters"
-        } else if client.is_none() && secret.is_some() {
+        } else if client.is_none() && self.console_client_secret.is_some() {
             "console_client_secret needs a console_client_id"
         } else if client.is_some_and(|client| !sendable(client)) {
             "console_client_id must be 1 to 500 printable characters"
@@ -260,11 +261,26 @@ impl ProviderSpec {
         Some(problem)
     }
 
+    /// Whether the client secret may be sent to the provider.
+    pub fn has_usable_secret(&self) -> bool {
+        self.console_client_secret.as_ref().is_some_and(|secret| sendable(secret.expose()))
+    }
+
     /// The issuer as the URL that OpenID Connect wants it to be.
     fn issuer_url(&self) -> Option<Url> {
         let url: Url = self.issuer.parse().ok()?;
         (url.query().is_none() && url.fragment().is_none()).then_some(url)
     }
+}
+
+/// Whether a text is printable, as RFC 6749, appendix A, has it.
+fn printable(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+/// Whether a client id or its secret may be sent.
+fn sendable(text: &str) -> bool {
+    (1..=500).contains(&text.len()) && printable(text)
 }
 
 /// The scope without which a provider makes no ID token.

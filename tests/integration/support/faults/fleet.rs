@@ -399,8 +399,8 @@ async fn tenants(url: &str) -> Vec<Tenant> {
         database.grant(org, Credits::new(CREDITS), None, TOP_UP, None).await.unwrap();
         let user = database.add_user(org, &user_named("a user")).await.unwrap();
         let spec = KeySpec { name: "a key".into(), env: "test".into(), ..KeySpec::default() };
-        let (_, key) = database.create_key(org, user, &spec).await.unwrap();
-        tenants.push(Tenant { org, key: key.expose().to_owned() });
+        let key = async || database.create_key(org, user, &spec).await.unwrap().1.expose().to_owned();
+        tenants.push(Tenant { org, key: key().await, another_key: key().await });
     }
     tenants
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,11 +28,13 @@ fn most_at_once() -> usize {
     scaled(60, 600)
 }
 
-/// An organisation and its key.
+/// An organisation and the keys of its user.
 #[derive(Debug, Clone)]
 pub struct Tenant {
     pub org: OrgId,
     pub key: String,
+    /// Another key of the same user.
+    pub another_key: String,
 }
 
 /// What a customer was told.
@@ -55,7 +59,7 @@ impl Reply {
     }
 
     /// Whether the gateway says that nothing was sent, so that the customer may try again.
-    fn says_try_again(&self) -> bool {
+    pub(super) fn says_try_again(&self) -> bool {
         matches!(self, Self::NoAnswer | Self::Refused { status: 409 | 429 | 503, .. })
     }
 }
@@ -89,6 +93,17 @@ pub struct Plan {
     pub again: bool,
 }
 
+/// How one request is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// After this time the client leaves; none: it waits for longer than any answer takes.
+    pub patience: Option<Duration>,
+    /// By the other key of the same user.
+    pub another_key: bool,
+    /// The client closes its own direction, and goes on reading.
+    pub half_close: bool,
+}
+
 /// The customers of a fleet.
 pub struct Customers {
     pub tenants: Vec<Tenant>,
@@ -109,7 +124,7 @@ impl Customers {
     }
 
     /// The next create: half of them are the first organisation's.
-    fn next(&self, keyed: usize) -> Create {
+    pub(super) fn next(&self, keyed: usize) -> Create {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tenant = if number.is_multiple_of(2) { 0 } else { number / 2 % self.tenants.len() };
         let mut create = self.of(tenant, number, TYPES[number / 5 % TYPES.len()]);
@@ -130,14 +145,27 @@ impl Customers {
 
     /// Sends it once; the answer is in its attempts, and returned.
     pub async fn send(&self, create: &mut Create, gateway: usize) -> Reply {
+        self.send_so(create, gateway, Manner::default()).await
+    }
+
+    /// The same, in a manner that clients have.
+    pub(super) async fn send_so(&self, create: &mut Create, gateway: usize, manner: Manner) -> Reply {
         let began = Instant::now();
         let base = self.gateways[gateway].lock().unwrap().clone();
-        let key = &self.tenants[create.tenant].key;
-        let mut request = self.client.post(format!("{base}/api/generate")).bearer_auth(key);
-        if let Some(key) = &create.key {
-            request = request.header("idempotency-key", key);
-        }
-        let reply = reply(request.body(create.body.clone())).await;
+        let tenant = &self.tenants[create.tenant];
+        let key = if manner.another_key { &tenant.another_key } else { &tenant.key };
+        let reply = if manner.half_close {
+            half_closed(&base, key, create).await.unwrap_or(Reply::NoAnswer)
+        } else {
+            let mut request = self.client.post(format!("{base}/api/generate")).bearer_auth(key);
+            if let Some(key) = &create.key {
+                request = request.header("idempotency-key", key);
+            }
+            if let Some(patience) = manner.patience {
+                request = request.timeout(patience);
+            }
+            reply(request.body(create.body.clone())).await
+        };
         create.attempts.push(Attempt { gateway, took: began.elapsed(), reply: reply.clone() });
         reply
     }
@@ -207,10 +235,25 @@ impl Customers {
 
     /// Starts creating.
     pub fn start(self: &Arc<Self>, plan: Plan) -> Load {
+        self.start_each(plan.rate, move |customers, gateway| async move {
+            let create = customers.next(plan.keyed);
+            customers.see_through(create, gateway, plan.again).await;
+        })
+    }
+
+    /// Starts so many customers a second; each begins at the gateway that it is told.
+    pub(super) fn start_each<F>(
+        self: &Arc<Self>,
+        rate: u32,
+        each: impl Fn(Arc<Self>, usize) -> F + Send + 'static,
+    ) -> Load
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (customers, stopped, work) = (self.clone(), stop.clone(), tasks.clone());
         tasks.spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_secs(1) / plan.rate);
+            let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
             let slots = Arc::new(Semaphore::new(most_at_once()));
             for gateway in 0.. {
                 tokio::select! {
@@ -218,9 +261,9 @@ impl Customers {
                     _ = tick.tick() => {}
                 }
                 let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-                let (customers, create) = (customers.clone(), customers.next(plan.keyed));
+                let customer = each(customers.clone(), gateway % customers.gateways.len());
                 work.spawn(async move {
-                    customers.see_through(create, gateway % customers.gateways.len(), plan.again).await;
+                    customer.await;
                     drop(slot);
                 });
             }
@@ -233,7 +276,31 @@ async fn reply(request: reqwest::RequestBuilder) -> Reply {
     let Ok(answer) = request.send().await else { return Reply::NoAnswer };
     let status = answer.status().as_u16();
     let Ok(text) = answer.text().await else { return Reply::NoAnswer };
-    let body: Value = serde_json::from_str(&text).unwrap_or_default();
+    of_answer(status, &text)
+}
+
+/// Sends a create and closes the own direction at once; nothing: no whole answer came.
+async fn half_closed(base: &str, key: &str, create: &Create) -> Option<Reply> {
+    let address = base.strip_prefix("http://")?;
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let named = create.key.iter().map(|key| format!("idempotency-key: {key}\r\n")).collect::<String>();
+    let (body, length) = (&create.body, create.body.len());
+    let head =
+        format!("POST /api/generate HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\n{named}");
+    let request = format!("{head}content-length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    stream.shutdown().await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse::<usize>().ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    (body.len() == length).then(|| of_answer(status, body))
+}
+
+fn of_answer(status: u16, text: &str) -> Reply {
+    let body: Value = serde_json::from_str(text).unwrap_or_default();
     let task = || body["data"]["task_id"].as_str().map(str::to_owned);
     match (status, task()) {
         (200, Some(id)) => Reply::Accepted(id),
@@ -243,6 +310,7 @@ async fn reply(request: reqwest::RequestBuilder) -> Reply {
 }
 
 /// Customers at work.
+#[must_use = "they stop when it is dropped"]
 pub struct Load {
     stop: CancellationToken,
     tasks: TaskTracker,

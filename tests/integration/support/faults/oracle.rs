@@ -318,7 +318,7 @@ mod tests {
                 possible_loss: 0,
             };
             Self {
-                tenants: vec![Tenant { org, key: String::new() }],
+                tenants: vec![Tenant { org, key: String::new(), another_key: String::new() }],
                 creates: vec![Create {
                     tenant: 0,
                     prompt: prompt.clone(),
