@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use time::macros::format_description;
 use time::{Date, Duration};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::budget_requests::of_user;
 use super::call::{ApiCall, ReadCall};
@@ -38,6 +38,16 @@ pub(super) struct UsageQuery {
     /// The name of the label to group by. Tasks without it are a group of their own.
     #[param(min_length = 1, max_length = 64)]
     label: Option<String>,
+    /// By whose clock days begin and end: `utc` if omitted. `org`: by that of the organisation's time zone, as in statements; of one
+    /// organisation, by day, without other filters.
+    #[serde(default)]
+    #[param(inline)]
+    clock: UsageClock,
+    /// Only so many groups, those that consumed most, with their names; the last line is all others together. One thing to group by,
+    /// and not a label. Users and keys of whole months (`from` a first day; `to` a last day, or today) take no longer the more of them
+    /// there are; whoever was never among the first of a month is among the others.
+    #[param(minimum = 1, maximum = 200)]
+    top: Option<u8>,
     /// Only usage of this organisation.
     org_id: Option<OrgId>,
     /// Only usage of users who were in this team at the time.
@@ -60,6 +70,15 @@ pub(super) struct UsageQuery {
     limit: PageLimit,
     /// `next_cursor` of the previous page.
     cursor: Option<String>,
+}
+
+/// By whose clock a day begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum UsageClock {
+    #[default]
+    Utc,
+    Org,
 }
 
 /// Show usage
@@ -112,6 +131,7 @@ async fn usage(
         return Err(Problem::Invalid("from must not be after to".into()));
     }
     check_label(&by, query.label.as_deref(), org, (from, to))?;
+    let local = check_clock(&by, org, &query)?;
     let filter = UsageFilter {
         org,
         from,
@@ -119,11 +139,20 @@ async fn usage(
         team: query.team_id,
         user: query.user_id,
         key: query.key_id,
-        task_type: query.task_type,
-        label: query.label,
+        task_type: query.task_type.clone(),
+        label: query.label.clone(),
     };
+    if let Some(top) = query.top {
+        let by = check_top(&by, top, &query)?;
+        let page: Json<Page<Usage>> = Page::whole(database.top_usage(&filter, by, top.into()).await?);
+        return Ok(page.into_response());
+    }
     if query.format.unwrap_or(accepted) == Format::Csv {
-        let rows = database.usage(&filter, &by, LINES.saturating_add(1), 0).await?;
+        let all = LINES.saturating_add(1);
+        let rows = match local {
+            Some(org) => database.usage_by_local_day(org, from, to, all, 0).await?,
+            None => database.usage(&filter, &by, all, 0).await?,
+        };
         if rows.len() > LINES as usize {
             return Err(Problem::Invalid(format!(
                 "more than {LINES} lines: ask for fewer days, or group by fewer things"
@@ -133,10 +162,45 @@ async fn usage(
     }
     let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
-    let rows = database.usage(&filter, &by, slice.limit.into(), offset).await?;
+    let rows = match local {
+        Some(org) => database.usage_by_local_day(org, from, to, slice.limit.into(), offset).await?,
+        None => database.usage(&filter, &by, slice.limit.into(), offset).await?,
+    };
     let next = offset.saturating_add(u32::from(slice.limit).saturating_sub(1));
     let page: Json<Page<Usage>> = Page::of(rows, query.limit, |_| next);
     Ok(page.into_response())
+}
+
+/// The organisation by whose clock days are asked for, if they are.
+fn check_clock(by: &[UsageBy], org: Option<OrgId>, query: &UsageQuery) -> Result<Option<OrgId>, Problem> {
+    if query.clock == UsageClock::Utc {
+        return Ok(None);
+    }
+    let narrowed = query.team_id.is_some()
+        || query.user_id.is_some()
+        || query.key_id.is_some()
+        || query.task_type.is_some()
+        || query.top.is_some();
+    match org {
+        Some(org) if by == [UsageBy::Day] && !narrowed => Ok(Some(org)),
+        _ => Err(Problem::Invalid(
+            "clock=org is for one organisation by day: group_by=day, and no filter but from and to".into(),
+        )),
+    }
+}
+
+/// What the greatest groups are of.
+fn check_top(by: &[UsageBy], top: u8, query: &UsageQuery) -> Result<UsageBy, Problem> {
+    let invalid = |why: &str| Err(Problem::Invalid(why.into()));
+    match by {
+        _ if !(1..=200).contains(&top) => invalid("top must be from 1 to 200"),
+        _ if query.format == Some(Format::Csv) || query.cursor.is_some() => {
+            invalid("top is one page of JSON: omit format and cursor")
+        }
+        [UsageBy::Label] => invalid("top is not known of labels: omit it"),
+        [by] => Ok(*by),
+        _ => invalid("top needs one thing to group by: group_by=key"),
+    }
 }
 
 /// Usage by a label needs its name, one organisation, and few days.
