@@ -261,6 +261,10 @@ impl Shared {
                 upstream: self.upstream.clone(),
                 bulk: self.bulk.clone(),
                 unanswered: unanswered.clone(),
+                budgets_page: config
+                    .console
+                    .address_of("/console/budgets")
+                    .filter(|_| config.console.enabled),
             },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
@@ -280,6 +284,7 @@ impl Shared {
                 max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
                 bodies,
                 bulk: self.bulk.clone(),
+                refusals: Arc::default(),
                 clock: Clock,
             },
         }
