@@ -34,7 +34,8 @@ create table usage_total (
 -- usage_day by months (the first day), of each user and of each key.
 create table usage_member (
     org_id    uuid not null,
-    kind      text not null check (kind in ('user', 'key')),
+    -- 'user' or 'key'
+    kind      text not null,
     month     date not null,
     -- the nil id: no key
     member_id uuid not null,

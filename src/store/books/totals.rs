@@ -15,7 +15,7 @@ use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
 
 /// So many entries behind the place that the sums have reached are left to those who read.
-const LEFT: i64 = 2_000;
+const LEFT: i64 = 1_000;
 
 /// Entries that one statement adds.
 const ENTRIES: i32 = 20_000;
@@ -29,11 +29,10 @@ pub(super) const USAGE: &str = "\
     (select t.org_id, t.day, t.team_id, t.task_type, t.tasks, t.charged, t.corrected from usage_total t \
        where t.org_id = $1 and t.day between $2 and $3 \
      union all \
-     select e.org_id, (e.created_at at time zone 'UTC')::date, coalesce(e.team_id, '00000000-0000-0000-0000-000000000000'), e.task_type, \
+     select $1, (e.created_at at time zone 'UTC')::date, coalesce(e.team_id, '00000000-0000-0000-0000-000000000000'), e.task_type, \
        (e.kind = 'consume')::integer::bigint, case when e.kind = 'consume' then -e.amount else 0 end, \
        case when e.kind = 'correct' then -e.amount else 0 end \
-       from entry e where e.org_id = $1 and e.place > (select p.place from total_place p where p.org_id = $1) \
-       and e.kind in ('consume', 'correct') and (e.created_at at time zone 'UTC')::date between $2 and $3 \
+       from entries_behind($1) e where e.kind in ('consume', 'correct') and (e.created_at at time zone 'UTC')::date between $2 and $3 \
      union all \
      select u.org_id, u.day, u.team_id, u.task_type, u.tasks, u.charged, u.corrected from usage_day u \
        where u.org_id = $1 and u.day between $2 and $3 \
@@ -44,8 +43,7 @@ pub(super) const USAGE: &str = "\
 const BOOKED: &str = "\
     (select t.at, t.kind, t.lines, t.amount from entry_total t where t.org_id = $1 and t.at >= {since} and {aligned} \
      union all \
-     select e.created_at, e.kind, 1, e.amount from entry e \
-       where e.org_id = $1 and e.place > (select p.place from total_place p where p.org_id = $1) and e.created_at >= {since} and {aligned} \
+     select e.created_at, e.kind, 1, e.amount from entries_behind($1) e where e.created_at >= {since} and {aligned} \
      union all \
      select b.created_at, b.kind, b.lines, b.amount from booked b where b.org_id = $1 and b.created_at >= {since} \
        and not ({aligned} and exists (select from total_place p where p.org_id = $1 and p.place is not null)))";
@@ -59,25 +57,23 @@ impl Database {
     /// Adds new entries to the sums of their organisations until few are left or the time is up. Gateways may do so at once.
     pub async fn add_up(&self, within: Duration) -> Result<(), StoreError> {
         let begun = Clock.now();
-        sqlx::query(
-            "insert into total_place (org_id) select b.org_id from org_balance b where b.entries >= $1 \
-             and not exists (select from total_place p where p.org_id = b.org_id) on conflict do nothing",
-        )
-        .bind(LEFT)
-        .execute(self.pool())
-        .await?;
         loop {
             // In random order, so that gateways do not meet.
-            let waiting: Vec<Uuid> = sqlx::query_scalar(
-                "select b.org_id from org_balance b join total_place p using (org_id) \
-                 where p.place is null or b.entries >= p.place + $1 order by random() limit $2",
+            let waiting: Vec<(Uuid, bool)> = sqlx::query_as(
+                "select b.org_id, p.org_id is not null from org_balance b left join total_place p on p.org_id = b.org_id \
+                 where b.entries >= coalesce(p.place, 0) + $1 or (p.org_id is not null and p.place is null) \
+                 order by random() limit $2",
             )
             .bind(LEFT)
             .bind(SOME)
             .fetch_all(self.pool())
             .await?;
             let mut moved = false;
-            for org in waiting {
+            for (org, is_known) in waiting {
+                if !is_known {
+                    let begin = "insert into total_place (org_id) values ($1) on conflict do nothing";
+                    sqlx::query(begin).bind(org).execute(self.pool()).await?;
+                }
                 while Clock.since(begun) < within {
                     let added = self.add_to_totals(org, ENTRIES).await?;
                     moved |= added > Some(0);

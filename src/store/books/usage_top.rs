@@ -19,8 +19,7 @@ const OF_MONTHS: &str = "\
     tail as materialized ( \
       select coalesce(e.{member}, '00000000-0000-0000-0000-000000000000') as id, count(*) filter (where e.kind = 'consume') as tasks, \
         -sum(e.amount) filter (where e.kind = 'consume') as charged, -sum(e.amount) filter (where e.kind = 'correct') as corrected \
-      from entry e where e.org_id = $1 and e.place > (select p.place from total_place p where p.org_id = $1) \
-        and e.kind in ('consume', 'correct') and (e.created_at at time zone 'UTC')::date between $2 and $3 group by 1), \
+      from entries_behind($1) e where e.kind in ('consume', 'correct') and (e.created_at at time zone 'UTC')::date between $2 and $3 group by 1), \
     chosen as materialized ( \
       select t.id from tail t \
       union \
@@ -28,11 +27,11 @@ const OF_MONTHS: &str = "\
         select u.member_id from usage_member u where u.org_id = $1 and u.kind = '{kind}' and u.month = w.month \
         order by u.charged + u.corrected desc, u.member_id limit $8) m), \
     grouped as materialized ( \
-      select c.id, sum(k.tasks) as tasks, sum(k.charged) as charged, sum(k.corrected) as corrected from chosen c cross join lateral ( \
-        select u.tasks, u.charged, u.corrected from unnest($9::date[]) w(month) join usage_member u \
-          on u.org_id = $1 and u.kind = '{kind}' and u.month = w.month and u.member_id = c.id \
+      select k.id, sum(k.tasks) as tasks, sum(k.charged) as charged, sum(k.corrected) as corrected from ( \
+        select u.member_id as id, u.tasks, u.charged, u.corrected from chosen c cross join unnest($9::date[]) w(month) \
+          join usage_member u on u.org_id = $1 and u.kind = '{kind}' and u.month = w.month and u.member_id = c.id \
         union all \
-        select t.tasks, t.charged, t.corrected from tail t where t.id = c.id) k group by c.id)";
+        select t.id, t.tasks, t.charged, t.corrected from tail t) k group by k.id)";
 
 /// So many rows of the roll-up are summed up while one waits.
 const MOST_ROWS: i64 = 100_000;
