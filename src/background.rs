@@ -30,7 +30,7 @@ use crate::upstream::Upstream;
 /// The size of the pool that jobs share: one connection for each job that uses the database, so that a job whose
 /// statement hangs takes no connection that another job needs, one for the question whether the gateway is ready, and one
 /// for the notes of callers that have gone. The lease has a pool of its own.
-pub const CONNECTIONS: u32 = 22;
+pub const CONNECTIONS: u32 = 23;
 
 /// Deadline of a job that makes one or two quick queries.
 const QUICK: Duration = Duration::from_secs(5);
@@ -102,6 +102,7 @@ impl JobParts {
             work.job("audit", secs(5), audit::DEADLINE, audit).at_once(),
             work.job("make partitions", TIDY, LONG, make_partitions).at_once(),
             work.job("seal months", TIDY, audit::DEADLINE, seal_months).at_once(),
+            work.job("add up entries", secs(10), audit::DEADLINE, add_up_entries).at_once(),
             // Jobs that measure and report.
             work.job("count holds", sweep, LONG, count_holds).at_once(),
             work.job("measure drift", sweep, LONG, measure_drift).at_once(),
@@ -207,6 +208,11 @@ async fn make_partitions(work: Arc<JobParts>) -> Result<(), StoreError> {
 /// What is left over is for the next run. On a connection of its own: a month of a busy organisation takes a while.
 async fn seal_months(work: Arc<JobParts>) -> Result<(), StoreError> {
     work.database.seal_months(TIDY / 2).await.map(drop)
+}
+
+/// What is left over is for the next run.
+async fn add_up_entries(work: Arc<JobParts>) -> Result<(), StoreError> {
+    work.database.add_up(LONG / 2).await
 }
 
 async fn audit(work: Arc<JobParts>) -> Result<(), StoreError> {

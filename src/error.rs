@@ -60,11 +60,13 @@ pub struct OverBudget {
     pub used: Credits,
     /// Credits of the refused hold.
     pub required: Credits,
+    /// The address of the console's page where more is asked for, and granted.
+    pub ask: Option<String>,
 }
 
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { budget, used, required } = self;
+        let Self { budget, used, required, ask: _ } = self;
         let (period, level, limit) = (budget.period.as_str(), budget.level.as_str(), budget.limit);
         write!(
             f,
@@ -326,10 +328,14 @@ impl GatewayError {
             Self::BudgetExceeded(over) => {
                 let budget = &over.budget;
                 let resets_at = budget.resets_at.and_then(|at| at.format(&Rfc3339).ok());
-                Some(json!({
+                let mut data = json!({
                     "level": budget.level, "period": budget.period, "limit": budget.limit, "used": over.used,
                     "required": over.required, "resets_at": resets_at,
-                }))
+                });
+                if let Some(ask) = &over.ask {
+                    data["ask"] = json!(ask);
+                }
+                Some(data)
             }
             Self::OutcomeUnknown { reference } => {
                 Some(json!({ "task_id": reference, "charged": "held", "retry_safe": false }))

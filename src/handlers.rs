@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::error::{Answer, GatewayError, json_answer};
 use crate::ids::OrgId;
 use crate::layers::body::BodyReader;
+use crate::layers::refusals::Refusals;
 use crate::layers::{Below, Outcome};
 use crate::poll::Poller;
 use crate::price_cache::Prices;
@@ -42,6 +43,8 @@ pub struct Handlers {
     pub max_quote: Duration,
     pub bodies: BodyReader,
     pub bulk: Bulk,
+    /// Tells a caller of its last create that was refused.
+    pub refusals: Arc<Refusals>,
     /// Measures the age of a state.
     pub clock: Clock,
 }

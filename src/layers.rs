@@ -7,6 +7,7 @@ pub mod context;
 pub mod forward;
 pub mod price;
 pub mod rate_limit;
+pub mod refusals;
 pub mod replay;
 pub mod rescue;
 pub mod reserve;

@@ -105,7 +105,7 @@ pub fn data_plane(
         // logs one event a request, and makes it a typed call; the stages are shared by all requests, never copied
         .layer(TraceLayer { clock: parts.clock, draining: parts.draining, proxies: parts.proxies })
         // errors become answers here and nowhere else
-        .layer(RescueLayer::new())
+        .layer(RescueLayer::new(parts.handlers.refusals.clone()))
         // unknown routes get 404 before authentication
         .layer(stage(Route { document: parts.document }))
         // before a body is read

@@ -263,6 +263,10 @@ impl SharedParts {
                 upstream: self.upstream.clone(),
                 bulk: self.bulk.clone(),
                 unanswered: unanswered.clone(),
+                budgets_page: config
+                    .console
+                    .address_of("/console/budgets")
+                    .filter(|_| config.console.enabled),
             },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
@@ -282,6 +286,7 @@ impl SharedParts {
                 max_quote: Duration::from_secs(config.quotes.max_valid_seconds.into()),
                 bodies,
                 bulk: self.bulk.clone(),
+                refusals: Arc::default(),
                 clock: Clock,
             },
         }

@@ -22,6 +22,18 @@ pub(super) struct Me {
     pub(super) user: MyUser,
     pub(super) key: Option<MyKey>,
     pub(super) budgets: Vec<MyBudget>,
+    #[serde(default)]
+    pub(super) last_refusal: Option<Refused>,
+}
+
+/// A create that was refused.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Refused {
+    pub(super) status: u16,
+    pub(super) code: Option<String>,
+    pub(super) message: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) at: OffsetDateTime,
 }
 
 impl Me {

@@ -36,6 +36,26 @@ impl Zone {
         format!("{} ({})", text.unwrap_or_default(), self.name)
     }
 
+    /// Its name in the IANA database.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The day of an instant.
+    pub(super) fn date(&self, instant: OffsetDateTime) -> time::Date {
+        let day = self.at(instant).map(|at| at.date());
+        let known = day.and_then(|day| {
+            let month = u8::try_from(day.month()).ok()?;
+            time::Date::from_calendar_date(
+                day.year().into(),
+                time::Month::try_from(month).ok()?,
+                u8::try_from(day.day()).ok()?,
+            )
+            .ok()
+        });
+        known.unwrap_or_else(|| instant.date())
+    }
+
     /// The month of an instant: `2026-11`.
     pub(super) fn month(&self, instant: OffsetDateTime) -> String {
         self.at(instant).map_or_else(String::new, |at| at.strftime("%Y-%m").to_string())
@@ -67,6 +87,7 @@ mod tests {
         assert_eq!(zone.short(at), "1 Dec 2026, 01:17");
         assert_eq!(zone.full(at), "2026-12-01 01:17:09 +03:00 (Europe/Istanbul)");
         assert_eq!(zone.month(at), "2026-12");
+        assert_eq!(zone.date(at).to_string(), "2026-12-01");
         assert!(Zone::named("Nowhere/Else").full(at).ends_with("+00:00 (UTC)"));
     }
 

@@ -1,16 +1,22 @@
 //! Turns errors into answers, in this one place, and logs their details once.
 
+use std::sync::Arc;
+
 use tower::Layer;
 
+use super::refusals::Refusals;
 use super::{Below, Failure};
-use crate::call::{Arrived, Call, Endpoint};
+use crate::call::{Arrived, Call, Endpoint, Notes};
 use crate::error::{Answer, GatewayError};
 use crate::metrics as m;
 use crate::wire::Code;
 
 /// Turns every error into an answer, so that the layers above see answers only.
 #[derive(Debug, Clone)]
-pub struct RescueLayer(());
+pub struct RescueLayer {
+    /// Creates that were refused.
+    refusals: Arc<Refusals>,
+}
 
 /// Values of the label `code` that are not codes of our answers.
 const OK: &str = "OK";
@@ -25,7 +31,7 @@ pub(super) fn count_request(route: &'static str, status: u16, code: &'static str
 
 impl RescueLayer {
     /// Registers a series for each way in which a request may end, at 0: an alarm must see the first increment.
-    pub fn new() -> Self {
+    pub fn new(refusals: Arc<Refusals>) -> Self {
         let codes = Code::ALL.iter().map(|code| (code.status().as_u16(), code.as_str()));
         let others =
             [(200, OK), (400, VENDORS_OWN), (415, Code::InvalidRequest.as_str()), (499, CLIENT_GONE)];
@@ -39,13 +45,7 @@ impl RescueLayer {
         }
         metrics::counter!(m::REPLAYS).increment(0);
         metrics::gauge!(m::IN_FLIGHT).increment(0);
-        Self(())
-    }
-}
-
-impl Default for RescueLayer {
-    fn default() -> Self {
-        Self::new()
+        Self { refusals }
     }
 }
 
@@ -53,7 +53,7 @@ impl<B> Layer<B> for RescueLayer {
     type Service = Rescue<B>;
 
     fn layer(&self, below: B) -> Rescue<B> {
-        Rescue { below }
+        Rescue { below, refusals: self.refusals.clone() }
     }
 }
 
@@ -61,6 +61,7 @@ impl<B> Layer<B> for RescueLayer {
 #[derive(Debug, Clone)]
 pub struct Rescue<B> {
     below: B,
+    refusals: Arc<Refusals>,
 }
 
 impl<B: Below<Arrived>> Rescue<B> {
@@ -69,7 +70,10 @@ impl<B: Below<Arrived>> Rescue<B> {
         let outcome = self.below.take(call).await;
         let (answer, code) = match outcome {
             Ok(answer) => (answer, OK),
-            Err(failure) => answer_to(failure),
+            Err(failure) => {
+                self.note(&notes, &failure.error);
+                answer_to(failure)
+            }
         };
         notes.add(|notes| {
             let route = notes.endpoint.map_or("none", Endpoint::as_str);
@@ -79,6 +83,19 @@ impl<B: Below<Arrived>> Rescue<B> {
             }
         });
         answer
+    }
+
+    /// Keeps in mind that a create was refused, if it is known whose.
+    fn note(&self, notes: &Notes, error: &GatewayError) {
+        let mut creator = None;
+        notes.add(|notes| {
+            if notes.endpoint == Some(Endpoint::Generate) {
+                creator = notes.principal.as_ref().map(|principal| principal.user);
+            }
+        });
+        if let Some(user) = creator {
+            self.refusals.note(user, error);
+        }
     }
 }
 

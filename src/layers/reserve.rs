@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use super::replay::replay;
 use super::unanswered::Unanswered;
 use super::{Below, Outcome, Stage, tell};
 use crate::bulk::Bulk;
 use crate::call::{Call, Context, Held, NewCreate, Notes, Priced};
+use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::{BudgetId, HoldId, OrgId};
 use crate::metrics as m;
-use crate::store::{BudgetInForce, Claim, HoldGuard, Ledger, NewHold, StoreError, Verdict};
+use crate::store::{
+    BudgetInForce, BudgetLevel, Claim, HoldGuard, Ledger, NewHold, Principal, StoreError, Verdict,
+};
 use crate::telemetry::Span;
 use crate::upstream::{Permit, Refusal, Upstream};
 
@@ -24,6 +29,8 @@ pub struct Reserve {
     pub bulk: Bulk,
     /// Answers creates that repeat one whose caller has gone.
     pub unanswered: Arc<Unanswered>,
+    /// The console's page of budgets as browsers see it, where there is one.
+    pub budgets_page: Option<Url>,
 }
 
 impl Stage for Reserve {
@@ -90,7 +97,8 @@ impl Reserve {
                     let budget = Box::pin(self.budget(org, budget)).await?;
                     if let Some(budget) = budget {
                         let used = budget.limit.checked_sub(left).unwrap_or(budget.limit);
-                        let over = OverBudget { budget, used, required };
+                        let ask = self.ask(&create.principal, &budget, used, required);
+                        let over = OverBudget { budget, used, required, ask };
                         return Err(GatewayError::BudgetExceeded(Box::new(over)));
                     }
                 }
@@ -126,6 +134,31 @@ impl Reserve {
             }
         }
         Err(GatewayError::RequestInProgress)
+    }
+
+    /// The link by which more of a budget is asked for: half as much again, or what this create needs. Of a team's budget it is the
+    /// page, because the caller's team is not known here; a budget of the whole organisation is raised by operators.
+    fn ask(
+        &self,
+        caller: &Principal,
+        budget: &BudgetInForce,
+        used: Credits,
+        required: Credits,
+    ) -> Option<String> {
+        let mut link = self.budgets_page.clone()?;
+        let id = match budget.level {
+            BudgetLevel::Key => caller.key?.to_string(),
+            BudgetLevel::User => caller.user.to_string(),
+            BudgetLevel::Team => return Some(link.into()),
+            BudgetLevel::Organisation => return None,
+        };
+        let more = budget.limit.get().saturating_mul(3).checked_div(2)?;
+        let needed = used.get().saturating_add(required.get());
+        link.query_pairs_mut()
+            .append_pair("ask", &format!("{}:{id}", budget.level.as_str()))
+            .append_pair("period", budget.period.as_str())
+            .append_pair("credits", &more.max(needed).to_string());
+        Some(link.into())
     }
 
     /// What becomes of a create without a permit. If it repeats one in doubt, it gets the 504 of that doubt, because "unavailable"

@@ -9,5 +9,8 @@ pub(in crate::store) mod health;
 pub(in crate::store) mod months;
 pub(in crate::store) mod statement;
 pub(in crate::store) mod summary;
+pub(in crate::store) mod totals;
 pub(in crate::store) mod usage;
+pub(in crate::store) mod usage_local;
+pub(in crate::store) mod usage_top;
 pub(in crate::store) mod watch;

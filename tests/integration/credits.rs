@@ -5,4 +5,5 @@ mod operators;
 mod posting;
 mod reporting;
 mod statement;
+mod totals;
 mod usage;

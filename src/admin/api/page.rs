@@ -20,6 +20,11 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// All there is.
+    pub(super) fn whole(items: Vec<T>) -> Json<Self> {
+        Json(Self { items, next_cursor: None })
+    }
+
     /// `items` holds one more than `limit` if there is another page.
     pub(super) fn of<C: Display>(items: Vec<T>, limit: PageLimit, cursor: impl Fn(&T) -> C) -> Json<Self> {
         let (items, next_cursor) = limit.cut(items, cursor);

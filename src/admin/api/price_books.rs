@@ -277,6 +277,9 @@ pub(super) struct Days {
     #[serde(default = "a_week")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 90)]
     days: u32,
+    /// At most so many organisations, those with the greatest differences; all if omitted.
+    #[param(maximum = 1000)]
+    orgs: Option<u16>,
 }
 
 fn a_week() -> u32 {
@@ -296,7 +299,11 @@ fn a_week() -> u32 {
 )]
 pub(super) async fn replay_tasks(call: ReadCall<i32, Query<Days>>) -> Result<Json<WhatIf>, Problem> {
     let ApiCall { database, path: version, input: Query(query), .. } = call;
-    Ok(Json(database.what_if(BookVersion::new(version), query.days).await?))
+    let mut outcome = database.what_if(BookVersion::new(version), query.days).await?;
+    if let Some(most) = query.orgs {
+        outcome.keep_greatest(most.into());
+    }
+    Ok(Json(outcome))
 }
 
 /// When a price book comes into force.

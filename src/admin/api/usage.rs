@@ -7,7 +7,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use time::macros::format_description;
 use time::{Date, Duration};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::budget_requests::of_user;
 use super::call::{ApiCall, FurtherTurns, ReadCall};
@@ -43,6 +43,16 @@ pub(super) struct UsageQuery {
     /// The name of the label to group by. Tasks without it are a group of their own.
     #[param(min_length = 1, max_length = 64)]
     label: Option<String>,
+    /// By whose clock days begin and end: `utc` if omitted. `org`: by that of the organisation's time zone, as in statements; of one
+    /// organisation, by day, without other filters.
+    #[serde(default)]
+    #[param(inline)]
+    clock: UsageClock,
+    /// Only so many groups, those that consumed most, with their names; the last line is all others together. One thing to group by,
+    /// and not a label. Users and keys of whole months (`from` a first day; `to` a last day, or today) take no longer the more of them
+    /// there are; whoever was never among the first of a month is among the others.
+    #[param(minimum = 1, maximum = 200)]
+    top: Option<u8>,
     /// Only usage of this organisation.
     org_id: Option<OrgId>,
     /// Only usage of users who were in this team at the time.
@@ -65,6 +75,15 @@ pub(super) struct UsageQuery {
     limit: PageLimit,
     /// `next_cursor` of the previous page.
     cursor: Option<String>,
+}
+
+/// By whose clock a day begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum UsageClock {
+    #[default]
+    Utc,
+    Org,
 }
 
 /// Show usage
@@ -118,6 +137,7 @@ async fn usage(
         return Err(Problem::Invalid("from must not be after to".into()));
     }
     check_label(&by, query.label.as_deref(), org, (from, to))?;
+    let local = check_clock(&by, org, &query)?;
     let filter = UsageFilter {
         org,
         from,
@@ -125,23 +145,76 @@ async fn usage(
         team: query.team_id,
         user: query.user_id,
         key: query.key_id,
-        task_type: query.task_type,
-        label: query.label,
+        task_type: query.task_type.clone(),
+        label: query.label.clone(),
     };
+    if let Some(top) = query.top {
+        let by = check_top(&by, top, &query)?;
+        let page: Json<Page<Usage>> = Page::whole(database.top_usage(&filter, by, top.into()).await?);
+        return Ok(page.into_response());
+    }
     if query.format.unwrap_or(accepted) == Format::Csv {
+        if let Some(org) = local {
+            let rows = database.usage_by_local_day(org, from, to, LINES.saturating_add(1), 0).await?;
+            if rows.len() > LINES as usize {
+                return Err(too_many_lines());
+            }
+            let mut table = heading(&by, query.bom);
+            for row in &rows {
+                csv::line(&mut table, cells(&by, row));
+            }
+            return Ok(csv::answer(&format!("usage-{from}-{to}"), table.into()));
+        }
         if database.usage_count(&filter, &by, LINES.saturating_add(1)).await? > LINES.into() {
-            return Err(Problem::Invalid(format!(
-                "more than {LINES} lines: ask for fewer days, or group by fewer things"
-            )));
+            return Err(too_many_lines());
         }
         return Ok(csv::answer(&format!("usage-{from}-{to}"), table(turns, filter, by, query.bom)));
     }
     let slice = query.limit.after::<u32>(query.cursor.as_deref())?;
     let offset = slice.after.unwrap_or(0);
-    let rows = database.usage(&filter, &by, slice.limit.into(), offset).await?;
+    let rows = match local {
+        Some(org) => database.usage_by_local_day(org, from, to, slice.limit.into(), offset).await?,
+        None => database.usage(&filter, &by, slice.limit.into(), offset).await?,
+    };
     let next = offset.saturating_add(u32::from(slice.limit).saturating_sub(1));
     let page: Json<Page<Usage>> = Page::of(rows, query.limit, |_| next);
     Ok(page.into_response())
+}
+
+fn too_many_lines() -> Problem {
+    Problem::Invalid(format!("more than {LINES} lines: ask for fewer days, or group by fewer things"))
+}
+
+/// The organisation by whose clock days are asked for, if they are.
+fn check_clock(by: &[UsageBy], org: Option<OrgId>, query: &UsageQuery) -> Result<Option<OrgId>, Problem> {
+    if query.clock == UsageClock::Utc {
+        return Ok(None);
+    }
+    let narrowed = query.team_id.is_some()
+        || query.user_id.is_some()
+        || query.key_id.is_some()
+        || query.task_type.is_some()
+        || query.top.is_some();
+    match org {
+        Some(org) if by == [UsageBy::Day] && !narrowed => Ok(Some(org)),
+        _ => Err(Problem::Invalid(
+            "clock=org is for one organisation by day: group_by=day, and no filter but from and to".into(),
+        )),
+    }
+}
+
+/// What the greatest groups are of.
+fn check_top(by: &[UsageBy], top: u8, query: &UsageQuery) -> Result<UsageBy, Problem> {
+    let invalid = |why: &str| Err(Problem::Invalid(why.into()));
+    match by {
+        _ if !(1..=200).contains(&top) => invalid("top must be from 1 to 200"),
+        _ if query.format == Some(Format::Csv) || query.cursor.is_some() => {
+            invalid("top is one page of JSON: omit format and cursor")
+        }
+        [UsageBy::Label] => invalid("top is not known of labels: omit it"),
+        [by] => Ok(*by),
+        _ => invalid("top needs one thing to group by: group_by=key"),
+    }
 }
 
 /// Usage by a label needs its name, one organisation, and few days.
@@ -187,7 +260,7 @@ fn group_by(text: Option<&str>) -> Result<Vec<UsageBy>, Problem> {
 }
 
 /// What comes next in a table that is being sent.
-enum Next {
+enum NextLines {
     Begin,
     After(Option<Usage>),
     Over,
@@ -196,21 +269,15 @@ enum Next {
 /// The CSV of all usage that was asked for; lines are read while earlier ones are sent, each part in a turn of its own: while its
 /// client reads, others have theirs.
 fn table(turns: FurtherTurns, filter: UsageFilter, by: Vec<UsageBy>, bom: bool) -> Body {
-    let rows = stream::try_unfold(Next::Begin, move |next| {
+    let rows = stream::try_unfold(NextLines::Begin, move |next| {
         let (turns, filter, by) = (turns.clone(), filter.clone(), by.clone());
         async move {
-            let mut table = String::new();
             let after = match next {
-                Next::Over => return Ok(None),
-                Next::Begin => {
-                    table.push_str(csv::mark(bom));
-                    let sums = ["tasks", "charged", "corrected", "consumed"];
-                    let names = by.iter().map(|by| by.name()).chain(sums);
-                    csv::line(&mut table, names.map(|name| plain(Some(name))));
-                    return Ok(Some((table, Next::After(None))));
-                }
-                Next::After(after) => after,
+                NextLines::Over => return Ok(None),
+                NextLines::Begin => return Ok(Some((heading(&by, bom), NextLines::After(None)))),
+                NextLines::After(after) => after,
             };
+            let mut table = String::new();
             let turn = turns.take().await?;
             let mut rows = turn.usage_after(&filter, &by, LINES_AT_A_TIME, after.as_ref()).await?;
             drop(turn);
@@ -219,11 +286,19 @@ fn table(turns: FurtherTurns, filter: UsageFilter, by: Vec<UsageBy>, bom: bool) 
             }
             let more = rows.len() == LINES_AT_A_TIME as usize;
             let last = rows.pop().filter(|_| more);
-            let next = last.map_or(Next::Over, |last| Next::After(Some(last)));
+            let next = last.map_or(NextLines::Over, |last| NextLines::After(Some(last)));
             Ok::<_, StoreError>(Some((table, next)))
         }
     });
     Body::from_stream(rows)
+}
+
+/// The first line of a table.
+fn heading(by: &[UsageBy], bom: bool) -> String {
+    let mut table = String::from(csv::mark(bom));
+    let sums = ["tasks", "charged", "corrected", "consumed"];
+    csv::line(&mut table, by.iter().map(|by| by.name()).chain(sums).map(|name| plain(Some(name))));
+    table
 }
 
 fn cells(by: &[UsageBy], row: &Usage) -> Vec<Cell> {

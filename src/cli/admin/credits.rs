@@ -275,6 +275,12 @@ pub(super) struct UsageArgs {
     /// Count only tasks of this type.
     #[arg(long = "type", value_name = "TYPE")]
     task_type: Option<String>,
+    /// Show only so many groups, those that consumed most, with their names, and all others as one line.
+    #[arg(long, conflicts_with = "csv")]
+    top: Option<u8>,
+    /// By whose clock days begin: that of UTC, or that of the organisation's time zone.
+    #[arg(long, value_parser = ["utc", "org"])]
+    clock: Option<String>,
     /// Print CSV instead of a table.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -291,6 +297,8 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
     let query = query
         .add("label", args.label)
         .add("task_type", args.task_type)
+        .add("top", args.top)
+        .add("clock", args.clock)
         .add("format", args.csv.then_some("csv"))
         .add("bom", args.bom.then_some("true"));
     let asked = query.of(&base);
@@ -306,7 +314,8 @@ pub(super) async fn usage(session: &Session, args: UsageArgs) -> Result<(), CliE
         "label" => ("LABEL", "label"),
         _ => ("TYPE", "task_type"),
     });
-    let columns: Vec<Column> = columns.chain(SUMS.iter().copied()).collect();
+    let name = args.top.map(|_| ("NAME", "name"));
+    let columns: Vec<Column> = columns.chain(name).chain(SUMS.iter().copied()).collect();
     session.list(&asked, &columns).await
 }
 

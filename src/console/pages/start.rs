@@ -201,8 +201,18 @@ struct Guide {
     base_url: String,
     /// What became of the last call, if there was one that failed.
     failed: Option<ClipLine>,
+    /// The last call that was refused, and so is no task.
+    refused: Option<RefusedLine>,
     /// Whether a call is under way.
     waiting: bool,
+}
+
+/// A call that was refused.
+struct RefusedLine {
+    /// The status, and the code of the error.
+    what: String,
+    message: String,
+    at: When,
 }
 
 pub(in crate::console) async fn start(visit: Visit) -> Outcome {
@@ -225,6 +235,17 @@ pub(in crate::console) async fn start(visit: Visit) -> Outcome {
             .first()
             .filter(|task| task.status == "FAILED")
             .map(|task| ClipLine::new(task, visit.base(), zone)),
+        // Older than the last task it says nothing about it.
+        refused: member
+            .me
+            .last_refusal
+            .as_ref()
+            .filter(|refused| list.tasks.first().is_none_or(|task| task.created_at < refused.at))
+            .map(|refused| RefusedLine {
+                what: [refused.status.to_string(), refused.code.clone().unwrap_or_default()].join(" "),
+                message: refused.message.clone(),
+                at: When::new(zone, refused.at),
+            }),
         waiting,
     });
     let newest = Newest::of(&visit, &list.tasks, zone).await;

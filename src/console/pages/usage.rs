@@ -12,13 +12,14 @@ use time::Duration;
 use time::macros::format_description;
 
 use crate::clock::Clock;
-use crate::console::answers::{Me, Page, Person, Tasks, Team};
+use crate::console::answers::{Me, Page, Tasks};
 use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::pages::clips::{Choice, months};
 use crate::console::shell::Shell;
 use crate::console::view::{Alert, Labels, Money, Number, grouped};
 use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::zone::Zone;
 
 #[derive(askama::Template)]
 #[template(path = "usage.html")]
@@ -38,6 +39,10 @@ struct UsagePage {
     chart: Option<Chart>,
     total: Money,
     tasks: Number,
+    /// The time zone by whose clock days begin.
+    zone: String,
+    /// Only the groups that consumed most are shown, and a line for all others.
+    is_top: bool,
     /// The visitor is a member, who sees what is its own.
     is_own: bool,
     alert: Option<Alert>,
@@ -65,6 +70,9 @@ struct Usage {
     key_id: Option<String>,
     task_type: Option<String>,
     label: Option<String>,
+    name: Option<String>,
+    #[serde(default)]
+    others: bool,
     tasks: i64,
     charged: i64,
     corrected: i64,
@@ -156,6 +164,8 @@ impl Display for Chart {
 impl HtmlSafe for Chart {}
 
 struct AskedUsage {
+    /// Days are those of the organisation's time zone.
+    is_local: bool,
     /// The name of the label to group by.
     label: String,
     group: &'static str,
@@ -170,14 +180,21 @@ fn groups_of(me: &Me) -> &'static [(&'static str, &'static str)] {
 }
 
 impl AskedUsage {
-    fn of(fields: &Fields, me: &Me) -> Self {
+    fn of(fields: &Fields, me: &Me, zone: &Zone) -> Self {
         let group = fields.get("by").unwrap_or("day");
         let known = groups_of(me).iter().copied().find(|(word, _)| *word == group);
         let (group, group_name) = known.unwrap_or(("day", "Day"));
         let day = format_description!("[year]-[month]-[day]");
-        let today = Clock.wall().date();
+        // Of one user, and of other groups, there are sums by UTC days alone.
+        let is_local = group == "day" && me.is_admin();
+        let today = if is_local { zone.date(Clock.wall()) } else { Clock.wall().date() };
         // Usage by a label is summed up from single entries while one waits.
-        let back = if group == "label" { 6 } else { 29 };
+        let back = match group {
+            "label" => 6,
+            // Of users and keys, of which there may be any number, whole months are summed up.
+            "user" | "key" => i64::from(today.day()) - 1,
+            _ => 29,
+        };
         let text = |date: time::Date| date.format(&day).unwrap_or_default();
         // A month has all of its days, whatever else is filled in.
         let month = fields.get("month").and_then(|month| {
@@ -186,9 +203,10 @@ impl AskedUsage {
         });
         if let Some((first, last)) = month {
             let label = fields.get("label").unwrap_or_default().trim().to_owned();
-            return Self { group, group_name, label, from: text(first), to: text(last) };
+            return Self { is_local, group, group_name, label, from: text(first), to: text(last) };
         }
         Self {
+            is_local,
             group,
             group_name,
             label: fields.get("label").unwrap_or_default().trim().to_owned(),
@@ -204,7 +222,13 @@ impl AskedUsage {
         let (from, to) = (encoded(&self.from), encoded(&self.to));
         let label =
             if self.is_by_label() { format!("&label={}", encoded(&self.label)) } else { String::new() };
-        format!("/admin/v1/orgs/{org}/usage?group_by={}&from={from}&to={to}{label}", self.group)
+        let clock = if self.is_local { "&clock=org" } else { "" };
+        format!("/admin/v1/orgs/{org}/usage?group_by={}&from={from}&to={to}{label}{clock}", self.group)
+    }
+
+    /// Whether only the groups that consumed most are shown: there may be any number.
+    fn is_top(&self) -> bool {
+        matches!(self.group, "user" | "key" | "team")
     }
 
     fn is_by_label(&self) -> bool {
@@ -217,68 +241,19 @@ impl AskedUsage {
     }
 }
 
-/// The names of users and teams, for lines that have ids.
-struct LineNames {
-    people: Vec<Person>,
-    teams: Vec<Team>,
-    keys: Vec<NamedKey>,
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedKey {
-    key_id: String,
-    name: String,
-}
-
-impl LineNames {
-    async fn of(visit: &Visit, org: &str, group: &str) -> Result<Self, Problem> {
-        let (mut people, mut teams, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        match group {
-            "user" => {
-                people = visit
-                    .client
-                    .look::<Page<Person>>(&format!("/admin/v1/orgs/{org}/users?limit=200"))
-                    .await?
-                    .items
-            }
-            "key" => {
-                let place = format!("/admin/v1/orgs/{org}/keys?limit=200");
-                keys = visit.client.look::<Page<NamedKey>>(&place).await?.items;
-            }
-            "team" => {
-                teams = visit
-                    .client
-                    .look::<Page<Team>>(&format!("/admin/v1/orgs/{org}/teams?limit=200"))
-                    .await?
-                    .items
-            }
-            _ => {}
-        }
-        Ok(Self { people, teams, keys })
-    }
-
-    fn name(&self, usage: &Usage, group: &str) -> String {
-        let none = |text: &str| text.to_owned();
-        match group {
-            "day" => usage.day.clone().unwrap_or_default(),
-            "task_type" => usage.task_type.clone().unwrap_or_default(),
-            "key" => {
-                let Some(id) = &usage.key_id else { return none("without a key") };
-                self.keys.iter().find(|key| key.key_id == *id).map_or(id.clone(), |key| key.name.clone())
-            }
-            "label" => usage.label.clone().unwrap_or_else(|| none("without the label")),
-            "team" => {
-                let Some(id) = &usage.team_id else { return none("without a team") };
-                self.teams
-                    .iter()
-                    .find(|team| team.team_id == *id)
-                    .map_or(id.clone(), |team| team.name.clone())
-            }
-            _ => {
-                let id = usage.user_id.clone().unwrap_or_default();
-                self.people.iter().find(|one| one.user_id == id).map_or(id, |one| one.name.clone())
-            }
-        }
+/// What a line is of.
+fn name(usage: &Usage, group: &str) -> String {
+    let known = |id: &Option<String>, none: &str| {
+        usage.name.clone().or_else(|| id.clone()).unwrap_or_else(|| none.to_owned())
+    };
+    match group {
+        _ if usage.others => "all others".to_owned(),
+        "day" => usage.day.clone().unwrap_or_default(),
+        "task_type" => usage.task_type.clone().unwrap_or_default(),
+        "key" => known(&usage.key_id, "without a key"),
+        "label" => usage.label.clone().unwrap_or_else(|| "without the label".to_owned()),
+        "team" => known(&usage.team_id, "without a team"),
+        _ => known(&usage.user_id, ""),
     }
 }
 
@@ -292,13 +267,14 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Usage").await?;
     let org = &member.me.organisation.org_id;
     let query = visit.query();
-    let asked = AskedUsage::of(query, &member.me);
+    let asked = AskedUsage::of(query, &member.me, &member.zone);
     let place = asked.place(org);
     let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
     let nothing = || Page { items: Vec::new(), next_cursor: None };
     let found = match asked.lacks_label() {
         true => Ok(nothing()),
+        false if asked.is_top() => visit.client.look::<Page<Usage>>(&format!("{place}&top=100")).await,
         false => visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await,
     };
     let (found, alert) = match found {
@@ -306,15 +282,18 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
         Err(problem) if problem.status == http::StatusCode::BAD_REQUEST => {
             (nothing(), Some(Alert::of(&problem)))
         }
-        // Entries are summed up while one waits: those of many days may be too many.
-        Err(problem) if problem.is_passing() && asked.is_by_label() => {
-            let message = "this could not be summed up in time: choose fewer days";
+        // What is summed up while one waits may be too much.
+        Err(problem) if problem.is_passing() && (asked.is_by_label() || asked.is_top()) => {
+            let message = match asked.is_by_label() {
+                true => "this could not be summed up in time: choose fewer days",
+                false => "this could not be summed up in time: choose a whole month",
+            };
             (nothing(), Some(Alert::of(&Problem { message: message.into(), ..problem })))
         }
         Err(problem) => return Err(problem.into()),
     };
-    let names = LineNames::of(&visit, org, asked.group).await?;
-    let bars = found.items.iter().map(|usage| (names.name(usage, asked.group), usage.consumed));
+    let bars = found.items.iter().filter(|usage| !usage.others);
+    let bars = bars.map(|usage| (name(usage, asked.group), usage.consumed));
     let bars: Vec<_> = bars.take(BARS).collect();
     let sum = |of: fn(&Usage) -> i64| found.items.iter().map(of).fold(0, i64::saturating_add);
     let filters = query.query_without(&["cursor"]);
@@ -345,12 +324,14 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
             .collect(),
         total: Money(sum(|usage| usage.consumed)),
         tasks: Number(sum(|usage| usage.tasks)),
+        zone: if asked.is_local { member.zone.name().to_owned() } else { String::new() },
+        is_top: asked.is_top(),
         is_own: !member.me.is_admin(),
         lines: found
             .items
             .iter()
             .map(|usage| UsageLine {
-                name: names.name(usage, asked.group),
+                name: name(usage, asked.group),
                 label: label(usage),
                 tasks: Number(usage.tasks),
                 charged: Number(usage.charged),
@@ -375,7 +356,7 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
 /// The same figures as CSV.
 pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
     let (member, _) = visit.member("Usage").await?;
-    let asked = AskedUsage::of(visit.query(), &member.me);
+    let asked = AskedUsage::of(visit.query(), &member.me, &member.zone);
     let place = format!("{}&format=csv", asked.place(&member.me.organisation.org_id));
     download(&visit, &place).await
 }

@@ -5,6 +5,7 @@ mod auditor;
 mod open;
 mod periodic;
 mod seals;
+mod totals;
 
 pub use crate::store::books::audit::periodic::{AuditResult, Breach};
 
@@ -345,6 +346,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     seals::LOTS,
     seals::LOGGED,
     archived::MONTHS,
+    totals::TOTALS,
 ];
 
 const NAMES: [&str; INVARIANTS.len()] = {

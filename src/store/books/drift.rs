@@ -129,22 +129,43 @@ impl FromRow<'_, PgRow> for PriceDrift {
 }
 
 impl Database {
-    /// Compares the tasks that ended in the last `days`. Reads every one of them.
+    /// Compares the tasks that ended in the last `days`. Reads every one of them, once.
     pub async fn drift(&self, days: u32) -> Result<Drift, StoreError> {
         let days = f64::from(days);
-        let accounts = sqlx::query_as(
-            "select h.account, count(*) as tasks, \
-               saturated(sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged')) as charged, \
-               saturated(sum(l.lost)) as lost, saturated(sum(l.possibly)) as possibly_lost, \
-               saturated(sum(h.reported)) as reported, saturated(sum(h.drift)) as drift, \
-               count(*) filter (where h.drift <> 0) as differing \
-             from hold h left join (select org_id, hold_id, sum(amount) filter (where not possible) as lost, \
-                 sum(amount) filter (where possible) as possibly from platform_loss group by 1, 2) l using (org_id, hold_id) \
-             where h.ended_at > now() - $1 * interval '1 day' group by h.account order by h.account",
+        // Tasks by account, and by type and price book, from one reading; what was lost is of few tasks.
+        let sums = sqlx::query(
+            "with sums as materialized ( \
+               select h.account, h.task_type, h.price_book, grouping(h.account) = 0 as of_account, count(*) as tasks, \
+                 sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged') as charged, \
+                 sum(h.reported) as reported, sum(h.drift) as drift, count(*) filter (where h.drift <> 0) as differing, \
+                 count(*) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as unlike, \
+                 sum(h.list_price) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as listed, \
+                 sum(h.raw_consumed) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as consumed \
+               from hold h where h.ended_at > now() - $1 * interval '1 day' \
+               group by grouping sets ((h.account), (h.task_type, h.price_book))), \
+             losses as materialized ( \
+               select h.account, sum(l.amount) filter (where not l.possible) as lost, sum(l.amount) filter (where l.possible) as possibly \
+               from platform_loss l join hold h on h.org_id = l.org_id and h.hold_id = l.hold_id \
+               where h.ended_at > now() - $1 * interval '1 day' group by h.account) \
+             select s.of_account, s.account, s.task_type, s.price_book, case when s.of_account then s.tasks else s.unlike end as tasks, \
+               saturated(s.charged) as charged, saturated(l.lost) as lost, saturated(l.possibly) as possibly_lost, \
+               saturated(s.reported) as reported, saturated(s.drift) as drift, s.differing, saturated(s.listed) as listed, \
+               saturated(s.consumed) as consumed \
+             from sums s left join losses l on l.account = s.account and s.of_account \
+             where s.of_account or s.unlike > 0 order by s.account, s.task_type, s.price_book",
         )
         .bind(days)
+        .persistent(false)
         .fetch_all(self.pool())
         .await?;
+        let (mut accounts, mut prices) = (Vec::new(), Vec::new());
+        for row in &sums {
+            if row.try_get("of_account")? {
+                accounts.push(AccountDrift::from_row(row)?);
+            } else {
+                prices.push(PriceDrift::from_row(row)?);
+            }
+        }
         let tasks = sqlx::query_as(
             "select account, hold_id, org_id, upstream_task, task_type, state, list_price, reported, drift, reason, ended_at \
              from (select org_id, hold_id from drifted_task d where d.ended_at > now() - $1 * interval '1 day' \
@@ -152,15 +173,6 @@ impl Database {
         )
         .bind(days)
         .bind(PAGE)
-        .fetch_all(self.pool())
-        .await?;
-        let prices = sqlx::query_as(
-            "select task_type, price_book, count(*) as tasks, saturated(sum(list_price)) as listed, \
-               saturated(sum(raw_consumed)) as consumed from hold \
-             where state = 'SETTLED' and raw_consumed <> list_price and ended_at > now() - $1 * interval '1 day' \
-             group by 1, 2 order by 1, 2",
-        )
-        .bind(days)
         .fetch_all(self.pool())
         .await?;
         Ok(Drift { accounts, tasks, prices })

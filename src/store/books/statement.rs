@@ -3,7 +3,7 @@
 //! A month begins and ends by the clock of the organisation's time zone. Opening balance + lines = closing balance,
 //! which is the sum of all entries up to the end of the month; in the current month it is what the organisation has
 //! now, available and held. The opening balance is calculated back from the present balance, in the snapshot that
-//! counts the lines: a month long ago costs more than this month.
+//! counts the lines, by the sums of [`totals`]: a month long ago costs a little more than this month.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::store::books::entries::{COLUMNS, Entry, EntryPosition, STORED, TABLES, entry};
+use crate::store::books::totals;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::ledger::entry_kind::EntryKind;
@@ -125,30 +126,35 @@ pub struct Line {
 impl Database {
     /// The statement of `org` for a month, without its lines. `NotFound` if the month has not begun.
     pub async fn statement(&self, org: OrgId, month: Month) -> Result<Statement, StoreError> {
-        let row = sqlx::query(
-            "with m as ( \
+        // A month of a clock that is not set by quarters of an hour is read from the entries themselves.
+        let booked = totals::booked_since("m.starts_at", "m.aligned");
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "with o as ( \
                  select o.org_id, o.name, o.time_zone, $2::timestamp at time zone o.time_zone as starts_at, \
                         ($2::timestamp + interval '1 month') at time zone o.time_zone as ends_at from org o where o.org_id = $1 \
+             ), m as materialized ( \
+                 select o.*, (extract(epoch from o.starts_at) % 900, extract(epoch from o.ends_at) % 900) = (0, 0) as aligned from o \
              ) \
              select m.*, now() < m.starts_at as unborn, now() < m.ends_at as goes_on, b.available, b.held, t.*, \
                     l.created_at as last_at, l.entry_id as last_entry, \
+                    (select coalesce(sum(a.tasks), 0)::bigint from archived_charge a where a.org_id = m.org_id \
+                       and a.created_at >= m.starts_at and a.created_at < m.ends_at) as archived, \
                     b.granted - b.consumed - t.since as opening \
              from m join org_balance b on b.org_id = m.org_id cross join lateral ( \
-                 select coalesce(array_agg(k.kind order by k.kind) filter (where k.inside), '{}') as kinds, \
-                        coalesce(array_agg(k.lines order by k.kind) filter (where k.inside), '{}') as lines, \
-                        coalesce(array_agg(k.credits order by k.kind) filter (where k.inside), '{}') as credits, \
-                        coalesce(sum(k.archived) filter (where k.inside), 0)::bigint as archived, \
+                 select coalesce(array_agg(k.kind order by k.kind) filter (where k.inside), '{{}}') as kinds, \
+                        coalesce(array_agg(k.lines order by k.kind) filter (where k.inside), '{{}}') as lines, \
+                        coalesce(array_agg(k.credits order by k.kind) filter (where k.inside), '{{}}') as credits, \
                         coalesce(sum(k.credits), 0)::bigint as since \
-                 from (select e.kind, e.created_at < m.ends_at as inside, sum(e.lines)::bigint as lines, \
-                              sum(e.amount)::bigint as credits, \
-                              sum(e.lines) filter (where e.kind = 'consume' and e.hold_id is null) as archived from booked e \
-                       where e.org_id = m.org_id and e.created_at >= m.starts_at group by 1, 2) k) t left join lateral ( \
+                 from (select e.kind, e.at < m.ends_at as inside, sum(e.lines)::bigint as lines, sum(e.amount)::bigint as credits \
+                       from {booked} e group by 1, 2) k) t left join lateral ( \
                  select e.created_at, e.entry_id from booked e \
                  where e.org_id = m.org_id and e.created_at >= m.starts_at and e.created_at < m.ends_at \
-                 order by e.created_at desc, e.entry_id desc limit 1) l on true",
-        )
+                 order by e.created_at desc, e.entry_id desc limit 1) l on true"
+        )))
         .bind(org.as_uuid())
         .bind(month.first_day())
+        // Planned anew: how much there is behind the sums is not known before.
+        .persistent(false)
         .fetch_optional(self.pool())
         .await?
         .ok_or_else(|| StoreError::NotFound(format!("there is no organisation {org}")))?;
@@ -195,10 +201,17 @@ impl Database {
         limit: u32,
     ) -> Result<Vec<Line>, StoreError> {
         let Some(last) = of.last else { return Ok(Vec::new()) };
+        // What was booked since `after` is what was booked in the rest of its quarter of an hour, and since then. What is in an archive
+        // has other times among the lines than in the sums.
+        let booked = totals::booked_since("q.ends_at", "q.exact");
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS}, (coalesce($5, (select b.granted - b.consumed - coalesce((select sum(r.amount) from booked r \
-                 where r.org_id = $1 and r.created_at >= $2 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
-                 from org_balance b where b.org_id = $1)) + e.so_far)::bigint as balance \
+                 where r.org_id = $1 and r.created_at >= $2 and r.created_at < q.ends_at \
+                 and ($6::timestamptz is null or (r.created_at, r.entry_id) > ($6, $7))), 0) \
+                 - coalesce((select sum(r.amount) from {booked} r), 0) from org_balance b \
+                 cross join (select date_bin('15 minutes', coalesce($6, $2), '2000-01-01Z') + interval '15 minutes' as ends_at, \
+                   not exists (select from archived_charge a where a.org_id = $1 and a.created_at >= coalesce($6, $2)) as exact) q \
+                 where b.org_id = $1)) + e.so_far)::bigint as balance \
              from (select e.*, sum(e.amount) over (order by e.created_at, e.entry_id) as so_far \
                    from (select {STORED} from booked e where e.org_id = $1 and e.created_at >= $2 and (e.created_at, e.entry_id) <= ($3, $8) \
                          and (e.created_at, e.entry_id) > (coalesce($6, '-infinity'), coalesce($7, '00000000-0000-0000-0000-000000000000')) \
@@ -212,6 +225,7 @@ impl Database {
         .bind(after.map(|place| place.at))
         .bind(after.map(|place| place.entry.as_uuid()))
         .bind(last.entry.as_uuid())
+        .persistent(false)
         .fetch_all(self.pool())
         .await?;
         let line = |row| Ok(Line { entry: entry(row)?, balance: Credits::new(row.try_get("balance")?) });

@@ -9,6 +9,7 @@ use crate::credits::Credits;
 use crate::ids::{EntryId, OrgId};
 use crate::metrics as m;
 use crate::store::books::exposure::{self, Exposure};
+use crate::store::books::totals;
 use crate::store::credits::balance::Balance;
 use crate::store::credits::balance::{COLUMNS, balance};
 use crate::store::db::change::Acting;
@@ -68,14 +69,14 @@ impl Database {
         max_exposure: Credits,
     ) -> Result<CreditSummary, StoreError> {
         let exposed = exposure::COLUMNS;
+        let since = "((now() at time zone 'UTC')::date - 6)";
+        let usage = totals::USAGE.replace("$2", since).replace("$3", "'infinity'");
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with spent as ( \
-                 select coalesce(sum(u.charged + u.corrected), 0) as credits, \
-                        greatest(extract(epoch from now() - greatest(o.created_at, w.starts)), 86400)::numeric as seconds \
+                 select (select coalesce(sum(u.charged + u.corrected), 0) from {usage} u) as credits, \
+                        greatest(extract(epoch from now() - greatest(o.created_at, d.day at time zone 'UTC')), 86400)::numeric as seconds \
                  from org o cross join (select date_trunc('day', now() at time zone 'UTC') - interval '6 days' as day) d \
-                 cross join lateral (select d.day at time zone 'UTC' as starts) w \
-                 left join usage_day u on u.org_id = o.org_id and u.day >= d.day::date \
-                 where o.org_id = $1 group by o.created_at, w.starts \
+                 where o.org_id = $1 \
              ), lasts as ( \
                  select credits, seconds, case when credits > 0 then \
                      (select greatest(b.available, 0) from org_balance b where b.org_id = $1) * seconds / credits end as rest \
@@ -89,6 +90,8 @@ impl Database {
              from org_balance b cross join lasts l left join credit_setting s using (org_id) where b.org_id = $1"
         )))
         .bind(org.as_uuid())
+        // Planned anew: how much there is behind the sums is not known before.
+        .persistent(false)
         .fetch_optional(self.pool())
         .await?
         .ok_or_else(|| StoreError::NotFound(format!("there is no organisation {org}")))?;

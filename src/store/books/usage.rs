@@ -2,7 +2,9 @@
 //! each entry; the audit proves that the roll-up equals the entries. Days are UTC days of the charge, whereas
 //! statements use the months of the organisation's time zone.
 //!
-//! The roll-up knows no labels: usage by a label is summed up from the entries themselves, of one organisation and a month at most.
+//! The roll-up has a row for each user and key of a day, of which an organisation may have any number: what is asked for without them
+//! is read from the sums of [`totals`]. The roll-up knows no labels: usage by a label is summed up from the entries themselves, of one
+//! organisation and a month at most.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -13,6 +15,7 @@ use uuid::Uuid;
 
 use crate::credits::Credits;
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
+use crate::store::books::totals;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 
@@ -48,7 +51,7 @@ impl UsageBy {
         }
     }
 
-    const fn column(self) -> &'static str {
+    pub(super) const fn column(self) -> &'static str {
         match self {
             Self::Org => "org_id",
             Self::Day => "day",
@@ -82,7 +85,7 @@ pub struct UsageFilter {
 }
 
 /// Usage of one group. Only the fields that were grouped by are present.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, PartialEq, Eq, ToSchema)]
 pub struct Usage {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org_id: Option<OrgId>,
@@ -102,6 +105,12 @@ pub struct Usage {
     /// The value of the label; null: tasks without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Option<String>>,
+    /// With `top`: the name of the organisation, team, user or key, or "all others".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// With `top`: true: all further groups together. Such a line is the last one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub others: bool,
     /// Tasks that succeeded and were charged.
     pub tasks: i64,
     /// Credits charged for these tasks.
@@ -133,6 +142,60 @@ enum Lines<'a> {
 }
 
 type Prepared<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+/// The roll-up of the user `$5` alone, day by day: its rows of a day follow one another in the index, between those of all others.
+const OF_USER: &str = "(select d.day::date as day, u.org_id, u.user_id, u.team_id, u.key_id, u.task_type, u.tasks, u.charged, u.corrected \
+     from generate_series(greatest($2, coalesce((select min(f.day) from usage_day f where f.org_id = $1), $3 + 1))::timestamp, \
+       least($3, (select max(l.day) from usage_day l where l.org_id = $1))::timestamp, interval '1 day') d(day) \
+     cross join lateral (select k.org_id, k.user_id, k.team_id, k.key_id, k.task_type, k.tasks, k.charged, k.corrected from usage_day k where k.org_id = $1 and k.day = d.day::date and k.user_id = $5 offset 0) u) of_user";
+
+/// Where usage is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The roll-up of each day, user and key.
+    Days,
+    /// That of one user.
+    User,
+    /// The sums of an organisation, which know neither users nor keys.
+    Totals,
+    /// The entries, and the value of a label.
+    Labels,
+}
+
+impl Source {
+    pub(super) fn of(filter: &UsageFilter, by: &[UsageBy]) -> Self {
+        let narrow = by.iter().any(|by| matches!(by, UsageBy::User | UsageBy::Key));
+        match filter.org {
+            _ if by.contains(&UsageBy::Label) => Self::Labels,
+            Some(_) if filter.user.is_some() => Self::User,
+            Some(_) if filter.key.is_none() && !narrow => Self::Totals,
+            _ => Self::Days,
+        }
+    }
+
+    /// What it selects from.
+    pub(super) fn table(self) -> String {
+        match self {
+            Self::Days => "usage_day".into(),
+            Self::User => OF_USER.into(),
+            Self::Totals => format!("{} of_totals", totals::USAGE),
+            Self::Labels => BY_LABEL.into(),
+        }
+    }
+
+    /// The condition of a filter. The one on the organisation is not optional like the others, because it leads the index.
+    pub(super) fn condition(self, filter: &UsageFilter) -> String {
+        let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
+        // The sums have no columns for users and keys.
+        let person = match self {
+            Self::Totals => "$5::uuid is null and $6::uuid is null",
+            _ => "($5::uuid is null or user_id = $5) and ($6::uuid is null or key_id = $6)",
+        };
+        format!(
+            "{org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) and {person} \
+             and ($7::text is null or task_type = $7)"
+        )
+    }
+}
 
 impl Database {
     /// Usage grouped and ordered by `by` (empty: one sum); at most `limit` rows, from `offset` on.
@@ -214,18 +277,11 @@ impl Database {
 
     /// The rows that are summed up, from a table or the entries, with their conditions. Only column names are formatted into it.
     async fn usage_source(&self, filter: &UsageFilter, by: &[UsageBy]) -> Result<String, StoreError> {
-        let by_label = by.contains(&UsageBy::Label);
-        if by_label {
+        let source = Source::of(filter, by);
+        if source == Source::Labels {
             self.refuse_archived(filter).await?;
         }
-        let source = if by_label { BY_LABEL } else { "usage_day" };
-        // The condition on the organisation is not optional like the others, because it leads the index.
-        let org = if filter.org.is_some() { "org_id = $1" } else { "$1::uuid is null" };
-        Ok(format!(
-            "{source} where {org} and day between $2 and $3 and ($4::uuid is null or team_id = $4) \
-             and ($5::uuid is null or user_id = $5) and ($6::uuid is null or key_id = $6) \
-             and ($7::text is null or task_type = $7)"
-        ))
+        Ok(format!("{} where {}", source.table(), source.condition(filter)))
     }
 
     /// Labels leave with their months: sums by them would be too small without a word.
@@ -260,13 +316,10 @@ fn filtered<'q>(query: Prepared<'q>, filter: &'q UsageFilter, by: &[UsageBy], li
         .bind(filter.user.map(UserId::as_uuid))
         .bind(filter.key.map(KeyId::as_uuid))
         .bind(&filter.task_type)
-        .bind(i64::from(limit));
-    if by.contains(&UsageBy::Label) {
-        // Planned anew each time: how many entries a range has differs widely.
-        query.bind(&filter.label).persistent(false)
-    } else {
-        query
-    }
+        .bind(i64::from(limit))
+        // Planned anew each time: how much a range has differs widely.
+        .persistent(false);
+    if by.contains(&UsageBy::Label) { query.bind(&filter.label) } else { query }
 }
 
 /// The condition that a row's group comes after the one whose columns are the array `$place`: see [`group_of`].
@@ -314,7 +367,7 @@ fn group_of(row: &Usage, by: &[UsageBy]) -> Vec<String> {
     values
 }
 
-fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
+pub(super) fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
     let id = |by_what: UsageBy| -> Result<Option<Uuid>, sqlx::Error> {
         if by.contains(&by_what) { row.try_get(by_what.column()).map(Some) } else { Ok(None) }
     };
@@ -331,6 +384,8 @@ fn usage(row: &PgRow, by: &[UsageBy]) -> Result<Usage, StoreError> {
         key_id: some(id(UsageBy::Key)?).map(|key| key.map(KeyId::from_uuid)),
         task_type,
         label,
+        name: None,
+        others: false,
         tasks: row.try_get("tasks")?,
         charged: Credits::new(row.try_get("charged")?),
         corrected: Credits::new(row.try_get("corrected")?),

@@ -50,6 +50,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0033_months_of_holds",
     "0034_bounds",
     "0035_looks_of_names",
+    "0036_totals",
 ];
 
 /// All migrations, ordered by version.

@@ -45,10 +45,20 @@ pub struct WhatIf {
     pub total: ReplayTotals,
     /// Totals by organisation; the greatest difference first.
     pub orgs: Vec<OrgOutcome>,
+    /// How many more organisations there are, with smaller differences.
+    pub more_orgs: usize,
     pub task_types: Vec<TypeOutcome>,
     /// Task types that tasks of these days had and the book lacks: their creates would be refused.
     #[schema(value_type = Vec<String>)]
     pub refused_types: Vec<Arc<str>>,
+}
+
+impl WhatIf {
+    /// Leaves out organisations but those with the greatest differences.
+    pub fn keep_greatest(&mut self, most: usize) {
+        self.more_orgs = self.more_orgs.saturating_add(self.orgs.len().saturating_sub(most));
+        self.orgs.truncate(most);
+    }
 }
 
 struct Group {
@@ -108,6 +118,7 @@ impl Database {
             days,
             total: replayed.total,
             orgs,
+            more_orgs: 0,
             refused_types: refused.map(|(task_type, _)| task_type.clone()).collect(),
             task_types: replayed
                 .task_types
@@ -122,17 +133,18 @@ impl Database {
         // A hold's id begins with the time at which a gateway made it, by that gateway's clock. The condition on the
         // id, with a day to spare for wrong clocks, keeps the database from reading older rows.
         let query = sqlx::query_as(
-            "select h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, \
-             sum(h.charged)::bigint as charged \
-             from org o cross join lateral ( \
-               select hold.org_id, hold.task_type, hold.price_book, hold.list_price, hold.factor_bp, hold.charged \
-               from hold where hold.org_id = o.org_id and hold.state = 'SETTLED' \
-                 and hold.created_at >= now() - make_interval(days => $1) \
-                 and hold.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1)) * 1000)::bigint), \
-                                          12, '0') || repeat('0', 20))::uuid) h \
-             group by h.org_id, o.name, h.task_type, h.price_book, h.list_price, h.factor_bp",
+            "with priced as materialized ( \
+               select h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, sum(h.charged)::bigint as charged \
+               from hold h where h.state = 'SETTLED' and h.created_at >= now() - make_interval(days => $1) \
+                 and h.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1)) * 1000)::bigint), \
+                                        12, '0') || repeat('0', 20))::uuid \
+               group by h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp) \
+             select p.org_id, o.name, p.task_type, p.price_book, p.list_price, p.factor_bp, p.tasks, p.charged \
+             from priced p join org o on o.org_id = p.org_id",
         )
         .bind(i32::try_from(days).unwrap_or(i32::MAX))
+        // Planned anew: a day of tasks is found by their age, a quarter of a year is most of what there is.
+        .persistent(false)
         .fetch_all(self.pool().statement(Deadline::REPRICING, None));
         Ok(query.await?)
     }

@@ -245,11 +245,27 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
         "?group_by=label",
         "?label=project",
         "?group_by=label&label=project&from=2026-10-01&to=2026-11-01",
+        "?top=5",
+        "?group_by=user,key&top=5",
+        "?group_by=key&top=0",
+        "?group_by=key&top=5&format=csv",
+        "?group_by=label&label=project&top=5",
+        "?group_by=key&clock=org",
+        "?group_by=day&clock=org&task_type=x",
     ] {
         admin.get(&format!("{path}{query}")).await.expect(400);
     }
     admin.get("/admin/v1/usage").await.expect(403);
     operator.get("/admin/v1/usage?group_by=label&label=project").await.expect(400);
+
+    let top = admin.get(&format!("{path}?group_by=task_type&top=5")).await.expect(200);
+    let expected = json!({"task_type": "pro-text-to-video", "tasks": 3, "charged": 1200, "corrected": 0, "consumed": 1200});
+    assert_eq!((&top["items"], &top["next_cursor"]), (&json!([expected]), &Value::Null));
+    let top = admin.get(&format!("{path}?group_by=key&top=5")).await.expect(200);
+    assert_eq!(top["items"][0]["key_id"], json!(gateway.caller.key));
+    assert!(top["items"][0]["name"].is_string(), "{top}");
+    let today = admin.get(&format!("{path}?group_by=day&clock=org")).await.expect(200);
+    assert_eq!(today["items"][0]["consumed"], 1200, "{today}");
 
     let by_label = admin.get(&format!("{path}?group_by=label&label=project")).await.expect(200);
     let row = |label: Option<&str>, tasks: i64, credits: i64| json!({"label": label, "tasks": tasks, "charged": credits, "corrected": 0, "consumed": credits});

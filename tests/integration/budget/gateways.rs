@@ -17,6 +17,29 @@ use crate::support::replica::another_with;
 use crate::support::tenant::make;
 
 #[tokio::test]
+async fn a_refusal_for_a_budget_leads_to_the_page_where_more_is_asked_for() {
+    let public = "https://videos.example.com/a/";
+    let gateway = TestGateway::builder()
+        .task_time(ENDLESS)
+        .config(|config| config.console.public_url = Some(public.parse().unwrap()))
+        .start()
+        .await;
+    let (org, user) = (gateway.caller.org, gateway.caller.user);
+    let of = async |level, subject, amount| {
+        make(&gateway.db, Some(org), level, subject, Period::Monthly, Some(amount)).await.unwrap();
+        let refused = gateway.create(&body("above it")).await;
+        refused.refused(402, "BUDGET_EXCEEDED");
+        refused.json()["data"]["ask"].clone()
+    };
+    // Half as much again is not enough for the task.
+    let link = of(BudgetLevel::User, Some(user.to_string()), 100).await;
+    assert_eq!(link, format!("{public}console/budgets?ask=user%3A{user}&period=monthly&credits=400"));
+    let link = of(BudgetLevel::Key, Some(gateway.caller.key.to_string()), 300).await;
+    let key = gateway.caller.key;
+    assert_eq!(link, format!("{public}console/budgets?ask=key%3A{key}&period=monthly&credits=450"));
+}
+
+#[tokio::test]
 async fn a_caller_over_budget_is_told_which_and_until_when() {
     let gateway = TestGateway::builder().task_time(ENDLESS).start().await;
     let (org, user) = (gateway.caller.org, gateway.caller.user);

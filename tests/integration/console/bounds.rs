@@ -32,6 +32,8 @@ const MEMBERS: &[&str] = &[
     "/console/usage",
     "/console/usage?by=key",
     "/console/usage?by=user",
+    "/console/usage?by=team",
+    "/console/usage?by=task_type",
     "/console/usage?by=label&label=project",
     "/console/statement",
     "/console/people",

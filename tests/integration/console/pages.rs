@@ -1,6 +1,7 @@
 //! What holds for every page.
 
 use reqwest::Method;
+use serde_json::json;
 use tollgate::store::{NewUser, OrgChange, Role};
 
 use crate::support::browser::{Browser, Page};
@@ -272,6 +273,26 @@ async fn an_admin_makes_a_key_changes_a_budget_and_adds_a_user() {
     let page = browser.post("/console/people/users", &[("name", "Grace"), ("role", "member")]).await;
     assert_eq!(page.status, 303, "{}", page.text);
     assert!(browser.get("/console/people").await.shown().text.contains("Grace"));
+}
+
+#[tokio::test]
+async fn a_newcomer_is_told_which_call_was_refused_and_why() {
+    const SAID: &str = "Your last call was refused";
+    let gateway = TestGateway::start().await;
+    let other = gateway.another_user("grace", "member").await;
+    let mut browser = Browser::of_members(&gateway).signed_in(&gateway.caller.text).await;
+    assert!(!browser.get("/console").await.shown().text.contains(SAID));
+    gateway
+        .create(&json!({"type": "no-such-type", "prompt": "x", "duration": 5}))
+        .await
+        .refused(400, "INVALID_TYPE");
+    let page = browser.get("/console").await.shown();
+    assert!(page.text.contains(SAID) && page.text.contains("400 INVALID_TYPE"), "{}", page.text);
+    let mut another = Browser::of_members(&gateway).signed_in(&other.text).await;
+    assert!(!another.get("/console").await.shown().text.contains(SAID), "it is another's");
+    let task = gateway.task("the first").await;
+    gateway.finished(&task).await;
+    assert!(!browser.get("/console").await.shown().text.contains(SAID));
 }
 
 #[tokio::test]

@@ -192,6 +192,13 @@ async fn add_up(db: &TestDatabase, of: &Statement) {
 async fn a_month_leaves_and_comes_back_and_all_that_adds_up_goes_on() {
     let history = History::new().await;
     let (db, orgs, month) = (&history.db, history.orgs, history.month);
+    // One of them has sums of its entries.
+    sqlx::query("insert into total_place (org_id) values ($1)")
+        .bind(orgs[1].as_uuid())
+        .execute(db.pool())
+        .await
+        .unwrap();
+    assert!(db.database().add_to_totals(orgs[1].as_uuid(), 10).await.unwrap() > Some(0));
     let (before, rows) = (figures(&history.statements().await), history.rows().await);
     let usage = history.usage(&[UsageBy::Org, UsageBy::Day, UsageBy::User]).await;
     let balances = [money(db.database(), orgs[0]).await, money(db.database(), orgs[1]).await];

@@ -32,6 +32,7 @@ const LOST: &str = "a loss belongs to a task that no tenant paid for";
 const LATE: &str = "a task that came to light after its end is charged by corrections, and no other is";
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
+const TOTALS: &str = "sums of entries = entries";
 const USAGE: &str = "usage by day = entries of tasks";
 const TRANSFER: &str = "a transfer has two halves";
 const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
@@ -253,6 +254,27 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
         ("update usage_day set day = day - 1", &[USAGE]),
         ("update usage_day set user_id = gen_random_uuid()", &[USAGE]),
         ("delete from usage_day", &[USAGE]),
+        ("insert into total_place select org_id, 3 from org", &[TOTALS]),
+        (
+            "insert into total_place (org_id) select org_id from org; select add_to_totals(org_id, 9) from org; \
+          update total_place set place = place - 1",
+            &[TOTALS],
+        ),
+        (
+            "insert into total_place (org_id) select org_id from org; select add_to_totals(org_id, 9) from org; \
+          update entry_total set amount = amount + 1 where kind = 'grant'",
+            &[TOTALS],
+        ),
+        (
+            "insert into total_place (org_id) select org_id from org; select add_to_totals(org_id, 9) from org; \
+          update usage_total set corrected = corrected + 1",
+            &[TOTALS],
+        ),
+        (
+            "insert into total_place (org_id) select org_id from org; select add_to_totals(org_id, 9) from org; \
+          update usage_member set charged = charged + 1 where kind = 'key'",
+            &[TOTALS],
+        ),
     ] {
         let mut db = original.copy().await;
         db.expect_broken();

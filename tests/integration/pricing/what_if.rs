@@ -74,6 +74,9 @@ async fn charged_tasks_are_priced_by_the_draft_with_the_factor_they_had() {
     let orgs: Vec<(OrgId, i64)> =
         told.orgs.iter().map(|org| (org.org_id, org.outcome.difference.get())).collect();
     assert_eq!(orgs, [(big, 130), (small, 33 - 160)]);
+    let mut fewer = told.clone();
+    fewer.keep_greatest(1);
+    assert_eq!((fewer.orgs.len(), fewer.more_orgs, fewer.orgs[0].org_id), (1, 1, big));
     let types: Vec<(&str, i64)> =
         told.task_types.iter().map(|one| (&*one.task_type, one.outcome.difference.get())).collect();
     assert_eq!(types, [(edit, 0), (pro, 163), (std, -160)]);

@@ -122,6 +122,7 @@ struct OfType {
 struct WhatIf {
     total: Totals,
     orgs: Vec<OfOrg>,
+    more_orgs: i64,
     task_types: Vec<OfType>,
     refused_types: Vec<String>,
 }
@@ -147,7 +148,7 @@ struct WhatIfPage {
 const TIMES: [(&str, &str); 4] = [("1", "a day"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days")];
 
 /// The most organisations of a page: those with the greatest differences come first.
-const SHOWN: usize = 200;
+const SHOWN: u16 = 200;
 
 const ORGS: &[Column] = &[
     Column::Text("Organisation"),
@@ -184,7 +185,7 @@ pub(super) async fn what_if(visit: Visit) -> Outcome {
     let asked = visit.query().text("days");
     let days = if TIMES.iter().any(|(value, _)| *value == asked) { asked } else { "1".to_owned() };
     let version = visit.param("version");
-    let place = format!("/admin/v1/price-books/{version}/what-if?days={days}");
+    let place = format!("/admin/v1/price-books/{version}/what-if?days={days}&orgs={SHOWN}");
     let (shell, found) = tokio::join!(visit.operator("What if"), visit.client.look::<WhatIf>(&place));
     let found = found?;
     let org = |org: &OfOrg| {
@@ -192,7 +193,6 @@ pub(super) async fn what_if(visit: Visit) -> Outcome {
         org.totals.row(name)
     };
     let total = &found.total;
-    let more = found.orgs.len().saturating_sub(SHOWN);
     let page = WhatIfPage {
         times: choices(&TIMES, &days),
         priced: Number(total.priced),
@@ -205,10 +205,10 @@ pub(super) async fn what_if(visit: Visit) -> Outcome {
         orgs: Table {
             caption: "By organisation, the greatest difference first",
             columns: ORGS,
-            rows: found.orgs.iter().take(SHOWN).map(org).collect(),
+            rows: found.orgs.iter().map(org).collect(),
             empty: "No task was charged in this time.",
         },
-        more_orgs: (more > 0).then(|| grouped(i64::try_from(more).unwrap_or(i64::MAX))),
+        more_orgs: (found.more_orgs > 0).then(|| grouped(found.more_orgs)),
         types: Table {
             caption: "By type",
             columns: TYPES,

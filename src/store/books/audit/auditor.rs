@@ -29,7 +29,7 @@ const OF_ALL: &[&str] = &[
 ];
 
 /// Tables and views of which an organisation has rows of its own, each with an index that begins with it.
-const OWN: [&str; 25] = [
+const OWN: [&str; 29] = [
     "archived_charge",
     "archived_month",
     "archived_place",
@@ -45,6 +45,7 @@ const OWN: [&str; 25] = [
     "credit_pool",
     "drifted_task",
     "entry",
+    "entry_total",
     "hold",
     "idempotency",
     "month_seal",
@@ -53,8 +54,11 @@ const OWN: [&str; 25] = [
     "org_balance",
     "platform_loss",
     "task",
+    "total_place",
     "unpaid_task",
     "usage_day",
+    "usage_member",
+    "usage_total",
 ];
 
 /// One turn has so many entries at most, unless a single organisation has more, and so many organisations.

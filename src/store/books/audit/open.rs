@@ -7,7 +7,7 @@
 use sqlx::Row;
 
 use super::auditor::{Auditor, Round};
-use super::{INVARIANTS, archived, seals};
+use super::{INVARIANTS, archived, seals, totals};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 
@@ -24,6 +24,7 @@ const WHOLE: &[&str] = &[
     seals::HISTORY.0,
     seals::LOGGED.0,
     archived::MONTHS.0,
+    totals::TOTALS.0,
 ];
 
 /// What takes the place of checks that add up all rows; `{month}` is the oldest month that is not sealed.

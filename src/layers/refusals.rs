@@ -1,0 +1,69 @@
+//! The last create of each user that was refused, so that a newcomer is told what was wrong with it: such a create leaves no trace in
+//! the ledger. Kept in memory for some minutes, by the gateway that refused it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::clock::Clock;
+use crate::error::GatewayError;
+use crate::ids::UserId;
+
+/// How long a refusal is told of.
+const KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// The most users whose refusals are kept.
+const USERS: u64 = 10_000;
+
+/// A storm of refusals for one reason is noted this often.
+const PAUSE: time::Duration = time::Duration::SECOND;
+
+/// A create that was refused.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Refused {
+    /// The HTTP status of the answer.
+    status: u16,
+    /// The code of the error; null: the vendor has refused it in its own words.
+    code: Option<&'static str>,
+    message: String,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Refusals(Cache<UserId, Arc<Refused>>);
+
+impl Refusals {
+    pub fn new() -> Self {
+        Self(Cache::builder().max_capacity(USERS).time_to_live(KEPT).build())
+    }
+
+    /// Notes a create that was refused by what its caller can change.
+    pub fn note(&self, user: UserId, error: &GatewayError) {
+        let status = error.status();
+        if !status.is_client_error() {
+            return;
+        }
+        let (code, at) = (error.code().map(crate::wire::Code::as_str), Clock.wall());
+        if self.0.get(&user).is_some_and(|last| last.code == code && at - last.at < PAUSE) {
+            return;
+        }
+        let refused = Refused { status: status.as_u16(), code, message: error.to_string(), at };
+        self.0.insert(user, Arc::new(refused));
+    }
+
+    pub fn last(&self, user: UserId) -> Option<Arc<Refused>> {
+        self.0.get(&user)
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
