@@ -21,7 +21,7 @@ use crate::store::ledger::step::NewHold;
 use crate::store::ledger::step_queue::StepItem;
 
 /// A connection plans each statement once, perhaps while the tables are empty and every plan seems as good. So it forgets its
-/// plans at this age, and each time they may be twice as old as before.
+/// plans at this age, and each time they may be twice as old as before; a new connection goes on with the present age.
 const FIRST_PLANS: Duration = Duration::from_secs(1);
 const LAST_PLANS: Duration = Duration::from_secs(600);
 
@@ -160,11 +160,10 @@ impl BatchCaller {
         // A firewall or a NAT on the way may have forgotten a connection that was idle, and tells nobody.
         let idle = self.clock.since(self.used) > IDLE;
         self.used = self.clock.now();
-        let patience = PING_TIMEOUT.min(self.settings.call_timeout / 5);
         if idle
             && let Some((connection, turn)) = &mut self.connection
             && *turn == present
-            && let Err(error) = is_alive(connection, patience).await
+            && let Err(error) = is_alive(connection, PING_TIMEOUT.min(self.settings.call_timeout / 5)).await
         {
             tracing::info!(%error, "the connection of a lane is dead; making another one");
             self.connection = None;
@@ -175,14 +174,17 @@ impl BatchCaller {
             && *turn == present
         {
             self.plans = (self.used, (last * 2).min(LAST_PLANS));
-            if let Err(error) = forget_plans(connection, patience).await {
-                tracing::info!(%error, "the connection of a lane does not forget its plans; making another one");
+            // As long as a call may take, because a network that is slow is no reason to connect anew.
+            let forget = connection.execute("discard plans");
+            if !matches!(in_time(&self.servers, *turn, self.settings.call_timeout, forget).await, Some(Ok(_)))
+            {
+                tracing::info!("the connection of a lane does not forget its plans; making another one");
                 self.connection = None;
             }
         }
         if self.connection.as_ref().is_none_or(|(_, turn)| *turn != present) {
             self.connection = None;
-            self.plans = (self.used, FIRST_PLANS);
+            self.plans.0 = self.used;
             let (server, turn) = self.servers.options();
             let connect = async {
                 let mut connection = lane_options(server, &self.settings).connect().await?;
@@ -196,12 +198,6 @@ impl BatchCaller {
         }
         self.connection.as_mut().map(|(connection, turn)| (connection, *turn)).ok_or(sqlx::Error::PoolClosed)
     }
-}
-
-/// Has the server plan anew what this connection has prepared.
-async fn forget_plans(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
-    let forgotten = tokio::time::timeout(patience, connection.execute("discard plans"));
-    forgotten.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(drop)
 }
 
 /// How long to wait after so many failures in a row.
