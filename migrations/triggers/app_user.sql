@@ -6,5 +6,5 @@ create or replace trigger app_user_audit after insert or update or delete on app
     for each row execute function audit_change('user', 'user_id');
 create or replace trigger app_user_quota after insert on app_user referencing new table as added
     for each statement execute function check_quota('users');
-create or replace trigger app_user_look after insert or update of name, deleted_at on app_user
-    for each row when (new.deleted_at is null) execute function refuse_look_alike('user_id', 'org_id');
+create or replace trigger app_user_look after insert or delete or update of name, deleted_at on app_user
+    for each row execute function refuse_look_alike('user_id', 'org_id');

@@ -5,5 +5,5 @@ create or replace trigger identity_provider_epoch after insert or update or dele
     for each statement execute function bump_epoch_of('auth');
 create or replace trigger identity_provider_audit after insert or update or delete on identity_provider
     for each row execute function audit_change('identity_provider', 'provider_id');
-create or replace trigger identity_provider_look after insert or update of name, deleted_at on identity_provider
-    for each row when (new.deleted_at is null) execute function refuse_look_alike('provider_id');
+create or replace trigger identity_provider_look after insert or delete or update of name, deleted_at on identity_provider
+    for each row execute function refuse_look_alike('provider_id');

@@ -6,3 +6,5 @@ create or replace trigger price_book_epoch after update on price_book
     for each statement execute function bump_epoch_of('prices');
 create or replace trigger price_book_audit after insert or delete or update of name, effective_from on price_book
     for each row execute function audit_change('price_book', 'version');
+create or replace trigger price_book_look after insert or delete or update of name on price_book
+    for each row execute function refuse_look_alike('version');

@@ -8,5 +8,5 @@ create or replace trigger team_note after insert on team
     for each row execute function note_team();
 create or replace trigger team_quota after insert on team referencing new table as added
     for each statement execute function check_quota('teams');
-create or replace trigger team_look after insert or update of name, deleted_at on team
-    for each row when (new.deleted_at is null) execute function refuse_look_alike('team_id', 'org_id');
+create or replace trigger team_look after insert or delete or update of name, deleted_at on team
+    for each row execute function refuse_look_alike('team_id', 'org_id');

@@ -7,6 +7,7 @@ mod definitions;
 mod demo_mark;
 pub(in crate::store) mod epochs;
 pub(in crate::store) mod error;
+mod looks;
 pub(in crate::store) mod metered;
 pub(in crate::store) mod migrate;
 mod migrations;

@@ -1,23 +1,37 @@
--- Trigger: a new name does not look like another one that is in use beside it: an organisation's or an identity provider's on the
--- platform, a team's or a user's in its organisation. Arguments: the column of the id, and that of what the name is unique in, if
--- any. A name that is the same is refused by its unique index. Two that are given at the same instant do not see each other.
+-- Trigger: keeps how the names in use look, and refuses a new one that looks like another one beside it. Arguments: the column of the
+-- id and, unless names are told apart on the whole platform, that of the organisation.
+--
+-- The same name again is not refused here: where it must be unique, its index refuses it. Two that are given at the same instant do
+-- not see each other.
 create or replace function refuse_look_alike() returns trigger language plpgsql as $$
 declare
-    v_new   constant jsonb := to_jsonb(new);
-    v_other text;
+    v_before jsonb;
+    v_after  jsonb;
+    v_scope  uuid := '00000000-0000-0000-0000-000000000000';
+    v_looks  bytea[];
+    v_other  text;
 begin
-    -- the expression of the indexes that end in _look
-    execute format(
-        'select other.name from %I other
-         where translate(lower(normalize(other.name, nfkc)), ''авсԁеһніјкӏморԛѕтуүѵԝхαβεηικμνορτυχγζωıАВСԀЕҺНІЈКӀМОРԚЅТУҮѴԜХΑΒΕΗΙΚΜΝΟΡΤΥΧΓΖΩ'', ''abcdehhijklmopqstyyvwxabehikmvoptuxyzwiabcdehhijklmopqstyyvwxabehikmvoptuxyzw'')
-               = translate(lower(normalize($1, nfkc)), ''авсԁеһніјкӏморԛѕтуүѵԝхαβεηικμνορτυχγζωıАВСԀЕҺНІЈКӀМОРԚЅТУҮѴԜХΑΒΕΗΙΚΜΝΟΡΤΥΧΓΖΩ'', ''abcdehhijklmopqstyyvwxabehikmvoptuxyzwiabcdehhijklmopqstyyvwxabehikmvoptuxyzw'')
-           and other.deleted_at is null and other.name <> $1 and other.%I::text <> $2 %s limit 1',
-        tg_table_name, tg_argv[0],
-        case when tg_nargs > 1 then format('and other.%I = $3::uuid', tg_argv[1]) else '' end)
-    into v_other using new.name, v_new ->> tg_argv[0], case when tg_nargs > 1 then v_new ->> tg_argv[1] end;
-    if v_other is not null then
-        raise exception 'the name % looks like %, which is in use: choose one that people can tell from it', new.name, v_other
+    if tg_op <> 'INSERT' then v_before := to_jsonb(old); end if;
+    if tg_op <> 'DELETE' then v_after := to_jsonb(new); end if;
+    -- what is deleted or revoked has no name in use
+    if coalesce(v_before ->> 'deleted_at', v_before ->> 'revoked_at') is not null then v_before := null; end if;
+    if coalesce(v_after ->> 'deleted_at', v_after ->> 'revoked_at') is not null then v_after := null; end if;
+    if v_before ->> 'name' = v_after ->> 'name' then return null; end if;
+    if v_before is not null then
+        delete from name_look used where used.kind = tg_table_name and used.id = v_before ->> tg_argv[0];
+    end if;
+    if v_after is null then return null; end if;
+
+    if tg_nargs > 1 then v_scope := (v_after ->> tg_argv[1])::uuid; end if;
+    v_looks := name_looks(v_after ->> 'name');
+    select other.name into v_other from name_look other
+    where other.kind = tg_table_name and other.scope = v_scope and other.look = any (v_looks) and other.name <> v_after ->> 'name'
+    limit 1;
+    if found then
+        raise exception 'the name % looks like %, which is in use: choose one that people can tell from it', v_after ->> 'name', v_other
             using errcode = 'TG001';
     end if;
+    insert into name_look (kind, scope, look, id, name)
+    select distinct tg_table_name, v_scope, look, v_after ->> tg_argv[0], v_after ->> 'name' from unnest(v_looks) look;
     return null;
 end $$;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
+use unicode_security::{MixedScript, RestrictionLevel, RestrictionLevelDetection};
 use utoipa::ToSchema;
 
 use crate::strict::is_unseen;
@@ -25,9 +26,7 @@ pub(super) enum BadName {
     Invisible(char),
     #[error("a name must not begin with an accent that has no letter")]
     Accent,
-    #[error(
-        "a name must not mix Latin, Greek and Cyrillic letters within a word: many of them look the same"
-    )]
+    #[error("a name must not mix letters of several scripts within a word: many of them look the same")]
     Mixed,
 }
 
@@ -46,38 +45,19 @@ impl TryFrom<String> for Name {
         if name.split(' ').any(|word| word.starts_with(is_combining_mark)) {
             return Err(BadName::Accent);
         }
-        let mixes = |word: &str| {
-            let mut scripts = word.chars().filter_map(Script::of);
-            scripts.next().is_some_and(|first| scripts.any(|script| script != first))
-        };
-        if name.split(|c: char| !c.is_alphabetic() && !is_combining_mark(c)).any(mixes) {
+        if name.split(|c: char| !c.is_alphabetic() && !is_combining_mark(c)).any(mixes_scripts) {
             return Err(BadName::Mixed);
         }
         Ok(Self(name))
     }
 }
 
-/// A script whose letters look like those of another one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Script {
-    Latin,
-    Greek,
-    Cyrillic,
-}
-
-impl Script {
-    fn of(c: char) -> Option<Self> {
-        match c {
-            _ if !c.is_alphabetic() => None,
-            // ª, µ and º belong to no script, or are used with all.
-            'A'..='Z' | 'a'..='z' | 'À'..='ɏ' | 'Ḁ'..='ỿ' | 'Ａ'..='Ｚ' | 'ａ'..='ｚ' => {
-                Some(Self::Latin)
-            }
-            'Ͱ'..='Ͽ' | 'ἀ'..='῿' => Some(Self::Greek),
-            'Ѐ'..='ԯ' | 'ᲀ'..='\u{1c8f}' | 'ⷠ'..='ⷿ' | 'Ꙁ'..='ꚟ' => Some(Self::Cyrillic),
-            _ => None,
-        }
-    }
+/// Whether a word has letters of several scripts that are not written together: Latin and one other are, if that is neither Greek nor
+/// Cyrillic, nor one that hardly anybody uses (UTS 39, "moderately restrictive").
+fn mixes_scripts(word: &str) -> bool {
+    let as_one_writes = || word.nfkc().collect::<String>();
+    !word.is_single_script()
+        && !as_one_writes().check_restriction_level(RestrictionLevel::ModeratelyRestrictive)
 }
 
 impl Name {
@@ -230,7 +210,14 @@ mod tests {
         }
         assert_eq!(name("\u{200b}\u{2060}"), Err(BadName::Invisible('\u{200b}')));
         assert_eq!(name("\u{301}a"), Err(BadName::Accent));
-        for mixed in ["p\u{430}ypal", "\u{391}cme", "\u{421}cme corp"] {
+        for good in ["Tokyo東京", "日本のテレビ", "K팝", "naïve", "ﬁlm", "Ａcme", "ⅷ", "µm", "1ª"]
+        {
+            assert!(name(good).is_ok(), "{good}");
+        }
+        // Cyrillic, Greek, Cyrillic, Cherokee, Lisu and again Greek with Cyrillic letters, beside Latin ones
+        for mixed in
+            ["p\u{430}ypal", "\u{391}cme", "\u{421}cme corp", "\u{13aa}cme", "\u{a4ee}cme", "A\u{3bf}\u{43e}"]
+        {
             assert_eq!(name(mixed), Err(BadName::Mixed), "{mixed}");
         }
         for length in ["", "   ", &"x".repeat(201)] {

@@ -13,11 +13,11 @@ mod tests;
 
 /// The revision of all definitions together: a landing that changes a definition increments it. A gateway serves on the
 /// revision that it was built with and on newer ones; an older program does not replace newer texts by its own.
-pub(super) const REVISION: i32 = 8;
+pub(super) const REVISION: i32 = 9;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "3a1ec511d96aa043";
+const DIGEST: &str = "482e6920923fe304";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -103,10 +103,12 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/directory/create_member_key",
     "functions/directory/delete_team",
     "functions/directory/end_sessions",
+    "functions/directory/name_looks",
     "functions/directory/provider_conflict",
     "functions/directory/quota_of",
     "functions/directory/refuse_look_alike",
     "functions/directory/revoke_operator_token",
+    "functions/directory/set_letter_looks",
     "functions/directory/sign_in",
     "functions/ledger/end_of_chain",
     "functions/ledger/place_entry",
@@ -225,6 +227,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/directory/provider_conflict",
     "functions/directory/quota_of",
     "functions/directory/revoke_operator_token",
+    "functions/directory/set_letter_looks",
     "functions/directory/sign_in",
     "functions/ledger/adopt_task",
     "functions/ledger/claim_open_task",

@@ -10,6 +10,7 @@ use super::assumptions::Purpose;
 use super::database::Database;
 use super::definitions::{self, NotApplied, REVISION};
 use super::error::StoreError;
+use super::looks;
 use super::migrations::MIGRATIONS;
 use super::role;
 use super::session::Deadline;
@@ -143,6 +144,7 @@ async fn bring_up_to_date(connection: &mut PgConnection) -> Result<(), Failure> 
     }
     definitions::apply(connection).await?;
     sqlx::query(TAKE_DOWN_HISTORY).execute(&mut *connection).await?;
+    looks::set(connection).await?;
     role::grant(connection).await?;
     // They are made again and again by a job of each gateway; the first ones are there before any gateway starts.
     sqlx::query("select make_partitions()").execute(connection).await?;

@@ -47,6 +47,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0030_archived_months",
     "0031_sign_in",
     "0032_oldest_tasks",
+    "0033_looks_of_names",
 ];
 
 /// All migrations, ordered by version.

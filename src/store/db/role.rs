@@ -59,7 +59,7 @@ begin
         from pg_class c cross join lateral (
             select case
                 when c.relkind = 'v' or c.relname in ('_sqlx_migrations', 'archived_charge', 'archived_month', 'archived_place',
-                                                      'archived_window', 'history_seal', 'schema_definition', 'schema_requirement',
+                                                      'archived_window', 'history_seal', 'letter_look', 'schema_definition', 'schema_requirement',
                                                       'transition', 'tollgate_demo') then array['SELECT']
                 -- who shares a row by a lock must be allowed to write it
                 when c.relname = 'archive_turn' then array['SELECT', 'UPDATE']

@@ -400,6 +400,22 @@ async fn no_name_looks_like_another_one_in_use() {
         assert!(detail.contains("looks like Ace Copy, which is in use"), "{detail}");
     }
     create("Ace Copying").await.expect(201);
+    // Each in letters of its own script: Cherokee, Lisu, Greek, and Latin ones that are like others.
+    for (name, like) in [
+        ("CLASH", "\u{13df}\u{13de}\u{13aa}\u{13da}\u{13bb}"),
+        ("LIZA", "\u{a4e1}\u{a4f2}\u{a4dc}\u{a4ee}"),
+        ("KATO", "\u{39a}\u{391}\u{3a4}\u{39f}"),
+        ("Bill 10", "BiII lO"),
+        ("Modern", "Modem"),
+        ("paypal", "paypaI"),
+    ] {
+        create(name).await.expect(201);
+        let detail = create(like).await.expect(409)["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("looks like {name}")), "{detail}");
+    }
+    for name in ["Bill 11", "Modest", "paypals", "東京", "Müller"] {
+        create(name).await.expect(201);
+    }
     let ada = operator.post(&users, json!({"name": "ada"})).await.expect(201);
     operator.post(&users, json!({"name": "Ada"})).await.expect(409);
     let other = operator.post(&users, json!({"name": "bea"})).await.expect(201);
@@ -409,4 +425,103 @@ async fn no_name_looks_like_another_one_in_use() {
     operator.patch(&path(&ada), json!({"name": "Ada"})).await.expect(200);
     operator.delete(&path(&ada)).await.expect(204);
     operator.patch(&path(&other), json!({"name": "ADA"})).await.expect(200);
+}
+
+/// Every kind of name that the management API takes: a kind that is missing here has no rule.
+#[tokio::test]
+async fn no_name_of_any_kind_looks_like_another_one_beside_it() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let org = format!("/admin/v1/orgs/{}", gateway.caller.org);
+    let other = operator.post("/admin/v1/orgs", json!({"name": "another"})).await.expect(201);
+    let other = format!("/admin/v1/orgs/{}", other["org_id"].as_str().unwrap());
+    let stranger = operator.post(&format!("{other}/users"), json!({"name": "somebody"})).await.expect(201);
+    let book = json!({"prices": {"x": {"unit": "second", "credits": 1}}});
+    let provider = |audience: &str| {
+        json!({"org_id": gateway.caller.org, "issuer": "https://id.example.com", "audiences": [audience],
+               "jwks_url": "https://id.example.com/keys"})
+    };
+    let key = json!({"user_id": gateway.caller.user});
+    let of_stranger = json!({"user_id": stranger["user_id"]});
+    // Where it is made; whether a name may stand there twice; where else the name is another's.
+    let kinds = [
+        ("/admin/v1/orgs".to_owned(), json!({}), json!({}), false, None),
+        (format!("{org}/teams"), json!({}), json!({}), false, Some((format!("{other}/teams"), json!({})))),
+        (format!("{org}/users"), json!({}), json!({}), false, Some((format!("{other}/users"), json!({})))),
+        (format!("{org}/keys"), key.clone(), key, true, Some((format!("{other}/keys"), of_stranger))),
+        (
+            "/admin/v1/operator-tokens".into(),
+            json!({"role": "operator"}),
+            json!({"role": "operator"}),
+            true,
+            None,
+        ),
+        ("/admin/v1/price-books".into(), book.clone(), book, true, None),
+        ("/admin/v1/identity-providers".into(), provider("a"), provider("b"), false, None),
+    ];
+    let named = |body: &Value, name: &str| {
+        let mut body = body.clone();
+        body["name"] = name.into();
+        body
+    };
+    for (path, body, second, twice, elsewhere) in kinds {
+        operator.post(&path, named(&body, "Studio 1")).await.expect(201);
+        for like in ["Studio I", "Studio l", "STUDIO 1", "Ｓtudio 1", "Studi\u{43e} 1"] {
+            let answer = operator.post(&path, named(&second, like)).await;
+            let mixed = like.contains('\u{43e}');
+            let detail = answer.expect(if mixed { 400 } else { 409 })["detail"].as_str().unwrap().to_owned();
+            assert!(mixed || detail.contains("looks like Studio 1, which is in use"), "{path}: {detail}");
+        }
+        operator.post(&path, named(&second, "Studio 1")).await.expect(if twice { 201 } else { 409 });
+        operator.post(&path, named(&second, "Studio 2")).await.expect(201);
+        if let Some((path, body)) = elsewhere {
+            operator.post(&path, named(&body, "Studio I")).await.expect(201);
+        }
+    }
+    let kinds: Vec<String> = sqlx::query_scalar("select distinct kind from name_look order by 1")
+        .fetch_all(gateway.db.pool())
+        .await
+        .unwrap();
+    let named: Vec<String> = sqlx::query_scalar(
+        "select c.table_name::text from information_schema.columns c join information_schema.tables t \
+           on t.table_schema = c.table_schema and t.table_name = c.table_name and t.table_type = 'BASE TABLE' \
+         where c.table_schema = 'public' and c.column_name = 'name' \
+           and c.table_name not in ('epoch', 'label', 'name_look', 'schema_definition') order by 1",
+    )
+    .fetch_all(gateway.db.pool())
+    .await
+    .unwrap();
+    // A label is a word that a caller writes on tasks, and nobody's name.
+    assert_eq!(kinds, named, "the tables of what has a name");
+}
+
+/// What is revoked has no name in use, what was called so before stays, and Unicode's tables may change.
+#[tokio::test]
+async fn names_that_look_alike_already_stay() {
+    let gateway = TestGateway::start().await;
+    let operator = AdminClient::operator(&gateway, OperatorRole::Operator).await;
+    let keys = format!("/admin/v1/orgs/{}/keys", gateway.caller.org);
+    let body = |name: &str| json!({"user_id": gateway.caller.user, "name": name});
+    let made = operator.post(&keys, body("ci 1")).await.expect(201);
+    let one = format!("/admin/v1/keys/{}", made["key_id"].as_str().unwrap());
+    operator.post(&keys, body("ci l")).await.expect(409);
+    operator.post(&format!("{one}/revoke"), json!({})).await.expect(200);
+    let second = operator.post(&keys, body("ci l")).await.expect(201);
+
+    // As if it had been made before there was a rule for keys.
+    sqlx::query("delete from name_look").execute(gateway.db.pool()).await.unwrap();
+    operator.post(&keys, body("ci I")).await.expect(201);
+    sqlx::query("update letter_look set written = 'of before' where letter = ''")
+        .execute(gateway.db.pool())
+        .await
+        .unwrap();
+    gateway.db.database().migrate().await.unwrap();
+    operator.post(&keys, body("ci 1")).await.expect(409);
+    let second = format!("/admin/v1/keys/{}", second["key_id"].as_str().unwrap());
+    operator
+        .patch(&second, json!({"name": "ci l", "allowed_types": ["std-text-to-video"]}))
+        .await
+        .expect(200);
+    operator.patch(&second, json!({"name": "CI L"})).await.expect(200);
+    operator.patch(&second, json!({"name": "CI 1"})).await.expect(409);
 }

@@ -123,7 +123,7 @@ const ASK: &str = "
            array(select name from kept where not has_table_privilege(oid, 'SELECT') order by name) as unreadable,
            array(select name from kept
                  where name not in ('_sqlx_migrations', 'archive_turn', 'archived_charge', 'archived_month', 'archived_place',
-                                    'archived_window', 'history_seal', 'schema_definition', 'schema_requirement',
+                                    'archived_window', 'history_seal', 'letter_look', 'schema_definition', 'schema_requirement',
                                     'tollgate_demo', 'transition')
                    and not (has_table_privilege(oid, 'INSERT')
                             and (only_added or has_table_privilege(oid, 'UPDATE')))
