@@ -193,9 +193,17 @@ impl Reserve {
                         return answer.map(Reserved::Answered);
                     }
                 }
-                Reserved::Unanswered(_) => {
-                    self.unanswered.are_noted(org, user, create.fingerprint, context.arrived).await?;
-                    looks = false;
+                Reserved::Unanswered(earlier) => {
+                    let has_gone = || context.connection.is_half_closed();
+                    if !has_gone() {
+                        self.unanswered.are_noted(org, user, create.fingerprint, context.arrived).await?;
+                        looks = false;
+                    }
+                    // Perhaps its caller gave up before this create had its turn, and the other one is the repetition.
+                    if has_gone() {
+                        reserved = Reserved::Attached(earlier);
+                        continue;
+                    }
                 }
                 Reserved::Granted(..) | Reserved::Answered(_) => return Ok(reserved),
             }

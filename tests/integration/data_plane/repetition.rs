@@ -243,6 +243,26 @@ async fn a_half_closed_caller_gets_its_answer_and_so_does_its_repetition() {
     two.ends().await;
 }
 
+/// A create that had to wait until its caller gave up and tried again elsewhere, so that its repetition has overtaken it.
+#[tokio::test]
+async fn a_create_that_its_repetition_has_overtaken_buys_nothing() {
+    let two = Two::answered_after(3000).await;
+    let gateway = &two.first;
+    let (caller, x) = (&gateway.caller, body("x"));
+    let overtaking = tokio::spawn(two.there(caller, &x).send());
+    until("the vendor has it", async || gateway.upstream_creates().await.0 == 1).await;
+    let mut overtaken = RawClient::connect(gateway.address()).await;
+    let (key, text) = (&caller.text, x.to_string());
+    let head = format!("POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n");
+    overtaken.write(format!("{head}content-length: {}\r\n\r\n{text}", text.len()).as_bytes()).await;
+    overtaken.half_close().await;
+    let answer = overtaken.read().await;
+    let bought: Value = overtaking.await.unwrap().unwrap().json().await.unwrap();
+    assert_attached(&answer, bought["data"]["task_id"].as_str().unwrap());
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    two.ends().await;
+}
+
 // Two threads: an HTTP/2 client takes part in the gateway's orderly end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_stream_of_http_2_is_a_caller_that_has_gone() {

@@ -78,9 +78,10 @@ impl Customers {
             if no_answer && (habit.leaves || perhaps_answered) {
                 break;
             }
-            doubts += usize::from(matches!(reply, Reply::Unknown(_)));
+            let doubt = matches!(reply, Reply::Unknown(_));
+            doubts += usize::from(doubt);
             // A doubt is asked about once more, elsewhere.
-            if !reply.says_try_again() && doubts != 1 {
+            if !(reply.says_try_again() || doubt && doubts == 1) {
                 break;
             }
             // As clients do between tries.
