@@ -14,11 +14,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::street::{ATTACKER, LARGE, Street, Target};
+use super::street::{ATTACKER, LARGE, Street, Target, with_image};
 use crate::support::faults::load::{Attempt, Reply};
 use crate::support::faults::scaled;
 use crate::support::http;
@@ -141,9 +141,7 @@ async fn send_and_leave(target: Target) {
         for _ in 0..30 {
             let (each, customers) = (target.clone(), real.customers.clone());
             let mut create = customers.draft(ATTACKER);
-            let mut body: Value = serde_json::from_str(&create.body).unwrap();
-            body["image"] = image.as_str().into();
-            create.body = body.to_string();
+            create.body = with_image(&create.body, &image);
             target.tasks.spawn(async move {
                 each.sent.fetch_add(1, Ordering::Relaxed);
                 let sending = customers.send(&mut create, 0);

@@ -20,7 +20,7 @@ use tollgate::secret::Secret;
 use tollgate::store::{Acting, Database, KeySpec, OperatorRole};
 
 use self::attack::{Attackers, ignore};
-pub use self::attack::{Real, Target};
+pub use self::attack::{Real, Target, with_image};
 use self::calls::Met;
 use self::door::Door;
 use crate::support::browser::Browser;
@@ -354,8 +354,8 @@ impl Street {
 
     /// The bytes that the server has written to its log so far, and those of the table of content.
     pub async fn written(&self) -> (i64, i64) {
-        let written =
-            "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, pg_total_relation_size('content')";
+        let written = "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, \
+            (select sum(pg_total_relation_size(relid))::bigint from pg_partition_tree('content'))";
         sqlx::query_as(written).fetch_one(&self.fleet.pool).await.unwrap()
     }
 

@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -111,10 +110,7 @@ impl Real {
     /// A create of the attacker's with this image, and its task. Without room it is sent again.
     pub async fn create_large(&self, image: &str) -> String {
         let mut create = self.customers.draft(ATTACKER);
-        let mut body: Value = serde_json::from_str(&create.body).unwrap();
-        body["image"] = image.into();
-        create.body = body.to_string();
-        drop(body);
+        create.body = with_image(&create.body, image);
         let sending = async {
             loop {
                 match self.customers.send(&mut create, 0).await {
@@ -129,6 +125,11 @@ impl Real {
         self.customers.note(create);
         task.unwrap()
     }
+}
+
+/// A create's body with an image, which needs no escapes.
+pub fn with_image(body: &str, image: &str) -> String {
+    format!("{},\"image\":\"{image}\"}}", body.trim_end_matches('}'))
 }
 
 /// The threads of the attack. Were they the neighbours', these would wait for the attack's own turns before they could call at all.
