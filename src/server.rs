@@ -89,10 +89,6 @@ const MAX_HEAD: usize = 32 << 10;
 /// How many requests a client may have in progress on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
-/// How many requests a client may give up on one HTTP/2 connection before their answers begin. Then the connection ends in order, and
-/// the client opens another one: each of these requests had its work begun.
-const GIVEN_UP: usize = 1_000;
-
 /// How many streams of an HTTP/2 connection may break the protocol before the connection ends.
 const BROKEN: usize = 128;
 
@@ -302,16 +298,12 @@ struct Activity {
     /// None before the first request.
     version: Option<Version>,
     requests: usize,
-    /// Requests that ended before their answers began.
-    given_up: usize,
 }
 
 /// A request whose answer is not completely written; counted until it is dropped.
 struct Answering {
     activity: Arc<watch::Sender<Activity>>,
     in_progress: Option<InProgress>,
-    /// Whether the answer has begun.
-    begun: bool,
 }
 
 impl Answering {
@@ -320,16 +312,13 @@ impl Answering {
             activity.version = Some(version);
             activity.requests += 1;
         });
-        Self { activity: activity.clone(), in_progress: Some(in_progress), begun: false }
+        Self { activity: activity.clone(), in_progress: Some(in_progress) }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.activity.send_modify(|activity| {
-            activity.requests -= 1;
-            activity.given_up += usize::from(!self.begun);
-        });
+        self.activity.send_modify(|activity| activity.requests -= 1);
     }
 }
 
@@ -398,7 +387,6 @@ async fn serve_requests<I, S, B>(
             let version = request.version();
             let reader = (version == Version::HTTP_2).then(|| gate.reader(&request));
             let (mut answer, turn) = answer(request, service, &gate).await;
-            answering.begun = true;
             let untouched = turn.is_none();
             let turn = turn.filter(|turn| turn.lasts_until_written());
             let unread = match reader.filter(|_| turn.is_none()) {
@@ -424,7 +412,7 @@ async fn serve_requests<I, S, B>(
             std::future::pending().await
         }
     };
-    let (mut quiet, mut given_up) = (heard.clone(), heard.clone());
+    let mut quiet = heard.clone();
     let idle = async {
         drop(quiet.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
         loop {
@@ -449,14 +437,10 @@ async fn serve_requests<I, S, B>(
             // from its next answer.
             drop(heard.wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
         };
-        let giving_up = async {
-            drop(given_up.wait_for(|activity| activity.given_up >= GIVEN_UP).await);
-        };
         tokio::select! {
             () = options.stop.cancelled() => {}
             () = leaving => {}
             () = idle => {}
-            () = giving_up => tracing::debug!("a connection ends: its client gave too many requests up"),
         }
     };
     // Ends a write that the client's side does not take.
