@@ -90,10 +90,6 @@ const MAX_HEAD: usize = 32 << 10;
 /// How many requests a client may have in progress on one HTTP/2 connection.
 const STREAMS: u32 = 100;
 
-/// How many requests a client may give up on one HTTP/2 connection before their answers begin. Then the connection ends in order, and
-/// the client opens another one: each of these requests had its work begun.
-const GIVEN_UP: usize = 1_000;
-
 /// How many streams of an HTTP/2 connection may break the protocol before the connection ends.
 const BROKEN: usize = 128;
 
@@ -340,7 +336,6 @@ async fn over(heard: &Heard, options: &ServeOptions) {
         () = options.stop.cancelled() => {}
         () = leaving => {}
         () = heard.idle(options.header_timeout) => {}
-        () = heard.given_up(GIVEN_UP) => tracing::debug!("a connection ends: its client gave too many requests up"),
     }
 }
 
@@ -378,7 +373,6 @@ async fn serve_requests<I, S, B>(
             let version = request.version();
             let reader = (version == Version::HTTP_2).then(|| gate.reader(&request));
             let (mut answer, turn) = answer(request, service, &gate).await;
-            answering.begun = true;
             let untouched = turn.is_none();
             let turn = turn.filter(|turn| turn.lasts_until_written());
             let unread = match reader.filter(|_| turn.is_none()) {

@@ -200,11 +200,11 @@ impl ToCall<'_> {
 
     /// Makes the call and reads the answer; a refusal of the API is the error.
     pub(super) async fn send(self) -> Result<Bytes, Problem> {
-        whole(self.begin().await?.body).await
+        whole(self.unread().await?.body).await
     }
 
     /// Makes the call, and leaves it to the browser to read the answer; a refusal of the API is the error.
-    pub(super) async fn begin(self) -> Result<Answer, Problem> {
+    pub(super) async fn unread(self) -> Result<Answer, Problem> {
         let made = self.client.made.fetch_add(1, Ordering::Relaxed);
         if made >= MOST_CALLS {
             return Err(Problem::unreadable("a page made more calls than it may"));

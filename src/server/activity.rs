@@ -15,16 +15,12 @@ pub(super) struct Activity {
     /// None before the first request.
     version: Option<Version>,
     requests: usize,
-    /// Requests that ended before their answers began.
-    given_up: usize,
 }
 
 /// A request whose answer is not completely written; counted until it is dropped.
 pub(super) struct Answering {
     activity: Arc<watch::Sender<Activity>>,
     pub(super) in_progress: Option<InProgress>,
-    /// Whether the answer has begun.
-    pub(super) begun: bool,
 }
 
 impl Answering {
@@ -37,16 +33,13 @@ impl Answering {
             activity.version = Some(version);
             activity.requests += 1;
         });
-        Self { activity: activity.clone(), in_progress: Some(in_progress), begun: false }
+        Self { activity: activity.clone(), in_progress: Some(in_progress) }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.activity.send_modify(|activity| {
-            activity.requests -= 1;
-            activity.given_up += usize::from(!self.begun);
-        });
+        self.activity.send_modify(|activity| activity.requests -= 1);
     }
 }
 
@@ -72,13 +65,6 @@ impl Heard {
     /// Until the first request, if that is one of HTTP/2; otherwise for ever.
     pub(super) async fn http2(&self) {
         drop(self.0.clone().wait_for(|activity| activity.version == Some(Version::HTTP_2)).await);
-    }
-
-    /// Until so many requests have ended before their answers began; if there are never so many, for ever.
-    pub(super) async fn given_up(&self, most: usize) {
-        if self.0.clone().wait_for(|activity| activity.given_up >= most).await.is_err() {
-            std::future::pending().await
-        }
     }
 
     /// Until an HTTP/2 connection has had no request for so long.

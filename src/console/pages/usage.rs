@@ -363,7 +363,7 @@ pub(in crate::console) async fn csv(visit: Visit) -> Outcome {
 
 /// A table of the management API, as it is: it is made while the browser reads it.
 pub(in crate::console) async fn download(visit: &Visit, place: &str) -> Outcome {
-    let table = visit.client.manage(Method::GET, place).begin().await?;
+    let table = visit.client.manage(Method::GET, place).unread().await?;
     let mut answer: Response = table.body.into_response();
     for name in [CONTENT_TYPE, CONTENT_DISPOSITION] {
         if let Some(value) = table.headers.get_all(&name).iter().next() {
