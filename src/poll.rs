@@ -22,7 +22,7 @@ pub(crate) use self::view::{created, shown_credits, shown_status, word};
 use self::views::Views;
 use crate::bulk::{Bulk, Room};
 use crate::clock::Clock;
-use crate::config::{Reconciler, StatusConfig, ms};
+use crate::config::{Config, ms};
 use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
@@ -126,10 +126,10 @@ impl Poller {
         upstream: Arc<Upstream>,
         tasks: TaskTracker,
         bulk: Bulk,
-        status: &StatusConfig,
-        reconciler: &Reconciler,
+        config: &Config,
         clock: Clock,
     ) -> Self {
+        let (status, reconciler) = (&config.status, &config.reconciler);
         for result in ["hit", "miss"] {
             metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(0);
         }

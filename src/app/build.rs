@@ -195,8 +195,7 @@ impl SharedParts {
             upstream.clone(),
             tasks.clone(),
             bulk.clone(),
-            &config.status,
-            &config.reconciler,
+            config,
             Clock,
         ));
         poller.budget().share_with(gateways);

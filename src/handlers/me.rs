@@ -9,7 +9,7 @@ use crate::call::{Admitted, Call};
 use crate::credits::PriceFactor;
 use crate::error::{Answer, GatewayError};
 use crate::ids::{KeyId, OrgId, TeamId, UserId};
-use crate::layers::refusals::Refused;
+use crate::layers::refusals::LastRefusal;
 use crate::store::{CallerBudget, Role};
 use crate::wire::{Success, success};
 
@@ -28,7 +28,7 @@ pub(super) struct MeData {
     /// The budgets that a create of the caller counts against.
     budgets: Vec<CallerBudget>,
     /// The user's last create that this gateway has refused, for a quarter of an hour; null: there is none.
-    last_refusal: Option<Refused>,
+    last_refusal: Option<LastRefusal>,
 }
 
 /// The organisation of the caller.
@@ -112,7 +112,7 @@ pub(super) async fn me(handlers: &Handlers, call: Call<Admitted>) -> Result<Answ
         user: MyUser { user_id: principal.user, name: names.user },
         key,
         budgets,
-        last_refusal: handlers.refusals.last(principal.user).map(|refused| Refused::clone(&refused)),
+        last_refusal: handlers.refusals.last(principal.user).map(|refused| LastRefusal::clone(&refused)),
     };
     handlers.success(principal.org, success(&data))
 }

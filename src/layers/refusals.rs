@@ -24,7 +24,7 @@ const PAUSE: time::Duration = time::Duration::SECOND;
 
 /// A create that was refused.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Refused {
+pub struct LastRefusal {
     /// The HTTP status of the answer.
     status: u16,
     /// The code of the error; null: the vendor has refused it in its own words.
@@ -34,9 +34,8 @@ pub struct Refused {
     at: OffsetDateTime,
 }
 
-/// See the module.
 #[derive(Debug)]
-pub struct Refusals(Cache<UserId, Arc<Refused>>);
+pub struct Refusals(Cache<UserId, Arc<LastRefusal>>);
 
 impl Refusals {
     pub fn new() -> Self {
@@ -53,11 +52,11 @@ impl Refusals {
         if self.0.get(&user).is_some_and(|last| last.code == code && at - last.at < PAUSE) {
             return;
         }
-        let refused = Refused { status: status.as_u16(), code, message: error.to_string(), at };
+        let refused = LastRefusal { status: status.as_u16(), code, message: error.to_string(), at };
         self.0.insert(user, Arc::new(refused));
     }
 
-    pub fn last(&self, user: UserId) -> Option<Arc<Refused>> {
+    pub fn last(&self, user: UserId) -> Option<Arc<LastRefusal>> {
         self.0.get(&user)
     }
 }

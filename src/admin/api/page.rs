@@ -20,7 +20,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// All there is.
+    /// A page that has all there is.
     pub(super) fn whole(items: Vec<T>) -> Json<Self> {
         Json(Self { items, next_cursor: None })
     }

@@ -134,7 +134,7 @@ const BY_LABEL: &str = "(select e.org_id, (e.created_at at time zone 'UTC')::dat
 
 /// Which lines of usage are read.
 #[derive(Debug, Clone, Copy)]
-enum Lines<'a> {
+enum UsageLines<'a> {
     /// From this one on.
     From(u32),
     /// Those that come after the line of this group.
@@ -206,7 +206,7 @@ impl Database {
         limit: u32,
         offset: u32,
     ) -> Result<Vec<Usage>, StoreError> {
-        self.usage_lines(filter, by, limit, Lines::From(offset)).await
+        self.usage_lines(filter, by, limit, UsageLines::From(offset)).await
     }
 
     /// The same rows, those after `last`: no row comes twice, whatever is charged between two calls.
@@ -220,8 +220,8 @@ impl Database {
         match last {
             // One sum has nothing after it.
             Some(_) if by.is_empty() => Ok(Vec::new()),
-            Some(last) => self.usage_lines(filter, by, limit, Lines::After(last)).await,
-            None => self.usage_lines(filter, by, limit, Lines::From(0)).await,
+            Some(last) => self.usage_lines(filter, by, limit, UsageLines::After(last)).await,
+            None => self.usage_lines(filter, by, limit, UsageLines::From(0)).await,
         }
     }
 
@@ -247,7 +247,7 @@ impl Database {
         filter: &UsageFilter,
         by: &[UsageBy],
         limit: u32,
-        lines: Lines<'_>,
+        lines: UsageLines<'_>,
     ) -> Result<Vec<Usage>, StoreError> {
         let (group, source) = (columns(by), self.usage_source(filter, by).await?);
         let (select, grouped) = if group.is_empty() {
@@ -258,8 +258,8 @@ impl Database {
         // The label's parameter is there only with a label.
         let place = if by.contains(&UsageBy::Label) { "$10" } else { "$9" };
         let (after, offset) = match lines {
-            Lines::From(_) => (String::new(), format!("offset {place}")),
-            Lines::After(_) => (format!("and {}", comes_after(by, place)), String::new()),
+            UsageLines::From(_) => (String::new(), format!("offset {place}")),
+            UsageLines::After(_) => (format!("and {}", comes_after(by, place)), String::new()),
         };
         let statement = format!(
             "select {select} coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
@@ -268,8 +268,8 @@ impl Database {
         );
         let query = filtered(sqlx::query(sqlx::AssertSqlSafe(statement)), filter, by, limit);
         let query = match lines {
-            Lines::From(offset) => query.bind(i64::from(offset)),
-            Lines::After(last) => query.bind(group_of(last, by)),
+            UsageLines::From(offset) => query.bind(i64::from(offset)),
+            UsageLines::After(last) => query.bind(group_of(last, by)),
         };
         let rows = query.fetch_all(self.pool()).await?;
         rows.iter().map(|row| usage(row, by)).collect()

@@ -184,7 +184,10 @@ pub async fn alter(pool: &PgPool, script: &str) {
         let done = sqlx::raw_sql(AssertSqlSafe(script)).execute(pool).await;
         match done.as_ref().err().and_then(|error| error.as_database_error()?.code()).as_deref() {
             Some("40P01") => {}
-            _ => break drop(done.unwrap()),
+            _ => {
+                done.unwrap();
+                return;
+            }
         }
     }
 }
