@@ -17,7 +17,7 @@ use crate::metrics as m;
 use crate::shares::{Share, Shares};
 
 /// The part of a listener's connections that strangers may have together: those from unknown networks, and as many others.
-const STRANGERS: usize = 8;
+const STRANGERS: usize = 4;
 
 /// How long a new connection waits at most for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -171,7 +171,7 @@ impl Connections {
         Arc::new(Self {
             listener,
             all: Shares::with_queue(most, waiting, gauge("all")),
-            strangers: ForNewcomers::new(strangers, waiting / 2, gauge),
+            strangers: ForNewcomers::new(strangers, waiting, gauge),
             acquaintances: Acquaintances::new(),
             known: Shares::with_queue(known, 2 * strangers, gauge("known")),
             open: Mutex::default(),
@@ -439,7 +439,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_network_closes_its_own_connections_and_leaves_room_for_others() {
-        let connections = Connections::new("data", 64, Duration::ZERO);
+        let connections = Connections::new("data", 32, Duration::ZERO);
         // Strangers have 8 places, of which one network gets 4.
         let mut open = Vec::new();
         for _ in 0..4 {
@@ -467,7 +467,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_from_elsewhere_finds_room_among_strangers_from_everywhere() {
-        let connections = Connections::new("data", 32, Duration::ZERO);
+        let connections = Connections::new("data", 16, Duration::ZERO);
         let mut open = Vec::new();
         // All 4 places for strangers.
         for host in 1..=4 {
@@ -481,7 +481,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_organisation_leaves_room_for_others_from_however_many_networks_it_comes() {
-        let connections = Connections::new("data", 64, Duration::ZERO);
+        let connections = Connections::new("data", 96, Duration::ZERO);
         let parties = [Party::Org(OrgId::generate()), Party::Operator(1), Party::Org(OrgId::generate())];
         let mut all = Vec::new();
         for (network, party) in (1..).zip(parties) {
@@ -495,7 +495,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hundred_networks_of_one_key_have_one_share_among_those_who_return() {
-        let connections = Connections::new("data", 64, Duration::from_secs(3600));
+        let connections = Connections::new("data", 32, Duration::from_secs(3600));
         let (one, other) = (Party::Operator(1), Party::Operator(2));
         for (party, network) in
             (0..100).map(|host| (one, format!("192.0.2.{host}"))).chain([(other, "192.0.3.1".into())])
@@ -523,7 +523,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_connections_of_the_party_that_has_the_most_are_closed_for_others() {
-        let connections = Connections::new("data", 16, Duration::ZERO);
+        let connections = Connections::new("data", 24, Duration::ZERO);
         let mut all = Vec::new();
         for number in 0..4 {
             all.push(fill(&connections, Party::Operator(number), number as u8).await);
@@ -547,7 +547,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_the_most_closes_its_own_idle_connections_or_is_refused() {
-        let connections = Connections::new("data", 64, Duration::ZERO);
+        let connections = Connections::new("data", 32, Duration::ZERO);
         let party = Party::Operator(1);
         let mut open = fill(&connections, party, 1).await;
         open[0].request = None;

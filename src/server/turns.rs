@@ -323,15 +323,15 @@ mod tests {
 
     #[tokio::test]
     async fn one_client_of_a_proxy_leaves_its_connections_to_others() {
-        let connections = Connections::new("data", 64, Duration::ZERO);
+        let connections = Connections::new("data", 96, Duration::ZERO);
         let heads = Heads::new("data", 64 << 20);
         let gate = proxied(&connections, &heads);
-        // Strangers from unknown networks have 8 places, of which one network gets 4.
+        // Strangers from unknown networks have 24 places, of which one network gets 12.
         let mut turns = Vec::new();
         while let Ok(turn) = gate.pass(&request("192.0.2.1")).await {
             turns.push(turn);
         }
-        assert_eq!(turns.len(), 4);
+        assert_eq!(turns.len(), 12);
         drop(gate.pass(&request("192.0.2.2")).await.unwrap());
         drop(turns);
 
