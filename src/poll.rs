@@ -47,8 +47,6 @@ const TASKS: &str = "tasks";
 const TOO_OLD: &str = "it ran longer than the maximum age";
 const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
 
-const VANISHED: &str = "a task that vanished";
-
 /// Why a task that an operator recorded is charged by the operator's figure.
 const STATED: &str = "the upstream did not confirm it: an operator's figure counts";
 
@@ -419,7 +417,7 @@ impl Poller {
 
     async fn reload(&self, task: &Task) -> Result<Task, StoreError> {
         let found = self.read(task.org, task.hold).await?;
-        found.ok_or(StoreError::Corrupt(VANISHED.into()))
+        found.ok_or(StoreError::Corrupt("a task that vanished".into()))
     }
 
     /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").

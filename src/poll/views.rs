@@ -83,13 +83,16 @@ impl Views {
 
     pub(super) fn insert(&self, view: &Arc<View>) {
         let task = view.task();
-        self.forget(task.org, task.hold, task.upstream_task.as_ref());
+        let keys = keys(task.org, task.hold, task.upstream_task.as_ref());
+        let mut large = self.large();
+        large.forget(task.hold);
         if view.body().len() > SMALL {
-            return self.large().add(view.clone(), self.clock.now());
+            large.add(view.clone(), self.clock.now());
+            drop(large);
+            return keys.for_each(|key| self.small.invalidate(&key));
         }
-        for key in keys(task.org, task.hold, task.upstream_task.as_ref()) {
-            self.small.insert(key, view.clone());
-        }
+        drop(large);
+        keys.for_each(|key| self.small.insert(key, view.clone()));
     }
 
     /// Forgets the state of a task, by its reference and by the vendor's id if that is given.

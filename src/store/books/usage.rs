@@ -141,7 +141,7 @@ enum UsageLines<'a> {
     After(&'a Usage),
 }
 
-type Prepared<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+pub(super) type Prepared<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 /// The roll-up of the user `$5` alone, day by day: its rows of a day follow one another in the index, between those of all others.
 const OF_USER: &str = "(select d.day::date as day, u.org_id, u.user_id, u.team_id, u.key_id, u.task_type, u.tasks, u.charged, u.corrected \
      from generate_series(greatest($2, coalesce((select min(f.day) from usage_day f where f.org_id = $1), $3 + 1))::timestamp, \
@@ -307,7 +307,12 @@ fn columns(by: &[UsageBy]) -> String {
 }
 
 /// The statement with its parameters, up to the label's.
-fn filtered<'q>(query: Prepared<'q>, filter: &'q UsageFilter, by: &[UsageBy], limit: u32) -> Prepared<'q> {
+pub(super) fn filtered<'q>(
+    query: Prepared<'q>,
+    filter: &'q UsageFilter,
+    by: &[UsageBy],
+    limit: u32,
+) -> Prepared<'q> {
     let query = query
         .bind(filter.org.map(OrgId::as_uuid))
         .bind(filter.from)

@@ -5,9 +5,9 @@ use sqlx::postgres::PgRow;
 use time::Date;
 
 use super::totals;
-use super::usage::{Source, Usage, UsageBy, UsageFilter, usage};
+use super::usage::{Source, Usage, UsageBy, UsageFilter, filtered, usage};
 use crate::credits::Credits;
-use crate::ids::{KeyId, OrgId, TeamId, UserId};
+use crate::ids::OrgId;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 
@@ -79,7 +79,7 @@ impl Database {
             UsageBy::Org => "(select o.name from org o where o.org_id = g.id)",
             _ => "null::text",
         };
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let top = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with {grouped}, everything as (select coalesce(sum(tasks), 0)::bigint as tasks, saturated(sum(charged)) as charged, \
                saturated(sum(corrected)) as corrected, saturated(sum(charged + corrected)) as consumed from {all} {range}), \
              top as (select id, coalesce(tasks, 0)::bigint as tasks, saturated(charged) as charged, saturated(corrected) as corrected, \
@@ -87,19 +87,8 @@ impl Database {
              select g.id as {column}, g.tasks, g.charged, g.corrected, g.consumed, {name} as name, a.tasks as all_tasks, \
                a.charged as all_charged, a.corrected as all_corrected, a.consumed as all_consumed \
              from everything a left join top g on true order by g.consumed desc nulls last, g.id"
-        )))
-        .bind(filter.org.map(OrgId::as_uuid))
-        .bind(filter.from)
-        .bind(filter.to)
-        .bind(filter.team.map(TeamId::as_uuid))
-        .bind(filter.user.map(UserId::as_uuid))
-        .bind(filter.key.map(KeyId::as_uuid))
-        .bind(&filter.task_type)
-        .bind(i64::from(most))
-        .bind(months)
-        .persistent(false)
-        .fetch_all(self.pool())
-        .await?;
+        )));
+        let rows = filtered(top, filter, &[by], most).bind(months).fetch_all(self.pool()).await?;
         with_others(&rows, by)
     }
 

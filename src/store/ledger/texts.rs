@@ -66,7 +66,8 @@ impl TaskText {
 }
 
 impl SharedDatabase<OrgId> {
-    /// Reads a text that its row has left unread; what it was meanwhile replaced with, if that is no longer.
+    /// Reads a text that its row has left unread, once there is room for it. Nothing, if it was meanwhile erased, or replaced with a
+    /// longer one.
     pub async fn read_text(
         &self,
         (org, hold): (OrgId, HoldId),

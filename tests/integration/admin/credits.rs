@@ -266,6 +266,10 @@ async fn usage_and_statements_come_as_pages_and_as_tables() {
     assert!(top["items"][0]["name"].is_string(), "{top}");
     let today = admin.get(&format!("{path}?group_by=day&clock=org")).await.expect(200);
     assert_eq!(today["items"][0]["consumed"], 1200, "{today}");
+    let day = today["items"][0]["day"].as_str().unwrap();
+    let table = raw(&gateway, &admin.token, &format!("{path}?group_by=day&clock=org"), "text/csv").await;
+    let line = format!("day,tasks,charged,corrected,consumed\r\n{day},3,1200,0,1200\r\n");
+    assert_eq!(table.text().await.unwrap(), line);
 
     let by_label = admin.get(&format!("{path}?group_by=label&label=project")).await.expect(200);
     let row = |label: Option<&str>, tasks: i64, credits: i64| json!({"label": label, "tasks": tasks, "charged": credits, "corrected": 0, "consumed": credits});
