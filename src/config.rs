@@ -7,6 +7,7 @@ mod check;
 mod console;
 mod database_url;
 mod environment;
+mod error;
 mod reference;
 mod schema;
 mod telemetry;
@@ -25,10 +26,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use self::check::ConfigError;
 pub use self::console::Console;
 pub use self::database_url::database_url_problem;
 pub use self::environment::is_setting;
+pub use self::error::ConfigError;
 pub use self::reference::reference;
 pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
@@ -39,6 +40,7 @@ use crate::https::{Authorities, BadTrust, Egress};
 
 use self::check::Check;
 use self::environment::Settings;
+use self::error::Origin;
 use self::schema::{Misfit, take_misfits};
 use crate::secret::{self, Secret};
 
@@ -629,7 +631,7 @@ impl Config {
         Self::read(Figment::from(Toml::string(text)), source, &|_| source.to_owned())
     }
 
-    fn read(given: Figment, source: &str, origin: &check::Origin<'_>) -> Result<Self, ConfigError> {
+    fn read(given: Figment, source: &str, origin: &Origin<'_>) -> Result<Self, ConfigError> {
         let unreadable = |error: figment::Error| ConfigError::unreadable(source, &error);
         let mut values: serde_json::Value = given.extract().map_err(unreadable)?;
         let misfits = take_misfits(&mut values);

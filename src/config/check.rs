@@ -7,130 +7,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::database_url::{database_url_problem, is_exposed, is_local};
-use super::schema::Misfit;
-use super::{Admin, BadExtraAuthorities, BadPair, Config, DatabaseConfig, Quotes};
+use super::error::{ConfigError, Origin};
+use super::{Admin, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::https::unread;
 use crate::secret::Secret;
-
-/// Why a configuration cannot be used: the place, the problem, and what would be right.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The configuration file does not exist.
-    #[error("there is no configuration file {0}: give its path with --config")]
-    Missing(PathBuf),
-    /// The file cannot be parsed, or a field is unknown or of another type.
-    #[error("{origin}: {problem}")]
-    Unreadable {
-        origin: String,
-        /// The place in the file, the problem, and what would be right.
-        problem: String,
-    },
-    /// The value of a field is not allowed.
-    #[error("{origin}: {field} is {value}; it must be {right}")]
-    Value {
-        origin: String,
-        field: String,
-        value: String,
-        /// What would be right.
-        right: String,
-    },
-    /// The file of authorities to trust cannot be used.
-    #[error("{origin}: {reason}")]
-    Trust { origin: String, reason: BadExtraAuthorities },
-    /// A field has a problem that is told in a sentence of its own.
-    #[error("{origin}: {field}: {problem}")]
-    Field { origin: String, field: String, problem: String },
-    /// A certificate or its key cannot be used.
-    #[error("{origin}: {section}.tls: {reason}")]
-    Tls { origin: String, section: &'static str, reason: Box<BadPair> },
-    /// The file of a secret cannot be read.
-    #[error("{origin}: {field} names {path}, which cannot be read: {reason}")]
-    SecretFile {
-        origin: String,
-        field: String,
-        path: PathBuf,
-        /// Why it cannot be read.
-        reason: String,
-    },
-    /// There are several problems.
-    #[error("{} problems:{}", .0.len(), lines(.0))]
-    Several(Vec<ConfigError>),
-}
-
-fn lines(problems: &[ConfigError]) -> String {
-    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
-}
-
-impl ConfigError {
-    pub(super) fn unreadable(origin: &str, error: &figment::Error) -> Self {
-        let problems: Vec<String> = error
-            .clone()
-            .into_iter()
-            .map(|one| {
-                let path = one.path.join(".");
-                let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-                // The kind alone: the full text adds figment's profile and source, which mean nothing to the reader.
-                format!("{place}{}", without_excerpt(&one.kind.to_string()))
-            })
-            .collect();
-        Self::Unreadable { origin: origin.to_owned(), problem: problems.join("; ") }
-    }
-
-    pub(super) fn of_misfit(misfit: Misfit, origin: &Origin<'_>) -> Self {
-        let origin = origin(&misfit.field());
-        match misfit {
-            Misfit::Value { field, value, right } => Self::Value { origin, field, value, right },
-            Misfit::Unknown { section, name, known } => {
-                let place = if section.is_empty() { String::new() } else { format!("{section}: ") };
-                let problem = format!("{place}unknown field '{name}'; there are {}", known.join(", "));
-                Self::Unreadable { origin, problem }
-            }
-        }
-    }
-
-    /// Every problem by itself.
-    pub fn each(self) -> Vec<Self> {
-        match self {
-            Self::Several(problems) => problems,
-            one => vec![one],
-        }
-    }
-
-    /// One error for all problems; nothing if there are none.
-    pub(super) fn of(mut problems: Vec<Self>) -> Result<(), Self> {
-        match problems.len() {
-            0 => Ok(()),
-            1 => Err(problems.remove(0)),
-            _ => Err(Self::Several(problems)),
-        }
-    }
-
-    /// The name of the field that it concerns.
-    pub(super) fn field(&self) -> Option<&str> {
-        match self {
-            Self::Value { field, .. } | Self::Field { field, .. } | Self::SecretFile { field, .. } => {
-                Some(field)
-            }
-            Self::Missing(_)
-            | Self::Unreadable { .. }
-            | Self::Tls { .. }
-            | Self::Trust { .. }
-            | Self::Several(_) => None,
-        }
-    }
-}
-
-/// The message of a TOML parser, without its excerpt of the file, which may hold a secret.
-fn without_excerpt(problem: &str) -> String {
-    let is_excerpt =
-        |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
-    let lines: Vec<&str> = problem.trim_end().lines().filter(|line| !is_excerpt(line)).collect();
-    lines.join(": ")
-}
-
-/// Says where the value of a field was given: in a file, or in a variable.
-pub(super) type Origin<'a> = dyn Fn(&str) -> String + 'a;
 
 /// Collects what is wrong.
 pub(super) struct Check<'a> {
@@ -145,15 +26,19 @@ impl<'a> Check<'a> {
 
     /// The value of a field is wrong.
     pub(super) fn wrong(&mut self, field: &str, value: impl Into<String>, right: impl Into<String>) {
-        let origin = (self.origin)(field);
-        let (field, value, right) = (field.to_owned(), value.into(), right.into());
-        self.found.push(ConfigError::Value { origin, field, value, right });
+        let (name, value, right) = (field.to_owned(), value.into(), right.into());
+        self.add(field, |origin| ConfigError::Value { origin, field: name, value, right });
+    }
+
+    /// A problem that has an error of its own, made with the place where `field` was given.
+    pub(super) fn add(&mut self, field: &str, error: impl FnOnce(String) -> ConfigError) {
+        self.found.push(error((self.origin)(field)));
     }
 
     /// A field has a problem.
     pub(super) fn problem(&mut self, field: &str, problem: impl Into<String>) {
-        let origin = (self.origin)(field);
-        self.found.push(ConfigError::Field { origin, field: field.to_owned(), problem: problem.into() });
+        let (name, problem) = (field.to_owned(), problem.into());
+        self.add(field, |origin| ConfigError::Field { origin, field: name, problem });
     }
 
     /// What was found. Problems of fields that are among `told` are left out: they follow from what was told.
@@ -180,8 +65,8 @@ impl<'a> Check<'a> {
         match std::fs::read_to_string(&path) {
             Ok(text) => Some(Secret::new(text.trim())),
             Err(error) => {
-                let (origin, field) = ((self.origin)(field), field.to_owned());
-                self.found.push(ConfigError::SecretFile { origin, field, path, reason: unread(&error) });
+                let (name, reason) = (field.to_owned(), unread(&error));
+                self.add(field, |origin| ConfigError::SecretFile { origin, field: name, path, reason });
                 None
             }
         }
@@ -267,8 +152,12 @@ impl Config {
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
             if let Some(tls) = tls {
                 if let Err(reason) = tls.read().and_then(|files| tls.parse(&files)) {
-                    let origin = (check.origin)(&format!("{section}.tls"));
-                    check.found.push(ConfigError::Tls { origin, section, reason: Box::new(reason) });
+                    let reason = Box::new(reason);
+                    check.add(&format!("{section}.tls"), |origin| ConfigError::Tls {
+                        origin,
+                        section,
+                        reason,
+                    });
                 }
                 if let Some(mode) = written_by_others(&tls.key_file) {
                     let path = tls.key_file.display();
@@ -293,8 +182,7 @@ impl Config {
         self.database.extra_ca_file = self.tls.extra_ca_file.clone();
         self.upstream.check(check);
         if let Err(reason) = self.egress() {
-            let origin = (check.origin)("tls.extra_ca_file");
-            check.found.push(ConfigError::Trust { origin, reason });
+            check.add("tls.extra_ca_file", |origin| ConfigError::Trust { origin, reason });
         }
         self.telemetry.check(check);
     }
