@@ -8,11 +8,13 @@ mod console;
 mod database_url;
 mod environment;
 mod error;
+mod files;
 mod reference;
 mod schema;
 mod telemetry;
 mod tls;
 mod upstream;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -621,7 +623,7 @@ impl Config {
             return Err(unknown(&source));
         }
         let mut config = read?;
-        config.warnings.extend(check::changeable("the configuration file", file));
+        config.warnings.extend(files::changeable("the configuration file", file));
         Ok(config)
     }
 

@@ -1,13 +1,13 @@
 //! Checks of the configuration that its types alone cannot make. Every problem is found, not only the first.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::database_url::{database_url_problem, is_exposed, is_local};
+use super::database_url::database_url_problem;
 use super::error::{ConfigError, Origin};
+use super::files::written_by_others;
 use super::{Admin, Config, DatabaseConfig, Quotes};
 use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::https::unread;
@@ -109,42 +109,6 @@ fn without_places(path: &str) -> String {
     path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
-/// The mode of a file that every user of the machine may write.
-fn written_by_others(path: &Path) -> Option<u32> {
-    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-    (mode & 0o002 != 0).then_some(mode)
-}
-
-/// Why others than its owner may put something else in the place of a file: for a warning. What everybody may write of secrets is
-/// an error.
-pub(super) fn changeable(field: &str, path: &Path) -> Option<String> {
-    let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o7777);
-    let (shown, own) = (path.display(), mode(path)?);
-    let directory =
-        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    let around = directory.and_then(mode).unwrap_or_default();
-    if own & 0o022 != 0 {
-        return Some(format!(
-            "{field}: {shown} may be written by others (mode {:03o}): chmod go-w it",
-            own & 0o777
-        ));
-    }
-    // In a directory with the sticky bit, such as /tmp, each removes only what is its own.
-    (around & 0o002 != 0 && around & 0o1000 == 0).then(|| {
-        format!(
-            "{field}: every user of this machine may put another file in the place of {shown} (its directory has mode \
-             {:03o}): chmod o-w the directory",
-            around & 0o777
-        )
-    })
-}
-
-/// Whether every user of the machine may read a file. Files below `/run/secrets` are a container's own.
-fn read_by_others(path: &Path) -> bool {
-    let in_container = ["/run/secrets", "/var/run/secrets"].iter().any(|place| path.starts_with(place));
-    !in_container && std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
-}
-
 impl Config {
     /// Checks what the types alone cannot, and reads the files of secrets.
     pub(super) fn check(&mut self, check: &mut Check<'_>) {
@@ -185,90 +149,6 @@ impl Config {
             check.add("tls.extra_ca_file", |origin| ConfigError::Trust { origin, reason });
         }
         self.telemetry.check(check);
-    }
-
-    /// What will work, but should not stay so: secrets that cross a network unencrypted, and keys that others may read.
-    /// `files` are those that this configuration named before they were read.
-    pub(super) fn find_warnings(&self, files: &[(String, PathBuf)]) -> Vec<String> {
-        let mut found = Vec::new();
-        let backends =
-            [("kling_3", Some(&self.upstream.kling_3)), ("kling_o3", self.upstream.kling_o3.as_ref())];
-        for (name, backend) in backends {
-            if backend
-                .is_some_and(|backend| backend.base_url.scheme() == "http" && !is_local(&backend.base_url))
-            {
-                found.push(format!(
-                    "upstream.{name}.base_url is plain HTTP to another host: everybody on the way can read the master key \
-                     and change answers; use https"
-                ));
-            }
-        }
-        if let Some(url) = &self.telemetry.otlp_endpoint
-            && url.scheme() == "http"
-            && !is_local(url)
-            && !self.telemetry.headers.is_empty()
-        {
-            found.push(
-                "telemetry.otlp_endpoint is plain HTTP to another host, and telemetry.headers_file has secrets for it; use \
-                 https"
-                    .into(),
-            );
-        }
-        if self.database.servers().iter().any(|url| is_exposed(url.expose())) {
-            found.push(
-                "the database is on another host, and its URL does not ask for TLS: add ?sslmode=verify-full and \
-                 sslrootcert=FILE (or ?sslmode=require, which does not check whose server it is)"
-                    .into(),
-            );
-        }
-        for (section, listen, tls, behind) in [
-            ("server", self.server.listen, &self.server.tls, !self.server.trusted_proxies.is_empty()),
-            ("admin", self.admin.listen, &self.admin.tls, false),
-        ] {
-            if !listen.ip().is_loopback() && tls.is_none() && !behind {
-                found.push(format!(
-                    "{section}.listen is {listen} without {section}.tls: keys and tokens cross the network in clear, unless \
-                     something in front of it has TLS and no other host reaches it; use {section}.tls, or 127.0.0.1"
-                ));
-            }
-        }
-        let authorities = self.tls.extra_ca_file.iter().map(|path| ("tls.extra_ca_file", path));
-        let secrets = files.iter().map(|(field, path)| (field.as_str(), path));
-        found.extend(authorities.chain(secrets).filter_map(|(field, path)| changeable(field, path)));
-        for (field, path) in files.iter().filter(|(_, path)| read_by_others(path)) {
-            found.push(format!(
-                "{field}: {} may be read by every user of this machine: chmod o-r it",
-                path.display()
-            ));
-        }
-        found
-    }
-
-    /// The files of secrets that are named, before they are read.
-    pub(super) fn secret_files(&self) -> Vec<(String, PathBuf)> {
-        let mut files = vec![
-            ("admin.bootstrap_token_file".to_owned(), self.admin.bootstrap_token_file.clone()),
-            ("database.url_file".to_owned(), self.database.url_file.clone()),
-            ("telemetry.headers_file".to_owned(), self.telemetry.headers_file.clone()),
-            ("quotes.secret_file".to_owned(), self.quotes.secret_file.clone()),
-            ("quotes.former_secret_file".to_owned(), self.quotes.former_secret_file.clone()),
-            ("upstream.proxy_credentials_file".to_owned(), self.upstream.proxy_credentials_file.clone()),
-        ];
-        for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
-            files.push((format!("{section}.tls.key_file"), tls.as_ref().map(|tls| tls.key_file.clone())));
-        }
-        let backends =
-            [("kling_3", Some(&self.upstream.kling_3)), ("kling_o3", self.upstream.kling_o3.as_ref())];
-        for (name, backend) in backends.into_iter().filter_map(|(name, backend)| Some((name, backend?))) {
-            files.push((format!("upstream.{name}.master_key_file"), backend.master_key_file.clone()));
-            for account in &backend.accounts {
-                files.push((
-                    format!("upstream.{name}.accounts.master_key_file"),
-                    account.master_key_file.clone(),
-                ));
-            }
-        }
-        files.into_iter().filter_map(|(field, path)| Some((field, path?))).collect()
     }
 }
 
@@ -378,11 +258,11 @@ fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::UpstreamConfig;
 
-    const LEAST: &str = r#"
+    pub(in crate::config) const LEAST: &str = r#"
         [database]
         url = "postgres://gw@localhost/tollgate"
         [upstream.kling_3]
@@ -605,77 +485,6 @@ mod tests {
         }
         assert_eq!(of_names.lines().count(), parts.len(), "{of_names}");
         assert!(!of_names.contains("missing.invalid") && !of_names.contains("'missing'"), "{of_names}");
-    }
-
-    #[test]
-    fn key_files_that_everybody_may_change_are_refused() {
-        let file = std::env::temp_dir().join(format!("tollgate-mode-{}", std::process::id()));
-        std::fs::write(&file, "k").unwrap();
-        let config = format!(
-            "[database]\nurl = \"postgres://x@127.0.0.1/x\"\n[upstream.kling_3]\nbase_url = \"https://x\"\n\
-             master_key_file = \"{}\"\n",
-            file.display()
-        );
-        let with = |mode: u32| {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            Config::from_toml(&config).map(|config| config.warnings).map_err(|error| error.to_string())
-        };
-        assert_eq!(with(0o600).unwrap(), [""; 0]);
-        let warned = with(0o644).unwrap();
-        assert!(warned.len() == 1 && warned[0].contains("chmod o-r"), "{warned:?}");
-        let warned = with(0o660).unwrap();
-        assert!(warned.len() == 1 && warned[0].contains("chmod go-w"), "{warned:?}");
-        let told = with(0o602).unwrap_err();
-        std::fs::remove_file(&file).unwrap();
-        assert!(
-            told.contains("master_key_file") && told.contains("602") && told.contains("chmod o-w"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn what_others_may_put_in_the_place_of_a_file_is_warned_of() {
-        let directory = std::env::temp_dir().join(format!("tollgate-open-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let file = directory.join("tollgate.toml");
-        std::fs::write(&file, LEAST).unwrap();
-        let with = |of_file: u32, of_directory: u32| {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(of_file)).unwrap();
-            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(of_directory)).unwrap();
-            changeable("the configuration", &file).unwrap_or_default()
-        };
-        assert_eq!(with(0o644, 0o755), "");
-        assert_eq!(with(0o644, 0o1777), "");
-        let (by_all, by_group, directory_open) = (with(0o666, 0o755), with(0o664, 0o755), with(0o644, 0o777));
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert!(by_all.contains("mode 666") && by_group.contains("mode 664"), "{by_all} {by_group}");
-        assert!(directory_open.contains("put another file in the place of"), "{directory_open}");
-    }
-
-    #[test]
-    fn a_listener_for_other_hosts_without_tls_is_warned_of() {
-        let warned = |more: &str| Config::from_toml(&format!("{LEAST}\n{more}")).unwrap().warnings.join("\n");
-        assert!(!warned("").contains("in clear"));
-        assert!(
-            warned("[server]\nlisten = \"0.0.0.0:8080\"").contains("server.listen is 0.0.0.0:8080 without")
-        );
-        assert!(warned("[admin]\nlisten = \"[::]:8081\"").contains("admin.listen is [::]:8081 without"));
-        let behind = "[server]\nlisten = \"0.0.0.0:8080\"\ntrusted_proxies = [\"10.0.0.0/8\"]";
-        assert!(!warned(behind).contains("in clear"));
-    }
-
-    #[test]
-    fn what_crosses_a_network_unencrypted_is_warned_of() {
-        let warnings = |database: &str, upstream: &str| {
-            let text = format!(
-                "[database]\nurl = \"{database}\"\n[upstream.kling_3]\nbase_url = \"{upstream}\"\nmaster_key = \"k\"\n"
-            );
-            Config::from_toml(&text).unwrap().warnings.len()
-        };
-        assert_eq!(warnings("postgres://localhost/x", "https://vendor.example"), 0);
-        assert_eq!(warnings("postgres://localhost/x", "http://127.0.0.1:9090"), 0);
-        assert_eq!(warnings("postgres://db.example/x?sslmode=verify-full", "https://vendor.example"), 0);
-        assert_eq!(warnings("postgres://db.example/x", "http://vendor.example"), 2);
     }
 
     #[test]
