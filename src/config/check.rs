@@ -2,14 +2,9 @@
 
 use std::path::PathBuf;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-
-use super::database_url::database_url_problem;
+use super::Config;
 use super::error::{ConfigError, Origin};
 use super::files::written_by_others;
-use super::{Admin, Config, DatabaseConfig, Quotes};
-use crate::api_key::{OPERATOR_ENV, PresentedKey};
 use crate::https::unread;
 use crate::secret::Secret;
 
@@ -110,38 +105,18 @@ fn without_places(path: &str) -> String {
 }
 
 impl Config {
-    /// Checks what the types alone cannot, and reads the files of secrets.
+    /// Checks what the types alone cannot, one section after the other, and reads the files of secrets.
     pub(super) fn check(&mut self, check: &mut Check<'_>) {
-        check_log(check, &self.log.level);
+        self.log.check(check);
         for (section, tls) in [("server", &self.server.tls), ("admin", &self.admin.tls)] {
             if let Some(tls) = tls {
-                if let Err(reason) = tls.read().and_then(|files| tls.parse(&files)) {
-                    let reason = Box::new(reason);
-                    check.add(&format!("{section}.tls"), |origin| ConfigError::Tls {
-                        origin,
-                        section,
-                        reason,
-                    });
-                }
-                if let Some(mode) = written_by_others(&tls.key_file) {
-                    let path = tls.key_file.display();
-                    check.problem(
-                        &format!("{section}.tls.key_file"),
-                        format!("{path} may be written by every user of this machine (mode {mode:03o}): chmod o-w it"),
-                    );
-                }
+                tls.check(section, check);
             }
         }
-        for listed in &self.server.cors_origins {
-            let same = |url: url::Url| url.origin().ascii_serialization() == *listed;
-            if !listed.starts_with("http") || !listed.parse().is_ok_and(same) {
-                let right = "a list of origins, each a scheme and a host, such as https://app.example.com";
-                check.wrong("server.cors_origins", format!("'{listed}'"), right);
-            }
-        }
-        check_database(check, &mut self.database);
-        check_admin(check, &mut self.admin);
-        check_quotes(check, &mut self.quotes);
+        self.server.check(check);
+        self.database.check(check);
+        self.admin.check(check);
+        self.quotes.check(check);
         self.console.check(check);
         self.database.extra_ca_file = self.tls.extra_ca_file.clone();
         self.upstream.check(check);
@@ -152,115 +127,10 @@ impl Config {
     }
 }
 
-fn check_log(check: &mut Check<'_>, level: &str) {
-    let right =
-        "a level (error, warn, info, debug, trace), or directives such as info,tollgate::upstream=debug";
-    // A word that is no level is taken for the beginning of the names of modules. Values of fields may have commas.
-    let names_nothing = |directive: &str| {
-        let target = directive.split(['=', '[']).next().unwrap_or_default().trim();
-        let is_level = !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_ok();
-        let begins = |name: &&str| match target.split_once("::") {
-            Some((krate, _)) => **name == *krate,
-            None => name.starts_with(target),
-        };
-        !is_level && !target.is_empty() && !CRATES.iter().any(begins)
-    };
-    let in_vain = !level.contains('{') && level.split(',').map(str::trim).any(names_nothing);
-    if level.trim().is_empty() || in_vain || EnvFilter::try_new(level).is_err() {
-        check.wrong("log.level", format!("'{level}'"), right);
-    }
-}
-
-/// The crates that write events: a directive for another one never matches.
-const CRATES: &[&str] = &[
-    "h2",
-    "hyper_rustls",
-    "hyper_util",
-    "opentelemetry",
-    "reqwest",
-    "rustls",
-    "sqlx",
-    "sqlx_core",
-    "sqlx_postgres",
-    "tollgate",
-    "tonic",
-    "tower",
-    "tower_http",
-];
-
-fn check_admin(check: &mut Check<'_>, admin: &mut Admin) {
-    let (field, file) = ("admin.bootstrap_token", "admin.bootstrap_token_file");
-    if admin.bootstrap_token.is_none() && admin.bootstrap_token_file.is_none() {
-        return;
-    }
-    let token = check.secret(field, admin.bootstrap_token.take(), file, &mut admin.bootstrap_token_file);
-    let Some(token) = token else { return };
-    if PresentedKey::parse(token.expose()).is_none_or(|presented| presented.env != OPERATOR_ENV) {
-        check.wrong(field, "not a token", "one that 'tollgate operator-token' printed");
-    }
-    admin.bootstrap_token = Some(token);
-}
-
-fn check_quotes(check: &mut Check<'_>, quotes: &mut Quotes) {
-    let (field, file) = ("quotes.secret", "quotes.secret_file");
-    quotes.secret = check_long_secret(check, field, quotes.secret.take(), file, &mut quotes.secret_file);
-    let (field, file) = ("quotes.former_secret", "quotes.former_secret_file");
-    let former = quotes.former_secret.take();
-    quotes.former_secret = check_long_secret(check, field, former, file, &mut quotes.former_secret_file);
-    if quotes.former_secret.is_some() && quotes.secret.is_none() {
-        check.wrong(field, "given without quotes.secret", "left out, or beside it");
-    }
-}
-
-fn check_long_secret(
-    check: &mut Check<'_>,
-    field: &str,
-    value: Option<Secret>,
-    file_field: &str,
-    file: &mut Option<PathBuf>,
-) -> Option<Secret> {
-    if value.is_none() && file.is_none() {
-        return None;
-    }
-    let secret = check.secret(field, value, file_field, file);
-    if secret.as_ref().is_some_and(|secret| secret.expose().chars().count() < 32) {
-        check.wrong(field, "too short", "at least 32 random characters");
-    }
-    secret
-}
-
-fn check_database(check: &mut Check<'_>, database: &mut DatabaseConfig) {
-    let field = if database.urls.is_empty() {
-        let field = if database.url_file.is_some() { "database.url_file" } else { "database.url" };
-        let url =
-            check.secret("database.url", database.url.take(), "database.url_file", &mut database.url_file);
-        let text = url.as_ref().map(Secret::expose).unwrap_or_default();
-        database.urls =
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
-        field
-    } else {
-        if database.url.is_some() {
-            check.wrong("database.urls", "given beside database.url", "the only one of the two");
-        }
-        if database.url_file.is_some() {
-            check.wrong("database.urls", "given beside database.url_file", "the only one of the two");
-        }
-        if database.urls.iter().any(Secret::is_empty) {
-            check.wrong("database.urls", "partly empty", "a list of URLs");
-        }
-        "database.urls"
-    };
-    for url in database.urls.iter().filter(|url| !url.is_empty()) {
-        if let Some(problem) = database_url_problem(url.expose()) {
-            check.problem(field, problem);
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::UpstreamConfig;
+    use crate::config::{DatabaseConfig, UpstreamConfig};
 
     pub(in crate::config) const LEAST: &str = r#"
         [database]
@@ -270,7 +140,7 @@ pub(super) mod tests {
         master_key = "sk-test"
     "#;
 
-    fn problem(more: &str) -> String {
+    pub(in crate::config) fn problem(more: &str) -> String {
         Config::from_toml(&format!("{LEAST}\n{more}")).unwrap_err().to_string()
     }
 
@@ -279,30 +149,6 @@ pub(super) mod tests {
         let config = Config::from_toml(LEAST).unwrap();
         assert_eq!(config.server.listen.port(), 8080);
         assert!(!format!("{config:?}").contains("sk-test"), "secrets do not show");
-    }
-
-    #[test]
-    fn a_secret_of_quotes_is_long_enough_and_may_be_a_file() {
-        let long = "0123456789abcdef0123456789abcdef";
-        assert!(Config::from_toml(LEAST).unwrap().quotes.warning().is_some());
-        assert!(
-            Config::from_toml(&format!("{LEAST}\n[quotes]\nmax_valid_seconds = 0"))
-                .unwrap()
-                .quotes
-                .warning()
-                .is_none()
-        );
-        let config = Config::from_toml(&format!("{LEAST}\n[quotes]\nsecret = \"{long}\"")).unwrap();
-        assert!(config.quotes.warning().is_none() && !format!("{config:?}").contains(long));
-        let file = std::env::temp_dir().join(format!("tollgate-quotes-{}", std::process::id()));
-        std::fs::write(&file, format!("{long}\n")).unwrap();
-        let of_file = format!("{LEAST}\n[quotes]\nsecret_file = \"{}\"", file.display());
-        assert_eq!(Config::from_toml(&of_file).unwrap().quotes.secret.unwrap().expose(), long);
-        std::fs::remove_file(&file).unwrap();
-        assert!(problem("[quotes]\nsecret = \"short\"").contains("quotes.secret is too short"));
-        assert!(
-            problem("[quotes]\nsecret_file = \"/nowhere\"").contains("quotes.secret_file names /nowhere")
-        );
     }
 
     #[test]
@@ -362,32 +208,6 @@ pub(super) mod tests {
         assert_eq!(upstream("").first_byte_timeout().as_secs(), 240);
         assert_eq!(upstream("create_timeout_ms = 60000").first_byte_timeout().as_secs(), 60);
         assert_eq!(upstream("first_byte_timeout_ms = 5000").first_byte_timeout().as_secs(), 5);
-    }
-
-    #[test]
-    fn several_servers_are_a_list_or_lines_of_a_file() {
-        let upstream = &LEAST[LEAST.find("[upstream").unwrap()..];
-        let servers = |database: &str| {
-            let config = Config::from_toml(&format!("[database]\n{database}\n{upstream}"));
-            config.map(|config| config.database.servers())
-        };
-        let two = [Secret::new("postgres://a/x"), Secret::new("postgres://b/x")];
-        assert_eq!(servers("url = \"postgres://a/x\"").unwrap(), two[..1]);
-        assert_eq!(servers("urls = [\"postgres://a/x\", \"postgres://b/x\"]").unwrap(), two);
-        let file = std::env::temp_dir().join(format!("tollgate-urls-{}", std::process::id()));
-        std::fs::write(&file, "postgres://a/x\n\n  postgres://b/x\n").unwrap();
-        assert_eq!(servers(&format!("url_file = \"{}\"", file.display())).unwrap(), two);
-        std::fs::remove_file(&file).unwrap();
-        for (database, expected) in [
-            ("url = \"postgres://a/x\"\nurls = [\"postgres://b/x\"]", "given beside database.url"),
-            ("url_file = \"a\"\nurls = [\"postgres://b/x\"]", "given beside database.url_file"),
-            ("url_file = \"a\"\nurl = \"postgres://b/x\"", "given beside database.url_file"),
-            ("urls = [\"postgres://a/x\", \"\"]", "partly empty"),
-            ("urls = []", "database.url is missing"),
-        ] {
-            let problem = servers(database).unwrap_err().to_string();
-            assert!(problem.contains(expected), "{problem}");
-        }
     }
 
     #[test]
@@ -524,29 +344,6 @@ pub(super) mod tests {
             let told = with(bad).unwrap_err().to_string();
             assert!(told.contains("upstream.proxy_exceptions is '"), "{bad}: {told}");
             assert!(told.contains("without scheme and port"), "{bad}: {told}");
-        }
-    }
-
-    #[test]
-    fn the_levels_of_all_that_writes_events_can_be_set() {
-        for level in [
-            "off",
-            "DEBUG",
-            "3",
-            "info,tollgate=debug",
-            "warn,tollgate::upstream::client=trace,sqlx=warn,hyper_util=debug,hyper=debug",
-            "tollgate[request]=debug",
-            "[request{id=1}]=debug",
-            "info,h2",
-        ] {
-            assert!(Config::from_toml(&format!("{LEAST}\n[log]\nlevel = \"{level}\"")).is_ok(), "{level}");
-        }
-        // What a new dependency is called is not forgotten.
-        for package in include_str!("../../Cargo.lock").split("[[package]]").skip(1) {
-            let name = package.split('"').nth(1).unwrap().replace('-', "_");
-            let writes = package.contains("\n \"tracing\",");
-            let never = ["loom", "tracing_subscriber", "sqlx_mysql", "sqlx_sqlite"];
-            assert!(!writes || CRATES.contains(&&*name) || never.contains(&&*name), "{name}");
         }
     }
 

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
 
-use crate::https::unread;
+use super::ConfigError;
+use super::check::Check;
+use super::files::written_by_others;
+use crate::https::{BadTrust, unread};
 
 /// HTTPS, with TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. Both files are read again when they change, and at SIGHUP.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +36,14 @@ pub struct Trusted {
     /// PEM file of certificate authorities that are trusted besides those that the machine trusts, such as a company's own. For
     /// the database it counts with `sslmode=verify-full` or `verify-ca`, unless its URL has an `sslrootcert`.
     pub extra_ca_file: Option<PathBuf>,
+}
+
+/// The file of `tls.extra_ca_file` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("tls.extra_ca_file: {}: {reason}", file.display())]
+pub struct BadExtraAuthorities {
+    pub(super) file: PathBuf,
+    pub(super) reason: BadTrust,
 }
 
 /// A certificate with its key.
@@ -91,6 +102,23 @@ impl Tls {
                 key: self.key_file.clone(),
                 reason,
             }),
+        }
+    }
+
+    /// Reads both files of the listener of `section`, whose problems name that section.
+    pub(super) fn check(&self, section: &'static str, check: &mut Check<'_>) {
+        if let Err(reason) = self.read().and_then(|files| self.parse(&files)) {
+            let reason = Box::new(reason);
+            check.add(&format!("{section}.tls"), |origin| ConfigError::Tls { origin, section, reason });
+        }
+        if let Some(mode) = written_by_others(&self.key_file) {
+            let path = self.key_file.display();
+            check.problem(
+                &format!("{section}.tls.key_file"),
+                format!(
+                    "{path} may be written by every user of this machine (mode {mode:03o}): chmod o-w it"
+                ),
+            );
         }
     }
 }
