@@ -21,6 +21,8 @@ mod schema;
 mod server;
 mod status;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod upstream;
 mod warnings;

@@ -107,7 +107,7 @@ fn three_seconds() -> u64 {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::config::check::tests::LEAST;
+    use crate::config::tests::LEAST;
 
     #[test]
     fn several_servers_are_a_list_or_lines_of_a_file() {

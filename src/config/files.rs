@@ -43,7 +43,7 @@ pub(super) fn changeable(field: &str, path: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::config::check::tests::LEAST;
+    use crate::config::tests::LEAST;
 
     #[test]
     fn key_files_that_everybody_may_change_are_refused() {

@@ -76,7 +76,7 @@ impl Log {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::config::check::tests::LEAST;
+    use crate::config::tests::LEAST;
 
     #[test]
     fn the_levels_of_all_that_writes_events_can_be_set() {

@@ -88,7 +88,7 @@ fn long_secret(
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::config::check::tests::{LEAST, problem};
+    use crate::config::tests::{LEAST, problem};
 
     #[test]
     fn a_secret_of_quotes_is_long_enough_and_may_be_a_file() {

@@ -15,6 +15,9 @@ use super::ms;
 use crate::https::Proxy;
 use crate::secret::Secret;
 
+#[cfg(test)]
+mod tests;
+
 /// The vendor's two backends, which may be the same one.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -110,7 +110,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::config::check::tests::LEAST;
+    use crate::config::tests::LEAST;
 
     #[test]
     fn a_listener_for_other_hosts_without_tls_is_warned_of() {
