@@ -3,35 +3,33 @@
 
 mod budget;
 mod content;
+mod flight;
+mod record;
 mod view;
 mod views;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use moka::sync::Cache;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::budget::PollBudget;
+use self::flight::{Asking, Flight};
+use self::record::{FORGOTTEN, TOO_OLD};
 pub use self::view::View;
 pub(crate) use self::view::{created, shown_credits, shown_status, word};
 use self::views::Views;
 use crate::bulk::{Bulk, Room};
 use crate::clock::Clock;
 use crate::config::{Config, ms};
-use crate::credits::Credits;
 use crate::fail_point;
 use crate::ids::{HoldId, OrgId};
 use crate::metrics as m;
-use crate::pricing::consumption;
 use crate::shares::Shares;
-use crate::store::{Applied, Contents, Late, Ledger, State, Step, StoreError, StoredText, Task, TaskText};
-use crate::telemetry::{Span, carry};
-use crate::upstream::{Progress, Report, StatusError, Upstream};
+use crate::store::{Contents, Ledger, StoreError, StoredText, Task, TaskText};
+use crate::upstream::{Report, StatusError, Upstream};
 
 /// How long a view is cached. A terminal one is then read again, because late evidence may have corrected the task.
 const TERMINAL_TTL: Duration = Duration::from_secs(60);
@@ -42,34 +40,6 @@ const MOST_NOTED: u64 = 100_000;
 
 /// The name of the cache of task states in metrics.
 const TASKS: &str = "tasks";
-
-/// Why a task beyond its maximum age is put in doubt.
-const TOO_OLD: &str = "it ran longer than the maximum age";
-const FORGOTTEN: &str = "the upstream does not know it, and it is past the maximum age";
-
-/// Why a task that an operator recorded is charged by the operator's figure.
-const STATED: &str = "the upstream did not confirm it: an operator's figure counts";
-
-type Flight = Shared<BoxFuture<'static, Option<Arc<View>>>>;
-
-/// When a poll was sent and when it was answered. A caller waits for other parts of the poll too, and only this part counts
-/// as the vendor's time.
-#[derive(Debug, Default)]
-struct Asking {
-    begun: OnceLock<Instant>,
-    ended: OnceLock<Instant>,
-    /// Cancelled when the vendor has answered and a step waits in the ledger.
-    recording: CancellationToken,
-}
-
-impl Asking {
-    /// How much of the time from `since` to `until` the vendor took.
-    fn within(&self, since: Instant, until: Instant) -> Duration {
-        let Some(begun) = self.begun.get() else { return Duration::ZERO };
-        let ended = self.ended.get().copied().unwrap_or(until);
-        ended.min(until).saturating_duration_since(since.max(*begun))
-    }
-}
 
 #[derive(Debug)]
 pub struct Poller {
@@ -95,27 +65,6 @@ pub struct Poller {
 /// So many polls for each slot of the reconciler may be under way or wait for the ledger.
 const UNRECORDED_PER_SLOT: usize = 8;
 
-/// Removes a poll from `flights` when it ends, even by a panic.
-struct Landing<'a> {
-    poller: &'a Poller,
-    hold: HoldId,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        self.poller.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hold);
-    }
-}
-
-/// How the vendor ends tasks: label values of one counter.
-const ENDS: [&str; 2] = [SUCCEEDED, FAILED];
-const SUCCEEDED: &str = "succeeded";
-const FAILED: &str = "failed";
-
-fn how_ended(step: &Step) -> &'static str {
-    if matches!(step, Step::Fail { .. } | Step::LateFail { .. }) { FAILED } else { SUCCEEDED }
-}
-
 impl Poller {
     /// A poller with an empty cache.
     pub fn new(
@@ -131,13 +80,7 @@ impl Poller {
         for result in ["hit", "miss"] {
             metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(0);
         }
-        drop(metrics::histogram!(m::SETTLE_LAG_SECONDS));
-        for backend in Upstream::names() {
-            for end in ENDS {
-                let backend = backend.to_string();
-                metrics::counter!(m::UPSTREAM_TASKS_ENDED, "backend" => backend, "end" => end).increment(0);
-            }
-        }
+        record::register();
         Self {
             ledger,
             contents,
@@ -268,45 +211,6 @@ impl Poller {
         view
     }
 
-    /// Joins the poll of this task that is in flight, or starts one; `paid` if the budget has already been charged. The poll
-    /// goes on when its callers leave.
-    fn refresh(self: &Arc<Self>, known: &Arc<View>, paid: bool) -> Option<(Flight, Arc<Asking>)> {
-        let hold = known.task().hold;
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&hold) {
-            return Some(flight.clone());
-        }
-        if self.ledger.is_set_aside(hold) {
-            return None;
-        }
-        let asking = Arc::<Asking>::default();
-        // A poll that has just ended may have refreshed the cache already. But ignore a cached terminal state if the task
-        // was reopened since.
-        let told = self.cached(known.task()).filter(|view| self.is_fresh(view));
-        if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
-            return Some((std::future::ready(Some(view)).boxed().shared(), asking));
-        }
-        if !paid && self.costs_a_poll(known.task()) && !self.budget.client_may(known.task().org) {
-            return None;
-        }
-        let (poller, known, told) = (self.clone(), known.clone(), asking.clone());
-        // The poll belongs to the trace of its first caller.
-        let work = self.tasks.spawn(carry(async move {
-            let _landing = Landing { poller: &poller, hold };
-            let mut span = Span::of_part("poll");
-            span.set("tollgate.hold", hold);
-            span.around(poller.ask(known, &told)).await
-        }));
-        let flight = work.map(|joined| joined.ok().flatten()).boxed().shared();
-        flights.insert(hold, (flight.clone(), asking.clone()));
-        Some((flight, asking))
-    }
-
-    /// Whether polling the task needs the budget. A task that will not be polled must not use up budget.
-    fn costs_a_poll(&self, task: &Task) -> bool {
-        task.upstream_task.is_some() && self.upstream.may_be_polled(task.org, &task.backend)
-    }
-
     /// Polls a task that the reconciler has claimed, unless a poll of it is in flight or its end is set aside. Returns when
     /// the poll is recorded; `slot` is given back as soon as only the ledger is waited for.
     pub async fn poll<S>(self: &Arc<Self>, task: Task, slot: S) {
@@ -370,205 +274,9 @@ impl Poller {
             }
         }
     }
-
-    /// Writes what a report, which came at `told`, means for the ledger. Returns the task as it is afterwards.
-    async fn apply(
-        &self,
-        task: &Task,
-        report: &Report,
-        told: Instant,
-        asking: &Asking,
-    ) -> Result<Task, StoreError> {
-        let Some(step) = end(task, report)? else {
-            self.check_age(task, TOO_OLD, asking).await;
-            self.note_progress(task, report).await?;
-            return Ok(with_data(task.clone(), report));
-        };
-        fail_point::reach("poll.answered");
-        asking.recording.cancel();
-        self.contents.note_end(task.org, task.hold, report.data()).await?;
-        let end = how_ended(&step);
-        let applied = self.step_of(task, step).await?;
-        if applied == Applied::Yes {
-            self.settled(task, end, told);
-        }
-        let now = self.reload(task).await?;
-        if applied == Applied::Yes {
-            // What was stored is still in memory: to read it back would take as much again.
-            return Ok(with_data(now, report));
-        }
-        if is_news(&now, report.progress) {
-            return self.apply_late(now, report, told).await;
-        }
-        Ok(self.whole(now).await?.0)
-    }
-
-    async fn step_of(&self, task: &Task, step: Step) -> Result<Applied, StoreError> {
-        let span = settling(&step);
-        written(span, self.ledger.step_of(task, step)).await
-    }
-
-    /// Counts the end of a task, and measures the time from the vendor's report of it, at `told`, to now, when it is durable.
-    fn settled(&self, task: &Task, end: &'static str, told: Instant) {
-        let backend = task.backend.to_string();
-        metrics::counter!(m::UPSTREAM_TASKS_ENDED, "backend" => backend, "end" => end).increment(1);
-        metrics::histogram!(m::SETTLE_LAG_SECONDS).record(self.clock.since(told));
-    }
-
-    async fn reload(&self, task: &Task) -> Result<Task, StoreError> {
-        let found = self.read(task.org, task.hold).await?;
-        found.ok_or(StoreError::Corrupt("a task that vanished".into()))
-    }
-
-    /// Applies a report of an end to a task that had already ended here (contract, "Evidence after the end").
-    async fn apply_late(&self, task: Task, report: &Report, told: Instant) -> Result<Task, StoreError> {
-        let Some(id) = task.upstream_task.clone() else { return Ok(task) };
-        let known = Step::LateRun { task: id, reason: None, poll_in: Duration::ZERO };
-        self.came_to_light(task.org, task.hold, known).await?;
-        let task = self.reload(&task).await?;
-        if task.late == Some(Late::Open)
-            && let Some(step) = end(&task, report)?
-        {
-            self.contents.note_end(task.org, task.hold, report.data()).await?;
-            let end = how_ended(&step);
-            if self.step_of(&task, step).await? == Applied::Yes {
-                self.settled(&task, end, told);
-            }
-            return Ok(with_data(self.reload(&task).await?, report));
-        }
-        Ok(self.whole(task).await?.0)
-    }
-
-    /// Reopens a task that had ended here although the vendor has it. Returns whether this was unknown before.
-    pub async fn came_to_light(&self, org: OrgId, hold: HoldId, step: Step) -> Result<bool, StoreError> {
-        let span = settling(&step);
-        let news = written(span, self.ledger.step(org, hold, step)).await? == Applied::Yes;
-        if news {
-            tracing::error!(%org, %hold, "a task came to light after its end: a correction follows when the vendor reports how it ended");
-            // The cached terminal state is stale: drop it.
-            self.views.forget(org, hold, None);
-        }
-        Ok(news)
-    }
-
-    async fn check_age(&self, task: &Task, reason: &'static str, asking: &Asking) {
-        if task.age <= self.max_age {
-            return;
-        }
-        let step = match (task.state, task.late) {
-            (State::Running, _) => stated_end(task).unwrap_or(Step::Doubt { reason }),
-            (_, Some(Late::Open)) => Step::LateDrop,
-            _ => return,
-        };
-        tracing::error!(hold = %task.hold, org = %task.org, reason, step = step.kind().as_str(), "a task is beyond its maximum age");
-        asking.recording.cancel();
-        if let Err(error) = self.step_of(task, step).await {
-            tracing::warn!(hold = %task.hold, %error, "an old task could not be put in doubt");
-        }
-    }
-
-    /// Whether the ledger has `task` on this hold.
-    pub async fn is_recorded(&self, org: OrgId, hold: HoldId, task: &str) -> bool {
-        let row = self.read(org, hold).await;
-        row.is_ok_and(|row| row.is_some_and(|row| row.upstream_task.as_deref() == Some(task)))
-    }
-
-    /// Settles a task whose create answer already reported its end.
-    pub async fn conclude_create(&self, org: OrgId, hold: HoldId, report: &Report) {
-        let told = self.clock.now();
-        let result = match self.read(org, hold).await {
-            Ok(Some(task)) => self.apply(&task, report, told, &Asking::default()).await.map(drop),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            tracing::warn!(%hold, %error, "a task that ended in its create answer is left to the reconciler");
-        }
-    }
-}
-
-/// `task` with what the vendor has just said, where that is what is stored.
-fn with_data(task: Task, report: &Report) -> Task {
-    Task { data: Some(StoredText::Read(report.data().clone())), ..task }
 }
 
 fn count_lookup(found: bool) {
     let result = if found { "hit" } else { "miss" };
     metrics::counter!(m::CACHE_LOOKUPS, "cache" => TASKS, "result" => result).increment(1);
-}
-
-/// The span of writing `step`.
-fn settling(step: &Step) -> Span {
-    let mut span = Span::of_part("settle");
-    span.set_word("tollgate.step", step.kind().as_str());
-    if let Step::Settle { charge, .. } | Step::LateSettle { charge, .. } = step {
-        span.set_number("tollgate.credits", charge.get());
-    }
-    span
-}
-
-async fn written(
-    mut span: Span,
-    step: impl Future<Output = Result<Applied, StoreError>>,
-) -> Result<Applied, StoreError> {
-    let result = span.around(step).await;
-    if result.is_err() {
-        span.fail("not recorded yet");
-    }
-    result
-}
-
-/// The step by which `report` ends `task`; nothing if the task goes on.
-fn end(task: &Task, report: &Report) -> Result<Option<Step>, StoreError> {
-    let late = task.late == Some(Late::Open);
-    Ok(Some(match report.progress {
-        Progress::Running => return Ok(None),
-        Progress::Succeeded => {
-            let judged = consumption(report.raw, task.raw_consumed, task.list_price, task.factor)
-                .ok_or(StoreError::Corrupt("a charge that does not fit".into()))?;
-            if let Some(flag) = judged.flag {
-                tracing::warn!(hold = %task.hold, task_type = %task.task_type, consumed = %judged.raw, price = %task.list_price, flag, "a charge is unusual");
-            }
-            let (raw, reported, charge) = (judged.raw, report.raw, judged.charge);
-            if late {
-                Step::LateSettle { raw, reported, charge }
-            } else {
-                Step::Settle { task: task.upstream_task.clone(), raw, reported, charge, flag: judged.flag }
-            }
-        }
-        Progress::Failed => {
-            // An implausible figure (over 100 × the list price) counts as the list price, as for charges.
-            let sane = |raw: Credits| task.list_price.checked_mul(100).is_none_or(|ceiling| raw <= ceiling);
-            let loss = report.raw.map_or(Credits::ZERO, |raw| if sane(raw) { raw } else { task.list_price });
-            if loss > Credits::ZERO {
-                tracing::warn!(hold = %task.hold, consumed = ?report.raw, %loss, "a failed task consumed credits: the platform's loss");
-            }
-            if late { Step::LateFail { loss } } else { Step::Fail { task: task.upstream_task.clone(), loss } }
-        }
-    }))
-}
-
-/// The end of a task that an operator recorded with a figure, and that the vendor has not confirmed within its maximum age;
-/// nothing if there is no such figure.
-fn stated_end(task: &Task) -> Option<Step> {
-    let raw = task.stated?;
-    let judged = consumption(Some(raw), None, task.list_price, task.factor)?;
-    Some(Step::Settle {
-        task: task.upstream_task.clone(),
-        raw: judged.raw,
-        // If the vendor never reported a figure, the operator's is the only one.
-        reported: task.raw_consumed.is_none().then_some(raw),
-        charge: judged.charge,
-        flag: Some(STATED),
-    })
-}
-
-/// Whether a later report of the vendor contradicts the end that is in the ledger.
-fn is_news(task: &Task, progress: Progress) -> bool {
-    task.late.is_none()
-        && match task.state {
-            State::WrittenOff => true,
-            State::Released => progress == Progress::Succeeded,
-            State::Held | State::Running | State::InDoubt | State::Settled => false,
-        }
 }
