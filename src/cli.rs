@@ -2,6 +2,7 @@
 
 mod admin;
 mod archive;
+mod config;
 mod database;
 mod demo;
 mod doctor;
@@ -74,7 +75,7 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check a configuration file, or print the reference or the JSON Schema of such files.
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config::ConfigCommand),
     /// Manage organisations, teams, users, keys, credits and prices through the management API of a gateway.
     Admin(Box<admin::AdminArgs>),
     /// Print a completion script: source it, or save it where your shell looks for completions.
@@ -93,23 +94,6 @@ enum Command {
     /// Become a PostgreSQL process that ends when the gateway ends.
     #[command(hide = true)]
     PostgresChild(ChildArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Check every value of a configuration file; starts nothing.
-    Check {
-        /// Configuration file to check.
-        #[arg(value_name = "FILE", required_unless_present = "config")]
-        file: Option<PathBuf>,
-        /// Configuration file to check, given as to other commands.
-        #[arg(long, value_name = "FILE", conflicts_with = "file")]
-        config: Option<PathBuf>,
-    },
-    /// Print the reference of all sections and fields, in Markdown.
-    Reference,
-    /// Print the JSON Schema of configuration files, for editors.
-    Schema,
 }
 
 /// Why a command failed.
@@ -226,29 +210,7 @@ impl Command {
             Self::Retention(command) => operate::retention(command),
             Self::Doctor(args) => doctor::run(args),
             Self::Healthcheck(args) => healthcheck::run(args),
-            Self::Config(ConfigCommand::Check { file, config }) => {
-                let file = file.or(config).unwrap_or_default();
-                let config = Config::load(&file)?;
-                output::note(format_args!("{} is a valid configuration", file.display()));
-                for warning in config.warnings.iter().map(String::as_str).chain(config.quotes.warning()) {
-                    eprintln!("tollgate: warning: {warning}");
-                }
-                let memory = crate::app::memory(&config);
-                let all: u64 = memory.iter().map(|(_, bytes)| bytes).sum();
-                output::note(format_args!("the gateway may need up to {} MiB of memory:", all >> 20));
-                for (what, bytes) in memory {
-                    output::note(format_args!("{:>7} MiB  {what}", bytes >> 20));
-                }
-                Ok(())
-            }
-            Self::Config(ConfigCommand::Reference) => {
-                output::raw(crate::config::reference());
-                Ok(())
-            }
-            Self::Config(ConfigCommand::Schema) => {
-                output::raw(format_args!("{:#}\n", crate::config::schema()));
-                Ok(())
-            }
+            Self::Config(command) => config::run(command),
             Self::Admin(args) => admin::run(*args),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
