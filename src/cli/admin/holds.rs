@@ -210,20 +210,19 @@ fn array(value: &Value) -> &[Value] {
 }
 
 pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), CliError> {
-    let (hold, step, key, body) = match command {
+    match command {
         HoldsCommand::Running { org } => {
             let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/running");
-            return session.list(&path, RUNNING).await;
+            session.list(&path, RUNNING).await?;
         }
         HoldsCommand::InDoubt { org } => {
             let path = QueryString::default().add("org_id", org).of("/admin/v1/holds/in-doubt");
-            return session.list(&path, DOUBT).await;
+            session.list(&path, DOUBT).await?;
         }
         HoldsCommand::Request { hold } => {
             let path = format!("/admin/v1/holds/{hold}/read-request");
             let found = session.call(Method::POST, &path, None).await?;
             show_parts(session, &found, REQUEST, &["excerpt", "digests"]);
-            return Ok(());
         }
         HoldsCommand::Show { id } => {
             let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
@@ -231,7 +230,6 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
             let id = id.to_string().replace("%5F", "_").replace("%2D", "-");
             let found = session.get(&format!("/admin/v1/holds/{id}")).await?;
             show_parts(session, &found, HOLD, &["by_hand", "digests"]);
-            return Ok(());
         }
         HoldsCommand::Adopt { org, user, backend, account, task_id, reason, force, idempotency_key } => {
             let body = json!({
@@ -240,31 +238,41 @@ pub(super) async fn run(session: &Session, command: HoldsCommand) -> Result<(), 
             let path = format!("/admin/v1/orgs/{org}/adopt-task");
             let adopted = session.move_money(Method::POST, &path, idempotency_key, Some(body)).await?;
             session.show(&adopted, ADOPTED);
-            return Ok(());
         }
-        HoldsCommand::Settle { hold, task_id, credits, reason, force, idempotency_key } => (
-            hold,
-            "settle",
-            idempotency_key,
-            json!({"task_id": task_id, "credits": credits, "reason": reason, "force": force}),
-        ),
+        HoldsCommand::Settle { hold, task_id, credits, reason, force, idempotency_key } => {
+            let body = json!({"task_id": task_id, "credits": credits, "reason": reason, "force": force});
+            resolve(session, hold, "settle", idempotency_key, body).await?;
+        }
         HoldsCommand::TakeBack { hold, reason, idempotency_key } => {
-            (hold, "take-back", idempotency_key, json!({"reason": reason}))
+            let body = json!({"reason": reason});
+            resolve(session, hold, "take-back", idempotency_key, body).await?;
         }
         HoldsCommand::Release { hold, reason, force, idempotency_key } => {
             let body =
                 if force { json!({"reason": reason, "force": true}) } else { json!({"reason": reason}) };
-            (hold, "release", idempotency_key, body)
+            resolve(session, hold, "release", idempotency_key, body).await?;
         }
-    };
-    let resolved =
-        session.move_money(Method::POST, &format!("/admin/v1/holds/{hold}/{step}"), key, Some(body)).await?;
+    }
+    Ok(())
+}
+
+/// Takes a step with a hold by an operator's word, and says what has become of it.
+async fn resolve(
+    session: &Session,
+    hold: HoldId,
+    step: &str,
+    key: Option<String>,
+    body: Value,
+) -> Result<(), CliError> {
+    let path = format!("/admin/v1/holds/{hold}/{step}");
+    let resolved = session.move_money(Method::POST, &path, key, Some(body)).await?;
+    let state = resolved["state"].as_str();
     if step == "take-back" {
-        let state = resolved["state"].as_str().unwrap_or_default();
+        let state = state.unwrap_or_default();
         session.say(&resolved, format_args!("{hold}: taken back; the task is {state}"));
         return Ok(());
     }
-    let said = match resolved["state"].as_str() {
+    let said = match state {
         Some("POLLED") => "is polled until the vendor reports its end",
         Some("SETTLED") => "is charged",
         Some("RELEASED") => "is released",
