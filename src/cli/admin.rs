@@ -1,5 +1,6 @@
 //! `tollgate admin`: a client of the management API, one file for each group of commands.
 
+mod book_file;
 mod budgets;
 mod client;
 mod credits;
@@ -7,9 +8,10 @@ mod holds;
 mod keys;
 mod members;
 mod operators;
+mod orgs;
 mod prices;
 mod providers;
-mod tenancy;
+mod users;
 
 use std::path::PathBuf;
 
@@ -54,13 +56,13 @@ pub(super) struct AdminArgs {
 enum AdminCommand {
     /// Manage organisations, which own the balances.
     #[command(subcommand)]
-    Org(tenancy::OrgCommand),
+    Org(orgs::OrgCommand),
     /// Manage the teams of an organisation.
     #[command(subcommand)]
-    Team(tenancy::TeamCommand),
+    Team(users::TeamCommand),
     /// Manage the users of an organisation.
     #[command(subcommand)]
-    User(tenancy::UserCommand),
+    User(users::UserCommand),
     /// Manage budgets: what a key, a user, a team or an organisation may spend in a period.
     #[command(subcommand)]
     Budget(budgets::BudgetCommand),
@@ -158,9 +160,9 @@ pub(super) fn run(args: AdminArgs) -> Result<(), CliError> {
 
 async fn by_api(session: &Session, command: AdminCommand) -> Result<(), CliError> {
     match command {
-        AdminCommand::Org(command) => tenancy::org(session, command).await,
-        AdminCommand::Team(command) => tenancy::team(session, command).await,
-        AdminCommand::User(command) => tenancy::user(session, command).await,
+        AdminCommand::Org(command) => orgs::org(session, command).await,
+        AdminCommand::Team(command) => users::team(session, command).await,
+        AdminCommand::User(command) => users::user(session, command).await,
         AdminCommand::Budget(command) => budgets::run(session, command).await,
         AdminCommand::Holds(command) => holds::run(session, command).await,
         AdminCommand::Losses(args) => holds::losses(session, args).await,

@@ -1,25 +1,19 @@
 //! `tollgate admin price`, `price-factor`.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use figment::Figment;
-use figment::providers::{Format, Toml};
 use http::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::super::{CliError, output};
+use super::super::CliError;
 use super::client::{Column, QueryString, Session};
-use super::{instant, named, text};
+use super::{book_file, instant, named, text};
 use crate::ids::{FactorId, OrgId};
-use crate::pricing::Tariff;
-use crate::strict;
 
-const BOOKS: &str = "/admin/v1/price-books";
-const BOOK: &[Column] = &[
+pub(super) const BOOKS: &str = "/admin/v1/price-books";
+pub(super) const BOOK: &[Column] = &[
     ("VERSION", "version"),
     ("NAME", "name"),
     ("STATE", "state"),
@@ -181,52 +175,22 @@ pub(super) enum FactorCommand {
     },
 }
 
-/// A price book as a file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BookFile {
-    name: String,
-    prices: BTreeMap<String, Tariff>,
-}
-
 pub(super) async fn price(session: &Session, command: PriceCommand) -> Result<(), CliError> {
     let of = |version: i32| format!("{BOOKS}/{version}");
     match command {
         PriceCommand::List => session.list(BOOKS, BOOK).await?,
         PriceCommand::Show { version } => {
             let path = version.map_or_else(|| format!("{BOOKS}/in-force"), of);
-            let book = session.get(&path).await?;
-            let prices = serde_json::from_value(book["prices"].clone())
-                .map_err(|_| CliError::Failed("the answer is not a price book".into()))?;
-            let file = BookFile { name: named(&book, "name"), prices };
-            if session.prints_json() {
-                session.show(&serde_json::to_value(&file).unwrap_or_default(), BOOK);
-            } else {
-                output::raw(toml(&file));
-            }
+            book_file::show(session, &session.get(&path).await?)?;
         }
-        PriceCommand::Import { file } => {
-            let book = read(&file)?;
-            if book.prices.is_empty() {
-                return Err(CliError::Usage("a price book needs at least one price".into()));
-            }
-            let made = session.post(BOOKS, json!(book)).await?;
-            warn_of_differences(session, &book).await?;
-            let version = &made["version"];
-            session.say(&made, format!("imported as version {version}, a draft: 'tollgate admin price activate {version}' puts it in force"));
-        }
+        PriceCommand::Import { file } => book_file::import(session, &file).await?,
         PriceCommand::Copy { version, name } => {
             let made = session.post(BOOKS, json!({"name": name, "copy_of": version})).await?;
             session.say(&made, format!("version {} is a draft", made["version"]));
         }
         PriceCommand::Set { version, task_type, credits, with_audio, fixed } => {
-            let tariff = match (fixed, with_audio) {
-                (true, _) => json!({"unit": "fixed", "credits": credits}),
-                (false, None) => json!({"unit": "second", "credits": credits}),
-                (false, audio) => json!({"unit": "second", "credits": credits, "credits_with_audio": audio}),
-            };
             let path = format!("{}/prices/{}", of(version), escaped(&task_type));
-            let book = session.call(Method::PUT, &path, Some(&tariff)).await?;
+            let book = session.call(Method::PUT, &path, Some(&tariff(credits, with_audio, fixed))).await?;
             session.say(&book, format_args!("version {version}: the price of {task_type} is set"));
         }
         PriceCommand::Unset { version, task_type } => {
@@ -312,46 +276,11 @@ fn show_outcomes(session: &Session, told: &Value) {
     session.show_all(&lines, OUTCOME);
 }
 
-/// Warns of task types that only one of the two books has. A mistyped name would offer a type that the vendor does not
-/// know, and withdraw one that the vendor knows.
-async fn warn_of_differences(session: &Session, imported: &BookFile) -> Result<(), CliError> {
-    let in_force = session.get(&format!("{BOOKS}/in-force")).await?;
-    let Some(in_force) = in_force["prices"].as_object() else { return Ok(()) };
-    for name in imported.prices.keys().filter(|name| !in_force.contains_key(name.as_str())) {
-        eprintln!("warning: '{name}' is not in the book in force: does the vendor know it?");
+/// The price of a task type, as the management API takes it.
+fn tariff(credits: i64, with_audio: Option<i64>, fixed: bool) -> Value {
+    match (fixed, with_audio) {
+        (true, _) => json!({"unit": "fixed", "credits": credits}),
+        (false, None) => json!({"unit": "second", "credits": credits}),
+        (false, audio) => json!({"unit": "second", "credits": credits, "credits_with_audio": audio}),
     }
-    for name in in_force.keys().filter(|name| !imported.prices.contains_key(name.as_str())) {
-        eprintln!(
-            "warning: '{name}' is in the book in force but not in this one: creates of it will be refused"
-        );
-    }
-    Ok(())
-}
-
-fn read(file: &Path) -> Result<BookFile, CliError> {
-    let wrong = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
-    let text = std::fs::read(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    if file.extension().is_some_and(|extension| extension == "json") {
-        return strict::read_json(&text).map_err(|error| wrong(error.to_string()));
-    }
-    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
-    Figment::from(Toml::string(&text)).extract().map_err(|error| wrong(error.to_string()))
-}
-
-fn toml(book: &BookFile) -> String {
-    let quote = |text: &str| serde_json::to_string(text).unwrap_or_default();
-    let mut text = format!("name = {}\n\n[prices]\n", quote(&book.name));
-    for (name, tariff) in &book.prices {
-        let price = match tariff {
-            Tariff::Fixed { credits } => format!("unit = \"fixed\", credits = {credits}"),
-            Tariff::Second { credits, credits_with_audio: None } => {
-                format!("unit = \"second\", credits = {credits}")
-            }
-            Tariff::Second { credits, credits_with_audio: Some(audio) } => {
-                format!("unit = \"second\", credits = {credits}, credits_with_audio = {audio}")
-            }
-        };
-        text.push_str(&format!("{} = {{ {price} }}\n", quote(name)));
-    }
-    text
 }
