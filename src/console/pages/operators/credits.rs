@@ -110,6 +110,18 @@ impl Entry {
     }
 }
 
+fn facts(credits: &CreditSummary, zone: &Zone) -> Facts {
+    Facts(vec![
+        ("Available", Cell::of(Money(credits.available))),
+        ("Held", Cell::of(Money(credits.held))),
+        ("Consumed", Cell::of(Money(credits.consumed))),
+        ("Given in all", Cell::of(Money(credits.granted))),
+        ("Overdraft", Cell::of(Money(credits.overdraft))),
+        ("Low below", credits.low_threshold.map_or_else(|| Cell::fine("never"), |low| Cell::of(Money(low)))),
+        ("Lasts until", Cell::when_or(zone, credits.runway.until, "longer than can be said")),
+    ])
+}
+
 pub(super) async fn show(visit: Visit) -> Outcome {
     let (id, query) = (visit.param("org"), visit.query());
     let places = [
@@ -140,18 +152,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         id: Id(org.org_id.clone()),
         is_deleted: org.deleted_at.is_some(),
         stopped: When::maybe(&zone, credits.exposure.stopped_at),
-        facts: Facts(vec![
-            ("Available", Cell::of(Money(credits.available))),
-            ("Held", Cell::of(Money(credits.held))),
-            ("Consumed", Cell::of(Money(credits.consumed))),
-            ("Given in all", Cell::of(Money(credits.granted))),
-            ("Overdraft", Cell::of(Money(credits.overdraft))),
-            (
-                "Low below",
-                credits.low_threshold.map_or_else(|| Cell::fine("never"), |low| Cell::of(Money(low))),
-            ),
-            ("Lasts until", Cell::when_or(&zone, credits.runway.until, "longer than can be said")),
-        ]),
+        facts: facts(&credits, &zone),
         expiring: Table {
             caption: "Grants that expire next",
             columns: EXPIRING,

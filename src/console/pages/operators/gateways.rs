@@ -157,19 +157,65 @@ fn queue_name(queue: &str) -> &str {
     }
 }
 
-fn calls_row(calls: &CallsRow) -> Vec<Cell> {
-    let badge = match calls.breaker.as_str() {
-        "closed" => Badge::new("good", "Closed"),
-        "probing" => Badge::new("warn", "Probing"),
-        _ => Badge::new("bad", "Open"),
-    };
-    vec![
-        Cell::text(&calls.backend),
-        Cell::text(&calls.call),
-        Cell::of(badge),
-        Cell::number(calls.in_flight),
-        Cell::number(calls.organisations_refused),
-    ]
+impl Gateway {
+    /// The line of a gateway; `answers` if it is the one that made the page.
+    fn row(&self, answers: bool, zone: &Zone) -> Vec<Cell> {
+        let badge = if self.live { Badge::new("good", "Live") } else { Badge::new("bad", "Ended") };
+        let id = Cell::id(&self.gateway_id);
+        vec![
+            if answers { id.and(&Cell::fine("answers")) } else { id },
+            Cell::of(badge),
+            Cell::when(zone, self.alive_until),
+            Cell::when(zone, self.started_at),
+            Cell::number(self.unanswered),
+        ]
+    }
+}
+
+impl StateView {
+    fn facts(&self) -> Facts {
+        let lease = if self.holds_lease {
+            Badge::new("good", "Holds its lease")
+        } else {
+            Badge::new("bad", "Has no lease")
+        };
+        Facts(vec![
+            ("Lease", Cell::of(lease)),
+            ("Version", Cell::text(&self.version)),
+            ("The oldest due poll is late by", Cell::number(self.polls_late_seconds).and(&Cell::fine("s"))),
+        ])
+    }
+}
+
+impl Pool {
+    fn row(&self) -> Vec<Cell> {
+        let meter = Cell::of(Meter { used: self.used, limit: self.most });
+        let [used, idle, most] = [self.used, self.idle, self.most].map(Cell::number);
+        vec![Cell::text(&self.pool), used, idle, most, meter]
+    }
+}
+
+impl QueueRow {
+    fn row(&self) -> Vec<Cell> {
+        vec![Cell::text(queue_name(&self.queue)), Cell::number(self.waiting)]
+    }
+}
+
+impl CallsRow {
+    fn row(&self) -> Vec<Cell> {
+        let badge = match self.breaker.as_str() {
+            "closed" => Badge::new("good", "Closed"),
+            "probing" => Badge::new("warn", "Probing"),
+            _ => Badge::new("bad", "Open"),
+        };
+        vec![
+            Cell::text(&self.backend),
+            Cell::text(&self.call),
+            Cell::of(badge),
+            Cell::number(self.in_flight),
+            Cell::number(self.organisations_refused),
+        ]
+    }
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
@@ -182,62 +228,34 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         )
     });
     let ((gateways, this), zone) = (found?, Zone::named("UTC"));
-    let gateway = |one: &Gateway| {
-        let badge = if one.live { Badge::new("good", "Live") } else { Badge::new("bad", "Ended") };
-        let id = Cell::id(&one.gateway_id);
-        vec![
-            if one.gateway_id == this.gateway_id { id.and(&Cell::fine("answers")) } else { id },
-            Cell::of(badge),
-            Cell::when(&zone, one.alive_until),
-            Cell::when(&zone, one.started_at),
-            Cell::number(one.unanswered),
-        ]
-    };
-    let pool = |pool: &Pool| {
-        let meter = Cell::of(Meter { used: pool.used, limit: pool.most });
-        let [used, idle, most] = [pool.used, pool.idle, pool.most].map(Cell::number);
-        vec![Cell::text(&pool.pool), used, idle, most, meter]
-    };
-    let lease = if this.holds_lease {
-        Badge::new("good", "Holds its lease")
-    } else {
-        Badge::new("bad", "Has no lease")
-    };
+    let row = |gateway: &Gateway| gateway.row(gateway.gateway_id == this.gateway_id, &zone);
     let page = GatewaysPage {
         audit: health.as_ref().and_then(|health| Audit::of(health, &zone)),
         accounts: accounts(health.as_ref()),
         gateways: Table {
             caption: "Gateways of the last day, newest first",
             columns: GATEWAYS,
-            rows: gateways.items.iter().map(gateway).collect(),
+            rows: gateways.items.iter().map(row).collect(),
             empty: "No gateway has run in the last day.",
         },
         next: next_page(&visit, "/gateways", gateways.next_cursor),
-        facts: Facts(vec![
-            ("Lease", Cell::of(lease)),
-            ("Version", Cell::text(&this.version)),
-            ("The oldest due poll is late by", Cell::number(this.polls_late_seconds).and(&Cell::fine("s"))),
-        ]),
+        facts: this.facts(),
         pools: Table {
             caption: "Connections to the database",
             columns: POOLS,
-            rows: this.pools.iter().map(pool).collect(),
+            rows: this.pools.iter().map(Pool::row).collect(),
             empty: "Nothing is known of the pools.",
         },
         queues: Table {
             caption: "What waits",
             columns: QUEUES,
-            rows: this
-                .queues
-                .iter()
-                .map(|queue| vec![Cell::text(queue_name(&queue.queue)), Cell::number(queue.waiting)])
-                .collect(),
+            rows: this.queues.iter().map(QueueRow::row).collect(),
             empty: "Nothing is known of the queues.",
         },
         calls: Table {
             caption: "Calls to the video service",
             columns: CALLS,
-            rows: this.calls.iter().map(calls_row).collect(),
+            rows: this.calls.iter().map(CallsRow::row).collect(),
             empty: "Nothing is known of the calls.",
         },
         this: Id(this.gateway_id),

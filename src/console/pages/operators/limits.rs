@@ -100,21 +100,45 @@ const FACTORS: &[Column] = &[
     Column::Text("Reason"),
 ];
 
-fn factor_row(factor: &Factor, zone: &Zone, now: OffsetDateTime) -> Vec<Cell> {
-    let badge = if factor.active {
-        Badge::new("good", "In force")
-    } else if factor.valid_from > now {
-        Badge::new("busy", "To come")
-    } else {
-        Badge::new("", "Over")
-    };
-    vec![
-        Cell::text(percent(factor.factor_bp)),
-        Cell::when(zone, factor.valid_from),
-        Cell::when_or(zone, factor.valid_until, "until it is ended"),
-        Cell::of(badge),
-        Cell::text(&factor.reason),
-    ]
+impl Quota {
+    fn row(&self) -> Vec<Cell> {
+        let whose = if self.own { "its own" } else { "the platform's" };
+        vec![Cell::text(&self.kind), Cell::number(self.used), Cell::number(self.most), Cell::fine(whose)]
+    }
+
+    fn field(&self) -> QuotaField {
+        let value = if self.own { self.most.to_string() } else { "default".into() };
+        QuotaField { name: self.kind.clone(), value }
+    }
+}
+
+impl Factor {
+    fn row(&self, zone: &Zone, now: OffsetDateTime) -> Vec<Cell> {
+        let badge = if self.active {
+            Badge::new("good", "In force")
+        } else if self.valid_from > now {
+            Badge::new("busy", "To come")
+        } else {
+            Badge::new("", "Over")
+        };
+        vec![
+            Cell::text(percent(self.factor_bp)),
+            Cell::when(zone, self.valid_from),
+            Cell::when_or(zone, self.valid_until, "until it is ended"),
+            Cell::of(badge),
+            Cell::text(&self.reason),
+        ]
+    }
+
+    /// The choice by which this factor is ended; none if it has ended.
+    fn endable(&self, now: OffsetDateTime) -> Option<Endable> {
+        let goes_on = self.valid_until.is_none_or(|until| until > now);
+        goes_on.then(|| Endable {
+            factor_id: self.factor_id.clone(),
+            version: self.version,
+            text: percent(self.factor_bp),
+        })
+    }
 }
 
 fn limit_fields(org: &Org) -> Vec<LimitField> {
@@ -149,11 +173,6 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     });
     let (org, quotas, retention, factors) = found?;
     let (zone, now) = (Zone::named(&org.time_zone), crate::clock::Clock.wall());
-    let goes_on = |factor: &&Factor| factor.valid_until.is_none_or(|until| until > now);
-    let quota_row = |quota: &Quota| {
-        let whose = if quota.own { "its own" } else { "the platform's" };
-        vec![Cell::text(&quota.kind), Cell::number(quota.used), Cell::number(quota.most), Cell::fine(whose)]
-    };
     let page = LimitsPage {
         tabs: tabs(&visit, &id),
         badge: org.badge(),
@@ -161,18 +180,11 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         version: org.version,
         is_deleted: org.deleted_at.is_some(),
         limits: limit_fields(&org),
-        quota_fields: quotas
-            .items
-            .iter()
-            .map(|quota| QuotaField {
-                name: quota.kind.clone(),
-                value: if quota.own { quota.most.to_string() } else { "default".into() },
-            })
-            .collect(),
+        quota_fields: quotas.items.iter().map(Quota::field).collect(),
         quotas: Table {
             caption: "Quotas",
             columns: QUOTAS,
-            rows: quotas.items.iter().map(quota_row).collect(),
+            rows: quotas.items.iter().map(Quota::row).collect(),
             empty: "There is no quota.",
         },
         content_days: retention.content_days.map_or_else(|| "default".into(), |days| days.to_string()),
@@ -181,19 +193,10 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         factors: Table {
             caption: "Price factors",
             columns: FACTORS,
-            rows: factors.items.iter().map(|factor| factor_row(factor, &zone, now)).collect(),
+            rows: factors.items.iter().map(|factor| factor.row(&zone, now)).collect(),
             empty: "It never had a price factor for a time: its default applies.",
         },
-        endable: factors
-            .items
-            .iter()
-            .filter(goes_on)
-            .map(|factor| Endable {
-                factor_id: factor.factor_id.clone(),
-                version: factor.version,
-                text: percent(factor.factor_bp),
-            })
-            .collect(),
+        endable: factors.items.iter().filter_map(|factor| factor.endable(now)).collect(),
         time_zone: org.time_zone.clone(),
         org_name: org.name.clone(),
         name: Name(org.name),

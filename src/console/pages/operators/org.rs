@@ -129,6 +129,19 @@ fn facts(org: &Org, credits: &CreditSummary, zone: &Zone) -> Facts {
     ])
 }
 
+fn usage_by_day(days: &[Day]) -> Table {
+    let row = |day: &Day| {
+        let numbers = [day.tasks, day.charged, day.corrected, day.consumed].map(Cell::number);
+        std::iter::once(Cell::text(&day.day)).chain(numbers).collect()
+    };
+    Table {
+        caption: "Usage of this month by day",
+        columns: DAYS,
+        rows: days.iter().map(row).collect(),
+        empty: "Nothing was charged in this month.",
+    }
+}
+
 pub(super) async fn show(visit: Visit) -> Outcome {
     let id = visit.param("org");
     let of = |what: &str| format!("/admin/v1/orgs/{id}{what}");
@@ -152,10 +165,6 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let zone = Zone::named(&org.time_zone);
     let sum = |of: fn(&Day) -> i64| days.items.iter().map(of).fold(0, i64::saturating_add);
     let bars: Vec<(String, i64)> = days.items.iter().map(|day| (day.day.clone(), day.consumed)).collect();
-    let row = |day: &Day| {
-        let numbers = [day.tasks, day.charged, day.corrected, day.consumed].map(Cell::number);
-        std::iter::once(Cell::text(&day.day)).chain(numbers).collect()
-    };
     let page = OrgPage {
         tabs: tabs(&visit, &id),
         badge: org.badge(),
@@ -174,12 +183,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         chart: (!bars.is_empty()).then_some(Chart(bars)),
         month_total: Money(sum(|day| day.consumed)),
         month_tasks: Number(sum(|day| day.tasks)),
-        days: Table {
-            caption: "Usage of this month by day",
-            columns: DAYS,
-            rows: days.items.iter().map(row).collect(),
-            empty: "Nothing was charged in this month.",
-        },
+        days: usage_by_day(&days.items),
         activity: Table {
             caption: "The newest changes",
             columns: ACTIVITY,
