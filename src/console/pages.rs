@@ -1,6 +1,7 @@
 //! The pages, a file each.
 
 pub(super) mod budgets;
+pub(super) mod choice;
 pub(super) mod clip;
 pub(super) mod clips;
 pub(super) mod create;

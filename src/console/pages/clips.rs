@@ -3,12 +3,15 @@
 use url::form_urlencoded::byte_serialize;
 
 use crate::clock::Clock;
-use crate::console::answers::{Page, Person, Prices, TaskRow, Tasks};
+use crate::console::answers::{Me, Page, Person, Prices, TaskRow, Tasks};
+use crate::console::client::Problem;
 use crate::console::frame::html;
+use crate::console::pages::choice::{Choice, choices, months};
 use crate::console::pages::start::ClipLine;
 use crate::console::shell::Shell;
 use crate::console::view::{Alert, Name};
-use crate::console::visit::{Outcome, Visit};
+use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::zone::Zone;
 
 /// How many clips a page has.
 const SHOWN: u32 = 24;
@@ -35,13 +38,6 @@ struct ClipsPage {
     next: Option<String>,
 }
 
-/// One of the values of a filter.
-pub(in crate::console) struct Choice {
-    pub(in crate::console) value: String,
-    pub(in crate::console) text: String,
-    pub(in crate::console) is_chosen: bool,
-}
-
 const STATUSES: [(&str, &str); 7] = [
     ("", "Any"),
     ("IN_PROGRESS", "Running"),
@@ -52,28 +48,8 @@ const STATUSES: [(&str, &str); 7] = [
     ("SETTLED", "Charged"),
 ];
 
-/// How many months can be chosen.
-const MONTHS: usize = 13;
-
-/// This month and the ones before it, newest first: `2026-11`.
-pub(in crate::console) fn months(this: &str) -> Vec<String> {
-    let Some((year, month)) = this.split_once('-') else { return Vec::new() };
-    let (Ok(mut year), Ok(mut month)) = (year.parse::<i32>(), month.parse::<u32>()) else {
-        return Vec::new();
-    };
-    let mut months = Vec::with_capacity(MONTHS);
-    for _ in 0..MONTHS {
-        months.push(format!("{year:04}-{month:02}"));
-        (year, month) = if month == 1 { (year - 1, 12) } else { (year, month - 1) };
-    }
-    months
-}
-
-pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
-    let query = visit.query();
-    let (member, shell) = visit.member("Clips").await?;
-    let zone = &member.zone;
-    let month = query.text("month");
+/// The call that lists what the filters leave.
+fn place(query: &Fields, zone: &Zone) -> String {
     let mut place = format!("/api/tasks?limit={SHOWN}");
     for name in ["status", "user", "key", "label", "type", "cursor"] {
         if let Some(text) = query.get(name) {
@@ -81,9 +57,38 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
             place.push_str(&format!("&{name}={text}"));
         }
     }
-    if let Some((since, until)) = zone.bounds(&month) {
+    if let Some((since, until)) = zone.bounds(&query.text("month")) {
         place.push_str(&format!("&since={since}&until={until}"));
     }
+    place
+}
+
+/// The people of the organisation, for an admin; a member sees what is its own.
+async fn people(visit: &Visit, me: &Me) -> Result<Vec<Person>, Problem> {
+    if !me.is_admin() {
+        return Ok(Vec::new());
+    }
+    let place = format!("/admin/v1/orgs/{}/users?limit=200", me.organisation.org_id);
+    Ok(visit.client.look::<Page<Person>>(&place).await?.items)
+}
+
+/// `all` or one of the known values; what is chosen is a choice also if it is not known any more.
+fn known_choices<'a>(
+    all: &'a str,
+    known: impl Iterator<Item = (&'a str, &'a str)>,
+    chosen: &str,
+) -> Vec<Choice> {
+    let mut choices = choices([("", all)].into_iter().chain(known), chosen);
+    if !choices.iter().any(|choice| choice.is_chosen) {
+        choices.push(Choice::new(chosen, chosen, chosen));
+    }
+    choices
+}
+
+pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
+    let query = visit.query();
+    let (member, shell) = visit.member("Clips").await?;
+    let (zone, place) = (&member.zone, place(query, &member.zone));
     let (found, prices) =
         tokio::join!(visit.client.read::<Tasks>(&place), visit.client.read::<Prices>("/api/prices"));
     let (list, alert) = match found {
@@ -94,13 +99,7 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
         }
         Err(problem) => return Err(problem.into()),
     };
-    let people = match member.me.is_admin() {
-        true => {
-            let place = format!("/admin/v1/orgs/{}/users?limit=200", member.me.organisation.org_id);
-            visit.client.look::<Page<Person>>(&place).await?.items
-        }
-        false => Vec::new(),
-    };
+    let people = people(&visit, &member.me).await?;
     let named = |task: &TaskRow| {
         let person = people.iter().find(|person| person.user_id == task.user_id);
         ClipLine {
@@ -108,41 +107,25 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
             ..ClipLine::new(task, visit.base(), zone)
         }
     };
-    let status = query.text("status");
-    let choice = |value: &str, text: &str, chosen: &str| Choice {
-        value: value.to_owned(),
-        text: text.to_owned(),
-        is_chosen: value == chosen,
-    };
-    let mut all_months = vec![choice("", "Any", &month)];
-    all_months.extend(months(&zone.month(Clock.wall())).iter().map(|one| choice(one, one, &month)));
+    let months = months(&zone.month(Clock.wall()));
+    let months = months.iter().map(|month| (month.as_str(), month.as_str()));
     // Without prices the list is of use all the same.
-    let task_type = query.text("type");
-    let mut types = vec![choice("", "Any", &task_type)];
-    let known = prices.map(|prices| prices.types).unwrap_or_default();
-    types.extend(known.iter().map(|one| choice(&one.task_type, &one.task_type, &task_type)));
-    if !task_type.is_empty() && !known.iter().any(|one| one.task_type == task_type) {
-        types.push(choice(&task_type, &task_type, &task_type));
-    }
-    let user = query.text("user");
-    let mut users = vec![choice("", "Everybody", &user)];
-    users.extend(people.iter().map(|person| choice(&person.user_id, &person.name, &user)));
-    if !user.is_empty() && !people.iter().any(|person| person.user_id == user) {
-        users.push(choice(&user, &user, &user));
-    }
+    let types = prices.map(|prices| prices.types).unwrap_or_default();
+    let types = types.iter().map(|one| (one.task_type.as_str(), one.task_type.as_str()));
+    let users = people.iter().map(|person| (person.user_id.as_str(), person.name.as_str()));
     let running = list.tasks.iter().any(TaskRow::is_running);
     let page = ClipsPage {
         clips: list.tasks.iter().map(named).collect(),
         alert,
-        statuses: STATUSES.iter().map(|(value, text)| choice(value, text, &status)).collect(),
-        months: all_months,
+        statuses: choices(STATUSES, &query.text("status")),
+        months: choices([("", "Any")].into_iter().chain(months), &query.text("month")),
         key: query.text("key"),
         label: query.text("label"),
-        types,
+        types: known_choices("Any", types, &query.text("type")),
         show_user: member.me.is_admin(),
         grid: query.get("view") == Some("grid"),
         filters: query.query_without(&["view", "cursor", "look"]),
-        people: users,
+        people: known_choices("Everybody", users, &query.text("user")),
         is_live: running,
         is_filtered: ["status", "user", "key", "label", "type", "month"]
             .iter()
@@ -153,16 +136,4 @@ pub(in crate::console) async fn clips(visit: Visit) -> Outcome {
         shell: shell.refreshed(&visit, running.then_some(5)),
     };
     Ok(html(&page))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn months_go_back_over_the_turn_of_the_year() {
-        let months = months("2026-02");
-        assert_eq!((months.len(), months[1].as_str(), months[2].as_str()), (13, "2026-01", "2025-12"));
-        assert!(super::months("nonsense").is_empty());
-    }
 }

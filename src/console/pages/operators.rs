@@ -30,7 +30,6 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use url::form_urlencoded::byte_serialize;
 
-use super::clips::Choice;
 use crate::console::Console;
 use crate::console::client::Problem;
 use crate::console::trouble::{Trouble, redirect};
@@ -184,15 +183,6 @@ fn limit(fields: &Fields, name: &'static str) -> Result<Option<Value>, Trouble> 
         Some("default") => Ok(Some(Value::Null)),
         Some(_) => Ok(whole(fields, name)?.map(|number| json!(number))),
     }
-}
-
-fn choices(of: &[(&str, &str)], chosen: &str) -> Vec<Choice> {
-    let choice = |(value, text): &(&str, &str)| Choice {
-        value: (*value).to_owned(),
-        text: (*text).to_owned(),
-        is_chosen: *value == chosen,
-    };
-    of.iter().map(choice).collect()
 }
 
 /// An organisation, as operators see it.

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::console::frame::html;
-use crate::console::pages::clips::{Choice, months};
+use crate::console::pages::choice::{Choice, months};
 use crate::console::pages::usage::download;
 use crate::console::shell::Shell;
 use crate::console::view::{Money, Number, When};

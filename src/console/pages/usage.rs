@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::console::answers::{Me, Page, Tasks};
 use crate::console::client::Problem;
 use crate::console::frame::html;
-use crate::console::pages::clips::{Choice, months};
+use crate::console::pages::choice::{Choice, choices, months};
 use crate::console::shell::Shell;
 use crate::console::view::{Alert, Labels, Money, Number, grouped};
 use crate::console::visit::{Fields, Outcome, Visit};
@@ -263,24 +263,25 @@ async fn labels_of_late(visit: &Visit) -> Result<BTreeSet<String>, Problem> {
     Ok(found.tasks.into_iter().flat_map(|task| task.labels.into_keys()).collect())
 }
 
-pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
-    let (member, shell) = visit.member("Usage").await?;
-    let org = &member.me.organisation.org_id;
-    let query = visit.query();
-    let asked = AskedUsage::of(query, &member.me, &member.zone);
-    let place = asked.place(org);
-    let cursor = query.get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-    let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
-    let nothing = || Page { items: Vec::new(), next_cursor: None };
-    let found = match asked.lacks_label() {
-        true => Ok(nothing()),
-        false if asked.is_top() => visit.client.look::<Page<Usage>>(&format!("{place}&top=100")).await,
+fn nothing() -> Page<Usage> {
+    Page { items: Vec::new(), next_cursor: None }
+}
+
+/// The sums of a group each; none, and why, if what is asked for is wrong or too much.
+async fn sums(
+    visit: &Visit,
+    asked: &AskedUsage,
+    place: &str,
+) -> Result<(Page<Usage>, Option<Alert>), Problem> {
+    let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    let found = match asked.is_top() {
+        true => visit.client.look::<Page<Usage>>(&format!("{place}&top=100")).await,
         false => visit.client.look::<Page<Usage>>(&format!("{place}&limit=100{cursor}")).await,
     };
-    let (found, alert) = match found {
-        Ok(found) => (found, None),
+    match found {
+        Ok(found) => Ok((found, None)),
         Err(problem) if problem.status == http::StatusCode::BAD_REQUEST => {
-            (nothing(), Some(Alert::of(&problem)))
+            Ok((nothing(), Some(Alert::of(&problem))))
         }
         // What is summed up while one waits may be too much.
         Err(problem) if problem.is_passing() && (asked.is_by_label() || asked.is_top()) => {
@@ -288,57 +289,55 @@ pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
                 true => "this could not be summed up in time: choose fewer days",
                 false => "this could not be summed up in time: choose a whole month",
             };
-            (nothing(), Some(Alert::of(&Problem { message: message.into(), ..problem })))
+            Ok((nothing(), Some(Alert::of(&Problem { message: message.into(), ..problem }))))
         }
-        Err(problem) => return Err(problem.into()),
+        Err(problem) => Err(problem),
+    }
+}
+
+impl Usage {
+    fn line(&self, asked: &AskedUsage, base: &str) -> UsageLine {
+        // A label leads to the clips that have it.
+        let value = self.label.clone().filter(|_| asked.is_by_label());
+        UsageLine {
+            name: name(self, asked.group),
+            label: value.map(|value| Labels::new(base, &[(asked.label.clone(), value)].into())),
+            tasks: Number(self.tasks),
+            charged: Number(self.charged),
+            corrected: Number(self.corrected),
+            consumed: Number(self.consumed),
+        }
+    }
+}
+
+pub(in crate::console) async fn usage(visit: Visit) -> Outcome {
+    let (member, shell) = visit.member("Usage").await?;
+    let org = &member.me.organisation.org_id;
+    let query = visit.query();
+    let asked = AskedUsage::of(query, &member.me, &member.zone);
+    let place = asked.place(org);
+    let labels = if asked.is_by_label() { labels_of_late(&visit).await? } else { BTreeSet::new() };
+    let (found, alert) = match asked.lacks_label() {
+        true => (nothing(), None),
+        false => sums(&visit, &asked, &place).await?,
     };
     let bars = found.items.iter().filter(|usage| !usage.others);
     let bars = bars.map(|usage| (name(usage, asked.group), usage.consumed));
     let bars: Vec<_> = bars.take(BARS).collect();
     let sum = |of: fn(&Usage) -> i64| found.items.iter().map(of).fold(0, i64::saturating_add);
     let filters = query.query_without(&["cursor"]);
-    // A label leads to the clips that have it.
-    let label = |usage: &Usage| {
-        let value = usage.label.clone().filter(|_| asked.is_by_label())?;
-        Some(Labels::new(visit.base(), &[(asked.label.clone(), value)].into()))
-    };
-    let month = query.text("month");
-    let choice = |value: &str, text: &str| Choice {
-        value: value.to_owned(),
-        text: text.to_owned(),
-        is_chosen: value == month,
-    };
-    let mut all_months = vec![choice("", "by days")];
-    let this = member.zone.month(Clock.wall());
-    all_months.extend(months(&this).iter().map(|one| choice(one, one)));
+    let months = months(&member.zone.month(Clock.wall()));
+    let months = months.iter().map(|month| (month.as_str(), month.as_str()));
     let page = UsagePage {
         shell,
-        months: all_months,
-        groups: groups_of(&member.me)
-            .iter()
-            .map(|(value, text)| Choice {
-                value: (*value).to_owned(),
-                text: (*text).to_owned(),
-                is_chosen: *value == asked.group,
-            })
-            .collect(),
+        months: choices([("", "by days")].into_iter().chain(months), &query.text("month")),
+        groups: choices(groups_of(&member.me).iter().copied(), asked.group),
         total: Money(sum(|usage| usage.consumed)),
         tasks: Number(sum(|usage| usage.tasks)),
         zone: if asked.is_local { member.zone.name().to_owned() } else { String::new() },
         is_top: asked.is_top(),
         is_own: !member.me.is_admin(),
-        lines: found
-            .items
-            .iter()
-            .map(|usage| UsageLine {
-                name: name(usage, asked.group),
-                label: label(usage),
-                tasks: Number(usage.tasks),
-                charged: Number(usage.charged),
-                corrected: Number(usage.corrected),
-                consumed: Number(usage.consumed),
-            })
-            .collect(),
+        lines: found.items.iter().map(|usage| usage.line(&asked, visit.base())).collect(),
         chart: (!bars.is_empty()).then_some(Chart(bars)),
         alert,
         csv: format!("{}?{filters}", visit.link("/usage.csv")),

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::org::CreditSummary;
-use super::{Org, Tab, body, choices, done, instant, needed, next_page, passed_on, tabs};
+use super::{Org, Tab, body, done, instant, needed, next_page, passed_on, tabs};
 use crate::console::answers::Page;
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::choice::{Choice, choices};
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Facts, Table};
 use crate::console::trouble::Trouble;
@@ -165,7 +165,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
             rows: entries.items.iter().map(|entry| entry.row(&visit, &zone)).collect(),
             empty: if is_filtered { "No entry matches." } else { "There is no entry yet." },
         },
-        kinds: choices(&KINDS, &query.text("kind")),
+        kinds: choices(KINDS, &query.text("kind")),
         reference: query.text("external_ref"),
         next: next_page(&visit, &format!("/orgs/{id}/credits"), entries.next_cursor),
         key: visit.form_key(),

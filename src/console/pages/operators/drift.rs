@@ -3,10 +3,9 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::choices;
 use super::losses::{TIMES, days};
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::choice::{Choice, choices};
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
 use crate::console::visit::{Outcome, Visit};
@@ -134,7 +133,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         ]
     };
     let page = DriftPage {
-        times: choices(&TIMES, &days),
+        times: choices(TIMES, &days),
         accounts: Table {
             caption: "By account with the video service",
             columns: ACCOUNTS,

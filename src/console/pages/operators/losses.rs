@@ -3,10 +3,10 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{choices, next_page, passed_on};
+use super::{next_page, passed_on};
 use crate::console::answers::Page;
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::choice::{Choice, choices};
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
 use crate::console::view::{Badge, Money};
@@ -85,7 +85,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         Money(some.map(|loss| loss.credits).fold(0, i64::saturating_add))
     };
     let page = LossesPage {
-        times: choices(&TIMES, &days),
+        times: choices(TIMES, &days),
         certain: sum(false),
         possible: sum(true),
         losses: Table {

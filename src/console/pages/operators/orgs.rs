@@ -3,10 +3,10 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Org, choices, done, next_page, passed_on};
+use super::{Org, done, next_page, passed_on};
 use crate::console::answers::Page;
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::choice::{Choice, choices};
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
 use crate::console::view::Name;
@@ -69,7 +69,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     };
     let page = OrgsPage {
         search: query.text("search"),
-        states: choices(&STATES, &state),
+        states: choices(STATES, &state),
         is_filtered,
         orgs: Table {
             caption: "Organisations",

@@ -4,10 +4,10 @@ use serde::Deserialize;
 
 use super::price_book::Tariff;
 use super::price_books::BookInfo;
-use super::{choices, whole};
+use super::whole;
 use crate::console::answers::Page;
 use crate::console::frame::html;
-use crate::console::pages::clips::Choice;
+use crate::console::pages::choice::{Choice, choices};
 use crate::console::shell::Shell;
 use crate::console::table::{Cell, Column, Table};
 use crate::console::view::{Name, Number, grouped};
@@ -194,7 +194,7 @@ pub(super) async fn what_if(visit: Visit) -> Outcome {
     };
     let total = &found.total;
     let page = WhatIfPage {
-        times: choices(&TIMES, &days),
+        times: choices(TIMES, &days),
         priced: Number(total.priced),
         would_be: Number(total.would_be_priced),
         difference: Cell::signed(total.difference),
