@@ -1,5 +1,7 @@
 //! A create's body: parsed, validated, priced, and written out for the vendor (contract, "Validation").
 
+mod checks;
+mod described;
 mod excerpt;
 mod labels;
 mod rules;
@@ -7,14 +9,18 @@ mod rules;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use utoipa::ToSchema;
 
+pub use self::described::{CreateBody, TaskData};
 pub use self::excerpt::{Excerpt, digest};
 pub use self::labels::Labels;
 pub use self::rules::{Need, TypeFields};
 
+use self::checks::{
+    CALLBACK, check_aspect_ratio, check_callback, check_keys, check_media, check_options, check_prompt,
+    duration, known_type,
+};
 use crate::credits::PriceFactor;
-use crate::pricing::{Price, PriceBook, Tariff};
+use crate::pricing::{Price, PriceBook};
 use crate::strict::{self, BadJson};
 use crate::wire::{Code, RawObject};
 
@@ -26,10 +32,6 @@ const MAX_SECONDS: u8 = 15;
 const DEFAULT_SECONDS: u8 = 5;
 const DEFAULT_SOUND: bool = true;
 const ASPECT_RATIOS: [&str; 3] = ["16:9", "9:16", "1:1"];
-const CALLBACK: &str = "callback_url";
-
-/// The fields that decide on the price, or that the vendor must not see. No other field may be taken for one of them.
-const DECISIVE: [&str; 4] = ["type", "duration", "sound", CALLBACK];
 
 /// Why a create is refused, for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,70 +61,6 @@ pub struct Order {
     pub body: Bytes,
     /// What the caller finds and counts its tasks by.
     pub labels: Labels,
-}
-
-/// The body of a create. The gateway checks these fields and passes all others through; `null` counts as absent.
-// The example is the cheapest task that needs no image: many a tool sends an example as it stands.
-#[derive(Debug, ToSchema)]
-#[schema(example = json!({
-    "type": "o3-std-text-to-video", "prompt": "A paper boat on a pond", "duration": 3, "aspect_ratio": "16:9"
-}))]
-pub struct CreateBody {
-    /// One of the types in the price book in force, such as `pro-text-to-video`, `pro-image-to-video`,
-    /// `std-text-to-video`, `std-image-to-video`, `o3-pro-text-to-video`, `o3-pro-image-to-video`,
-    /// `o3-pro-reference-to-video`, `o3-pro-video-edit`, and the last four with `o3-std-`.
-    #[schema(rename = "type", example = "o3-std-text-to-video")]
-    pub task_type: String,
-    /// Description of the video; must not be blank.
-    #[schema(min_length = 1, max_length = 2000, pattern = r"\S", example = "A paper boat on a pond")]
-    pub prompt: String,
-    /// Length of the video in seconds; default 5. Ignored for `*-video-edit`. A string such as `"5"` is accepted too.
-    #[schema(value_type = Option<u8>, minimum = 3, maximum = 15, example = 3)]
-    pub duration: Option<u8>,
-    /// Aspect ratio of the video: 16:9, 9:16 or 1:1.
-    #[schema(pattern = "^(16:9|9:16|1:1)$")]
-    pub aspect_ratio: Option<String>,
-    /// URL or data URI of the first image; required for `*-image-to-video`.
-    pub image: Option<String>,
-    /// URLs or data URIs of reference images; `*-reference-to-video` requires `images` or `video`.
-    #[schema(max_items = 7)]
-    pub images: Option<Vec<String>>,
-    /// URL of a video; required for `*-video-edit`.
-    pub video: Option<String>,
-    /// URL or data URI of the last image.
-    pub end_image: Option<String>,
-    /// Whether the video has sound; default true.
-    pub sound: Option<bool>,
-    /// Whether the original sound of `video` is kept.
-    pub keep_original_sound: Option<bool>,
-    /// How closely the video follows the prompt, from 0 to 1.
-    #[schema(minimum = 0, maximum = 1)]
-    pub cfg_scale: Option<f64>,
-    /// Description of what the video must not show.
-    pub negative_prompt: Option<String>,
-    /// Not sent to the video service. Only `null` is accepted as long as the gateway has no webhook endpoints; the state of a
-    /// task is shown by GET /api/status.
-    #[schema(value_type = Option<String>, max_length = 0)]
-    pub callback_url: Option<String>,
-    /// Sent to the video service as it is. An object of at most 16 texts (names of up to 64 characters without `=`, values of 1 to 128
-    /// characters) gives the task labels as well, as the header `X-Tollgate-Labels` does; anything else gives none.
-    pub metadata: Option<serde_json::Value>,
-}
-
-/// A task as the video service describes it, but with the credits charged here. It may have more fields than these.
-#[derive(Debug, ToSchema)]
-pub struct TaskData {
-    /// The id of the task, for status calls.
-    pub task_id: String,
-    /// `SUCCESS`: the video is ready. `FAILED`: the task has failed, and costs nothing. Anything else: the task is running.
-    pub status: String,
-    /// Credits that are held for the task, or were charged.
-    pub consumed_credits: i64,
-    /// The result, usually a list with the URL of the video; null until there is a result.
-    #[schema(required = false)]
-    pub response: Option<serde_json::Value>,
-    #[schema(required = false)]
-    pub error_message: Option<serde_json::Value>,
 }
 
 /// Whether a task type belongs to the backend `kling-o3`, otherwise to `kling-3.0`.
@@ -168,178 +106,6 @@ impl Order {
     }
 }
 
-/// Refuses a key that the vendor may take for one of [`DECISIVE`]: the vendor would make what was not priced.
-fn check_keys(object: &RawObject<&str>) -> Result<(), Invalid> {
-    let decisive = strict::Names::of(&DECISIVE);
-    for key in object.keys() {
-        if let Some(name) = decisive.mistaken_for(key) {
-            let shown = strict::shown(key);
-            return invalid(
-                Code::InvalidRequest,
-                format!(
-                    "the field '{shown}' may be taken for '{name}': write '{name}', or leave the field out"
-                ),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Refuses half of a surrogate pair in the value of `key`: it has no meaning, so the text could not be what was meant.
-fn check_whole(object: &RawObject<&str>, key: &str, code: Code) -> Result<(), Invalid> {
-    match object.get(key).and_then(strict::half_pair) {
-        Some(half) => invalid(code, format!("'{key}' has {half}")),
-        None => Ok(()),
-    }
-}
-
-/// Where the vendor or the gateway should report to. As long as the gateway has no events, no address may be called.
-fn check_callback(object: &RawObject<&str>) -> Result<(), Invalid> {
-    if object.get(CALLBACK).is_none() {
-        return Ok(());
-    }
-    invalid(
-        Code::InvalidCallback,
-        "'callback_url' must be below the address of a webhook endpoint of your organisation, and it has none: leave it out, \
-         and ask GET /api/status for the state of the task",
-    )
-}
-
-fn known_type(object: &RawObject<&str>, book: &PriceBook) -> Result<(Arc<str>, Tariff), Invalid> {
-    check_whole(object, "type", Code::InvalidType)?;
-    let known = || book.prices.keys().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
-    match object.string("type") {
-        None => invalid(Code::InvalidType, format!("'type' must be one of: {}", known())),
-        Some(text) => match book.prices.get_key_value(text.as_str()) {
-            Some((name, tariff)) => Ok((name.clone(), *tariff)),
-            None => {
-                let shown: String = text.chars().take(64).collect();
-                invalid(Code::InvalidType, format!("'type' is '{shown}', which is not one of: {}", known()))
-            }
-        },
-    }
-}
-
-fn check_prompt(object: &RawObject<&str>) -> Result<(), Invalid> {
-    check_whole(object, "prompt", Code::InvalidPrompt)?;
-    match object.string("prompt") {
-        None => invalid(Code::InvalidPrompt, "'prompt' must be a string of 1 to 2000 characters"),
-        Some(prompt) if prompt.trim().is_empty() => {
-            invalid(Code::InvalidPrompt, "'prompt' must not be blank")
-        }
-        Some(prompt) => match prompt.chars().count() {
-            0..=MAX_PROMPT_CHARS => Ok(()),
-            count => invalid(
-                Code::InvalidPrompt,
-                format!("'prompt' has {count} characters; at most 2000 are allowed"),
-            ),
-        },
-    }
-}
-
-fn duration(object: &RawObject<&str>) -> Result<u8, Invalid> {
-    let Some(text) = object.get("duration") else { return Ok(DEFAULT_SECONDS) };
-    // Clients send "5" and 5.0 today, so both are accepted.
-    let quoted = object.string("duration");
-    let text = quoted.as_deref().unwrap_or(text);
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let zeros = !fraction.is_empty() && fraction.bytes().all(|b| b == b'0');
-    let digits = !whole.is_empty() && whole.bytes().all(|b| b.is_ascii_digit());
-    match whole.parse::<u8>() {
-        Ok(seconds @ MIN_SECONDS..=MAX_SECONDS) if zeros && digits => Ok(seconds),
-        _ => {
-            let shown: String = text.chars().take(32).collect();
-            invalid(
-                Code::InvalidDuration,
-                format!("'duration' is {shown}; it must be a whole number from 3 to 15"),
-            )
-        }
-    }
-}
-
-fn check_aspect_ratio(object: &RawObject<&str>) -> Result<(), Invalid> {
-    if object.get("aspect_ratio").is_none() {
-        return Ok(());
-    }
-    match object.string("aspect_ratio").as_deref() {
-        Some(ratio) if ASPECT_RATIOS.contains(&ratio) => Ok(()),
-        _ => invalid(Code::InvalidAspectRatio, "'aspect_ratio' must be 16:9, 9:16 or 1:1"),
-    }
-}
-
-fn has_text(object: &RawObject<&str>, key: &str) -> bool {
-    object.string(key).is_some_and(|text| !text.trim().is_empty())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a list of texts has no keys")]
-fn check_media(object: &RawObject<&str>, task_type: &str) -> Result<(), Invalid> {
-    for (key, code) in
-        [("image", Code::MissingImage), ("images", Code::MissingImage), ("video", Code::MissingVideo)]
-    {
-        check_whole(object, key, code)?;
-    }
-    if task_type.ends_with("-image-to-video") && !has_text(object, "image") {
-        let hint = if object.get("image_url").is_some() {
-            "; you sent 'image_url', the field is called 'image'"
-        } else {
-            ""
-        };
-        return invalid(Code::MissingImage, format!("'image' must be the URL or data URI of an image{hint}"));
-    }
-    if task_type.ends_with("-reference-to-video") {
-        let images = object.get("images").map(serde_json::from_str::<Vec<String>>);
-        match images {
-            Some(Err(_)) => {
-                return invalid(Code::MissingImage, "'images' must be a list of URLs or data URIs");
-            }
-            Some(Ok(images)) if images.len() > MAX_IMAGES => {
-                return invalid(
-                    Code::TooManyImages,
-                    format!("'images' has {} entries; at most 7 are allowed", images.len()),
-                );
-            }
-            Some(Ok(images)) if images.iter().any(|image| image.trim().is_empty()) => {
-                return invalid(Code::MissingImage, "'images' has an empty entry");
-            }
-            Some(Ok(images)) if !images.is_empty() => {}
-            _ if has_text(object, "video") => {}
-            _ => return invalid(Code::MissingImage, "one of 'images' and 'video' is needed"),
-        }
-    }
-    if is_video_edit(task_type) && !has_text(object, "video") {
-        return invalid(Code::MissingVideo, "'video' must be the URL of the video to edit");
-    }
-    Ok(())
-}
-
-/// Checks the optional fields. Returns whether the video has sound.
-#[expect(clippy::disallowed_methods, reason = "a number has no keys")]
-fn check_options(object: &RawObject<&str>) -> Result<bool, Invalid> {
-    if let Some(text) = object.get("cfg_scale") {
-        let in_range = serde_json::from_str::<f64>(text).is_ok_and(|scale| (0.0..=1.0).contains(&scale));
-        if !in_range {
-            return invalid(Code::InvalidRequest, "'cfg_scale' must be a number from 0 to 1");
-        }
-    }
-    let mut sound = DEFAULT_SOUND;
-    for key in ["sound", "keep_original_sound"] {
-        match object.get(key) {
-            None => {}
-            Some("true") if key == "sound" => sound = true,
-            Some("false") if key == "sound" => sound = false,
-            Some("true" | "false") => {}
-            Some(_) => return invalid(Code::InvalidRequest, format!("'{key}' must be true or false")),
-        }
-    }
-    for key in ["end_image", "negative_prompt"] {
-        check_whole(object, key, Code::InvalidRequest)?;
-        if object.get(key).is_some() && object.string(key).is_none() {
-            return invalid(Code::InvalidRequest, format!("'{key}' must be a string"));
-        }
-    }
-    Ok(sound)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -348,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::credits::Credits;
-    use crate::pricing::BookVersion;
+    use crate::pricing::{BookVersion, Tariff};
 
     fn book() -> PriceBook {
         let second = |credits, audio: Option<i64>| Tariff::Second {
