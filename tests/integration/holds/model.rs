@@ -3,6 +3,9 @@
 //!
 //! `TOLLGATE_MODEL_SEED` repeats a run, `TOLLGATE_MODEL_HISTORIES` sets its length (2,000).
 
+mod histories;
+mod rules;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,327 +13,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::task::JoinSet;
-use tollgate::credits::PriceFactor;
 use tollgate::ids::{HoldId, KeyId, OrgId};
 use tollgate::store::{
-    Applied, Balance, Fingerprint, HoldGuard, Late, Ledger, NewHold, OrgChange, State, Step, StoreError,
-    TaskFilter, Verdict,
+    Applied, Fingerprint, HoldGuard, Ledger, NewHold, OrgChange, State, Step, StoreError, TaskFilter, Verdict,
 };
 
+use self::histories::{Kind, Op, Wish, histories};
+use self::rules::{Expected, Model, charge, price};
 use crate::support::database::TestDatabase;
 use crate::support::fixture::{credits, doubt, ledger, new_hold, refuse, run_as};
 use crate::support::seed::{TOP_UP, org_named};
 
 const IN_FLIGHT: u64 = 64;
 const SHRINK_STEPS: u32 = 1_000;
-
-// What may happen.
-
-#[derive(Debug, Clone)]
-enum Op {
-    /// A grant or an adjustment.
-    Credit(i64),
-    Limits {
-        overdraft: i64,
-        cap: i32,
-    },
-    /// At once, in this order.
-    Reserve(Vec<Wish>),
-    /// At once, in this order, by whoever it may be; the same hold may be named twice.
-    Steps(Vec<(Index, Kind)>),
-    /// The owner loses its guard, after or before it may have sent the request.
-    Drop {
-        hold: Index,
-        sent: bool,
-    },
-}
-
-#[derive(Debug, Clone)]
-struct Wish {
-    list: i64,
-    factor_bp: i32,
-    /// One of few idempotency keys.
-    idem: Option<u8>,
-    /// One of few API keys and bodies.
-    key: Option<u8>,
-    body: u8,
-    guarded: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Kind {
-    /// With one of few upstream ids.
-    Run(u8),
-    Settle(i64),
-    Fail(i64),
-    Refuse,
-    Abandon,
-    Doubt,
-    WriteOff,
-    /// With one of few upstream ids.
-    LateRun(u8),
-    LateSettle(i64),
-    LateFail(i64),
-    LateDrop,
-}
-
-fn amounts() -> impl Strategy<Value = i64> {
-    prop_oneof![2 => Just(0), 30 => 1..60i64, 4 => 60..400i64, 1 => Just(1 << 62), 1 => Just(i64::MAX)]
-}
-
-fn wishes() -> impl Strategy<Value = Wish> {
-    let factor = prop_oneof![6 => Just(10_000), 1 => Just(8_333), 1 => Just(0), 1 => Just(12_345)];
-    let idem = prop::option::weighted(0.4, 0..3u8);
-    let key = prop::option::weighted(0.8, 0..2u8);
-    (amounts(), factor, idem, key, 0..2u8, prop::bool::weighted(0.7)).prop_map(
-        |(list, factor_bp, idem, key, body, guarded)| Wish { list, factor_bp, idem, key, body, guarded },
-    )
-}
-
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        5 => (0..4u8).prop_map(Kind::Run),
-        4 => amounts().prop_map(Kind::Settle),
-        2 => amounts().prop_map(Kind::Fail),
-        2 => Just(Kind::Refuse),
-        1 => Just(Kind::Abandon),
-        3 => Just(Kind::Doubt),
-        2 => Just(Kind::WriteOff),
-        3 => (0..4u8).prop_map(Kind::LateRun),
-        2 => amounts().prop_map(Kind::LateSettle),
-        1 => amounts().prop_map(Kind::LateFail),
-        1 => Just(Kind::LateDrop),
-    ]
-}
-
-fn ops() -> impl Strategy<Value = Op> {
-    let signed = prop_oneof![5 => amounts(), 2 => amounts().prop_map(|amount| -amount)];
-    let overdrafts = prop_oneof![4 => Just(0), 4 => 1..50i64, 1 => Just(i64::MAX)];
-    prop_oneof![
-        3 => signed.prop_map(Op::Credit),
-        1 => (overdrafts, 0..4i32).prop_map(|(overdraft, cap)| Op::Limits { overdraft, cap }),
-        6 => vec(wishes(), 1..6).prop_map(Op::Reserve),
-        8 => vec((any::<Index>(), kinds()), 1..5).prop_map(Op::Steps),
-        1 => (any::<Index>(), any::<bool>()).prop_map(|(hold, sent)| Op::Drop { hold, sent }),
-    ]
-}
-
-fn histories() -> impl Strategy<Value = Vec<Op>> {
-    (1..400i64, vec(ops(), 1..12)).prop_map(|(first, mut ops)| {
-        ops.insert(0, Op::Credit(first));
-        ops
-    })
-}
-
-// What must come of it.
-
-#[derive(Debug, Default)]
-struct Model {
-    available: i128,
-    held: i128,
-    consumed: i128,
-    granted: i128,
-    overdraft: i128,
-    cap: i32,
-    holds: Vec<ModelHold>,
-    /// Idempotency keys and the holds they are bound to.
-    keys: HashMap<u8, usize>,
-}
-
-#[derive(Debug)]
-struct ModelHold {
-    state: State,
-    amount: i128,
-    wish: Wish,
-    task: Option<u8>,
-    late: Option<Late>,
-}
-
-#[derive(Debug, PartialEq)]
-enum Expected {
-    Granted { available: i128 },
-    Insufficient,
-    TooManyTasks,
-    KeyTaken,
-    InDoubt,
-    Refused,
-}
-
-const MAX: i128 = i64::MAX as i128;
-const MIN: i128 = i64::MIN as i128;
-
-impl Model {
-    fn count(&self, states: &[State]) -> i32 {
-        i32::try_from(self.holds.iter().filter(|hold| states.contains(&hold.state)).count()).unwrap()
-    }
-
-    fn open(&self) -> i32 {
-        self.count(&[State::Held, State::Running])
-    }
-
-    /// Whether it is posted.
-    fn credit(&mut self, amount: i64) -> bool {
-        let (available, granted) = (self.available + i128::from(amount), self.granted + i128::from(amount));
-        // A correction is not of nothing.
-        if amount == 0 || (amount < 0 && available < -self.overdraft) || available > MAX || granted > MAX {
-            return false;
-        }
-        (self.available, self.granted) = (available, granted);
-        true
-    }
-
-    fn doubts(&self, wish: &Wish, hold: &ModelHold) -> bool {
-        // One user makes them all, with one key or another.
-        let same = hold.wish.body == wish.body;
-        same && hold.state == State::InDoubt && hold.wish.idem.is_none()
-    }
-
-    fn reserve(&mut self, wish: &Wish) -> Expected {
-        let amount = i128::from(price(wish).0);
-        if wish.idem.is_some_and(|key| self.keys.contains_key(&key)) {
-            return Expected::KeyTaken;
-        }
-        if wish.guarded && self.holds.iter().any(|hold| self.doubts(wish, hold)) {
-            return Expected::InDoubt;
-        }
-        if amount > self.available + self.overdraft {
-            return Expected::Insufficient;
-        }
-        if self.cap > 0 && self.open() >= self.cap {
-            return Expected::TooManyTasks;
-        }
-        if self.held + amount > MAX {
-            return Expected::Refused;
-        }
-        self.available -= amount;
-        self.held += amount;
-        if let Some(key) = wish.idem {
-            self.keys.insert(key, self.holds.len());
-        }
-        self.holds.push(ModelHold { state: State::Held, amount, wish: wish.clone(), task: None, late: None });
-        Expected::Granted { available: self.available }
-    }
-
-    /// None: the database cannot represent the outcome, and nothing moves.
-    fn step(&mut self, index: usize, kind: &Kind) -> Option<Applied> {
-        let hold = &self.holds[index];
-        let (amount, wish) = (hold.amount, hold.wish.clone());
-        if matches!(kind, Kind::LateRun(_) | Kind::LateSettle(_) | Kind::LateFail(_) | Kind::LateDrop) {
-            return self.step_late(index, kind);
-        }
-        let to = match (hold.state, kind) {
-            (State::Held | State::InDoubt, Kind::Run(_)) => State::Running,
-            (State::Running | State::InDoubt, Kind::Settle(_)) => State::Settled,
-            (State::Running | State::InDoubt, Kind::Fail(_))
-            | (State::Held | State::InDoubt, Kind::Abandon) => State::Released,
-            (State::Held | State::InDoubt, Kind::Refuse) => State::Released,
-            (State::Held | State::Running, Kind::Doubt) => State::InDoubt,
-            (State::InDoubt, Kind::WriteOff) => State::WrittenOff,
-            _ => return Some(Applied::No),
-        };
-        if let Kind::Run(task) = kind {
-            let task = hold.task.unwrap_or(*task);
-            if self.holds.iter().enumerate().any(|(other, hold)| other != index && hold.task == Some(task)) {
-                self.holds[index].state = State::InDoubt;
-                return Some(Applied::DuplicateTask);
-            }
-            self.holds[index].task = Some(task);
-        }
-        if to.is_terminal() {
-            let charge = match kind {
-                Kind::Settle(raw) => i128::from(charge(&wish, *raw).1),
-                _ => 0,
-            };
-            let available = self.available + amount - charge;
-            if available < MIN || self.consumed + charge > MAX {
-                return None;
-            }
-            self.available = available;
-            self.held -= amount;
-            self.consumed += charge;
-            if matches!(kind, Kind::Refuse | Kind::Abandon) {
-                self.keys.retain(|_, bound| *bound != index);
-            }
-        }
-        self.holds[index].state = to;
-        Some(Applied::Yes)
-    }
-
-    /// Evidence after the end: no state changes, and what is charged is charged by a correction.
-    fn step_late(&mut self, index: usize, kind: &Kind) -> Option<Applied> {
-        let hold = &self.holds[index];
-        if !matches!(hold.state, State::Released | State::WrittenOff) {
-            return Some(Applied::No);
-        }
-        let late = match (hold.late, kind) {
-            (None, Kind::LateRun(task)) => {
-                let task = hold.task.unwrap_or(*task);
-                if self
-                    .holds
-                    .iter()
-                    .enumerate()
-                    .any(|(other, hold)| other != index && hold.task == Some(task))
-                {
-                    return Some(Applied::DuplicateTask);
-                }
-                self.holds[index].task = Some(task);
-                Late::Open
-            }
-            (Some(Late::Open), Kind::LateSettle(raw)) => {
-                let charge = i128::from(charge(&hold.wish, *raw).1);
-                if self.available - charge < MIN || self.consumed + charge > MAX {
-                    return None;
-                }
-                self.available -= charge;
-                self.consumed += charge;
-                Late::Charged
-            }
-            (Some(Late::Open), Kind::LateFail(_)) => Late::Lost,
-            (Some(Late::Open), Kind::LateDrop) => Late::GivenUp,
-            _ => return Some(Applied::No),
-        };
-        self.holds[index].late = Some(late);
-        Some(Applied::Yes)
-    }
-
-    fn balance(&self) -> Balance {
-        let amount = |figure: i128| credits(i64::try_from(figure).unwrap());
-        Balance {
-            available: amount(self.available),
-            held: amount(self.held),
-            consumed: amount(self.consumed),
-            granted: amount(self.granted),
-            overdraft: amount(self.overdraft),
-            open_tasks: self.open(),
-            in_doubt: self.count(&[State::InDoubt]),
-        }
-    }
-}
-
-/// Amount, list price, factor. What does not fit is asked for at list price.
-fn price(wish: &Wish) -> (i64, i64, PriceFactor) {
-    let factor = PriceFactor::new(wish.factor_bp).unwrap();
-    match factor.apply(credits(wish.list)) {
-        Some(amount) => (amount.get(), wish.list, factor),
-        None => (wish.list, wish.list, PriceFactor::LIST),
-    }
-}
-
-/// What the upstream says it consumed, and the charge; never more than can be charged at all.
-fn charge(wish: &Wish, raw: i64) -> (i64, i64) {
-    let (_, _, factor) = price(wish);
-    factor
-        .apply(credits(raw))
-        .map_or((1, factor.apply(credits(1)).unwrap().get()), |charge| (raw, charge.get()))
-}
-
-// Doing it, and comparing.
 
 struct World {
     db: TestDatabase,
