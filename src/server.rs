@@ -229,7 +229,7 @@ where
     B: AnswerOf,
 {
     let options = &serving.options;
-    let (peer, standing) = (Peer::stranger(address), Standing::default());
+    let standing = Standing::default();
     let place = if options.proxies.trusts(address) {
         serving.connections.enter_as_proxy(address)
     } else {
@@ -237,6 +237,7 @@ where
     };
     let Some(place) = place else { return };
     let socket = Socket::new(stream);
+    let peer = Peer::at(address, socket.weak());
     let client = FarEnd { peer: &peer, standing: &standing, place: &place };
     let serving_it = std::pin::pin!(async {
         tokio::select! {

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
 use http::Extensions;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::net::TcpStream;
 use tokio::sync::SetOnce;
 
 use crate::ids::OrgId;
@@ -57,6 +60,8 @@ pub struct Peer {
     pub address: IpAddr,
     known: Arc<SetOnce<Party>>,
     half_closed: Arc<SetOnce<()>>,
+    /// The connection itself, which nothing but the server keeps open.
+    socket: Weak<TcpStream>,
     /// What is held for the request; none, once it was answered.
     turn: Option<Weak<dyn RequestInProgress>>,
 }
@@ -64,7 +69,13 @@ pub struct Peer {
 impl Peer {
     /// A connection whose client has not authenticated yet.
     pub fn stranger(address: IpAddr) -> Self {
-        Self { address, known: Arc::new(SetOnce::new()), half_closed: Arc::new(SetOnce::new()), turn: None }
+        Self::at(address, Weak::new())
+    }
+
+    /// The same, by this socket.
+    pub fn at(address: IpAddr, socket: Weak<TcpStream>) -> Self {
+        let (known, half_closed) = (Arc::new(SetOnce::new()), Arc::new(SetOnce::new()));
+        Self { address, known, half_closed, socket, turn: None }
     }
 
     /// The connection of a request with these extensions; without one, as in tests of a service alone, a connection from
@@ -109,8 +120,12 @@ impl Peer {
         let _ = self.half_closed.set(());
     }
 
-    /// Whether the client has closed its direction of the connection.
+    /// Whether the client has closed its direction of the connection: the system is asked, which knows it before the server has been
+    /// told.
     pub fn is_half_closed(&self) -> bool {
+        if !self.half_closed.initialized() && self.socket.upgrade().is_some_and(|socket| has_ended(&socket)) {
+            self.has_half_closed();
+        }
         self.half_closed.initialized()
     }
 
@@ -119,6 +134,19 @@ impl Peer {
     pub async fn half_closed(&self) {
         self.half_closed.wait().await;
     }
+}
+
+/// Whether the other end has closed its direction of this connection, or the connection is broken.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_ended(socket: &TcpStream) -> bool {
+    let ended = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+    poll(&mut [PollFd::new(socket.as_fd(), ended)], PollTimeout::ZERO).is_ok_and(|told| told > 0)
+}
+
+/// Other systems do not tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn has_ended(_: &TcpStream) -> bool {
+    false
 }
 
 #[cfg(test)]
@@ -135,5 +163,26 @@ mod tests {
         assert_ne!(Network::of(address("2001:db8:0:1::1")), Network::of(address("2001:db8::1")));
         assert_eq!(Network::of(address("::ffff:192.0.2.1")), Network::of(address("192.0.2.1")));
         assert_ne!(Network::of(address("192.0.2.2")), Network::of(address("192.0.2.1")));
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn that_a_client_has_closed_its_direction_is_known_before_anything_is_read() {
+        use std::io::Write;
+        use std::net::Shutdown;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let socket = Arc::new(stream);
+        let peer = Peer::at(from.ip(), Arc::downgrade(&socket));
+        client.write_all(b"bytes that nobody has read").unwrap();
+        assert!(!peer.is_half_closed());
+        client.shutdown(Shutdown::Write).unwrap();
+        while !peer.is_half_closed() {
+            tokio::task::yield_now().await;
+        }
+        drop(socket);
+        assert!(peer.is_half_closed());
     }
 }

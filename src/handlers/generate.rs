@@ -11,8 +11,8 @@ use crate::wire::Success;
 /// repeat the call until it is answered, and get only one task.
 ///
 /// Without a key, the same body from the same user gets the answer to an earlier call (with `Idempotent-Replayed: true`) if the caller of
-/// that one had gone before the answer: while it is not answered, and for 60 seconds after the video service accepted its task. While an
-/// earlier call is in doubt, it gets the same 504. In all other cases it is another purchase.
+/// that one had gone before the answer, or got a 504: while it is not answered, and for 60 seconds after the video service accepted its
+/// task. While an earlier call is in doubt, it gets the same 504. In all other cases it is another purchase.
 #[utoipa::path(
     post, path = "/api/generate", tag = "tasks", operation_id = "generate",
     params(

@@ -58,7 +58,8 @@ impl Below<Held> for Arc<Forward> {
         let (order, excerpt, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
         // A create with a key needs nobody who attends: the key finds it again.
-        let mut caller = (!is_keyed).then(|| Box::new(self.unanswered.attend(guard.org(), reference)));
+        let mut caller = (!is_keyed)
+            .then(|| Box::new(self.unanswered.attend(guard.org(), reference, &context.connection)));
         let (sender, mut answer) = oneshot::channel();
         let (gone, connection) = (CancellationToken::new(), context.connection);
         let client =
@@ -80,9 +81,12 @@ impl Below<Held> for Arc<Forward> {
                     answer.await
                 }
             };
-            caller.into_iter().for_each(|caller| caller.got_answer());
             // The task answers, or panics. In a panic its guard has put the hold in doubt.
             let answer = answer.unwrap_or(Err(GatewayError::OutcomeUnknown { reference }));
+            // If a task comes to light after all, whoever tries again after a 504 gets it.
+            if !matches!(answer, Err(GatewayError::OutcomeUnknown { .. })) {
+                caller.into_iter().for_each(|caller| caller.got_answer());
+            }
             answer.map_err(Failure::from)
         }
     }

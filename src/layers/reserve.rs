@@ -5,10 +5,10 @@ use std::sync::Arc;
 use url::Url;
 
 use super::replay::replay;
-use super::unanswered::Unanswered;
+use super::unanswered::{Reserving, Unanswered};
 use super::{Below, Outcome, Stage, tell};
 use crate::bulk::Bulk;
-use crate::call::{Call, Context, Held, NewCreate, Notes, Priced};
+use crate::call::{Call, Context, Held, NewCreate, Priced};
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::{BudgetId, HoldId, OrgId};
@@ -39,16 +39,22 @@ impl Stage for Reserve {
 
     async fn run(&self, call: Call<Priced>, below: &impl Below<Held>) -> Outcome {
         let mut span = Span::of_part("reserve");
-        let mut reserved = span.around(self.reserve(&call.stage, &call.context.notes, true)).await;
+        // Boxed: calls that are no creates have no room for it.
+        let mut reserved = span.around(Box::pin(self.reserve(&call.stage, &call.context, true))).await;
         span.set_number("tollgate.credits", call.stage.order.price.hold.get());
         tell(&mut span, &reserved);
         drop(span);
-        if let Ok(Reserved::Attached(_) | Reserved::Unanswered(_)) = reserved {
+        let may_be_repeated = match reserved {
+            Ok(Reserved::Attached(_) | Reserved::Unanswered(_)) => true,
+            Ok(Reserved::Granted(..)) => may_have_gone(&call.stage.create, &call.context),
+            _ => false,
+        };
+        if may_be_repeated {
             reserved = Box::pin(self.follow(reserved, &call.stage, &call.context)).await;
         }
         match reserved? {
             Reserved::Answered(answer) => Ok(answer),
-            Reserved::Granted(guard, permit) => {
+            Reserved::Granted(guard, permit, _reserving) => {
                 below.take(call.advance(|priced| Held::new(priced, guard, permit))).await
             }
             Reserved::Attached(reference) | Reserved::Unanswered(reference) => {
@@ -60,7 +66,7 @@ impl Stage for Reserve {
 
 /// The result of a reservation that was not refused.
 enum Reserved {
-    Granted(HoldGuard, Permit),
+    Granted(HoldGuard, Permit, Option<Box<Reserving>>),
     /// The create repeats an earlier one, and gets the stored answer.
     Answered(Answer),
     /// The create repeats this one, whose caller has gone before the answer.
@@ -70,10 +76,14 @@ enum Reserved {
 }
 
 impl Reserve {
-    /// `looks`: whether an unanswered create with this body is looked for, wherever its caller is. Rare paths are boxed, because the
-    /// future of every create would otherwise have room for them.
-    async fn reserve(&self, priced: &Priced, notes: &Notes, looks: bool) -> Result<Reserved, GatewayError> {
-        let (create, task_type) = (&priced.create, &priced.order.task_type);
+    /// `looks`: whether an unanswered create with this body is looked for, wherever its caller is.
+    async fn reserve(
+        &self,
+        priced: &Priced,
+        context: &Context,
+        looks: bool,
+    ) -> Result<Reserved, GatewayError> {
+        let (create, task_type, notes) = (&priced.create, &priced.order.task_type, &context.notes);
         let org = create.principal.org;
         // Before credits are held: without a free slot the create is refused at once.
         let permit = match self.upstream.admit(org, task_type) {
@@ -83,11 +93,13 @@ impl Reserve {
         // Another create can take the idempotency key after our look-up, and free it before we look up its claim.
         for _ in 0..3 {
             let new = self.new_hold(priced, &permit, looks);
+            let reserving = || Box::new(self.unanswered.reserving(new.hold, &context.connection));
+            let reserving = create.idempotency_key.is_none().then(reserving);
             let required = new.amount;
             match self.ledger.reserve(new).await? {
                 Verdict::Granted(guard) => {
                     notes.add(|notes| notes.hold = Some(guard.id()));
-                    return Ok(Reserved::Granted(guard, permit));
+                    return Ok(Reserved::Granted(guard, permit, reserving));
                 }
                 Verdict::Insufficient { available } => {
                     return Err(GatewayError::InsufficientCredits { required, available });
@@ -184,9 +196,10 @@ impl Reserve {
         priced: &Priced,
         context: &Context,
     ) -> Result<Reserved, GatewayError> {
-        let (mut reserved, mut looks, create) = (reserved?, true, &priced.create);
+        let (mut reserved, create) = (reserved?, &priced.create);
         let (org, user) = (create.principal.org, create.principal.user);
         loop {
+            let mut looks = true;
             match reserved {
                 Reserved::Attached(earlier) => {
                     if let Some(answer) = self.answer_of(create, earlier, context).await {
@@ -205,9 +218,16 @@ impl Reserve {
                         continue;
                     }
                 }
+                Reserved::Granted(..) if may_have_gone(create, context) => {
+                    reserved = self.unless_overtaken(reserved, create, context).await?;
+                    if let Reserved::Granted(..) = reserved {
+                        return Ok(reserved);
+                    }
+                    continue;
+                }
                 Reserved::Granted(..) | Reserved::Answered(_) => return Ok(reserved),
             }
-            reserved = self.reserve(priced, &context.notes, looks).await?;
+            reserved = self.reserve(priced, context, looks).await?;
         }
     }
 
@@ -245,6 +265,22 @@ impl Reserve {
         self.ledger.turn_of(org).await?.in_doubt(org, user, create.fingerprint).await
     }
 
+    /// What becomes of a create whose caller may have gone: if one with the same body was answered while this one had not had its turn,
+    /// it gets that answer, and its hold is released. Looked up after the grant, because no like create is granted any more without a
+    /// look at this one.
+    async fn unless_overtaken(
+        &self,
+        granted: Reserved,
+        create: &NewCreate,
+        context: &Context,
+    ) -> Result<Reserved, GatewayError> {
+        let (org, user) = (create.principal.org, create.principal.user);
+        let ago = self.unanswered.clock.since(context.arrived);
+        let turn = self.ledger.turn_of(org).await?;
+        let answered = turn.accepted_since(org, user, create.fingerprint, ago).await?;
+        Ok(answered.map_or(granted, Reserved::Attached))
+    }
+
     /// The earlier create with the same body that is unanswered although its caller has gone.
     async fn left_alone(&self, create: &NewCreate) -> Result<Option<HoldId>, StoreError> {
         let (org, user) = (create.principal.org, create.principal.user);
@@ -272,6 +308,11 @@ impl Reserve {
             labels: order.labels.clone(),
         }
     }
+}
+
+/// Whether the create may be one whose caller gave up before it had its turn.
+fn may_have_gone(create: &NewCreate, context: &Context) -> bool {
+    refuses_repetition(create) && context.connection.is_half_closed()
 }
 
 /// Whether the create must not buy what an earlier one may have bought.

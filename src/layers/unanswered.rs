@@ -7,7 +7,7 @@
 //! asks that caller's gateway for a sign of life: it answers when its notes are written, or its lease lapses and the create becomes a
 //! doubt.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,6 @@ use crate::clock::Clock;
 use crate::error::{Answer, GatewayError};
 use crate::ids::{GatewayId, HoldId, OrgId, UserId};
 use crate::store::{Database, Fingerprint, Ledger, Sign, State, StoreError, StoredText, Task};
-
-/// How long a gateway whose lease was renewed has to write its notes: one of an earlier version does not answer.
-const NOTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long a gateway that is asked for a sign of life gives its connections to report what has already arrived.
 const SEEN_WITHIN: Duration = Duration::from_millis(10);
@@ -81,8 +78,10 @@ pub struct InHand(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
+    /// Creates without a key that are being reserved: other gateways may see them already.
+    reserving: HashMap<HoldId, Peer>,
     /// Creates without a key whose callers wait here.
-    attended: HashSet<HoldId>,
+    attended: HashMap<HoldId, (OrgId, Peer)>,
     /// Notes that are to be written.
     notes: VecDeque<GoneNote>,
     /// Whether a task writes notes.
@@ -100,6 +99,20 @@ struct GoneNote {
     org: OrgId,
     hold: HoldId,
     left: Instant,
+}
+
+/// A create without an idempotency key that is being reserved.
+#[derive(Debug)]
+#[must_use = "it is no longer being reserved when this is dropped"]
+pub struct Reserving {
+    creates: Arc<Unanswered>,
+    hold: HoldId,
+}
+
+impl Drop for Reserving {
+    fn drop(&mut self) {
+        self.creates.entries().reserving.remove(&self.hold);
+    }
 }
 
 /// The caller of a create, while it waits for its answer. Dropped before the answer, it notes that the caller has gone.
@@ -140,9 +153,18 @@ impl Unanswered {
         self.book.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A new create without an idempotency key, before it is reserved. Kept until the create is attended, or refused.
+    pub fn reserving(self: &Arc<Self>, hold: HoldId, caller: &Peer) -> Reserving {
+        self.entries().reserving.insert(hold, caller.clone());
+        Reserving { creates: self.clone(), hold }
+    }
+
     /// The caller of a new create without an idempotency key, which waits from now on.
-    pub fn attend(self: &Arc<Self>, org: OrgId, hold: HoldId) -> Attendance {
-        self.entries().attended.insert(hold);
+    pub fn attend(self: &Arc<Self>, org: OrgId, hold: HoldId, caller: &Peer) -> Attendance {
+        let mut entries = self.entries();
+        entries.attended.insert(hold, (org, caller.clone()));
+        entries.reserving.remove(&hold);
+        drop(entries);
         Attendance { creates: self.clone(), org, hold, present: true }
     }
 
@@ -187,16 +209,16 @@ impl Unanswered {
             pause = pause.saturating_mul(2).min(LAST_SIGN);
             let signs = self.ledger.turn_of(org).await?.signs_of_life(&questions).await?;
             let still = self.elsewhere(org, user, body).await?;
-            let silent = elsewhere
-                .iter()
-                .find(|create| still.contains(create) && !signs.iter().any(|(owner, _)| *owner == create.1));
-            *last = silent.map(|(hold, _)| *hold);
-            if silent.is_none() {
-                if signs.iter().any(|(_, sign)| *sign == Sign::Renewed) {
-                    tokio::time::sleep(NOTED_WITHIN).await;
-                }
-                return Ok(());
-            }
+            let sign = |owner| signs.iter().find(|(gateway, _)| *gateway == owner).map(|(_, sign)| *sign);
+            let silent = elsewhere.iter().find(|create| match sign(create.1) {
+                Some(Sign::Answered) => false,
+                // It becomes a doubt.
+                Some(Sign::Lapsed) => still.contains(create),
+                // Also where the create has been answered: whether its caller was there is not known.
+                None => true,
+            });
+            let Some((hold, _)) = silent else { return Ok(()) };
+            *last = Some(*hold);
         }
     }
 
@@ -209,18 +231,40 @@ impl Unanswered {
     ) -> Result<Vec<(HoldId, GatewayId)>, StoreError> {
         let mut creates = self.ledger.turn_of(org).await?.unanswered(org, user, body).await?;
         let entries = self.entries();
-        creates.retain(|(hold, _)| !entries.attended.contains(hold));
+        let is_here =
+            |hold: &HoldId| entries.attended.get(hold).is_some_and(|(_, caller)| !caller.is_half_closed());
+        creates.retain(|(hold, _)| !is_here(hold));
         Ok(creates)
     }
 
+    /// Has notes written of all callers that have closed their connections, also where the server has not been told of that. False: such
+    /// a create is being reserved, and can be noted when it is granted.
+    fn note_closed(self: &Arc<Self>) -> bool {
+        let mut entries = self.entries();
+        let all_are_granted = !entries.reserving.values().any(Peer::is_half_closed);
+        let closed = entries.attended.extract_if(|_, (_, caller)| caller.is_half_closed());
+        let closed = Vec::from_iter(closed.map(|(hold, (org, _))| (org, hold)));
+        drop(entries);
+        for (org, hold) in closed {
+            self.note(org, hold);
+        }
+        all_are_granted
+    }
+
     /// Gives other gateways a sign of life if they ask for it: when the notes of all callers that have left are written.
-    pub async fn show_life(&self) -> Result<(), StoreError> {
+    pub async fn show_life(self: &Arc<Self>) -> Result<(), StoreError> {
         let gateway = self.ledger.gateway();
         let Some(asked) = self.database.asked_for_life(gateway).await? else { return Ok(()) };
-        tokio::time::sleep(SEEN_WITHIN).await;
-        let begun = self.entries().begun;
-        while self.entries().done < begun {
+        loop {
             tokio::time::sleep(SEEN_WITHIN).await;
+            let all_are_granted = self.note_closed();
+            let begun = self.entries().begun;
+            while self.entries().done < begun {
+                tokio::time::sleep(SEEN_WITHIN).await;
+            }
+            if all_are_granted {
+                break;
+            }
         }
         self.database.show_life(gateway, asked).await
     }

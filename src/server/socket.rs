@@ -6,7 +6,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,6 +38,11 @@ impl Socket {
         let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(INTERVAL);
         drop(SockRef::from(&stream).set_tcp_keepalive(&keepalive));
         Self(Arc::new(stream))
+    }
+
+    /// The connection, which may have been closed.
+    pub(super) fn weak(&self) -> Weak<TcpStream> {
+        Arc::downgrade(&self.0)
     }
 
     /// Waits until the peer has sent something; false: it has closed the connection instead.

@@ -29,16 +29,8 @@ create or replace function repeated_creates(
                or (open.state is distinct from 'IN_DOUBT'
                    and coalesce(open.recorded_at, ended.recorded_at) > p_now - interval '60 seconds'))
         order by caller.hold_id limit 1) left_alone on true
-    left join lateral (
-        select same.hold_id
-        from (select open_task.hold_id from open_task
-              -- in here, or they are looked for whatever the item asks for
-              where item.guard is null and left_alone.hold_id is null
-                and open_task.org_id = p_orgs[item.pos] and open_task.unanswered = item.fingerprint
-                and open_task.hold_id <> item.hold_id offset 0) same
-        -- never the other way round, through all that the user has ever made
-        cross join lateral maker_of(p_orgs[item.pos], same.hold_id) owned
-        where owned.user_id = item.user_id
-        limit 1) under_way on true
+    left join lateral create_under_way(
+        p_orgs[item.pos], item.user_id, case when item.guard is null and left_alone.hold_id is null then item.fingerprint end
+    ) under_way on true
     where left_alone.hold_id is not null or under_way.hold_id is not null
 $$;

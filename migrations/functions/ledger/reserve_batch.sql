@@ -73,6 +73,7 @@ declare
     -- nor does one of an earlier version know 'attach' and 'unanswered'
     v_looks constant boolean := current_setting('tollgate.attaches', true) is not null
                                 and (true = any(p_guard) or array_position(p_guard, null) is not null);
+    v_looks_for_all constant boolean := v_looks and array_position(p_guard, null) is not null;
 
     v_any_wanted     boolean := false;
     v_any_in_doubt   boolean := false;
@@ -101,6 +102,10 @@ declare
     v_windows   text[];
     -- of each granted item, the least that is left of one of its windows
     v_budget_after bigint[];
+
+    -- of each item, the place of the like one before it
+    v_like      integer[];
+    v_earlier   integer;
 
     v_least     bigint;
     v_changed   bigint;
@@ -141,8 +146,8 @@ begin
         from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
                              v_plan.cap, v_plan.thresholds, false) present;
     end if;
-    -- Before any refusal: the earlier create may hold the last credits. Nor need it be looked for under the lock: it was there, and
-    -- its caller has gone, before this item was sent.
+    -- Before any refusal: the earlier create may hold the last credits. One whose caller has gone was there before this item was sent,
+    -- and need not be looked for under the lock.
     if v_looks and not p_resend then
         for v_row in
             select known.place, known.earlier, known.gone
@@ -291,6 +296,28 @@ begin
         end loop;
     end if;
 
+    -- A create that was slow may be overtaken by its own repetition, on another gateway or in this batch.
+    if v_looks_for_all then
+        for v_row in
+            select item.ord, under_way.hold_id
+            from unnest(p_pos, p_user, p_fingerprint, p_guard, verdict) with ordinality
+                 item(pos, user_id, fingerprint, guard, verdict, ord)
+            cross join lateral create_under_way(p_orgs[item.pos], item.user_id, item.fingerprint) under_way
+            where item.guard is null and item.verdict is null
+        loop
+            verdict[v_row.ord] := 'unanswered'; reference[v_row.ord] := v_row.hold_id;
+        end loop;
+        if v_items > 1 then
+            v_like := (
+                select array_agg(item.before order by item.ord)
+                from (select own.ord, lag(own.ord) over (partition by own.pos, own.user_id, own.fingerprint, own.looked_for
+                                                         order by own.ord) as before
+                      from (select alike.*, alike.guard is distinct from false as looked_for
+                            from unnest(p_pos, p_user, p_fingerprint, p_guard) with ordinality
+                                 alike(pos, user_id, fingerprint, guard, ord)) own) item);
+        end if;
+    end if;
+
     -- The windows as they are now; windows that are drawn on for the first time are made.
     if v_any_budgets then
         loop
@@ -315,7 +342,10 @@ begin
     for v_item in 1..v_items loop
         if verdict[v_item] is not null then continue; end if;
         v_org := p_pos[v_item];
-        if v_available[v_org] is null then
+        v_earlier := v_like[v_item];
+        if v_earlier is not null and p_guard[v_item] is null and verdict[v_earlier] in ('granted', 'unanswered') then
+            verdict[v_item] := 'unanswered'; reference[v_item] := coalesce(reference[v_earlier], p_hold[v_earlier]);
+        elsif v_available[v_org] is null then
             verdict[v_item] := 'unknown_org';
         elsif v_stopped[v_org] then
             verdict[v_item] := case when v_knows_stops then 'stopped' else 'too_many_tasks' end;

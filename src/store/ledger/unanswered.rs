@@ -1,7 +1,8 @@
 //! Creates without an idempotency key whose callers have gone before the answer, and what became of such a create.
 
+use std::time::Duration;
+
 use sqlx::Row;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::ids::{GatewayId, HoldId, OrgId, UserId};
@@ -17,20 +18,23 @@ const KEPT_MINUTES: i32 = 60;
 /// The most notes that one statement deletes.
 const SOME: i64 = 5000;
 
+/// The most creates of a user that are looked at for one that has overtaken another.
+const NEWEST: i64 = 200;
+
 /// A question to a gateway whether it lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
     pub gateway: GatewayId,
     asked: i64,
-    /// Until when its lease ran; `None`: it has none any more.
-    alive_until: Option<OffsetDateTime>,
 }
 
-/// How a gateway has shown that it lives.
+/// What is known of a gateway that was asked whether it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
+    /// It lives, and has noted all callers that it saw leave before.
     Answered,
-    Renewed,
+    /// Its lease has lapsed: it may never answer.
+    Lapsed,
 }
 
 impl Database {
@@ -106,6 +110,34 @@ impl Database {
         Ok(hold.map(HoldId::from_uuid))
     }
 
+    /// The create of this user with this body, and without an idempotency key, that the vendor has accepted in this last time. Only the
+    /// newest creates of the user are looked at.
+    pub async fn accepted_since(
+        &self,
+        org: OrgId,
+        user: UserId,
+        body: Fingerprint,
+        ago: Duration,
+    ) -> Result<Option<HoldId>, StoreError> {
+        let hold: Option<Uuid> = sqlx::query_scalar(
+            "select own.hold_id from (select h.org_id, h.hold_id, h.fingerprint, h.idem_key, h.recorded_at from hold h \
+                 where h.org_id = $1 and h.user_id = $2 order by h.hold_id desc limit $3) own \
+             left join lateral (select o.recorded_at from open_task o \
+                 where o.org_id = own.org_id and o.hold_id = own.hold_id limit 1) open on true \
+             where own.fingerprint = $4 and own.idem_key is null \
+               and coalesce(open.recorded_at, own.recorded_at) > clock_timestamp() - make_interval(secs => $5) \
+             order by own.hold_id limit 1",
+        )
+        .bind(org.as_uuid())
+        .bind(user.as_uuid())
+        .bind(NEWEST)
+        .bind(body.as_bytes())
+        .bind(ago.as_secs_f64())
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(hold.map(HoldId::from_uuid))
+    }
+
     /// The creates of this user with this body that are unanswered, and the gateways that their callers were connected to.
     pub async fn unanswered(
         &self,
@@ -132,40 +164,32 @@ impl Database {
 
     /// Asks gateways for a sign of life. They are woken by the notification that changes are announced with.
     pub async fn ask_for_life(&self, gateways: &[GatewayId]) -> Result<Vec<Question>, StoreError> {
-        let rows: Vec<(Uuid, i64, Option<OffsetDateTime>, bool)> = sqlx::query_as(
+        let rows: Vec<(Uuid, i64, bool)> = sqlx::query_as(
             "with asked as (insert into sign_of_life as s (gateway_id, asked) \
                  select a.gateway_id, 1 from unnest($1::uuid[]) a(gateway_id) order by a.gateway_id \
                  on conflict (gateway_id) do update set asked = s.asked + 1 returning s.gateway_id, s.asked), \
              told as (select pg_notify('tollgate_epoch', 'asked')) \
-             select a.gateway_id, a.asked, (select g.alive_until from gateway g where g.gateway_id = a.gateway_id), \
-                    (select count(*) > 0 from told) from asked a",
+             select a.gateway_id, a.asked, (select count(*) > 0 from told) from asked a",
         )
         .bind(gateways.iter().map(|gateway| gateway.as_uuid()).collect::<Vec<_>>())
         .fetch_all(self.pool())
         .await?;
-        let question = |(gateway, asked, alive_until, _)| Question {
-            gateway: GatewayId::from_uuid(gateway),
-            asked,
-            alive_until,
-        };
+        let question = |(gateway, asked, _)| Question { gateway: GatewayId::from_uuid(gateway), asked };
         Ok(rows.into_iter().map(question).collect())
     }
 
-    /// Which of these questions are answered. The answer of a gateway says that it has noted all callers that it saw leave before;
-    /// a renewed lease, which is all that gateways of earlier versions show, says only that it lives.
+    /// What is known by now of the gateways that these questions were put to; nothing of one that lives and has not answered.
     pub async fn signs_of_life(&self, questions: &[Question]) -> Result<Vec<(GatewayId, Sign)>, StoreError> {
         let rows: Vec<(Uuid, bool)> = sqlx::query_as(
-            "select q.gateway_id, coalesce(s.heard >= q.asked, false) \
-             from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) q(gateway_id, asked, alive_until) \
+            "select q.gateway_id, coalesce(s.heard >= q.asked, false) from unnest($1::uuid[], $2::bigint[]) q(gateway_id, asked) \
              left join sign_of_life s on s.gateway_id = q.gateway_id left join gateway g on g.gateway_id = q.gateway_id \
-             where s.heard >= q.asked or g.alive_until > q.alive_until",
+             where s.heard >= q.asked or coalesce(g.alive_until < clock_timestamp(), true)",
         )
         .bind(questions.iter().map(|question| question.gateway.as_uuid()).collect::<Vec<_>>())
         .bind(questions.iter().map(|question| question.asked).collect::<Vec<_>>())
-        .bind(questions.iter().map(|question| question.alive_until).collect::<Vec<_>>())
         .fetch_all(self.pool())
         .await?;
-        let sign = |heard| if heard { Sign::Answered } else { Sign::Renewed };
+        let sign = |heard| if heard { Sign::Answered } else { Sign::Lapsed };
         Ok(rows.into_iter().map(|(gateway, heard)| (GatewayId::from_uuid(gateway), sign(heard))).collect())
     }
 

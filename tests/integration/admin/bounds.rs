@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::support::admin_client::AdminClient;
 use crate::support::browser::Browser;
-use crate::support::database::until;
+use crate::support::database::{lock, until};
 use crate::support::gateway::{Caller, TestGateway};
 use crate::support::tenant::{Tenant, history, history_of_types};
 
@@ -66,7 +66,7 @@ async fn what_hangs_for_one_organisation_leaves_turns_for_others() {
     }
     gateway.get("/api/credits").await.expect(200);
     let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
-    holder.execute("begin; lock table team in access exclusive mode").await.unwrap();
+    lock(&mut holder, "team in access exclusive mode").await;
     let hanging = async || {
         let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
                        and wait_event_type = 'Lock' and query like '%from team%'";

@@ -5,7 +5,7 @@ use tollgate::order::digest;
 use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::AdminClient;
-use crate::support::database::until;
+use crate::support::database::{lock, until};
 use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};
 use crate::support::leaks::PROMPT;
 
@@ -138,7 +138,7 @@ async fn a_create_whose_excerpt_cannot_be_stored_is_sent() {
 
     let gateway = TestGateway::start().await;
     let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
-    holder.execute("begin; lock table content in exclusive mode").await.unwrap();
+    lock(&mut holder, "content in exclusive mode").await;
     let task = gateway.create(&body("without an excerpt")).await.task_id();
     holder.execute("rollback").await.unwrap();
     gateway.finished(&task).await;

@@ -10,7 +10,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::database::{PATIENCE, until};
+use crate::support::database::{PATIENCE, lock, until};
 use crate::support::gateway::{Answer, TestGateway};
 
 /// A body of 256 KiB: with its copy it takes half of the bytes that the gateway here may have in memory.
@@ -127,7 +127,7 @@ async fn who_hangs_up_has_no_other_turn_before_its_statement_has_ended() {
     list().await;
     gateway.get("/api/credits").await.expect(200);
     let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
-    holder.execute("begin; lock table budget, budget_window in access exclusive mode").await.unwrap();
+    lock(&mut holder, "budget, budget_window in access exclusive mode").await;
     let hanging = async || {
         let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
                        and wait_event_type = 'Lock' and query like '%from org o, draw_budgets%'";

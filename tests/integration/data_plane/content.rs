@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::AdminClient;
-use crate::support::database::until;
+use crate::support::database::{lock, until};
 use crate::support::gateway::{Answer, Caller, TestGateway, body};
 use crate::support::leaks::PROMPT;
 use crate::support::process::run;
@@ -197,7 +197,7 @@ async fn a_task_whose_result_cannot_be_stored_is_settled_once_it_can_be() {
     let gateway = TestGateway::start().await;
     let task = gateway.task("its result waits").await;
     let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
-    holder.execute("begin; lock table content in exclusive mode").await.unwrap();
+    lock(&mut holder, "content in exclusive mode").await;
     until("the end is asked for", async || gateway.upstream_polls(&task).await > 2).await;
     assert_eq!(gateway.last_hold().await.state, "RUNNING");
     holder.execute("rollback").await.unwrap();

@@ -49,11 +49,23 @@ impl Two {
         drop(client);
     }
 
+    /// What the second gateway tells of itself.
+    async fn metrics(&self) -> String {
+        let metrics = self.first.client.get(format!("{}/metrics", self.operations)).send().await.unwrap();
+        metrics.text().await.unwrap()
+    }
+
     /// Whether the second gateway has attached so many repetitions.
     async fn has_attached(&self, repetitions: u32) -> bool {
-        let metrics = self.first.client.get(format!("{}/metrics", self.operations)).send().await.unwrap();
         let series = format!("{{reason=\"attached\"}} {repetitions}");
-        metrics.text().await.unwrap().lines().any(|line| line.ends_with(&series))
+        self.metrics().await.lines().any(|line| line.ends_with(&series))
+    }
+
+    /// Whether the second gateway is reading a body.
+    async fn is_reading(&self) -> bool {
+        let metrics = self.metrics().await;
+        let bytes = metrics.lines().find_map(|line| line.strip_prefix("tollgate_bytes_under_way "));
+        bytes.is_some_and(|bytes| bytes != "0")
     }
 
     async fn ends(self) {
@@ -202,30 +214,30 @@ async fn while_the_first_caller_is_there_the_second_buys() {
     two.ends().await;
 }
 
-/// A gateway of an earlier version does not answer: that it renews its lease says that it lives.
+/// That a gateway renews its lease says only that it lives, not that it has seen who has left.
 #[tokio::test]
-async fn a_gateway_answers_for_its_life_or_renews_its_lease() {
+async fn a_gateway_answers_for_its_life_or_its_lease_lapses() {
     let db = TestDatabase::new().await;
     let database = db.database();
-    let [old, new, dead] = [(); 3].map(|()| GatewayId::generate());
+    let [busy, free, dead] = [(); 3].map(|()| GatewayId::generate());
     let lease = std::time::Duration::from_secs(60);
-    for gateway in [old, new, dead] {
+    for gateway in [busy, free, dead] {
         database.renew_lease(gateway, lease).await.unwrap();
     }
-    let questions = database.ask_for_life(&[old, new, dead]).await.unwrap();
+    let questions = database.ask_for_life(&[busy, free, dead]).await.unwrap();
     assert_eq!(database.signs_of_life(&questions).await.unwrap(), []);
-    database.renew_lease(old, lease * 2).await.unwrap();
+    database.renew_lease(busy, lease * 2).await.unwrap();
     database.end_lease(dead).await.unwrap();
-    let asked = database.asked_for_life(new).await.unwrap().unwrap();
-    let again = database.ask_for_life(&[new]).await.unwrap();
-    database.show_life(new, asked).await.unwrap();
+    let asked = database.asked_for_life(free).await.unwrap().unwrap();
+    let again = database.ask_for_life(&[free]).await.unwrap();
+    database.show_life(free, asked).await.unwrap();
     let mut signs = database.signs_of_life(&questions).await.unwrap();
     signs.sort_by_key(|(gateway, _)| *gateway);
-    let mut expected = [(old, Sign::Renewed), (new, Sign::Answered)];
+    let mut expected = [(free, Sign::Answered), (dead, Sign::Lapsed)];
     expected.sort_by_key(|(gateway, _)| *gateway);
     assert_eq!(signs, expected);
     assert_eq!(database.signs_of_life(&again).await.unwrap(), [], "the second question is another one");
-    assert!(database.asked_for_life(new).await.unwrap() > Some(asked));
+    assert!(database.asked_for_life(free).await.unwrap() > Some(asked));
     assert_eq!(database.asked_for_life(GatewayId::generate()).await.unwrap(), None);
 }
 
@@ -260,6 +272,56 @@ async fn a_create_that_its_repetition_has_overtaken_buys_nothing() {
     let bought: Value = overtaking.await.unwrap().unwrap().json().await.unwrap();
     assert_attached(&answer, bought["data"]["task_id"].as_str().unwrap());
     assert_eq!(gateway.upstream_creates().await, (1, 1));
+    two.ends().await;
+}
+
+/// The same, but by the time that it has its turn, its repetition has been answered.
+#[tokio::test]
+async fn a_create_whose_repetition_is_answered_before_it_has_its_turn_buys_nothing() {
+    let two = Two::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+    let gateway = &two.first;
+    let (caller, x) = (&gateway.caller, body("x"));
+    let there = two.there.strip_prefix("http://").unwrap();
+    let mut overtaken = RawClient::connect(there.parse().unwrap()).await;
+    let (key, text) = (&caller.text, x.to_string());
+    let (begin, rest) = text.split_at(5);
+    let head = format!("POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n");
+    overtaken.write(format!("{head}content-length: {}\r\n\r\n{begin}", text.len()).as_bytes()).await;
+    until("it has arrived", async || two.is_reading().await).await;
+    let bought = gateway.create(&x).await;
+    assert_eq!((bought.status, bought.header("idempotent-replayed")), (200, ""));
+    overtaken.write(rest.as_bytes()).await;
+    overtaken.half_close().await;
+    assert_attached(&overtaken.read().await, &bought.task_id());
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    until("its hold is released", async || gateway.balance().await == [999_600, 400, 0]).await;
+
+    // One that came after the answer is meant.
+    let mut next = RawClient::connect(gateway.address()).await;
+    next.write(format!("{head}content-length: {}\r\n\r\n{text}", text.len()).as_bytes()).await;
+    next.half_close().await;
+    assert_eq!(next.read().await.header("idempotent-replayed"), "");
+    assert_eq!(gateway.upstream_creates().await, (2, 2));
+    two.ends().await;
+}
+
+/// Who was told that the outcome is unknown tries again, and meanwhile it has come to light.
+#[tokio::test]
+async fn a_repetition_after_a_504_gets_the_task_that_has_come_to_light() {
+    let builder = TestGateway::builder().task_time(ENDLESS);
+    let gateway = builder.config(|config| config.server.create_deadline_ms = 1000).start().await;
+    let two = Two::with(gateway).await;
+    let gateway = &two.first;
+    gateway.fault_on_create(slow(2500)).await;
+    let reference = gateway.create(&body("x")).await.reference();
+    until("it has come to light", async || gateway.last_hold().await.state == "RUNNING").await;
+    gateway.script(json!({})).await;
+    let again = Answer::to(two.there(&gateway.caller, &body("x"))).await;
+    assert_attached(&again, gateway.last_hold().await.upstream_task.as_deref().unwrap());
+    assert_eq!(gateway.last_hold().await.reference(), reference);
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    // It is read now.
+    assert_eq!(gateway.create(&body("x")).await.header("idempotent-replayed"), "");
     two.ends().await;
 }
 

@@ -7,7 +7,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tollgate::secret::Secret;
 use tollgate::store::Database;
 
-use crate::support::database::{PATIENCE, TestDatabase, until};
+use crate::support::database::{PATIENCE, TestDatabase, lock, until};
 use crate::support::faults::fleet::{Fleet, Spec};
 use crate::support::faults::load::{Create, Reply};
 use crate::support::faults::scaled;
@@ -116,7 +116,7 @@ async fn a_gateway_killed_between_the_send_and_the_excerpt_leaves_a_doubt_withou
     let db = TestDatabase::new().await;
     let mut fleet = Fleet::start(Spec { gateways: 2, ..Spec::on(db.url()) }).await;
     let mut keeper = PgConnection::connect(db.url()).await.unwrap();
-    keeper.execute("begin; lock table content in access exclusive mode").await.unwrap();
+    lock(&mut keeper, "content in access exclusive mode").await;
     let create = fleet.customers.draft(5);
     let first = with_the_vendor(&fleet, &create).await;
     let last = Instant::now();

@@ -12,6 +12,13 @@ use crate::support::faults::load::Plan;
 use crate::support::faults::scaled;
 use crate::support::faults::table::{Row, report};
 
+/// An id that the vendor shows again and again.
+const SAME_ID: &str = "n75alwaysthesamekling3";
+
+fn same_id() -> Value {
+    json!({"kind": "task_id", "value": SAME_ID})
+}
+
 /// Answers to a create that leave open whether it was taken: it may have been. (Not among them: an id that looks good and is
 /// none. Its task runs until its greatest age, which is hours.)
 fn open_ended() -> Vec<Value> {
@@ -22,7 +29,7 @@ fn open_ended() -> Vec<Value> {
         json!({"kind": "truncated"}),
         json!({"kind": "no_task_id"}),
         json!({"kind": "task_id", "value": ""}),
-        json!({"kind": "task_id", "value": "n75alwaysthesamekling3"}),
+        same_id(),
     ];
     for accept in [false, true] {
         faults.extend([
@@ -128,6 +135,10 @@ async fn whatever_the_vendor_does_its_books_and_ours_agree() {
         ("TOLLGATE_UPSTREAM__KLING_3__STATUS_TIMEOUT_MS", "1000".to_owned()),
     ];
     let fleet = Fleet::start(Spec { all, ..Spec::on(db.url()) }).await;
+    // The vendor gives this id to a task whose customer is told of it: else it may come to be known by a later answer that names it
+    // for another task, and no books of ours could show that.
+    fleet.vendor.script(json!([{"on": "create", "fault": same_id()}])).await;
+    assert_eq!(fleet.customers.judged(0, 0).await.task_id(), SAME_ID);
     fleet.vendor.script(mix(seed)).await;
     let creates = scaled(500, 20_000);
     let load = fleet.load(Plan { rate: scaled(80, 200), keyed: 4, again: true });

@@ -352,6 +352,32 @@ async fn a_create_whose_caller_has_gone_has_its_repetitions_attached() {
     drop(keyed);
 }
 
+/// A create that was slow and its repetition may be reserved at one instant, by one gateway or by two.
+#[tokio::test]
+async fn of_like_creates_at_one_instant_all_but_one_are_told_of_the_other() {
+    let db = TestDatabase::new().await;
+    let (gateways, org) = ([ledger(&db).await, ledger(&db).await], funded(&db, 100_000).await);
+    let (user, key) = (UserId::generate(), Some(KeyId::generate()));
+    let looking = |text: String| NewHold {
+        refuse_if_unanswered: true,
+        user,
+        key,
+        fingerprint: Fingerprint::of(text.as_bytes()),
+        ..new_hold(org, 10)
+    };
+    let counts = ask_all(&gateways, (0..200).map(|n| looking(format!("body {}", n / 4))).collect()).await;
+    assert_eq!(counts, HashMap::from([("granted", 50), ("unanswered", 150)]));
+    assert_eq!(money(db.database(), org).await, [99_500, 500, 0]);
+
+    // What is refused stands in nobody's way, and others' bodies are their own.
+    let too_much = NewHold { amount: credits(1_000_000), ..looking("a cat".into()) };
+    let insists =
+        NewHold { refuse_if_in_doubt: false, refuse_if_unanswered: false, ..looking("a cat".into()) };
+    let another = NewHold { user: UserId::generate(), ..looking("a cat".into()) };
+    let counts = ask_all(&gateways[..1], vec![too_much, looking("a cat".into()), insists, another]).await;
+    assert_eq!(counts, HashMap::from([("insufficient", 1), ("granted", 3)]));
+}
+
 /// The task in doubt may have taken the last credits, or the last place under the cap.
 #[tokio::test]
 async fn a_doubt_is_told_even_when_the_repetition_could_not_be_granted() {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::support::database::{TestDatabase, until};
+use crate::support::database::{TestDatabase, lock, until};
 use crate::support::fixture::credits;
 use crate::support::gateway::body;
 use crate::support::watched::{Scrape, Vendor, Watched, key};
@@ -54,8 +54,7 @@ async fn jobs_that_hang_on_a_table_delay_no_others() {
     let mut locking = PgConnection::connect(db.url()).await.unwrap();
     let tables: BTreeSet<&str> = NEED.iter().map(|(_, table)| *table).collect();
     let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-    locking.execute("begin").await.unwrap();
-    locking.execute(sqlx::AssertSqlSafe(format!("lock table {tables}"))).await.unwrap();
+    lock(&mut locking, &tables).await;
     let before = gateway.scrape().await;
     until("they have hung twice", async || {
         let scrape = gateway.scrape().await;

@@ -7,12 +7,12 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tollgate::background::CONNECTIONS;
 use tollgate::store::{CONTENT_CONNECTIONS, OperatorRole, SIDE_LANES};
 
 use crate::support::admin_client::AdminClient;
-use crate::support::database::{PATIENCE, until};
+use crate::support::database::{PATIENCE, lock, until};
 use crate::support::gateway::{Answer, TestGateway, body};
 
 /// Without these nobody is let in, and the lock is not what a call meets.
@@ -29,9 +29,7 @@ async fn lock_tables(gateway: &TestGateway) -> PgConnection {
     .await
     .unwrap();
     let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
-    holder.execute("begin").await.unwrap();
-    let lock = format!("lock table {} in access exclusive mode", tables.join(", "));
-    holder.execute(AssertSqlSafe(lock)).await.unwrap();
+    lock(&mut holder, &format!("{} in access exclusive mode", tables.join(", "))).await;
     holder
 }
 

@@ -192,6 +192,21 @@ pub async fn alter(pool: &PgPool, script: &str) {
     }
 }
 
+/// Begins a transaction that locks tables, given as for `lock table`. More than one of them, and one of several partitions, are locked
+/// one after the other: see [`alter`].
+pub async fn lock(holder: &mut PgConnection, tables: &str) {
+    loop {
+        let locked = holder.execute(AssertSqlSafe(format!("begin; lock table {tables}"))).await;
+        match locked.as_ref().err().and_then(|error| error.as_database_error()?.code()).as_deref() {
+            Some("40P01") => drop(holder.execute("rollback").await.unwrap()),
+            _ => {
+                locked.unwrap();
+                return;
+            }
+        }
+    }
+}
+
 /// Runs a future from where no runtime is.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
