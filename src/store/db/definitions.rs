@@ -17,7 +17,7 @@ pub(super) const REVISION: i32 = 9;
 
 /// The digest of all texts, so that a test fails if a text changes without a new [`REVISION`].
 #[cfg(test)]
-const DIGEST: &str = "ec7bd25e5c7b564b";
+const DIGEST: &str = "81dd34b409b40f4d";
 
 struct Definition {
     /// The path below `migrations/`, without the ending.
@@ -58,6 +58,10 @@ const DEFINITIONS: &[Definition] = definitions![
     "functions/changes/pseudonymised",
     "functions/changes/keep_audit_log",
     "functions/changes/refuse_change",
+    "functions/credits/tasks_place",
+    "functions/credits/count_tasks",
+    "functions/credits/tasks_behind",
+    "functions/credits/add_tasks_to_totals",
     "functions/credits/add_to_totals",
     "functions/credits/count_entries",
     "functions/credits/entries_behind",
@@ -211,6 +215,7 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/budgets/subject_of",
     "functions/budgets/window_end",
     "functions/budgets/window_start",
+    "functions/credits/add_tasks_to_totals",
     "functions/credits/add_to_totals",
     "functions/credits/entries_behind",
     "functions/credits/expire_credits",
@@ -218,6 +223,8 @@ const CALLED_BY_GATEWAYS: &[&str] = &[
     "functions/credits/saturated",
     "functions/credits/set_low_threshold",
     "functions/credits/set_overdraft_once",
+    "functions/credits/tasks_behind",
+    "functions/credits/tasks_place",
     "functions/credits/transfer_once",
     "functions/directory/begin_bootstrap",
     "functions/directory/change_org",
