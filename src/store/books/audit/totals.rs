@@ -47,7 +47,7 @@ pub(super) const TASKS: (&str, &str) = (
     "with used as (select exists (select from task_place) and not exists (select from history_seal h where h.entries > 0) as yes), \
       since as (select date_bin('1 hour', now() - interval '99 days', '2000-01-01Z') as at), \
       behind as materialized (select b.* from used u, tasks_behind() b where u.yes) \
-      select format('account %s %s book %s: sums of tasks %s; tasks %s', account, task_type, price_book, t.sums, h.sums) from ( \
+      select format('all orgs, account %s %s book %s: sums of tasks %s; tasks %s', account, task_type, price_book, t.sums, h.sums) from ( \
       select account, task_type, price_book, format('%s, %s charged, %s reported, %s drift in %s, %s listed and %s consumed in %s', \
       sum(tasks), sum(charged), coalesce(sum(reported), 0), coalesce(sum(drift), 0), sum(differing), sum(listed), sum(consumed), \
       sum(unlike)) as sums from ( \
