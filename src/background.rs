@@ -212,6 +212,7 @@ async fn seal_months(work: Arc<JobParts>) -> Result<(), StoreError> {
 
 /// What is left over is for the next run.
 async fn add_up_entries(work: Arc<JobParts>) -> Result<(), StoreError> {
+    work.database.add_tasks_up(LONG / 4).await?;
     work.database.add_up(LONG / 2).await
 }
 

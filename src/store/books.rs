@@ -9,6 +9,7 @@ pub(in crate::store) mod health;
 pub(in crate::store) mod months;
 pub(in crate::store) mod statement;
 pub(in crate::store) mod summary;
+pub(in crate::store) mod task_totals;
 pub(in crate::store) mod totals;
 pub(in crate::store) mod usage;
 pub(in crate::store) mod usage_local;

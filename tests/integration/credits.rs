@@ -5,5 +5,6 @@ mod operators;
 mod posting;
 mod reporting;
 mod statement;
+mod task_totals;
 mod totals;
 mod usage;

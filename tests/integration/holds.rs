@@ -1,6 +1,6 @@
 //! Holds and the life of a task.
 
-mod archived;
+pub mod archived;
 mod archived_kills;
 mod audit;
 mod audit_open;

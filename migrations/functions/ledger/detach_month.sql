@@ -88,6 +88,12 @@ begin
     from pg_temp.leaving task cross join lateral unnest(task.windows) counted(window_id)
     group by task.org_id, counted.window_id;
 
+    -- the sums of tasks are of what is in the database
+    perform turn.only_one from task_turn turn for update;
+    perform count_tasks(array_agg(run.org_id), array_agg(run.first_place - 1), array_agg(least(run.last_place, reached.place)), -1)
+    from archived_place run join task_place reached on reached.org_id = run.org_id
+    where run.month = p_month and run.first_place <= reached.place;
+
     insert into archived_month (org_id, month, chain, manifest)
     select seal.org_id, seal.month, seal.chain, p_manifest from month_seal seal where seal.month = p_month;
 

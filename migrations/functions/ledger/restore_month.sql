@@ -63,6 +63,10 @@ begin
     update vendor_task known set charged = null from pg_temp.coming task
     where known.upstream_task = task.upstream_task and known.account = task.account
       and known.org_id = task.org_id and known.hold_id = task.hold_id;
+    perform turn.only_one from task_turn turn for update;
+    perform count_tasks(array_agg(run.org_id), array_agg(run.first_place - 1), array_agg(least(run.last_place, reached.place)), 1)
+    from archived_place run join task_place reached on reached.org_id = run.org_id
+    where run.month = p_month and run.first_place <= reached.place;
     delete from archived_charge known where known.month = p_month;
     delete from archived_place known where known.month = p_month;
     delete from archived_window known where known.month = p_month;

@@ -169,7 +169,7 @@ begin
                    reopened.recorded_at, reopened.doubt_at, null
             from reopened join stepped again on again.org_id = reopened.org_id and again.hold_id = reopened.hold_id
         ), ended as materialized (
-            select moved.org_id, moved.hold_id, moved.at, moved.part, moved.user_id, moved.key_id, moved.ends,
+            select moved.org_id, moved.hold_id, moved.at, moved.part, moved.user_id, moved.key_id, moved.account, moved.ends,
                    moved.to_state as state, moved.to_late as late, coalesce(moved.upstream_task, moved.task) as upstream_task,
                    coalesce(moved.raw, moved.raw_consumed) as raw_consumed,
                    coalesce(moved.reported, moved.reported_then) as reported,
@@ -202,8 +202,9 @@ begin
             insert into vendor_task (upstream_task, account, org_id, hold_id)
             select task, account, org_id, hold_id from moved where task is not null and known_task is null
         ), unpaid as (
-            insert into unpaid_task (org_id, hold_id, user_id, key_id)
-            select org_id, hold_id, user_id, key_id from ended where ends and state in ('RELEASED', 'WRITTEN_OFF')
+            insert into unpaid_task (org_id, hold_id, user_id, key_id, ended_at, account, figures)
+            select org_id, hold_id, user_id, key_id, ended_at, account, drift <> 0 or coalesce(reported, 0) <> 0
+            from ended where ends and state in ('RELEASED', 'WRITTEN_OFF')
         ), drifted as (
             insert into drifted_task (org_id, hold_id, ended_at)
             select org_id, hold_id, ended_at from ended where drift <> 0
@@ -356,6 +357,14 @@ begin
             from jsonb_each(v_grown) grown;
         end if;
         if 'late_run' = any(p_kind) then
+            -- late evidence changes what the report of drift says of it
+            update unpaid_task known set ended_at = late.ended_at, account = late.account, figures = true
+            from unnest(v_moved) done(ord)
+            cross join lateral (
+                select held.org_id, held.hold_id, held.ended_at, held.account from hold held
+                where held.org_id = p_orgs[p_pos[done.ord]] and held.hold_id = p_hold[done.ord]
+                  and held.hold_id >= v_least and held.hold_id <= v_most limit 1) late
+            where p_kind[done.ord] = 'late_run' and known.org_id = late.org_id and known.hold_id = late.hold_id;
             perform follow_reopened(p_orgs, array(select p_pos[done.ord] from unnest(v_moved) done(ord) order by done.ord),
                                     array(select p_hold[done.ord] from unnest(v_moved) done(ord) order by done.ord), v_now);
         end if;

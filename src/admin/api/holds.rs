@@ -147,7 +147,8 @@ pub(super) async fn list_losses(call: ReadCall<(), Query<LossQuery>>) -> Result<
 
 /// Show drift
 ///
-/// Compares what was booked with what the vendor reported, by account, by task and by price.
+/// Compares what was booked with what the vendor reported, by account, by task and by price, for the tasks that ended in the last days,
+/// from the beginning of an hour (UTC) on.
 #[utoipa::path(
     get, path = "/admin/v1/drift", tag = "doubts and losses",
     responses((status = 200, description = "The differences between the vendor and the ledger", body = Drift)),

@@ -288,7 +288,8 @@ fn a_week() -> u32 {
 
 /// Replay past tasks against a price book
 ///
-/// Prices the tasks that were created in the last days and charged since by this price book, each with the factor it had.
+/// Prices the tasks that were created in the last days, from the beginning of an hour (UTC) on, and charged since by this price book,
+/// each with the factor it had.
 /// Prices are compared with prices, that is with what was held; charges follow the vendor's figures, which do not depend
 /// on price books. Nothing is changed.
 #[utoipa::path(

@@ -347,6 +347,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     seals::LOGGED,
     archived::MONTHS,
     totals::TOTALS,
+    totals::TASKS,
 ];
 
 const NAMES: [&str; INVARIANTS.len()] = {

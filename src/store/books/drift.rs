@@ -128,36 +128,71 @@ impl FromRow<'_, PgRow> for PriceDrift {
     }
 }
 
+/// Every task that ended in the last `$1` days, by account and by type and price book.
+const EVERY: &str = "\
+    select h.account, h.task_type, h.price_book, grouping(h.account) = 0 as of_account, count(*) as tasks, \
+      sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged') as charged, \
+      sum(h.reported) as reported, sum(h.drift) as drift, count(*) filter (where h.drift <> 0) as differing, \
+      count(*) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as unlike, \
+      sum(h.list_price) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as listed, \
+      sum(h.raw_consumed) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as consumed \
+    from hold h where h.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') \
+    group by grouping sets ((h.account), (h.task_type, h.price_book))";
+
+/// The same, from the sums of charged tasks, the charged tasks behind them, and the tasks that nobody paid for when they ended.
+const SUMMED: &str = "\
+    select t.account, t.task_type, t.price_book, grouping(t.account) = 0 as of_account, sum(t.tasks)::bigint as tasks, \
+      sum(t.charged) as charged, sum(t.reported) as reported, sum(t.drift) as drift, sum(t.differing)::bigint as differing, \
+      sum(t.unlike)::bigint as unlike, sum(t.listed) as listed, sum(t.consumed) as consumed \
+    from ( \
+      select d.account, d.task_type, d.price_book, d.tasks, d.charged, d.reported, d.drift, d.differing, d.unlike, d.listed, d.consumed \
+        from drift_total d where d.at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') \
+      union all \
+      select b.account, b.task_type, b.price_book, 1, b.raw_consumed, b.reported, b.drift, (b.drift <> 0)::integer, u.unlike, \
+        b.list_price * u.unlike, b.raw_consumed * u.unlike \
+        from tasks_behind() b cross join lateral (select (b.raw_consumed <> b.list_price)::integer::numeric as unlike) u \
+        where b.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') \
+      union all \
+      select u.account, null, null, count(*), null, null, null, 0, 0, null, null from unpaid_task u \
+        where not u.figures and u.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') group by u.account \
+      union all \
+      select h.account, null, null, 1, case when h.late = 'charged' then h.raw_consumed end, h.reported, h.drift, \
+        (h.drift <> 0)::integer, 0, null, null \
+        from unpaid_task u cross join lateral (select k.account, k.late, k.raw_consumed, k.reported, k.drift from hold k \
+          where k.org_id = u.org_id and k.hold_id = u.hold_id \
+          and k.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') limit 1) h \
+        where u.figures is distinct from false \
+        and (u.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') or u.ended_at is null)) t \
+    group by grouping sets ((t.account), (t.task_type, t.price_book)) having sum(t.tasks) > 0";
+
+/// `tasks` with what was lost. A loss is booked when its task has ended, or later.
+fn sums_of(tasks: &str) -> String {
+    format!(
+        "with sums as materialized ({tasks}), \
+           losses as materialized ( \
+             select h.account, sum(l.amount) filter (where not l.possible) as lost, sum(l.amount) filter (where l.possible) as possibly \
+             from platform_loss l cross join lateral (select k.account from hold k where k.org_id = l.org_id and k.hold_id = l.hold_id \
+               and k.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') limit 1) h \
+             where l.created_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') group by h.account) \
+         select s.of_account, s.account, s.task_type, s.price_book, case when s.of_account then s.tasks else s.unlike end as tasks, \
+           saturated(s.charged) as charged, saturated(l.lost) as lost, saturated(l.possibly) as possibly_lost, \
+           saturated(s.reported) as reported, saturated(s.drift) as drift, s.differing, saturated(s.listed) as listed, \
+           saturated(s.consumed) as consumed \
+         from sums s left join losses l on l.account = s.account and s.of_account \
+         where s.of_account or s.unlike > 0 order by s.account, s.task_type, s.price_book"
+    )
+}
+
 impl Database {
-    /// Compares the tasks that ended in the last `days`. Reads every one of them, once.
+    /// Compares the tasks that ended in the last `days`, from the beginning of an hour on.
     pub async fn drift(&self, days: u32) -> Result<Drift, StoreError> {
         let days = f64::from(days);
-        // Tasks by account, and by type and price book, from one reading; what was lost is of few tasks.
-        let sums = sqlx::query(
-            "with sums as materialized ( \
-               select h.account, h.task_type, h.price_book, grouping(h.account) = 0 as of_account, count(*) as tasks, \
-                 sum(h.raw_consumed) filter (where h.state = 'SETTLED' or h.late = 'charged') as charged, \
-                 sum(h.reported) as reported, sum(h.drift) as drift, count(*) filter (where h.drift <> 0) as differing, \
-                 count(*) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as unlike, \
-                 sum(h.list_price) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as listed, \
-                 sum(h.raw_consumed) filter (where h.state = 'SETTLED' and h.raw_consumed <> h.list_price) as consumed \
-               from hold h where h.ended_at > now() - $1 * interval '1 day' \
-               group by grouping sets ((h.account), (h.task_type, h.price_book))), \
-             losses as materialized ( \
-               select h.account, sum(l.amount) filter (where not l.possible) as lost, sum(l.amount) filter (where l.possible) as possibly \
-               from platform_loss l join hold h on h.org_id = l.org_id and h.hold_id = l.hold_id \
-               where h.ended_at > now() - $1 * interval '1 day' group by h.account) \
-             select s.of_account, s.account, s.task_type, s.price_book, case when s.of_account then s.tasks else s.unlike end as tasks, \
-               saturated(s.charged) as charged, saturated(l.lost) as lost, saturated(l.possibly) as possibly_lost, \
-               saturated(s.reported) as reported, saturated(s.drift) as drift, s.differing, saturated(s.listed) as listed, \
-               saturated(s.consumed) as consumed \
-             from sums s left join losses l on l.account = s.account and s.of_account \
-             where s.of_account or s.unlike > 0 order by s.account, s.task_type, s.price_book",
-        )
-        .bind(days)
-        .persistent(false)
-        .fetch_all(self.pool())
-        .await?;
+        let tasks = if self.tasks_are_summed().await? { SUMMED } else { EVERY };
+        let sums = sqlx::query(sqlx::AssertSqlSafe(sums_of(tasks)))
+            .bind(days)
+            .persistent(false)
+            .fetch_all(self.pool())
+            .await?;
         let (mut accounts, mut prices) = (Vec::new(), Vec::new());
         for row in &sums {
             if row.try_get("of_account")? {
@@ -168,7 +203,8 @@ impl Database {
         }
         let tasks = sqlx::query_as(
             "select account, hold_id, org_id, upstream_task, task_type, state, list_price, reported, drift, reason, ended_at \
-             from (select org_id, hold_id from drifted_task d where d.ended_at > now() - $1 * interval '1 day' \
+             from (select org_id, hold_id from drifted_task d \
+                 where d.ended_at >= date_bin('1 hour', now() - $1 * interval '1 day', '2000-01-01Z') \
                  order by d.ended_at desc limit $2) drifted join hold using (org_id, hold_id) order by ended_at desc",
         )
         .bind(days)

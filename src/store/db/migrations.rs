@@ -51,6 +51,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0034_bounds",
     "0035_looks_of_names",
     "0036_totals",
+    "0037_task_totals",
 ];
 
 /// All migrations, ordered by version.

@@ -61,6 +61,27 @@ impl WhatIf {
     }
 }
 
+// A hold's id begins with the time at which a gateway made it, by that gateway's clock. The condition on the id, with a day to spare
+// for wrong clocks, keeps the database from reading older rows.
+/// Every charged task of the last `$1` days.
+const EVERY: &str = "\
+    select h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, sum(h.charged)::bigint as charged \
+    from hold h where h.state = 'SETTLED' and h.created_at >= date_bin('1 hour', now() - make_interval(days => $1), '2000-01-01Z') \
+      and h.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1, hours => 1)) * 1000)::bigint), \
+                             12, '0') || repeat('0', 20))::uuid \
+    group by h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp";
+
+/// The same, from the sums of charged tasks and the tasks behind them.
+const SUMMED: &str = "\
+    select t.org_id, t.task_type, t.price_book, t.list_price, t.factor_bp, sum(t.tasks)::bigint as tasks, \
+      sum(t.charged)::bigint as charged \
+    from (select p.org_id, p.task_type, p.price_book, p.list_price, p.factor_bp, p.tasks, p.charged \
+        from price_total p where p.at >= date_bin('1 hour', now() - make_interval(days => $1), '2000-01-01Z') \
+      union all \
+      select b.org_id, b.task_type, b.price_book, b.list_price, b.factor_bp, 1, b.charged \
+        from tasks_behind() b where b.created_at >= date_bin('1 hour', now() - make_interval(days => $1), '2000-01-01Z')) t \
+    group by t.org_id, t.task_type, t.price_book, t.list_price, t.factor_bp having sum(t.tasks) > 0";
+
 struct Group {
     name: String,
     tasks: PricedTasks,
@@ -128,20 +149,14 @@ impl Database {
         })
     }
 
-    /// The charged tasks of the last `days`; tasks of the same price form one group.
+    /// The charged tasks of the last `days`, from the beginning of an hour on; tasks of the same price form one group.
     async fn priced_tasks(&self, days: u32) -> Result<Vec<Group>, StoreError> {
-        // A hold's id begins with the time at which a gateway made it, by that gateway's clock. The condition on the
-        // id, with a day to spare for wrong clocks, keeps the database from reading older rows.
-        let query = sqlx::query_as(
-            "with priced as materialized ( \
-               select h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp, count(*) as tasks, sum(h.charged)::bigint as charged \
-               from hold h where h.state = 'SETTLED' and h.created_at >= now() - make_interval(days => $1) \
-                 and h.hold_id >= (lpad(to_hex((extract(epoch from now() - make_interval(days => $1 + 1)) * 1000)::bigint), \
-                                        12, '0') || repeat('0', 20))::uuid \
-               group by h.org_id, h.task_type, h.price_book, h.list_price, h.factor_bp) \
+        let priced = if self.tasks_are_summed().await? { SUMMED } else { EVERY };
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "with priced as materialized ({priced}) \
              select p.org_id, o.name, p.task_type, p.price_book, p.list_price, p.factor_bp, p.tasks, p.charged \
-             from priced p join org o on o.org_id = p.org_id",
-        )
+             from priced p join org o on o.org_id = p.org_id"
+        )))
         .bind(i32::try_from(days).unwrap_or(i32::MAX))
         // Planned anew: a day of tasks is found by their age, a quarter of a year is most of what there is.
         .persistent(false)

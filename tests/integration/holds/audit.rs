@@ -33,6 +33,7 @@ const LATE: &str = "a task that came to light after its end is charged by correc
 const CORRECTION: &str = "a correction belongs to a hold";
 const KEY: &str = "an idempotency key points to what it made";
 const TOTALS: &str = "sums of entries = entries";
+const TASKS: &str = "sums of tasks = tasks";
 const USAGE: &str = "usage by day = entries of tasks";
 const TRANSFER: &str = "a transfer has two halves";
 const LOT: &str = "a grant that runs out was granted, and what was taken back of it is in the ledger";
@@ -275,6 +276,9 @@ async fn each_breach_is_found_by_name_and_nothing_else_is() {
           update usage_member set charged = charged + 1 where kind = 'key'",
             &[TOTALS],
         ),
+        ("select add_tasks_to_totals(9); update task_place set place = 0", &[TASKS]),
+        ("select add_tasks_to_totals(9); update drift_total set reported = reported + 1", &[TASKS]),
+        ("select add_tasks_to_totals(9); update price_total set charged = charged + 1", &[TASKS]),
     ] {
         let mut db = original.copy().await;
         db.expect_broken();

@@ -48,6 +48,7 @@ pub async fn aged(db: &TestDatabase, days: u16) {
              update idempotency set created_at = created_at - interval '{days} days'; \
              update usage_day set day = day - {days}; \
              delete from total_place; delete from entry_total; delete from usage_total; delete from usage_member; \
+             delete from task_place; delete from price_total; delete from drift_total; \
              update hold set seal = hold_seal(org_id, hold_id, user_id, key_id, team_id, amount, list_price, factor_bp, price_book, \
                balance_after, overdraft, windows, budget_after, task_type, backend, account, owner, fingerprint, idem_key); \
              update entry set seal = entry_seal(org_id, entry_id, kind, amount, hold_id, seq, overrun, user_id, key_id, team_id, \

@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
-use super::{INVARIANTS, archived, seals};
+use super::{INVARIANTS, archived, seals, totals};
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
 use crate::store::db::session::Deadline;
@@ -26,6 +26,7 @@ const OF_ALL: &[&str] = &[
     "the triggers that guard the books are on",
     archived::VENDOR.0,
     seals::HISTORY.0,
+    totals::TASKS.0,
 ];
 
 /// Tables and views of which an organisation has rows of its own, each with an index that begins with it.

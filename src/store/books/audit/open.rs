@@ -25,6 +25,7 @@ const WHOLE: &[&str] = &[
     seals::LOGGED.0,
     archived::MONTHS.0,
     totals::TOTALS.0,
+    totals::TASKS.0,
 ];
 
 /// What takes the place of checks that add up all rows; `{month}` is the oldest month that is not sealed.

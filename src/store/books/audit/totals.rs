@@ -1,4 +1,4 @@
-//! The check of the sums that statements and usage are told from.
+//! The checks of the sums that statements and usage are told from, and of those of drift and what-if.
 
 /// Both sides of an organisation that has sums: they, with the entries behind them; and all that was booked. Entries are compared by
 /// days (UTC), because what is in an archive has no finer times.
@@ -39,4 +39,37 @@ pub(super) const TOTALS: (&str, &str) = (
       sum(d.corrected) as corrected from days d cross join lateral (values ('user', d.user_id), ('key', d.key_id)) m(kind, member_id) \
       group by 1, 2, 3, 4) d using (org_id, kind, month, member_id) \
       where (t.tasks, t.charged, t.corrected) is distinct from (d.tasks, d.charged, d.corrected)",
+);
+
+/// Both sides: the sums of tasks, with the tasks behind them; and the charged tasks. What they were priced with is kept for 100 days.
+pub(super) const TASKS: (&str, &str) = (
+    "sums of tasks = tasks",
+    "with used as (select exists (select from task_place) and not exists (select from history_seal h where h.entries > 0) as yes), \
+      since as (select date_bin('1 hour', now() - interval '99 days', '2000-01-01Z') as at), \
+      behind as materialized (select b.* from used u, tasks_behind() b where u.yes) \
+      select format('all orgs, account %s %s book %s: sums of tasks %s; tasks %s', account, task_type, price_book, t.sums, h.sums) from ( \
+      select account, task_type, price_book, format('%s, %s charged, %s reported, %s drift in %s, %s listed and %s consumed in %s', \
+      sum(tasks), sum(charged), coalesce(sum(reported), 0), coalesce(sum(drift), 0), sum(differing), sum(listed), sum(consumed), \
+      sum(unlike)) as sums from ( \
+      select account, task_type, price_book, tasks, charged, reported, drift, differing, unlike, listed, consumed from drift_total \
+      union all select b.account, b.task_type, b.price_book, 1, b.raw_consumed, b.reported, b.drift, (b.drift <> 0)::integer, l.unlike, \
+      b.list_price * l.unlike, b.raw_consumed * l.unlike \
+      from behind b cross join lateral (select (b.raw_consumed <> b.list_price)::integer::numeric as unlike) l) a \
+      group by 1, 2, 3 having sum(tasks) <> 0) t full join ( \
+      select account, task_type, price_book, format('%s, %s charged, %s reported, %s drift in %s, %s listed and %s consumed in %s', \
+      count(*), sum(raw_consumed), coalesce(sum(reported), 0), coalesce(sum(drift), 0), count(*) filter (where drift <> 0), \
+      coalesce(sum(list_price) filter (where raw_consumed <> list_price), 0), \
+      coalesce(sum(raw_consumed) filter (where raw_consumed <> list_price), 0), count(*) filter (where raw_consumed <> list_price)) as sums \
+      from hold where state = 'SETTLED' group by 1, 2, 3) h using (account, task_type, price_book) cross join used \
+      where used.yes and t.sums is distinct from h.sums \
+      union all select format('org %s %s book %s price %s factor %s: sums of tasks %s, charged %s; tasks %s, %s', org_id, task_type, price_book, \
+      list_price, factor_bp, t.tasks, t.charged, h.tasks, h.charged) from ( \
+      select org_id, task_type, price_book, list_price, factor_bp, sum(tasks) as tasks, sum(charged) as charged from ( \
+      select p.org_id, p.task_type, p.price_book, p.list_price, p.factor_bp, p.tasks, p.charged from since s join price_total p on p.at >= s.at \
+      union all select b.org_id, b.task_type, b.price_book, b.list_price, b.factor_bp, 1, b.charged \
+      from since s join behind b on b.created_at >= s.at) a group by 1, 2, 3, 4, 5 having sum(tasks) <> 0) t full join ( \
+      select k.org_id, k.task_type, k.price_book, k.list_price, k.factor_bp, count(*) as tasks, sum(k.charged) as charged \
+      from since s join hold k on k.created_at >= s.at where k.state = 'SETTLED' group by 1, 2, 3, 4, 5) h \
+      using (org_id, task_type, price_book, list_price, factor_bp) cross join used \
+      where used.yes and (t.tasks, t.charged) is distinct from (h.tasks, h.charged)",
 );
