@@ -237,34 +237,39 @@ impl Unanswered {
         Ok(creates)
     }
 
-    /// Has notes written of all callers that have closed their connections, also where the server has not been told of that. False: such
-    /// a create is being reserved, and can be noted when it is granted.
-    fn note_closed(self: &Arc<Self>) -> bool {
+    /// Has notes written of all callers that have closed their connections, also where the server has not been told of that.
+    fn note_closed(self: &Arc<Self>) {
         let mut entries = self.entries();
-        let all_are_granted = !entries.reserving.values().any(Peer::is_half_closed);
         let closed = entries.attended.extract_if(|_, (_, caller)| caller.is_half_closed());
         let closed = Vec::from_iter(closed.map(|(hold, (org, _))| (org, hold)));
         drop(entries);
         for (org, hold) in closed {
             self.note(org, hold);
         }
-        all_are_granted
+    }
+
+    /// Waits for the creates that are being reserved though their callers have closed their connections: such a one can be noted when it
+    /// is granted. Those that come meanwhile are not waited for, or a stream of them would keep everybody waiting.
+    async fn closed_are_reserved(&self) {
+        let closed = |(hold, caller): (&HoldId, &Peer)| caller.is_half_closed().then_some(*hold);
+        let mut closed = Vec::from_iter(self.entries().reserving.iter().filter_map(closed));
+        while !closed.is_empty() {
+            tokio::time::sleep(SEEN_WITHIN).await;
+            let entries = self.entries();
+            closed.retain(|hold| entries.reserving.contains_key(hold));
+        }
     }
 
     /// Gives other gateways a sign of life if they ask for it: when the notes of all callers that have left are written.
     pub async fn show_life(self: &Arc<Self>) -> Result<(), StoreError> {
         let gateway = self.ledger.gateway();
         let Some(asked) = self.database.asked_for_life(gateway).await? else { return Ok(()) };
-        loop {
+        tokio::time::sleep(SEEN_WITHIN).await;
+        self.closed_are_reserved().await;
+        self.note_closed();
+        let begun = self.entries().begun;
+        while self.entries().done < begun {
             tokio::time::sleep(SEEN_WITHIN).await;
-            let all_are_granted = self.note_closed();
-            let begun = self.entries().begun;
-            while self.entries().done < begun {
-                tokio::time::sleep(SEEN_WITHIN).await;
-            }
-            if all_are_granted {
-                break;
-            }
         }
         self.database.show_life(gateway, asked).await
     }
