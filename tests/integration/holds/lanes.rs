@@ -11,7 +11,8 @@ use tollgate::store::{Applied, LaneSettings, Ledger, State, Step, StoreError, Ve
 
 use crate::support::database::{TestDatabase, alter, until};
 use crate::support::fixture::{
-    HOUR, doubt, funded, grant, lanes, ledger_of, ledger_with, money, new_hold, run, settle, state,
+    HOUR, doubt, funded, grant, lanes, ledger_of, ledger_with, money, new_hold, refuse, run, run_as, settle,
+    state,
 };
 use crate::support::gateway::body;
 use crate::support::watched::{Vendor, Watched, key};
@@ -144,6 +145,31 @@ async fn a_late_answer_does_not_overtake_the_doubt_before_it() {
     assert_eq!(state(db.database(), org, guard.id()).await, State::Running);
     let balance = db.database().balance(org).await.unwrap().unwrap();
     assert_eq!((balance.open_tasks, balance.in_doubt), (1, 0));
+}
+
+/// A batch that is sent again one by one meets a row that somebody has locked: what is left of the batch goes to the side
+/// lanes before what waits behind it.
+#[tokio::test]
+async fn what_is_left_of_a_batch_is_not_overtaken_by_what_waits_behind_it() {
+    let db = TestDatabase::new().await;
+    let ledger = ledger_with(&db, one_lane()).await;
+    let (org, elsewhere) = (funded(&db, 100).await, funded(&db, 100).await);
+    let mut bad = grant(&ledger, new_hold(elsewhere, 10)).await;
+    let mut first = grant(&ledger, new_hold(org, 10)).await;
+    let mut second = grant(&ledger, new_hold(org, 10)).await;
+    let somebody = lock(&db, &[org]).await;
+    // All of it before the lane has its turn: one batch, which the database cannot read, and the doubt behind it.
+    let unreadable = bad.queue(run_as("nul\0nul"));
+    let refused = first.queue(refuse());
+    let abandoned = second.queue(Step::Abandon);
+    let doubted = second.queue(doubt());
+    assert!(matches!(within("the bad one", unreadable).await.unwrap(), Err(StoreError::Refused(_))));
+    within("another", live(&ledger, elsewhere)).await;
+    unlock(somebody).await;
+    let taken = [refused.await, abandoned.await, doubted.await].map(|answer| answer.unwrap().unwrap());
+    assert_eq!(taken, [Applied::Yes, Applied::Yes, Applied::No], "a doubt comes after its hold was given up");
+    assert_eq!(state(db.database(), org, second.id()).await, State::Released);
+    ledger.shut_down().await;
 }
 
 /// The gateway that records a create, and one that takes it for dead: whoever is first, counters and state agree.

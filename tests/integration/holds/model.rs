@@ -201,14 +201,14 @@ impl History<'_> {
         let huge = steps
             .iter()
             .any(|(_, kind)| matches!(kind, Kind::Settle(raw) | Kind::LateSettle(raw) if *raw > 1 << 40));
-        // A hold's second step lets others pass, who may take the upstream id that it wants.
-        let runs: Vec<State> = steps
+        // A hold's second step lets others pass, who may take the upstream id that it wants. So does the kind of a step: an
+        // accepted create passes those that need the balance row, and one in doubt is sent again in a side lane.
+        let runs: Vec<(bool, State)> = steps
             .iter()
             .filter(|(_, kind)| matches!(kind, Kind::Run(_) | Kind::LateRun(_)))
-            .map(|(index, _)| self.model.holds[*index].state)
+            .map(|(index, kind)| (matches!(kind, Kind::LateRun(_)), self.model.holds[*index].state))
             .collect();
-        // An accepted create passes those that need the balance row.
-        let passed = runs.contains(&State::Held) && runs.iter().any(|state| *state != State::Held);
+        let passed = runs.iter().any(|run| *run != runs[0]);
         huge || (runs.len() > 1 && (passed || (0..steps.len()).any(repeated)))
     }
 

@@ -24,6 +24,11 @@ impl<T> OrgQueue<T> {
         self.turns.is_empty()
     }
 
+    /// Whether an item of this organisation is such a one.
+    pub(super) fn any(&self, org: OrgId, is_such: impl FnMut(&T) -> bool) -> bool {
+        self.by_org.get(&org).is_some_and(|items| items.iter().any(is_such))
+    }
+
     pub(super) fn push(&mut self, org: OrgId, item: T) {
         self.by_org
             .entry(org)

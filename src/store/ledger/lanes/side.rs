@@ -6,7 +6,7 @@
 //! A lane sends everything of an organisation that is here after it, so that the order is kept, until nothing of it is
 //! left. An accepted create needs no row that is locked, and stays in its lane.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -224,8 +224,37 @@ impl Side {
         self.state().orgs.get(&org).is_some_and(|entry| counts(entry, now))
     }
 
+    /// Which of the steps of an organisation that wait in its lane go over to the side lanes after `first`, asked in their
+    /// order: all but accepted creates, and what comes after these for the same holds.
+    pub(super) fn leaves(&self, org: OrgId, first: &[StepItem]) -> impl FnMut(&StepItem) -> bool + use<> {
+        let now = self.0.clock.now();
+        let state = self.state();
+        let entry = state.orgs.get(&org);
+        let is_suspect = entry.is_some_and(|entry| entry.is_suspect(now));
+        let mut gone: HashSet<HoldId> = first.iter().map(|item| item.hold).collect();
+        gone.extend(entry.into_iter().flat_map(|entry| entry.holds.keys()));
+        let mut stay = HashSet::new();
+        move |item| {
+            let is_light = matches!(item.step, Step::Run { .. }) && !is_suspect && !gone.contains(&item.hold);
+            if is_light || stay.contains(&item.hold) {
+                stay.insert(item.hold);
+                return false;
+            }
+            gone.insert(item.hold);
+            true
+        }
+    }
+
     pub(super) fn push_step(&self, item: StepItem) {
         self.with(item.org, |entry| entry.add_step(item));
+    }
+
+    /// Adds all of it at once, so that nothing can have come to its end before what belongs behind it is here.
+    pub(super) fn push(&self, org: OrgId, steps: Vec<StepItem>, reserves: Vec<ReserveItem>) {
+        self.with(org, |entry| {
+            steps.into_iter().for_each(|item| entry.add_step(item));
+            entry.reserves.items.extend(reserves);
+        });
     }
 
     pub(super) fn push_reserve(&self, item: ReserveItem) {
@@ -466,5 +495,34 @@ impl SideWorker {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ledger::step_queue::StepQueue;
+
+    #[test]
+    fn accepted_creates_stay_in_their_lane_and_what_comes_after_them_too() {
+        let (side, org) = (Side::new(1, Clock), OrgId::generate());
+        let [accepted, doubted, given_up, swept] = std::array::from_fn(|_| HoldId::generate());
+        let queue = StepQueue::new(Vec::new());
+        let item = |hold, step| queue.item(org, hold, None, step, tokio::sync::oneshot::channel().0);
+        let run = || Step::Run { task: "t".into(), raw: None, poll_in: Duration::ZERO };
+        let doubt = || Step::Doubt { reason: "no answer" };
+        side.push_step(item(doubted, doubt()));
+        let mut leaves = side.leaves(org, &[item(given_up, Step::Abandon)]);
+        let waiting = [
+            (item(accepted, run()), false),
+            (item(accepted, doubt()), false),
+            (item(doubted, run()), true),
+            (item(given_up, run()), true),
+            (item(swept, Step::Sweep), true),
+            (item(swept, run()), true),
+            (item(accepted, run()), false),
+        ];
+        let found = waiting.each_ref().map(|(item, _)| leaves(item));
+        assert_eq!(found, waiting.each_ref().map(|(_, expected)| *expected));
     }
 }

@@ -132,7 +132,8 @@ impl Worker {
     }
 
     fn queue(&mut self, item: StepItem) {
-        if self.side.wants_step(&item) {
+        // What comes after an accepted create that is still here stays behind it.
+        if self.side.wants_step(&item) && !self.steps.any(item.org, |earlier| earlier.hold == item.hold) {
             self.side.push_step(item);
         } else {
             let patient = item.step.kind().ends_what_was_accepted();
@@ -152,27 +153,23 @@ impl Worker {
         }
     }
 
-    /// Hands an organisation over to the side lanes: `steps` and `reserves` of a batch, and what waits behind them.
-    fn hand_over(&mut self, org: OrgId, steps: Vec<StepItem>, reserves: Vec<ReserveItem>) {
-        steps.into_iter().for_each(|item| self.side.push_step(item));
-        reserves.into_iter().for_each(|item| self.side.push_reserve(item));
-        for item in self.steps.remove(org, |item| self.side.wants_step(item)) {
-            self.side.push_step(item);
-        }
-        for item in self.waiting.remove(org, |_| true) {
-            self.side.push_reserve(item);
-        }
-    }
-
-    fn hand_over_steps(&mut self, items: Vec<StepItem>) {
-        for (org, items) in by_org(items, |item| item.org) {
-            self.hand_over(org, items, Vec::new());
+    /// Hands organisations over to the side lanes: the `items` of a batch, with what is `left` of it and what waits behind
+    /// them. An accepted create stays, and so does what comes after it for the same hold.
+    fn hand_over_steps(&mut self, items: Vec<StepItem>, left: &mut VecDeque<Attempt<StepItem>>) {
+        for (org, mut items) in by_org(items, |item| item.org) {
+            let mut leaves = self.side.leaves(org, &items);
+            take_out(left, |item| item.org == org && leaves(item), &mut items);
+            items.extend(self.steps.remove(org, leaves));
+            self.side.push(org, items, self.waiting.remove(org, |_| true));
         }
     }
 
-    fn hand_over_reserves(&mut self, items: Vec<ReserveItem>) {
-        for (org, items) in by_org(items, |item| item.new.org) {
-            self.hand_over(org, Vec::new(), items);
+    fn hand_over_reserves(&mut self, items: Vec<ReserveItem>, left: &mut VecDeque<Attempt<ReserveItem>>) {
+        for (org, mut items) in by_org(items, |item| item.new.org) {
+            take_out(left, |item| item.new.org == org, &mut items);
+            items.extend(self.waiting.remove(org, |_| true));
+            let steps = self.steps.remove(org, self.side.leaves(org, &[]));
+            self.side.push(org, steps, items);
         }
     }
 
@@ -196,7 +193,7 @@ impl Worker {
                 Ok(verdicts) => {
                     let (answers, busy) = self.answers.verdicts(items, verdicts);
                     self.wake(answers);
-                    self.hand_over_reserves(busy);
+                    self.hand_over_reserves(busy, &mut batches);
                     continue;
                 }
                 Err(failed) => failed,
@@ -215,7 +212,7 @@ impl Worker {
                     continue;
                 }
                 BatchFailure::Locked | BatchFailure::Server if refusals + 1 >= SPLIT_AFTER => {
-                    self.hand_over_reserves(items);
+                    self.hand_over_reserves(items, &mut batches);
                     continue;
                 }
                 BatchFailure::Locked | BatchFailure::Server => batches.push_front((items, refusals + 1)),
@@ -267,7 +264,7 @@ impl Worker {
             let Failed { failure, error, .. } = match self.caller.transition(&items).await {
                 Ok(outcomes) => {
                     let busy = self.answers.outcomes(items, outcomes);
-                    self.hand_over_steps(busy);
+                    self.hand_over_steps(busy, &mut batches);
                     continue;
                 }
                 Err(failed) => failed,
@@ -284,7 +281,7 @@ impl Worker {
                     continue;
                 }
                 BatchFailure::Locked | BatchFailure::Server if refusals + 1 >= SPLIT_AFTER => {
-                    self.hand_over_steps(items);
+                    self.hand_over_steps(items, &mut batches);
                     continue;
                 }
                 BatchFailure::Locked | BatchFailure::Server => batches.push_front((items, refusals + 1)),
@@ -293,6 +290,13 @@ impl Worker {
             failures += 1;
             tokio::time::sleep(pause(failures)).await;
         }
+    }
+}
+
+/// Moves the items that `which` names out of the batches, in their order.
+fn take_out<T>(batches: &mut VecDeque<Attempt<T>>, mut which: impl FnMut(&T) -> bool, out: &mut Vec<T>) {
+    for (items, _) in batches {
+        out.extend(items.extract_if(.., |item| which(item)));
     }
 }
 
