@@ -218,11 +218,11 @@ impl Reserve {
                         continue;
                     }
                 }
-                Reserved::Granted(..) if may_have_gone(create, context) => {
-                    reserved = self.unless_overtaken(reserved, create, context).await?;
-                    if let Reserved::Granted(..) = reserved {
+                Reserved::Granted(ref guard, ..) if may_have_gone(create, context) => {
+                    let Some(other) = self.overtaking(guard.id(), create, context).await? else {
                         return Ok(reserved);
-                    }
+                    };
+                    reserved = Reserved::Attached(other);
                     continue;
                 }
                 Reserved::Granted(..) | Reserved::Answered(_) => return Ok(reserved),
@@ -265,20 +265,18 @@ impl Reserve {
         self.ledger.turn_of(org).await?.in_doubt(org, user, create.fingerprint).await
     }
 
-    /// What becomes of a create whose caller may have gone: if one with the same body was answered while this one had not had its turn,
-    /// it gets that answer, and its hold is released. Looked up after the grant, because no like create is granted any more without a
-    /// look at this one.
-    async fn unless_overtaken(
+    /// The repetition of a create whose caller may have gone, that was granted or answered while this one had not had its turn. Looked up
+    /// after the grant, because no like create is granted any more without a look at this one. Two that find each other are both
+    /// released, and reserve again.
+    async fn overtaking(
         &self,
-        granted: Reserved,
+        own: HoldId,
         create: &NewCreate,
         context: &Context,
-    ) -> Result<Reserved, GatewayError> {
+    ) -> Result<Option<HoldId>, StoreError> {
         let (org, user) = (create.principal.org, create.principal.user);
         let ago = self.unanswered.clock.since(context.arrived);
-        let turn = self.ledger.turn_of(org).await?;
-        let answered = turn.accepted_since(org, user, create.fingerprint, ago).await?;
-        Ok(answered.map_or(granted, Reserved::Attached))
+        self.ledger.turn_of(org).await?.overtaking(own, org, user, create.fingerprint, ago).await
     }
 
     /// The earlier create with the same body that is unanswered although its caller has gone.

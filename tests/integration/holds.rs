@@ -13,7 +13,7 @@ mod faults;
 mod finishing;
 mod labels;
 mod lane_mates;
-mod lanes;
+pub mod lanes;
 mod model;
 mod months;
 mod partitions;

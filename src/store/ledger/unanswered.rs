@@ -110,29 +110,37 @@ impl Database {
         Ok(hold.map(HoldId::from_uuid))
     }
 
-    /// The create of this user with this body, and without an idempotency key, that the vendor has accepted in this last time. Only the
-    /// newest creates of the user are looked at.
-    pub async fn accepted_since(
+    /// The create of this user with this body, and without an idempotency key, that came before the create `own` was granted: one that
+    /// the vendor has accepted in this last time, or one that has no answer yet. Of the former, only the newest creates of the user are
+    /// looked at.
+    pub async fn overtaking(
         &self,
+        own: HoldId,
         org: OrgId,
         user: UserId,
         body: Fingerprint,
         ago: Duration,
     ) -> Result<Option<HoldId>, StoreError> {
         let hold: Option<Uuid> = sqlx::query_scalar(
-            "select own.hold_id from (select h.org_id, h.hold_id, h.fingerprint, h.idem_key, h.recorded_at from hold h \
+            "(select own.hold_id from (select h.org_id, h.hold_id, h.fingerprint, h.idem_key, h.recorded_at from hold h \
                  where h.org_id = $1 and h.user_id = $2 order by h.hold_id desc limit $3) own \
              left join lateral (select o.recorded_at from open_task o \
                  where o.org_id = own.org_id and o.hold_id = own.hold_id limit 1) open on true \
              where own.fingerprint = $4 and own.idem_key is null \
                and coalesce(open.recorded_at, own.recorded_at) > clock_timestamp() - make_interval(secs => $5) \
-             order by own.hold_id limit 1",
+             order by own.hold_id limit 1) \
+             union all \
+             (select same.hold_id from (select o.hold_id from open_task o \
+                 where o.org_id = $1 and o.unanswered = $4 and o.hold_id <> $6 offset 0) same \
+              cross join lateral maker_of($1, same.hold_id) maker where maker.user_id = $2 limit 1) \
+             limit 1",
         )
         .bind(org.as_uuid())
         .bind(user.as_uuid())
         .bind(NEWEST)
         .bind(body.as_bytes())
         .bind(ago.as_secs_f64())
+        .bind(own.as_uuid())
         .fetch_optional(self.pool())
         .await?;
         Ok(hold.map(HoldId::from_uuid))

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
 use tollgate::ids::GatewayId;
 use tollgate::store::{KeySpec, Sign};
 
+use crate::holds::lanes::{lock, unlock};
 use crate::support::database::{TestDatabase, until};
 use crate::support::gateway::{Answer, Caller, ENDLESS, RawClient, TestGateway, body};
 use crate::support::http;
@@ -302,6 +304,56 @@ async fn a_create_whose_repetition_is_answered_before_it_has_its_turn_buys_nothi
     next.half_close().await;
     assert_eq!(next.read().await.header("idempotent-replayed"), "");
     assert_eq!(gateway.upstream_creates().await, (2, 2));
+    two.ends().await;
+}
+
+/// A second attempt knows that the first has ended, and reserves without another look; before its turn its caller gives up, too, and
+/// the third attempt is granted.
+#[tokio::test]
+async fn a_second_attempt_that_a_third_has_overtaken_buys_nothing() {
+    let two = Two::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+    let gateway = &two.first;
+    let (db, caller, x) = (&gateway.db, &gateway.caller, body("x"));
+    let error = json!({"kind": "http_error", "status": 400, "error": "BUSY_TODAY", "message": "not now"});
+    let refused = json!({"on": "create", "times": 1, "fault": [{"kind": "delay", "ms": 2000}, error]});
+    gateway.script(json!({"rules": [refused, {"on": "create", "fault": [slow(3000)]}]})).await;
+    // No gateway gives a sign of life while somebody has this lock.
+    let silence = "create function silence() returns trigger language plpgsql as $$ begin \
+                     perform pg_advisory_xact_lock(1); return new; end $$; \
+                   create trigger silence before update of heard on sign_of_life for each row execute function silence()";
+    sqlx::raw_sql(silence).execute(db.pool()).await.unwrap();
+    let mut silent = PgConnection::connect(db.url()).await.unwrap();
+    silent.execute("select pg_advisory_lock(1)").await.unwrap();
+
+    let first = tokio::spawn(two.there(caller, &x).send());
+    until("the vendor has it", async || gateway.upstream_creates().await.0 == 1).await;
+    let mut second = RawClient::connect(gateway.address()).await;
+    let (key, text) = (&caller.text, x.to_string());
+    let head = format!("POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n");
+    second.write(format!("{head}content-length: {}\r\n\r\n{text}", text.len()).as_bytes()).await;
+    until("the second attempt has met the first", async || {
+        let asked = sqlx::query_scalar("select count(*) from sign_of_life where asked > 0");
+        asked.fetch_one(db.pool()).await.unwrap_or(0) == 1_i64
+    })
+    .await;
+    assert_eq!(first.await.unwrap().unwrap().status(), 400);
+
+    let waiting = async || -> i64 {
+        let sql = "select count(*) from pg_stat_activity where datname = current_database() \
+                   and wait_event_type = 'Lock' and query like '%reserve_batch%'";
+        sqlx::query_scalar(sql).fetch_one(db.pool()).await.unwrap()
+    };
+    let somebody = lock(db, &[caller.org]).await;
+    let third = tokio::spawn(two.there(caller, &x).send());
+    until("the third attempt is first in line", async || waiting().await == 1).await;
+    silent.execute("select pg_advisory_unlock(1)").await.unwrap();
+    until("the second is behind it", async || waiting().await == 2).await;
+    second.half_close().await;
+    unlock(somebody).await;
+    let bought: Value = third.await.unwrap().unwrap().json().await.unwrap();
+    assert_attached(&second.read().await, bought["data"]["task_id"].as_str().unwrap());
+    assert_eq!(gateway.upstream_creates().await, (2, 1));
+    until("its hold is released", async || gateway.balance().await == [999_600, 400, 0]).await;
     two.ends().await;
 }
 
