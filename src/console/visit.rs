@@ -58,6 +58,11 @@ pub(super) struct Visit {
     refusal: Option<Arc<Refusal>>,
 }
 
+/// A text as a part of a query.
+pub(super) fn encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.trim().as_bytes()).collect()
+}
+
 /// The fields of a form, or the parameters of a query.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
@@ -98,6 +103,12 @@ impl Fields {
     /// The value of a field that the form had, also of one that was not filled in.
     pub(super) fn sent(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The named parameters of a page as those of the call that it makes, behind others.
+    pub(super) fn passed_on(&self, names: &[&str]) -> String {
+        let given = names.iter().filter_map(|name| Some(format!("&{name}={}", encoded(self.get(name)?))));
+        given.collect()
     }
 
     pub(super) fn is_set(&self, name: &str) -> bool {

@@ -6,6 +6,7 @@ mod invitations;
 mod labels;
 mod operators;
 mod pages;
+mod people;
 mod playground;
 mod providers;
 mod sessions;

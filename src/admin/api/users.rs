@@ -19,6 +19,8 @@ use crate::store::{ForgottenUser, NewUser, Role, Status, User, UserChange, UserF
 pub(super) struct UserQuery {
     /// Only the user with this name.
     name: Option<String>,
+    /// Only users whose name contains this text; capital letters do not matter.
+    search: Option<String>,
     /// Only users of this team.
     team_id: Option<TeamId>,
     /// Only users with this role.
@@ -45,7 +47,13 @@ pub(super) struct UserQuery {
 pub(super) async fn list_users(call: ReadCall<OrgId, Query<UserQuery>>) -> Result<Json<Page<User>>, Problem> {
     let ApiCall { database, path: org, input: Query(query), .. } = call;
     let slice = query.limit.after(query.cursor.as_deref())?;
-    let filter = UserFilter { name: query.name, team: query.team_id, role: query.role, status: query.status };
+    let filter = UserFilter {
+        name: query.name,
+        search: query.search,
+        team: query.team_id,
+        role: query.role,
+        status: query.status,
+    };
     let users = database.list_users(org, &filter, slice).await?;
     Ok(Page::of(users, query.limit, |user| user.user_id))
 }

@@ -115,6 +115,9 @@ pub(super) enum UserCommand {
         /// Id of the organisation.
         #[arg(long)]
         org: OrgId,
+        /// List only users whose name contains this text; capital letters do not matter.
+        #[arg(long)]
+        search: Option<String>,
         /// List only users of this team.
         #[arg(long)]
         team: Option<TeamId>,
@@ -185,8 +188,8 @@ pub(super) async fn user(session: &Session, command: UserCommand) -> Result<(), 
             let made = session.post(&format!("/admin/v1/orgs/{org}/users"), body).await?;
             session.say(&made, named(&made, "user_id"));
         }
-        UserCommand::List { org, team } => {
-            let query = QueryString::default().add("team_id", team);
+        UserCommand::List { org, search, team } => {
+            let query = QueryString::default().add("search", search).add("team_id", team);
             session.list(&query.of(&format!("/admin/v1/orgs/{org}/users")), USER).await?;
         }
         UserCommand::Show { user } => session.show(&session.get(&path(user)).await?, USER),

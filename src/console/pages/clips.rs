@@ -69,7 +69,15 @@ async fn people(visit: &Visit, me: &Me) -> Result<Vec<Person>, Problem> {
         return Ok(Vec::new());
     }
     let place = format!("/admin/v1/orgs/{}/users?limit=200", me.organisation.org_id);
-    Ok(visit.client.look::<Page<Person>>(&place).await?.items)
+    let mut people = visit.client.look::<Page<Person>>(&place).await?.items;
+    // These are the first ones: any other is named by the address, from the page of people.
+    if let Some(user) = visit.query().get("user")
+        && !people.iter().any(|person| person.user_id == user)
+        && let Ok(person) = visit.client.look(&format!("/admin/v1/users/{}", visit.escaped(user))).await
+    {
+        people.push(person);
+    }
+    Ok(people)
 }
 
 /// `all` or one of the known values; what is chosen is a choice also if it is not known any more.

@@ -8,12 +8,13 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::console::answers::{Page, Person};
+use crate::console::client::Problem;
 use crate::console::frame::html;
 use crate::console::pages::start::period;
 use crate::console::shell::Shell;
 use crate::console::trouble::{Trouble, redirect};
 use crate::console::view::{Badge, Id, Name, When, grouped};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::visit::{Fields, Outcome, Visit, encoded};
 use crate::console::zone::Zone;
 
 #[derive(askama::Template)]
@@ -24,6 +25,8 @@ struct KeysPage {
     mine: Option<Mine>,
     /// Everybody's keys for an admin, a member's own for a member.
     keys: Vec<KeyLine>,
+    /// Whose keys are shown; none: everybody's.
+    of_user: Option<Name>,
     /// Whom a new key may be for; none: for the visitor alone.
     people: Option<Vec<KeyChoice>>,
     /// What members may do with keys of their own.
@@ -90,6 +93,8 @@ impl Policy {
 struct KeyChoice {
     id: String,
     name: String,
+    /// Whether the address or the form that was refused names it.
+    is_meant: bool,
 }
 
 /// A key in the list.
@@ -213,6 +218,17 @@ impl KeyLine {
     }
 }
 
+/// The user that the address or the form that was refused names. The people that can be chosen are the first ones, and this may be
+/// another one.
+async fn meant(visit: &Visit, is_admin: bool) -> Result<Option<Person>, Problem> {
+    let filled = visit.filled();
+    let Some(user) = filled.get("user").filter(|_| is_admin) else { return Ok(None) };
+    match visit.client.look(&format!("/admin/v1/users/{}", visit.escaped(user))).await {
+        Err(problem) if visit.refusal().is_none() => Err(problem),
+        found => Ok(found.ok()),
+    }
+}
+
 pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("Keys").await?;
     let zone = &member.zone;
@@ -222,10 +238,15 @@ pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
         expires: When::maybe(zone, key.expires_at),
     });
     let org = &member.me.organisation.org_id;
-    let cursor = visit.query().get("cursor").map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-    let (keys, policy) =
-        (format!("/admin/v1/orgs/{org}/keys?limit=20{cursor}"), format!("/admin/v1/orgs/{org}/key-policy"));
     let is_admin = member.me.is_admin();
+    let of_user = visit.query().get("user").filter(|_| is_admin);
+    let query = visit.query();
+    let keys = format!(
+        "/admin/v1/orgs/{org}/keys?limit=20{}{}",
+        of_user.map(|user| format!("&user_id={}", encoded(user))).unwrap_or_default(),
+        query.passed_on(&["cursor"])
+    );
+    let policy = format!("/admin/v1/orgs/{org}/key-policy");
     // A member knows itself, and nobody else.
     let people = async {
         if is_admin {
@@ -248,22 +269,35 @@ pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
             Ok(Page { items: Vec::new(), next_cursor: None })
         }
     };
-    let (found, policy, people, budgets) = tokio::try_join!(
+    let (found, policy, mut people, budgets, meant) = tokio::try_join!(
         visit.client.look::<Page<Key>>(&keys),
         visit.client.look::<Policy>(&policy),
         people,
-        budgets
+        budgets,
+        meant(&visit, is_admin)
     )?;
+    if let Some(meant) = &meant
+        && !people.items.iter().any(|person| person.user_id == meant.user_id)
+    {
+        people.items.push(meant.clone());
+    }
     let may_change = is_admin || policy.enabled;
     let line = |key| KeyLine::new(key, &people.items, &budgets.items, may_change, zone);
-    let choice = |one: &Person| KeyChoice { id: one.user_id.clone(), name: one.name.clone() };
+    let choice = |one: &Person| KeyChoice {
+        id: one.user_id.clone(),
+        name: one.name.clone(),
+        is_meant: meant.as_ref().is_some_and(|meant| meant.user_id == one.user_id),
+    };
     let page = KeysPage {
         mine,
         keys: found.items.into_iter().map(line).collect(),
         people: is_admin.then(|| people.items.iter().map(choice).collect()),
         policy,
         is_admin,
-        next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/keys"))),
+        next: found.next_cursor.map(|cursor| {
+            format!("{}?cursor={cursor}{}", visit.link("/keys"), query.passed_on(&["user"]))
+        }),
+        of_user: of_user.and(meant.as_ref()).map(|meant| Name(meant.name.clone())),
         shell,
     };
     Ok(html(&page))

@@ -28,13 +28,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
-use url::form_urlencoded::byte_serialize;
 
 use crate::console::Console;
 use crate::console::client::Problem;
 use crate::console::trouble::{Trouble, redirect};
 use crate::console::view::Badge;
-use crate::console::visit::{Fields, Place, Visit, page};
+use crate::console::visit::{Fields, Place, Visit, encoded, page};
 
 /// All pages of operators.
 pub(in crate::console) fn routes() -> Router<Arc<Console>> {
@@ -118,17 +117,6 @@ fn of_prices() -> Router<Arc<Console>> {
 /// The page that a form leads to when it has succeeded.
 fn done(visit: &Visit, place: &str, word: &str) -> Response {
     redirect(&visit.link(&format!("{place}?done={word}")))
-}
-
-/// A text as a part of a query.
-fn encoded(text: &str) -> String {
-    byte_serialize(text.trim().as_bytes()).collect()
-}
-
-/// The named parameters of a page as those of the call that it makes.
-fn passed_on(query: &Fields, names: &[&str]) -> String {
-    let given = names.iter().filter_map(|name| Some(format!("&{name}={}", encoded(query.get(name)?))));
-    given.collect()
 }
 
 /// The link to the next page of a list.

@@ -12,12 +12,14 @@ use crate::console::frame::html;
 use crate::console::shell::Shell;
 use crate::console::trouble::{Trouble, redirect};
 use crate::console::view::{Badge, Id, Name, When};
-use crate::console::visit::{Fields, Outcome, Visit};
+use crate::console::visit::{Fields, Outcome, Visit, encoded};
 
 #[derive(askama::Template)]
 #[template(path = "people.html")]
 struct PeoplePage {
     shell: Shell,
+    /// The part of a name that is searched for.
+    search: String,
     people: Vec<PersonLine>,
     teams: Vec<TeamLine>,
     /// The user or the team that is to be changed: its form stands above the tables.
@@ -98,10 +100,10 @@ pub(in crate::console) async fn people(visit: Visit) -> Outcome {
     let (member, shell) = visit.member("People and teams").await?;
     let org = &member.me.organisation.org_id;
     let query = visit.query();
-    let from = |name: &str| query.get(name).map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    let teams = query.get("teams").map(|cursor| format!("&cursor={}", encoded(cursor))).unwrap_or_default();
     let (people, teams) = (
-        format!("/admin/v1/orgs/{org}/users?limit=30{}", from("cursor")),
-        format!("/admin/v1/orgs/{org}/teams?limit=50{}", from("teams")),
+        format!("/admin/v1/orgs/{org}/users?limit=30{}", query.passed_on(&["cursor", "search"])),
+        format!("/admin/v1/orgs/{org}/teams?limit=50{teams}"),
     );
     let (found, teams, user, team) = tokio::try_join!(
         visit.client.look::<Page<Person>>(&people),
@@ -115,7 +117,10 @@ pub(in crate::console) async fn people(visit: Visit) -> Outcome {
         people: found.items.into_iter().map(|one| PersonLine::new(one, &teams)).collect(),
         user: user.map(|one| PersonLine::new(one, &teams)),
         team: team.map(TeamLine::new),
-        next: found.next_cursor.map(|cursor| format!("{}?cursor={cursor}", visit.link("/people"))),
+        next: found.next_cursor.map(|cursor| {
+            format!("{}?cursor={cursor}{}", visit.link("/people"), query.passed_on(&["search"]))
+        }),
+        search: query.text("search"),
         more_teams,
         teams,
         shell,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{instant, next_page, passed_on};
+use super::{instant, next_page};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
@@ -128,7 +128,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
     let mut place = format!(
         "/admin/v1/audit-log?limit=30{}",
-        passed_on(query, &["org_id", "actor", "action", "target_id", "cursor"])
+        query.passed_on(&["org_id", "actor", "action", "target_id", "cursor"])
     );
     for name in ["since", "until"] {
         if let Some(at) = instant(query, name)? {

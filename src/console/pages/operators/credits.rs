@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::org::CreditSummary;
-use super::{Org, Tab, body, done, instant, needed, next_page, passed_on, tabs};
+use super::{Org, Tab, body, done, instant, needed, next_page, tabs};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::pages::choice::{Choice, choices};
@@ -129,7 +129,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         format!("/admin/v1/orgs/{id}/credits"),
         format!(
             "/admin/v1/orgs/{id}/entries?limit=25{}",
-            passed_on(query, &["kind", "external_ref", "cursor"])
+            query.passed_on(&["kind", "external_ref", "cursor"])
         ),
     ];
     let client = &visit.client;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{next_page, passed_on};
+use super::next_page;
 use crate::console::answers::Page;
 use crate::console::attention::Health;
 use crate::console::frame::html;
@@ -219,7 +219,7 @@ impl CallsRow {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let gateways = format!("/admin/v1/gateways?limit=50{}", passed_on(visit.query(), &["cursor"]));
+    let gateways = format!("/admin/v1/gateways?limit=50{}", visit.query().passed_on(&["cursor"]));
     let client = &visit.client;
     let ((shell, health), found) = tokio::join!(visit.operator_with("Gateways"), async {
         tokio::try_join!(

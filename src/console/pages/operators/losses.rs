@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{next_page, passed_on};
+use super::next_page;
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::pages::choice::{Choice, choices};
@@ -77,7 +77,7 @@ pub(super) fn days(visit: &Visit, otherwise: &str) -> String {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let days = days(&visit, "30");
-    let place = format!("/admin/v1/losses?limit=50&days={days}{}", passed_on(visit.query(), &["cursor"]));
+    let place = format!("/admin/v1/losses?limit=50&days={days}{}", visit.query().passed_on(&["cursor"]));
     let (shell, found) = tokio::join!(visit.operator("Losses"), visit.client.look::<Page<Loss>>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));
     let sum = |possible: bool| {

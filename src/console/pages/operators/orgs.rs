@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Org, done, next_page, passed_on};
+use super::{Org, done, next_page};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::pages::choice::{Choice, choices};
@@ -50,7 +50,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
         "active" | "suspended" => format!("&status={state}"),
         _ => String::new(),
     };
-    let place = format!("/admin/v1/orgs?limit=50{filter}{}", passed_on(query, &["search", "cursor"]));
+    let place = format!("/admin/v1/orgs?limit=50{filter}{}", query.passed_on(&["search", "cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Organisations"), visit.client.look::<Page<Org>>(&place));
     let found = found?;

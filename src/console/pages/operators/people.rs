@@ -4,7 +4,7 @@ use http::Method;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{Org, Tab, done, next_page, passed_on, tabs};
+use super::{Org, Tab, done, next_page, tabs};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
@@ -145,7 +145,7 @@ pub(super) async fn show(visit: Visit) -> Outcome {
     let places = [
         format!("/admin/v1/orgs/{id}"),
         format!("/admin/v1/orgs/{id}/budgets?limit=20"),
-        format!("/admin/v1/orgs/{id}/keys?limit=25{}", passed_on(visit.query(), &["cursor"])),
+        format!("/admin/v1/orgs/{id}/keys?limit=25{}", visit.query().passed_on(&["cursor"])),
         format!("/admin/v1/orgs/{id}/budget-requests?limit=20&state=open"),
     ];
     let client = &visit.client;

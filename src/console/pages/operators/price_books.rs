@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{body, done, next_page, passed_on, whole};
+use super::{body, done, next_page, whole};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
@@ -102,7 +102,7 @@ impl BookInfo {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
-    let books = format!("/admin/v1/price-books?limit=50{}", passed_on(query, &["cursor"]));
+    let books = format!("/admin/v1/price-books?limit=50{}", query.passed_on(&["cursor"]));
     let client = &visit.client;
     let (shell, found) = tokio::join!(visit.operator("Price books"), async {
         tokio::try_join!(

@@ -4,7 +4,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{body, done, next_page, passed_on};
+use super::{body, done, next_page};
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
@@ -115,7 +115,7 @@ fn sign_in_of(provider: &Provider) -> Cell {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let place = format!("/admin/v1/identity-providers?limit=20{}", passed_on(visit.query(), &["cursor"]));
+    let place = format!("/admin/v1/identity-providers?limit=20{}", visit.query().passed_on(&["cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Identity providers"), visit.client.look::<Page<Provider>>(&place));
     let found = found?;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{next_page, passed_on};
+use super::next_page;
 use crate::console::answers::Page;
 use crate::console::frame::html;
 use crate::console::shell::Shell;
@@ -76,7 +76,7 @@ impl RunningRow {
 
 pub(super) async fn show(visit: Visit) -> Outcome {
     let query = visit.query();
-    let place = format!("/admin/v1/holds/running?limit=50{}", passed_on(query, &["org_id", "cursor"]));
+    let place = format!("/admin/v1/holds/running?limit=50{}", query.passed_on(&["org_id", "cursor"]));
     let (shell, found) =
         tokio::join!(visit.operator("Running tasks"), visit.client.look::<Page<RunningRow>>(&place));
     let (found, zone) = (found?, Zone::named("UTC"));

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{body, done, instant, next_page, passed_on};
+use super::{body, done, instant, next_page};
 use crate::clock::Clock;
 use crate::console::answers::Page;
 use crate::console::frame::html;
@@ -85,7 +85,7 @@ impl TokenLine {
 }
 
 pub(super) async fn show(visit: Visit) -> Outcome {
-    let place = format!("/admin/v1/operator-tokens?limit=50{}", passed_on(visit.query(), &["cursor"]));
+    let place = format!("/admin/v1/operator-tokens?limit=50{}", visit.query().passed_on(&["cursor"]));
     let (shell, found) = tokio::join!(visit.operator("Operators"), visit.client.look::<Page<Token>>(&place));
     let (found, zone, now) = (found?, Zone::named("UTC"), Clock.wall());
     let page = TokensPage {

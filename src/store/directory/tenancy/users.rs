@@ -49,6 +49,8 @@ pub struct UserChange {
 pub struct UserFilter {
     /// Only the user with this name.
     pub name: Option<String>,
+    /// Only users whose name contains this; capital letters do not matter.
+    pub search: Option<String>,
     /// Only users of this team.
     pub team: Option<TeamId>,
     pub role: Option<Role>,
@@ -82,7 +84,8 @@ impl Database {
             "select user_id, org_id, team_id, name, role, status, version, created_at from app_user where org_id = $1 and deleted_at is null \
              and ($2::text is null or name = $2) and ($3::uuid is null or team_id = $3) \
              and ($4::text is null or role = $4) and ($5::text is null or status = $5) \
-             and ($6::uuid is null or user_id > $6) order by user_id limit $7",
+             and ($6::uuid is null or user_id > $6) \
+             and ($8::text is null or strpos(lower(name), lower($8)) > 0) order by user_id limit $7",
         )
         .bind(org.as_uuid())
         .bind(&filter.name)
@@ -91,6 +94,7 @@ impl Database {
         .bind(filter.status)
         .bind(slice.after.map(UserId::as_uuid))
         .bind(i64::from(slice.limit))
+        .bind(&filter.search)
         .fetch_all(self.pool())
         .await?)
     }
