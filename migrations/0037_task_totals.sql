@@ -1,6 +1,6 @@
 -- Sums of charged tasks for the platform's reports (drift, what-if), so that they need not read every task. Kept by the job that adds up
--- entries (functions/credits/add_tasks_to_totals.sql), beside the ledger: no row is locked that a create or an end waits for. Nothing
--- waits for this migration but ends of tasks that nobody pays for, while `unpaid_task` is indexed: a second for a million of them.
+-- entries (functions/credits/add_tasks_to_totals.sql), beside the ledger: no row is locked that a create or an end waits for. This
+-- migration takes a moment, in which ends of tasks wait.
 
 -- Up to which place of each organisation's entries the tasks are in the sums.
 create table task_place (
@@ -53,8 +53,3 @@ alter table unpaid_task
     add column account  text,
     -- whether the hold has, or may come to have, figures of the vendor that are not 0
     add column figures  boolean;
-create index unpaid_task_to_count on unpaid_task (ended_at, account) where not figures;
-create index unpaid_task_to_look_at on unpaid_task (ended_at) where figures is distinct from false;
-
--- Nearly free to keep: rows are added in the order of their age.
-create index platform_loss_age on platform_loss using brin (created_at) with (pages_per_range = 16);

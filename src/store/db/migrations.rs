@@ -52,6 +52,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0035_looks_of_names",
     "0036_totals",
     "0037_task_totals",
+    "0038_task_totals_indexes",
 ];
 
 /// All migrations, ordered by version.
