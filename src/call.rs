@@ -7,6 +7,7 @@ mod peer;
 pub use self::body::{ReadBody, RequestBody};
 pub use self::peer::{Network, NoRoom, Party, Peer, RequestInProgress};
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -227,6 +228,15 @@ pub struct Priced {
     pub excerpt: Box<Excerpt>,
 }
 
+/// The caller of a create without an idempotency key, while it waits for its answer. Dropped before the answer: it has gone.
+pub trait Attended: fmt::Debug + Send {
+    /// The caller has gone, or may have.
+    fn leaves(&mut self);
+
+    /// The caller gets its answer now.
+    fn got_answer(self: Box<Self>);
+}
+
 /// A create with a hold and a permit. Only the reserve stage makes one, so nothing can be forwarded without both.
 #[derive(Debug)]
 #[must_use = "a held call that is dropped releases its hold"]
@@ -236,19 +246,24 @@ pub struct Held {
     guard: HoldGuard,
     permit: Permit,
     keeps_content: bool,
-    is_keyed: bool,
+    caller: Option<Box<dyn Attended>>,
 }
 
 impl Held {
-    pub(crate) fn new(priced: Priced, guard: HoldGuard, permit: Permit) -> Self {
+    /// `caller`: none, if an idempotency key finds the create again.
+    pub(crate) fn new(
+        priced: Priced,
+        guard: HoldGuard,
+        permit: Permit,
+        caller: Option<Box<dyn Attended>>,
+    ) -> Self {
         let Priced { create, order, excerpt } = priced;
-        let (keeps_content, is_keyed) = (create.keeps_content, create.idempotency_key.is_some());
-        Self { order, excerpt, guard, permit, keeps_content, is_keyed }
+        Self { order, excerpt, guard, permit, keeps_content: create.keeps_content, caller }
     }
 
-    /// Whether the create has an idempotency key.
-    pub fn is_keyed(&self) -> bool {
-        self.is_keyed
+    /// Takes out the caller who waits for the answer, if the create has no idempotency key.
+    pub fn take_caller(&mut self) -> Option<Box<dyn Attended>> {
+        self.caller.take()
     }
 
     /// The order to send, its excerpt, the hold that pays for it, the permit to send it, and whether content is kept after the

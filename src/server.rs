@@ -16,7 +16,8 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use http_body_util::{Either, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Sleep;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ pub use self::tls::Certificate;
 use self::turns::{Heads, RequestGate, RequestTurn, Taken};
 use crate::access::proxies::TrustedProxies;
 use crate::call::Peer;
+use crate::clock::Clock;
 use crate::error::GatewayError;
 use crate::metrics as m;
 
@@ -73,15 +75,24 @@ pub enum BindError {
 }
 
 /// Binds `address`; port 0 takes a free one.
-pub async fn bind(
-    what: &'static str,
-    address: SocketAddr,
-    remedy: &'static str,
-) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|reason| match reason.kind() {
+pub fn bind(what: &'static str, address: SocketAddr, remedy: &'static str) -> Result<TcpListener, BindError> {
+    listen(address).map_err(|reason| match reason.kind() {
         std::io::ErrorKind::AddrInUse => BindError::InUse { what, address, remedy },
         _ => BindError::Other { what, address, reason, remedy },
     })
+}
+
+/// How many connections may wait to be accepted; the system may allow fewer. Of a burst that is larger than this, clients try again
+/// after a second.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart does not wait for connections of before.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The largest head of a request, in bytes.
@@ -229,7 +240,7 @@ where
     B: AnswerOf,
 {
     let options = &serving.options;
-    let standing = Standing::default();
+    let (standing, accepted) = (Standing::default(), Clock.now());
     let place = if options.proxies.trusts(address) {
         serving.connections.enter_as_proxy(address)
     } else {
@@ -238,7 +249,7 @@ where
     let Some(place) = place else { return };
     let socket = Socket::new(stream);
     let peer = Peer::at(address, socket.weak());
-    let client = FarEnd { peer: &peer, standing: &standing, place: &place };
+    let client = FarEnd { peer: &peer, standing: &standing, place: &place, accepted };
     let serving_it = std::pin::pin!(async {
         tokio::select! {
             biased;
@@ -261,6 +272,7 @@ struct FarEnd<'a> {
     peer: &'a Peer,
     standing: &'a Standing,
     place: &'a Place,
+    accepted: Instant,
 }
 
 async fn serve_connection<S, B>(stream: Socket, client: FarEnd<'_>, service: S, serving: &Serving)
@@ -299,6 +311,7 @@ async fn answer<S, B>(
     request: Request<hyper::body::Incoming>,
     mut service: S,
     gate: &RequestGate,
+    accepted: Option<Instant>,
 ) -> (Response<Either<B, Full<Bytes>>>, Option<Arc<RequestTurn>>)
 where
     S: Answerer<B>,
@@ -313,7 +326,11 @@ where
     };
     // A body that is refused may be read for some more seconds, and keeps the turn for as long.
     let mut request = request.map(|body| Body::new(Taken::new(body, turn.clone())));
-    request.extensions_mut().insert(turn.peer());
+    let peer = turn.peer();
+    request.extensions_mut().insert(match accepted {
+        Some(accepted) => peer.first_since(accepted),
+        None => peer,
+    });
     let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
     // Boxed, so that a request that waits for its turn, or is refused, has no room for it.
     let Ok(answer) = Box::pin(service.call(request)).await;
@@ -366,14 +383,16 @@ async fn serve_requests<I, S, B>(
     let (connections, id) = (&serving.connections, client.place.id());
     let gate = RequestGate::new(client.peer, &options.proxies, connections, id, &serving.heads);
     let standing = client.standing.clone();
+    let (accepted, is_first) = (client.accepted, AtomicBool::new(true));
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut answering = Answering::of(&activity, request.version(), standing.request());
         let (service, drain, gate, owed) = (service.clone(), drain.clone(), gate.clone(), owing.clone());
+        let accepted = is_first.swap(false, Ordering::Relaxed).then_some(accepted);
         // Boxed, so that a stream whose answer is not read yet has no room for what has made it.
         Box::pin(async move {
             let version = request.version();
             let reader = (version == Version::HTTP_2).then(|| gate.reader(&request));
-            let (mut answer, turn) = answer(request, service, &gate).await;
+            let (mut answer, turn) = answer(request, service, &gate, accepted).await;
             let untouched = turn.is_none();
             let turn = turn.filter(|turn| turn.lasts_until_written());
             let unread = match reader.filter(|_| turn.is_none()) {

@@ -99,9 +99,9 @@ async fn listeners(
     [data, admin]: [Option<Arc<Certificate>>; 2],
 ) -> Result<[Listener; 2], StartError> {
     ["data", "operations"].into_iter().for_each(server::register);
-    let socket = bind("the gateway", config.server.listen, "server.listen (demo: --listen)").await?;
+    let socket = bind("the gateway", config.server.listen, "server.listen (demo: --listen)")?;
     let data = Listener { socket, certificate: data };
-    let socket = bind("the operations listener", config.admin.listen, "admin.listen").await?;
+    let socket = bind("the operations listener", config.admin.listen, "admin.listen")?;
     Ok([data, Listener { socket, certificate: admin }])
 }
 
@@ -269,7 +269,6 @@ impl SharedParts {
             },
             forward: Arc::new(Forward {
                 poller: self.poller.clone(),
-                unanswered,
                 lease: self.lease.clone(),
                 tasks: self.tasks.clone(),
                 client_deadline: ms(config.server.create_deadline_ms),

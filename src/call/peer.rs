@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use http::Extensions;
@@ -64,6 +65,8 @@ pub struct Peer {
     socket: Weak<TcpStream>,
     /// What is held for the request; none, once it was answered.
     turn: Option<Weak<dyn RequestInProgress>>,
+    /// When the connection was accepted, for its first request.
+    accepted: Option<Instant>,
 }
 
 impl Peer {
@@ -75,7 +78,7 @@ impl Peer {
     /// The same, by this socket.
     pub fn at(address: IpAddr, socket: Weak<TcpStream>) -> Self {
         let (known, half_closed) = (Arc::new(SetOnce::new()), Arc::new(SetOnce::new()));
-        Self { address, known, half_closed, socket, turn: None }
+        Self { address, known, half_closed, socket, turn: None, accepted: None }
     }
 
     /// The connection of a request with these extensions; without one, as in tests of a service alone, a connection from
@@ -88,6 +91,17 @@ impl Peer {
     #[must_use]
     pub fn with(&self, turn: Weak<dyn RequestInProgress>) -> Self {
         Self { turn: Some(turn), ..self.clone() }
+    }
+
+    /// The same, for the first request of a connection that was accepted at this instant.
+    #[must_use]
+    pub fn first_since(self, accepted: Instant) -> Self {
+        Self { accepted: Some(accepted), ..self }
+    }
+
+    /// Since when the request may have waited to be read, if it is the first of its connection, which may have waited for a place.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.accepted
     }
 
     /// Tells the listener that the request had valid credentials, and whose they are. An error: there is no room for one more

@@ -113,7 +113,7 @@ fn mention_settings() {
 
 /// Refuses a port that is in use before the slow steps begin.
 async fn check_port(listen: SocketAddr) -> Result<(), CliError> {
-    bind("the gateway", listen, "--listen").await.map(drop).map_err(|error| CliError::Start(error.into()))
+    bind("the gateway", listen, "--listen").map(drop).map_err(|error| CliError::Start(error.into()))
 }
 
 fn start_cluster(dir: &Path) -> Result<Cluster, CliError> {

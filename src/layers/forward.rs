@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::unanswered::Unanswered;
 use super::{Below, Failure, Outcome, tell};
 use crate::bulk::counted;
 use crate::call::{Call, Held, Notes};
@@ -35,8 +34,6 @@ pub struct Forward {
     pub poller: Arc<Poller>,
     /// The lease of this gateway, without which nothing is sent.
     pub lease: Arc<Lease>,
-    /// Is told when callers leave before their answers.
-    pub unanswered: Arc<Unanswered>,
     /// Runs the tasks of creates; a stop of the gateway waits for them.
     pub tasks: TaskTracker,
     /// Time-out after which the client is told that the outcome is unknown.
@@ -53,13 +50,10 @@ pub struct Forward {
 
 impl Below<Held> for Arc<Forward> {
     fn take(&self, call: Call<Held>) -> impl Future<Output = Outcome> + Send {
-        let Call { context, stage, .. } = call;
-        let is_keyed = stage.is_keyed();
+        let Call { context, mut stage, .. } = call;
+        let mut caller = stage.take_caller();
         let (order, excerpt, guard, permit, keeps_content) = stage.into_parts();
         let reference = guard.id();
-        // A create with a key needs nobody who attends: the key finds it again.
-        let mut caller = (!is_keyed)
-            .then(|| Box::new(self.unanswered.attend(guard.org(), reference, &context.connection)));
         let (sender, mut answer) = oneshot::channel();
         let (gone, connection) = (CancellationToken::new(), context.connection);
         let client =

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use url::Url;
 
 use super::replay::replay;
-use super::unanswered::{Reserving, Unanswered};
+use super::unanswered::{Attendance, Unanswered};
 use super::{Below, Outcome, Stage, tell};
 use crate::bulk::Bulk;
-use crate::call::{Call, Context, Held, NewCreate, Priced};
+use crate::call::{Attended, Call, Context, Held, NewCreate, Priced};
 use crate::credits::Credits;
 use crate::error::{Answer, GatewayError, OverBudget};
 use crate::ids::{BudgetId, HoldId, OrgId};
@@ -54,8 +54,9 @@ impl Stage for Reserve {
         }
         match reserved? {
             Reserved::Answered(answer) => Ok(answer),
-            Reserved::Granted(guard, permit, _reserving) => {
-                below.take(call.advance(|priced| Held::new(priced, guard, permit))).await
+            Reserved::Granted(guard, permit, caller) => {
+                let caller = caller.map(|caller| caller as Box<dyn Attended>);
+                below.take(call.advance(|priced| Held::new(priced, guard, permit, caller))).await
             }
             Reserved::Attached(reference) | Reserved::Unanswered(reference) => {
                 Err(GatewayError::OutcomeUnknown { reference }.into())
@@ -66,7 +67,8 @@ impl Stage for Reserve {
 
 /// The result of a reservation that was not refused.
 enum Reserved {
-    Granted(HoldGuard, Permit, Option<Box<Reserving>>),
+    /// With its caller, if no idempotency key finds the create again.
+    Granted(HoldGuard, Permit, Option<Box<Attendance>>),
     /// The create repeats an earlier one, and gets the stored answer.
     Answered(Answer),
     /// The create repeats this one, whose caller has gone before the answer.
@@ -93,13 +95,13 @@ impl Reserve {
         // Another create can take the idempotency key after our look-up, and free it before we look up its claim.
         for _ in 0..3 {
             let new = self.new_hold(priced, &permit, looks);
-            let reserving = || Box::new(self.unanswered.reserving(new.hold, &context.connection));
-            let reserving = create.idempotency_key.is_none().then(reserving);
             let required = new.amount;
             match self.ledger.reserve(new).await? {
                 Verdict::Granted(guard) => {
                     notes.add(|notes| notes.hold = Some(guard.id()));
-                    return Ok(Reserved::Granted(guard, permit, reserving));
+                    let attend = || Box::new(self.unanswered.attend(org, guard.id(), &context.connection));
+                    let caller = create.idempotency_key.is_none().then(attend);
+                    return Ok(Reserved::Granted(guard, permit, caller));
                 }
                 Verdict::Insufficient { available } => {
                     return Err(GatewayError::InsufficientCredits { required, available });
@@ -218,10 +220,11 @@ impl Reserve {
                         continue;
                     }
                 }
-                Reserved::Granted(ref guard, ..) if may_have_gone(create, context) => {
-                    let Some(other) = self.overtaking(guard.id(), create, context).await? else {
-                        return Ok(reserved);
-                    };
+                Reserved::Granted(ref guard, _, ref mut caller) if may_have_gone(create, context) => {
+                    let other = self.give_way(guard.id(), create, context).await?;
+                    // It is noted, or the create is given up.
+                    caller.iter_mut().for_each(|caller| caller.is_over());
+                    let Some(other) = other else { return Ok(reserved) };
                     reserved = Reserved::Attached(other);
                     continue;
                 }
@@ -265,18 +268,19 @@ impl Reserve {
         self.ledger.turn_of(org).await?.in_doubt(org, user, create.fingerprint).await
     }
 
-    /// The repetition of a create whose caller may have gone, that was granted or answered while this one had not had its turn. Looked up
-    /// after the grant, because no like create is granted any more without a look at this one. Two that find each other are both
-    /// released, and reserve again.
-    async fn overtaking(
+    /// The repetition of a create whose caller may have gone, that was granted or answered while this one had not had its turn; nothing:
+    /// it is noted that the caller has gone. After the grant, because no like create is granted any more without a look at this one. Two
+    /// that find each other are both released, and reserve again.
+    async fn give_way(
         &self,
         own: HoldId,
         create: &NewCreate,
         context: &Context,
     ) -> Result<Option<HoldId>, StoreError> {
         let (org, user) = (create.principal.org, create.principal.user);
-        let ago = self.unanswered.clock.since(context.arrived);
-        self.ledger.turn_of(org).await?.overtaking(own, org, user, create.fingerprint, ago).await
+        let sent = context.connection.waits_since().unwrap_or(context.arrived).min(context.arrived);
+        let turn = self.ledger.turn_of(org).await?;
+        turn.give_way(own, org, user, create.fingerprint, self.unanswered.clock.since(sent)).await
     }
 
     /// The earlier create with the same body that is unanswered although its caller has gone.

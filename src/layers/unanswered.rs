@@ -5,7 +5,8 @@
 //! That a caller has gone is noted in the database, where every gateway's reservations look. A repetition can be faster than the
 //! note, and a gateway that is killed leaves none. So a reservation that meets an unanswered create, whose caller is not here, first
 //! asks that caller's gateway for a sign of life: it answers when its notes are written, or its lease lapses and the create becomes a
-//! doubt.
+//! doubt. A create whose caller has gone before it is granted is noted under the balance row, where its repetition looks again, unless
+//! that was faster: then it gives way.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::replay::again;
 use crate::bulk::Bulk;
-use crate::call::Peer;
+use crate::call::{Attended, Peer};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError};
 use crate::ids::{GatewayId, HoldId, OrgId, UserId};
@@ -78,8 +79,6 @@ pub struct InHand(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Creates without a key that are being reserved: other gateways may see them already.
-    reserving: HashMap<HoldId, Peer>,
     /// Creates without a key whose callers wait here.
     attended: HashMap<HoldId, (OrgId, Peer)>,
     /// Notes that are to be written.
@@ -101,20 +100,6 @@ struct GoneNote {
     left: Instant,
 }
 
-/// A create without an idempotency key that is being reserved.
-#[derive(Debug)]
-#[must_use = "it is no longer being reserved when this is dropped"]
-pub struct Reserving {
-    creates: Arc<Unanswered>,
-    hold: HoldId,
-}
-
-impl Drop for Reserving {
-    fn drop(&mut self) {
-        self.creates.entries().reserving.remove(&self.hold);
-    }
-}
-
 /// The caller of a create, while it waits for its answer. Dropped before the answer, it notes that the caller has gone.
 #[derive(Debug)]
 #[must_use = "the caller has gone when this is dropped"]
@@ -126,19 +111,28 @@ pub struct Attendance {
 }
 
 impl Attendance {
-    /// Notes that the caller has gone, or may have.
-    pub fn leaves(&mut self) {
+    /// Nothing is to be noted any more: the create is given up, or it is noted already that its caller has gone.
+    pub fn is_over(&mut self) {
         if std::mem::take(&mut self.present) {
             self.creates.entries().attended.remove(&self.hold);
-            self.creates.note(self.org, self.hold);
+        }
+    }
+}
+
+impl Attended for Attendance {
+    fn leaves(&mut self) {
+        if std::mem::take(&mut self.present) {
+            self.creates.leave(self.org, self.hold);
         }
     }
 
-    /// The caller gets its answer now.
-    pub fn got_answer(mut self) {
-        if std::mem::take(&mut self.present) {
-            self.creates.entries().attended.remove(&self.hold);
+    fn got_answer(mut self: Box<Self>) {
+        let caller = self.creates.entries().attended.get(&self.hold).map(|(_, caller)| caller.clone());
+        // Perhaps the server has not been told yet that it has closed its connection.
+        if caller.is_some_and(|caller| caller.is_half_closed()) {
+            self.leaves();
         }
+        self.is_over();
     }
 }
 
@@ -153,18 +147,9 @@ impl Unanswered {
         self.book.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new create without an idempotency key, before it is reserved. Kept until the create is attended, or refused.
-    pub fn reserving(self: &Arc<Self>, hold: HoldId, caller: &Peer) -> Reserving {
-        self.entries().reserving.insert(hold, caller.clone());
-        Reserving { creates: self.clone(), hold }
-    }
-
     /// The caller of a new create without an idempotency key, which waits from now on.
     pub fn attend(self: &Arc<Self>, org: OrgId, hold: HoldId, caller: &Peer) -> Attendance {
-        let mut entries = self.entries();
-        entries.attended.insert(hold, (org, caller.clone()));
-        entries.reserving.remove(&hold);
-        drop(entries);
+        self.entries().attended.insert(hold, (org, caller.clone()));
         Attendance { creates: self.clone(), org, hold, present: true }
     }
 
@@ -239,24 +224,16 @@ impl Unanswered {
 
     /// Has notes written of all callers that have closed their connections, also where the server has not been told of that.
     fn note_closed(self: &Arc<Self>) {
-        let mut entries = self.entries();
-        let closed = entries.attended.extract_if(|_, (_, caller)| caller.is_half_closed());
-        let closed = Vec::from_iter(closed.map(|(hold, (org, _))| (org, hold)));
+        let entries = self.entries();
+        let callers = Vec::from_iter(
+            entries.attended.iter().map(|(hold, (org, caller))| (*org, *hold, caller.clone())),
+        );
         drop(entries);
-        for (org, hold) in closed {
-            self.note(org, hold);
-        }
-    }
-
-    /// Waits for the creates that are being reserved though their callers have closed their connections: such a one can be noted when it
-    /// is granted. Those that come meanwhile are not waited for, or a stream of them would keep everybody waiting.
-    async fn closed_are_reserved(&self) {
-        let closed = |(hold, caller): (&HoldId, &Peer)| caller.is_half_closed().then_some(*hold);
-        let mut closed = Vec::from_iter(self.entries().reserving.iter().filter_map(closed));
-        while !closed.is_empty() {
-            tokio::time::sleep(SEEN_WITHIN).await;
-            let entries = self.entries();
-            closed.retain(|hold| entries.reserving.contains_key(hold));
+        // The system is asked about each: not while others wait for the entries.
+        for (org, hold, caller) in callers {
+            if caller.is_half_closed() {
+                self.leave(org, hold);
+            }
         }
     }
 
@@ -265,7 +242,6 @@ impl Unanswered {
         let gateway = self.ledger.gateway();
         let Some(asked) = self.database.asked_for_life(gateway).await? else { return Ok(()) };
         tokio::time::sleep(SEEN_WITHIN).await;
-        self.closed_are_reserved().await;
         self.note_closed();
         let begun = self.entries().begun;
         while self.entries().done < begun {
@@ -274,11 +250,15 @@ impl Unanswered {
         self.database.show_life(gateway, asked).await
     }
 
-    /// Has a note written by the task that writes notes, which is started if there is none.
-    fn note(self: &Arc<Self>, org: OrgId, hold: HoldId) {
+    /// Notes that the caller of a create has gone, if it was there: by the task that writes notes, which is started if there is none.
+    fn leave(self: &Arc<Self>, org: OrgId, hold: HoldId) {
+        let mut entries = self.entries();
+        // Both at once: in between, a sign of life would say that all who have left are noted.
+        if entries.attended.remove(&hold).is_none() {
+            return;
+        }
         // Without a runtime the process ends, and with it the create: it becomes a doubt.
         let Ok(runtime) = Handle::try_current() else { return };
-        let mut entries = self.entries();
         if entries.notes.len() >= MOST_NOTES {
             tracing::error!(%org, %hold, "too many callers have gone at once: that this one has is not noted, and its repetition would be a second purchase");
             return;

@@ -146,8 +146,7 @@ begin
         from left_of_windows(p_orgs, v_plan.pos, v_plan.level, v_plan.subject_id, v_plan.period, v_plan.starts_at,
                              v_plan.cap, v_plan.thresholds, false) present;
     end if;
-    -- Before any refusal: the earlier create may hold the last credits. One whose caller has gone was there before this item was sent,
-    -- and need not be looked for under the lock.
+    -- Before any refusal: the earlier create may hold the last credits.
     if v_looks and not p_resend then
         for v_row in
             select known.place, known.earlier, known.gone
@@ -292,6 +291,20 @@ begin
         loop
             if verdict[v_row.ord] is null then
                 verdict[v_row.ord] := 'in_doubt'; reference[v_row.ord] := v_row.hold_id;
+            end if;
+        end loop;
+    end if;
+
+    -- What gives way to nobody (give_way) has noted under the balance row that its caller has gone.
+    if v_looks and not p_resend and true = any(p_guard) then
+        for v_row in
+            select known.place, known.earlier
+            from repeated_creates(p_orgs, p_pos, p_hold, p_user, p_fingerprint,
+                                  array(select coalesce(guarded.guard, false)
+                                        from unnest(p_guard) with ordinality guarded(guard, ord) order by guarded.ord), v_now) known
+        loop
+            if verdict[v_row.place] is null then
+                verdict[v_row.place] := 'attach'; reference[v_row.place] := v_row.earlier;
             end if;
         end loop;
     end if;

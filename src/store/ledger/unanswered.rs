@@ -18,9 +18,6 @@ const KEPT_MINUTES: i32 = 60;
 /// The most notes that one statement deletes.
 const SOME: i64 = 5000;
 
-/// The most creates of a user that are looked at for one that has overtaken another.
-const NEWEST: i64 = 200;
-
 /// A question to a gateway whether it lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
@@ -110,10 +107,9 @@ impl Database {
         Ok(hold.map(HoldId::from_uuid))
     }
 
-    /// The create of this user with this body, and without an idempotency key, that came before the create `own` was granted: one that
-    /// the vendor has accepted in this last time, or one that has no answer yet. Of the former, only the newest creates of the user are
-    /// looked at.
-    pub async fn overtaking(
+    /// What the create `own` gives way to, which has its hold and whose caller may have gone: another one of this user with this body,
+    /// which the vendor has accepted in this last time, or which has no answer yet. `None`: it is noted that the caller has gone.
+    pub async fn give_way(
         &self,
         own: HoldId,
         org: OrgId,
@@ -121,29 +117,16 @@ impl Database {
         body: Fingerprint,
         ago: Duration,
     ) -> Result<Option<HoldId>, StoreError> {
-        let hold: Option<Uuid> = sqlx::query_scalar(
-            "(select own.hold_id from (select h.org_id, h.hold_id, h.fingerprint, h.idem_key, h.recorded_at from hold h \
-                 where h.org_id = $1 and h.user_id = $2 order by h.hold_id desc limit $3) own \
-             left join lateral (select o.recorded_at from open_task o \
-                 where o.org_id = own.org_id and o.hold_id = own.hold_id limit 1) open on true \
-             where own.fingerprint = $4 and own.idem_key is null \
-               and coalesce(open.recorded_at, own.recorded_at) > clock_timestamp() - make_interval(secs => $5) \
-             order by own.hold_id limit 1) \
-             union all \
-             (select same.hold_id from (select o.hold_id from open_task o \
-                 where o.org_id = $1 and o.unanswered = $4 and o.hold_id <> $6 offset 0) same \
-              cross join lateral maker_of($1, same.hold_id) maker where maker.user_id = $2 limit 1) \
-             limit 1",
-        )
-        .bind(org.as_uuid())
-        .bind(user.as_uuid())
-        .bind(NEWEST)
-        .bind(body.as_bytes())
-        .bind(ago.as_secs_f64())
-        .bind(own.as_uuid())
-        .fetch_optional(self.pool())
-        .await?;
-        Ok(hold.map(HoldId::from_uuid))
+        let other: Option<Uuid> =
+            sqlx::query_scalar("select other from give_way($1, $2, $3, $4, make_interval(secs => $5))")
+                .bind(org.as_uuid())
+                .bind(user.as_uuid())
+                .bind(body.as_bytes())
+                .bind(own.as_uuid())
+                .bind(ago.as_secs_f64())
+                .fetch_one(self.pool())
+                .await?;
+        Ok(other.map(HoldId::from_uuid))
     }
 
     /// The creates of this user with this body that are unanswered, and the gateways that their callers were connected to.

@@ -307,6 +307,31 @@ async fn a_create_whose_repetition_is_answered_before_it_has_its_turn_buys_nothi
     two.ends().await;
 }
 
+/// The same, but it waited before anything of it was read, as one does for which there is no place at first.
+#[tokio::test]
+async fn a_create_whose_connection_was_there_before_its_repetition_was_answered_buys_nothing() {
+    let two = Two::with(TestGateway::builder().task_time(ENDLESS).start().await).await;
+    let gateway = &two.first;
+    let (key, text) = (&gateway.caller.text, body("x").to_string());
+    let connections = "tollgate_connections{listener=\"data\",of=\"all\"} ";
+    let open = async || {
+        let metrics = two.metrics().await;
+        let found = metrics.lines().find_map(|line| line.strip_prefix(connections)?.parse::<u32>().ok());
+        found.unwrap_or_default()
+    };
+    let before = open().await;
+    let there = two.there.strip_prefix("http://").unwrap();
+    let mut overtaken = RawClient::connect(there.parse().unwrap()).await;
+    until("it is accepted", async || open().await == before + 1).await;
+    let bought = gateway.create(&body("x")).await;
+    let head = format!("POST /api/generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n");
+    overtaken.write(format!("{head}content-length: {}\r\n\r\n{text}", text.len()).as_bytes()).await;
+    overtaken.half_close().await;
+    assert_attached(&overtaken.read().await, &bought.task_id());
+    assert_eq!(gateway.upstream_creates().await, (1, 1));
+    two.ends().await;
+}
+
 /// A second attempt knows that the first has ended, and reserves without another look; before its turn its caller gives up, too, and
 /// the third attempt is granted.
 #[tokio::test]
