@@ -3,12 +3,14 @@
 mod stream;
 
 use std::sync::Arc;
+use std::thread;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use tokio::sync::oneshot;
 
 pub use self::stream::{Slices, Streaming};
 
@@ -19,8 +21,12 @@ use crate::shares::{Share, Shares, TooManyWait};
 /// Work on more bytes than this is not done on the threads that serve requests.
 pub const SMALL: usize = 64 << 10;
 
-/// How many of the threads for blocking work may work on large bodies and answers at a time.
+/// How many threads work on large bodies and answers.
 const WORKERS: usize = 2;
+
+/// How nice these threads are to others, where the processor is short: they get about a tenth of what a thread that serves requests
+/// gets. Who sends megabytes waits longer for them, and nobody else does.
+const NICENESS: i32 = 10;
 
 /// How many answers of the vendor may wait until there is room for them.
 const ANSWERS_WAITING: usize = 4_096;
@@ -64,6 +70,15 @@ impl Bulk {
         }
         let share = self.budget.take(payer, body.len())?;
         Some(counted(body, share))
+    }
+
+    /// The same for an answer that was made in this room: it keeps what it needs of it, and does not queue for it once more.
+    pub fn answer_in(&self, room: Room, payer: Payer, body: Bytes) -> Option<Bytes> {
+        if body.len() <= SMALL || room.share.is_none() {
+            return self.answer(payer, body);
+        }
+        let room = room.reduced(body.len());
+        Some(counted(body, room))
     }
 
     /// The same for an answer of a page or of the management API. A body that is made while it is sent has no length yet and is
@@ -131,7 +146,17 @@ pub fn counted(bytes: impl AsRef<[u8]> + Send + 'static, room: impl Into<Room>) 
 /// A share that something keeps for as long as it is there; none: it is small. It makes no difference to what keeps it.
 #[derive(Debug, Clone, Default)]
 pub struct Room {
-    _share: Option<Arc<ByteShare>>,
+    share: Option<Arc<ByteShare>>,
+}
+
+impl Room {
+    /// The same for fewer bytes, unless something else keeps it too.
+    fn reduced(mut self, bytes: usize) -> Self {
+        if let Some(share) = self.share.as_mut().and_then(Arc::get_mut) {
+            share.shrink(bytes);
+        }
+        self
+    }
 }
 
 impl From<ByteShare> for Room {
@@ -142,7 +167,7 @@ impl From<ByteShare> for Room {
 
 impl From<Option<ByteShare>> for Room {
     fn from(share: Option<ByteShare>) -> Self {
-        Self { _share: share.map(Arc::new) }
+        Self { share: share.map(Arc::new) }
     }
 }
 
@@ -165,6 +190,8 @@ pub enum NotWorked {
     TooManyWait(#[from] TooManyWait),
     #[error("work on a large body panicked")]
     Panicked,
+    #[error("there is no thread for work on large bodies")]
+    NoThread,
 }
 
 impl Default for BulkWorkers {
@@ -185,12 +212,18 @@ impl BulkWorkers {
             return Ok(work());
         }
         let place = self.0.wait(payer, 1).await?;
-        let worked = tokio::task::spawn_blocking(move || {
-            let done = work();
+        let (sender, done) = oneshot::channel();
+        // A thread of its own: its memory is given back when it ends, and on Linux how nice it is, is its own as well. Without that
+        // the work is done all the same.
+        let thread = thread::Builder::new().name("bulk".into()).spawn(move || {
+            let _ = rustix::process::nice(NICENESS);
+            let result = work();
             drop(place);
-            done
+            drop(sender.send(result));
         });
-        worked.await.map_err(|_| NotWorked::Panicked)
+        thread.map_err(|_| NotWorked::NoThread)?;
+        // Its end without a result is a panic.
+        done.await.map_err(|_| NotWorked::Panicked)
     }
 }
 
@@ -222,5 +255,29 @@ mod tests {
         assert!(streamed.is_some() && bulk.budget.taken() == 300 << 10);
         drop(large);
         assert_eq!(bulk.budget.taken(), 0);
+    }
+
+    #[test]
+    fn an_answer_keeps_what_it_needs_of_the_room_that_it_was_made_in() {
+        let bulk = Bulk::new(1 << 20);
+        let room: Room = bulk.budget.take(Payer::Operators, 500 << 10).into();
+        let answer = bulk.answer_in(room, Payer::Operators, vec![b'x'; 300 << 10].into());
+        // There would be no room for it once more.
+        assert!(answer.is_some() && bulk.budget.taken() == 300 << 10);
+        let another = bulk.answer_in(Room::default(), Payer::Operators, vec![b'x'; 600 << 10].into());
+        assert!(another.is_none());
+        drop(answer);
+        assert_eq!(bulk.budget.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_bulk_thread_is_its_own() {
+        let workers = BulkWorkers::default();
+        for _ in 0..2 * WORKERS {
+            let panicked = workers.run(Payer::Operators, SMALL + 1, || panic!("a test")).await;
+            assert!(matches!(panicked, Err::<(), _>(NotWorked::Panicked)));
+        }
+        assert_eq!(workers.run(Payer::Operators, SMALL + 1, || 7).await.unwrap(), 7);
+        assert_eq!(workers.0.taken(), 0);
     }
 }

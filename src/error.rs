@@ -195,7 +195,7 @@ impl From<NotWorked> for GatewayError {
     fn from(error: NotWorked) -> Self {
         match error {
             NotWorked::TooManyWait(_) => Self::NoRoom,
-            NotWorked::Panicked => Self::Internal("work on a large body panicked".into()),
+            NotWorked::Panicked | NotWorked::NoThread => Self::Internal(error.to_string().into()),
         }
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::bulk::{Bulk, Payer};
+use crate::bulk::{Bulk, Payer, Room};
 use crate::call::{Admitted, Call, Endpoint};
 use crate::clock::Clock;
 use crate::error::{Answer, GatewayError, json_answer};
@@ -74,6 +74,12 @@ impl<C: Below<Admitted>> Below<Admitted> for Dispatch<C> {
 }
 
 impl Handlers {
+    /// A success with this body, which was made in this room.
+    fn success_in(&self, room: Room, org: OrgId, body: Bytes) -> Result<Answer, GatewayError> {
+        let body = self.bulk.answer_in(room, Payer::Org(org), body).ok_or(GatewayError::NoRoom)?;
+        Ok(json_answer(StatusCode::OK, body))
+    }
+
     /// A success with this body.
     fn success(&self, org: OrgId, body: impl Into<Bytes>) -> Result<Answer, GatewayError> {
         let body = self.bulk.answer(Payer::Org(org), body.into()).ok_or(GatewayError::NoRoom)?;

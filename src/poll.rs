@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub use self::budget::PollBudget;
 use self::flight::{Asking, Flight};
 use self::record::{FORGOTTEN, TOO_OLD};
-pub use self::view::View;
+pub use self::view::{ShownView, View};
 pub(crate) use self::view::{created, shown_credits, shown_status, word};
 use self::views::Views;
 use crate::bulk::{Bulk, Room};
@@ -118,32 +118,30 @@ impl Poller {
         self.ledger.turn_of(org).await?.task_by_hold(org, hold).await
     }
 
-    /// The state of a task of `org`, and how long the caller waited for the vendor. An old state is asked for at the vendor
-    /// if the budget allows. Nothing if `org` has no such task.
-    pub async fn view(
-        self: &Arc<Self>,
-        org: OrgId,
-        id: &str,
-    ) -> Result<Option<(Arc<View>, Duration)>, StoreError> {
+    /// The state of a task of `org`. An old state is asked for at the vendor if the budget allows. Nothing if `org` has no such task.
+    pub async fn view(self: &Arc<Self>, org: OrgId, id: &str) -> Result<Option<ShownView>, StoreError> {
+        let at_once = |view| ShownView { view, waited: Duration::ZERO, room: Room::default() };
         let cached = self.views.get(org, id);
         count_lookup(cached.is_some());
         let known = match cached {
-            Some(view) if self.is_fresh(&view) => return Ok(Some((view, Duration::ZERO))),
+            Some(view) if self.is_fresh(&view) => return Ok(Some(at_once(view))),
             Some(view) => view,
             None => match self.load(org, id).await? {
-                Some(view) if self.is_fresh(&view) => return Ok(Some((view, Duration::ZERO))),
-                Some(view) => view,
+                Some((view, room)) if self.is_fresh(&view) => {
+                    return Ok(Some(ShownView { room, ..at_once(view) }));
+                }
+                Some((view, _)) => view,
                 None => return Ok(None),
             },
         };
         // The last known state can be answered at any time, so a caller never waits longer than `wait`.
         let begun = self.clock.now();
         let Some((flight, asking)) = self.refresh(&known, false) else {
-            return Ok(Some((known, Duration::ZERO)));
+            return Ok(Some(at_once(known)));
         };
         let refreshed = tokio::time::timeout(self.wait, flight).await;
         let waited = asking.within(begun, self.clock.now());
-        Ok(Some((refreshed.ok().flatten().unwrap_or(known), waited)))
+        Ok(Some(ShownView { waited, ..at_once(refreshed.ok().flatten().unwrap_or(known)) }))
     }
 
     fn is_fresh(&self, view: &View) -> bool {
@@ -163,14 +161,14 @@ impl Poller {
         }
     }
 
-    async fn load(&self, org: OrgId, id: &str) -> Result<Option<Arc<View>>, StoreError> {
+    async fn load(&self, org: OrgId, id: &str) -> Result<Option<(Arc<View>, Room)>, StoreError> {
         let Some(task) = self.find(org, id).await? else { return Ok(None) };
         // Another call may have polled the vendor while we read the ledger.
         if let Some(view) = self.cached(&task).filter(|view| view.tells_of(&task)) {
-            return Ok(Some(self.keep(view)));
+            return Ok(Some((self.keep(view), Room::default())));
         }
-        let (task, _room) = self.whole(task).await?;
-        Ok(Some(self.remember(task, None, None)))
+        let (task, room) = self.whole(task).await?;
+        Ok(Some((self.remember(task, None, None), room)))
     }
 
     /// `task` with its data, also if that is long, and room for it.

@@ -44,9 +44,10 @@ pub struct Server {
     /// Whether the organisations' own part of the management API, `/admin/v1`, is served on this listener too: what members and
     /// admins of an organisation may call, and nothing that is for operators alone.
     pub tenant_api: bool,
-    /// The most connections at a time. Connections without valid credentials get a quarter of all, of which one network (an IPv4
-    /// address, or the /64 of an IPv6 address) gets half of those that are free; of the others an organisation or an operator
-    /// gets half of those that are free. Trusted proxies get what is free; each request that they send over HTTP/1.1 counts as a
+    /// The most connections at a time. Connections without valid credentials get a quarter of all, and another quarter where valid
+    /// credentials came from their network within a day; a network (an IPv4 address, or the /64 of an IPv6 address), or there the
+    /// organisation or operator that they were, gets half of those that are free. Of the others an organisation or an operator gets
+    /// half of those that are free. Trusted proxies get what is free; each request that they send over HTTP/1.1 counts as a
     /// connection of its caller.
     #[schemars(range(min = 16, max = 100_000))]
     pub max_connections: usize,

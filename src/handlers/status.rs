@@ -6,6 +6,7 @@ use super::Handlers;
 use crate::call::{Admitted, Call};
 use crate::error::{Answer, GatewayError};
 use crate::order::TaskData;
+use crate::poll::ShownView;
 use crate::wire::Success;
 
 /// Show the state of a task
@@ -32,13 +33,13 @@ pub(super) async fn status(handlers: &Handlers, call: Call<Admitted>) -> Result<
     if id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(GatewayError::TaskNotFound);
     }
-    let (view, waited) =
+    let ShownView { view, waited, room } =
         handlers.poller.view(call.stage.principal.org, &id).await?.ok_or(GatewayError::TaskNotFound)?;
     call.context.notes.add(|notes| {
         notes.hold = Some(view.task().hold);
         notes.waited += waited;
     });
-    let mut answer = handlers.success(call.stage.principal.org, view.body())?;
+    let mut answer = handlers.success_in(room, call.stage.principal.org, view.body())?;
     // A HEAD request gets no body, so nothing was read.
     if call.context.method != Method::HEAD {
         handlers.poller.has_read(&view);

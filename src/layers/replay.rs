@@ -123,10 +123,10 @@ pub(super) async fn again(
     database: &SharedDatabase<OrgId>,
 ) -> Result<Answer, GatewayError> {
     let of = (task.org, task.hold);
-    let (first, _room) = database.read_text(of, TaskText::First, first, &bulk.budget).await?;
+    let (first, room) = database.read_text(of, TaskText::First, first, &bulk.budget).await?;
     let (payer, bytes) = (Payer::Org(task.org), first.as_ref().map_or(0, |first| first.len()));
     let body = bulk.workers.run(payer, bytes, move || created(task, first)).await?;
-    let body = bulk.answer(payer, body.into()).ok_or(GatewayError::NoRoom)?;
+    let body = bulk.answer_in(room, payer, body.into()).ok_or(GatewayError::NoRoom)?;
     let mut answer = json_answer(StatusCode::OK, body);
     let replayed = (HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
     answer.headers_mut().extend([replayed]);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
+use crate::bulk::Room;
 use crate::clock::Clock;
 use crate::credits::Credits;
 use crate::store::{Late, State, StoredText, Task};
@@ -23,6 +24,16 @@ pub struct View {
     read: Instant,
     /// Whether a caller has read it.
     shown: AtomicBool,
+}
+
+/// A state that a caller is told.
+#[derive(Debug)]
+pub struct ShownView {
+    pub view: Arc<View>,
+    /// How long the caller waited for the vendor.
+    pub waited: Duration,
+    /// The room that the text was read in, if it is long.
+    pub room: Room,
 }
 
 impl View {

@@ -294,9 +294,9 @@ pub(in crate::console) async fn keys(visit: Visit) -> Outcome {
         people: is_admin.then(|| people.items.iter().map(choice).collect()),
         policy,
         is_admin,
-        next: found.next_cursor.map(|cursor| {
-            format!("{}?cursor={cursor}{}", visit.link("/keys"), query.passed_on(&["user"]))
-        }),
+        next: found
+            .next_cursor
+            .map(|cursor| format!("{}?cursor={cursor}{}", visit.link("/keys"), query.passed_on(&["user"]))),
         of_user: of_user.and(meant.as_ref()).map(|meant| Name(meant.name.clone())),
         shell,
     };

@@ -211,8 +211,11 @@ async fn what_the_vendor_repeats_is_written_once() {
     let goes_on = json!({"kind": "status_word", "value": "IN_PROGRESS"});
     let street = Street::on_its_own_server().await.vendor_does("status", goes_on).await;
     let before = street.written().await;
-    street.stands("tasks whose status repeats an image", tasks, attack).await;
+    let name = "tasks whose status repeats an image";
+    let at_first = street.withstands(name, tasks, attack).await;
+    // Until then the vendor goes on, and the gateway asks it.
     street.until_ended().await;
+    street.gives_back(name, at_first).await;
     let after = street.written().await;
     let (log, table) = (after.0 - before.0, after.1 - before.1);
     let once = i64::try_from(tasks * bytes).unwrap();
