@@ -164,6 +164,12 @@ impl<K: Owner> Shares<K> {
         self.state().by_owner.get(&owner).copied().unwrap_or_default()
     }
 
+    /// The owners that have a share now, and may not have one more.
+    pub fn full(&self) -> Vec<K> {
+        let state = self.state();
+        state.by_owner.keys().copied().filter(|owner| !self.fits(&state, *owner, 1)).collect()
+    }
+
     fn fits(&self, state: &Holdings<K>, owner: K, amount: usize) -> bool {
         let own = state.by_owner.get(&owner).copied().unwrap_or_default();
         own.saturating_add(amount) <= self.total.saturating_sub(state.taken)

@@ -9,7 +9,9 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::jobs::{Job, JobError, Next};
+use crate::ids::OrgId;
 use crate::poll::Poller;
+use crate::shares::Shares;
 use crate::store::Database;
 use crate::telemetry::{Span, Tracing};
 
@@ -34,6 +36,8 @@ pub(super) struct Finisher {
     pace: FinishPace,
     /// As many slots as polls may run concurrently. A poll that only waits for the ledger has given its slot back.
     slots: Arc<Semaphore>,
+    /// Who has the slots: an organisation that has as many as are free gets no more.
+    polled: Arc<Shares<OrgId>>,
     /// The database is asked for due tasks only when at least this many slots are free.
     some: u32,
 }
@@ -49,7 +53,8 @@ impl Finisher {
     ) -> Self {
         let slots = Arc::new(Semaphore::new(pace.concurrency));
         let some = u32::try_from(pace.concurrency.div_ceil(4)).unwrap_or(u32::MAX);
-        Self { backend, poller, database, tasks, tracing, pace, slots, some }
+        let polled = Shares::new(pace.concurrency, metrics::Gauge::noop());
+        Self { backend, poller, database, tasks, tracing, pace, slots, polled, some }
     }
 
     pub(super) fn job(self, deadline: Duration) -> Job {
@@ -60,17 +65,20 @@ impl Finisher {
 
     async fn claim(self: Arc<Self>) -> Result<Next, JobError> {
         if self.slots.available_permits() < self.some as usize {
-            return Ok(self.when_there_is_room());
+            return Ok(self.when_are_free(self.some, None));
         }
         let limit = self.limit();
         if limit == 0 {
             return Ok(Next::Interval);
         }
         let most = u32::try_from(limit).unwrap_or(u32::MAX);
-        let due = self.database.claim_due(&self.backend, most, self.pace.interval).await?;
+        let full = self.polled.full();
+        let due = self.database.claim_due(&self.backend, most, self.pace.interval, &full).await?;
         let more = due.len() >= limit;
         for task in due {
             let Ok(slot) = self.slots.clone().acquire_owned().await else { break };
+            // Also where it is more than half, once: the task is claimed.
+            let slot = (slot, self.polled.take_freely(task.org, 1));
             let poller = self.poller.clone();
             self.tasks.spawn(self.tracing.own_work().around(async move {
                 let mut span = Span::of_own_work("reconcile");
@@ -78,22 +86,40 @@ impl Finisher {
                 span.around(poller.poll(task, slot)).await;
             }));
         }
-        Ok(if more { self.when_there_is_room() } else { Next::Interval })
+        Ok(match (more, full.is_empty()) {
+            (true, _) => self.when_are_free(self.some, None),
+            // Those that were left out may have their turn when polls have ended, and others may be due at the next tick.
+            (false, false) => {
+                self.when_are_free(self.free().saturating_add(self.some.div_ceil(2)), Some(self.pace.tick))
+            }
+            (false, true) => Next::Interval,
+        })
     }
 
-    fn when_there_is_room(&self) -> Next {
-        let (slots, some) = (self.slots.clone(), self.some);
-        Next::Ready(async move { drop(slots.acquire_many(some).await) }.boxed())
+    fn free(&self) -> u32 {
+        u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX)
+    }
+
+    /// The next claim when so many slots are free, or after this time.
+    fn when_are_free(&self, some: u32, most: Option<Duration>) -> Next {
+        let all = u32::try_from(self.pace.concurrency).unwrap_or(u32::MAX);
+        let (slots, some) = (self.slots.clone(), some.min(all));
+        let free = async move { drop(slots.acquire_many(some).await) };
+        Next::Ready(match most {
+            Some(most) => async move { drop(tokio::time::timeout(most, free).await) }.boxed(),
+            None => free.boxed(),
+        })
     }
 
     /// How many tasks to claim. A claimed task waits in its slot for the poll budget. So no more tasks are claimed than
-    /// can be polled within a tick, and not so many that a claim expires before its task is polled.
+    /// can be polled within a tick, and not so many that a claim expires before its task is polled. All of them may be one
+    /// organisation's: the slots that are free then are for others.
     fn limit(&self) -> usize {
         let share = f64::from(self.poller.budget().share());
         let per_tick = (share * self.pace.tick.as_secs_f64()).ceil() as usize;
         let in_time = (share * self.pace.interval.as_secs_f64()).max(1.0) as usize;
         let free = self.slots.available_permits();
         let waiting = self.pace.concurrency.saturating_sub(free);
-        per_tick.min(free).min(in_time.saturating_sub(waiting))
+        per_tick.min(free.div_ceil(2)).min(in_time.saturating_sub(waiting))
     }
 }

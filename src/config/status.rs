@@ -48,7 +48,7 @@ impl Default for Reconciler {
     fn default() -> Self {
         Self {
             polls_per_second: 50,
-            concurrency: 32,
+            concurrency: 48,
             interval_ms: 5_000,
             tick_ms: 500,
             max_task_age_hours: 24,

@@ -72,12 +72,13 @@ impl Database {
     /// and jittered); the next poll of a task in doubt is moved far away.
     ///
     /// Organisations take turns: the first due task of each, then the second of each, so that nobody waits for the
-    /// backlog of another.
+    /// backlog of another. None of those in `but` has a turn.
     pub async fn claim_due(
         &self,
         backend: &str,
         limit: u32,
         again_in: Duration,
+        but: &[OrgId],
     ) -> Result<Vec<Task>, StoreError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "with recursive reopened (org_id) as ( \
@@ -88,12 +89,12 @@ impl Database {
              ), again as ( \
                  select r.org_id from reopened r cross join lateral ( \
                      select o.due_at from open_task o where o.org_id = r.org_id and o.backend = $3 and o.due_at <= now() \
-                     and o.reopened order by o.due_at limit 1) first order by first.due_at limit $1 \
+                     and o.reopened order by o.due_at limit 1) first where r.org_id <> all ($4) order by first.due_at limit $1 \
              ), waiting as ( \
                  select b.org_id from org_balance b cross join lateral ( \
                      select o.due_at from open_task o where o.org_id = b.org_id and o.backend = $3 and o.due_at <= now() \
                      and o.upstream_task is not null and not o.reopened order by o.due_at limit 1) first \
-                 where b.open_tasks > 0 or b.in_doubt > 0 order by first.due_at limit $1 \
+                 where (b.open_tasks > 0 or b.in_doubt > 0) and b.org_id <> all ($4) order by first.due_at limit $1 \
              ), turns as ( \
                  select d.org_id, d.hold_id, d.due_at, d.turn from waiting w cross join lateral ( \
                      select o.org_id, o.hold_id, o.due_at, row_number() over (order by o.due_at rows unbounded preceding) as turn \
@@ -114,6 +115,7 @@ impl Database {
         .bind(i64::from(limit))
         .bind(i64::try_from(again_in.as_millis()).unwrap_or(i64::MAX))
         .bind(backend)
+        .bind(but.iter().map(|org| org.as_uuid()).collect::<Vec<_>>())
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(task).collect()

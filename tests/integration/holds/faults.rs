@@ -153,14 +153,14 @@ async fn a_task_that_runs_and_is_due_is_claimed_by_one_gateway() {
         let poll_in = if due { Duration::ZERO } else { HOUR };
         guard.step(Step::Run { task, raw, poll_in }).await.unwrap();
     }
-    let claims = (0..4).map(|_| db.database().claim_due("kling-3.0", 3, HOUR));
+    let claims = (0..4).map(|_| db.database().claim_due("kling-3.0", 3, HOUR, &[]));
     let claimed: Vec<_> = futures_util::future::try_join_all(claims).await.unwrap().concat();
     let mut holds: Vec<_> = claimed.iter().map(|task| task.hold).collect();
     holds.sort();
     holds.dedup();
     assert_eq!((claimed.len(), holds.len()), (4, 4));
     assert!(
-        db.database().claim_due("kling-3.0", 10, HOUR).await.unwrap().is_empty(),
+        db.database().claim_due("kling-3.0", 10, HOUR, &[]).await.unwrap().is_empty(),
         "the next poll is an hour away"
     );
 }

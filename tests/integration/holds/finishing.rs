@@ -32,7 +32,7 @@ async fn make_due(db: &TestDatabase) {
 }
 
 async fn claim(db: &TestDatabase, limit: u32) -> Vec<Task> {
-    db.database().claim_due("kling-3.0", limit, MINUTE).await.unwrap()
+    db.database().claim_due("kling-3.0", limit, MINUTE, &[]).await.unwrap()
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn what_is_done_to_open_tasks_reads_no_others_when_statistics_know_of_none
     let running = counted("accepted", open.split_off(OPEN - SOME), &run).await;
     let doubts = counted("in doubt", open.split_off(OPEN - 2 * SOME), &|_| doubt()).await;
     let claims = rows_read(&db, &["open_task"], async |database| {
-        let claimed = database.claim_due("kling-3.0", 100, HOUR).await.unwrap();
+        let claimed = database.claim_due("kling-3.0", 100, HOUR, &[]).await.unwrap();
         assert_eq!(claimed.len(), SOME);
     });
     assert_few("claimed", claims.await, SOME);
@@ -210,7 +210,7 @@ async fn a_claim_reads_no_more_of_a_backlog_than_it_claims() {
     db.pool().execute("update open_task set due_at = now() - interval '1 hour'").await.unwrap();
     db.pool().execute("vacuum (analyze) open_task").await.unwrap();
     let claims = rows_read(&db, &["open_task"], async |database| {
-        assert_eq!(database.claim_due("kling-3.0", 10, HOUR).await.unwrap().len(), CLAIMED);
+        assert_eq!(database.claim_due("kling-3.0", 10, HOUR, &[]).await.unwrap().len(), CLAIMED);
     });
     assert_few("claimed", claims.await, CLAIMED);
 }

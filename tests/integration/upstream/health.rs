@@ -259,6 +259,45 @@ async fn a_backend_whose_polls_hang_does_not_keep_the_tasks_of_the_other_from_en
     way.await.unwrap();
 }
 
+#[tokio::test]
+async fn an_organisation_whose_polls_hang_does_not_keep_the_tasks_of_another_from_ending() {
+    let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = way.local_addr().unwrap();
+    let gateway = TestGateway::builder()
+        .config(move |config| {
+            config.reconciler.concurrency = 4;
+            second_backend(config, |upstream| {
+                upstream.base_url = format!("http://{address}").parse().unwrap();
+                upstream.status_timeout_ms = NEVER_MS;
+            });
+        })
+        .start()
+        .await;
+    let cut = CancellationToken::new();
+    let way = tokio::spawn(lead(way, gateway.simulator(), cut.clone()));
+    let hang = json!({"on": "status", "match": {"prompt_contains": "loud"}, "fault": {"kind": "hang"}});
+    gateway.script(json!({"rules": [hang]})).await;
+    for _ in 0..6 {
+        create(&gateway, &gateway.caller, &o3("loud")).await.expect(200);
+    }
+    let asked = "select count(*) from open_task where polls > 0";
+    until("its polls hang", async || {
+        sqlx::query_scalar::<_, i64>(asked).fetch_one(gateway.db.pool()).await.unwrap() >= 2
+    })
+    .await;
+    let quiet = gateway.another_org("quiet", 1_000_000).await;
+    create(&gateway, &quiet, &o3("quiet")).await.expect(200);
+    let ended = "select count(*) from hold where org_id = $1 and state = 'SETTLED'";
+    until("a task of another has ended though nobody asks for it", async || {
+        let ended = sqlx::query_scalar::<_, i64>(ended).bind(quiet.org.as_uuid());
+        ended.fetch_one(gateway.db.pool()).await.unwrap() == 1
+    })
+    .await;
+    // A gateway that stops waits for its polls: these would never end.
+    cut.cancel();
+    way.await.unwrap();
+}
+
 /// Leads every connection to `server`, until `cut` is cancelled: then every connection is closed.
 async fn lead(way: tokio::net::TcpListener, server: SocketAddr, cut: CancellationToken) {
     let mut connections = tokio::task::JoinSet::new();
