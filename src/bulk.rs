@@ -26,6 +26,7 @@ const WORKERS: usize = 2;
 
 /// How nice these threads are to others, where the processor is short: they get about a tenth of what a thread that serves requests
 /// gets. Who sends megabytes waits longer for them, and nobody else does.
+#[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
 /// How many answers of the vendor may wait until there is room for them.
@@ -213,9 +214,10 @@ impl BulkWorkers {
         }
         let place = self.0.wait(payer, 1).await?;
         let (sender, done) = oneshot::channel();
-        // A thread of its own: its memory is given back when it ends, and on Linux how nice it is, is its own as well. Without that
-        // the work is done all the same.
+        // A thread of its own: its memory is given back when it ends.
         let thread = thread::Builder::new().name("bulk".into()).spawn(move || {
+            // Elsewhere it would be the whole process that is nice. If it cannot be, the work is done all the same.
+            #[cfg(target_os = "linux")]
             let _ = rustix::process::nice(NICENESS);
             let result = work();
             drop(place);

@@ -44,6 +44,26 @@ struct Waiter<K: Owner> {
     reply: oneshot::Sender<Share<K>>,
 }
 
+/// Who has how much of a quantity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distribution<K> {
+    /// The owners that may not have one more.
+    pub full: Vec<K>,
+    /// What these have together.
+    pub of_full: usize,
+    /// The most that one of the others has.
+    pub most: usize,
+    pub free: usize,
+}
+
+impl<K> Distribution<K> {
+    /// How much may be given away without a look at who gets it: even if it is all one owner's that is not full, that one has no more
+    /// than is free then.
+    pub fn for_anybody(&self) -> usize {
+        self.free.saturating_sub(self.most).div_ceil(2)
+    }
+}
+
 /// A part of the quantity, which is given back when it is dropped.
 #[derive(Debug)]
 #[must_use = "a share that is dropped is given back"]
@@ -164,10 +184,20 @@ impl<K: Owner> Shares<K> {
         self.state().by_owner.get(&owner).copied().unwrap_or_default()
     }
 
-    /// The owners that have a share now, and may not have one more.
-    pub fn full(&self) -> Vec<K> {
+    /// Who has how much now.
+    pub fn distribution(&self) -> Distribution<K> {
         let state = self.state();
-        state.by_owner.keys().copied().filter(|owner| !self.fits(&state, *owner, 1)).collect()
+        let free = self.total.saturating_sub(state.taken);
+        let mut found = Distribution { full: Vec::new(), of_full: 0, most: 0, free };
+        for (owner, taken) in &state.by_owner {
+            if self.fits(&state, *owner, 1) {
+                found.most = found.most.max(*taken);
+            } else {
+                found.full.push(*owner);
+                found.of_full = found.of_full.saturating_add(*taken);
+            }
+        }
+        found
     }
 
     fn fits(&self, state: &Holdings<K>, owner: K, amount: usize) -> bool {
@@ -291,6 +321,23 @@ mod tests {
 
     fn shares(total: usize) -> Arc<Shares<u8>> {
         Shares::with_queue(total, 100, metrics::Gauge::noop())
+    }
+
+    #[test]
+    fn what_anybody_may_have_leaves_as_much_to_others() {
+        let shares = shares(48);
+        let mut held = Vec::new();
+        // One after the other takes all that anybody may have, and no more of it comes to those.
+        for (owner, amount) in [(1, 24), (2, 12), (3, 6), (4, 3), (5, 2), (6, 1)] {
+            let before = shares.distribution();
+            assert_eq!(before.for_anybody(), amount, "{owner}");
+            held.push(shares.take(owner, amount).unwrap());
+            assert_eq!(shares.distribution().full.len(), held.len(), "{owner}");
+        }
+        assert_eq!(shares.distribution().free, 0);
+        drop(held.remove(0));
+        let freed = shares.distribution();
+        assert_eq!((freed.of_full, freed.most, freed.free, freed.for_anybody()), (0, 12, 24, 6));
     }
 
     fn fill(shares: &Arc<Shares<u8>>, owner: u8) -> Vec<Share<u8>> {

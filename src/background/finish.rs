@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::jobs::{Job, JobError, Next};
 use crate::ids::OrgId;
 use crate::poll::Poller;
-use crate::shares::Shares;
+use crate::shares::{Distribution, Shares};
 use crate::store::Database;
 use crate::telemetry::{Span, Tracing};
 
@@ -38,8 +38,6 @@ pub(super) struct Finisher {
     slots: Arc<Semaphore>,
     /// Who has the slots: an organisation that has as many as are free gets no more.
     polled: Arc<Shares<OrgId>>,
-    /// The database is asked for due tasks only when at least this many slots are free.
-    some: u32,
 }
 
 impl Finisher {
@@ -52,9 +50,8 @@ impl Finisher {
         pace: FinishPace,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(pace.concurrency));
-        let some = u32::try_from(pace.concurrency.div_ceil(4)).unwrap_or(u32::MAX);
         let polled = Shares::new(pace.concurrency, metrics::Gauge::noop());
-        Self { backend, poller, database, tasks, tracing, pace, slots, polled, some }
+        Self { backend, poller, database, tasks, tracing, pace, slots, polled }
     }
 
     pub(super) fn job(self, deadline: Duration) -> Job {
@@ -64,21 +61,22 @@ impl Finisher {
     }
 
     async fn claim(self: Arc<Self>) -> Result<Next, JobError> {
-        if self.slots.available_permits() < self.some as usize {
-            return Ok(self.when_are_free(self.some, None));
+        let polls = self.polled.distribution();
+        let some = self.some(&polls);
+        if self.slots.available_permits() < some {
+            return Ok(self.when_are_free(some));
         }
-        let limit = self.limit();
+        let limit = self.limit(&polls);
         if limit == 0 {
             return Ok(Next::Interval);
         }
         let most = u32::try_from(limit).unwrap_or(u32::MAX);
-        let full = self.polled.full();
-        let due = self.database.claim_due(&self.backend, most, self.pace.interval, &full).await?;
+        let due = self.database.claim_due(&self.backend, most, self.pace.interval, &polls.full).await?;
         let more = due.len() >= limit;
         for task in due {
             let Ok(slot) = self.slots.clone().acquire_owned().await else { break };
-            // Also where it is more than half, once: the task is claimed.
-            let slot = (slot, self.polled.take_freely(task.org, 1));
+            // Given back in this order, so that whoever finds a slot finds a share.
+            let slot = (self.polled.take_freely(task.org, 1), slot);
             let poller = self.poller.clone();
             self.tasks.spawn(self.tracing.own_work().around(async move {
                 let mut span = Span::of_own_work("reconcile");
@@ -86,40 +84,39 @@ impl Finisher {
                 span.around(poller.poll(task, slot)).await;
             }));
         }
-        Ok(match (more, full.is_empty()) {
-            (true, _) => self.when_are_free(self.some, None),
-            // Those that were left out may have their turn when polls have ended, and others may be due at the next tick.
-            (false, false) => {
-                self.when_are_free(self.free().saturating_add(self.some.div_ceil(2)), Some(self.pace.tick))
-            }
-            (false, true) => Next::Interval,
+        Ok(if more {
+            self.when_are_free(some)
+        } else if polls.full.is_empty() {
+            Next::Interval
+        } else {
+            // Those that were left out may have their turn when polls have ended.
+            self.when_are_free(self.slots.available_permits().saturating_add(some))
         })
     }
 
-    fn free(&self) -> u32 {
-        u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX)
+    /// With so many free slots the database is asked: a quarter of those that are not taken by organisations that get no more now.
+    fn some(&self, polls: &Distribution<OrgId>) -> usize {
+        self.pace.concurrency.saturating_sub(polls.of_full).div_ceil(4).max(1)
     }
 
-    /// The next claim when so many slots are free, or after this time.
-    fn when_are_free(&self, some: u32, most: Option<Duration>) -> Next {
-        let all = u32::try_from(self.pace.concurrency).unwrap_or(u32::MAX);
-        let (slots, some) = (self.slots.clone(), some.min(all));
-        let free = async move { drop(slots.acquire_many(some).await) };
-        Next::Ready(match most {
-            Some(most) => async move { drop(tokio::time::timeout(most, free).await) }.boxed(),
-            None => free.boxed(),
-        })
+    /// The next claim when so many slots are free, or at the next tick.
+    fn when_are_free(&self, some: usize) -> Next {
+        let (slots, tick) = (self.slots.clone(), self.pace.tick);
+        let some = u32::try_from(some.min(self.pace.concurrency)).unwrap_or(u32::MAX);
+        let free = async move { drop(tokio::time::timeout(tick, slots.acquire_many(some)).await) };
+        Next::Ready(free.boxed())
     }
 
     /// How many tasks to claim. A claimed task waits in its slot for the poll budget. So no more tasks are claimed than
     /// can be polled within a tick, and not so many that a claim expires before its task is polled. All of them may be one
-    /// organisation's: the slots that are free then are for others.
-    fn limit(&self) -> usize {
+    /// organisation's: then it has at most as many slots as are free.
+    fn limit(&self, polls: &Distribution<OrgId>) -> usize {
         let share = f64::from(self.poller.budget().share());
         let per_tick = (share * self.pace.tick.as_secs_f64()).ceil() as usize;
         let in_time = (share * self.pace.interval.as_secs_f64()).max(1.0) as usize;
         let free = self.slots.available_permits();
-        let waiting = self.pace.concurrency.saturating_sub(free);
-        per_tick.min(free.div_ceil(2)).min(in_time.saturating_sub(waiting))
+        // Polls of organisations that get no more wait for the vendor rather than for the budget.
+        let waiting = self.pace.concurrency.saturating_sub(free.saturating_add(polls.of_full));
+        per_tick.min(free).min(polls.for_anybody()).min(in_time.saturating_sub(waiting))
     }
 }

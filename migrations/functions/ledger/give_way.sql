@@ -1,7 +1,7 @@
 -- What a create without an idempotency key gives way to, when it has its hold and its caller may have gone: another one of the same
--- user with the same body, which the vendor has accepted in the time p_ago, or which has no answer yet. If there is none, it is noted
--- that the caller has gone: whoever reserves after this finds the note, because both are done under the balance row. So of two creates
--- one always knows the other.
+-- user with the same body, which the vendor has accepted in the time p_ago, which has no answer yet, or which is in doubt. If there is
+-- none, it is noted that the caller has gone: whoever reserves after this finds the note, because both are done under the balance row.
+-- So of two creates one always knows the other.
 --
 -- Of the creates that were accepted, the newest of the user are looked at, those of ten minutes before p_ago included: a hold has its
 -- id from a gateway's clock, and the vendor may have taken long.
@@ -25,6 +25,12 @@ begin
     order by own.hold_id limit 1;
     if found then return; end if;
     select under_way.hold_id into other from create_under_way(p_org, p_user, p_fingerprint, p_hold) under_way;
+    if found then return; end if;
+    select same.hold_id into other
+    from (select open_task.hold_id from open_task
+          where open_task.org_id = p_org and open_task.guarded = p_fingerprint offset 0) same
+    cross join lateral maker_of(p_org, same.hold_id) owned
+    where owned.user_id = p_user limit 1;
     if found then return; end if;
     insert into gone_caller (org_id, user_id, fingerprint, hold_id) values (p_org, p_user, p_fingerprint, p_hold)
     on conflict (org_id, user_id, fingerprint, hold_id) do nothing;

@@ -108,7 +108,7 @@ impl Database {
     }
 
     /// What the create `own` gives way to, which has its hold and whose caller may have gone: another one of this user with this body,
-    /// which the vendor has accepted in this last time, or which has no answer yet. `None`: it is noted that the caller has gone.
+    /// which the vendor has accepted in this last time, which has no answer yet, or which is in doubt. `None`: it is noted that the caller has gone.
     pub async fn give_way(
         &self,
         own: HoldId,

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 use tollgate::config::Config;
 use tollgate::ids::HoldId;
-use tollgate::store::{HoldPosition, NewHold, Slice, Step};
+use tollgate::store::{Fingerprint, HoldPosition, NewHold, Slice, Step};
 
 use super::evidence::until_excerpt;
 use crate::support::database::{TestDatabase, until};
-use crate::support::fixture::{credits, doubt, funded, grant, ledger, new_hold, run_as, write_off};
+use crate::support::fixture::{credits, doubt, funded, grant, ledger, new_hold, run, run_as, write_off};
 use crate::support::gateway::{Answer, ENDLESS, TestGateway, body};
 use crate::support::process::Said;
 
@@ -364,4 +364,31 @@ async fn drift_names_each_task_that_was_not_booked_as_reported() {
     assert_eq!((&prices[0]["listed"], &prices[0]["consumed"]), (&json!(800), &json!(840)));
     let table = gateway.admin_says(&["drift"]).await;
     assert!(table.out.contains("99999999") && table.out.contains("prices that disagree"), "{table:?}");
+}
+
+/// Whatever became of a like create, one whose caller has gone before it was sent buys nothing beside it.
+#[tokio::test]
+async fn a_create_whose_caller_has_gone_gives_way_to_a_like_one() {
+    let db = TestDatabase::new().await;
+    let (ledger, org) = (ledger(&db).await, funded(&db, 100).await);
+    let body = Fingerprint::of(b"x");
+    let alike = || NewHold { fingerprint: body, ..new_hold(org, 10) };
+    let own = grant(&ledger, alike()).await;
+    let mut other = grant(&ledger, alike()).await;
+    let user = alike().user;
+    let way = async |body: Fingerprint| {
+        let within = std::time::Duration::from_secs(60);
+        db.database().give_way(own.id(), org, user, body, within).await.unwrap()
+    };
+    assert_eq!(way(body).await, Some(other.id()), "it has no answer yet");
+    other.step(doubt()).await.unwrap();
+    assert_eq!(way(body).await, Some(other.id()), "it is in doubt");
+    other.step(run(other.id())).await.unwrap();
+    assert_eq!(way(body).await, Some(other.id()), "it was accepted");
+    let noted = async || -> i64 {
+        sqlx::query_scalar("select count(*) from gone_caller").fetch_one(db.pool()).await.unwrap()
+    };
+    assert_eq!(noted().await, 0);
+    assert_eq!(way(Fingerprint::of(b"y")).await, None);
+    assert_eq!(noted().await, 1, "that its caller has gone is noted");
 }
