@@ -3,14 +3,12 @@
 mod stream;
 
 use std::sync::Arc;
-use std::thread;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
 
 pub use self::stream::{Slices, Streaming};
 
@@ -21,13 +19,8 @@ use crate::shares::{Share, Shares, TooManyWait};
 /// Work on more bytes than this is not done on the threads that serve requests.
 pub const SMALL: usize = 64 << 10;
 
-/// How many threads work on large bodies and answers.
+/// How many of the threads for blocking work may work on large bodies and answers at a time.
 const WORKERS: usize = 2;
-
-/// How nice these threads are to others, where the processor is short: they get about a tenth of what a thread that serves requests
-/// gets. Who sends megabytes waits longer for them, and nobody else does.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
 
 /// How many answers of the vendor may wait until there is room for them.
 const ANSWERS_WAITING: usize = 4_096;
@@ -191,8 +184,6 @@ pub enum NotWorked {
     TooManyWait(#[from] TooManyWait),
     #[error("work on a large body panicked")]
     Panicked,
-    #[error("there is no thread for work on large bodies")]
-    NoThread,
 }
 
 impl Default for BulkWorkers {
@@ -213,19 +204,12 @@ impl BulkWorkers {
             return Ok(work());
         }
         let place = self.0.wait(payer, 1).await?;
-        let (sender, done) = oneshot::channel();
-        // A thread of its own: its memory is given back when it ends.
-        let thread = thread::Builder::new().name("bulk".into()).spawn(move || {
-            // Elsewhere it would be the whole process that is nice. If it cannot be, the work is done all the same.
-            #[cfg(target_os = "linux")]
-            let _ = rustix::process::nice(NICENESS);
-            let result = work();
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = work();
             drop(place);
-            drop(sender.send(result));
+            done
         });
-        thread.map_err(|_| NotWorked::NoThread)?;
-        // Its end without a result is a panic.
-        done.await.map_err(|_| NotWorked::Panicked)
+        worked.await.map_err(|_| NotWorked::Panicked)
     }
 }
 

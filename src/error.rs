@@ -195,7 +195,7 @@ impl From<NotWorked> for GatewayError {
     fn from(error: NotWorked) -> Self {
         match error {
             NotWorked::TooManyWait(_) => Self::NoRoom,
-            NotWorked::Panicked | NotWorked::NoThread => Self::Internal(error.to_string().into()),
+            NotWorked::Panicked => Self::Internal(error.to_string().into()),
         }
     }
 }

@@ -258,7 +258,7 @@ impl VendorClient {
                     }
                     Ok(Err(enveloped)) => Err(StatusError::of(status, enveloped)),
                     Err(NotWorked::TooManyWait(_)) => Err(StatusError::NotAsked(Refusal::Full)),
-                    Err(NotWorked::Panicked | NotWorked::NoThread) => Err(StatusError::Unreadable(status)),
+                    Err(NotWorked::Panicked) => Err(StatusError::Unreadable(status)),
                 }
             }
             Err(CallFailure::NotSent(reason)) => Err(StatusError::Unreachable(reason)),
