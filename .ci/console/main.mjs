@@ -47,18 +47,30 @@ const signIn = async (base, credential) => {
   return state;
 };
 
+// Where a walk that failed had come to: what a person would have read there.
+const shown = async (page) => {
+  const text = await page.locator('body').innerText({ timeout: 5_000 }).catch((error) => error.message);
+  return `it ended at ${page.url()}: ${text.replace(/\s+/g, ' ').slice(0, 400)}`;
+};
+
 try {
   fs.mkdirSync(settings.pictures, { recursive: true });
   // First: a sign-in link does not last long.
   for (const [name, walk] of Object.entries({ ...walks, ...signIns })) {
     if (words.length && !words.some((word) => name.includes(word))) continue;
-    const open = (look = {}) => browser.newContext(look);
+    const contexts = [];
+    const open = async (look = {}) => {
+      contexts.push(await browser.newContext(look));
+      return contexts.at(-1);
+    };
     try {
       await walk({ settings, open, signIn, axe, complain: (where, what) => complain(`${name}: ${where}`, what) });
       console.log(`${name}: walked`);
     } catch (error) {
-      complain(name, error.message.split('\n').slice(0, 4).join(' / '));
+      complain(name, error.message.split('\n').slice(0, 12).join(' / '));
+      for (const page of contexts.flatMap((context) => context.pages())) complain(name, await shown(page));
     }
+    for (const context of contexts) await context.close();
   }
   for (const { role, base, credential } of settings.roles) {
     if (words.length && !words.includes(role)) continue;

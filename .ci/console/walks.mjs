@@ -144,6 +144,8 @@ export const walks = {
   'the keyboard alone': async ({ settings, open }) => {
     const page = await (await open()).newPage();
     await page.goto(settings.data);
+    // The browser gives the field its focus when it next draws, which may be after the page is loaded.
+    await page.waitForFunction(() => document.activeElement.name === 'credential');
     await page.keyboard.type(settings.member.api_key);
     await page.keyboard.press('Enter');
     await page.waitForSelector('h1:has-text("Start")');
