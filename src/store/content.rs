@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::ids::{HoldId, OrgId};
 use crate::order::Excerpt;
+use crate::shares::Shares;
 use crate::store::db::change::Acting;
 use crate::store::db::database::Database;
 use crate::store::db::error::StoreError;
@@ -32,6 +33,14 @@ const WAITING: usize = 1_024;
 
 /// So many statements with short texts run at a time.
 const WRITERS: usize = 2;
+
+/// Texts of more bytes are stored one at a time, organisations in turns, over a connection that is theirs: the database compresses
+/// each, and writes it to its log.
+const LARGE: usize = 256 << 10;
+const CONNECTIONS_OF_LARGE: usize = 1;
+
+/// How long a large text waits for its turn. Whoever gives up has to ask the vendor for all of it again.
+const TURN_OF_LARGE: Duration = Duration::from_secs(10);
 
 /// How long what was stored last waits to be read, however soon it would have to be erased: it may have been paid for.
 const UNREAD_FOR: Duration = Duration::from_secs(3600);
@@ -55,6 +64,15 @@ const FORGET: &str = "\
     update content c set excerpt = null, digests = null from ended e where c.org_id = e.org_id and c.hold_id = e.hold_id \
     and (c.first is not null or c.last is not null or c.erase_at is not null)";
 
+/// Texts of several tasks.
+const SEVERAL: &str =
+    "unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) n(org_id, hold_id, data, digests)";
+
+/// A text of one task, which is copied less often than one in an array, and compressed by what is quickest where the database has it.
+const ONE: &str = "\
+    (select $1::uuid, $2::uuid, $3::text, $4::text, max(set_config(name, 'lz4', true)) from pg_settings \
+     where name = 'default_toast_compression' and 'lz4' = any(enumvals)) n(org_id, hold_id, data, digests, compression)";
+
 /// What a text is, which says where it is stored and what else is done in its statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TextKind {
@@ -69,11 +87,11 @@ enum TextKind {
 }
 
 impl TextKind {
-    /// The statement that stores texts `$3` of this kind (and digests `$4`) for holds `$2` of organisations `$1`.
-    fn statement(self) -> String {
+    /// The statement that stores texts of this kind, which come from `texts`.
+    fn statement(self, texts: &str) -> String {
         let seconds = UNREAD_FOR.as_secs();
         let quick = "cross join (select set_config('synchronous_commit', 'off', true)) quick";
-        let (columns, texts, quick, update) = match self {
+        let (columns, values, quick, update) = match self {
             Self::Request => (
                 "excerpt, digests",
                 "n.data, n.digests::jsonb",
@@ -83,7 +101,7 @@ impl TextKind {
             ),
             Self::Refused => {
                 return format!(
-                    "with ended as (select n.org_id, n.hold_id from unnest($1::uuid[], $2::uuid[]) n(org_id, hold_id) \
+                    "with ended as (select n.org_id, n.hold_id from {texts} \
                      join hold h on h.org_id = n.org_id and h.hold_id = n.hold_id where not {GOES_ON}){FORGET}"
                 );
             }
@@ -115,10 +133,8 @@ impl TextKind {
             Self::Progress | Self::End => "and o.upstream_task is not null",
             Self::Request | Self::First | Self::Refused => "",
         };
-        let (more, names) = if self == Self::Request { (", $4::text[]", ", digests") } else { ("", "") };
         format!(
-            "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {texts} \
-             from unnest($1::uuid[], $2::uuid[], $3::text[]{more}) n(org_id, hold_id, data{names}) \
+            "insert into content (org_id, hold_id, {columns}) select n.org_id, n.hold_id, {values} from {texts} \
              cross join lateral (select from open_task o where o.org_id = n.org_id and o.hold_id = n.hold_id {known} limit 1) open \
              {quick} order by n.org_id, n.hold_id on conflict (org_id, hold_id) do update set {update}"
         )
@@ -143,6 +159,22 @@ struct PendingText {
 pub struct Contents {
     database: SharedDatabase<OrgId>,
     short: mpsc::Sender<PendingText>,
+    large: LargeTexts,
+}
+
+/// The place of large texts, which whoever has it does not leave while its statement runs.
+#[derive(Debug, Clone)]
+struct LargeTexts {
+    database: Database,
+    turns: Arc<Shares<OrgId>>,
+}
+
+impl LargeTexts {
+    async fn turn_of(&self, org: OrgId) -> Result<Database, StoreError> {
+        let turn = tokio::time::timeout(TURN_OF_LARGE, self.turns.wait(org, 1)).await;
+        let turn = turn.map_err(|_| StoreError::Timeout)?.map_err(|_| StoreError::QueueFull)?;
+        Ok(self.database.keeping(Arc::new(turn)))
+    }
 }
 
 impl Contents {
@@ -153,7 +185,10 @@ impl Contents {
         for _ in 0..WRITERS {
             tokio::spawn(write_together(database.clone(), notes.clone()));
         }
-        Self { database: database.into(), short }
+        let turns = Shares::with_queue(CONNECTIONS_OF_LARGE, WAITING, metrics::Gauge::noop());
+        let large = LargeTexts { database: database.clone(), turns };
+        let database = SharedDatabase::with_turns_at_all_but(CONNECTIONS_OF_LARGE, database);
+        Self { database, short, large }
     }
 
     /// Stores the excerpt of a create that is being sent. It is there until the task has ended.
@@ -200,8 +235,15 @@ impl Contents {
                 return Ok(());
             }
         }
-        let turn = self.database.turn_of(org).await?;
-        store(&turn, kind, vec![org.as_uuid()], vec![hold.as_uuid()], vec![data], vec![digests]).await
+        let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement(ONE))).bind(org.as_uuid());
+        let stored = stored.bind(hold.as_uuid()).bind(data).bind(digests);
+        if data.len() > LARGE {
+            // Whoever has the place waits for nothing of its organisation's.
+            stored.execute(self.large.turn_of(org).await?.pool()).await?;
+        } else {
+            stored.execute(self.database.turn_of(org).await?.pool()).await?;
+        }
+        Ok(())
     }
 
     /// Notes, before a create is sent, that none of its content is kept after its task has ended.
@@ -281,24 +323,6 @@ const ENDED: &str = "\
     select c.org_id, c.hold_id from content c join hold h on h.org_id = c.org_id and h.hold_id = c.hold_id \
     where c.excerpt is not null and h.state in ('SETTLED', 'RELEASED', 'WRITTEN_OFF') and h.late is distinct from 'open' limit $1";
 
-async fn store(
-    database: &Database,
-    kind: TextKind,
-    orgs: Vec<Uuid>,
-    holds: Vec<Uuid>,
-    data: Vec<&str>,
-    digests: Vec<&str>,
-) -> Result<(), StoreError> {
-    let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement())).bind(orgs).bind(holds);
-    let stored = match kind {
-        TextKind::Request => stored.bind(data).bind(digests),
-        TextKind::First | TextKind::Progress | TextKind::End => stored.bind(data),
-        TextKind::Refused => stored,
-    };
-    stored.execute(database.pool()).await?;
-    Ok(())
-}
-
 /// Stores short texts until nobody can send any more: all that wait, of one kind after the other.
 async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<PendingText>>>) {
     loop {
@@ -317,9 +341,10 @@ async fn write_together(database: Database, notes: Arc<Mutex<mpsc::Receiver<Pend
             if latest.is_empty() {
                 continue;
             }
-            let (orgs, holds) = latest.keys().copied().unzip();
-            let (data, digests) = latest.values().copied().unzip();
-            let stored = store(&database, kind, orgs, holds, data, digests).await;
+            let (orgs, holds): (Vec<Uuid>, Vec<Uuid>) = latest.keys().copied().unzip();
+            let (data, digests): (Vec<&str>, Vec<&str>) = latest.values().copied().unzip();
+            let stored = sqlx::query(sqlx::AssertSqlSafe(kind.statement(SEVERAL))).bind(orgs).bind(holds);
+            let stored = stored.bind(data).bind(digests).execute(database.pool()).await;
             let (done, rest): (Vec<PendingText>, Vec<PendingText>) =
                 some.into_iter().partition(|note| note.kind == kind);
             some = rest;

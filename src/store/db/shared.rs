@@ -24,7 +24,13 @@ pub struct SharedDatabase<K: Owner> {
 impl<K: Owner> SharedDatabase<K> {
     /// A pool at which nobody has a turn yet.
     pub fn new(database: Database) -> Self {
+        Self::with_turns_at_all_but(0, database)
+    }
+
+    /// The same where so many connections are for something else.
+    pub fn with_turns_at_all_but(others: usize, database: Database) -> Self {
         let connections = usize::try_from(database.max_connections()).unwrap_or(usize::MAX);
+        let connections = connections.saturating_sub(others);
         Self { database, turns: Shares::with_queue(connections, WAITING, metrics::Gauge::noop()) }
     }
 

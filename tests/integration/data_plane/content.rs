@@ -204,3 +204,42 @@ async fn a_task_whose_result_cannot_be_stored_is_settled_once_it_can_be() {
     let told = gateway.finished(&task).await.data();
     assert_ne!(told["response"], Value::Null);
 }
+
+/// What the database does with megabytes is felt by everybody: one text after the other, by the compression that costs least.
+#[tokio::test]
+async fn large_texts_are_stored_one_at_a_time() {
+    const MEGABYTE: usize = 1 << 20;
+    let gateway = TestGateway::start().await;
+    gateway.fault_on_status(json!({"kind": "huge", "bytes": MEGABYTE})).await;
+    let mut tasks = Vec::new();
+    for name in ["one", "two", "three"] {
+        tasks.push(gateway.task(name).await);
+    }
+    let mut holder = PgConnection::connect(gateway.db.url()).await.unwrap();
+    lock(&mut holder, "content in exclusive mode").await;
+    let storing = async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and wait_event_type = 'Lock' and query like 'insert into content%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(gateway.db.pool()).await.unwrap()
+    };
+    until("all ends are asked for", async || {
+        assert!(storing().await <= 1);
+        let mut asked = 0;
+        for task in &tasks {
+            asked += usize::from(gateway.upstream_polls(task).await > 0);
+        }
+        asked == tasks.len() && storing().await == 1
+    })
+    .await;
+    for _ in 0..20 {
+        assert!(storing().await <= 1);
+    }
+    holder.execute("rollback").await.unwrap();
+    for task in &tasks {
+        gateway.finished(task).await;
+    }
+    let quickest = "select count(*) filter (where pg_column_compression(last) = case \
+                    when 'lz4' = any (enumvals) then 'lz4' else 'pglz' end) from content, pg_settings \
+                    where name = 'default_toast_compression'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(quickest).fetch_one(gateway.db.pool()).await.unwrap(), 3);
+}
