@@ -47,6 +47,9 @@ const TCP_KEEPALIVE_RETRIES: u32 = 3;
 /// calls share it.
 const PING: Duration = Duration::from_secs(2);
 
+/// The most bytes that are read from a connection at a time; the head of an answer has no more.
+const MOST_READ_AT_ONCE: usize = 64 << 10;
+
 /// The HTTP version that a client speaks; there is no negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpVersion {
@@ -138,6 +141,8 @@ where
     };
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).pool_idle_timeout(settings.idle_timeout);
+    // Each idle connection keeps as much memory as it was ever allowed to read at a time.
+    builder.http1_max_buf_size(MOST_READ_AT_ONCE);
     if settings.idle_timeout.is_zero() {
         builder.pool_max_idle_per_host(0);
     }
