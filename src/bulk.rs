@@ -1,5 +1,6 @@
 //! Bodies and answers of megabytes: how many bytes of them may be in memory at a time, and where they are worked on.
 
+mod pace;
 mod stream;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
+pub use self::pace::{AnswerPace, CountedAnswer};
 pub use self::stream::{Slices, Streaming};
 
 use crate::ids::OrgId;
@@ -44,6 +46,7 @@ pub enum Payer {
 pub struct Bulk {
     pub budget: ByteBudget,
     pub workers: BulkWorkers,
+    pub pace: AnswerPace,
     streams: Arc<Shares<Payer>>,
 }
 
@@ -53,8 +56,14 @@ impl Bulk {
         Self {
             budget: ByteBudget::new(bytes),
             workers: BulkWorkers::default(),
+            pace: AnswerPace::new(0),
             streams: Shares::with_queue(STREAMS, ANSWERS_WAITING, metrics::Gauge::noop()),
         }
+    }
+
+    /// The same with a pace of the vendor's long answers.
+    pub fn at(self, pace: AnswerPace) -> Self {
+        Self { pace, ..self }
     }
 
     /// An answer to a caller, which counts until its client has read it, if it is large; none: there is no room for it.

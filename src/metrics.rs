@@ -45,6 +45,7 @@ metrics! {
     Gauge BYTES_UNDER_WAY_LIMIT = "tollgate_bytes_under_way_limit" [] "The most bytes of bodies and answers that may be in memory";
     Counter BYTES_REFUSED = "tollgate_bytes_refused_total" [] "Bodies and answers for which there was no room";
     Gauge BULK_WORKERS = "tollgate_bulk_workers_busy" [] "Threads that work on bodies and answers of more than 64 KiB";
+    Gauge ORGS_PACED = "tollgate_organisations_paced" [] "Organisations whose tasks are polled later because they have had too many bytes of long answers";
 
     // The data plane. A status of 499 is a client that left.
     Counter REQUESTS = "tollgate_requests_total" ["route", "status", "code"] "Requests to the data plane";

@@ -104,8 +104,19 @@ impl Poller {
 
     /// Sets the metric of the number of cached task states.
     pub fn show(&self) {
+        metrics::gauge!(m::ORGS_PACED).set(self.paced().len() as f64);
         metrics::gauge!(m::CACHE_ENTRIES, "cache" => TASKS).set(self.views.count() as f64);
         self.contents.show_pool();
+    }
+
+    /// The organisations whose tasks are not polled now, because they have had too many megabytes.
+    pub fn paced(&self) -> Vec<OrgId> {
+        self.bulk.pace.waiting()
+    }
+
+    /// Gives back the memory of states of megabytes that are not kept any more, whether or not anybody calls.
+    pub fn forget_old_views(&self) {
+        self.views.forget_old();
     }
 
     /// The budget that limits polls.
@@ -212,9 +223,11 @@ impl Poller {
     /// Polls a task that the reconciler has claimed, unless a poll of it is in flight or its end is set aside. Returns when
     /// the poll is recorded; `slot` is given back as soon as only the ledger is waited for.
     pub async fn poll<S>(self: &Arc<Self>, task: Task, slot: S) {
-        // Waiting for a poll that hangs would take the slot of another task's poll.
+        // Tasks of those who have had too many megabytes are due again later, and those whose poll is under way:
+        // waiting for a poll that hangs would take the slot of another task's poll.
         if self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&task.hold)
             || self.ledger.is_set_aside(task.hold)
+            || (self.costs_a_poll(&task) && self.bulk.pace.has_to_wait(task.org))
         {
             return;
         }

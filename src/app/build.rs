@@ -18,7 +18,7 @@ use crate::access::proxies::TrustedProxies;
 use crate::admin::api::{self, Api, Audience, MANAGEMENT_CONNECTIONS};
 use crate::admin::{Figures, Gauges, Operations};
 use crate::background::{self, FinishPace, JobParts, Pace, Watcher};
-use crate::bulk::Bulk;
+use crate::bulk::{AnswerPace, Bulk};
 use crate::call::Party;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, Tls, ms};
@@ -55,7 +55,8 @@ impl App {
     /// Checks the database, binds the listeners and builds every part.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = recorder()?;
-        let bulk = Bulk::new(config.server.max_bytes_under_way);
+        let pace = AnswerPace::new(config.limits.org_answer_bytes_per_second);
+        let bulk = Bulk::new(config.server.max_bytes_under_way).at(pace);
         let egress = config.egress()?;
         let upstream = Arc::new(Upstream::new(&config.upstream, &egress, &bulk, Clock)?);
         let certificates = [

@@ -61,6 +61,7 @@ impl Finisher {
     }
 
     async fn claim(self: Arc<Self>) -> Result<Next, JobError> {
+        self.poller.forget_old_views();
         let polls = self.polled.distribution();
         let some = self.some(&polls);
         if self.slots.available_permits() < some {
@@ -71,7 +72,8 @@ impl Finisher {
             return Ok(Next::Interval);
         }
         let most = u32::try_from(limit).unwrap_or(u32::MAX);
-        let due = self.database.claim_due(&self.backend, most, self.pace.interval, &polls.full).await?;
+        let left_out = [&polls.full[..], &self.poller.paced()].concat();
+        let due = self.database.claim_due(&self.backend, most, self.pace.interval, &left_out).await?;
         let more = due.len() >= limit;
         for task in due {
             let Ok(slot) = self.slots.clone().acquire_owned().await else { break };

@@ -28,6 +28,9 @@ pub struct Limits {
     /// What the tasks of one organisation may cost the platform in a UTC day before its creates are stopped until an
     /// operator looks: losses, doubts and overruns, in the vendor's credits. The default is twenty of the dearest tasks.
     pub max_exposure_per_day: u32,
+    /// Maximum number of bytes per second of the vendor's long answers (of more than 64 KiB) to one organisation, for each gateway.
+    /// It may be ahead by four seconds; beyond that, its tasks are polled later and status calls answer the last known state.
+    pub org_answer_bytes_per_second: u32,
     /// Maximum number of failed authentications per minute from one address; further ones are answered 429.
     pub failed_logins_per_minute: u32,
 }
@@ -46,6 +49,7 @@ impl Default for Limits {
             max_open_tasks: 200,
             // 15 seconds of pro with audio cost 1,200.
             max_exposure_per_day: 24_000,
+            org_answer_bytes_per_second: 16 << 20,
             failed_logins_per_minute: 60,
         }
     }

@@ -64,7 +64,11 @@ impl Poller {
         if let Some(view) = told.filter(|view| !view.is_final() || known.is_final()) {
             return Some((std::future::ready(Some(view)).boxed().shared(), asking));
         }
-        if !paid && self.costs_a_poll(known.task()) && !self.budget.client_may(known.task().org) {
+        let org = known.task().org;
+        if !paid
+            && self.costs_a_poll(known.task())
+            && (self.bulk.pace.callers_have_to_wait(org) || !self.budget.client_may(org))
+        {
             return None;
         }
         let (poller, known, told) = (self.clone(), known.clone(), asking.clone());

@@ -11,6 +11,9 @@ use crate::bulk::SMALL;
 use crate::clock::Clock;
 use crate::ids::{HoldId, OrgId};
 
+/// Views of megabytes that are final are kept for so long at most: while their callers read them again. They are in the database.
+const LARGE_KEPT_FOR: Duration = Duration::from_secs(15);
+
 /// By the ids that callers use: the vendor's, and our reference.
 #[derive(Debug)]
 pub(super) struct Views {
@@ -71,8 +74,7 @@ impl Views {
     pub(super) fn get(&self, org: OrgId, id: &str) -> Option<Arc<View>> {
         self.small.get(&(org, id.into())).or_else(|| {
             let hold = id.parse::<HoldId>().ok();
-            let mut large = self.large();
-            large.list.retain(|(since, _)| self.clock.since(*since) < self.kept_for);
+            let large = self.large();
             let known = large.list.iter().map(|(_, view)| view).find(|view| {
                 let task = view.task();
                 task.org == org && (hold == Some(task.hold) || task.upstream_task.as_deref() == Some(id))
@@ -101,12 +103,23 @@ impl Views {
         self.large().forget(hold);
     }
 
+    /// Forgets large views that are too old.
+    pub(super) fn forget_old(&self) {
+        drop(self.large());
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.small.entry_count() + self.large().list.len() as u64
     }
 
+    /// Those that are not too old.
     fn large(&self) -> MutexGuard<'_, LargeViews> {
-        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        large.list.retain(|(since, view)| {
+            let kept_for = if view.is_final() { LARGE_KEPT_FOR } else { self.kept_for };
+            self.clock.since(*since) < kept_for
+        });
+        large
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
-use crate::bulk::{Bulk, ByteShare, Payer, SMALL, Streaming};
+use crate::bulk::{Bulk, ByteShare, CountedAnswer, Payer, SMALL, Streaming};
 use crate::https::Decoded;
 use crate::upstream::figures;
 use crate::upstream::outcome::Envelope;
@@ -21,7 +21,7 @@ const MOST_READ: usize = if cfg!(test) { 64 << 20 } else { 256 << 20 };
 const COPIES: usize = 3;
 
 /// Room for an answer that streams by: for the parts of it that are on their way to the reader, each of which has at most
-/// the 408 KiB that hyper reads at a time, and for what is kept of it.
+/// what is read from the network at a time, and for what is kept of it.
 const STREAM: usize = 4 << 20;
 
 const NO_ROOM: &str = "there was no room for the upstream's answer";
@@ -59,16 +59,17 @@ pub(super) async fn read(
     payer: Payer,
 ) -> Result<(Said, Option<ByteShare>), &'static str> {
     let mut body = Box::pin(body);
+    let mut counted = bulk.pace.counted(payer);
     let announced = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|announced| announced > MOST_READ) {
         return Err(TOO_LONG);
     }
     if announced.is_some_and(|announced| announced > MOST_KEPT) {
         let share = bulk.budget.wait(payer, STREAM).await.map_err(|_| NO_ROOM)?;
-        return stream(bulk, [Bytes::new(), Bytes::new()], body, payer, share).await;
+        return stream(bulk, [Bytes::new(), Bytes::new()], body, (payer, counted), share).await;
     }
     let (mut chunks, mut share) = (BytesMut::new(), None);
-    while let Some(data) = next(&mut body).await? {
+    while let Some(data) = next(&mut body, &mut counted).await? {
         let length = chunks.len() + data.len();
         if share.is_none() && (length > SMALL || announced.is_some_and(|announced| announced > SMALL)) {
             let most = announced.unwrap_or(MOST_KEPT);
@@ -78,7 +79,7 @@ pub(super) async fn read(
         if length > MOST_KEPT
             && let Some(share) = share.take()
         {
-            return stream(bulk, [chunks.freeze(), data], body, payer, share).await;
+            return stream(bulk, [chunks.freeze(), data], body, (payer, counted), share).await;
         }
         chunks.extend_from_slice(&data);
     }
@@ -93,7 +94,7 @@ async fn stream(
     bulk: &Bulk,
     head: [Bytes; 2],
     mut body: Pin<Box<Decoded>>,
-    payer: Payer,
+    (payer, mut counted): (Payer, CountedAnswer<'_>),
     mut share: ByteShare,
 ) -> Result<(Said, Option<ByteShare>), &'static str> {
     let mut length = head.iter().map(Bytes::len).sum::<usize>();
@@ -105,7 +106,7 @@ async fn stream(
     for some in head {
         goes_on = goes_on && (some.is_empty() || streaming.feed(some).await);
     }
-    while goes_on && let Some(data) = next(&mut body).await? {
+    while goes_on && let Some(data) = next(&mut body, &mut counted).await? {
         length += data.len();
         if length > MOST_READ {
             return Err(TOO_LONG);
@@ -122,11 +123,15 @@ async fn stream(
     Ok((Said::Figures(envelope), Some(share)))
 }
 
-async fn next(body: &mut Pin<Box<Decoded>>) -> Result<Option<Bytes>, &'static str> {
+async fn next(
+    body: &mut Pin<Box<Decoded>>,
+    counted: &mut CountedAnswer<'_>,
+) -> Result<Option<Bytes>, &'static str> {
     while let Some(frame) = body.frame().await {
         // A few compressed bytes can become thousands of frames, none of which has to be waited for.
         tokio::task::coop::consume_budget().await;
         if let Ok(data) = frame.map_err(|_| "the upstream's answer broke off")?.into_data() {
+            counted.add(data.len());
             return Ok(Some(data));
         }
     }

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate::config::Limits;
 use tollgate::ids::{KeyId, UserId};
 use tollgate::secret::Secret;
 use tollgate::store::{Acting, Database, KeySpec, OperatorRole};
@@ -25,7 +26,7 @@ use self::calls::Met;
 use self::door::Door;
 use crate::support::browser::Browser;
 use crate::support::cluster::TestCluster;
-use crate::support::database::{PATIENCE, TestDatabase, until};
+use crate::support::database::{PATIENCE, TestDatabase, until, until_within};
 use crate::support::faults::fleet::{Fleet, Spec};
 use crate::support::faults::load::ADDRESS;
 use crate::support::faults::table::skipped;
@@ -260,9 +261,13 @@ impl Street {
     pub async fn lets_through(self, creates: usize, more: usize, answered: usize) {
         let customers = &self.fleet.customers;
         let (image, real) = ("A".repeat(more), self.target(None).real.unwrap());
+        // The create's answer, a poll while the task goes on, and that of its end come at the organisation's pace.
+        let paced =
+            3 * creates * answered / usize::try_from(Limits::default().org_answer_bytes_per_second).unwrap();
+        let patience = PATIENCE + Duration::from_secs(paced as u64);
         let one = async || {
             let task = real.create_large(&image).await;
-            until("its answer is read", async || {
+            until_within(patience, "its answer is read", async || {
                 let data = customers.status(ATTACKER, 0, &task).await;
                 data["status"] == "SUCCESS" && data.to_string().len() >= answered
             })

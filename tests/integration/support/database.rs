@@ -139,7 +139,12 @@ async fn until_unused(admin: &mut PgConnection, database: &str) {
 }
 
 /// Waits until the condition holds, for at most as long as our patience lasts.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, holds).await;
+}
+
+/// The same with another patience, for what has a pace of its own.
+pub async fn until_within(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looking = async {
         let began = Instant::now();
         while !holds().await {
@@ -149,7 +154,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     // A look that hangs counts too.
-    assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "{what}: not within {PATIENCE:?}");
+    assert!(tokio::time::timeout(patience, looking).await.is_ok(), "{what}: not within {patience:?}");
 }
 
 /// Waits until the condition holds, for at most a hundred looks 5 ms apart: what should come at once, and not only with

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::database::until;
 use crate::support::gateway::{Answer, TestGateway, body};
 use crate::support::leaks::PROMPT;
 
@@ -113,4 +114,32 @@ async fn long_answers_that_nothing_caches_are_shown_and_replayed() {
     let ended = gateway.finished(&first.task_id()).await.data();
     assert!(ended["padding"].as_str().is_some_and(|padding| padding.len() == 1 << 20));
     assert_eq!(gateway.finished(&first.task_id()).await.data(), ended, "it is read again");
+}
+
+/// What megabytes cost is everybody's time: an organisation that gets too many waits, and nobody else.
+#[tokio::test]
+async fn whoever_gets_too_many_megabytes_is_told_less_often() {
+    let gateway = TestGateway::builder()
+        .config(|config| {
+            // One of them is enough for the longest wait.
+            config.limits.org_answer_bytes_per_second = (1 << 20) / 60;
+            config.limits.max_open_tasks = 0;
+        })
+        .start()
+        .await;
+    let other = gateway.another_org("somebody else", 1_000).await;
+    let creating = gateway.request(Method::POST, "/api/generate").bearer_auth(&other.text);
+    let theirs = Answer::to(creating.body(body("of somebody else").to_string())).await.task_id();
+    gateway.fault_on_create(json!({"kind": "huge", "bytes": 1 << 20})).await;
+    let waits = gateway.task("asked for later").await;
+    let path = format!("/api/status?task_id={theirs}");
+    until("it ends for somebody else", async || {
+        // However long this takes, it is far ahead.
+        gateway.create(&body("its answer is long")).await.expect(200);
+        let told = gateway.request(Method::GET, &path).bearer_auth(&other.text);
+        Answer::to(told).await.data()["status"] == "SUCCESS"
+    })
+    .await;
+    assert_eq!(gateway.status(&waits).await.data()["status"], "IN_PROGRESS", "what is known is told");
+    assert_eq!(gateway.upstream_polls(&waits).await, 0);
 }
