@@ -112,7 +112,10 @@ pub(super) async fn me(handlers: &Handlers, call: Call<Admitted>) -> Result<Answ
         user: MyUser { user_id: principal.user, name: names.user },
         key,
         budgets,
-        last_refusal: handlers.refusals.last(principal.user).map(|refused| LastRefusal::clone(&refused)),
+        last_refusal: handlers
+            .refusals
+            .last(principal.org, principal.user)
+            .map(|refused| LastRefusal::clone(&refused)),
     };
     handlers.success(principal.org, success(&data))
 }

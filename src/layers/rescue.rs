@@ -90,11 +90,11 @@ impl<B: Below<Arrived>> Rescue<B> {
         let mut creator = None;
         notes.add(|notes| {
             if notes.endpoint == Some(Endpoint::Generate) {
-                creator = notes.principal.as_ref().map(|principal| principal.user);
+                creator = notes.principal.as_ref().map(|principal| (principal.org, principal.user));
             }
         });
-        if let Some(user) = creator {
-            self.refusals.note(user, error);
+        if let Some((org, user)) = creator {
+            self.refusals.note(org, user, error);
         }
     }
 }
