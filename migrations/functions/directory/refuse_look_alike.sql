@@ -24,8 +24,18 @@ begin
 
     if tg_nargs > 1 then v_scope := (v_after ->> tg_argv[1])::uuid; end if;
     v_looks := name_looks(v_after ->> 'name');
-    select other.name into v_other from name_look other
-    where other.kind = tg_table_name and other.scope = v_scope and other.look = any (v_looks) and other.name <> v_after ->> 'name'
+    -- before and after the name itself, which may be in use a hundred thousand times
+    select other.name into v_other
+    from unnest(v_looks) seen(look)
+    cross join lateral (
+        (select used.name from name_look used
+         where used.kind = tg_table_name and used.scope = v_scope and used.look = seen.look and used.name < v_after ->> 'name'
+         order by used.name desc limit 1)
+        union all
+        (select used.name from name_look used
+         where used.kind = tg_table_name and used.scope = v_scope and used.look = seen.look and used.name > v_after ->> 'name'
+         order by used.name limit 1)
+    ) other
     limit 1;
     if found then
         raise exception 'the name % looks like %, which is in use: choose one that people can tell from it', v_after ->> 'name', v_other

@@ -53,6 +53,7 @@ const FILES: &[(&str, &str)] = migrations![
     "0036_totals",
     "0037_task_totals",
     "0038_task_totals_indexes",
+    "0039_names_by_look",
 ];
 
 /// All migrations, ordered by version.

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tollgate::store::OperatorRole;
 
 use crate::support::admin_client::AdminClient;
+use crate::support::database::TestDatabase;
 use crate::support::gateway::TestGateway;
 
 /// In UTC that is in the year 10000, which neither the database nor RFC 3339 can say.
@@ -524,4 +525,27 @@ async fn names_that_look_alike_already_stay() {
         .expect(200);
     operator.patch(&second, json!({"name": "CI L"})).await.expect(200);
     operator.patch(&second, json!({"name": "CI 1"})).await.expect(409);
+}
+
+/// A name that is in use a thousand times is compared with what looks like it, and not with itself.
+#[tokio::test]
+async fn a_name_that_many_have_costs_no_more_than_another() {
+    let db = TestDatabase::new().await;
+    let mut transaction = db.pool().begin().await.unwrap();
+    let mut add = async |some: i32| {
+        sqlx::query(
+            "insert into operator_token (token_id, public_id, name, role, secret_sha256) \
+             select gen_random_uuid(), gen_random_uuid()::text, 'laptop', 'operator_read', sha256('x') \
+             from generate_series(1, $1)",
+        )
+        .bind(some)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        let read = "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'name_look'";
+        sqlx::query_scalar::<_, i64>(read).fetch_one(&mut *transaction).await.unwrap()
+    };
+    let before = add(1_000).await;
+    let after = add(1).await;
+    assert!(after - before < 10, "{} rows were read for one more", after - before);
 }
