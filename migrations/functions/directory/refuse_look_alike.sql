@@ -5,6 +5,8 @@
 -- not see each other.
 create or replace function refuse_look_alike() returns trigger language plpgsql as $$
 declare
+    -- as text: by a value of the type `name` no index of texts is looked at
+    v_kind   constant text := tg_table_name;
     v_before jsonb;
     v_after  jsonb;
     v_scope  uuid := '00000000-0000-0000-0000-000000000000';
@@ -18,7 +20,7 @@ begin
     if coalesce(v_after ->> 'deleted_at', v_after ->> 'revoked_at') is not null then v_after := null; end if;
     if v_before ->> 'name' = v_after ->> 'name' then return null; end if;
     if v_before is not null then
-        delete from name_look used where used.kind = tg_table_name and used.id = v_before ->> tg_argv[0];
+        delete from name_look used where used.kind = v_kind and used.id = v_before ->> tg_argv[0];
     end if;
     if v_after is null then return null; end if;
 
@@ -29,11 +31,11 @@ begin
     from unnest(v_looks) seen(look)
     cross join lateral (
         (select used.name from name_look used
-         where used.kind = tg_table_name and used.scope = v_scope and used.look = seen.look and used.name < v_after ->> 'name'
+         where used.kind = v_kind and used.scope = v_scope and used.look = seen.look and used.name < v_after ->> 'name'
          order by used.name desc limit 1)
         union all
         (select used.name from name_look used
-         where used.kind = tg_table_name and used.scope = v_scope and used.look = seen.look and used.name > v_after ->> 'name'
+         where used.kind = v_kind and used.scope = v_scope and used.look = seen.look and used.name > v_after ->> 'name'
          order by used.name limit 1)
     ) other
     limit 1;
@@ -42,6 +44,6 @@ begin
             using errcode = 'TG001';
     end if;
     insert into name_look (kind, scope, look, id, name)
-    select distinct tg_table_name, v_scope, look, v_after ->> tg_argv[0], v_after ->> 'name' from unnest(v_looks) look;
+    select distinct v_kind, v_scope, look, v_after ->> tg_argv[0], v_after ->> 'name' from unnest(v_looks) look;
     return null;
 end $$;

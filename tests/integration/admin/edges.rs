@@ -542,7 +542,8 @@ async fn a_name_that_many_have_costs_no_more_than_another() {
         .execute(&mut *transaction)
         .await
         .unwrap();
-        let read = "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'name_look'";
+        let read =
+            "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'name_look'";
         sqlx::query_scalar::<_, i64>(read).fetch_one(&mut *transaction).await.unwrap()
     };
     let before = add(1_000).await;
